@@ -1,0 +1,3 @@
+//! `chain-verify`: see `chain-verify --help`.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! `geo-load`: see `geo-load --help`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Settings of the processes: command line, environment `PGHC_…` and a TOML file.

@@ -1,0 +1,1 @@
+//! A whole parade on one machine, as real processes; also the harness of the integration tests.

@@ -1,0 +1,1 @@
+//! The HTTP interface of an API node. Only this module names axum.

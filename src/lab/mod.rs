@@ -1,0 +1,1 @@
+//! Load generation, WAN emulation and benchmarks.

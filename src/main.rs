@@ -1,0 +1,3 @@
+//! `pghc`: see `pghc --help`.
+
+fn main() {}

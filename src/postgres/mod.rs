@@ -1,0 +1,1 @@
+//! All SQL of pghc and nothing else: connections, migrations, the one apply statement, reads. Knows no Raft.

@@ -1,0 +1,19 @@
+//! The gRPC contract between pghc's processes, generated from `api/proto/pghc.proto`, and what both
+//! sides of it share: channels, the cluster-id check and limits.
+
+mod channel;
+
+pub use channel::{Caller, ClusterCheck, connect, server};
+
+/// Generated messages, clients and servers.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    unreachable_pub,
+    rust_2018_idioms,
+    reason = "generated code; the documentation stands in the proto file"
+)]
+pub mod v1 {
+    tonic::include_proto!("pghc.v1");
+}

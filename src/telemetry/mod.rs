@@ -1,0 +1,1 @@
+//! Logging set-up and the metrics registry: every metric name, unit and help text.

@@ -1,0 +1,1 @@
+//! Reads zones and proves or refutes their chains.

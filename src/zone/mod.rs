@@ -1,0 +1,124 @@
+//! A zone's API node behind its HTTP face: submitting writes, applying the tail, the frontier.
+//!
+//! [`Service`] is what the HTTP layer stands on. Its one real implementation is [`Node`]; tests of
+//! the HTTP layer put a double in its place.
+
+use futures::future::BoxFuture;
+use pghc_api::chain::{Head, Link, LinkHash};
+use pghc_api::id::{ClusterId, IdempotencyKey, NodeName, WriteId, ZoneName};
+use pghc_api::wire::Status;
+use tokio::time::Instant;
+
+/// A write as a client asked for it, already validated.
+#[derive(Debug, Clone)]
+pub struct NewWrite {
+    /// Makes a retry the same write.
+    pub key: Option<IdempotencyKey>,
+    /// One valid JSON value, byte for byte.
+    pub payload: Option<bytes::Bytes>,
+}
+
+/// What became of one submitted write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// A new link with these chain values.
+    Ordered(Head),
+    /// This key was ordered before, under this id.
+    Repeated(WriteId),
+    /// This key was used for another payload, by this id. Nothing was written.
+    KeyReused(WriteId),
+}
+
+/// Why a write has no outcome. Sorted by what the caller may do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// Nothing was handed over: the queue is full.
+    #[error("too many writes are waiting")]
+    Overloaded,
+    /// Nothing was handed over: the node is shutting down.
+    #[error("the node is shutting down")]
+    Draining,
+    /// The deadline passed while no coordinator with a leader was reachable.
+    #[error("no leader was found in time")]
+    NoLeader,
+    /// The write may or may not be in the log.
+    #[error("no answer came in time")]
+    Unknown,
+}
+
+/// Why a wait or a read did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The deadline passed; the zone is at this id (0: nothing applied).
+    #[error("the zone has applied only up to {frontier}")]
+    Behind {
+        /// Newest applied id.
+        frontier: u64,
+    },
+    /// These zones had not applied the id when the deadline passed.
+    #[error("not yet applied in {0:?}")]
+    NotEverywhere(Vec<String>),
+    /// No leader confirmed in time.
+    #[error("no leader confirmed the read in time")]
+    NoLeader,
+    /// The zone's PostgreSQL does not answer; the text is for the log, not for clients.
+    #[error("the zone's database does not answer: {0}")]
+    Database(String),
+    /// The zone has halted itself for this reason.
+    #[error("the zone is halted: {0}")]
+    Halted(String),
+}
+
+/// Who this node is.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its zone.
+    pub zone: ZoneName,
+    /// Its name: `node_id` of the links it accepts.
+    pub node: NodeName,
+}
+
+/// What the HTTP layer needs of a node. Every call ends by its deadline.
+pub trait Service: Send + Sync + 'static {
+    /// Who this node is.
+    fn identity(&self) -> &Identity;
+
+    /// Newest id known to be applied in this zone; 0 while nothing is.
+    fn frontier(&self) -> u64;
+
+    /// Whether reads may be served: the frontier is known and as far as it ever was here.
+    fn is_ready(&self) -> Result<(), String>;
+
+    /// Orders writes; one outcome for each, in order. All or none of them have outcomes.
+    fn submit(
+        &self,
+        writes: Vec<NewWrite>,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<Vec<Outcome>, SubmitError>>;
+
+    /// Waits until this zone has applied `id`; answers the frontier then.
+    fn wait_applied(&self, id: u64, deadline: Instant) -> BoxFuture<'_, Result<u64, ReadError>>;
+
+    /// Waits until every live zone has applied `id`.
+    fn wait_everywhere(&self, id: u64, deadline: Instant) -> BoxFuture<'_, Result<(), ReadError>>;
+
+    /// The newest id committed when the call began, confirmed by a majority.
+    fn read_index(&self, deadline: Instant) -> BoxFuture<'_, Result<u64, ReadError>>;
+
+    /// One link of this zone; `None` above the frontier.
+    fn link(&self, id: WriteId) -> BoxFuture<'_, Result<Option<Link>, ReadError>>;
+
+    /// Up to `limit` links above `after`, ascending.
+    fn page(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Link>, ReadError>>;
+
+    /// The newest `count` links as (id, hash, node), newest first; for the original's clients.
+    fn recent(
+        &self,
+        count: usize,
+    ) -> BoxFuture<'_, Result<Vec<(WriteId, LinkHash, NodeName)>, ReadError>>;
+
+    /// The cluster as this node's coordinator sees it.
+    fn status(&self) -> BoxFuture<'_, Status>;
+}
