@@ -1,1 +1,19 @@
 //! The replicated state machine: pure, no I/O, no clock.
+//!
+//! Every coordinator feeds it the same committed entries in the same order and so gets the same
+//! ids, hashes and digests. It is advanced over the log by whoever knows the commit index; it does
+//! not care who that is. Ids are a pure function of the log.
+
+mod entry;
+mod keys;
+mod positions;
+mod sessions;
+mod snapshot;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use entry::{Batch, Entry, EntryError, SessionId, Write};
+pub use positions::{Position, Positions};
+pub use snapshot::SnapshotError;
+pub use state::{Outcome, Sequenced, Sequencer, extend};

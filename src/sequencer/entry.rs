@@ -1,0 +1,282 @@
+//! Bytes of a batch and of the Raft entry that carries it.
+//!
+//! An API node encodes a batch once; the leader puts a header before it; the same bytes then travel
+//! to every log and every zone. Both layouts begin with a format byte and all numbers are
+//! big-endian. A format or kind that this build does not know is an error, never skipped: whoever
+//! meets it stops.
+//!
+//! ```text
+//! entry   format u8 = 1 | group u16 = 0 | proposed at i64 (us) | batch
+//! batch   format u8 = 1 | session 16 bytes | sequence u64 | node: length u8, bytes | count u32 | writes
+//! write   kind u8 = 0 | key: length u8 (0: none), bytes | payload: length u32 (2^32-1: none), bytes
+//! ```
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use pghc_api::id::NodeName;
+use pghc_api::limits::BATCH_WRITES_MAX;
+use pghc_api::time::Micros;
+
+const FORMAT: u8 = 1;
+const GROUP: u16 = 0;
+const KIND_RECORD: u8 = 0;
+const NO_PAYLOAD: u32 = u32::MAX;
+const ENTRY_HEADER_BYTES: usize = 1 + 2 + 8;
+
+/// Identity of one run of one API node; a restarted node has a new one.
+pub type SessionId = [u8; 16];
+
+/// Why bytes are not a batch or entry this build can sequence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EntryError {
+    /// Written by a newer pghc.
+    #[error("{what} {got} is not known to this version of pghc; it was written by a newer one")]
+    Unknown {
+        /// Format, group or kind.
+        what: &'static str,
+        /// The value found.
+        got: u16,
+    },
+    /// Damaged, or not ours.
+    #[error("the batch is malformed: {0}")]
+    Malformed(&'static str),
+}
+
+/// One write of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// Idempotency key, at most 255 bytes.
+    pub key: Option<Bytes>,
+    /// One JSON value as it was sent.
+    pub payload: Option<Bytes>,
+}
+
+/// Writes of one API node that travel together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The node's session.
+    pub session: SessionId,
+    /// Number of the batch in its session: from 1, never used twice for different writes.
+    pub sequence: u64,
+    /// The node that accepted the writes.
+    pub node: NodeName,
+    /// 1 to [`BATCH_WRITES_MAX`] writes.
+    pub writes: Vec<Write>,
+}
+
+impl Batch {
+    /// Encodes the batch.
+    ///
+    /// # Panics
+    /// If it holds no or too many writes, or a key of 256 bytes or more: callers bound both.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        assert!(
+            (1..=BATCH_WRITES_MAX).contains(&self.writes.len()),
+            "a batch has 1 to 1000 writes"
+        );
+        let payload_bytes: usize = self.writes.iter().map(Write::encoded_len).sum();
+        let mut out = BytesMut::with_capacity(payload_bytes + 96);
+        out.put_u8(FORMAT);
+        out.put_slice(&self.session);
+        out.put_u64(self.sequence);
+        put_short(&mut out, self.node.as_str().as_bytes());
+        out.put_u32(u32::try_from(self.writes.len()).expect("at most 1000"));
+        for write in &self.writes {
+            write.encode(&mut out);
+        }
+        out.freeze()
+    }
+
+    /// Decodes a batch; payloads and keys share `bytes`' memory.
+    ///
+    /// # Errors
+    /// If the bytes are not exactly one batch this build knows.
+    pub fn decode(mut bytes: Bytes) -> Result<Self, EntryError> {
+        let input = &mut bytes;
+        let format = take(input, 1)?[0];
+        if format != FORMAT {
+            return Err(EntryError::Unknown { what: "batch format", got: u16::from(format) });
+        }
+        let mut session = SessionId::default();
+        session.copy_from_slice(&take(input, 16)?);
+        let sequence = take(input, 8)?.get_u64();
+        let node = take_short(input)?;
+        let node = std::str::from_utf8(&node).ok().and_then(|name| name.parse().ok());
+        let node = node.ok_or(EntryError::Malformed("its node name is not allowed"))?;
+        let count = take(input, 4)?.get_u32() as usize;
+        if !(1..=BATCH_WRITES_MAX).contains(&count) {
+            return Err(EntryError::Malformed("it must hold 1 to 1000 writes"));
+        }
+        let writes = (0..count).map(|_| Write::decode(input)).collect::<Result<_, _>>()?;
+        if !input.is_empty() {
+            return Err(EntryError::Malformed("bytes follow its last write"));
+        }
+        Ok(Self { session, sequence, node, writes })
+    }
+}
+
+impl Write {
+    fn encoded_len(&self) -> usize {
+        6 + self.key.as_ref().map_or(0, Bytes::len) + self.payload.as_ref().map_or(0, Bytes::len)
+    }
+
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u8(KIND_RECORD);
+        put_short(out, self.key.as_deref().unwrap_or_default());
+        match &self.payload {
+            None => out.put_u32(NO_PAYLOAD),
+            Some(payload) => {
+                out.put_u32(u32::try_from(payload.len()).expect("bodies are bounded below 4 GiB"));
+                out.put_slice(payload);
+            }
+        }
+    }
+
+    fn decode(input: &mut Bytes) -> Result<Self, EntryError> {
+        let kind = take(input, 1)?[0];
+        if kind != KIND_RECORD {
+            return Err(EntryError::Unknown { what: "write kind", got: u16::from(kind) });
+        }
+        let key = Some(take_short(input)?).filter(|key| !key.is_empty());
+        let payload = match take(input, 4)?.get_u32() {
+            NO_PAYLOAD => None,
+            length => Some(take(input, length as usize)?),
+        };
+        Ok(Self { key, payload })
+    }
+}
+
+/// A Raft entry: a batch under the leader's header.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The leader's clock when it proposed. The commit time is this or the head's, if later.
+    pub proposed_at: Micros,
+    /// An encoded [`Batch`].
+    pub batch: Bytes,
+}
+
+impl Entry {
+    /// Encodes the entry.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(ENTRY_HEADER_BYTES + self.batch.len());
+        out.put_u8(FORMAT);
+        out.put_u16(GROUP);
+        out.put_i64(self.proposed_at.0);
+        out.put_slice(&self.batch);
+        out.freeze()
+    }
+
+    /// Decodes an entry; the batch shares `bytes`' memory.
+    ///
+    /// # Errors
+    /// If the header is not one this build knows. The batch is not looked at.
+    pub fn decode(mut bytes: Bytes) -> Result<Self, EntryError> {
+        let mut header = take(&mut bytes, ENTRY_HEADER_BYTES)?;
+        let format = header.get_u8();
+        if format != FORMAT {
+            return Err(EntryError::Unknown { what: "entry format", got: u16::from(format) });
+        }
+        let group = header.get_u16();
+        if group != GROUP {
+            return Err(EntryError::Unknown { what: "group", got: group });
+        }
+        Ok(Self { proposed_at: Micros(header.get_i64()), batch: bytes })
+    }
+}
+
+fn put_short(out: &mut BytesMut, bytes: &[u8]) {
+    out.put_u8(u8::try_from(bytes.len()).expect("names and keys are below 256 bytes"));
+    out.put_slice(bytes);
+}
+
+fn take_short(input: &mut Bytes) -> Result<Bytes, EntryError> {
+    let length = take(input, 1)?[0];
+    take(input, usize::from(length))
+}
+
+fn take(input: &mut Bytes, length: usize) -> Result<Bytes, EntryError> {
+    if input.len() < length {
+        return Err(EntryError::Malformed("it ends too early"));
+    }
+    Ok(input.split_to(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use pghc_api::time::Micros;
+    use proptest::prelude::*;
+
+    use super::{Batch, Entry, EntryError, Write};
+
+    fn sample() -> Batch {
+        Batch {
+            session: [7; 16],
+            sequence: 2,
+            node: "eu-1".parse().expect("a plain name"),
+            writes: vec![
+                Write { key: Some("k".into()), payload: Some("{}".into()) },
+                Write { key: None, payload: None },
+            ],
+        }
+    }
+
+    #[test]
+    fn the_bytes_of_a_batch_and_an_entry_never_change() {
+        let batch = sample().encode();
+        let hex: String = batch.iter().map(|byte| format!("{byte:02x}")).collect();
+        let expected = "01".to_owned()
+            + "07070707070707070707070707070707"
+            + "0000000000000002"
+            + "0465752d31"
+            + "00000002"
+            + "00016b000000027b7d"
+            + "0000ffffffff";
+        assert_eq!(hex, expected);
+        let entry = Entry { proposed_at: Micros(-2), batch }.encode();
+        assert_eq!(&entry[..11], &[1, 0, 0, 255, 255, 255, 255, 255, 255, 255, 254]);
+    }
+
+    #[test]
+    fn what_a_newer_version_wrote_is_refused_by_name() {
+        let mut bytes = sample().encode().to_vec();
+        bytes[0] = 2;
+        let error = Batch::decode(bytes.into()).expect_err("format 2");
+        assert_eq!(error, EntryError::Unknown { what: "batch format", got: 2 });
+        let mut entry =
+            Entry { proposed_at: Micros(0), batch: sample().encode() }.encode().to_vec();
+        entry[2] = 9;
+        let error = Entry::decode(entry.into()).expect_err("group 9");
+        assert_eq!(error, EntryError::Unknown { what: "group", got: 9 });
+    }
+
+    fn write() -> impl Strategy<Value = Write> {
+        let bytes = |max| proptest::option::of(proptest::collection::vec(any::<u8>(), 1..max));
+        (bytes(139), bytes(300)).prop_map(|(key, payload)| Write {
+            key: key.map(Bytes::from),
+            payload: payload.map(Bytes::from),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_survives_its_bytes(writes in proptest::collection::vec(write(), 1..20), at: i64) {
+            let batch = Batch { writes, ..sample() };
+            let entry = Entry { proposed_at: Micros(at), batch: batch.encode() };
+            let read = Entry::decode(entry.encode()).expect("an entry");
+            prop_assert_eq!(read.proposed_at, entry.proposed_at);
+            prop_assert_eq!(Batch::decode(read.batch).expect("a batch"), batch);
+        }
+
+        #[test]
+        fn a_cut_or_foreign_batch_is_refused_without_a_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0_usize..60)
+        {
+            let _ = Batch::decode(bytes.into());
+            let whole = sample().encode();
+            let cut = cut.min(whole.len() - 1);
+            prop_assert!(Batch::decode(whole.slice(..cut)).is_err());
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Where in the log an id is: what a tail needs to be served from disk.
+//!
+//! The log alone does not tell which writes were repeats and got no id, so those few are kept here
+//! by index; and every [`SPACING`] entries the head before them is kept, from which the chain can
+//! be computed again. Entries that were purged are forgotten.
+
+use std::collections::BTreeMap;
+
+use pghc_api::chain::Head;
+use serde::{Deserialize, Serialize};
+
+/// Entries between two remembered heads.
+const SPACING: u64 = 256;
+
+/// A place in the log from which the chain can be computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Raft index of an entry.
+    pub index: u64,
+    /// The chain's head before it; `None` before link 1.
+    pub head: Option<Head>,
+}
+
+/// Remembered positions.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Positions {
+    heads: BTreeMap<u64, Option<Head>>,
+    without_id: BTreeMap<u64, Vec<u32>>,
+}
+
+impl Positions {
+    /// Notes that the entry at `index` was sequenced on top of `head`, and which of its writes got
+    /// no id.
+    pub(super) fn note(&mut self, index: u64, head: Option<Head>, without_id: &[u32]) {
+        let due = self.heads.last_key_value().is_none_or(|(last, _)| index - last >= SPACING);
+        if due {
+            self.heads.insert(index, head);
+        }
+        if !without_id.is_empty() {
+            self.without_id.insert(index, without_id.to_vec());
+        }
+    }
+
+    /// Where to start reading for the links above `after_id`; `None` if they were purged.
+    #[must_use]
+    pub fn before(&self, after_id: u64) -> Option<Position> {
+        let covers = |head: &Option<Head>| head.map_or(0, |head| head.id.get()) <= after_id;
+        let (index, head) = self.heads.iter().rev().find(|(_, head)| covers(head))?;
+        Some(Position { index: *index, head: *head })
+    }
+
+    /// Positions of the writes in the entry at `index` that got no id, ascending.
+    #[must_use]
+    pub fn without_id(&self, index: u64) -> &[u32] {
+        self.without_id.get(&index).map_or(&[], Vec::as_slice)
+    }
+
+    /// Forgets everything below `index`, except what is needed to start reading at `index`.
+    pub(super) fn forget_below(&mut self, index: u64) {
+        self.heads = self.heads.split_off(&index);
+        self.without_id = self.without_id.split_off(&index);
+    }
+}

@@ -1,0 +1,134 @@
+//! Batches by session and sequence number, so that a resent batch is not ordered twice.
+//!
+//! Remembered are the newest [`SESSION_BATCHES_MAX`] batches of the [`SESSIONS_MAX`] most recently
+//! used sessions. An API node never has more than that under way, so what was forgotten can only be
+//! a very late copy; it is refused as stale.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use pghc_api::id::WriteId;
+use pghc_api::limits::{SESSION_BATCHES_MAX, SESSIONS_MAX};
+use serde::{Deserialize, Serialize};
+
+use super::entry::SessionId;
+
+/// What became of one batch, as small as it can be kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BatchRecord {
+    pub(super) sequence: u64,
+    /// Id of the first new write; the others follow densely.
+    pub(super) first_id: Option<WriteId>,
+    pub(super) writes: u32,
+    /// Position, id and whether the key was reused, for every write that got no id of its own.
+    pub(super) without_id: Vec<(u32, WriteId, bool)>,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Session {
+    /// Raft index of its newest batch.
+    last_used: u64,
+    /// Largest sequence number that was forgotten.
+    forgotten: u64,
+    /// Ascending by sequence number.
+    batches: VecDeque<BatchRecord>,
+}
+
+/// What is known about a sequence number.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Seen<'a> {
+    New,
+    Before(&'a BatchRecord),
+    /// Older than all that is remembered.
+    Stale,
+}
+
+/// All remembered sessions.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sessions {
+    sessions: HashMap<SessionId, Session>,
+    by_use: BTreeMap<u64, SessionId>,
+}
+
+impl Sessions {
+    pub(super) fn seen(&self, session: &SessionId, sequence: u64) -> Seen<'_> {
+        let Some(session) = self.sessions.get(session) else { return Seen::New };
+        if let Ok(at) = session.batches.binary_search_by_key(&sequence, |batch| batch.sequence) {
+            return Seen::Before(&session.batches[at]);
+        }
+        if sequence <= session.forgotten { Seen::Stale } else { Seen::New }
+    }
+
+    /// Records a batch that was [`Seen::New`], sequenced at Raft index `index`.
+    pub(super) fn record(&mut self, id: SessionId, index: u64, batch: BatchRecord) {
+        let session = self.sessions.entry(id).or_default();
+        self.by_use.remove(&session.last_used);
+        session.last_used = index;
+        self.by_use.insert(index, id);
+        let at = session.batches.partition_point(|known| known.sequence < batch.sequence);
+        session.batches.insert(at, batch);
+        if session.batches.len() > SESSION_BATCHES_MAX
+            && let Some(oldest) = session.batches.pop_front()
+        {
+            session.forgotten = oldest.sequence;
+        }
+        if self.sessions.len() > SESSIONS_MAX
+            && let Some((_, least_used)) = self.by_use.pop_first()
+        {
+            self.sessions.remove(&least_used);
+        }
+    }
+
+    /// All sessions, least recently used first.
+    pub(super) fn in_order(&self) -> Vec<(SessionId, Session)> {
+        self.by_use.values().map(|id| (*id, self.sessions[id].clone())).collect()
+    }
+
+    pub(super) fn restore(sessions: Vec<(SessionId, Session)>) -> Self {
+        let by_use = sessions.iter().map(|(id, session)| (session.last_used, *id)).collect();
+        Self { sessions: sessions.into_iter().collect(), by_use }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pghc_api::limits::{SESSION_BATCHES_MAX, SESSIONS_MAX};
+
+    use super::{BatchRecord, Seen, Sessions};
+
+    fn batch(sequence: u64) -> BatchRecord {
+        BatchRecord { sequence, first_id: None, writes: 1, without_id: Vec::new() }
+    }
+
+    #[test]
+    fn batches_may_arrive_out_of_order_and_are_recognised() {
+        let mut sessions = Sessions::default();
+        for (index, sequence) in [(1, 3), (2, 1), (3, 2)] {
+            assert_eq!(sessions.seen(&[1; 16], sequence), Seen::New);
+            sessions.record([1; 16], index, batch(sequence));
+        }
+        assert_eq!(sessions.seen(&[1; 16], 2), Seen::Before(&batch(2)));
+        assert_eq!(sessions.seen(&[2; 16], 2), Seen::New);
+    }
+
+    #[test]
+    fn a_copy_older_than_the_window_is_stale_not_new() {
+        let mut sessions = Sessions::default();
+        for sequence in 1..=SESSION_BATCHES_MAX as u64 + 1 {
+            sessions.record([1; 16], sequence, batch(sequence));
+        }
+        assert_eq!(sessions.seen(&[1; 16], 1), Seen::Stale);
+        assert_eq!(sessions.seen(&[1; 16], 2), Seen::Before(&batch(2)));
+    }
+
+    #[test]
+    fn the_session_unused_longest_is_forgotten_first() {
+        let mut sessions = Sessions::default();
+        let id = |number: usize| (number as u128).to_be_bytes();
+        for number in 0..=SESSIONS_MAX {
+            sessions.record(id(number), number as u64 + 1, batch(1));
+        }
+        assert_eq!(sessions.seen(&id(0), 1), Seen::New);
+        assert_eq!(sessions.seen(&id(1), 1), Seen::Before(&batch(1)));
+        assert_eq!(sessions.in_order().len(), SESSIONS_MAX);
+    }
+}

@@ -1,0 +1,203 @@
+//! The sequencer's state and its one transition: a committed entry in, ids out.
+
+use bytes::Bytes;
+use pghc_api::chain::{Head, payload_digest};
+use pghc_api::id::{ClusterId, WriteId};
+use pghc_api::time::Micros;
+
+use super::entry::{Batch, Entry, EntryError, Write};
+use super::keys::{Keys, fingerprint};
+use super::positions::Positions;
+use super::sessions::{BatchRecord, Seen, Sessions};
+
+/// What became of one write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// A new link with these chain values.
+    Ordered(Head),
+    /// Ordered before, under this id.
+    Repeated(WriteId),
+    /// Its key was used for another payload, by this id; it was not ordered.
+    KeyReused(WriteId),
+}
+
+/// What became of one entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sequenced {
+    /// The batch it carried.
+    pub batch: Batch,
+    /// The batch's bytes.
+    pub bytes: Bytes,
+    /// One for each write; empty when the batch was stale and nothing of it was ordered.
+    pub outcomes: Vec<Outcome>,
+    /// Positions of the writes that got no id, ascending.
+    pub without_id: Vec<u32>,
+    /// The chain's head after it.
+    pub head: Option<Head>,
+    /// Id of its first new link, if it has one.
+    pub first_id: Option<WriteId>,
+}
+
+/// The replicated state machine.
+#[derive(Debug, Clone)]
+pub struct Sequencer {
+    pub(super) cluster: ClusterId,
+    pub(super) head: Option<Head>,
+    pub(super) keys: Keys,
+    pub(super) sessions: Sessions,
+    pub(super) positions: Positions,
+}
+
+impl Sequencer {
+    /// The state before the first entry.
+    #[must_use]
+    pub fn new(cluster: ClusterId) -> Self {
+        Self {
+            cluster,
+            head: None,
+            keys: Keys::default(),
+            sessions: Sessions::default(),
+            positions: Positions::default(),
+        }
+    }
+
+    /// The cluster whose chain this is.
+    #[must_use]
+    pub fn cluster(&self) -> &ClusterId {
+        &self.cluster
+    }
+
+    /// The chain's head; `None` before link 1.
+    #[must_use]
+    pub fn head(&self) -> Option<Head> {
+        self.head
+    }
+
+    /// Where ids are in the log.
+    #[must_use]
+    pub fn positions(&self) -> &Positions {
+        &self.positions
+    }
+
+    /// Forgets positions below the purged log's first index.
+    pub fn forget_below(&mut self, index: u64) {
+        self.positions.forget_below(index);
+    }
+
+    /// Advances over the committed entry at Raft index `index`. Indexes must ascend; those of
+    /// entries without writes are left out.
+    ///
+    /// # Errors
+    /// If this build cannot read the entry. Nothing has changed then, and the coordinator must stop:
+    /// skipping an entry would give every later write another id than elsewhere.
+    pub fn advance(&mut self, index: u64, entry: Bytes) -> Result<Sequenced, EntryError> {
+        let entry = Entry::decode(entry)?;
+        let bytes = entry.batch.clone();
+        let batch = Batch::decode(entry.batch)?;
+        let before = self.head;
+        let written_at = commit_time(before, entry.proposed_at);
+        self.keys.expire(written_at);
+
+        let outcomes = match self.sessions.seen(&batch.session, batch.sequence) {
+            Seen::Before(record) => repeat(record),
+            Seen::Stale => Vec::new(),
+            Seen::New => self.order(&batch, written_at),
+        };
+        let is_new = |outcome: &Outcome| matches!(outcome, Outcome::Ordered(_));
+        let without_id: Vec<u32> = (0_u32..)
+            .zip(0..batch.writes.len())
+            .filter(|(_, at)| !outcomes.get(*at).is_some_and(is_new))
+            .map(|(position, _)| position)
+            .collect();
+        let first_id = (self.head != before)
+            .then(|| before.map_or(WriteId::FIRST, |head: Head| head.id.next()));
+        if let Seen::New = self.sessions.seen(&batch.session, batch.sequence) {
+            let record = record(batch.sequence, first_id, &outcomes);
+            self.sessions.record(batch.session, index, record);
+        }
+        self.positions.note(index, before, &without_id);
+        Ok(Sequenced { batch, bytes, outcomes, without_id, head: self.head, first_id })
+    }
+
+    fn order(&mut self, batch: &Batch, written_at: Micros) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(batch.writes.len());
+        for write in &batch.writes {
+            outcomes.push(self.order_one(batch, write, written_at));
+        }
+        outcomes
+    }
+
+    fn order_one(&mut self, batch: &Batch, write: &Write, written_at: Micros) -> Outcome {
+        let payload = write.payload.as_deref().map(payload_digest);
+        let known = write.key.as_deref().and_then(|key| self.keys.get(key));
+        if let Some((known_payload, id)) = known {
+            let same = known_payload == fingerprint(payload);
+            return if same { Outcome::Repeated(id) } else { Outcome::KeyReused(id) };
+        }
+        let head =
+            Head::extend(self.head.as_ref(), &self.cluster, &batch.node, written_at, payload);
+        if let Some(key) = write.key.as_deref() {
+            self.keys.insert(key, fingerprint(payload), head.id, written_at);
+        }
+        self.head = Some(head);
+        Outcome::Ordered(head)
+    }
+}
+
+/// The commit time of what follows `head`: the leader's clock, but never back.
+fn commit_time(head: Option<Head>, proposed_at: Micros) -> Micros {
+    head.map_or(proposed_at, |head| head.written_at.max(proposed_at))
+}
+
+/// Computes an entry's new links again, from the head before it and the positions that got no id:
+/// for a tail that is served from the log instead of from memory.
+///
+/// # Errors
+/// If this build cannot read the entry.
+pub fn extend(
+    cluster: &ClusterId,
+    head: Option<Head>,
+    entry: Bytes,
+    without_id: &[u32],
+) -> Result<(Batch, Bytes, Option<Head>), EntryError> {
+    let entry = Entry::decode(entry)?;
+    let bytes = entry.batch.clone();
+    let batch = Batch::decode(entry.batch)?;
+    let written_at = commit_time(head, entry.proposed_at);
+    let mut after = head;
+    for (position, write) in (0_u32..).zip(&batch.writes) {
+        if without_id.binary_search(&position).is_err() {
+            let payload = write.payload.as_deref().map(payload_digest);
+            after = Some(Head::extend(after.as_ref(), cluster, &batch.node, written_at, payload));
+        }
+    }
+    Ok((batch, bytes, after))
+}
+
+fn record(sequence: u64, first_id: Option<WriteId>, outcomes: &[Outcome]) -> BatchRecord {
+    let without_id = (0_u32..).zip(outcomes).filter_map(|(position, outcome)| match outcome {
+        Outcome::Ordered(_) => None,
+        Outcome::Repeated(id) => Some((position, *id, false)),
+        Outcome::KeyReused(id) => Some((position, *id, true)),
+    });
+    BatchRecord {
+        sequence,
+        first_id,
+        writes: u32::try_from(outcomes.len()).expect("at most 1000"),
+        without_id: without_id.collect(),
+    }
+}
+
+fn repeat(record: &BatchRecord) -> Vec<Outcome> {
+    let mut without_id = record.without_id.iter().peekable();
+    let mut next = record.first_id;
+    let outcome = |position| {
+        if let Some((_, id, reused)) = without_id.next_if(|(at, _, _)| *at == position) {
+            return if *reused { Outcome::KeyReused(*id) } else { Outcome::Repeated(*id) };
+        }
+        let id = next.expect("a batch with a new write has a first id");
+        next = Some(id.next());
+        Outcome::Repeated(id)
+    };
+    (0..record.writes).map(outcome).collect()
+}

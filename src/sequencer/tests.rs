@@ -1,0 +1,166 @@
+//! Claims about the whole sequencer.
+
+use bytes::Bytes;
+use pghc_api::chain::Head;
+use pghc_api::id::ClusterId;
+use pghc_api::time::Micros;
+use proptest::prelude::*;
+
+use super::{
+    Batch, Entry, EntryError, Outcome, Sequenced, Sequencer, SnapshotError, Write, extend,
+};
+
+fn cluster() -> ClusterId {
+    "00000000-0000-4000-8000-000000000001".parse().expect("a UUID")
+}
+
+fn write(key: Option<&str>, payload: &str) -> Write {
+    Write { key: key.map(|key| key.to_owned().into()), payload: Some(payload.to_owned().into()) }
+}
+
+fn entry(session: u8, sequence: u64, at: i64, writes: Vec<Write>) -> Bytes {
+    let node = "eu-1".parse().expect("a plain name");
+    let batch = Batch { session: [session; 16], sequence, node, writes };
+    Entry { proposed_at: Micros(at), batch: batch.encode() }.encode()
+}
+
+fn ids(sequenced: &Sequenced) -> Vec<(char, u64)> {
+    let id = |outcome: &Outcome| match outcome {
+        Outcome::Ordered(head) => ('o', head.id.get()),
+        Outcome::Repeated(id) => ('r', id.get()),
+        Outcome::KeyReused(id) => ('x', id.get()),
+    };
+    sequenced.outcomes.iter().map(id).collect()
+}
+
+#[test]
+fn ids_are_dense_and_repeats_take_none() {
+    let mut sequencer = Sequencer::new(cluster());
+    let mut advance = |index, bytes| sequencer.advance(index, bytes).expect("a good entry");
+    let first = advance(5, entry(1, 1, 10, vec![write(Some("a"), "1"), write(None, "2")]));
+    assert_eq!(ids(&first), [('o', 1), ('o', 2)]);
+    let writes = vec![write(Some("a"), "1"), write(Some("b"), "3"), write(Some("a"), "9")];
+    let second = advance(6, entry(2, 1, 20, writes));
+    assert_eq!(ids(&second), [('r', 1), ('o', 3), ('x', 1)]);
+    assert_eq!(second.without_id, [0, 2]);
+    assert_eq!(second.first_id.map(u64::from), Some(3));
+    let resent = advance(9, entry(2, 1, 30, second.batch.writes.clone()));
+    assert_eq!(ids(&resent), [('r', 1), ('r', 3), ('x', 1)]);
+    assert_eq!((resent.first_id, resent.without_id.len()), (None, 3));
+    assert_eq!(resent.head, second.head);
+}
+
+#[test]
+fn a_key_twice_in_one_batch_is_ordered_once() {
+    let mut sequencer = Sequencer::new(cluster());
+    let twice = vec![write(Some("a"), "1"), write(Some("a"), "1")];
+    let done = sequencer.advance(1, entry(1, 1, 0, twice)).expect("a good entry");
+    assert_eq!(ids(&done), [('o', 1), ('r', 1)]);
+}
+
+#[test]
+fn the_commit_time_never_goes_back_though_the_leaders_clock_does() {
+    let mut sequencer = Sequencer::new(cluster());
+    let times = [50, 40, 60].into_iter().zip(1_u64..).map(|(at, index)| {
+        let done = sequencer.advance(index, entry(1, index, at, vec![write(None, "1")]));
+        done.expect("a good entry").head.expect("a link was made").written_at.0
+    });
+    assert_eq!(times.collect::<Vec<_>>(), [50, 50, 60]);
+}
+
+#[test]
+fn an_entry_of_a_newer_version_changes_nothing_and_is_an_error() {
+    let mut sequencer = Sequencer::new(cluster());
+    let mut bytes = entry(1, 1, 0, vec![write(None, "1")]).to_vec();
+    bytes[0] = 2;
+    let before = sequencer.snapshot();
+    let error = sequencer.advance(1, bytes.into()).expect_err("format 2");
+    assert_eq!(error, EntryError::Unknown { what: "entry format", got: 2 });
+    assert_eq!(sequencer.snapshot(), before);
+}
+
+#[test]
+fn a_snapshot_of_another_cluster_or_with_a_flipped_bit_is_refused() {
+    let mut sequencer = Sequencer::new(cluster());
+    sequencer.advance(1, entry(1, 1, 0, vec![write(Some("k"), "1")])).expect("a good entry");
+    let bytes = sequencer.snapshot();
+    let other: ClusterId = "00000000-0000-4000-8000-000000000002".parse().expect("a UUID");
+    let error = Sequencer::restore(&other, &bytes).expect_err("another cluster");
+    assert_eq!(error, SnapshotError::Foreign(cluster()));
+    for at in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[at / 8] ^= 1 << (at % 8);
+        assert!(Sequencer::restore(&cluster(), &flipped).is_err(), "bit {at}");
+    }
+}
+
+fn any_writes() -> impl Strategy<Value = Vec<Write>> {
+    let key = proptest::option::of(0_u8..12);
+    let one = (key, 0_u8..3).prop_map(|(key, payload)| {
+        write(key.map(|key| key.to_string()).as_deref(), &payload.to_string())
+    });
+    proptest::collection::vec(one, 1..60)
+}
+
+/// Sequences `writes` in batches of the given sizes, repeated as needed.
+fn in_batches(writes: &[Write], sizes: &[usize]) -> (Vec<Outcome>, Sequencer, Vec<Bytes>) {
+    let mut sequencer = Sequencer::new(cluster());
+    let (mut outcomes, mut log) = (Vec::new(), Vec::new());
+    let (mut rest, mut sizes) = (writes, sizes.iter().cycle());
+    while !rest.is_empty() {
+        let size = rest.len().min(*sizes.next().expect("a cycle"));
+        let index = log.len() as u64;
+        log.push(entry(1, index + 1, 7, rest[..size].to_vec()));
+        let done = sequencer.advance(index, log[log.len() - 1].clone()).expect("a good entry");
+        outcomes.extend(done.outcomes);
+        rest = &rest[size..];
+    }
+    (outcomes, sequencer, log)
+}
+
+proptest! {
+    #[test]
+    fn any_batching_of_the_same_writes_gives_the_same_ids_hashes_and_digests(
+        writes in any_writes(), sizes in proptest::collection::vec(1_usize..9, 1..6))
+    {
+        let (one_by_one, alone, _) = in_batches(&writes, &[1]);
+        let (batched, together, _) = in_batches(&writes, &sizes);
+        prop_assert_eq!(&one_by_one, &batched);
+        prop_assert_eq!(alone.head(), together.head());
+        let new: Vec<u64> = batched.iter().filter_map(|outcome| match outcome {
+            Outcome::Ordered(head) => Some(head.id.get()),
+            _ => None,
+        }).collect();
+        prop_assert_eq!(new.clone(), (1..=new.len() as u64).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_restored_snapshot_goes_on_exactly_as_the_original(
+        before in any_writes(), after in any_writes())
+    {
+        let (_, mut original, _) = in_batches(&before, &[3]);
+        let mut restored = Sequencer::restore(&cluster(), &original.snapshot()).expect("restored");
+        for index in 1_000..1_004_u64 {
+            let bytes = entry(2, index / 2, 9, after.clone());
+            let expected = original.advance(index, bytes.clone()).expect("a good entry");
+            prop_assert_eq!(restored.advance(index, bytes).expect("a good entry"), expected);
+        }
+        prop_assert_eq!(restored.snapshot(), original.snapshot());
+    }
+
+    #[test]
+    fn the_links_above_any_id_can_be_computed_again_from_the_log(
+        writes in any_writes(), after_id in 0_u64..20)
+    {
+        let (_, sequencer, log) = in_batches(&writes, &[2, 1]);
+        let start = sequencer.positions().before(after_id).expect("nothing was purged");
+        prop_assert!(start.head.map_or(0, |head: Head| head.id.get()) <= after_id);
+        let mut head = start.head;
+        for index in start.index..log.len() as u64 {
+            let without = sequencer.positions().without_id(index);
+            let bytes = log[usize::try_from(index).expect("small")].clone();
+            head = extend(&cluster(), head, bytes, without).expect("a good entry").2;
+        }
+        prop_assert_eq!(head, sequencer.head());
+    }
+}
