@@ -3,7 +3,7 @@
 
 mod channel;
 
-pub use channel::{Caller, ClusterCheck, connect, server};
+pub use channel::{Caller, ClusterCheck, MESSAGE_BYTES_MAX, connect, server};
 
 /// Generated messages, clients and servers.
 #[allow(

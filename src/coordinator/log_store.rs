@@ -1,0 +1,128 @@
+//! openraft's log storage over our log.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::{LogState, OptionalSend, RaftLogReader};
+use tokio::sync::oneshot;
+
+use super::codec::{decode, encode};
+use super::log::{Log, Record};
+use super::type_config::{Entry, LogId, TypeConfig, Vote};
+
+/// Bytes of entries read for one append message; several are under way at a time.
+const READ_BYTES_MAX: usize = 1 << 20;
+
+/// A handle to the log; clones are the same log.
+#[derive(Clone)]
+pub(super) struct LogStore {
+    log: Log,
+}
+
+impl LogStore {
+    pub(super) fn new(log: Log) -> Self {
+        Self { log }
+    }
+
+    /// Reads entries of `start..end`, at least one if the first is there, about
+    /// `bytes_max` bytes at most.
+    pub(super) fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
+        self.log.read(start..end, bytes_max)?.iter().map(|record| decode(&record.body)).collect()
+    }
+
+    /// Bytes the log takes on disk.
+    pub(super) fn bytes_on_disk(&self) -> u64 {
+        self.log.state().bytes_on_disk
+    }
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, io::Error> {
+        let state = self.log.state();
+        let (Some(first), Some(last)) = (state.first_index, state.last_index) else {
+            return Ok(Vec::new());
+        };
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(before) => before + 1,
+            Bound::Unbounded => first,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(last) => last + 1,
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => last + 1,
+        };
+        let (start, end) = (start.max(first), end.min(last + 1));
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        self.read(start, end, usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start, end, READ_BYTES_MAX)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
+        self.log.state().vote.as_deref().map(decode).transpose()
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
+        let state = self.log.state();
+        let last_purged_log_id: Option<LogId> =
+            state.purged.map(|(_, mark)| decode(&mark)).transpose()?;
+        let last = match state.last_index {
+            Some(last) => self.read(last, last + 1, usize::MAX)?.pop().map(|entry| entry.log_id),
+            None => None,
+        };
+        Ok(LogState { last_log_id: last.or(last_purged_log_id), last_purged_log_id })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        let (sender, done) = oneshot::channel();
+        let tell = Box::new(move |result| {
+            let _ = sender.send(result);
+        });
+        self.log.set_vote(encode(vote), tell)?;
+        done.await.map_err(|_| io::Error::other("the log was closed"))?
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
+        self.log.set_committed(encode(&committed))
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {
+        self.log.state().committed.as_deref().map_or(Ok(None), decode)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let record = |entry: Entry| Record { index: entry.log_id.index(), body: encode(&entry) };
+        let records = entries.into_iter().map(record).collect();
+        self.log.append(records, Box::new(move |result| callback.io_completed(result)))
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        self.log.truncate_after(last_log_id.map(|log_id| log_id.index()))
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        self.log.purge_to(log_id.index(), encode(&log_id))
+    }
+}

@@ -1,0 +1,202 @@
+//! openraft's network: gRPC clients to the other coordinators.
+//!
+//! Appends are pipelined: requests flow down one stream as openraft yields them and answers come
+//! back in order, so that a commit costs one round trip whatever is under way. Each peer has three
+//! connections, because a heartbeat must not wait behind a megabyte of entries or a snapshot.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{
+    Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
+};
+use openraft::raft::{
+    AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RaftNetworkFactory};
+use pghc_api::id::ClusterId;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::codec::{decode, encode};
+use super::type_config::{Member, Snapshot, TypeConfig, Vote};
+use crate::rpc::v1::Frame;
+use crate::rpc::v1::raft_client::RaftClient;
+use crate::rpc::{self, Caller, MESSAGE_BYTES_MAX};
+
+/// Bytes of a snapshot in one message.
+const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
+
+type RpcError = RPCError<TypeConfig>;
+
+/// Makes clients; knows the address of every peer as seen from here.
+pub(super) struct Network {
+    cluster: ClusterId,
+    urls: BTreeMap<u64, String>,
+    patience: Duration,
+}
+
+impl Network {
+    /// `patience` bounds a connection attempt and how long a silent connection is kept.
+    pub(super) fn new(
+        cluster: ClusterId,
+        urls: BTreeMap<u64, String>,
+        patience: Duration,
+    ) -> Self {
+        Self { cluster, urls, patience }
+    }
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, _: &Member) -> Peer {
+        let client = self.urls.get(&target).and_then(|url| {
+            let caller = rpc::connect(url, &self.cluster, self.patience).ok()?;
+            Some(
+                RaftClient::new(caller)
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            )
+        });
+        Peer { target, client, retry: self.patience / 4 }
+    }
+}
+
+/// One connection to one peer.
+pub(super) struct Peer {
+    target: u64,
+    /// None: this coordinator was started without the peer's address.
+    client: Option<RaftClient<Caller>>,
+    retry: Duration,
+}
+
+impl Peer {
+    fn client(&self) -> Result<RaftClient<Caller>, RpcError> {
+        self.client.clone().ok_or_else(|| {
+            let target = self.target;
+            RPCError::Unreachable(Unreachable::from_string(format!(
+                "no address of coordinator {target} was given; start with --member {target}=…"
+            )))
+        })
+    }
+}
+
+fn unreachable(status: tonic::Status) -> RpcError {
+    RPCError::Unreachable(Unreachable::new(&status))
+}
+
+fn malformed(error: std::io::Error) -> RpcError {
+    RPCError::Network(NetworkError::new(&error))
+}
+
+fn frame<T: Serialize>(value: &T) -> Frame {
+    Frame { body: encode(value) }
+}
+
+/// A request of one message with an answer of one message, by `deadline`.
+async fn exchange<T, F>(call: F, deadline: Duration) -> Result<T, RpcError>
+where
+    T: DeserializeOwned,
+    F: Future<Output = Result<tonic::Response<Frame>, tonic::Status>>,
+{
+    let answer = tokio::time::timeout(deadline, call).await;
+    let answer = answer.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer")));
+    decode(&answer.map_err(unreachable)?.into_inner().body).map_err(malformed)
+}
+
+impl NetBackoff<TypeConfig> for Peer {
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(self.retry)))
+    }
+}
+
+impl NetStreamAppend<TypeConfig> for Peer {
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            // The connection attempt and a dead connection are bounded by the channel's patience;
+            // a stream that makes progress has no deadline.
+            let requests = input.map(|request| frame(&request));
+            let answers = self.client()?.append(requests).await.map_err(unreachable)?;
+            let results = answers.into_inner().map(|answer| {
+                let answer = answer.map_err(unreachable)?;
+                decode::<StreamAppendResult<TypeConfig>>(&answer.body).map_err(malformed)
+            });
+            Ok(results.boxed())
+        })
+    }
+}
+
+impl NetVote<TypeConfig> for Peer {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let mut client = self.client()?;
+        exchange(client.vote(frame(&request)), option.soft_ttl()).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let mut client = self.client()?;
+        exchange(client.pre_vote(frame(&request)), option.soft_ttl()).await
+    }
+}
+
+impl NetTransferLeader<TypeConfig> for Peer {
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        let mut client = self.client()?;
+        exchange(client.transfer_leader(frame(&request)), option.soft_ttl()).await
+    }
+}
+
+impl NetSnapshot<TypeConfig> for Peer {
+    type SnapshotData = Bytes;
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let mut client = self.client()?;
+        let first = frame(&(vote, snapshot.meta, snapshot.snapshot.len() as u64));
+        let mut rest = snapshot.snapshot;
+        let pieces = std::iter::from_fn(move || {
+            let length = rest.len().min(SNAPSHOT_PIECE_BYTES);
+            (length > 0).then(|| Frame { body: rest.split_to(length) })
+        });
+        let frames = futures::stream::iter(std::iter::once(first).chain(pieces));
+        let sent = exchange(client.snapshot(frames), option.hard_ttl());
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            answer = sent => Ok(answer?),
+        }
+    }
+}

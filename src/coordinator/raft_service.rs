@@ -1,0 +1,103 @@
+//! The Raft half of the gRPC server: what other coordinators send to this one's openraft.
+
+use std::fmt::Display;
+
+use bytes::BytesMut;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use serde::Serialize;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::codec::{decode, encode};
+use super::type_config::{Raft, Snapshot, SnapshotMeta, TypeConfig, Vote};
+use crate::rpc::v1::Frame;
+use crate::rpc::v1::raft_server;
+
+/// Largest snapshot that is accepted: the key window is some 60 MB, positions are small.
+const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
+
+pub(super) struct RaftService {
+    raft: Raft,
+}
+
+impl RaftService {
+    pub(super) fn new(raft: Raft) -> Self {
+        Self { raft }
+    }
+}
+
+fn answer<T: Serialize, E: Display>(result: Result<T, E>) -> Result<Response<Frame>, Status> {
+    let value = result.map_err(|error| Status::unavailable(error.to_string()))?;
+    Ok(Response::new(Frame { body: encode(&value) }))
+}
+
+fn malformed(error: std::io::Error) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+#[tonic::async_trait]
+impl raft_server::Raft for RaftService {
+    type AppendStream = BoxStream<'static, Result<Frame, Status>>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<Frame>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        // A request that cannot be read ends the stream: the leader sees it end and starts anew.
+        let requests = tokio_stream::StreamExt::map_while(request.into_inner(), |frame| {
+            let request = decode::<AppendEntriesRequest<TypeConfig>>(&frame.ok()?.body);
+            request.inspect_err(|error| tracing::warn!(%error, "refused an append")).ok()
+        });
+        let answers = self.raft.stream_append(Box::pin(requests));
+        let answers = answers.map(|result| match result {
+            Ok(result) => Ok(Frame { body: encode(&result) }),
+            Err(fatal) => Err(Status::unavailable(fatal.to_string())),
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn vote(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
+        let request: VoteRequest<TypeConfig> =
+            decode(&request.into_inner().body).map_err(malformed)?;
+        answer(self.raft.vote(request).await)
+    }
+
+    async fn pre_vote(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
+        let request: VoteRequest<TypeConfig> =
+            decode(&request.into_inner().body).map_err(malformed)?;
+        answer(self.raft.pre_vote(request).await)
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<Frame>>,
+    ) -> Result<Response<Frame>, Status> {
+        let mut frames = request.into_inner();
+        let first = frames.message().await?.ok_or_else(|| Status::invalid_argument("no frame"))?;
+        let (vote, meta, length): (Vote, SnapshotMeta, u64) =
+            decode(&first.body).map_err(malformed)?;
+        if length > SNAPSHOT_BYTES_MAX {
+            return Err(Status::invalid_argument("the snapshot is larger than 1 GiB"));
+        }
+        let mut state = BytesMut::new();
+        while let Some(piece) = frames.message().await? {
+            if (state.len() + piece.body.len()) as u64 > length {
+                return Err(Status::invalid_argument("the snapshot is longer than announced"));
+            }
+            state.extend_from_slice(&piece.body);
+        }
+        if state.len() as u64 != length {
+            return Err(Status::invalid_argument("the snapshot is shorter than announced"));
+        }
+        tracing::info!(bytes = length, "received a snapshot from the leader");
+        let snapshot = Snapshot { meta, snapshot: state.freeze() };
+        answer(self.raft.install_full_snapshot(vote, snapshot).await)
+    }
+
+    async fn transfer_leader(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
+        let request: TransferLeaderRequest<TypeConfig> =
+            decode(&request.into_inner().body).map_err(malformed)?;
+        answer(self.raft.handle_transfer_leader(request).await)
+    }
+}

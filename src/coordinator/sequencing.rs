@@ -1,0 +1,204 @@
+//! The sequencer's driver: advances it over committed entries and passes on what comes out.
+//!
+//! It is advanced by whoever knows that entries are committed. openraft's own commit is one such
+//! source; entries another source was faster with are skipped, so sources may overlap.
+
+use std::io;
+
+use openraft::EntryPayload;
+use parking_lot::Mutex;
+use pghc_api::chain::Head;
+use pghc_api::id::ClusterId;
+use tokio::sync::watch;
+
+use super::recent::{Answer, BatchId, Recent};
+use super::ring::{Above, Ring};
+use super::type_config::{Entry, LogId, SnapshotMeta, StoredMembership};
+use crate::rpc::v1::TailBatch;
+use crate::sequencer::{Position, Sequenced, Sequencer};
+
+/// Batches handed to a tail at a time.
+const TAIL_BATCHES: usize = 64;
+
+pub(super) struct Sequencing {
+    inner: Mutex<Inner>,
+    head_id: watch::Sender<u64>,
+}
+
+struct Inner {
+    sequencer: Sequencer,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    ring: Ring,
+    recent: Recent,
+}
+
+/// What a tail continues with.
+pub(super) enum Next {
+    /// Batches from memory; none: wait for the head to move.
+    Batches(Vec<TailBatch>),
+    /// Read the log from this position to this index, inclusive.
+    Log(Position, u64),
+    /// The log no longer reaches back that far.
+    Purged,
+}
+
+impl Sequencing {
+    pub(super) fn new(cluster: ClusterId) -> Self {
+        let inner = Inner {
+            sequencer: Sequencer::new(cluster),
+            applied: None,
+            membership: StoredMembership::default(),
+            ring: Ring::default(),
+            recent: Recent::default(),
+        };
+        Self { inner: Mutex::new(inner), head_id: watch::Sender::new(0) }
+    }
+
+    /// Newest id sequenced here, and its changes.
+    pub(super) fn head_id(&self) -> watch::Receiver<u64> {
+        self.head_id.subscribe()
+    }
+
+    /// The newest entry that was sequenced, and the membership by then.
+    pub(super) fn applied(&self) -> (Option<LogId>, StoredMembership) {
+        let inner = self.inner.lock();
+        (inner.applied, inner.membership.clone())
+    }
+
+    /// Advances over one committed entry; entries must come in log order.
+    ///
+    /// # Errors
+    /// If this build cannot read the entry: the coordinator must stop.
+    pub(super) fn advance(&self, entry: Entry) -> io::Result<()> {
+        let mut inner = self.inner.lock();
+        if inner.applied.as_ref().is_some_and(|applied| *applied >= entry.log_id) {
+            return Ok(());
+        }
+        let log_id = entry.log_id;
+        match entry.payload {
+            EntryPayload::Blank => {}
+            EntryPayload::Membership(membership) => {
+                inner.membership = StoredMembership::new(Some(log_id), membership);
+            }
+            EntryPayload::Normal(proposal) => {
+                let sequenced = inner.sequencer.advance(log_id.index(), proposal.0);
+                let sequenced = sequenced.map_err(|error| {
+                    io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        format!("the committed entry at index {} cannot be sequenced: {error}; this \
+                                 coordinator stops, nothing is lost; start it with the version that \
+                                 wrote the entry", log_id.index()),
+                    )
+                })?;
+                inner.pass_on(log_id.index(), sequenced);
+            }
+        }
+        inner.applied = Some(log_id);
+        let head_id = inner.sequencer.head().map_or(0, |head| head.id.get());
+        drop(inner);
+        self.head_id.send_if_modified(|known| {
+            let moved = *known != head_id;
+            *known = head_id;
+            moved
+        });
+        Ok(())
+    }
+
+    /// The outcomes of a batch, now or when it is sequenced.
+    pub(super) fn answer(&self, batch: BatchId) -> Answer {
+        self.inner.lock().recent.answer(batch)
+    }
+
+    /// A waiter for `batch` has gone.
+    pub(super) fn give_up(&self, batch: &BatchId) {
+        self.inner.lock().recent.give_up(batch);
+    }
+
+    /// What follows `after_id`.
+    pub(super) fn next(&self, after_id: u64) -> Next {
+        let inner = self.inner.lock();
+        match inner.ring.above(after_id, TAIL_BATCHES) {
+            Above::Batches(batches) => Next::Batches(batches),
+            Above::Older => {
+                let last = inner.applied.map_or(0, |applied| applied.index());
+                let start = inner.sequencer.positions().before(after_id);
+                start.map_or(Next::Purged, |start| Next::Log(start, last))
+            }
+        }
+    }
+
+    /// Positions without id of the entry at `index`.
+    pub(super) fn without_id(&self, index: u64) -> Vec<u32> {
+        self.inner.lock().sequencer.positions().without_id(index).to_vec()
+    }
+
+    /// Last index that may be purged so that the links above `after_id` can still be served.
+    pub(super) fn purgeable(&self, after_id: u64) -> Option<u64> {
+        let start = self.inner.lock().sequencer.positions().before(after_id)?;
+        start.index.checked_sub(1)
+    }
+
+    /// Forgets positions of purged entries.
+    pub(super) fn forget_below(&self, index: u64) {
+        self.inner.lock().sequencer.forget_below(index);
+    }
+
+    /// The state as of now with the meta data openraft wants beside it.
+    pub(super) fn snapshot(&self) -> (SnapshotMeta, Vec<u8>) {
+        let inner = self.inner.lock();
+        let last_membership = inner.membership.clone();
+        let meta = SnapshotMeta { last_log_id: inner.applied, last_membership };
+        (meta, inner.sequencer.snapshot())
+    }
+
+    /// Replaces the state by a snapshot's.
+    ///
+    /// # Errors
+    /// If the bytes are damaged or of another cluster; nothing has changed then.
+    pub(super) fn restore(&self, meta: &SnapshotMeta, bytes: &[u8]) -> io::Result<()> {
+        let mut inner = self.inner.lock();
+        let sequencer = Sequencer::restore(inner.sequencer.cluster(), bytes)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let head_id = sequencer.head().map_or(0, |head| head.id.get());
+        inner.sequencer = sequencer;
+        inner.applied = meta.last_log_id;
+        inner.membership = meta.last_membership.clone();
+        inner.ring = Ring::starting_after(head_id);
+        drop(inner);
+        self.head_id.send_replace(head_id);
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn pass_on(&mut self, index: u64, sequenced: Sequenced) {
+        if let (Some(first_id), Some(head)) = (sequenced.first_id, sequenced.head) {
+            let (bytes, without_id) = (sequenced.bytes, sequenced.without_id);
+            let batch = tail_batch(index, first_id.get(), head, bytes, without_id);
+            self.ring.push(batch);
+        }
+        let name = (sequenced.batch.session, sequenced.batch.sequence);
+        self.recent.sequenced(name, sequenced.outcomes);
+    }
+}
+
+/// A batch as the tail sends it.
+pub(super) fn tail_batch(
+    index: u64,
+    first_id: u64,
+    head: Head,
+    batch: bytes::Bytes,
+    without_id: Vec<u32>,
+) -> TailBatch {
+    TailBatch {
+        index,
+        first_id,
+        written_at: head.written_at.0,
+        batch,
+        without_id,
+        hash: head.hash.0.to_vec().into(),
+        digest: head.digest.0.to_vec().into(),
+        last_id: head.id.get(),
+    }
+}

@@ -1,0 +1,222 @@
+//! The half of the gRPC server that API nodes use, and through which followers reach the leader.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use openraft::ReadPolicy;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::forward::{Attempt, Forward};
+use super::recent::{Answer, BatchId, Outcomes};
+use super::sequencing::Sequencing;
+use super::tail::Tails;
+use super::zones::Zones;
+use crate::rpc::v1::coordinator_server;
+use crate::rpc::v1::write_outcome::Kind;
+use crate::rpc::v1::{
+    AwaitReply, AwaitRequest, Cluster, Member, ProposeReply, ProposeRequest, ReadIndexReply,
+    ReadIndexRequest, SubmitReply, SubmitRequest, TailBatch, TailRequest, WriteOutcome, ZoneReport,
+};
+use crate::sequencer::{Batch, Outcome};
+
+/// Batches under way through one coordinator; more wait for a place.
+const SUBMITS_MAX: usize = 512;
+
+/// Longest a call may take; API nodes ask for less.
+const CALL_MAX: Duration = Duration::from_secs(60);
+
+pub(super) struct CoordinatorService {
+    pub(super) id: u64,
+    pub(super) forward: Forward,
+    pub(super) sequencing: Arc<Sequencing>,
+    pub(super) zones: Arc<Zones>,
+    pub(super) tails: Tails,
+    pub(super) submits: Semaphore,
+    /// How long one attempt to reach the leader may take before it is made again.
+    pub(super) attempt_max: Duration,
+}
+
+impl CoordinatorService {
+    pub(super) fn submits() -> Semaphore {
+        Semaphore::new(SUBMITS_MAX)
+    }
+
+    /// Has the batch ordered and waits until it is sequenced here. Resends are harmless: the
+    /// sequencer knows session and sequence number.
+    async fn order(&self, name: BatchId, batch: Bytes) -> Result<Outcomes, Status> {
+        let mut leadership = self.forward.leadership();
+        let mut handed_over = false;
+        loop {
+            leadership.borrow_and_update();
+            let mut coming = match self.sequencing.answer(name) {
+                Answer::Known(outcomes) => return Ok(outcomes),
+                Answer::Coming(coming) => coming,
+            };
+            let attempt = self.forward.attempt(batch.clone(), self.attempt_max);
+            let attempt = tokio::select! {
+                biased;
+                outcomes = &mut coming => return outcomes.map_err(|_| closing()),
+                attempt = attempt => attempt,
+                _ = leadership.changed() => Attempt::Unknown,
+            };
+            handed_over |= attempt != Attempt::NotTaken;
+            let patience = match attempt {
+                // Committed at the leader: it reaches this coordinator with the next append.
+                Attempt::Committed => self.attempt_max,
+                Attempt::Unknown => Duration::from_millis(20),
+                Attempt::NotTaken if handed_over => self.attempt_max / 8,
+                Attempt::NotTaken => {
+                    let elected = tokio::time::timeout(self.attempt_max, leadership.changed());
+                    if elected.await.is_err() && self.forward.leader().is_none() {
+                        return Err(Status::unavailable("no coordinator leads"));
+                    }
+                    continue;
+                }
+            };
+            if let Ok(outcomes) = tokio::time::timeout(patience, coming).await {
+                return outcomes.map_err(|_| closing());
+            }
+        }
+    }
+
+    async fn read_index(&self) -> Result<u64, Status> {
+        if let Some(mut leader) = self.forward.leader() {
+            let mut request = Request::new(ReadIndexRequest {});
+            request.set_timeout(self.attempt_max);
+            return Ok(leader.read_index(request).await?.into_inner().id);
+        }
+        let confirmed = self.forward.raft().ensure_linearizable(ReadPolicy::ReadIndex).await;
+        confirmed.map_err(|error| Status::unavailable(error.to_string()))?;
+        // The leader has sequenced everything up to the confirmed index.
+        Ok(*self.sequencing.head_id().borrow())
+    }
+
+    async fn cluster(&self) -> Cluster {
+        let leadership = *self.forward.leadership().borrow();
+        let (_, membership) = self.sequencing.applied();
+        let voters: Vec<u64> = membership.voter_ids().collect();
+        let members = membership.nodes().map(|(id, member)| Member {
+            coordinator_id: *id,
+            zone: member.zone.clone(),
+            voter: voters.contains(id),
+        });
+        Cluster {
+            coordinator_id: self.id,
+            leader: leadership.leader.unwrap_or_default(),
+            term: leadership.term,
+            head: *self.sequencing.head_id().borrow(),
+            members: members.collect(),
+            zones: self.zones.views(Instant::now()),
+        }
+    }
+}
+
+fn closing() -> Status {
+    Status::unavailable("the coordinator is shutting down")
+}
+
+fn outcome(outcome: &Outcome) -> WriteOutcome {
+    let without_link = |kind: Kind, id: u64| WriteOutcome {
+        kind: kind.into(),
+        id,
+        ..WriteOutcome::default()
+    };
+    match outcome {
+        Outcome::Ordered(head) => WriteOutcome {
+            kind: Kind::Ordered.into(),
+            id: head.id.get(),
+            hash: head.hash.0.to_vec().into(),
+            digest: head.digest.0.to_vec().into(),
+            written_at: head.written_at.0,
+        },
+        Outcome::Repeated(id) => without_link(Kind::Repeated, id.get()),
+        Outcome::KeyReused(id) => without_link(Kind::KeyReused, id.get()),
+    }
+}
+
+#[tonic::async_trait]
+impl coordinator_server::Coordinator for CoordinatorService {
+    async fn submit(
+        &self,
+        request: Request<SubmitRequest>,
+    ) -> Result<Response<SubmitReply>, Status> {
+        let bytes = request.into_inner().batch;
+        let batch = Batch::decode(bytes.clone())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let name = (batch.session, batch.sequence);
+        let writes = batch.writes.len();
+        drop(batch);
+        let _place = self.submits.acquire().await.map_err(|_| closing())?;
+        let ordered = tokio::time::timeout(CALL_MAX, self.order(name, bytes)).await;
+        self.sequencing.give_up(&name);
+        let outcomes = ordered.map_err(|_| Status::deadline_exceeded("not ordered in time"))??;
+        if outcomes.len() != writes {
+            return Err(Status::aborted(
+                "the batch is older than what its session remembers; its outcome is unknown",
+            ));
+        }
+        Ok(Response::new(SubmitReply { outcomes: outcomes.iter().map(outcome).collect() }))
+    }
+
+    async fn propose(
+        &self,
+        request: Request<ProposeRequest>,
+    ) -> Result<Response<ProposeReply>, Status> {
+        let batch = request.into_inner().batch;
+        Batch::decode(batch.clone())
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let leader = self.forward.leadership().borrow().leader.unwrap_or_default();
+        match self.forward.propose(batch).await {
+            Attempt::Committed => Ok(Response::new(ProposeReply { accepted: true, leader })),
+            Attempt::NotTaken => Ok(Response::new(ProposeReply { accepted: false, leader })),
+            Attempt::Unknown => Err(Status::unknown("leadership was lost while committing")),
+        }
+    }
+
+    type TailStream = BoxStream<'static, Result<TailBatch, Status>>;
+
+    async fn tail(
+        &self,
+        request: Request<TailRequest>,
+    ) -> Result<Response<Self::TailStream>, Status> {
+        let TailRequest { after_id, zone, node } = request.into_inner();
+        tracing::info!(zone, node, after_id, "tail opened");
+        Ok(Response::new(self.tails.open(after_id).boxed()))
+    }
+
+    async fn report(&self, request: Request<ZoneReport>) -> Result<Response<Cluster>, Status> {
+        self.zones.report(request.into_inner(), Instant::now());
+        Ok(Response::new(self.cluster().await))
+    }
+
+    async fn read_index(
+        &self,
+        _request: Request<ReadIndexRequest>,
+    ) -> Result<Response<ReadIndexReply>, Status> {
+        Ok(Response::new(ReadIndexReply { id: self.read_index().await? }))
+    }
+
+    async fn await_everywhere(
+        &self,
+        request: Request<AwaitRequest>,
+    ) -> Result<Response<AwaitReply>, Status> {
+        let id = request.into_inner().id;
+        let mut changes = self.zones.changes();
+        let until = Instant::now() + CALL_MAX;
+        loop {
+            changes.borrow_and_update();
+            let waiting_for = self.zones.behind(id, Instant::now());
+            if waiting_for.is_empty() || Instant::now() >= until {
+                let everywhere = waiting_for.is_empty();
+                return Ok(Response::new(AwaitReply { everywhere, waiting_for }));
+            }
+            // A zone that falls silent makes no change: look again now and then.
+            let _ = tokio::time::timeout(Duration::from_secs(1), changes.changed()).await;
+        }
+    }
+}

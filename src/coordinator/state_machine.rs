@@ -1,0 +1,83 @@
+//! openraft's state machine: openraft's own commit as a source of the sequencer's advance.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt as _};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+
+use super::sequencing::Sequencing;
+use super::snapshots::Snapshots;
+use super::type_config::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+
+#[derive(Clone)]
+pub(super) struct StateMachine {
+    sequencing: Arc<Sequencing>,
+    snapshots: Snapshots,
+}
+
+impl StateMachine {
+    pub(super) fn new(sequencing: Arc<Sequencing>, snapshots: Snapshots) -> Self {
+        Self { sequencing, snapshots }
+    }
+}
+
+/// A view of the state at one moment, still to be written.
+pub(super) struct Builder {
+    snapshots: Snapshots,
+    meta: SnapshotMeta,
+    state: Bytes,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = Bytes;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        save(&self.snapshots, &self.meta, &self.state).await?;
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: self.state.clone() })
+    }
+}
+
+async fn save(snapshots: &Snapshots, meta: &SnapshotMeta, state: &Bytes) -> io::Result<()> {
+    let (snapshots, meta, state) = (snapshots.clone(), meta.clone(), state.clone());
+    let work = tokio::task::spawn_blocking(move || snapshots.save(&meta, &state));
+    work.await.map_err(io::Error::other)?
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = Bytes;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok(self.sequencing.applied())
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            self.sequencing.advance(entry)?;
+            if let Some(responder) = responder {
+                responder.send(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        let (meta, state) = self.sequencing.snapshot();
+        Builder { snapshots: self.snapshots.clone(), meta, state: state.into() }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, state: Bytes) -> io::Result<()> {
+        self.sequencing.restore(meta, &state)?;
+        save(&self.snapshots, meta, &state).await
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        self.snapshots.load()
+    }
+}
