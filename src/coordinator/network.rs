@@ -45,11 +45,7 @@ pub(super) struct Network {
 
 impl Network {
     /// `patience` bounds a connection attempt and how long a silent connection is kept.
-    pub(super) fn new(
-        cluster: ClusterId,
-        urls: BTreeMap<u64, String>,
-        patience: Duration,
-    ) -> Self {
+    pub(super) fn new(cluster: ClusterId, urls: BTreeMap<u64, String>, patience: Duration) -> Self {
         Self { cluster, urls, patience }
     }
 }

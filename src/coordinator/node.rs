@@ -111,8 +111,8 @@ impl Coordinator {
         let address = listener.local_addr().map_err(|e| StartError::Listen(settings.listen, e))?;
         identity::claim(&settings.data, &settings.cluster, settings.id)
             .map_err(|error| StartError::Data(settings.data.clone(), error))?;
-        let log = Log::open(&settings.data.join("log"), Options::default())
-            .map_err(StartError::Log)?;
+        let log =
+            Log::open(&settings.data.join("log"), Options::default()).map_err(StartError::Log)?;
         let store = LogStore::new(log.clone());
         let sequencing = Arc::new(Sequencing::new(settings.cluster.clone()));
         let machine =
@@ -206,9 +206,8 @@ fn raft_config(timing: Timing) -> Result<Config, StartError> {
 /// Founds the group when this coordinator's log is empty. Every founder proposes the same first
 /// entry, so it does not matter who is first.
 async fn initialize(raft: &Raft, settings: &Settings) -> Result<(), StartError> {
-    let member = |(id, (zone, _)): (&u64, &(ZoneName, String))| {
-        (*id, Member { zone: zone.to_string() })
-    };
+    let member =
+        |(id, (zone, _)): (&u64, &(ZoneName, String))| (*id, Member { zone: zone.to_string() });
     let members: BTreeMap<u64, Member> = settings.members.iter().map(member).collect();
     match raft.initialize(members).await {
         Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
@@ -234,7 +233,8 @@ fn serve(
         .add_service(InterceptedService::new(raft, check.clone()))
         .add_service(InterceptedService::new(service, check));
     tasks.spawn("grpc server", async move {
-        let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming =
+            tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
         if let Err(error) = server.serve_with_incoming(incoming).await {
             tracing::error!(%error, "the gRPC server ended");
         }

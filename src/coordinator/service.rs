@@ -9,6 +9,7 @@ use futures::stream::BoxStream;
 use openraft::ReadPolicy;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
 use super::forward::{Attempt, Forward};
@@ -16,6 +17,7 @@ use super::recent::{Answer, BatchId, Outcomes};
 use super::sequencing::Sequencing;
 use super::tail::Tails;
 use super::zones::Zones;
+use crate::rpc::NOT_TAKEN;
 use crate::rpc::v1::coordinator_server;
 use crate::rpc::v1::write_outcome::Kind;
 use crate::rpc::v1::{
@@ -73,7 +75,7 @@ impl CoordinatorService {
                 Attempt::NotTaken => {
                     let elected = tokio::time::timeout(self.attempt_max, leadership.changed());
                     if elected.await.is_err() && self.forward.leader().is_none() {
-                        return Err(Status::unavailable("no coordinator leads"));
+                        return Err(no_leader());
                     }
                     continue;
                 }
@@ -116,16 +118,20 @@ impl CoordinatorService {
     }
 }
 
+/// Nothing of the call was handed over; the caller may say so.
+fn no_leader() -> Status {
+    let mut status = Status::unavailable("no coordinator leads");
+    status.metadata_mut().insert(NOT_TAKEN, MetadataValue::from_static("1"));
+    status
+}
+
 fn closing() -> Status {
     Status::unavailable("the coordinator is shutting down")
 }
 
 fn outcome(outcome: &Outcome) -> WriteOutcome {
-    let without_link = |kind: Kind, id: u64| WriteOutcome {
-        kind: kind.into(),
-        id,
-        ..WriteOutcome::default()
-    };
+    let without_link =
+        |kind: Kind, id: u64| WriteOutcome { kind: kind.into(), id, ..WriteOutcome::default() };
     match outcome {
         Outcome::Ordered(head) => WriteOutcome {
             kind: Kind::Ordered.into(),

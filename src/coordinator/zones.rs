@@ -107,7 +107,14 @@ mod tests {
 
     fn report(zone: &str, frontier: u64) -> ZoneReport {
         let (zone, node) = (zone.to_owned(), format!("{zone}-1"));
-        ZoneReport { zone, node, is_applier: true, frontier, flushed: frontier, ..Default::default() }
+        ZoneReport {
+            zone,
+            node,
+            is_applier: true,
+            frontier,
+            flushed: frontier,
+            ..Default::default()
+        }
     }
 
     #[test]

@@ -5,6 +5,9 @@ mod channel;
 
 pub use channel::{Caller, ClusterCheck, MESSAGE_BYTES_MAX, connect, server};
 
+/// Metadata key of a refusal that promises: nothing of the call was handed to a leader.
+pub const NOT_TAKEN: &str = "pghc-not-taken";
+
 /// Generated messages, clients and servers.
 #[allow(
     missing_docs,

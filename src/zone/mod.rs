@@ -3,6 +3,12 @@
 //! [`Service`] is what the HTTP layer stands on. Its one real implementation is [`Node`]; tests of
 //! the HTTP layer put a double in its place.
 
+mod batcher;
+mod coordinators;
+mod frontier;
+mod plan;
+mod submit;
+
 use futures::future::BoxFuture;
 use pghc_api::chain::{Head, Link, LinkHash};
 use pghc_api::id::{ClusterId, IdempotencyKey, NodeName, WriteId, ZoneName};

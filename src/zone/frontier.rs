@@ -1,0 +1,168 @@
+//! The zone's frontier in this process: the newest applied id, and who waits for a later one.
+//!
+//! It follows the database. It goes back only when the database did (a restored backup), and then
+//! waiters simply go on waiting.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+
+use super::ReadError;
+
+/// The watermark. Cheap to share behind an `Arc`.
+#[derive(Debug)]
+pub(super) struct Frontier {
+    waiting: Mutex<Waiting>,
+    id: watch::Sender<u64>,
+    halted: watch::Sender<Option<String>>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    next_ticket: u64,
+    by_id: BTreeMap<(u64, u64), oneshot::Sender<u64>>,
+}
+
+impl Frontier {
+    pub(super) fn new() -> Self {
+        Self {
+            waiting: Mutex::default(),
+            id: watch::Sender::new(0),
+            halted: watch::Sender::new(None),
+        }
+    }
+
+    /// Newest applied id; 0 while nothing is applied or known.
+    pub(super) fn id(&self) -> u64 {
+        *self.id.borrow()
+    }
+
+    /// The id and its changes.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.id.subscribe()
+    }
+
+    /// Why the zone has halted.
+    pub(super) fn halted(&self) -> Option<String> {
+        self.halted.borrow().clone()
+    }
+
+    /// The zone is at `id`: wakes exactly those who waited for it or less.
+    pub(super) fn set(&self, id: u64) {
+        self.id.send_if_modified(|known| std::mem::replace(known, id) != id);
+        let mut waiting = self.waiting.lock();
+        let later = waiting.by_id.split_off(&(id + 1, 0));
+        let due = std::mem::replace(&mut waiting.by_id, later);
+        drop(waiting);
+        for waiter in due.into_values() {
+            let _ = waiter.send(id);
+        }
+    }
+
+    /// Marks the zone as halted, or as well again; waiters of a halted zone are told at once.
+    pub(super) fn set_halted(&self, why: Option<String>) {
+        let halts = why.is_some();
+        self.halted.send_if_modified(|known| {
+            let changes = *known != why;
+            *known = why;
+            changes
+        });
+        if halts {
+            self.waiting.lock().by_id.clear();
+        }
+    }
+
+    /// Waits until the zone is at `id` or further; answers where it is.
+    ///
+    /// # Errors
+    /// `Behind` when the deadline passes, `Halted` when the zone halts.
+    pub(super) async fn reach(&self, id: u64, deadline: Instant) -> Result<u64, ReadError> {
+        let (ticket, reached) = {
+            let mut waiting = self.waiting.lock();
+            let now = self.id();
+            if now >= id {
+                return Ok(now);
+            }
+            if let Some(why) = self.halted() {
+                return Err(ReadError::Halted(why));
+            }
+            let ticket = waiting.next_ticket;
+            waiting.next_ticket += 1;
+            let (sender, reached) = oneshot::channel();
+            waiting.by_id.insert((id, ticket), sender);
+            (ticket, reached)
+        };
+        let _forget = Forget { frontier: self, place: (id, ticket) };
+        match timeout_at(deadline, reached).await {
+            Ok(Ok(now)) => Ok(now),
+            Ok(Err(_)) => Err(ReadError::Halted(self.halted().unwrap_or_default())),
+            Err(_) => Err(ReadError::Behind { frontier: self.id() }),
+        }
+    }
+}
+
+/// Removes a waiter that is gone, by deadline or because its client went away.
+struct Forget<'a> {
+    frontier: &'a Frontier,
+    place: (u64, u64),
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.frontier.waiting.lock().by_id.remove(&self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::{Frontier, ReadError};
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_id_is_woken_when_the_frontier_reaches_it() {
+        let frontier = Arc::new(Frontier::new());
+        let waits = [3, 5, 4].map(|id| {
+            let frontier = Arc::clone(&frontier);
+            async move { frontier.reach(id, soon()).await }
+        });
+        let advance = async {
+            while frontier.waiting.lock().by_id.len() < 3 {
+                tokio::task::yield_now().await;
+            }
+            frontier.set(4);
+            frontier.set(5);
+        };
+        let (reached, ()) = tokio::join!(futures::future::join_all(waits), advance);
+        assert_eq!(reached, [Ok(4), Ok(5), Ok(4)]);
+        assert!(frontier.waiting.lock().by_id.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_wait_past_its_deadline_says_how_far_the_zone_is_and_is_forgotten() {
+        let frontier = Frontier::new();
+        frontier.set(2);
+        let past = Instant::now();
+        assert_eq!(frontier.reach(2, past).await, Ok(2));
+        assert_eq!(frontier.reach(3, past).await, Err(ReadError::Behind { frontier: 2 }));
+        assert!(frontier.waiting.lock().by_id.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_halted_zone_keeps_nobody_waiting() {
+        let frontier = Frontier::new();
+        let halt = async { frontier.set_halted(Some("diverged".to_owned())) };
+        let (waited, ()) = tokio::join!(frontier.reach(1, soon()), halt);
+        assert_eq!(waited, Err(ReadError::Halted("diverged".to_owned())));
+        assert_eq!(frontier.reach(1, soon()).await, Err(ReadError::Halted("diverged".to_owned())));
+    }
+}

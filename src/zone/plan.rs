@@ -1,0 +1,189 @@
+//! Pure: what of the tail to apply next, recomputed and compared link by link.
+
+use bytes::Bytes;
+use pghc_api::chain::{Digest, Head, LinkHash, payload_digest};
+use pghc_api::id::{ClusterId, NodeName};
+use pghc_api::time::Micros;
+
+use crate::rpc::v1::TailBatch;
+use crate::sequencer::{Batch, EntryError};
+
+/// A link ready to be inserted; its id is the head's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Planned {
+    pub(super) head: Head,
+    pub(super) node: NodeName,
+    pub(super) payload: Option<Bytes>,
+}
+
+/// Why nothing may be applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PlanError {
+    /// An id is missing: the tail must be opened anew.
+    #[error("the tail goes on with id {found} where id {expected} was due")]
+    Gap {
+        /// The id that was due.
+        expected: u64,
+        /// The id that came.
+        found: u64,
+    },
+    /// This build cannot read the batch: the zone must halt.
+    #[error("the batch with id {0} cannot be read: {1}")]
+    Unreadable(u64, #[source] EntryError),
+    /// The chain here is not the sequencer's: the zone must halt.
+    #[error(
+        "at id {id} this zone computes hash {computed} and digest {computed_digest}, but the \
+         sequencer hash {sequenced} and digest {sequenced_digest}; the chain in this zone's \
+         database is not the one that was ordered"
+    )]
+    Diverged {
+        /// Last id of the batch.
+        id: u64,
+        /// Hash computed from this zone's last link.
+        computed: LinkHash,
+        /// Digest computed from this zone's last link.
+        computed_digest: Digest,
+        /// Hash the sequencer computed.
+        sequenced: LinkHash,
+        /// Digest the sequencer computed.
+        sequenced_digest: Digest,
+    },
+}
+
+/// Plans the links of `batch` that lie above `head`, the zone's newest planned link.
+///
+/// What lies at or below the head is dropped, since a tail that reconnects may repeat it.
+///
+/// # Errors
+/// See [`PlanError`]; nothing of the batch may be applied then.
+pub(super) fn plan(
+    cluster: &ClusterId,
+    head: Option<Head>,
+    batch: TailBatch,
+) -> Result<Vec<Planned>, PlanError> {
+    let applied = head.map_or(0, |head| head.id.get());
+    if batch.last_id <= applied {
+        return Ok(Vec::new());
+    }
+    if batch.first_id > applied + 1 {
+        return Err(PlanError::Gap { expected: applied + 1, found: batch.first_id });
+    }
+    let decoded =
+        Batch::decode(batch.batch).map_err(|error| PlanError::Unreadable(batch.first_id, error))?;
+    let with_id = (0_u32..)
+        .zip(decoded.writes)
+        .filter(|(position, _)| batch.without_id.binary_search(position).is_err());
+    let mut planned = Vec::new();
+    let mut newest = head;
+    for (id, (_, write)) in (batch.first_id..).zip(with_id) {
+        if id <= applied {
+            continue;
+        }
+        let payload = write.payload.as_deref().map(payload_digest);
+        let at = Micros(batch.written_at);
+        let link = Head::extend(newest.as_ref(), cluster, &decoded.node, at, payload);
+        newest = Some(link);
+        planned.push(Planned { head: link, node: decoded.node.clone(), payload: write.payload });
+    }
+    match newest {
+        Some(newest) if newest.id.get() == batch.last_id => {
+            let (hash, digest) = (newest.hash.0, newest.digest.0);
+            if batch.hash[..] == hash && batch.digest[..] == digest {
+                return Ok(planned);
+            }
+            Err(PlanError::Diverged {
+                id: batch.last_id,
+                computed: newest.hash,
+                computed_digest: newest.digest,
+                sequenced: LinkHash(batch.hash[..].try_into().unwrap_or_default()),
+                sequenced_digest: Digest(batch.digest[..].try_into().unwrap_or_default()),
+            })
+        }
+        _ => Err(PlanError::Unreadable(
+            batch.first_id,
+            EntryError::Malformed("its ids do not fit its writes"),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pghc_api::chain::Head;
+    use pghc_api::id::ClusterId;
+    use pghc_api::time::Micros;
+
+    use super::{PlanError, plan};
+    use crate::rpc::v1::TailBatch;
+    use crate::sequencer::{Batch, Entry, Sequencer, Write};
+
+    fn cluster() -> ClusterId {
+        "00000000-0000-4000-8000-000000000001".parse().expect("a UUID")
+    }
+
+    /// Two batches as a coordinator sends them: ids 1 to 3 (with one repeat), then 4.
+    fn tail() -> Vec<TailBatch> {
+        let mut sequencer = Sequencer::new(cluster());
+        let write = |key: &str| Write {
+            key: Some(key.to_owned().into()),
+            payload: Some(format!("\"{key}\"").into()),
+        };
+        let batches = [vec![write("a"), write("b"), write("a"), write("c")], vec![write("d")]];
+        let send = |(index, writes)| {
+            let node = "eu-1".parse().expect("a plain name");
+            let batch = Batch { session: [0; 16], sequence: index, node, writes }.encode();
+            let entry = Entry { proposed_at: Micros(7), batch };
+            let done = sequencer.advance(index, entry.encode()).expect("a good entry");
+            let head = done.head.expect("links were made");
+            TailBatch {
+                index,
+                first_id: done.first_id.map_or(0, u64::from),
+                last_id: head.id.get(),
+                written_at: head.written_at.0,
+                batch: done.bytes,
+                without_id: done.without_id,
+                hash: head.hash.0.to_vec().into(),
+                digest: head.digest.0.to_vec().into(),
+            }
+        };
+        (1_u64..).zip(batches).map(send).collect()
+    }
+
+    fn ids(head: Option<Head>, batch: TailBatch) -> Result<Vec<u64>, PlanError> {
+        let planned = plan(&cluster(), head, batch)?;
+        Ok(planned.iter().map(|link| link.head.id.get()).collect())
+    }
+
+    #[test]
+    fn each_id_is_planned_once_and_in_order_whatever_the_tail_repeats() {
+        let tail = tail();
+        let first = plan(&cluster(), None, tail[0].clone()).expect("planned");
+        assert_eq!(first[2].payload.as_deref(), Some(&b"\"c\""[..]));
+        let head_at = |id: usize| Some(first[id - 1].head);
+        assert_eq!(ids(None, tail[0].clone()), Ok(vec![1, 2, 3]));
+        assert_eq!(ids(head_at(1), tail[0].clone()), Ok(vec![2, 3]));
+        assert_eq!(ids(head_at(3), tail[0].clone()), Ok(vec![]));
+        assert_eq!(ids(head_at(3), tail[1].clone()), Ok(vec![4]));
+        let gap = PlanError::Gap { expected: 3, found: 4 };
+        assert_eq!(ids(head_at(2), tail[1].clone()), Err(gap));
+    }
+
+    #[test]
+    fn any_difference_from_the_sequencer_is_a_divergence() {
+        let tail = tail();
+        let mut head = plan(&cluster(), None, tail[0].clone()).expect("planned")[2].head;
+        head.hash.0[0] ^= 1;
+        let error = ids(Some(head), tail[1].clone()).expect_err("another hash before");
+        assert!(matches!(error, PlanError::Diverged { id: 4, .. }), "{error}");
+        let mut later = tail[1].clone();
+        later.written_at += 1;
+        let head = plan(&cluster(), None, tail[0].clone()).expect("planned")[2].head;
+        assert!(matches!(ids(Some(head), later), Err(PlanError::Diverged { .. })));
+    }
+
+    #[test]
+    fn ids_that_do_not_fit_the_writes_are_refused() {
+        let mut batch = tail()[0].clone();
+        batch.without_id.clear();
+        assert!(matches!(ids(None, batch), Err(PlanError::Unreadable(..))));
+    }
+}

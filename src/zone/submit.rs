@@ -1,0 +1,298 @@
+//! From a client's write to its id: queue, batch, send to a coordinator, send again until answered.
+//!
+//! A batch keeps its session and sequence number however often it is sent and to whomever, so the
+//! sequencer orders it once.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use pghc_api::chain::{Digest, Head, LinkHash};
+use pghc_api::id::{NodeName, WriteId};
+use pghc_api::limits::{
+    BATCH_BYTES_MAX, BATCH_WRITES_MAX, SUBMIT_QUEUE_BYTES_MAX, SUBMIT_QUEUE_MAX,
+};
+use pghc_api::time::Micros;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use super::batcher::{Weigh, Window, next_batch};
+use super::coordinators::Coordinators;
+use super::{NewWrite, Outcome, SubmitError};
+use crate::rpc::NOT_TAKEN;
+use crate::rpc::v1::write_outcome::Kind;
+use crate::rpc::v1::{SubmitReply, SubmitRequest, WriteOutcome};
+use crate::sequencer::{Batch, SessionId, Write};
+use crate::task::Tasks;
+
+/// Pause before a batch is sent again.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// Writes of one request that stay together in one batch.
+struct Group {
+    writes: Vec<Write>,
+    bytes: usize,
+    deadline: Instant,
+    answer: oneshot::Sender<Result<Vec<Outcome>, SubmitError>>,
+}
+
+impl Weigh for Group {
+    fn writes(&self) -> usize {
+        self.writes.len()
+    }
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// The node's way to the log. Clones are the same queue.
+#[derive(Clone)]
+pub(super) struct Submitter {
+    queue: mpsc::Sender<Group>,
+    load: Arc<Load>,
+}
+
+/// What waits or is in flight.
+#[derive(Default)]
+struct Load {
+    writes: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Submitter {
+    /// Starts the node's session.
+    pub(super) fn start(
+        session: SessionId,
+        node: NodeName,
+        coordinators: Coordinators,
+        tasks: &Tasks,
+    ) -> Self {
+        let (queue, groups) = mpsc::channel(SUBMIT_QUEUE_MAX);
+        let load = Arc::new(Load::default());
+        let sender = Sender { session, node, coordinators, sequence: 0, window: Window::default() };
+        tasks.spawn("submit", sender.run(groups));
+        Self { queue, load }
+    }
+
+    /// Writes waiting or in flight.
+    pub(super) fn waiting(&self) -> usize {
+        self.load.writes.load(Ordering::Relaxed)
+    }
+
+    /// Has `writes` ordered; see [`super::Service::submit`].
+    pub(super) async fn submit(
+        &self,
+        writes: Vec<NewWrite>,
+        deadline: Instant,
+    ) -> Result<Vec<Outcome>, SubmitError> {
+        let place = Place::take(&self.load, &writes)?;
+        let mut waits = Vec::new();
+        for group in groups(writes) {
+            let bytes = group.iter().map(weight).sum();
+            let (answer, wait) = oneshot::channel();
+            let group = Group { writes: group, bytes, deadline, answer };
+            self.queue.try_send(group).map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) if waits.is_empty() => SubmitError::Overloaded,
+                mpsc::error::TrySendError::Closed(_) if waits.is_empty() => SubmitError::Draining,
+                _ => SubmitError::Unknown,
+            })?;
+            waits.push(wait);
+        }
+        let mut outcomes = Vec::new();
+        for wait in waits {
+            let answer = timeout_at(deadline, wait).await.map_err(|_| SubmitError::Unknown)?;
+            outcomes.append(&mut answer.map_err(|_| SubmitError::Unknown)??);
+        }
+        drop(place);
+        Ok(outcomes)
+    }
+}
+
+/// A request's share of the load, given back when it ends.
+struct Place {
+    load: Arc<Load>,
+    writes: usize,
+    bytes: usize,
+}
+
+impl Place {
+    fn take(load: &Arc<Load>, writes: &[NewWrite]) -> Result<Self, SubmitError> {
+        let bytes = writes.iter().map(|write| write.payload.as_ref().map_or(0, Bytes::len)).sum();
+        let place = Self { load: Arc::clone(load), writes: writes.len(), bytes };
+        let queued = load.writes.fetch_add(place.writes, Ordering::Relaxed) + place.writes;
+        let queued_bytes = load.bytes.fetch_add(place.bytes, Ordering::Relaxed) + place.bytes;
+        if queued > SUBMIT_QUEUE_MAX || queued_bytes > SUBMIT_QUEUE_BYTES_MAX {
+            return Err(SubmitError::Overloaded);
+        }
+        Ok(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.load.writes.fetch_sub(self.writes, Ordering::Relaxed);
+        self.load.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+fn weight(write: &Write) -> usize {
+    let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+    length(&write.key) + length(&write.payload)
+}
+
+/// Splits a request's writes into groups that fit a batch each.
+fn groups(writes: Vec<NewWrite>) -> Vec<Vec<Write>> {
+    let (mut groups, mut group, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for write in writes {
+        let key = write.key.map(|key| Bytes::copy_from_slice(key.as_str().as_bytes()));
+        let write = Write { key, payload: write.payload };
+        bytes += weight(&write);
+        let full = group.len() == BATCH_WRITES_MAX || bytes > BATCH_BYTES_MAX;
+        if full && !group.is_empty() {
+            groups.push(std::mem::take(&mut group));
+            bytes = weight(&write);
+        }
+        group.push(write);
+    }
+    groups.push(group);
+    groups.retain(|group| !group.is_empty());
+    groups
+}
+
+/// The task behind the queue.
+struct Sender {
+    session: SessionId,
+    node: NodeName,
+    coordinators: Coordinators,
+    sequence: u64,
+    window: Window,
+}
+
+impl Sender {
+    async fn run(mut self, mut arriving: mpsc::Receiver<Group>) {
+        let mut queue: VecDeque<Group> = VecDeque::new();
+        let mut in_flight = FuturesUnordered::new();
+        loop {
+            while !queue.is_empty() && in_flight.len() < self.window.batches() {
+                let batch = self.batch(next_batch(&mut queue));
+                in_flight.push(send(self.coordinators.clone(), batch));
+            }
+            tokio::select! {
+                biased;
+                Some(round_trip) = in_flight.next() => {
+                    if let Some(round_trip) = round_trip {
+                        self.window.note(round_trip);
+                    }
+                }
+                group = arriving.recv() => match group {
+                    Some(group) => queue.push_back(group),
+                    None => return,
+                },
+            }
+            while queue.len() < SUBMIT_QUEUE_MAX
+                && let Ok(group) = arriving.try_recv()
+            {
+                queue.push_back(group);
+            }
+        }
+    }
+
+    fn batch(&mut self, mut groups: Vec<Group>) -> Flight {
+        self.sequence += 1;
+        let sizes = groups.iter().map(Weigh::writes).collect();
+        let writes = groups.iter_mut().flat_map(|group| std::mem::take(&mut group.writes));
+        let writes = writes.collect();
+        let (session, sequence, node) = (self.session, self.sequence, self.node.clone());
+        let batch = Batch { session, sequence, node, writes };
+        Flight { bytes: batch.encode(), groups, sizes }
+    }
+}
+
+/// A batch under way and who waits for it.
+struct Flight {
+    bytes: Bytes,
+    groups: Vec<Group>,
+    sizes: Vec<usize>,
+}
+
+/// Sends a batch until it is answered or nobody waits any longer; answers the round trip of the
+/// successful attempt.
+async fn send(coordinators: Coordinators, flight: Flight) -> Option<Duration> {
+    let deadline = flight.groups.iter().map(|group| group.deadline).max()?;
+    let mut maybe_taken = false;
+    loop {
+        let started = Instant::now();
+        let left = deadline.saturating_duration_since(started);
+        if left.is_zero() {
+            let error = if maybe_taken { SubmitError::Unknown } else { SubmitError::NoLeader };
+            flight.fail(&error);
+            return None;
+        }
+        let (place, mut client) = coordinators.nearest();
+        let mut request = tonic::Request::new(SubmitRequest { batch: flight.bytes.clone() });
+        request.set_timeout(left);
+        match timeout_at(deadline, client.submit(request)).await {
+            Ok(Ok(reply)) => {
+                coordinators.note(place, true);
+                flight.answer(reply.into_inner());
+                return Some(started.elapsed());
+            }
+            Ok(Err(status)) if is_final(&status) => {
+                tracing::error!(%status, "a coordinator refused a batch");
+                flight.fail(&SubmitError::Unknown);
+                return None;
+            }
+            Ok(Err(status)) => {
+                maybe_taken |= status.metadata().get(NOT_TAKEN).is_none();
+                coordinators.note(place, false);
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(_) => maybe_taken = true,
+        }
+    }
+}
+
+/// Whether sending again cannot help.
+fn is_final(status: &tonic::Status) -> bool {
+    use tonic::Code::{Aborted, FailedPrecondition, InvalidArgument, Unimplemented};
+    matches!(status.code(), InvalidArgument | FailedPrecondition | Unimplemented | Aborted)
+}
+
+impl Flight {
+    fn fail(self, error: &SubmitError) {
+        for group in self.groups {
+            let _ = group.answer.send(Err(error.clone()));
+        }
+    }
+
+    fn answer(self, reply: SubmitReply) {
+        let expected: usize = self.sizes.iter().sum();
+        let outcomes: Option<Vec<Outcome>> = reply.outcomes.iter().map(outcome).collect();
+        let Some(outcomes) = outcomes.filter(|outcomes| outcomes.len() == expected) else {
+            tracing::error!(expected, "a coordinator's answer does not fit its batch");
+            return self.fail(&SubmitError::Unknown);
+        };
+        let mut outcomes = outcomes.into_iter();
+        for (group, size) in self.groups.into_iter().zip(self.sizes) {
+            let _ = group.answer.send(Ok(outcomes.by_ref().take(size).collect()));
+        }
+    }
+}
+
+fn outcome(outcome: &WriteOutcome) -> Option<Outcome> {
+    let id = WriteId::try_from(outcome.id).ok()?;
+    Some(match outcome.kind() {
+        Kind::Ordered => Outcome::Ordered(Head {
+            id,
+            hash: LinkHash(outcome.hash[..].try_into().ok()?),
+            digest: Digest(outcome.digest[..].try_into().ok()?),
+            written_at: Micros(outcome.written_at),
+        }),
+        Kind::Repeated => Outcome::Repeated(id),
+        Kind::KeyReused => Outcome::KeyReused(id),
+    })
+}
