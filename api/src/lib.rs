@@ -7,6 +7,7 @@ pub mod chain;
 pub mod error;
 pub mod id;
 pub mod limits;
+pub mod payload;
 pub mod time;
 pub mod token;
 pub mod wire;

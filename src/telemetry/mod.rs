@@ -1,1 +1,11 @@
-//! Logging set-up and the metrics registry: every metric name, unit and help text.
+//! Logs and metrics of a process: how logging is set up, and every metric with its name and help.
+//!
+//! Knows nothing of what a zone or a coordinator does: they hold [`Metrics`] and set its fields.
+
+mod logging;
+mod metrics;
+
+pub use logging::{BadLogging, Format, set_up_logging};
+pub use metrics::{
+    Coordinator, EXPOSITION_TYPE, Http, IdGauge, Metrics, Route, Submit, WriteEnd, Zone,
+};

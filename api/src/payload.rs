@@ -1,0 +1,66 @@
+//! What a write's body must be: strict JSON that every zone's PostgreSQL can store, now and forever.
+//!
+//! Invariant: whatever [`write_body`] or [`value`] accepts, PostgreSQL accepts as `json` and as
+//! `jsonb` in a UTF-8 database. A payload is kept byte for byte, so nothing here changes or copies
+//! it: a body is scanned once and the payload is answered as a range of it. Pure: no I/O, no clock.
+//!
+//! Stricter than JSON itself: nesting is bounded, no object has the same key twice, `\u0000` and
+//! lone surrogates are refused, and numbers must fit PostgreSQL's `numeric`.
+
+mod number;
+mod scan;
+
+use std::ops::Range;
+
+use crate::error::ErrorCode;
+
+use scan::Scanner;
+
+/// What is wrong with a body and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{what} at byte {at}")]
+pub struct Fault {
+    /// What the caller is told: one of `bad_json`, `duplicate_key`, `unknown_field` and
+    /// `unstorable_payload`.
+    pub code: ErrorCode,
+    /// Offset into the body in bytes, from 0.
+    pub at: usize,
+    /// What stands there.
+    pub what: &'static str,
+}
+
+/// Finds the payload in the body of a write, `{"payload": <any JSON>}`.
+///
+/// The answer is the payload's range in `body`, without surrounding white space; `None` when the
+/// field is absent or `null`. Length is not checked here: whoever read the body has bounded it.
+///
+/// # Errors
+/// [`Fault`]. What is not JSON is reported before what is JSON but not allowed, and among equals
+/// the first found.
+pub fn write_body(body: &[u8]) -> Result<Option<Range<usize>>, Fault> {
+    let mut scanner = Scanner::new(check_utf8(body)?);
+    let payload = scanner.request()?;
+    scanner.finish()?;
+    Ok(payload.filter(|range| &body[range.clone()] != b"null"))
+}
+
+/// Checks that `json` is exactly one storable JSON value, white space around it allowed.
+///
+/// # Errors
+/// [`Fault`], as [`write_body`].
+pub fn value(json: &[u8]) -> Result<(), Fault> {
+    let mut scanner = Scanner::new(check_utf8(json)?);
+    scanner.any()?;
+    scanner.finish()
+}
+
+fn check_utf8(body: &[u8]) -> Result<&[u8], Fault> {
+    std::str::from_utf8(body).map(str::as_bytes).map_err(|error| Fault {
+        code: ErrorCode::BadJson,
+        at: error.valid_up_to(),
+        what: "bytes that are not UTF-8",
+    })
+}
+
+#[cfg(test)]
+mod tests;

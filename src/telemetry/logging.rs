@@ -1,0 +1,74 @@
+//! Logging set-up: which events, in which form. Always to standard error, never to standard output,
+//! which belongs to the answers of the commands.
+
+use std::io::IsTerminal as _;
+use std::str::FromStr;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// For people; in colour when standard error is a terminal.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum BadLogging {
+    /// `PGHC_LOG_FORMAT` is something else.
+    #[error("log format {0:?} is not known: use text or json")]
+    Format(String),
+    /// `PGHC_LOG` is no filter.
+    #[error("log filter {0:?} is not understood: use a level or a list such as info,pghc=debug")]
+    Filter(String),
+    /// Some subscriber is installed already.
+    #[error("logging is already set up in this process")]
+    Twice(#[source] TryInitError),
+}
+
+impl FromStr for Format {
+    type Err = BadLogging;
+    fn from_str(text: &str) -> Result<Self, BadLogging> {
+        match text {
+            "text" | "" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(BadLogging::Format(text.to_owned())),
+        }
+    }
+}
+
+/// Sets up logging for the whole process from the texts of `PGHC_LOG` (a filter; empty: `info`) and
+/// `PGHC_LOG_FORMAT` (`text` or `json`; empty: `text`).
+///
+/// # Errors
+/// [`BadLogging`]; nothing is set up then, except that another subscriber may be.
+pub fn set_up_logging(filter: &str, format: &str) -> Result<(), BadLogging> {
+    let format: Format = format.parse()?;
+    let filter = match filter {
+        "" => EnvFilter::new("info"),
+        text => EnvFilter::try_new(text).map_err(|_| BadLogging::Filter(text.to_owned()))?,
+    };
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).finish().try_init(),
+        Format::Json => lines.json().flatten_event(true).finish().try_init(),
+    }
+    .map_err(BadLogging::Twice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BadLogging, Format, set_up_logging};
+
+    #[test]
+    fn a_wrong_filter_or_format_is_refused_before_anything_is_set_up() {
+        assert!(matches!(set_up_logging("info", "xml"), Err(BadLogging::Format(_))));
+        assert!(matches!(set_up_logging("pghc=loud", "text"), Err(BadLogging::Filter(_))));
+        assert_eq!("json".parse::<Format>().ok(), Some(Format::Json));
+    }
+}

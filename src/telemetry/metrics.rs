@@ -1,0 +1,338 @@
+//! Every metric of pghc: its name, its help text, its buckets.
+//!
+//! A name is `pghc_<module>_<noun>_<unit>`; labels come from small closed sets and are resolved when
+//! the process starts, so that counting is an atomic add. Names are an interface: dashboards and
+//! alarms stand on them.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Metric, Registry};
+
+/// Content type of [`Metrics::exposition`].
+pub const EXPOSITION_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A gauge of an id, a count or a size: never negative.
+pub type IdGauge = Gauge<u64, AtomicU64>;
+
+/// Upper bounds in seconds: what is written to disk or database, from tens of microseconds on.
+const STEP_SECONDS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+    1.0, 2.5,
+];
+
+/// Upper bounds in seconds: what crosses zones or waits for a frontier.
+const WAIT_SECONDS: &[f64] = &[
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0,
+    10.0, 30.0,
+];
+
+/// Upper bounds of batch sizes.
+const BATCH_SIZES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
+
+fn histogram(bounds: &[f64]) -> Histogram {
+    Histogram::new(bounds.iter().copied())
+}
+
+/// The metrics of one process. Shared by `Arc`; a process registers only the groups it drives, and
+/// the others may be set without effect.
+#[derive(Debug)]
+pub struct Metrics {
+    /// HTTP face of an API node.
+    pub http: Http,
+    /// Submitting batches from an API node.
+    pub submit: Submit,
+    /// Applying in a zone.
+    pub zone: Zone,
+    /// Ordering in a coordinator.
+    pub coordinator: Coordinator,
+    registry: Registry,
+}
+
+/// Metrics of the HTTP face.
+#[derive(Debug)]
+pub struct Http {
+    routes: Vec<Route>,
+    /// Connections open now.
+    pub connections_open: IdGauge,
+    /// Connections closed at once because too many were open.
+    pub connections_refused: Counter,
+    /// Writes handed over to be ordered.
+    pub writes_submitted: Counter,
+    ends: [Counter; WriteEnd::ALL.len()],
+}
+
+/// Metrics of one route.
+#[derive(Debug)]
+pub struct Route {
+    by_class: [Counter; 5],
+    seconds: Histogram,
+}
+
+/// How a submitted write was answered by the coordinators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteEnd {
+    /// A new link.
+    Ordered,
+    /// The key had been ordered before.
+    Repeated,
+    /// The key had been used for another payload.
+    KeyReused,
+    /// Refused: the queue was full.
+    Overloaded,
+    /// Refused: shutting down.
+    Draining,
+    /// No leader in time.
+    NoLeader,
+    /// No answer in time.
+    Unknown,
+}
+
+/// Metrics of submitting.
+#[derive(Debug)]
+pub struct Submit {
+    /// Writes waiting for a batch.
+    pub queue_writes: IdGauge,
+    /// Payload bytes waiting for a batch.
+    pub queue_bytes: IdGauge,
+    /// Writes in each batch sent.
+    pub batch_writes: Histogram,
+    /// From sending a batch to its outcomes.
+    pub seconds: Histogram,
+}
+
+/// Metrics of a zone's applying.
+#[derive(Debug)]
+pub struct Zone {
+    /// Newest id applied here.
+    pub frontier_id: IdGauge,
+    /// Committed ids not yet applied here.
+    pub apply_lag_ids: IdGauge,
+    /// Links in each apply transaction.
+    pub apply_batch_links: Histogram,
+    /// Time of each apply transaction.
+    pub apply_batch_seconds: Histogram,
+    /// Epoch this node knows for its zone.
+    pub epoch: IdGauge,
+    /// 1 while this node applies, else 0.
+    pub is_applier: IdGauge,
+}
+
+/// Metrics of a coordinator.
+#[derive(Debug)]
+pub struct Coordinator {
+    /// From a batch's arrival at the leader to its commit.
+    pub commit_seconds: Histogram,
+    /// Newest committed id.
+    pub head_id: IdGauge,
+    /// 1 while this coordinator leads, else 0.
+    pub is_leader: IdGauge,
+    /// Size of the log on disk.
+    pub log_bytes: IdGauge,
+    /// Time of each flush of the log.
+    pub flush_seconds: Histogram,
+}
+
+impl Metrics {
+    /// Metrics of an API node. `routes` are the closed set of the route label, in the order by which
+    /// [`Http::route`] is asked.
+    #[must_use]
+    pub fn for_api_node(routes: &[&'static str]) -> Arc<Self> {
+        let mut registry = Registry::default();
+        let http = Http::register(routes, &mut registry);
+        let metrics = Self { registry, http, ..Self::unregistered() };
+        Arc::new(metrics.register(Self::register_zone))
+    }
+
+    /// Metrics of a coordinator.
+    #[must_use]
+    pub fn for_coordinator() -> Arc<Self> {
+        Arc::new(Self::unregistered().register(Self::register_coordinator))
+    }
+
+    /// All metrics in OpenMetrics text form, of type [`EXPOSITION_TYPE`].
+    #[must_use]
+    pub fn exposition(&self) -> String {
+        let mut text = String::with_capacity(16 << 10);
+        encode(&mut text, &self.registry).expect("writing to a string cannot fail");
+        text
+    }
+
+    fn unregistered() -> Self {
+        Self {
+            http: Http::register(&[], &mut Registry::default()),
+            submit: Submit {
+                queue_writes: IdGauge::default(),
+                queue_bytes: IdGauge::default(),
+                batch_writes: histogram(BATCH_SIZES),
+                seconds: histogram(WAIT_SECONDS),
+            },
+            zone: Zone {
+                frontier_id: IdGauge::default(),
+                apply_lag_ids: IdGauge::default(),
+                apply_batch_links: histogram(BATCH_SIZES),
+                apply_batch_seconds: histogram(STEP_SECONDS),
+                epoch: IdGauge::default(),
+                is_applier: IdGauge::default(),
+            },
+            coordinator: Coordinator {
+                commit_seconds: histogram(WAIT_SECONDS),
+                head_id: IdGauge::default(),
+                is_leader: IdGauge::default(),
+                log_bytes: IdGauge::default(),
+                flush_seconds: histogram(STEP_SECONDS),
+            },
+            registry: Registry::default(),
+        }
+    }
+
+    fn register(mut self, group: impl Fn(&Self, &mut Registry)) -> Self {
+        let mut registry = std::mem::take(&mut self.registry);
+        group(&self, &mut registry);
+        self.registry = registry;
+        self
+    }
+
+    #[rustfmt::skip]
+    fn register_zone(&self, registry: &mut Registry) {
+        let mut add = Add(registry);
+        let Submit { queue_writes, queue_bytes, batch_writes, seconds } = &self.submit;
+        add.metric("pghc_submit_queue_writes", "Writes waiting for a batch", queue_writes);
+        add.metric("pghc_submit_queue_bytes", "Payload bytes waiting for a batch", queue_bytes);
+        add.metric("pghc_submit_batch_writes", "Writes in each batch sent to a coordinator", batch_writes);
+        add.metric("pghc_submit_seconds", "Seconds from sending a batch to its outcomes", seconds);
+        let zone = &self.zone;
+        add.metric("pghc_zone_frontier_id", "Newest id applied in this zone", &zone.frontier_id);
+        add.metric("pghc_zone_apply_lag_ids", "Committed ids this zone has not applied yet", &zone.apply_lag_ids);
+        add.metric("pghc_zone_apply_batch_links", "Links in each apply transaction", &zone.apply_batch_links);
+        add.metric("pghc_zone_apply_batch_seconds", "Seconds of each apply transaction", &zone.apply_batch_seconds);
+        add.metric("pghc_zone_epoch", "Newest applier epoch this node knows for its zone", &zone.epoch);
+        add.metric("pghc_zone_is_applier", "1 while this node applies for its zone, else 0", &zone.is_applier);
+    }
+
+    #[rustfmt::skip]
+    fn register_coordinator(&self, registry: &mut Registry) {
+        let mut add = Add(registry);
+        let Coordinator { commit_seconds, head_id, is_leader, log_bytes, flush_seconds } = &self.coordinator;
+        add.metric("pghc_coordinator_commit_seconds", "Seconds from a batch's arrival at the leader to its commit", commit_seconds);
+        add.metric("pghc_coordinator_head_id", "Newest committed id", head_id);
+        add.metric("pghc_coordinator_is_leader", "1 while this coordinator leads, else 0", is_leader);
+        add.metric("pghc_coordinator_log_bytes", "Bytes of the log on disk", log_bytes);
+        add.metric("pghc_coordinator_flush_seconds", "Seconds of each flush of the log to disk", flush_seconds);
+    }
+}
+
+impl Http {
+    #[rustfmt::skip]
+    fn register(names: &[&'static str], registry: &mut Registry) -> Self {
+        const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+        let requests = Family::<[(&str, &str); 2], Counter>::default();
+        let seconds = Family::<[(&str, &str); 1], Histogram>::new_with_constructor(|| histogram(WAIT_SECONDS));
+        let ends = Family::<[(&str, &str); 1], Counter>::default();
+        let http = Self {
+            routes: names
+                .iter()
+                .map(|name| Route {
+                    by_class: CLASSES.map(|class| requests.get_or_create_owned(&[("route", *name), ("status", class)])),
+                    seconds: seconds.get_or_create_owned(&[("route", *name)]),
+                })
+                .collect(),
+            connections_open: IdGauge::default(),
+            connections_refused: Counter::default(),
+            writes_submitted: Counter::default(),
+            ends: WriteEnd::ALL.map(|end| ends.get_or_create_owned(&[("outcome", end.label())])),
+        };
+        let mut add = Add(registry);
+        add.metric("pghc_http_requests", "Requests answered, by route and class of status", &requests);
+        add.metric("pghc_http_request_seconds", "Seconds from a request's headers to its answer's headers", &seconds);
+        add.metric("pghc_http_connections_open", "Connections open now", &http.connections_open);
+        add.metric("pghc_http_connections_refused", "Connections closed at once because too many were open", &http.connections_refused);
+        add.metric("pghc_http_writes_submitted", "Writes handed over to be ordered", &http.writes_submitted);
+        add.metric("pghc_http_writes_answered", "Outcomes of writes handed over", &ends);
+        http
+    }
+
+    /// Counts an answer of the route that is `route`-th of the set.
+    ///
+    /// # Panics
+    /// If the set has no such route, which is a bug of the caller.
+    pub fn answered(&self, route: usize, status: u16, took: Duration) {
+        let route = &self.routes[route];
+        let class = usize::from(status / 100).clamp(1, 5) - 1;
+        route.by_class[class].inc();
+        route.seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts `writes` writes that ended this way.
+    pub fn ended(&self, end: WriteEnd, writes: usize) {
+        self.ends[end as usize].inc_by(writes as u64);
+    }
+}
+
+impl WriteEnd {
+    const ALL: [Self; 7] = [
+        Self::Ordered,
+        Self::Repeated,
+        Self::KeyReused,
+        Self::Overloaded,
+        Self::Draining,
+        Self::NoLeader,
+        Self::Unknown,
+    ];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Ordered => "ordered",
+            Self::Repeated => "repeated",
+            Self::KeyReused => "key_reused",
+            Self::Overloaded => "overloaded",
+            Self::Draining => "draining",
+            Self::NoLeader => "no_leader",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Adds metrics to a registry under the names and helps above.
+struct Add<'a>(&'a mut Registry);
+
+impl Add<'_> {
+    fn metric(&mut self, name: &str, help: &str, metric: &(impl Metric + Clone)) {
+        self.0.register(name, help, metric.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{Metrics, WriteEnd};
+
+    #[test]
+    fn each_role_shows_its_metrics_and_only_those() {
+        let node = Metrics::for_api_node(&["/ping", "other"]);
+        node.http.answered(0, 200, Duration::from_millis(3));
+        node.http.ended(WriteEnd::Repeated, 2);
+        node.zone.frontier_id.set(7);
+        let text = node.exposition();
+        for line in [
+            "pghc_http_requests_total{route=\"/ping\",status=\"2xx\"} 1",
+            "pghc_http_request_seconds_count{route=\"/ping\"} 1",
+            "pghc_http_writes_answered_total{outcome=\"repeated\"} 2",
+            "pghc_zone_frontier_id 7",
+            "pghc_submit_batch_writes_count 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("pghc_coordinator"));
+        let coordinator = Metrics::for_coordinator().exposition();
+        assert!(coordinator.contains("pghc_coordinator_flush_seconds_bucket"));
+        assert!(!coordinator.contains("pghc_zone") && !coordinator.contains("pghc_http"));
+    }
+}
