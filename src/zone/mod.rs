@@ -3,11 +3,18 @@
 //! [`Service`] is what the HTTP layer stands on. Its one real implementation is [`Node`]; tests of
 //! the HTTP layer put a double in its place.
 
+mod applier;
 mod batcher;
 mod coordinators;
 mod frontier;
+mod node;
 mod plan;
+mod report;
+mod standing;
 mod submit;
+mod tail;
+
+pub use node::{Node, Settings};
 
 use futures::future::BoxFuture;
 use pghc_api::chain::{Head, Link, LinkHash};

@@ -1,20 +1,11 @@
 //! Pure: what of the tail to apply next, recomputed and compared link by link.
 
-use bytes::Bytes;
-use pghc_api::chain::{Digest, Head, LinkHash, payload_digest};
-use pghc_api::id::{ClusterId, NodeName};
+use pghc_api::chain::{Digest, Head, Link, LinkHash, payload_digest};
+use pghc_api::id::ClusterId;
 use pghc_api::time::Micros;
 
 use crate::rpc::v1::TailBatch;
 use crate::sequencer::{Batch, EntryError};
-
-/// A link ready to be inserted; its id is the head's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Planned {
-    pub(super) head: Head,
-    pub(super) node: NodeName,
-    pub(super) payload: Option<Bytes>,
-}
 
 /// Why nothing may be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,7 +51,7 @@ pub(super) fn plan(
     cluster: &ClusterId,
     head: Option<Head>,
     batch: TailBatch,
-) -> Result<Vec<Planned>, PlanError> {
+) -> Result<Vec<Link>, PlanError> {
     let applied = head.map_or(0, |head| head.id.get());
     if batch.last_id <= applied {
         return Ok(Vec::new());
@@ -83,7 +74,12 @@ pub(super) fn plan(
         let at = Micros(batch.written_at);
         let link = Head::extend(newest.as_ref(), cluster, &decoded.node, at, payload);
         newest = Some(link);
-        planned.push(Planned { head: link, node: decoded.node.clone(), payload: write.payload });
+        let payload = write.payload.map(|bytes| std::str::from_utf8(&bytes).map(Box::from));
+        let payload = payload.transpose().map_err(|_| {
+            PlanError::Unreadable(id, EntryError::Malformed("a payload is not UTF-8"))
+        })?;
+        let (node, Head { id, hash, digest, written_at }) = (decoded.node.clone(), link);
+        planned.push(Link { id, node, hash, digest, written_at, payload });
     }
     match newest {
         Some(newest) if newest.id.get() == batch.last_id => {
@@ -108,7 +104,7 @@ pub(super) fn plan(
 
 #[cfg(test)]
 mod tests {
-    use pghc_api::chain::Head;
+    use pghc_api::chain::{Head, Link};
     use pghc_api::id::ClusterId;
     use pghc_api::time::Micros;
 
@@ -148,17 +144,22 @@ mod tests {
         (1_u64..).zip(batches).map(send).collect()
     }
 
+    fn head(link: &Link) -> Head {
+        let Link { id, hash, digest, written_at, .. } = *link;
+        Head { id, hash, digest, written_at }
+    }
+
     fn ids(head: Option<Head>, batch: TailBatch) -> Result<Vec<u64>, PlanError> {
         let planned = plan(&cluster(), head, batch)?;
-        Ok(planned.iter().map(|link| link.head.id.get()).collect())
+        Ok(planned.iter().map(|link| link.id.get()).collect())
     }
 
     #[test]
     fn each_id_is_planned_once_and_in_order_whatever_the_tail_repeats() {
         let tail = tail();
         let first = plan(&cluster(), None, tail[0].clone()).expect("planned");
-        assert_eq!(first[2].payload.as_deref(), Some(&b"\"c\""[..]));
-        let head_at = |id: usize| Some(first[id - 1].head);
+        assert_eq!(first[2].payload.as_deref(), Some("\"c\""));
+        let head_at = |id: usize| Some(head(&first[id - 1]));
         assert_eq!(ids(None, tail[0].clone()), Ok(vec![1, 2, 3]));
         assert_eq!(ids(head_at(1), tail[0].clone()), Ok(vec![2, 3]));
         assert_eq!(ids(head_at(3), tail[0].clone()), Ok(vec![]));
@@ -170,14 +171,15 @@ mod tests {
     #[test]
     fn any_difference_from_the_sequencer_is_a_divergence() {
         let tail = tail();
-        let mut head = plan(&cluster(), None, tail[0].clone()).expect("planned")[2].head;
-        head.hash.0[0] ^= 1;
-        let error = ids(Some(head), tail[1].clone()).expect_err("another hash before");
+        let third = plan(&cluster(), None, tail[0].clone()).expect("planned")[2].clone();
+        let mut changed = head(&third);
+        changed.hash.0[0] ^= 1;
+        let error = ids(Some(changed), tail[1].clone()).expect_err("another hash before");
         assert!(matches!(error, PlanError::Diverged { id: 4, .. }), "{error}");
         let mut later = tail[1].clone();
         later.written_at += 1;
-        let head = plan(&cluster(), None, tail[0].clone()).expect("planned")[2].head;
-        assert!(matches!(ids(Some(head), later), Err(PlanError::Diverged { .. })));
+        let error = ids(Some(head(&third)), later).expect_err("another time");
+        assert!(matches!(error, PlanError::Diverged { id: 4, .. }), "{error}");
     }
 
     #[test]

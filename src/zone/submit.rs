@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,9 +27,10 @@ use crate::rpc::v1::write_outcome::Kind;
 use crate::rpc::v1::{SubmitReply, SubmitRequest, WriteOutcome};
 use crate::sequencer::{Batch, SessionId, Write};
 use crate::task::Tasks;
+use crate::telemetry::Metrics;
 
 /// Pause before a batch is sent again.
-const RETRY: Duration = Duration::from_millis(20);
+pub(super) const RETRY: Duration = Duration::from_millis(20);
 
 /// Writes of one request that stay together in one batch.
 struct Group {
@@ -53,14 +53,7 @@ impl Weigh for Group {
 #[derive(Clone)]
 pub(super) struct Submitter {
     queue: mpsc::Sender<Group>,
-    load: Arc<Load>,
-}
-
-/// What waits or is in flight.
-#[derive(Default)]
-struct Load {
-    writes: AtomicUsize,
-    bytes: AtomicUsize,
+    metrics: Arc<Metrics>,
 }
 
 impl Submitter {
@@ -69,18 +62,16 @@ impl Submitter {
         session: SessionId,
         node: NodeName,
         coordinators: Coordinators,
+        metrics: Arc<Metrics>,
         tasks: &Tasks,
     ) -> Self {
         let (queue, groups) = mpsc::channel(SUBMIT_QUEUE_MAX);
-        let load = Arc::new(Load::default());
-        let sender = Sender { session, node, coordinators, sequence: 0, window: Window::default() };
+        let for_sender = Arc::clone(&metrics);
+        let window = Window::default();
+        let sender =
+            Sender { session, node, coordinators, metrics: for_sender, sequence: 0, window };
         tasks.spawn("submit", sender.run(groups));
-        Self { queue, load }
-    }
-
-    /// Writes waiting or in flight.
-    pub(super) fn waiting(&self) -> usize {
-        self.load.writes.load(Ordering::Relaxed)
+        Self { queue, metrics }
     }
 
     /// Has `writes` ordered; see [`super::Service::submit`].
@@ -89,7 +80,7 @@ impl Submitter {
         writes: Vec<NewWrite>,
         deadline: Instant,
     ) -> Result<Vec<Outcome>, SubmitError> {
-        let place = Place::take(&self.load, &writes)?;
+        let place = Place::take(&self.metrics, &writes)?;
         let mut waits = Vec::new();
         for group in groups(writes) {
             let bytes = group.iter().map(weight).sum();
@@ -112,30 +103,31 @@ impl Submitter {
     }
 }
 
-/// A request's share of the load, given back when it ends.
+/// A request's share of what waits or is in flight, given back when the request ends. The gauges
+/// themselves keep the count.
 struct Place {
-    load: Arc<Load>,
-    writes: usize,
-    bytes: usize,
+    metrics: Arc<Metrics>,
+    writes: u64,
+    bytes: u64,
 }
 
 impl Place {
-    fn take(load: &Arc<Load>, writes: &[NewWrite]) -> Result<Self, SubmitError> {
-        let bytes = writes.iter().map(|write| write.payload.as_ref().map_or(0, Bytes::len)).sum();
-        let place = Self { load: Arc::clone(load), writes: writes.len(), bytes };
-        let queued = load.writes.fetch_add(place.writes, Ordering::Relaxed) + place.writes;
-        let queued_bytes = load.bytes.fetch_add(place.bytes, Ordering::Relaxed) + place.bytes;
-        if queued > SUBMIT_QUEUE_MAX || queued_bytes > SUBMIT_QUEUE_BYTES_MAX {
-            return Err(SubmitError::Overloaded);
-        }
-        Ok(place)
+    fn take(metrics: &Arc<Metrics>, writes: &[NewWrite]) -> Result<Self, SubmitError> {
+        let bytes = writes.iter().map(|write| write.payload.as_ref().map_or(0, Bytes::len));
+        let bytes = bytes.sum::<usize>() as u64;
+        let place = Self { metrics: Arc::clone(metrics), writes: writes.len() as u64, bytes };
+        let queued = metrics.submit.queue_writes.inc_by(place.writes) + place.writes;
+        let queued_bytes = metrics.submit.queue_bytes.inc_by(place.bytes) + place.bytes;
+        let is_full = queued > SUBMIT_QUEUE_MAX as u64
+            || queued_bytes > SUBMIT_QUEUE_BYTES_MAX as u64;
+        if is_full { Err(SubmitError::Overloaded) } else { Ok(place) }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.load.writes.fetch_sub(self.writes, Ordering::Relaxed);
-        self.load.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.metrics.submit.queue_writes.dec_by(self.writes);
+        self.metrics.submit.queue_bytes.dec_by(self.bytes);
     }
 }
 
@@ -168,6 +160,7 @@ struct Sender {
     session: SessionId,
     node: NodeName,
     coordinators: Coordinators,
+    metrics: Arc<Metrics>,
     sequence: u64,
     window: Window,
 }
@@ -185,6 +178,7 @@ impl Sender {
                 biased;
                 Some(round_trip) = in_flight.next() => {
                     if let Some(round_trip) = round_trip {
+                        self.metrics.submit.seconds.observe(round_trip.as_secs_f64());
                         self.window.note(round_trip);
                     }
                 }
@@ -203,7 +197,9 @@ impl Sender {
 
     fn batch(&mut self, mut groups: Vec<Group>) -> Flight {
         self.sequence += 1;
-        let sizes = groups.iter().map(Weigh::writes).collect();
+        let sizes: Vec<usize> = groups.iter().map(Weigh::writes).collect();
+        #[expect(clippy::cast_precision_loss, reason = "at most 1000 writes")]
+        self.metrics.submit.batch_writes.observe(sizes.iter().sum::<usize>() as f64);
         let writes = groups.iter_mut().flat_map(|group| std::mem::take(&mut group.writes));
         let writes = writes.collect();
         let (session, sequence, node) = (self.session, self.sequence, self.node.clone());

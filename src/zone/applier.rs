@@ -1,0 +1,371 @@
+//! The zone's applier: takes the right to apply, follows the tail, applies in id order.
+//!
+//! Every node of a zone runs one; the database grants one of them an epoch. Whoever is not granted
+//! stands by and follows the frontier by notification. A crash at any point leaves rows and
+//! frontier together, so whoever is granted next goes on from the frontier.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::{BoxFuture, OptionFuture};
+use pghc_api::chain::{Head, Link};
+use pghc_api::id::WriteId;
+use pghc_api::limits::{APPLY_BYTES_MAX, APPLY_LINKS_MAX};
+use tokio::time::Instant;
+
+use super::Identity;
+use super::coordinators::Coordinators;
+use super::plan::{PlanError, plan};
+use super::standing::Standing;
+use super::tail::Tail;
+use crate::postgres::{
+    Acquired, Applier, ApplyError, Batch, Commit, Dsn, Lease, Listener, MigrateError, Reader,
+    migrate,
+};
+use crate::rpc::v1::TailBatch;
+use crate::task::Tasks;
+use crate::telemetry::Metrics;
+
+/// How often a standby tries to become the applier.
+const STANDBY_PERIOD: Duration = Duration::from_millis(250);
+
+/// How often the applier renews its lease.
+const RENEW_PERIOD: Duration = Duration::from_secs(1);
+
+/// An applier whose lease stood still for so long is replaced even if its session lives.
+const LEASE_MAX: Duration = Duration::from_secs(4);
+
+/// Pause before the database is tried again.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Links planned ahead of the transaction under way.
+const PLANNED_LINKS_MAX: usize = 2 * APPLY_LINKS_MAX;
+
+/// What one node's applier works with.
+pub(super) struct Applying {
+    pub(super) identity: Identity,
+    pub(super) dsn: Dsn,
+    pub(super) commit: Commit,
+    pub(super) reader: Reader,
+    pub(super) coordinators: Coordinators,
+    pub(super) standing: Arc<Standing>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) tasks: Tasks,
+}
+
+/// Why a session ended.
+enum Ended {
+    /// The database must be reached anew.
+    Lost(String),
+    /// Another node applies now.
+    Replaced,
+    /// Something is wrong that going on would make worse; a person must act.
+    Halt(String),
+}
+
+impl From<ApplyError> for Ended {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::Fenced { .. } => Self::Replaced,
+            ApplyError::Lost(_) => Self::Lost(describe(&error)),
+            ApplyError::Refused { .. } => Self::Halt(describe(&error)),
+        }
+    }
+}
+
+impl Applying {
+    /// Runs until it is dropped or the zone halts.
+    pub(super) async fn run(self) {
+        let mut migrated = false;
+        loop {
+            let ended = if migrated {
+                self.session().await
+            } else {
+                match self.migrate().await {
+                    Ok(()) => {
+                        migrated = true;
+                        continue;
+                    }
+                    Err(ended) => ended,
+                }
+            };
+            self.standing.set_applier(false);
+            self.metrics.zone.is_applier.set(0);
+            match ended {
+                Ended::Lost(why) => {
+                    self.standing.database_fails(&why);
+                    tokio::time::sleep(RETRY).await;
+                }
+                Ended::Replaced => tracing::warn!("another node applies for this zone now"),
+                Ended::Halt(why) => {
+                    tracing::error!(why, "this zone halts; its data stays as it is");
+                    self.standing.frontier.set_halted(Some(why));
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn migrate(&self) -> Result<(), Ended> {
+        let Identity { cluster, zone, .. } = &self.identity;
+        match migrate(&self.dsn, cluster, zone, &self.tasks).await {
+            Ok(findings) => {
+                for finding in findings {
+                    tracing::warn!(%finding, "the zone's database could be better");
+                }
+                Ok(())
+            }
+            Err(
+                error @ (MigrateError::Foreign { .. }
+                | MigrateError::Unfit(_)
+                | MigrateError::History(_)
+                | MigrateError::Refused { .. }),
+            ) => Err(Ended::Halt(describe(&error))),
+            Err(error) => Err(Ended::Lost(describe(&error))),
+        }
+    }
+
+    /// One connection: stands by until granted, then leads.
+    async fn session(&self) -> Ended {
+        let session = match Applier::connect(&self.dsn, self.commit, &self.tasks).await {
+            Ok(session) => Arc::new(session),
+            Err(error) => return Ended::Lost(describe(&error)),
+        };
+        let (epoch, head) = match self.stand_by(&session).await {
+            Ok(granted) => granted,
+            Err(ended) => return ended,
+        };
+        self.lead(session, epoch, head).await
+    }
+
+    /// Follows the frontier until this node may apply.
+    async fn stand_by(&self, session: &Applier) -> Result<(u64, Option<Head>), Ended> {
+        let mut expired = None;
+        let mut watch = LeaseWatch::default();
+        let mut follow: Option<BoxFuture<'_, Ended>> = None;
+        loop {
+            match session.acquire(&self.identity.node, expired.take()).await? {
+                Acquired::Granted { epoch, head } => return Ok((epoch, head)),
+                Acquired::Held { epoch, applier } => {
+                    if follow.is_none() {
+                        tracing::info!(epoch, applier, "standing by");
+                        self.metrics.zone.epoch.set(epoch);
+                    }
+                }
+            }
+            let follow = follow.get_or_insert_with(|| Box::pin(self.follow_frontier()));
+            tokio::select! {
+                ended = follow => return Err(ended),
+                () = tokio::time::sleep(STANDBY_PERIOD) => {}
+            }
+            let lease = self.reader.lease().await.map_err(|e| Ended::Lost(describe(&e)))?;
+            expired = watch.expired(lease, Instant::now());
+        }
+    }
+
+    /// Passes the database's notifications on to the frontier; ends with the connection.
+    async fn follow_frontier(&self) -> Ended {
+        let mut listener = match Listener::connect(&self.dsn).await {
+            Ok(listener) => listener,
+            Err(error) => return Ended::Lost(describe(&error)),
+        };
+        while let Some(heard) = listener.next().await {
+            match heard {
+                Ok(id) => {
+                    self.standing.frontier.set(id);
+                    self.metrics.zone.frontier_id.set(id);
+                    self.standing.database_is_well();
+                }
+                Err(error) => return Ended::Lost(describe(&error)),
+            }
+        }
+        Ended::Lost("the listening session ended".to_owned())
+    }
+
+    /// Applies until the right or the database is lost.
+    async fn lead(&self, session: Arc<Applier>, epoch: u64, head: Option<Head>) -> Ended {
+        let applied = head.map_or(0, |head| head.id.get());
+        tracing::info!(epoch, applied, "applying for this zone");
+        self.standing.frontier.set(applied);
+        self.standing.set_flushed(session.flushed());
+        self.standing.set_applier(true);
+        self.standing.database_is_well();
+        self.metrics.zone.epoch.set(epoch);
+        self.metrics.zone.is_applier.set(1);
+        self.metrics.zone.frontier_id.set(applied);
+        let mut queue = Queue::new(self.tail(applied), head);
+        let mut under_way: Option<BoxFuture<'_, _>> = None;
+        let mut renew = tokio::time::interval(RENEW_PERIOD);
+        loop {
+            if under_way.is_none()
+                && let Some(batch) = queue.next_batch()
+            {
+                under_way = Some(apply(Arc::clone(&session), epoch, batch));
+            }
+            tokio::select! {
+                Some(done) = OptionFuture::from(under_way.as_mut()) => {
+                    under_way = None;
+                    match done {
+                        Ok(done) => self.applied(&session, &done),
+                        Err(error) => return error.into(),
+                    }
+                }
+                Some(batch) = queue.tail.next(), if queue.has_room() => {
+                    if let Err(ended) = self.take(&mut queue, batch) {
+                        return ended;
+                    }
+                }
+                _ = renew.tick() => match session.renew(epoch).await {
+                    Ok(flushed) => self.standing.set_flushed(flushed),
+                    Err(error) => return error.into(),
+                },
+            }
+        }
+    }
+
+    fn tail(&self, after_id: u64) -> Tail {
+        let (tail, work) = Tail::open(self.coordinators.clone(), &self.identity, after_id);
+        self.tasks.spawn("zone tail", work);
+        tail
+    }
+
+    /// Plans a batch from the tail, and those already here behind it.
+    fn take(&self, queue: &mut Queue, batch: TailBatch) -> Result<(), Ended> {
+        let mut next = Some(batch);
+        while let Some(batch) = next {
+            match plan(&self.identity.cluster, queue.head, batch) {
+                Ok(links) => queue.push(links),
+                Err(error @ PlanError::Gap { .. }) => {
+                    tracing::warn!(%error, "opening the tail anew");
+                    queue.tail = self.tail(queue.head.map_or(0, |head| head.id.get()));
+                    return Ok(());
+                }
+                Err(error) => return Err(Ended::Halt(describe(&error))),
+            }
+            next = if queue.has_room() { queue.tail.ready() } else { None };
+        }
+        Ok(())
+    }
+
+    fn applied(&self, session: &Applier, done: &Applied) {
+        self.standing.frontier.set(done.last.get());
+        self.standing.set_flushed(session.flushed());
+        let metrics = &self.metrics.zone;
+        metrics.frontier_id.set(done.last.get());
+        #[expect(clippy::cast_precision_loss, reason = "at most 1000 links")]
+        metrics.apply_batch_links.observe(done.links as f64);
+        metrics.apply_batch_seconds.observe(done.took.as_secs_f64());
+    }
+}
+
+/// A transaction that was committed.
+struct Applied {
+    last: WriteId,
+    links: usize,
+    took: Duration,
+}
+
+/// One transaction; boxed so that it can be under way while the next is planned.
+fn apply(
+    session: Arc<Applier>,
+    epoch: u64,
+    links: Vec<Link>,
+) -> BoxFuture<'static, Result<Applied, ApplyError>> {
+    Box::pin(async move {
+        let started = Instant::now();
+        let batch = Batch::new(links);
+        session.apply(epoch, &batch).await?;
+        let (last, links) = (batch.head().id, batch.links().len());
+        Ok(Applied { last, links, took: started.elapsed() })
+    })
+}
+
+/// Links planned and not yet under way.
+struct Queue {
+    tail: Tail,
+    /// The newest planned link.
+    head: Option<Head>,
+    links: VecDeque<Link>,
+}
+
+impl Queue {
+    fn new(tail: Tail, head: Option<Head>) -> Self {
+        Self { tail, head, links: VecDeque::new() }
+    }
+
+    fn has_room(&self) -> bool {
+        self.links.len() < PLANNED_LINKS_MAX
+    }
+
+    fn push(&mut self, links: Vec<Link>) {
+        if let Some(last) = links.last() {
+            let Link { id, hash, digest, written_at, .. } = *last;
+            self.head = Some(Head { id, hash, digest, written_at });
+        }
+        self.links.extend(links);
+    }
+
+    /// What fits into one transaction: at least one link, if there is any.
+    fn next_batch(&mut self) -> Option<Vec<Link>> {
+        let (mut count, mut bytes) = (0, 0);
+        for link in self.links.iter().take(APPLY_LINKS_MAX) {
+            bytes += link.payload.as_ref().map_or(0, |payload| payload.len());
+            if count > 0 && bytes > APPLY_BYTES_MAX {
+                break;
+            }
+            count += 1;
+        }
+        (count > 0).then(|| self.links.drain(..count).collect())
+    }
+}
+
+/// Tells when an applier's lease has stood still for too long, by this node's own clock.
+#[derive(Default)]
+struct LeaseWatch {
+    seen: Option<(Lease, Instant)>,
+}
+
+impl LeaseWatch {
+    /// The epoch that has expired, if it has.
+    fn expired(&mut self, lease: Lease, now: Instant) -> Option<u64> {
+        match &self.seen {
+            Some((seen, since)) if *seen == lease => {
+                (now - *since >= LEASE_MAX).then_some(lease.epoch)
+            }
+            _ => {
+                self.seen = Some((lease, now));
+                None
+            }
+        }
+    }
+}
+
+/// An error with all its causes, for the operator.
+pub(super) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::{LEASE_MAX, Lease, LeaseWatch};
+
+    #[test]
+    fn a_lease_expires_only_after_standing_still() {
+        let lease = |applied_id| Lease { epoch: 3, applied_id, applier: None, renewed_at: 0 };
+        let (mut watch, start) = (LeaseWatch::default(), Instant::now());
+        assert_eq!(watch.expired(lease(1), start), None);
+        assert_eq!(watch.expired(lease(1), start + LEASE_MAX / 2), None);
+        assert_eq!(watch.expired(lease(2), start + LEASE_MAX), None);
+        assert_eq!(watch.expired(lease(2), start + LEASE_MAX * 2), Some(3));
+    }
+}

@@ -1,0 +1,245 @@
+//! One API node: its tasks, and the service that HTTP stands on.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use pghc_api::chain::{Link, LinkHash};
+use pghc_api::id::{NodeName, WriteId};
+use pghc_api::wire::{CoordinatorStatus, Status, ZoneState, ZoneStatus};
+use tokio::time::{Instant, timeout_at};
+
+use super::applier::{Applying, describe};
+use super::coordinators::Coordinators;
+use super::report::{self, Views};
+use super::standing::Standing;
+use super::submit::Submitter;
+use super::{Identity, NewWrite, Outcome, ReadError, Service, SubmitError};
+use crate::postgres::{self, Commit, Dsn, Reader};
+use crate::rpc::v1::{AwaitRequest, ReadIndexRequest, ZoneView};
+use crate::task::Tasks;
+use crate::telemetry::Metrics;
+
+/// Reading sessions of one node.
+const READERS: usize = 8;
+
+/// A zone that has not reported for so long counts as silent.
+const SILENT_MS: u64 = 5_000;
+
+/// What an API node is started with.
+pub struct Settings {
+    /// Who it is.
+    pub identity: Identity,
+    /// Its zone's database.
+    pub database: Dsn,
+    /// When the applier's commits are answered.
+    pub commit: Commit,
+    /// URLs of the coordinators, nearest first.
+    pub coordinators: Vec<String>,
+    /// Metrics of the process.
+    pub metrics: Arc<Metrics>,
+}
+
+/// A running API node, without its HTTP face.
+pub struct Node {
+    identity: Identity,
+    standing: Arc<Standing>,
+    submitter: Submitter,
+    reader: Reader,
+    coordinators: Coordinators,
+    views: Arc<Views>,
+}
+
+impl Node {
+    /// Starts the node's tasks under `tasks`. It becomes ready when its database and a coordinator
+    /// answer; until then and whenever they do not, it tries again by itself.
+    ///
+    /// # Errors
+    /// If a coordinator's URL is not a URL.
+    pub fn start(settings: Settings, tasks: &Tasks) -> Result<Self, tonic::transport::Error> {
+        let Settings { identity, database, commit, coordinators, metrics } = settings;
+        let coordinators = Coordinators::new(&identity.cluster, &coordinators)?;
+        let standing = Arc::new(Standing::new());
+        let reader = Reader::new(&database, READERS);
+        let session = uuid::Uuid::new_v4().into_bytes();
+        let submitter = Submitter::start(
+            session,
+            identity.node.clone(),
+            coordinators.clone(),
+            Arc::clone(&metrics),
+            tasks,
+        );
+        let views = report::start(&identity, &standing, &coordinators, tasks);
+        let applying = Applying {
+            identity: identity.clone(),
+            dsn: database,
+            commit,
+            reader: reader.clone(),
+            coordinators: coordinators.clone(),
+            standing: Arc::clone(&standing),
+            metrics,
+            tasks: tasks.clone(),
+        };
+        tasks.spawn("applier", applying.run());
+        Ok(Self { identity, standing, submitter, reader, coordinators, views })
+    }
+
+    async fn everywhere(&self, id: u64, deadline: Instant) -> Result<(), ReadError> {
+        loop {
+            let (place, mut client) = self.coordinators.nearest();
+            let mut request = tonic::Request::new(AwaitRequest { id });
+            request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+            match timeout_at(deadline, client.await_everywhere(request)).await {
+                Ok(Ok(reply)) if reply.get_ref().everywhere => return Ok(()),
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) if Instant::now() < deadline => self.coordinators.note(place, false),
+                _ => return Err(ReadError::NotEverywhere(self.behind(id))),
+            }
+            tokio::time::sleep(super::submit::RETRY).await;
+        }
+    }
+
+    /// Zones behind `id` as the last report's answer has them.
+    fn behind(&self, id: u64) -> Vec<String> {
+        let zones = self.views.of(self.coordinators.nearest().0).map(|view| view.zones);
+        let behind = zones.unwrap_or_default().into_iter().filter(|zone| zone.frontier < id);
+        behind.map(|zone| zone.zone).collect()
+    }
+
+    async fn confirmed(&self, deadline: Instant) -> Result<u64, ReadError> {
+        loop {
+            let (place, mut client) = self.coordinators.nearest();
+            let mut request = tonic::Request::new(ReadIndexRequest {});
+            request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+            match timeout_at(deadline, client.read_index(request)).await {
+                Ok(Ok(reply)) => return Ok(reply.into_inner().id),
+                Ok(Err(_)) if Instant::now() < deadline => {
+                    self.coordinators.note(place, false);
+                    tokio::time::sleep(super::submit::RETRY).await;
+                }
+                _ => return Err(ReadError::NoLeader),
+            }
+        }
+    }
+
+    fn cluster_status(&self) -> Status {
+        let view = self.views.of(self.coordinators.nearest().0).unwrap_or_default();
+        let head = self.views.head().max(view.head);
+        let leader = Some(view.leader).filter(|leader| *leader != 0);
+        let leader_zone =
+            view.members.iter().find(|m| Some(m.coordinator_id) == leader).map(|m| m.zone.clone());
+        let coordinator = |member: crate::rpc::v1::Member| CoordinatorStatus {
+            coordinator_id: member.coordinator_id,
+            zone: member.zone,
+            voter: member.voter,
+        };
+        Status {
+            cluster_id: self.identity.cluster.to_string(),
+            zone: self.identity.zone.to_string(),
+            node_id: self.identity.node.to_string(),
+            is_applier: self.standing.is_applier(),
+            frontier: self.standing.frontier.id(),
+            head,
+            leader,
+            leader_zone,
+            term: view.term,
+            coordinators: view.members.into_iter().map(coordinator).collect(),
+            zones: view.zones.into_iter().map(|zone| zone_status(zone, head)).collect(),
+            halted: self.standing.frontier.halted(),
+        }
+    }
+
+    fn read_error(&self, error: postgres::ReadError) -> ReadError {
+        match self.standing.frontier.halted() {
+            Some(why) => ReadError::Halted(why),
+            None => ReadError::Database(describe(&error)),
+        }
+    }
+}
+
+fn zone_status(zone: ZoneView, head: u64) -> ZoneStatus {
+    let state = match (zone.halted.is_empty(), zone.silent_ms > SILENT_MS) {
+        (_, true) => ZoneState::Silent,
+        (false, false) => ZoneState::Halted,
+        (true, false) => ZoneState::Live,
+    };
+    ZoneStatus {
+        zone: zone.zone,
+        state,
+        frontier: zone.frontier,
+        lag_ids: head.saturating_sub(zone.frontier),
+        applier: Some(zone.applier).filter(|applier| !applier.is_empty()),
+        message: Some(zone.halted).filter(|why| !why.is_empty()),
+    }
+}
+
+impl Service for Node {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn frontier(&self) -> u64 {
+        self.standing.frontier.id()
+    }
+
+    fn is_ready(&self) -> Result<(), String> {
+        if let Some(why) = self.standing.frontier.halted() {
+            return Err(format!("the zone has halted: {why}"));
+        }
+        if let Some(why) = self.standing.database_trouble() {
+            return Err(why);
+        }
+        let view = self.views.of(self.coordinators.nearest().0);
+        match view {
+            Some(view) if self.coordinators.any_answers() && view.leader != 0 => Ok(()),
+            Some(_) if self.coordinators.any_answers() => Err("no coordinator leads".to_owned()),
+            _ => Err("no coordinator answers".to_owned()),
+        }
+    }
+
+    fn submit(
+        &self,
+        writes: Vec<NewWrite>,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<Vec<Outcome>, SubmitError>> {
+        Box::pin(self.submitter.submit(writes, deadline))
+    }
+
+    fn wait_applied(&self, id: u64, deadline: Instant) -> BoxFuture<'_, Result<u64, ReadError>> {
+        Box::pin(self.standing.frontier.reach(id, deadline))
+    }
+
+    fn wait_everywhere(&self, id: u64, deadline: Instant) -> BoxFuture<'_, Result<(), ReadError>> {
+        Box::pin(self.everywhere(id, deadline))
+    }
+
+    fn read_index(&self, deadline: Instant) -> BoxFuture<'_, Result<u64, ReadError>> {
+        Box::pin(self.confirmed(deadline))
+    }
+
+    fn link(&self, id: WriteId) -> BoxFuture<'_, Result<Option<Link>, ReadError>> {
+        Box::pin(async move {
+            let (link, _) = self.reader.link(id).await.map_err(|error| self.read_error(error))?;
+            Ok(link)
+        })
+    }
+
+    fn page(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Link>, ReadError>> {
+        Box::pin(async move {
+            let page = self.reader.page(after, limit).await;
+            Ok(page.map_err(|error| self.read_error(error))?.links)
+        })
+    }
+
+    fn recent(
+        &self,
+        count: usize,
+    ) -> BoxFuture<'_, Result<Vec<(WriteId, LinkHash, NodeName)>, ReadError>> {
+        Box::pin(async move {
+            self.reader.recent(count).await.map_err(|error| self.read_error(error))
+        })
+    }
+
+    fn status(&self) -> BoxFuture<'_, Status> {
+        Box::pin(async move { self.cluster_status() })
+    }
+}

@@ -1,0 +1,118 @@
+//! The zone's tail: committed batches from the nearest coordinator that answers, without end.
+//!
+//! When that coordinator dies or falls behind, the next one goes on from the same id; when a nearer
+//! one is back, the tail returns to it.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::Identity;
+use super::coordinators::{Client, Coordinators};
+use crate::rpc::v1::{TailBatch, TailRequest};
+
+/// Batches received and not yet planned.
+const QUEUE_BATCHES: usize = 64;
+
+/// Pause before another attempt.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// How often a tail looks for a nearer coordinator.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
+
+/// A running tail; dropping it ends it at its next message.
+pub(super) struct Tail {
+    batches: mpsc::Receiver<TailBatch>,
+}
+
+impl Tail {
+    /// Starts behind `after_id`. The returned future is the work; the caller spawns it.
+    pub(super) fn open(
+        coordinators: Coordinators,
+        identity: &Identity,
+        after_id: u64,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let (sender, batches) = mpsc::channel(QUEUE_BATCHES);
+        let request = TailRequest {
+            after_id,
+            zone: identity.zone.to_string(),
+            node: identity.node.to_string(),
+        };
+        (Self { batches }, run(coordinators, request, sender))
+    }
+
+    /// The next batch.
+    pub(super) async fn next(&mut self) -> Option<TailBatch> {
+        self.batches.recv().await
+    }
+
+    /// The next batch, if it is here already.
+    pub(super) fn ready(&mut self) -> Option<TailBatch> {
+        self.batches.try_recv().ok()
+    }
+}
+
+async fn run(
+    coordinators: Coordinators,
+    mut request: TailRequest,
+    batches: mpsc::Sender<TailBatch>,
+) {
+    loop {
+        let (place, client) = coordinators.nearest();
+        let ended = tokio::select! {
+            ended = follow(&coordinators, place, client, &mut request, &batches) => ended,
+            () = batches.closed() => return,
+        };
+        match ended {
+            Ended::Unread => return,
+            Ended::Nearer => {}
+            Ended::Failed(status) => {
+                tracing::warn!(place, %status, after_id = request.after_id, "tail ended");
+                coordinators.note(place, false);
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+enum Ended {
+    /// Nobody reads any longer.
+    Unread,
+    /// Another coordinator should be followed.
+    Nearer,
+    /// The coordinator failed.
+    Failed(tonic::Status),
+}
+
+async fn follow(
+    coordinators: &Coordinators,
+    place: usize,
+    mut client: Client,
+    request: &mut TailRequest,
+    batches: &mpsc::Sender<TailBatch>,
+) -> Ended {
+    let mut stream = match client.tail(request.clone()).await {
+        Ok(stream) => stream.into_inner(),
+        Err(status) => return Ended::Failed(status),
+    };
+    let mut look_around = tokio::time::interval(LOOK_AROUND);
+    loop {
+        tokio::select! {
+            message = stream.message() => match message {
+                Ok(Some(batch)) => {
+                    request.after_id = batch.last_id;
+                    if batches.send(batch).await.is_err() {
+                        return Ended::Unread;
+                    }
+                }
+                Ok(None) => return Ended::Failed(tonic::Status::unavailable("the tail ended")),
+                Err(status) => return Ended::Failed(status),
+            },
+            _ = look_around.tick() => {
+                if coordinators.nearest().0 != place {
+                    return Ended::Nearer;
+                }
+            }
+        }
+    }
+}
