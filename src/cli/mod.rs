@@ -1,1 +1,4 @@
 //! Arguments in, exit code out.
+
+pub mod coordinator;
+mod process;

@@ -1,1 +1,139 @@
-//! Settings of the processes: command line, environment `PGHC_…` and a TOML file.
+//! Settings of the processes: command line, environment `PGHC_…`, TOML file, in this order of
+//! precedence.
+//!
+//! The command line parser knows flags and environment. A file's keys are flags without dashes
+//! (`data = "/var/lib/pghc"`, lists for repeated flags); they are put before the command line's own
+//! arguments unless flag or variable is given, so an unknown key is refused like an unknown flag.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Why a configuration file cannot be used. Nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not readable.
+    #[error("cannot read the configuration file {}", .0.display())]
+    Read(PathBuf, #[source] std::io::Error),
+    /// Not TOML.
+    #[error("{}: {}", .0.display(), .1.message())]
+    Toml(PathBuf, #[source] toml::de::Error),
+    /// Not a flag's value.
+    #[error("{}: key {key:?} must be a text, a number, true or a list of texts, not {got}", .path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What it is.
+        got: &'static str,
+    },
+}
+
+/// The arguments with those of the file named by `--config` put in. `args` begin with the program
+/// and `subcommand` words, `environment` tells whether a variable is set.
+///
+/// # Errors
+/// See [`ConfigError`].
+pub fn with_file(
+    args: Vec<OsString>,
+    environment: impl Fn(&str) -> bool,
+) -> Result<Vec<OsString>, ConfigError> {
+    let Some(path) = file_named(&args) else { return Ok(args) };
+    let text =
+        std::fs::read_to_string(&path).map_err(|error| ConfigError::Read(path.clone(), error))?;
+    let table: toml::Table =
+        text.parse().map_err(|error| ConfigError::Toml(path.clone(), error))?;
+    let words = args.iter().take_while(|arg| !arg.to_string_lossy().starts_with('-')).count();
+    let mut merged = args[..words].to_vec();
+    for (key, value) in &table {
+        let flag = format!("--{}", key.replace('_', "-"));
+        let variable = format!("PGHC_{}", key.replace('-', "_").to_uppercase());
+        if !is_given(&args, &flag) && !environment(&variable) {
+            push(&mut merged, &path, key, &flag, value)?;
+        }
+    }
+    merged.extend_from_slice(&args[words..]);
+    Ok(merged)
+}
+
+fn file_named(args: &[OsString]) -> Option<PathBuf> {
+    let mut args = args.iter().map(|arg| arg.to_string_lossy());
+    while let Some(arg) = args.next() {
+        if arg == "--config" {
+            return args.next().map(|path| Path::new(path.as_ref()).to_owned());
+        }
+        if let Some(path) = arg.strip_prefix("--config=") {
+            return Some(path.into());
+        }
+    }
+    None
+}
+
+fn is_given(args: &[OsString], flag: &str) -> bool {
+    args.iter().map(|arg| arg.to_string_lossy()).any(|arg| {
+        arg.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    })
+}
+
+fn push(
+    merged: &mut Vec<OsString>,
+    path: &Path,
+    key: &str,
+    flag: &str,
+    value: &toml::Value,
+) -> Result<(), ConfigError> {
+    let refused = |got| ConfigError::Value { path: path.to_owned(), key: key.to_owned(), got };
+    match value {
+        toml::Value::Boolean(true) => merged.push(flag.into()),
+        toml::Value::Boolean(false) => {}
+        toml::Value::String(text) => merged.push(format!("{flag}={text}").into()),
+        toml::Value::Integer(number) => merged.push(format!("{flag}={number}").into()),
+        toml::Value::Array(items) => {
+            for item in items {
+                let toml::Value::String(text) = item else {
+                    return Err(refused("a list of other things"));
+                };
+                merged.push(format!("{flag}={text}").into());
+            }
+        }
+        other => return Err(refused(other.type_str())),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::{ConfigError, with_file};
+
+    fn merged(file: &str, args: &[&str], set: &str) -> Result<Vec<String>, ConfigError> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("pghc.toml");
+        std::fs::write(&path, file).expect("written");
+        let mut all: Vec<OsString> = ["pghc", "api"].map(OsString::from).to_vec();
+        all.extend(args.iter().map(OsString::from));
+        all.extend([OsString::from("--config"), path.into_os_string()]);
+        let merged = with_file(all, |variable| variable == set)?;
+        let text = |arg: OsString| arg.to_string_lossy().into_owned();
+        let count = merged.len() - 2;
+        Ok(merged.into_iter().map(text).take(count).collect())
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
+        let file = "zone = 'eu'\nlisten = 'a:1'\ncoordinator = ['x', 'y']\nlifeline = true\n";
+        let args = merged(file, &["--zone=us"], "PGHC_LISTEN").expect("merged");
+        let expected =
+            ["pghc", "api", "--coordinator=x", "--coordinator=y", "--lifeline", "--zone=us"];
+        assert_eq!(args, expected);
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_or_holds_a_table_is_refused_by_name() {
+        for (file, wanted) in [("zone = ", "pghc.toml"), ("[zone]\na = 1", "key \"zone\"")] {
+            let error = merged(file, &[], "").expect_err(file);
+            assert!(error.to_string().contains(wanted), "{error}");
+        }
+    }
+}

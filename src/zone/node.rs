@@ -234,9 +234,9 @@ impl Service for Node {
         &self,
         count: usize,
     ) -> BoxFuture<'_, Result<Vec<(WriteId, LinkHash, NodeName)>, ReadError>> {
-        Box::pin(async move {
-            self.reader.recent(count).await.map_err(|error| self.read_error(error))
-        })
+        Box::pin(
+            async move { self.reader.recent(count).await.map_err(|error| self.read_error(error)) },
+        )
     }
 
     fn status(&self) -> BoxFuture<'_, Status> {

@@ -118,8 +118,8 @@ impl Place {
         let place = Self { metrics: Arc::clone(metrics), writes: writes.len() as u64, bytes };
         let queued = metrics.submit.queue_writes.inc_by(place.writes) + place.writes;
         let queued_bytes = metrics.submit.queue_bytes.inc_by(place.bytes) + place.bytes;
-        let is_full = queued > SUBMIT_QUEUE_MAX as u64
-            || queued_bytes > SUBMIT_QUEUE_BYTES_MAX as u64;
+        let is_full =
+            queued > SUBMIT_QUEUE_MAX as u64 || queued_bytes > SUBMIT_QUEUE_BYTES_MAX as u64;
         if is_full { Err(SubmitError::Overloaded) } else { Ok(place) }
     }
 }

@@ -1,0 +1,144 @@
+//! `pghc coordinator`: one member of the Raft group.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use pghc_api::id::{ClusterId, ZoneName};
+
+use super::process::{USAGE, complain, told_to_end};
+use crate::coordinator::{Coordinator, Settings, StartError, Timing};
+
+/// Orders writes: one member of the Raft group.
+#[derive(Debug, Args)]
+pub struct CoordinatorArgs {
+    /// Cluster id, a UUID: the same for every process of the cluster.
+    #[arg(long, env = "PGHC_CLUSTER_ID")]
+    cluster_id: ClusterId,
+    /// This coordinator's id; never one that another coordinator has had.
+    #[arg(long, env = "PGHC_ID", value_parser = clap::value_parser!(u64).range(1..))]
+    id: u64,
+    /// Zone it stands in.
+    #[arg(long, env = "PGHC_ZONE")]
+    zone: ZoneName,
+    /// Directory of its log and snapshot.
+    #[arg(long, env = "PGHC_DATA")]
+    data: PathBuf,
+    /// Address to serve on; loopback only, since this version speaks no TLS.
+    #[arg(long, env = "PGHC_LISTEN")]
+    listen: SocketAddr,
+    /// Every coordinator, this one too, as ID=ZONE=URL with the URL as reached from here.
+    #[arg(long = "member", env = "PGHC_MEMBER", value_delimiter = ',', required = true)]
+    members: Vec<MemberArg>,
+    /// Raft timing: `lan` for round trips of a few milliseconds, `wan` for up to 350.
+    #[arg(long, env = "PGHC_PROFILE", default_value = "lan")]
+    profile: Profile,
+    /// End when standard input ends (set by `pghc dev`).
+    #[arg(long)]
+    lifeline: bool,
+    /// TOML file with any of these settings.
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+/// Raft timing profiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Profile {
+    /// Heartbeat 50 ms, election 250 to 300 ms.
+    Lan,
+    /// Heartbeat 400 ms, election 1250 to 1500 ms.
+    Wan,
+}
+
+#[derive(Debug, Clone)]
+struct MemberArg {
+    id: u64,
+    zone: ZoneName,
+    url: String,
+}
+
+impl FromStr for MemberArg {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted = || format!("{text:?} is not ID=ZONE=URL, such as 1=eu=http://10.0.0.1:7101");
+        let mut parts = text.splitn(3, '=');
+        let mut part = || parts.next().ok_or_else(wanted);
+        let id = part()?.parse().ok().filter(|id| *id > 0).ok_or_else(wanted)?;
+        let zone = part()?.parse().map_err(|error| format!("{error}"))?;
+        Ok(Self { id, zone, url: part()?.to_owned() })
+    }
+}
+
+impl CoordinatorArgs {
+    fn settings(self) -> Result<Settings, StartError> {
+        let refuse = |why: String| Err(StartError::Settings(why));
+        if !self.listen.ip().is_loopback() {
+            return refuse(format!(
+                "--listen {} is not a loopback address; this version speaks no TLS, so put an \
+                 encrypting proxy before it",
+                self.listen
+            ));
+        }
+        let mut members = BTreeMap::new();
+        for MemberArg { id, zone, url } in self.members {
+            if members.insert(id, (zone, url)).is_some() {
+                return refuse(format!("coordinator {id} is given twice as --member"));
+            }
+        }
+        match members.get(&self.id) {
+            None => return refuse(format!("--member {}=… is missing: name this one too", self.id)),
+            Some((zone, _)) if *zone != self.zone => {
+                return refuse(format!("--zone {} but --member {}={zone}", self.zone, self.id));
+            }
+            Some(_) => {}
+        }
+        if members.len() % 2 == 0 {
+            tracing::warn!(
+                members = members.len(),
+                "an even number of coordinators survives no more failures than one fewer"
+            );
+        }
+        let mut zones: Vec<ZoneName> = members.values().map(|(zone, _)| zone.clone()).collect();
+        zones.sort();
+        zones.dedup();
+        Ok(Settings {
+            cluster: self.cluster_id,
+            id: self.id,
+            data: self.data,
+            listen: self.listen,
+            members,
+            zones,
+            timing: match self.profile {
+                Profile::Lan => Timing::LAN,
+                Profile::Wan => Timing::WAN,
+            },
+        })
+    }
+}
+
+/// Runs a coordinator until it is told to end.
+pub async fn run(args: CoordinatorArgs) -> ExitCode {
+    let lifeline = args.lifeline;
+    let started = match args.settings() {
+        Ok(settings) => Coordinator::start(settings).await,
+        Err(error) => Err(error),
+    };
+    let coordinator = match started {
+        Ok(coordinator) => coordinator,
+        Err(error) => return complain(&error, USAGE),
+    };
+    tokio::select! {
+        why = told_to_end(lifeline) => {
+            tracing::info!(why, "coordinator stops");
+            coordinator.stop().await;
+            ExitCode::SUCCESS
+        }
+        why = coordinator.stopped() => {
+            tracing::error!(why, "the consensus core has stopped; the process ends");
+            ExitCode::FAILURE
+        }
+    }
+}
