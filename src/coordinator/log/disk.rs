@@ -1,0 +1,160 @@
+//! The seam between the log and the file system: everything the log does to a disk is one of these
+//! calls, so that a simulated disk can stand in for the real one.
+//!
+//! Nothing here retries, buffers or interprets: a call does what it says once, and its error goes
+//! up as it is.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// One directory. Names are plain file names, never paths.
+pub trait Disk: Send + Sync + 'static {
+    /// Keeps every other process out until the guard is dropped.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] while someone else holds the lock.
+    fn lock(&self) -> io::Result<Box<dyn Send + Sync>>;
+
+    /// Names of all files, in no particular order.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Creates an empty file.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AlreadyExists`], or those of the file system.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Opens a file for reading and writing.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Gives a file another name, replacing what had it.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file; whoever has it open keeps it.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes every creation, rename and removal so far durable.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn sync_dir(&self) -> io::Result<()>;
+}
+
+/// One open file.
+pub trait DiskFile: Send + Sync {
+    /// Size in bytes.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn size(&self) -> io::Result<u64>;
+
+    /// Fills `into` from `offset` on.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::UnexpectedEof`] when the file ends before, or those of the file system.
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all of `bytes` at `offset`, growing the file where needed. Not durable before
+    /// [`Self::sync`].
+    ///
+    /// # Errors
+    /// Those of the file system; part of the bytes may have been written.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes every write so far durable.
+    ///
+    /// # Errors
+    /// Those of the file system. What was written since the sync before may or may not be there,
+    /// whatever a second sync would say.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// A directory of the operating system's.
+#[derive(Debug)]
+pub(super) struct Directory(PathBuf);
+
+impl Directory {
+    /// Opens `path`, creating it, durably, where it does not exist.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        if !path.is_dir() {
+            std::fs::create_dir_all(path)?;
+            if let Some(parent) = path.canonicalize()?.parent() {
+                File::open(parent)?.sync_all()?;
+            }
+        }
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Disk for Directory {
+    fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
+        let path = self.0.join("lock");
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        // The lock belongs to the open file: it ends with this process, however that ends.
+        file.try_lock()?;
+        Ok(Box::new(file))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.0)? {
+            // A name that is not UTF-8 is none of ours.
+            names.extend(entry?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let path = self.0.join(name);
+        Ok(Arc::new(OpenOptions::new().read(true).write(true).create_new(true).open(path)?))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(OpenOptions::new().read(true).write(true).open(self.0.join(name))?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.0.join(from), self.0.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.0.join(name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        File::open(&self.0)?.sync_all()
+    }
+}
+
+impl DiskFile for File {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_exact_at(into, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+}

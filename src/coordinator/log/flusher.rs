@@ -1,0 +1,170 @@
+//! The thread that writes. It takes the group that gathered while the group before was on its way,
+//! writes it, syncs once, and calls everyone who waits.
+//!
+//! Invariants: one flush is under way at a time; a failed write or sync is the last one, since the
+//! kernel may drop what it could not write and report success the next time; nobody is told of
+//! success before the sync has returned. It holds no lock while it touches the disk.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use super::Shared;
+use super::disk::{Disk, DiskFile};
+use super::error::Failure;
+use super::frame::At;
+use super::recover::{segment_name, spare_name};
+use super::stage::{Chunk, Group};
+use super::start::SPARES_MAX;
+
+/// Zeros written at a time when growing a file.
+const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// See the module.
+pub(super) struct Flusher {
+    pub(super) shared: Arc<Shared>,
+    pub(super) disk: Arc<dyn Disk>,
+    /// Number and file of the segment that is being filled.
+    pub(super) segment: u64,
+    pub(super) file: Arc<dyn DiskFile>,
+    /// Size of that file: what is written below it changes no size and costs no journal.
+    pub(super) file_bytes: u64,
+    pub(super) grow_bytes: u64,
+    /// Sizes of all segments but the one that is being filled.
+    pub(super) sealed_bytes: BTreeMap<u64, u64>,
+    /// Names and sizes of files that can be used again.
+    pub(super) spares: Vec<(String, u64)>,
+}
+
+/// Fails the log when the flusher dies of a panic, so that nobody waits for it for ever.
+struct FailOnPanic(Arc<Shared>);
+
+impl Drop for FailOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(Failure::of_flusher());
+        }
+    }
+}
+
+impl Flusher {
+    /// Flushes until the log is closed or fails.
+    pub(super) fn run(mut self) {
+        let _guard = FailOnPanic(Arc::clone(&self.shared));
+        while let Some(mut group) = self.shared.take() {
+            let done = std::mem::take(&mut group.done);
+            match self.write(&group) {
+                Ok(()) => {
+                    self.shared.written();
+                    done.into_iter().for_each(|done| done(Ok(())));
+                }
+                Err(error) => {
+                    let failure = Failure::of_disk(&error);
+                    tracing::error!(%error, segment = self.segment, "log write failed");
+                    self.shared.fail(failure.clone());
+                    return done.into_iter().for_each(|done| done(Err(failure.to_error())));
+                }
+            }
+            if let Err(error) = self.tidy(&group) {
+                tracing::error!(%error, segment = self.segment, "log write failed");
+                return self.shared.fail(Failure::of_disk(&error));
+            }
+        }
+        // Closed: the last mark must not be left to the kernel's leisure.
+        if let Err(error) = self.file.sync() {
+            tracing::error!(%error, segment = self.segment, "log write failed");
+            self.shared.fail(Failure::of_disk(&error));
+        }
+    }
+
+    /// Writes a group and makes it durable.
+    fn write(&mut self, group: &Group) -> io::Result<()> {
+        for chunk in &group.chunks {
+            if chunk.at.segment != self.segment {
+                self.file.sync()?;
+                self.begin_segment(chunk.at.segment)?;
+            }
+            self.write_chunk(chunk)?;
+        }
+        if group.chunks.is_empty() { Ok(()) } else { self.file.sync() }
+    }
+
+    /// Does what a durable group allows, in an order that a crash may end anywhere.
+    fn tidy(&mut self, group: &Group) -> io::Result<()> {
+        for pair in group.chunks.windows(2) {
+            let offset = pair[0].at.offset + pair[0].bytes.len() as u64;
+            let seal = self.shared.seal(At { segment: pair[0].at.segment, offset });
+            if let Some(file) = self.shared.file(seal.at.segment) {
+                file.write_at(&seal.bytes, seal.at.offset)?;
+            }
+        }
+        if let Some(below) = group.drop_below {
+            self.drop_purged(below)?;
+        }
+        // Under load the mark goes with the next group; otherwise it need not wait for one.
+        if let Some(mark) = self.shared.idle_mark() {
+            self.write_chunk(&mark)?;
+        }
+        self.shared.set_bytes_on_disk(self.bytes_on_disk());
+        Ok(())
+    }
+
+    /// Begins segment `number`, in a used file where there is one.
+    fn begin_segment(&mut self, number: u64) -> io::Result<()> {
+        let name = segment_name(number);
+        let (file, file_bytes) = match self.spares.pop() {
+            Some((spare, bytes)) => {
+                self.disk.rename(&spare, &name)?;
+                (self.disk.open(&name)?, bytes)
+            }
+            None => (self.disk.create(&name)?, 0),
+        };
+        // Now, not with the group: a group may begin two segments, and the second must not be
+        // there after a crash without the first.
+        self.disk.sync_dir()?;
+        self.sealed_bytes.insert(self.segment, self.file_bytes);
+        self.shared.add_file(number, Arc::clone(&file));
+        (self.segment, self.file, self.file_bytes) = (number, file, file_bytes);
+        Ok(())
+    }
+
+    /// Writes into the segment that is being filled and, where that needs more room, grows the
+    /// file by more than is needed, so that the next many writes need none.
+    fn write_chunk(&mut self, chunk: &Chunk) -> io::Result<()> {
+        self.file.write_at(&chunk.bytes, chunk.at.offset)?;
+        let end = chunk.at.offset + chunk.bytes.len() as u64;
+        if end > self.file_bytes {
+            self.file_bytes = end.next_multiple_of(self.grow_bytes);
+            let mut at = end;
+            while at < self.file_bytes {
+                let bytes = (self.file_bytes - at).min(ZEROS.len() as u64);
+                let bytes = usize::try_from(bytes).expect("it is at most the length of an array");
+                self.file.write_at(&ZEROS[..bytes], at)?;
+                at += bytes as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of the segments with numbers below `below`. Oldest first, though recovery takes any
+    /// subset of these removals.
+    fn drop_purged(&mut self, below: u64) -> io::Result<()> {
+        self.shared.drop_files(below);
+        let kept = self.sealed_bytes.split_off(&below);
+        for (number, bytes) in std::mem::replace(&mut self.sealed_bytes, kept) {
+            if self.spares.len() < SPARES_MAX {
+                self.disk.rename(&segment_name(number), &spare_name(number))?;
+                self.spares.push((spare_name(number), bytes));
+            } else {
+                self.disk.remove(&segment_name(number))?;
+            }
+        }
+        self.disk.sync_dir()
+    }
+
+    /// Space the log takes.
+    pub(super) fn bytes_on_disk(&self) -> u64 {
+        let spares = self.spares.iter().map(|(_, bytes)| bytes);
+        self.file_bytes + self.sealed_bytes.values().chain(spares).sum::<u64>()
+    }
+}

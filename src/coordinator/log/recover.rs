@@ -1,0 +1,233 @@
+//! Reads a directory back into what the log held, and tells a torn tail from a rotten one.
+//!
+//! A crash leaves at most one flush half written, and none of it was acknowledged: such a tail is
+//! cut. A bad frame with a [`Kind::Mark`] anywhere behind it was once durable: the log is refused.
+//! Only the newest flush before a power cut has no mark behind it yet; damage to that one cannot
+//! be told from a tear. This module reads; it changes nothing.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::content::Content;
+use super::disk::{Disk, DiskFile};
+use super::error::OpenError;
+use super::frame::{
+    At, BadHead, HEAD_BYTES, Kind, Restated, decode, decode_head, frame_bytes, holds_mark,
+};
+
+const SEGMENT: &str = ".log";
+const SPARE: &str = ".spare";
+
+/// File name of segment `number`.
+pub(super) fn segment_name(number: u64) -> String {
+    format!("{number:012}{SEGMENT}")
+}
+
+/// File name of what was segment `number` and waits to be used again.
+pub(super) fn spare_name(number: u64) -> String {
+    format!("{number:012}{SPARE}")
+}
+
+/// A segment that is part of the log.
+pub(super) struct Segment {
+    pub(super) number: u64,
+    pub(super) file: Arc<dyn DiskFile>,
+    /// Size of the file; frames may end before.
+    pub(super) bytes: u64,
+}
+
+/// What a directory holds.
+#[derive(Default)]
+pub(super) struct Recovered {
+    pub(super) content: Content,
+    /// Session that wrote last; 0 in an empty directory.
+    pub(super) session: u32,
+    /// Ascending, without a gap; empty in an empty directory.
+    pub(super) segments: Vec<Segment>,
+    /// Where the log ends.
+    pub(super) end: Option<At>,
+    /// The newest mark: what stands before it is known to be durable, what stands behind it not.
+    pub(super) marked: Option<At>,
+    /// Files to remove: torn segments, and purged ones whose removal a crash undid.
+    pub(super) litter: Vec<String>,
+    /// Files to use again.
+    pub(super) spares: Vec<String>,
+    /// Whether the segment read last says that another follows.
+    is_sealed: bool,
+}
+
+/// Where reading could not go on.
+struct Bad {
+    at: At,
+    what: &'static str,
+    /// It cannot be what a crash left.
+    is_certain: bool,
+}
+
+/// Reads the whole log. `dir` is for messages.
+///
+/// # Errors
+/// See [`OpenError`].
+pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered, OpenError> {
+    let io = |source| OpenError::Io { dir: dir.to_owned(), source };
+    let mut recovered = Recovered::default();
+    let numbers = numbers(disk, &mut recovered).map_err(io)?;
+    let mut bad = None;
+    for &number in &numbers {
+        let file = disk.open(&segment_name(number)).map_err(io)?;
+        let bytes = read_all(file.as_ref()).map_err(io)?;
+        if bad.is_none() {
+            bad = recovered.take_segment(number, &bytes, dir)?;
+        }
+        if bad.is_none() {
+            recovered.segments.push(Segment { number, file, bytes: bytes.len() as u64 });
+            continue;
+        }
+        // A later segment proves nothing by being there, since one flush may have begun it; a mark
+        // in it does.
+        if let Some(bad) =
+            bad.as_ref().filter(|bad| bad.is_certain || holds_mark(&bytes, number, 0))
+        {
+            return Err(damaged(dir, bad.at, bad.what));
+        }
+        recovered.litter.push(segment_name(number));
+    }
+    recovered.check(dir, numbers.first().copied(), bad)?;
+    Ok(recovered)
+}
+
+/// Lists the segments: the numbers that lead up to the newest without a gap. What lies before a gap
+/// is litter of a purge, or else [`Recovered::check`] finds what is missing.
+fn numbers(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for name in disk.list()? {
+        if let Some(number) = name.strip_suffix(SEGMENT).and_then(|stem| stem.parse().ok()) {
+            numbers.push(number);
+        } else if name.ends_with(SPARE) {
+            recovered.spares.push(name);
+        }
+    }
+    numbers.sort_unstable();
+    let gap = numbers.windows(2).rposition(|pair| pair[0] + 1 != pair[1]);
+    let run = numbers.split_off(gap.map_or(0, |at| at + 1));
+    recovered.litter.extend(numbers.into_iter().map(segment_name));
+    Ok(run)
+}
+
+fn read_all(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
+    let size = usize::try_from(file.size()?).map_err(io::Error::other)?;
+    let mut bytes = vec![0; size];
+    file.read_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+fn damaged(dir: &Path, at: At, what: &'static str) -> OpenError {
+    OpenError::Damaged { file: dir.join(segment_name(at.segment)), offset: at.offset, what }
+}
+
+impl Recovered {
+    /// Takes the steps that segment `number` records; answers where that ended other than cleanly.
+    fn take_segment(
+        &mut self,
+        number: u64,
+        bytes: &[u8],
+        dir: &Path,
+    ) -> Result<Option<Bad>, OpenError> {
+        let start = At { segment: number, offset: 0 };
+        let bad = |at, what| Ok(Some(Bad { at, what, is_certain: false }));
+        let session = match decode_head(bytes, number) {
+            Ok(session) => session,
+            Err(BadHead::Unreadable) => return bad(start, "the head of the segment is unreadable"),
+            Err(BadHead::Version(found)) => {
+                return Err(OpenError::Version { file: dir.join(segment_name(number)), found });
+            }
+        };
+        let mut at = At { offset: HEAD_BYTES as u64, ..start };
+        let Some((next, restated, taken)) = restated(bytes, at) else {
+            return bad(at, "the segment does not say what it follows");
+        };
+        if let Some(end) = self.end {
+            if session != self.session {
+                return bad(start, "the segment is of a session that had ended before it");
+            }
+            if restated.previous_end > end.offset {
+                return bad(end, "a record is unreadable");
+            }
+            // The commit index is written lazily, so this may be the first that says it.
+            self.content.committed.clone_from(&restated.committed);
+            let follows = restated == self.content.restated(end.offset);
+            if !follows || next != self.content.next() {
+                return bad(at, "the segment does not follow the one before it");
+            }
+        } else {
+            self.session = session;
+            self.content = Content::adopt(next, restated);
+        }
+        at.offset += taken;
+        Ok(self.walk(at, bytes))
+    }
+
+    /// Takes the steps from `at` on until a frame is not readable.
+    fn walk(&mut self, mut at: At, bytes: &[u8]) -> Option<Bad> {
+        let bad = |at, what| Some(Bad { at, what, is_certain: true });
+        self.is_sealed = false;
+        loop {
+            self.end = Some(at);
+            let offset = usize::try_from(at.offset).expect("it was indexed before");
+            let frame = bytes.get(offset..).and_then(|rest| decode(rest, at));
+            let frame = frame.filter(|frame| match frame.kind {
+                Kind::Open => frame.session > self.session,
+                _ => frame.session == self.session,
+            });
+            let Some(frame) = frame else {
+                return holds_mark(bytes, at.segment, offset)
+                    .then_some(at)
+                    .and_then(|at| bad(at, "what stands there is unreadable"));
+            };
+            match frame.kind {
+                Kind::Seal => {
+                    self.is_sealed = true;
+                    return None;
+                }
+                Kind::Open => self.session = frame.session,
+                Kind::Mark => self.marked = Some(at),
+                _ => {}
+            }
+            if !self.content.apply(&frame, at) {
+                return bad(at, "what stands there does not follow what stands before it");
+            }
+            at.offset += frame_bytes(frame.body.len()) as u64;
+        }
+    }
+
+    /// Checks the whole: that no segment is missing before, between or behind. `oldest` is the
+    /// lowest number of a segment that was read.
+    fn check(&self, dir: &Path, oldest: Option<u64>, bad: Option<Bad>) -> Result<(), OpenError> {
+        let start = At { segment: oldest.unwrap_or(1), offset: 0 };
+        // Only the first segment of all may be torn as the oldest one: later ones follow others,
+        // and those go only when later ones are durable.
+        if self.segments.is_empty()
+            && (oldest.is_some_and(|oldest| oldest > 1) || !self.spares.is_empty())
+        {
+            let bad = bad.unwrap_or(Bad { at: start, what: "it is missing", is_certain: true });
+            return Err(damaged(dir, bad.at, bad.what));
+        }
+        if self.content.lacks_records() {
+            return Err(damaged(dir, start, "segments before this one are missing"));
+        }
+        match self.end {
+            Some(end) if self.is_sealed => {
+                Err(damaged(dir, end, "the segment that follows is missing or unreadable"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Reads the first frame of a segment: next index, content, and the bytes it takes.
+fn restated(bytes: &[u8], at: At) -> Option<(u64, Restated, u64)> {
+    let frame = decode(bytes.get(HEAD_BYTES..)?, at).filter(|it| it.kind == Kind::Restate)?;
+    let restated = postcard::from_bytes(frame.body).ok()?;
+    Some((frame.number, restated, frame_bytes(frame.body.len()) as u64))
+}

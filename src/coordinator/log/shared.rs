@@ -1,0 +1,304 @@
+//! What the handles of a log and its flusher share, under one lock. Nothing here touches the disk,
+//! so no call waits for it, except one that finds the queue full.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::content::{self, Cache, Content, Place};
+use super::disk::DiskFile;
+use super::error::Failure;
+use super::frame::{At, Kind, frame_bytes};
+use super::recover::Recovered;
+use super::stage::{Chunk, Done, Group, Stage};
+use super::start::Start;
+use super::{Options, Record, State};
+
+/// Records further apart in a segment than this are not read in one go.
+const READ_GAP_BYTES_MAX: u64 = 4 << 10;
+
+/// See the module.
+pub(super) struct Shared {
+    inner: Mutex<Inner>,
+    /// Someone waits for a flush.
+    work: Condvar,
+    /// The queue has been emptied.
+    room: Condvar,
+    queue_bytes: usize,
+}
+
+/// What the lock guards.
+pub(super) struct Inner {
+    pub(super) content: Content,
+    pub(super) cache: Cache,
+    stage: Stage,
+    /// The commit index is newer than what the stage has.
+    is_committed_new: bool,
+    /// The group must be flushed now.
+    is_urgent: bool,
+    is_closing: bool,
+    failed: Option<Failure>,
+    /// Records below this index have been written to their files.
+    written: u64,
+    /// What `written` becomes when the flush under way ends.
+    writing: u64,
+    files: BTreeMap<u64, Arc<dyn DiskFile>>,
+    bytes_on_disk: u64,
+}
+
+impl Inner {
+    fn check(&self) -> io::Result<()> {
+        match &self.failed {
+            Some(failure) => Err(failure.to_error()),
+            None if self.is_closing => Err(Failure::closed().to_error()),
+            None => Ok(()),
+        }
+    }
+
+    /// Stages a frame.
+    pub(super) fn push(&mut self, kind: Kind, number: u64, body: &[u8]) -> Place {
+        self.stage.push(&self.content, kind, number, body)
+    }
+
+    /// Drops the records from `next` on, which the stage has been told already.
+    pub(super) fn truncate(&mut self, next: u64) {
+        self.content.truncate(next);
+        self.cache.truncate(next);
+        // What takes their numbers is not written, even if they were.
+        self.written = self.written.min(next);
+        self.writing = self.writing.min(next);
+    }
+
+    /// Drops the records up to `index`, as a frame in `segment` says.
+    pub(super) fn purge(&mut self, index: u64, mark: Bytes, segment: u64) {
+        self.content.purge(index, mark);
+        self.cache.purge(self.content.first());
+        // As of now, since what is called later may not be durable when this purge is.
+        let oldest = self.content.oldest_segment().unwrap_or(segment);
+        self.stage.group.drop_below = Some(oldest.min(segment));
+    }
+
+    pub(super) fn set_committed(&mut self, committed: Bytes) {
+        self.content.committed = Some(committed);
+        self.is_committed_new = true;
+    }
+
+    /// Collects what must be read for `range`.
+    pub(super) fn plan(&self, range: &Range<u64>, bytes_max: usize) -> Plan {
+        let mut plan = Plan::default();
+        let mut bytes = 0;
+        for index in self.content.existing(range) {
+            let place = self.content.place(index).expect("it exists");
+            bytes += place.body_bytes as usize;
+            if bytes > bytes_max && !plan.is_empty() {
+                break;
+            }
+            match self.cache.get(index) {
+                Some(body) => plan.cached.push(Record { index, body: body.clone() }),
+                None => plan.add(index, place, &self.files),
+            }
+        }
+        plan
+    }
+}
+
+impl Shared {
+    pub(super) fn new(recovered: &Recovered, start: Start, options: Options) -> Self {
+        let next = recovered.content.next();
+        let files = recovered.segments.iter().map(|it| (it.number, Arc::clone(&it.file)));
+        let inner = Inner {
+            content: recovered.content.clone(),
+            cache: Cache::new(next, options.cache_bytes),
+            stage: Stage::new(start.session, start.end, options.segment_bytes),
+            is_committed_new: false,
+            is_urgent: false,
+            is_closing: false,
+            failed: None,
+            written: next,
+            writing: next,
+            files: files.collect(),
+            bytes_on_disk: 0,
+        };
+        Self {
+            inner: Mutex::new(inner),
+            work: Condvar::new(),
+            room: Condvar::new(),
+            queue_bytes: options.queue_bytes,
+        }
+    }
+
+    /// Locks a log that has neither failed nor been closed.
+    pub(super) fn usable(&self) -> io::Result<MutexGuard<'_, Inner>> {
+        let inner = self.inner.lock();
+        inner.check()?;
+        Ok(inner)
+    }
+
+    /// As [`Self::usable`], and waits until the queue is below its limit.
+    pub(super) fn usable_with_room(&self) -> io::Result<MutexGuard<'_, Inner>> {
+        let mut inner = self.usable()?;
+        while inner.stage.group.bytes >= self.queue_bytes {
+            // What fills the queue may be of the kind that waits for company.
+            inner.is_urgent = true;
+            self.work.notify_one();
+            self.room.wait(&mut inner);
+            inner.check()?;
+        }
+        Ok(inner)
+    }
+
+    /// Has the group flushed, and `done` told.
+    pub(super) fn flush(&self, inner: &mut Inner, done: Option<Done>) {
+        inner.stage.group.done.extend(done);
+        inner.is_urgent = true;
+        self.work.notify_one();
+    }
+
+    /// Waits for a group to flush; `None` when the log is closed and everything is flushed.
+    pub(super) fn take(&self) -> Option<Group> {
+        let mut inner = self.inner.lock();
+        while !inner.is_urgent && !inner.is_closing {
+            self.work.wait(&mut inner);
+        }
+        inner.is_urgent = false;
+        if inner.is_committed_new
+            && let Some(committed) = inner.content.committed.clone()
+        {
+            inner.push(Kind::Committed, 0, &committed);
+            inner.is_committed_new = false;
+        }
+        inner.writing = inner.content.next();
+        let group = inner.stage.take();
+        self.room.notify_all();
+        (!group.is_empty() || !inner.is_closing).then_some(group)
+    }
+
+    /// The group taken last is durable.
+    pub(super) fn written(&self) {
+        let mut inner = self.inner.lock();
+        inner.written = inner.writing;
+        let written = inner.written;
+        inner.cache.evict(written);
+    }
+
+    /// Ends the log with the first failure; whoever waits is told.
+    pub(super) fn fail(&self, failure: Failure) {
+        let mut inner = self.inner.lock();
+        let failure = inner.failed.get_or_insert(failure).clone();
+        let group = inner.stage.take();
+        drop(inner);
+        self.room.notify_all();
+        group.done.into_iter().for_each(|done| done(Err(failure.to_error())));
+    }
+
+    pub(super) fn close(&self) {
+        self.inner.lock().is_closing = true;
+        self.work.notify_all();
+        self.room.notify_all();
+    }
+
+    pub(super) fn failure(&self) -> io::Result<()> {
+        self.inner.lock().failed.as_ref().map_or(Ok(()), |failure| Err(failure.to_error()))
+    }
+
+    pub(super) fn state(&self) -> State {
+        let inner = self.inner.lock();
+        let (first, next) = (inner.content.first(), inner.content.next());
+        State {
+            purged: inner.content.purged().cloned(),
+            first: (first < next).then_some(first),
+            last: (first < next).then(|| next - 1),
+            vote: inner.content.vote.clone(),
+            committed: inner.content.committed.clone(),
+            bytes_on_disk: inner.bytes_on_disk,
+        }
+    }
+
+    /// The mark that the next group would begin with, while there is no such group.
+    pub(super) fn idle_mark(&self) -> Option<Chunk> {
+        let inner = self.inner.lock();
+        inner.stage.group.chunks.is_empty().then(|| inner.stage.mark())
+    }
+
+    /// The frame that seals a segment whose frames end at `at`.
+    pub(super) fn seal(&self, at: At) -> Chunk {
+        self.inner.lock().stage.seal(at)
+    }
+
+    pub(super) fn add_file(&self, segment: u64, file: Arc<dyn DiskFile>) {
+        self.inner.lock().files.insert(segment, file);
+    }
+
+    pub(super) fn file(&self, segment: u64) -> Option<Arc<dyn DiskFile>> {
+        self.inner.lock().files.get(&segment).cloned()
+    }
+
+    /// Forgets the files of segments below `segment`.
+    pub(super) fn drop_files(&self, segment: u64) {
+        let mut inner = self.inner.lock();
+        inner.files = inner.files.split_off(&segment);
+    }
+
+    pub(super) fn set_bytes_on_disk(&self, bytes: u64) {
+        self.inner.lock().bytes_on_disk = bytes;
+    }
+}
+
+/// What a read needs, so that the lock is not held while it waits for the disk.
+#[derive(Default)]
+pub(super) struct Plan {
+    stored: Vec<Stretch>,
+    /// They follow the stored ones: the cache holds the newest.
+    cached: Vec<Record>,
+}
+
+/// Records that stand so close in one file that they are read in one go.
+struct Stretch {
+    file: Arc<dyn DiskFile>,
+    start: u64,
+    end: u64,
+    records: Vec<(u64, Place)>,
+}
+
+impl Plan {
+    fn is_empty(&self) -> bool {
+        self.stored.is_empty() && self.cached.is_empty()
+    }
+
+    fn add(&mut self, index: u64, place: Place, files: &BTreeMap<u64, Arc<dyn DiskFile>>) {
+        let start = place.at().offset;
+        let end = start + frame_bytes(place.body_bytes as usize) as u64;
+        if let Some(stretch) = self.stored.last_mut()
+            && stretch.records.last().is_some_and(|(_, last)| last.segment == place.segment)
+            && start - stretch.end <= READ_GAP_BYTES_MAX
+        {
+            stretch.end = end;
+            stretch.records.push((index, place));
+            return;
+        }
+        let file = files.get(&place.segment).expect("a segment with records has a file");
+        let records = vec![(index, place)];
+        self.stored.push(Stretch { file: Arc::clone(file), start, end, records });
+    }
+
+    /// Reads what was planned.
+    pub(super) fn read(self) -> io::Result<Vec<Record>> {
+        let mut records = Vec::new();
+        for stretch in self.stored {
+            let size = usize::try_from(stretch.end - stretch.start).map_err(io::Error::other)?;
+            let mut bytes = vec![0; size];
+            stretch.file.read_at(&mut bytes, stretch.start)?;
+            let bytes = Bytes::from(bytes);
+            for (index, place) in stretch.records {
+                let body = content::body(&bytes, stretch.start, index, place)?;
+                records.push(Record { index, body });
+            }
+        }
+        records.extend(self.cached);
+        Ok(records)
+    }
+}

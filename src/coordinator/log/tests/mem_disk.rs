@@ -1,0 +1,248 @@
+//! A disk in memory that keeps a trace of everything done to it, so that a test can ask what a
+//! power cut at any moment would have left. It can also fail, and hold syncs up.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::coordinator::log::disk::{Disk, DiskFile};
+
+/// One thing that was done.
+#[derive(Debug, Clone)]
+pub(super) enum Event {
+    Create {
+        name: String,
+        node: usize,
+    },
+    Rename {
+        from: String,
+        to: String,
+    },
+    Remove {
+        name: String,
+    },
+    SyncDir,
+    Write {
+        node: usize,
+        offset: usize,
+        bytes: Vec<u8>,
+    },
+    Sync {
+        node: usize,
+    },
+    /// The log said that the first so many steps are durable.
+    Acknowledged {
+        steps: usize,
+    },
+}
+
+/// Files and names, without any memory of what is durable.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Image {
+    pub(super) nodes: BTreeMap<usize, Vec<u8>>,
+    pub(super) names: BTreeMap<String, usize>,
+}
+
+impl Image {
+    /// Does what the event did. What it needs may be missing, since a power cut may have kept it
+    /// from the disk.
+    pub(super) fn apply(&mut self, event: &Event) {
+        match event {
+            Event::Create { name, node } => {
+                self.names.insert(name.clone(), *node);
+            }
+            Event::Rename { from, to } => {
+                if let Some(node) = self.names.remove(from) {
+                    self.names.insert(to.clone(), node);
+                }
+            }
+            Event::Remove { name } => {
+                self.names.remove(name);
+            }
+            Event::Write { node, offset, bytes } => {
+                let file = self.nodes.entry(*node).or_default();
+                file.resize(file.len().max(offset + bytes.len()), 0);
+                file[*offset..offset + bytes.len()].copy_from_slice(bytes);
+            }
+            Event::SyncDir | Event::Sync { .. } | Event::Acknowledged { .. } => {}
+        }
+    }
+
+    pub(super) fn file(&mut self, name: &str) -> &mut Vec<u8> {
+        self.nodes.entry(self.names[name]).or_default()
+    }
+}
+
+#[derive(Default)]
+struct Inner {
+    image: Image,
+    nodes: usize,
+    trace: Vec<Event>,
+    is_locked: bool,
+    is_held: bool,
+    syncs: usize,
+    syncs_until_failure: Option<usize>,
+}
+
+/// See the module. Cheap to clone; clones are the same disk.
+#[derive(Clone, Default)]
+pub(super) struct MemDisk(Arc<(Mutex<Inner>, Condvar)>);
+
+struct MemFile(MemDisk, usize);
+
+struct Lock(MemDisk);
+
+impl MemDisk {
+    /// A disk with this on it, durable.
+    pub(super) fn of(image: Image) -> Self {
+        let disk = Self::default();
+        disk.0.0.lock().nodes = image.nodes.keys().last().map_or(0, |node| node + 1);
+        disk.0.0.lock().image = image;
+        disk
+    }
+
+    pub(super) fn image(&self) -> Image {
+        self.0.0.lock().image.clone()
+    }
+
+    pub(super) fn trace(&self) -> Vec<Event> {
+        self.0.0.lock().trace.clone()
+    }
+
+    pub(super) fn note(&self, event: Event) {
+        self.0.0.lock().trace.push(event);
+    }
+
+    /// Number of file syncs begun.
+    pub(super) fn syncs(&self) -> usize {
+        self.0.0.lock().syncs
+    }
+
+    /// Makes syncs wait, or lets them go on.
+    pub(super) fn hold_syncs(&self, is_held: bool) {
+        self.0.0.lock().is_held = is_held;
+        self.0.1.notify_all();
+    }
+
+    /// Waits until so many file syncs have begun.
+    pub(super) fn wait_for_syncs(&self, syncs: usize) {
+        let mut inner = self.0.0.lock();
+        while inner.syncs < syncs {
+            self.0.1.wait(&mut inner);
+        }
+    }
+
+    /// Makes one sync fail, after `more` have succeeded. Like a real disk it succeeds afterwards.
+    pub(super) fn fail_sync_after(&self, more: usize) {
+        self.0.0.lock().syncs_until_failure = Some(more);
+    }
+
+    fn done(&self, event: Event) {
+        let mut inner = self.0.0.lock();
+        inner.image.apply(&event);
+        inner.trace.push(event);
+    }
+}
+
+fn not_found() -> io::Error {
+    io::ErrorKind::NotFound.into()
+}
+
+impl Disk for MemDisk {
+    fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
+        if std::mem::replace(&mut self.0.0.lock().is_locked, true) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(Box::new(Lock(self.clone())))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.0.0.lock().image.names.keys().cloned().collect())
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let node = {
+            let mut inner = self.0.0.lock();
+            if inner.image.names.contains_key(name) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            inner.nodes += 1;
+            inner.nodes - 1
+        };
+        self.done(Event::Create { name: name.to_owned(), node });
+        Ok(Arc::new(MemFile(self.clone(), node)))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let node = *self.0.0.lock().image.names.get(name).ok_or_else(not_found)?;
+        Ok(Arc::new(MemFile(self.clone(), node)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        if !self.0.0.lock().image.names.contains_key(from) {
+            return Err(not_found());
+        }
+        self.done(Event::Rename { from: from.to_owned(), to: to.to_owned() });
+        Ok(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        if !self.0.0.lock().image.names.contains_key(name) {
+            return Err(not_found());
+        }
+        self.done(Event::Remove { name: name.to_owned() });
+        Ok(())
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.done(Event::SyncDir);
+        Ok(())
+    }
+}
+
+impl DiskFile for MemFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.0.0.0.lock().image.nodes.get(&self.1).map_or(0, Vec::len) as u64)
+    }
+
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
+        let inner = self.0.0.0.lock();
+        let file = inner.image.nodes.get(&self.1).map_or(&[][..], |file| file);
+        let offset = usize::try_from(offset).unwrap();
+        let from = file.get(offset..offset + into.len());
+        into.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let offset = usize::try_from(offset).unwrap();
+        self.0.done(Event::Write { node: self.1, offset, bytes: bytes.to_vec() });
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let (inner, changed) = &*self.0.0;
+        let mut inner = inner.lock();
+        inner.syncs += 1;
+        changed.notify_all();
+        while inner.is_held {
+            changed.wait(&mut inner);
+        }
+        if let Some(more) = inner.syncs_until_failure {
+            inner.syncs_until_failure = more.checked_sub(1);
+            if more == 0 {
+                return Err(io::Error::other("the disk is gone"));
+            }
+        }
+        inner.trace.push(Event::Sync { node: self.1 });
+        Ok(())
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.0.0.0.lock().is_locked = false;
+    }
+}

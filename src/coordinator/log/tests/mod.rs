@@ -1,0 +1,223 @@
+//! Claims about the log as its callers see it. Random calls against a model are in `model`, power
+//! cuts in `crash`, damage in `rot`.
+
+mod crash;
+mod mem_disk;
+mod model;
+mod rot;
+
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+
+use bytes::Bytes;
+
+use self::mem_disk::MemDisk;
+use super::{Done, Log, NOTE_BYTES_MAX, OpenError, Options, Record};
+
+/// Small, so that every test crosses segments and reads from the disk.
+const OPTIONS: Options = Options {
+    segment_bytes: 4 << 10,
+    grow_bytes: 4 << 10,
+    cache_bytes: 1500,
+    queue_bytes: 1 << 20,
+};
+
+/// So many random cases. On a failure proptest prints the smallest failing input; the environment
+/// variable `PROPTEST_RNG_SEED` repeats a run, `PROPTEST_CASES` lengthens it.
+fn cases(cases: u32) -> proptest::test_runner::Config {
+    let mut config = proptest::test_runner::Config::default();
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = cases;
+    }
+    config.failure_persistence = None;
+    config.max_shrink_iters = 2000;
+    config
+}
+
+fn try_open(disk: &MemDisk) -> Result<Log, OpenError> {
+    Log::open_on(Arc::new(disk.clone()), Path::new("/mem"), OPTIONS)
+}
+
+fn open(disk: &MemDisk) -> Log {
+    try_open(disk).unwrap()
+}
+
+/// A callback, and a wait for what it was told.
+fn waiter() -> (Done, impl FnOnce() -> io::Result<()>) {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let done: Done = Box::new(move |result| sender.send(result).expect("someone waits"));
+    (done, move || receiver.recv().expect("every callback is called"))
+}
+
+fn record(index: u64, bytes: usize) -> Record {
+    let body = index.to_be_bytes().repeat(bytes / 8 + 1)[..bytes].to_vec().into();
+    Record { index, body }
+}
+
+/// Appends one record and waits for it.
+fn append(log: &Log, index: u64, bytes: usize) -> io::Result<()> {
+    let (done, wait) = waiter();
+    log.append(vec![record(index, bytes)], done)?;
+    wait()
+}
+
+#[test]
+fn records_are_readable_before_they_are_durable() {
+    let disk = MemDisk::default();
+    let log = open(&disk);
+    disk.hold_syncs(true);
+    let (done, wait) = waiter();
+    log.append(vec![record(0, 5000), record(1, 5000)], done).unwrap();
+    assert_eq!(log.read(0..9, 1).unwrap(), [record(0, 5000)]);
+    assert_eq!(log.read(0..9, 10_000).unwrap(), [record(0, 5000), record(1, 5000)]);
+    disk.hold_syncs(false);
+    wait().unwrap();
+}
+
+#[test]
+fn what_queues_during_a_flush_is_one_flush() {
+    let disk = MemDisk::default();
+    let log = open(&disk);
+    append(&log, 0, 8).unwrap();
+    let before = disk.syncs();
+    disk.hold_syncs(true);
+    let (done, wait) = waiter();
+    log.append(vec![record(1, 8)], done).unwrap();
+    disk.wait_for_syncs(before + 1);
+    let waits: Vec<_> = (2..66)
+        .map(|index| {
+            let (done, wait) = waiter();
+            log.append(vec![record(index, 8)], done).unwrap();
+            wait
+        })
+        .collect();
+    let (vote_done, vote_wait) = waiter();
+    log.set_vote(Bytes::from_static(b"vote"), vote_done).unwrap();
+    disk.hold_syncs(false);
+    wait().unwrap();
+    waits.into_iter().for_each(|wait| wait().unwrap());
+    vote_wait().unwrap();
+    assert_eq!(disk.syncs(), before + 2, "65 appends and a vote in two flushes");
+}
+
+#[test]
+fn a_full_queue_holds_the_appender_until_the_flush() {
+    let disk = MemDisk::default();
+    let options = Options { queue_bytes: 1, ..OPTIONS };
+    let log = Log::open_on(Arc::new(disk.clone()), Path::new("/mem"), options).unwrap();
+    disk.hold_syncs(true);
+    let before = disk.syncs();
+    let (first_done, first_wait) = waiter();
+    log.append(vec![record(0, 8)], first_done).unwrap();
+    disk.wait_for_syncs(before + 1);
+    let (second_done, second_wait) = waiter();
+    log.append(vec![record(1, 8)], second_done).unwrap();
+    std::thread::scope(|scope| {
+        let third = scope.spawn(|| append(&log, 2, 8));
+        assert_eq!(log.state().last, Some(1), "the third is held");
+        disk.hold_syncs(false);
+        third.join().unwrap().unwrap();
+    });
+    first_wait().unwrap();
+    second_wait().unwrap();
+    assert_eq!(log.state().last, Some(2));
+}
+
+#[test]
+fn a_failed_sync_is_the_last_one() {
+    let disk = MemDisk::default();
+    let log = open(&disk);
+    append(&log, 0, 8).unwrap();
+    disk.fail_sync_after(0);
+    let error = append(&log, 1, 8).unwrap_err();
+    assert!(error.to_string().contains("the disk is gone"), "{error}");
+    let syncs = disk.syncs();
+    append(&log, 2, 8).unwrap_err();
+    log.set_vote(Bytes::new(), waiter().0).unwrap_err();
+    log.set_committed(Bytes::new()).unwrap_err();
+    log.truncate_after(None).unwrap_err();
+    log.purge_to(0, Bytes::new()).unwrap_err();
+    log.read(0..1, 1).unwrap_err();
+    log.close().unwrap_err();
+    assert_eq!(disk.syncs(), syncs, "nothing is synced a second time");
+}
+
+#[test]
+fn what_a_failed_process_left_is_written_again_before_it_counts() {
+    let disk = MemDisk::default();
+    let log = open(&disk);
+    append(&log, 0, 8).unwrap();
+    disk.fail_sync_after(0);
+    append(&log, 1, 8).unwrap_err();
+    drop(log);
+    let before = disk.trace().len();
+    let log = open(&disk);
+    assert_eq!(log.state().last, Some(1), "the kernel's memory still has it");
+    let body = record(1, 8).body;
+    let is_rewritten = disk.trace()[before..].iter().any(|event| match event {
+        mem_disk::Event::Write { bytes, .. } => bytes.windows(8).any(|window| window == body),
+        _ => false,
+    });
+    assert!(is_rewritten);
+}
+
+#[test]
+fn purged_segments_are_used_again() {
+    let disk = MemDisk::default();
+    let log = open(&disk);
+    for index in 0..60 {
+        append(&log, index, 900).unwrap();
+        if index % 10 == 9 {
+            log.purge_to(index - 1, Bytes::from_static(b"mark")).unwrap();
+        }
+    }
+    let (done, wait) = waiter();
+    log.append(Vec::new(), done).unwrap();
+    wait().unwrap();
+    let names = disk.image().names;
+    assert!(names.len() < 9, "{names:?}");
+    let creations =
+        disk.trace().iter().filter(|it| matches!(it, mem_disk::Event::Create { .. })).count();
+    assert!(creations < 10, "{creations} files were created for {} segments", 60 / 4);
+    assert_eq!(log.read(59..60, 1).unwrap(), [record(59, 900)]);
+    log.close().unwrap();
+    let log = open(&disk);
+    assert_eq!(log.state().purged, Some((58, Bytes::from_static(b"mark"))));
+    assert_eq!(log.read(0..60, usize::MAX).unwrap(), []);
+    assert_eq!(log.read(59..60, 1).unwrap(), [record(59, 900)]);
+}
+
+#[test]
+fn a_second_process_is_kept_out_and_a_closed_log_is_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("deep/log");
+    let log = Log::open(&path, OPTIONS).unwrap();
+    append(&log, 0, 5000).unwrap();
+    assert!(matches!(Log::open(&path, OPTIONS), Err(OpenError::InUse { .. })));
+    let other = log.clone();
+    log.close().unwrap();
+    append(&other, 1, 8).unwrap_err();
+    let log = Log::open(&path, OPTIONS).unwrap();
+    assert_eq!(log.read(0..9, 1).unwrap(), [record(0, 5000)]);
+}
+
+#[test]
+fn what_is_too_long_is_refused_and_nothing_written() {
+    let log = open(&MemDisk::default());
+    let note = Bytes::from(vec![0; NOTE_BYTES_MAX + 1]);
+    let kind = |result: io::Result<()>| result.unwrap_err().kind();
+    assert_eq!(kind(log.set_vote(note.clone(), waiter().0)), io::ErrorKind::InvalidInput);
+    assert_eq!(kind(log.set_committed(note.clone())), io::ErrorKind::InvalidInput);
+    assert_eq!(kind(log.purge_to(0, note.clone())), io::ErrorKind::InvalidInput);
+    log.purge_to(7, note.slice(1..)).unwrap();
+    assert_eq!(kind(log.truncate_after(Some(6))), io::ErrorKind::InvalidInput);
+    log.truncate_after(Some(7)).unwrap();
+    append(&log, 8, 8).unwrap();
+}
+
+#[test]
+#[should_panic(expected = "records are appended without a hole")]
+fn a_hole_is_a_bug_of_the_caller() {
+    let _ = append(&open(&MemDisk::default()), 1, 8);
+}

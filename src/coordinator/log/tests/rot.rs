@@ -1,0 +1,116 @@
+//! Damage: whatever happens to bytes that were once durable is found, and said so.
+
+use super::mem_disk::{Image, MemDisk};
+use super::model::{Call, Model, Run, calls};
+use super::{open, try_open};
+use crate::coordinator::log::OpenError;
+use crate::coordinator::log::recover::{Recovered, recover, segment_name};
+
+fn recovered(image: &Image) -> Recovered {
+    recover(&MemDisk::of(image.clone()), std::path::Path::new("/mem")).unwrap()
+}
+
+/// Where the frames of each segment end: up to the newest mark in the last one.
+fn durable(image: &mut Image) -> Vec<(String, usize)> {
+    let recovered = recovered(image);
+    let marked = recovered.marked.expect("a log says what is durable");
+    let ends = recovered.segments.iter().map(|segment| {
+        let name = segment_name(segment.number);
+        if segment.number == marked.segment {
+            return (name, usize::try_from(marked.offset).unwrap());
+        }
+        // Behind the end there is the seal, of 24 bytes, and then what the file held before.
+        let next = image.names[&segment_name(segment.number + 1)];
+        let previous_end = &image.nodes[&next][32 + 24..];
+        let (previous_end, _) = postcard::take_from_bytes::<usize>(previous_end).unwrap();
+        (name, previous_end)
+    });
+    ends.collect()
+}
+
+fn written(calls: &[Call]) -> Run {
+    let mut run = Run::new();
+    calls.iter().for_each(|call| run.call(call));
+    run.wait();
+    run
+}
+
+proptest::proptest! {
+    #![proptest_config(super::cases(6))]
+
+    /// Without a closing: as after a kill of the process.
+    #[test]
+    fn every_flipped_bit_of_what_was_durable_is_found(calls in calls(24), bit in 0_usize..8) {
+        let run = written(&calls);
+        // The wait ends before the mark is written; closing waits for the flusher.
+        let disk = run.disk.clone();
+        drop(run);
+        let mut image = disk.image();
+        for (name, end) in durable(&mut image) {
+            for at in 0..end {
+                image.file(&name)[at] ^= 1 << bit;
+                let opened = try_open(&MemDisk::of(image.clone()));
+                let Err(OpenError::Damaged { file, offset, .. }) = opened else {
+                    panic!("byte {at} of {name}: {opened:?}");
+                };
+                let is_near = file.ends_with(&name) && offset <= at as u64;
+                assert!(is_near || offset == 0 || at < 200, "{at} {file:?} {offset}");
+                image.file(&name)[at] ^= 1 << bit;
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_segment_is_found(calls in calls(40)) {
+        let run = written(&calls);
+        let disk = run.disk.clone();
+        drop(run);
+        let image = disk.image();
+        let segments = recovered(&image).segments.len();
+        for segment in recovered(&image).segments {
+            let mut image = image.clone();
+            image.names.remove(&segment_name(segment.number));
+            let opened = try_open(&MemDisk::of(image));
+            let is_only = segments == 1;
+            assert!(is_only || matches!(opened, Err(OpenError::Damaged { .. })), "{opened:?}");
+        }
+    }
+}
+
+#[test]
+fn a_torn_end_is_cut_and_a_rotten_one_refused() {
+    let calls = [Call::Append { records: 1, bytes: 600 }, Call::Await];
+    let run = written(&calls);
+    let disk = run.disk.clone();
+    drop(run);
+    let image = disk.image();
+    let marked = usize::try_from(recovered(&image).marked.unwrap().offset).unwrap();
+    let name = segment_name(1);
+    // The mark is gone, as in a power cut, and so is the end of the record before it.
+    let mut torn = image.clone();
+    torn.file(&name)[marked - 8..].fill(0);
+    assert_eq!(Model::of(&open(&MemDisk::of(torn))), Model::default());
+    // The mark is there: the same damage is to something that was durable.
+    let mut rotten = image;
+    rotten.file(&name)[marked - 8..marked].fill(0xff);
+    let error = try_open(&MemDisk::of(rotten)).unwrap_err().to_string();
+    assert!(error.starts_with("/mem/000000000001.log is damaged at byte "), "{error}");
+    assert!(error.contains("add a new one with an empty directory"), "{error}");
+}
+
+#[test]
+fn a_newer_format_is_refused_and_left_alone() {
+    let disk = MemDisk::default();
+    drop(open(&disk));
+    let mut image = disk.image();
+    let head = image.file(&segment_name(1));
+    head[8] = 9;
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&head[..12]);
+    hasher.update(&head[16..32]);
+    head[12..16].copy_from_slice(&hasher.finalize().to_le_bytes());
+    let disk = MemDisk::of(image);
+    let error = try_open(&disk).unwrap_err();
+    assert!(matches!(error, OpenError::Version { found: 9, .. }), "{error}");
+    assert!(disk.trace().is_empty(), "nothing was touched");
+}
