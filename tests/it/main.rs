@@ -1,3 +1,4 @@
-//! Integration tests: one binary, one module per part.
+//! Integration tests against real processes and real PostgreSQL servers.
 
+mod dev;
 mod wan;
