@@ -21,11 +21,11 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio::process::Command;
 use tokio::time::Instant;
 use tokio_postgres::NoTls;
 
 pub use error::Error;
+pub(super) use error::tail;
 use install::Owner;
 pub use install::{Install, VERSION_MIN};
 
