@@ -1,3 +1,50 @@
 //! `pghc`: see `pghc --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use pghc::cli;
+use pghc::cli::process::{USAGE, complain};
+
+/// A consensus-ordered write layer over plain PostgreSQL with a verifiable hash chain.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a whole parade on this machine: databases, coordinators and API nodes in every zone.
+    Dev(cli::dev::Arguments),
+    /// Show how a running parade is doing. Exit code 0: healthy, 1: something is wrong, 2: nothing
+    /// answers.
+    Status(cli::status::Arguments),
+    Coordinator(cli::coordinator::Arguments),
+}
+
+fn main() -> ExitCode {
+    let is_set = |variable: &str| std::env::var_os(variable).is_some();
+    let words = match pghc::config::with_file(std::env::args_os().collect(), is_set) {
+        Ok(words) => words,
+        Err(error) => return complain(&error, USAGE),
+    };
+    let arguments = Arguments::parse_from(words);
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let logging = (variable("PGHC_LOG"), variable("PGHC_LOG_FORMAT"));
+    if let Err(error) = pghc::telemetry::set_up_logging(&logging.0, &logging.1) {
+        return complain(&error, USAGE);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error, 1),
+    };
+    runtime.block_on(async {
+        match arguments.command {
+            Command::Dev(arguments) => cli::dev::run(arguments).await,
+            Command::Status(arguments) => cli::status::run(arguments).await,
+            Command::Coordinator(arguments) => cli::coordinator::run(arguments).await,
+        }
+    })
+}

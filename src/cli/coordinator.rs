@@ -14,7 +14,7 @@ use crate::coordinator::{Coordinator, Settings, StartError, Timing};
 
 /// Orders writes: one member of the Raft group.
 #[derive(Debug, Args)]
-pub struct CoordinatorArgs {
+pub struct Arguments {
     /// Cluster id, a UUID: the same for every process of the cluster.
     #[arg(long, env = "PGHC_CLUSTER_ID")]
     cluster_id: ClusterId,
@@ -72,7 +72,7 @@ impl FromStr for MemberArg {
     }
 }
 
-impl CoordinatorArgs {
+impl Arguments {
     fn settings(self) -> Result<Settings, StartError> {
         let refuse = |why: String| Err(StartError::Settings(why));
         if !self.listen.ip().is_loopback() {
@@ -120,7 +120,7 @@ impl CoordinatorArgs {
 }
 
 /// Runs a coordinator until it is told to end.
-pub async fn run(args: CoordinatorArgs) -> ExitCode {
+pub async fn run(args: Arguments) -> ExitCode {
     let lifeline = args.lifeline;
     let started = match args.settings() {
         Ok(settings) => Coordinator::start(settings).await,

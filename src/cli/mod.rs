@@ -1,4 +1,7 @@
 //! Arguments in, exit code out.
 
 pub mod coordinator;
-mod process;
+pub mod dev;
+pub mod process;
+pub mod status;
+mod view;

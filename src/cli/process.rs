@@ -8,11 +8,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 /// Exit code of wrong usage or settings; nothing was started.
-pub(crate) const USAGE: u8 = 2;
+pub const USAGE: u8 = 2;
 
 /// Resolves when the process is told to end: SIGTERM, SIGINT, or, with `lifeline`, the end of
 /// standard input, which is how children of a killed supervisor notice.
-pub(crate) async fn told_to_end(lifeline: bool) -> &'static str {
+pub async fn told_to_end(lifeline: bool) -> &'static str {
     let (sender, parent_gone) = oneshot::channel::<()>();
     if lifeline {
         // A thread, because a read of standard input cannot be cancelled.
@@ -38,7 +38,7 @@ pub(crate) async fn told_to_end(lifeline: bool) -> &'static str {
 }
 
 /// Prints an error with its causes on one line.
-pub(crate) fn complain(error: &dyn std::error::Error, code: u8) -> ExitCode {
+pub fn complain(error: &dyn std::error::Error, code: u8) -> ExitCode {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

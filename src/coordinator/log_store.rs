@@ -44,7 +44,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         range: RB,
     ) -> Result<Vec<Entry>, io::Error> {
         let state = self.log.state();
-        let (Some(first), Some(last)) = (state.first_index, state.last_index) else {
+        let (Some(first), Some(last)) = (state.first, state.last) else {
             return Ok(Vec::new());
         };
         let start = match range.start_bound() {
@@ -80,7 +80,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let state = self.log.state();
         let last_purged_log_id: Option<LogId> =
             state.purged.map(|(_, mark)| decode(&mark)).transpose()?;
-        let last = match state.last_index {
+        let last = match state.last {
             Some(last) => self.read(last, last + 1, usize::MAX)?.pop().map(|entry| entry.log_id),
             None => None,
         };

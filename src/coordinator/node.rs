@@ -181,7 +181,9 @@ impl Coordinator {
             tracing::warn!(%error, "the consensus core did not stop cleanly");
         }
         self.tasks.shut_down().await;
-        self.log.close();
+        if let Err(error) = self.log.close() {
+            tracing::warn!(%error, "the log did not close cleanly");
+        }
     }
 }
 

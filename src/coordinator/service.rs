@@ -29,6 +29,13 @@ use crate::sequencer::{Batch, Outcome};
 /// Batches under way through one coordinator; more wait for a place.
 const SUBMITS_MAX: usize = 512;
 
+/// Pause before the leader is asked again that did not take a batch, or before another is looked
+/// for; a change of leadership ends it.
+const NO_LEADER_PAUSE: Duration = Duration::from_millis(50);
+
+/// Pause before a batch is sent again whose attempt ended without an answer.
+const RESEND_PAUSE: Duration = Duration::from_millis(20);
+
 /// Longest a call may take; API nodes ask for less.
 const CALL_MAX: Duration = Duration::from_secs(60);
 
@@ -53,6 +60,7 @@ impl CoordinatorService {
     async fn order(&self, name: BatchId, batch: Bytes) -> Result<Outcomes, Status> {
         let mut leadership = self.forward.leadership();
         let mut handed_over = false;
+        let started = Instant::now();
         loop {
             leadership.borrow_and_update();
             let mut coming = match self.sequencing.answer(name) {
@@ -70,13 +78,12 @@ impl CoordinatorService {
             let patience = match attempt {
                 // Committed at the leader: it reaches this coordinator with the next append.
                 Attempt::Committed => self.attempt_max,
-                Attempt::Unknown => Duration::from_millis(20),
-                Attempt::NotTaken if handed_over => self.attempt_max / 8,
+                Attempt::Unknown => RESEND_PAUSE,
+                Attempt::NotTaken if !handed_over && started.elapsed() > self.attempt_max => {
+                    return Err(no_leader());
+                }
                 Attempt::NotTaken => {
-                    let elected = tokio::time::timeout(self.attempt_max, leadership.changed());
-                    if elected.await.is_err() && self.forward.leader().is_none() {
-                        return Err(no_leader());
-                    }
+                    let _ = tokio::time::timeout(NO_LEADER_PAUSE, leadership.changed()).await;
                     continue;
                 }
             };

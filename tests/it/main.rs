@@ -1,3 +1,5 @@
 //! Integration tests against real processes and real PostgreSQL servers.
 
+mod coordinators;
 mod dev;
+mod wan;

@@ -1,0 +1,213 @@
+//! A group of coordinators in one process, over real sockets and real disks.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use pghc::coordinator::{Coordinator, Settings, Timing};
+use pghc::rpc::v1::coordinator_client::CoordinatorClient;
+use pghc::rpc::v1::write_outcome::Kind;
+use pghc::rpc::v1::{ReadIndexRequest, SubmitRequest, TailBatch, TailRequest, WriteOutcome};
+use pghc::rpc::{self, Caller};
+use pghc::sequencer::{Batch, Write};
+use pghc_api::id::{ClusterId, ZoneName};
+
+const ZONES: [&str; 3] = ["eu", "us", "ap"];
+
+fn cluster() -> ClusterId {
+    "00000000-0000-4000-8000-000000000001".parse().expect("a UUID")
+}
+
+struct Group {
+    dir: tempfile::TempDir,
+    addresses: Vec<SocketAddr>,
+    running: BTreeMap<u64, Coordinator>,
+}
+
+impl Group {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        // Ports are taken and given back; nothing else asks for these in between.
+        let listeners: Vec<_> =
+            (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+        let addresses = listeners.iter().map(|l| l.local_addr().expect("bound")).collect();
+        drop(listeners);
+        let mut group = Self { dir, addresses, running: BTreeMap::new() };
+        for id in 1..=3 {
+            group.run(id).await;
+        }
+        group
+    }
+
+    async fn run(&mut self, id: u64) {
+        let place = usize::try_from(id).expect("small") - 1;
+        let member = |(place, address): (usize, &SocketAddr)| {
+            let zone: ZoneName = ZONES[place].parse().expect("a plain name");
+            (place as u64 + 1, (zone, format!("http://{address}")))
+        };
+        let settings = Settings {
+            cluster: cluster(),
+            id,
+            data: self.data(id),
+            listen: self.addresses[place],
+            members: self.addresses.iter().enumerate().map(member).collect(),
+            zones: ZONES.iter().map(|zone| zone.parse().expect("a plain name")).collect(),
+            timing: Timing::LAN,
+        };
+        let coordinator = Coordinator::start(settings).await.expect("started");
+        self.running.insert(id, coordinator);
+    }
+
+    fn data(&self, id: u64) -> std::path::PathBuf {
+        Path::join(self.dir.path(), id.to_string())
+    }
+
+    async fn stop(&mut self, id: u64) {
+        self.running.remove(&id).expect("running").stop().await;
+    }
+
+    fn client(&self, id: u64) -> CoordinatorClient<Caller> {
+        let url = format!("http://{}", self.running[&id].address());
+        let caller = rpc::connect(&url, &cluster(), Duration::from_secs(1)).expect("a URL");
+        CoordinatorClient::new(caller)
+    }
+
+    async fn leader(&self) -> u64 {
+        wait_for("a leader", async || {
+            for id in self.running.keys() {
+                let report = pghc::rpc::v1::ZoneReport::default();
+                let view = self.client(*id).report(report).await.ok()?.into_inner();
+                if self.running.contains_key(&view.leader) {
+                    return Some(view.leader);
+                }
+            }
+            None
+        })
+        .await
+    }
+}
+
+/// Waits for a state, at most 30 s.
+async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "no {what} within 30 s");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn batch(sequence: u64, writes: usize) -> SubmitRequest {
+    let write = |number| Write { key: None, payload: Some(format!("{number}").into()) };
+    let node = "eu-1".parse().expect("a plain name");
+    let writes = (0..writes).map(write).collect();
+    SubmitRequest { batch: Batch { session: [1; 16], sequence, node, writes }.encode() }
+}
+
+async fn submit(
+    client: &mut CoordinatorClient<Caller>,
+    request: SubmitRequest,
+) -> Vec<WriteOutcome> {
+    let mut call = tonic::Request::new(request);
+    call.set_timeout(Duration::from_secs(20));
+    client.submit(call).await.expect("ordered").into_inner().outcomes
+}
+
+fn ids(outcomes: &[WriteOutcome]) -> Vec<u64> {
+    outcomes.iter().map(|outcome| outcome.id).collect()
+}
+
+async fn tail(client: &mut CoordinatorClient<Caller>, upto: u64) -> Vec<TailBatch> {
+    let mut stream = client.tail(TailRequest::default()).await.expect("a tail").into_inner();
+    let mut batches: Vec<TailBatch> = Vec::new();
+    while batches.last().is_none_or(|batch| batch.last_id < upto) {
+        batches.push(stream.message().await.expect("a batch").expect("no end"));
+    }
+    batches
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_coordinator_takes_writes_and_tails_the_same_order() {
+    let group = Group::start().await;
+    let mut total = 0;
+    for sequence in 1..=12_u64 {
+        let mut client = group.client(sequence % 3 + 1);
+        let outcomes = submit(&mut client, batch(sequence, 3)).await;
+        assert_eq!(ids(&outcomes), (total + 1..=total + 3).collect::<Vec<_>>());
+        assert!(outcomes.iter().all(|outcome| outcome.kind() == Kind::Ordered));
+        total += 3;
+    }
+    let tails = futures::future::join_all((1..=3).map(async |id| {
+        let mut client = group.client(id);
+        tail(&mut client, total).await
+    }))
+    .await;
+    assert_eq!(tails[0], tails[1]);
+    assert_eq!(tails[0], tails[2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_resent_batch_is_ordered_once_whoever_gets_it() {
+    let group = Group::start().await;
+    let first = submit(&mut group.client(1), batch(1, 2)).await;
+    for id in 1..=3 {
+        let again = submit(&mut group.client(id), batch(1, 2)).await;
+        assert_eq!(again, first);
+    }
+    assert_eq!(ids(&submit(&mut group.client(2), batch(2, 1)).await), [3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_leader_is_replaced_and_what_was_ordered_stays() {
+    let mut group = Group::start().await;
+    let mut ordered = 0;
+    for round in 0..3_u64 {
+        let leader = group.leader().await;
+        group.stop(leader).await;
+        let other = leader % 3 + 1;
+        let outcomes = submit(&mut group.client(other), batch(round + 1, 1)).await;
+        ordered += 1;
+        assert_eq!(ids(&outcomes), [ordered]);
+        group.run(leader).await;
+        assert_eq!(tail(&mut group.client(leader), ordered).await.len() as u64, ordered);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_was_stopped_whole_carries_on() {
+    let mut group = Group::start().await;
+    let first = submit(&mut group.client(1), batch(1, 5)).await;
+    for id in 1..=3 {
+        group.stop(id).await;
+    }
+    for id in 1..=3 {
+        group.run(id).await;
+    }
+    assert_eq!(ids(&submit(&mut group.client(2), batch(2, 1)).await), [6]);
+    let again = submit(&mut group.client(3), batch(1, 5)).await;
+    assert_eq!(ids(&again), ids(&first));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirmed_read_sees_every_answered_write() {
+    let group = Group::start().await;
+    for sequence in 1..=20 {
+        submit(&mut group.client(sequence % 3 + 1), batch(sequence, 1)).await;
+        let mut reader = group.client((sequence + 1) % 3 + 1);
+        let read = reader.read_index(ReadIndexRequest {}).await.expect("confirmed");
+        assert!(read.into_inner().id >= sequence);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_of_another_cluster_is_refused() {
+    let group = Group::start().await;
+    let url = format!("http://{}", group.running[&1].address());
+    let other: ClusterId = "00000000-0000-4000-8000-000000000002".parse().expect("a UUID");
+    let caller = rpc::connect(&url, &other, Duration::from_secs(1)).expect("a URL");
+    let error = CoordinatorClient::new(caller).submit(batch(1, 1)).await.expect_err("foreign");
+    assert_eq!(error.code(), tonic::Code::FailedPrecondition);
+}
