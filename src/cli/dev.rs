@@ -55,39 +55,42 @@ pub struct Arguments {
 pub async fn run(arguments: Arguments) -> ExitCode {
     let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     let (Ok(interrupt), Ok(terminate)) = (interrupt, terminate) else {
-        eprintln!("pghc: the system takes no signal handlers; nothing was started");
+        view::complain("pghc: the system takes no signal handlers; nothing was started");
         return ExitCode::from(2);
     };
     let mut stop = Stop { interrupt, terminate };
     let options = match options(arguments) {
         Ok(options) => options,
         Err(message) => {
-            eprintln!("{message}");
+            view::complain(&message);
             return ExitCode::from(2);
         }
     };
     let count = options.zones.len();
     if count % 2 == 0 {
-        eprintln!("pghc: warning: {count} coordinators survive no more losses than {}", count - 1);
+        let less = count - 1;
+        view::complain(&format!(
+            "pghc: warning: {count} coordinators survive no more losses than {less}"
+        ));
     }
-    println!("starting {count} zones: {}", names(&options.zones));
+    view::print(&format!("starting {count} zones: {}", names(&options.zones)));
     let started = Instant::now();
     let parade = tokio::select! {
         parade = Parade::start(options) => parade,
         () = stop.asked() => {
-            println!("stopped while starting");
+            view::print("stopped while starting");
             return ExitCode::SUCCESS;
         }
     };
     let parade = match parade {
         Ok(parade) => parade,
         Err(error) => {
-            eprintln!("{}", view::error(&error));
+            view::complain(&view::error(&error));
             return ExitCode::from(2);
         }
     };
-    println!("{}", view::endpoints(&parade.record()));
-    println!("data: {}", parade.data().display());
+    view::print(&view::endpoints(&parade.record()).to_string());
+    view::print(&format!("data: {}", parade.data().display()));
     let screen = Screen::new();
     let code = tokio::select! {
         error = attend(&parade, &screen, started) => {
@@ -97,13 +100,13 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         () = stop.asked() => ExitCode::SUCCESS,
     };
     screen.clear();
-    println!("stopping; press Ctrl-C again to stop at once");
+    view::print("stopping; press Ctrl-C again to stop at once");
     tokio::select! {
-        () = parade.stop() => println!("stopped, nothing is left running"),
+        () = parade.stop() => view::print("stopped, nothing is left running"),
         () = stop.asked() => {
             parade.abort();
             parade.stop().await;
-            println!("killed, nothing is left running");
+            view::print("killed, nothing is left running");
         }
     }
     code
@@ -137,6 +140,7 @@ fn options(arguments: Arguments) -> Result<ParadeOptions, String> {
         binary: arguments.binary,
         profile: if matrix.is_some() { Profile::Wan } else { Profile::Lan },
         wan: matrix,
+        settings: Vec::new(),
     })
 }
 
@@ -225,7 +229,7 @@ impl Screen {
     fn say(&self, text: &str) {
         match &self.live {
             Some(bar) => bar.println(text),
-            None => println!("{text}"),
+            None => view::print(text),
         }
     }
 
@@ -233,7 +237,7 @@ impl Screen {
     fn show(&self, text: &str) {
         match &self.live {
             Some(bar) => bar.set_message(text.to_owned()),
-            None => println!("{text}"),
+            None => view::print(text),
         }
     }
 

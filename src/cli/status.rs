@@ -50,7 +50,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     let record = match find(&arguments) {
         Ok(record) => record,
         Err(message) => {
-            eprintln!("pghc: {message}");
+            view::complain(&format!("pghc: {message}"));
             return ExitCode::from(2);
         }
     };
@@ -73,7 +73,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Format::Json => {
             let answer = Answer { overview: &overview, parade: record.as_ref() };
             let text = serde_json::to_string_pretty(&answer);
-            println!("{}", text.expect("these structures are plain JSON"));
+            view::print(&text.expect("these structures are plain JSON"));
         }
     }
     if overview.nodes.iter().all(|node| node.node_id.is_none()) {
@@ -87,19 +87,19 @@ pub async fn run(arguments: Arguments) -> ExitCode {
 
 fn print_table(overview: &Overview, record: Option<&ParadeRecord>) {
     if let Some(cluster) = &overview.cluster_id {
-        println!("cluster {cluster}");
-        println!("{}", view::line(overview));
-        println!("{}", view::zones(overview));
+        view::print(&format!("cluster {cluster}"));
+        view::print(&view::line(overview));
+        view::print(&view::zones(overview).to_string());
     }
     match record {
-        Some(record) => println!("{}", view::endpoints(record)),
-        None => println!("{}", view::nodes(overview)),
+        Some(record) => view::print(&view::endpoints(record).to_string()),
+        None => view::print(&view::nodes(overview).to_string()),
     }
     for problem in &overview.problems {
-        println!("problem: {problem}");
+        view::print(&format!("problem: {problem}"));
     }
     if overview.healthy {
-        println!("healthy");
+        view::print("healthy");
     }
 }
 

@@ -1,5 +1,7 @@
 //! A parade in words: tables, one-line summaries and errors with their causes.
 
+use std::io::Write as _;
+
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{ContentArrangement, Table};
 use pghc_api::wire::ZoneState;
@@ -12,6 +14,16 @@ fn table(header: &[&str]) -> Table {
     table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header);
     table
+}
+
+/// Prints a line. A reader that has gone (`pghc dev | head`) is no reason to end a parade.
+pub(super) fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Prints a line for people to standard error.
+pub(super) fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Where everything of a parade is.

@@ -23,6 +23,7 @@ pub(super) struct Assembly<'a> {
     pub(super) plan: &'a Plan,
     pub(super) routes: &'a Routes,
     pub(super) profile: Profile,
+    pub(super) settings: &'a [(String, String)],
 }
 
 /// Directory of the children's logs.
@@ -42,6 +43,7 @@ impl Assembly<'_> {
             let member = Member { zone: zone.name.clone(), part: Part::Postgres };
             let options = ServerOptions {
                 log: log_of(self.data, &member),
+                settings: self.settings.to_vec(),
                 ..ServerOptions::new(postgres_dir(self.data, zone.name.as_str()), zone.postgres)
             };
             async move {

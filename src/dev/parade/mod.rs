@@ -40,6 +40,7 @@ use super::postgres::tail;
 use super::record::ParadeRecord;
 use super::scratch::Scratch;
 use crate::task::Tasks;
+use crate::wan::Wan;
 
 /// A child that ended this often in a row, each time soon after its start, will not get better.
 const SHORT_LIVES_MAX: u32 = 5;
@@ -54,6 +55,7 @@ pub struct Parade {
     board: Arc<Board>,
     keepers: BTreeMap<Member, mpsc::Sender<Command>>,
     abort: CancellationToken,
+    wan: Option<Wan>,
     tasks: Tasks,
     /// The last owner, keeper or parade, frees the directory.
     hold: Arc<Hold>,
@@ -104,8 +106,9 @@ impl Parade {
         plan.write(&data)?;
         let tasks = Tasks::default();
         let routes = Routes::open(&plan.zones, options.wan, &tasks).await?;
-        let (routes, profile) = (&routes, options.profile);
-        let assembly = Assembly { data: &data, binary: &binary, plan: &plan, routes, profile };
+        let (routes, profile, settings) = (&routes, options.profile, &options.settings);
+        let assembly =
+            Assembly { data: &data, binary: &binary, plan: &plan, routes, profile, settings };
         let mut children = assembly.start_servers().await?;
         let mut programs = assembly.programs();
         for (_, program) in &mut programs {
@@ -115,7 +118,8 @@ impl Parade {
         let board = Arc::new(Board::new(data.clone(), assemble::record(&plan)));
         let keepers = BTreeMap::new();
         let abort = CancellationToken::new();
-        let mut parade = Self { data, board, keepers, abort, tasks, hold };
+        let wan = routes.emulator().cloned();
+        let mut parade = Self { data, board, keepers, abort, wan, tasks, hold };
         children.into_iter().for_each(|(member, body)| parade.keep(member, body));
         parade.board.publish();
         Ok(parade)
@@ -173,6 +177,12 @@ impl Parade {
     #[must_use]
     pub fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// The emulator between the zones, if they have distances.
+    #[must_use]
+    pub fn wan(&self) -> Option<&Wan> {
+        self.wan.as_ref()
     }
 
     /// Changes of the children from now on; who does not read for long misses the oldest.

@@ -50,6 +50,8 @@ pub struct ParadeOptions {
     pub profile: Profile,
     /// Distances between the zones; it must name all of them. `None`: none.
     pub wan: Option<Matrix>,
+    /// Settings of every PostgreSQL server, name and value, over our own.
+    pub settings: Vec<(String, String)>,
 }
 
 impl Default for ParadeOptions {
@@ -63,6 +65,7 @@ impl Default for ParadeOptions {
             binary: None,
             profile: Profile::Lan,
             wan: None,
+            settings: Vec::new(),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::wan::{Matrix, Wan};
 #[derive(Debug)]
 pub(super) struct Routes {
     zones: Vec<Seen>,
-    matrix: Option<Matrix>,
+    emulator: Option<Wan>,
 }
 
 /// How one zone reaches every coordinator, in the order of the zones.
@@ -47,7 +47,12 @@ impl Routes {
             }
             seen.push(Seen { from: from.name.clone(), addresses });
         }
-        Ok(Self { zones: seen, matrix })
+        Ok(Self { zones: seen, emulator })
+    }
+
+    /// The emulator, if there are distances.
+    pub(super) fn emulator(&self) -> Option<&Wan> {
+        self.emulator.as_ref()
     }
 
     /// URLs of all coordinators with their zones, as `from` reaches them, in the order of the zones.
@@ -62,9 +67,9 @@ impl Routes {
     /// The same, nearest first; the own zone's is the nearest.
     pub(super) fn nearest_first(&self, from: &ZoneName) -> Vec<String> {
         let mut coordinators = self.coordinators(from);
-        coordinators.sort_by_key(|(to, _)| match &self.matrix {
+        coordinators.sort_by_key(|(to, _)| match &self.emulator {
             _ if to == from => (false, Duration::ZERO),
-            Some(matrix) => (true, matrix.round_trip(from, to)),
+            Some(wan) => (true, wan.matrix().round_trip(from, to)),
             None => (true, Duration::ZERO),
         });
         coordinators.into_iter().map(|(_, url)| url).collect()

@@ -84,7 +84,7 @@ impl Server {
         let status = process.exited().await.map_err(Error::io("run initdb"))?;
         let status = status.expect("it was just started");
         if !status.success() {
-            return Err(Error::exited(status, &self.options));
+            return Err(Error::exited(status, &self.options, 0));
         }
         let conf = fs::File::options().append(true).open(new.join("postgresql.conf"));
         conf.and_then(|mut file| file.write_all(b"\ninclude 'pghc.conf'\n"))

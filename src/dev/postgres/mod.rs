@@ -90,6 +90,8 @@ pub struct Server {
     install: Install,
     owner: Option<Owner>,
     process: Process,
+    /// Length of the log when this life of the server began, in bytes.
+    log_start: u64,
     /// Stops the server when we are killed; see [`LIFELINE`].
     lifeline: Process,
 }
@@ -111,6 +113,7 @@ impl Server {
             install,
             owner,
             process: Process::default(),
+            log_start: 0,
             lifeline: Process::default(),
         };
         server.create_directory().await?;
@@ -157,6 +160,7 @@ impl Server {
         self.stop().await?;
         clear_leftover(&self.options.data_dir).await?;
         self.write_settings()?;
+        self.log_start = std::fs::metadata(&self.options.log).map_or(0, |log| log.len());
         // Asked before, because in its log PostgreSQL says it less clearly.
         let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.options.port);
         TcpListener::bind(address).map_err(|_| Error::PortInUse { port: self.options.port })?;
@@ -205,7 +209,7 @@ impl Server {
         loop {
             let ended = self.process.try_exited().map_err(Error::io("wait for the server"))?;
             if let Some(status) = ended {
-                return Err(Error::exited(status, &self.options));
+                return Err(Error::exited(status, &self.options, self.log_start));
             }
             let attempt = tokio::time::timeout(CONNECT_MAX, tokio_postgres::connect(&dsn, NoTls));
             if matches!(attempt.await, Ok(Ok(_))) {
