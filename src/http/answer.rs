@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::body::Body;
-use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER, SERVER};
+use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SERVER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use pghc_api::chain::{Digest, LinkHash};
@@ -97,6 +97,8 @@ pub(super) fn finish(mut response: Response, request_id: HeaderValue) -> Respons
         let body = serde_json::to_vec(&refusal.0).expect("a problem is plain data");
         *response.body_mut() = Body::from(body);
         let headers = response.headers_mut();
+        // The router has counted the empty body.
+        headers.remove(CONTENT_LENGTH);
         headers.insert(CONTENT_TYPE, PROBLEM);
         if let Some(frontier) = refusal.0.frontier {
             headers.insert(FRONTIER, frontier.into());
@@ -104,7 +106,11 @@ pub(super) fn finish(mut response: Response, request_id: HeaderValue) -> Respons
         if matches!(refusal.0.status, 429 | 503) {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
-        tracing::debug!(request_id = refusal.0.request_id, code = refusal.0.code.as_str(), "refused");
+        tracing::debug!(
+            request_id = refusal.0.request_id,
+            code = refusal.0.code.as_str(),
+            "refused"
+        );
     }
     let headers = response.headers_mut();
     headers.insert(REQUEST_ID, request_id);

@@ -121,9 +121,9 @@ impl Ask {
                 })?;
             }
             "after" => {
-                self.after = number(value).filter(|id| *id <= WriteId::MAX.get()).ok_or_else(|| {
-                    bad(format!("after is an id or 0, not {:?}", shorten(value)))
-                })?;
+                self.after = number(value)
+                    .filter(|id| *id <= WriteId::MAX.get())
+                    .ok_or_else(|| bad(format!("after is an id or 0, not {:?}", shorten(value))))?;
             }
             "limit" => {
                 let limit = number(value).and_then(|limit| usize::try_from(limit).ok());
@@ -143,10 +143,7 @@ fn wait(value: &str) -> Result<Wait, Refusal> {
         "ordered" => Ok(Wait::Ordered),
         "applied" => Ok(Wait::Applied),
         "everywhere" => Ok(Wait::Everywhere),
-        _ => Err(bad(format!(
-            "wait is ordered, applied or everywhere, not {:?}",
-            shorten(value)
-        ))),
+        _ => Err(bad(format!("wait is ordered, applied or everywhere, not {:?}", shorten(value)))),
     }
 }
 

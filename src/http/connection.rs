@@ -59,7 +59,8 @@ impl Clock {
 
     /// When the connection is to be closed if nothing changes; `None` while it is we who work.
     pub(super) fn due(&self) -> Option<Instant> {
-        let read_by = if self.requests.load(Relaxed) == 0 { self.read_by.load(Relaxed) } else { NEVER };
+        let read_by =
+            if self.requests.load(Relaxed) == 0 { self.read_by.load(Relaxed) } else { NEVER };
         let due = read_by.min(self.write_by.load(Relaxed));
         (due != NEVER).then(|| self.origin + Duration::from_millis(due))
     }

@@ -63,7 +63,10 @@ impl Written {
         (status = 504, description = "Unknown, or committed under the `id` given but not yet applied as asked", body = pghc_api::error::Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn write(State(api): State<Shared>, request: Request) -> Result<Response, Refusal> {
+pub(super) async fn write(
+    State(api): State<Shared>,
+    request: Request,
+) -> Result<Response, Refusal> {
     let (head, body) = request.into_parts();
     let ask = Ask::of(&head.uri, WRITE)?;
     let key = idempotency_key(&head.headers)?;
@@ -213,11 +216,7 @@ fn check(waited: &Result<(), Short>, awaited: Option<WriteId>) -> Result<(), Ref
     }
 }
 
-async fn repeated(
-    api: &Api,
-    id: WriteId,
-    waited: &Result<(), Short>,
-) -> Result<Written, Refusal> {
+async fn repeated(api: &Api, id: WriteId, waited: &Result<(), Short>) -> Result<Written, Refusal> {
     check(waited, Some(id))?;
     match api.service.link(id).await {
         Ok(Some(link)) => Ok(Written { link: of_link(link), repeated: true }),
@@ -253,13 +252,7 @@ pub(super) fn unwritten(error: &SubmitError) -> Refusal {
 
 fn of_head(api: &Api, head: &Head) -> Chained {
     let node = api.service.identity().node.clone();
-    Chained {
-        id: head.id,
-        node,
-        hash: head.hash,
-        digest: head.digest,
-        written_at: head.written_at,
-    }
+    Chained { id: head.id, node, hash: head.hash, digest: head.digest, written_at: head.written_at }
 }
 
 pub(super) fn of_link(link: Link) -> Chained {

@@ -101,7 +101,8 @@ impl Lines {
         loop {
             while chunk.len() < BATCH_WRITES_MAX && bytes < BATCH_BYTES_MAX {
                 let Some(line) = self.cut() else { break };
-                bytes += line.as_ref().map_or(0, |line| line.payload.as_ref().map_or(0, Bytes::len));
+                bytes +=
+                    line.as_ref().map_or(0, |line| line.payload.as_ref().map_or(0, Bytes::len));
                 chunk.push(line);
             }
             if chunk.len() == BATCH_WRITES_MAX || bytes >= BATCH_BYTES_MAX {
@@ -185,9 +186,7 @@ impl Lines {
             }
             let key = self.key.as_ref().map(|key| key.line(self.number));
             self.number += 1;
-            return Some(
-                payload_of(&line.slice(..end)).map(|payload| NewWrite { key, payload }),
-            );
+            return Some(payload_of(&line.slice(..end)).map(|payload| NewWrite { key, payload }));
         }
     }
 
