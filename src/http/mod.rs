@@ -1,1 +1,28 @@
 //! The HTTP interface of an API node. Only this module names axum.
+//!
+//! It turns requests into calls of [`zone::Service`](crate::zone::Service) and outcomes into
+//! answers, and holds the server those answers leave by. Invariant: a 2xx is committed and applied
+//! as asked, a 4xx is not in the log and never will be, anything else says that the outcome is open.
+//! It must hold no SQL and no consensus, and keep nothing of a request once it is answered.
+
+mod answer;
+mod api;
+mod ask;
+mod body;
+mod bulk;
+mod connection;
+mod limits;
+mod openapi;
+mod original;
+mod probe;
+mod read;
+mod serve;
+mod write;
+
+pub use api::Api;
+pub use limits::{Cors, Limits};
+pub use openapi::openapi_json;
+pub use serve::serve;
+
+#[cfg(test)]
+mod tests;

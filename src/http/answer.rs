@@ -1,0 +1,167 @@
+//! Answers: links as JSON, errors as problems, and the headers every answer carries.
+//!
+//! Links are formatted by hand into one buffer, since each write is answered by one. Every text in
+//! them is of checked ASCII that needs no escaping in JSON.
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::body::Body;
+use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SERVER};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use pghc_api::chain::{Digest, LinkHash};
+use pghc_api::error::{ErrorCode, Problem};
+use pghc_api::id::{ClusterId, NodeName, WriteId};
+use pghc_api::time::Micros;
+use pghc_api::token::Token;
+
+/// Newest id this zone had applied when the answer was given.
+pub(super) const FRONTIER: HeaderName = HeaderName::from_static("pghc-frontier");
+/// Causality token of the write just answered.
+pub(super) const TOKEN: HeaderName = HeaderName::from_static("pghc-token");
+/// Correlates an answer with the node's log.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+const SOFTWARE: HeaderValue = HeaderValue::from_static(concat!("pghc/", env!("CARGO_PKG_VERSION")));
+
+/// Seconds after which a refused request may be sent again.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// A request that is not answered as it was asked. [`finish`] makes it a body.
+#[derive(Debug, Clone)]
+pub(super) struct Refusal(Box<Problem>);
+
+impl Refusal {
+    pub(super) fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+        Self(Box::new(Problem::new(code, detail)))
+    }
+
+    /// Names the write the refusal is about.
+    pub(super) fn id(mut self, id: WriteId) -> Self {
+        self.0.id = Some(id.get());
+        self
+    }
+
+    /// Says how far the zone is.
+    pub(super) fn frontier(mut self, frontier: u64) -> Self {
+        self.0.frontier = Some(frontier);
+        self
+    }
+
+    /// The problem as one line of NDJSON, with its line end.
+    pub(super) fn write_line(&self, line: &mut Vec<u8>) {
+        serde_json::to_writer(&mut *line, &self.0).expect("a problem is plain data");
+        line.push(b'\n');
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::from_u16(self.0.status).expect("codes have statuses");
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// What identifies a request in the log: the client's own id if it is plain, else one of ours.
+pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    static PROCESS: std::sync::LazyLock<u32> = std::sync::LazyLock::new(rand::random);
+    let is_plain = |value: &&HeaderValue| {
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
+        (1..=64).contains(&value.len()) && value.as_bytes().iter().all(plain)
+    };
+    if let Some(given) = headers.get(REQUEST_ID).filter(is_plain) {
+        return given.clone();
+    }
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let text = format!("{:08x}-{number:x}", *PROCESS);
+    HeaderValue::try_from(text).expect("hex digits are visible ASCII")
+}
+
+/// Completes an answer: problems get their body, and every answer its request id.
+pub(super) fn finish(mut response: Response, request_id: HeaderValue) -> Response {
+    let refusal = match response.extensions_mut().remove::<Refusal>() {
+        Some(refusal) => Some(refusal),
+        None if response.status() == StatusCode::METHOD_NOT_ALLOWED => {
+            Some(method_not_allowed(response.headers()))
+        }
+        None => None,
+    };
+    if let Some(mut refusal) = refusal {
+        refusal.0.request_id = request_id.to_str().ok().map(str::to_owned);
+        let body = serde_json::to_vec(&refusal.0).expect("a problem is plain data");
+        *response.body_mut() = Body::from(body);
+        let headers = response.headers_mut();
+        // The router has counted the empty body.
+        headers.remove(CONTENT_LENGTH);
+        headers.insert(CONTENT_TYPE, PROBLEM);
+        if let Some(frontier) = refusal.0.frontier {
+            headers.insert(FRONTIER, frontier.into());
+        }
+        if matches!(refusal.0.status, 429 | 503) {
+            headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        tracing::debug!(
+            request_id = refusal.0.request_id,
+            code = refusal.0.code.as_str(),
+            "refused"
+        );
+    }
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, request_id);
+    headers.insert(SERVER, SOFTWARE);
+    response
+}
+
+fn method_not_allowed(headers: &HeaderMap) -> Refusal {
+    let allowed = headers.get(ALLOW).and_then(|allow| allow.to_str().ok()).unwrap_or("others");
+    Refusal::new(ErrorCode::MethodNotAllowed, format!("the path takes {allowed}"))
+}
+
+/// A body of JSON with the frontier it was given at.
+pub(super) fn json(status: StatusCode, body: Vec<u8>, frontier: u64) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, JSON);
+    headers.insert(FRONTIER, frontier.into());
+    response
+}
+
+/// What an answer says of a link, payload apart.
+#[derive(Debug, Clone)]
+pub(super) struct Chained {
+    pub(super) id: WriteId,
+    pub(super) node: NodeName,
+    pub(super) hash: LinkHash,
+    pub(super) digest: Digest,
+    pub(super) written_at: Micros,
+}
+
+impl Chained {
+    pub(super) fn token(&self, cluster: &ClusterId) -> Token {
+        Token::new(cluster, self.id, self.hash)
+    }
+
+    /// Appends the members of `wire::LinkBody`, without the braces around them.
+    pub(super) fn write_members(&self, cluster: &ClusterId, text: &mut String) {
+        let Self { id, node, hash, digest, written_at } = self;
+        let token = self.token(cluster);
+        let written = write!(
+            text,
+            r#""id":{id},"node_id":"{node}","hash":"{hash}","digest":"{digest}","written_at":"{written_at}","token":"{token}""#
+        );
+        written.expect("writing to a string cannot fail");
+    }
+
+    /// Appends a `wire::OriginalLink`.
+    pub(super) fn write_original(id: WriteId, hash: LinkHash, node: &NodeName, text: &mut String) {
+        write!(text, r#"{{"zk_id":{id},"hash":"{hash}","node_id":"{node}"}}"#)
+            .expect("writing to a string cannot fail");
+    }
+}

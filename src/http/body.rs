@@ -1,0 +1,94 @@
+//! Reading request bodies: bounded in bytes and in time, checked, and without copying.
+
+use axum::body::Body;
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
+use pghc_api::error::ErrorCode;
+use pghc_api::payload;
+use tokio::time::{Instant, timeout_at};
+
+use super::answer::Refusal;
+use super::limits::Limits;
+
+/// What a write's body is declared to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Media {
+    /// One write.
+    Json,
+    /// One write a line.
+    Ndjson,
+}
+
+/// Reads the content type of a write. None at all means JSON.
+pub(super) fn media(headers: &HeaderMap) -> Result<Media, Refusal> {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Media::Json) };
+    let text = value.to_str().unwrap_or_default();
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        Ok(Media::Json)
+    } else if essence.eq_ignore_ascii_case("application/x-ndjson") {
+        Ok(Media::Ndjson)
+    } else {
+        let detail = "the content type of a write is application/json or application/x-ndjson";
+        Err(Refusal::new(ErrorCode::UnsupportedMediaType, detail))
+    }
+}
+
+/// Reads a whole body of at most `limits.body_bytes`, declared or not.
+pub(super) async fn read_whole(mut body: Body, limits: &Limits) -> Result<Bytes, Refusal> {
+    let max = limits.body_bytes;
+    if body.size_hint().lower() > max as u64 {
+        return Err(too_large("body", max));
+    }
+    let deadline = Instant::now() + limits.body_read;
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    while !body.is_end_stream() {
+        let Ok(frame) = timeout_at(deadline, body.frame()).await else {
+            let seconds = limits.body_read.as_secs_f64();
+            return Err(too_late(format!("the body did not arrive within {seconds} s")));
+        };
+        let Some(frame) = frame else { break };
+        // Trailers carry nothing for us.
+        let Ok(data) = frame.map_err(|_| broken())?.into_data() else { continue };
+        if first.len() + all.len() + data.len() > max {
+            return Err(too_large("body", max));
+        }
+        // The usual body comes in one piece and is kept as it is.
+        if first.is_empty() && all.is_empty() {
+            first = data;
+        } else {
+            all.extend_from_slice(&std::mem::take(&mut first));
+            all.extend_from_slice(&data);
+        }
+    }
+    Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+/// The payload of a write's body; shares its memory.
+pub(super) fn payload_of(body: &Bytes) -> Result<Option<Bytes>, Refusal> {
+    if body.is_empty() {
+        let detail = "the body is empty; send {} for a write without a payload";
+        return Err(Refusal::new(ErrorCode::BadJson, detail));
+    }
+    match payload::write_body(body) {
+        Ok(range) => Ok(range.map(|range| body.slice(range))),
+        Err(fault) => Err(Refusal::new(fault.code, format!("the body has {fault}"))),
+    }
+}
+
+pub(super) fn too_large(what: &str, max: usize) -> Refusal {
+    let detail = format!("the {what} is larger than the limit of {max} bytes");
+    Refusal::new(ErrorCode::PayloadTooLarge, detail)
+}
+
+pub(super) fn too_late(detail: impl Into<String>) -> Refusal {
+    Refusal::new(ErrorCode::RequestTimeout, detail)
+}
+
+pub(super) fn broken() -> Refusal {
+    Refusal::new(ErrorCode::BadRequest, "the body broke off or is not framed as HTTP wants it")
+}

@@ -1,0 +1,197 @@
+//! The lines of a bulk write: a body cut at its line ends, each line checked.
+//!
+//! Invariant: every line in gives exactly one [`Line`] out, in order; what ends the reading early
+//! gives one more, and nothing after it is read. At most one line is buffered beside a frame.
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use futures::FutureExt as _;
+use http_body_util::BodyExt as _;
+use pghc_api::id::IdempotencyKey;
+use pghc_api::limits::{BATCH_BYTES_MAX, BATCH_WRITES_MAX};
+use tokio::time::{Duration, Instant, timeout_at};
+
+use crate::http::answer::Refusal;
+use crate::http::body::{broken, payload_of, too_large, too_late};
+use crate::http::limits::Limits;
+use crate::zone::NewWrite;
+
+/// A line: a write, or why it is none.
+pub(super) type Line = Result<NewWrite, Refusal>;
+
+/// Reads a body line by line.
+pub(super) struct Lines {
+    body: Body,
+    key: Option<IdempotencyKey>,
+    /// What has arrived and is not cut yet.
+    buffer: BytesMut,
+    /// How much of the buffer holds no line end.
+    searched: usize,
+    /// Whether the rest of the current line is dropped, since it was answered as too long.
+    skipping: bool,
+    /// Number of the next line, from 0.
+    number: usize,
+    bytes_left: usize,
+    line_bytes: usize,
+    limits: (usize, Duration),
+    /// Since when nothing has arrived while something should have.
+    silent_since: Instant,
+    read_by: Instant,
+    ended: bool,
+    /// What ended the reading early; the last line of the answer.
+    last_word: Option<Refusal>,
+}
+
+/// What comes next from the body.
+enum Arrival {
+    Data(Bytes),
+    End,
+    Nothing,
+    Failed(Refusal),
+}
+
+impl Lines {
+    pub(super) fn new(body: Body, key: Option<IdempotencyKey>, limits: &Limits) -> Self {
+        let now = Instant::now();
+        Self {
+            body,
+            key,
+            buffer: BytesMut::new(),
+            searched: 0,
+            skipping: false,
+            number: 0,
+            bytes_left: limits.bulk_bytes,
+            line_bytes: limits.body_bytes,
+            limits: (limits.bulk_bytes, limits.body_read),
+            silent_since: now,
+            read_by: now + limits.bulk_read,
+            ended: false,
+            last_word: None,
+        }
+    }
+
+    /// Whether there is nothing more to read or to say.
+    pub(super) fn ended(&self) -> bool {
+        self.ended && self.last_word.is_none()
+    }
+
+    /// Whether more may arrive.
+    pub(super) fn reading(&self) -> bool {
+        !self.ended
+    }
+
+    /// Ends the reading; `last_word` is the last line.
+    pub(super) fn end_with(&mut self, last_word: Refusal) {
+        self.ended = true;
+        self.last_word = Some(last_word);
+    }
+
+    /// Starts to count the client's silence anew, after a time in which it was we who were slow.
+    pub(super) fn restart_silence(&mut self) {
+        self.silent_since = Instant::now();
+    }
+
+    /// Reads what has arrived, up to a batch; waits only while there is nothing at all. Empty at
+    /// the end. May be dropped while it waits: nothing is lost.
+    ///
+    /// `silence_counts` says whether the client owes us the next line, and not we it an answer.
+    pub(super) async fn next_chunk(&mut self, silence_counts: bool) -> Vec<Line> {
+        let mut chunk = Vec::new();
+        let mut bytes = 0;
+        loop {
+            while chunk.len() < BATCH_WRITES_MAX && bytes < BATCH_BYTES_MAX {
+                let Some(line) = self.cut() else { break };
+                bytes +=
+                    line.as_ref().map_or(0, |line| line.payload.as_ref().map_or(0, Bytes::len));
+                chunk.push(line);
+            }
+            if chunk.len() == BATCH_WRITES_MAX || bytes >= BATCH_BYTES_MAX {
+                return chunk;
+            }
+            if self.ended {
+                chunk.extend(self.last_word.take().map(Err));
+                return chunk;
+            }
+            let arrival = if chunk.is_empty() {
+                self.wait(silence_counts).await
+            } else {
+                self.body.frame().now_or_never().map_or(Arrival::Nothing, Self::sort)
+            };
+            match arrival {
+                Arrival::Data(data) => self.take_in(&data),
+                Arrival::End => self.end(),
+                Arrival::Failed(refusal) => self.end_with(refusal),
+                Arrival::Nothing => return chunk,
+            }
+        }
+    }
+
+    /// Waits for the next frame; bounded by silence and by the time for the whole body.
+    async fn wait(&mut self, silence_counts: bool) -> Arrival {
+        let silent_until = self.silent_since + self.limits.1;
+        let until = if silence_counts { silent_until.min(self.read_by) } else { self.read_by };
+        match timeout_at(until, self.body.frame()).await {
+            Ok(frame) => Self::sort(frame),
+            Err(_) => Arrival::Failed(too_late(
+                "no more lines arrived in time; the lines before this answer stand as answered",
+            )),
+        }
+    }
+
+    fn sort(frame: Option<Result<hyper::body::Frame<Bytes>, axum::Error>>) -> Arrival {
+        match frame {
+            None => Arrival::End,
+            Some(Err(_)) => Arrival::Failed(broken()),
+            Some(Ok(frame)) => frame.into_data().map_or(Arrival::Data(Bytes::new()), Arrival::Data),
+        }
+    }
+
+    fn take_in(&mut self, data: &Bytes) {
+        self.restart_silence();
+        if data.len() > self.bytes_left {
+            return self.end_with(too_large("body", self.limits.0));
+        }
+        self.bytes_left -= data.len();
+        self.buffer.extend_from_slice(data);
+    }
+
+    /// Takes a last line without a line end for a line.
+    fn end(&mut self) {
+        self.ended = true;
+        if !self.buffer.is_empty() && !self.skipping {
+            self.buffer.extend_from_slice(b"\n");
+        }
+    }
+
+    /// Cuts the next whole line off the buffer.
+    fn cut(&mut self) -> Option<Line> {
+        loop {
+            let end = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n');
+            let Some(end) = end.map(|end| self.searched + end) else {
+                self.searched = self.buffer.len();
+                if self.searched <= self.line_bytes && !self.skipping {
+                    return None;
+                }
+                self.buffer.clear();
+                self.searched = 0;
+                return (!std::mem::replace(&mut self.skipping, true)).then(|| self.too_long());
+            };
+            let line = self.buffer.split_to(end + 1).freeze();
+            self.searched = 0;
+            if std::mem::take(&mut self.skipping) {
+                continue;
+            }
+            if end > self.line_bytes {
+                return Some(self.too_long());
+            }
+            let key = self.key.as_ref().map(|key| key.line(self.number));
+            self.number += 1;
+            return Some(payload_of(&line.slice(..end)).map(|payload| NewWrite { key, payload }));
+        }
+    }
+
+    fn too_long(&mut self) -> Line {
+        self.number += 1;
+        Err(too_large("line", self.line_bytes))
+    }
+}

@@ -1,0 +1,69 @@
+//! What operators and their machines ask a node: is it alive, is it ready, how is the cluster.
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use pghc_api::error::ErrorCode;
+
+use super::answer::{JSON, Refusal, json};
+use super::api::Shared;
+use crate::telemetry::EXPOSITION_TYPE;
+
+/// The cluster as this node's coordinator sees it.
+#[utoipa::path(
+    get, path = "/v1/status", operation_id = "status", tag = "operation",
+    responses((status = 200, description = "Leader, coordinators, zones and their frontiers", body = pghc_api::wire::Status,
+        headers(("Pghc-Frontier" = u64, description = "Newest id applied in this zone")))),
+)]
+pub(super) async fn status(State(api): State<Shared>) -> Response {
+    let status = api.service.status().await;
+    let body = serde_json::to_vec(&status).expect("a status is plain data");
+    json(StatusCode::OK, body, status.frontier)
+}
+
+/// Whether the process answers at all. Restart it when it does not.
+#[utoipa::path(
+    get, path = "/healthz", operation_id = "healthz", tag = "operation",
+    responses((status = 200, description = "`ok`", body = String, content_type = "text/plain")),
+)]
+pub(super) async fn healthz() -> &'static str {
+    "ok"
+}
+
+/// Whether requests should be sent here.
+#[utoipa::path(
+    get, path = "/readyz", operation_id = "readyz", tag = "operation",
+    responses(
+        (status = 200, description = "`ready`", body = String, content_type = "text/plain"),
+        (status = 503, description = "Not yet, or no longer; the detail says why", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn readyz(State(api): State<Shared>) -> Result<&'static str, Refusal> {
+    if api.shutdown.is_cancelled() {
+        return Err(Refusal::new(ErrorCode::Draining, "requests under way are being finished"));
+    }
+    api.service.is_ready().map_err(|reason| Refusal::new(ErrorCode::NotReady, reason))?;
+    Ok("ready")
+}
+
+/// Metrics of this node in OpenMetrics text form, as Prometheus reads it.
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "metrics", tag = "operation",
+    responses((status = 200, description = "Metrics", body = String, content_type = "application/openmetrics-text")),
+)]
+pub(super) async fn metrics(State(api): State<Shared>) -> Response {
+    // Writes that are not applied by this node move the frontier too.
+    api.metrics.zone.frontier_id.set(api.service.frontier());
+    let kind = HeaderValue::from_static(EXPOSITION_TYPE);
+    ([(CONTENT_TYPE, kind)], api.metrics.exposition()).into_response()
+}
+
+/// This document.
+#[utoipa::path(
+    get, path = "/openapi.json", operation_id = "openapi", tag = "operation",
+    responses((status = 200, description = "The OpenAPI document of this node", content_type = "application/json")),
+)]
+pub(super) async fn openapi(State(api): State<Shared>) -> Response {
+    ([(CONTENT_TYPE, JSON)], api.openapi.clone()).into_response()
+}

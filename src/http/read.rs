@@ -1,0 +1,205 @@
+//! Reading the chain. Every answer says at which frontier it was given and shows at least all of it.
+
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use pghc_api::chain::Link;
+use pghc_api::error::ErrorCode;
+use pghc_api::id::WriteId;
+use pghc_api::token::Token;
+use tokio::time::Instant;
+
+use super::answer::{Refusal, json};
+use super::api::{Api, Shared};
+use super::ask::{Ask, AtLeast, PAGE, READ, path_id};
+use super::write::of_link;
+use crate::zone::ReadError;
+
+/// Reads one link.
+#[utoipa::path(
+    get, path = "/v1/chain/{id}", operation_id = "link", tag = "chain",
+    params(
+        ("id" = u64, Path, description = "Position in the total order, from 1"),
+        ("at_least" = Option<String>, Query, description = "Answer only once this zone has applied this id or token"),
+        ("linearizable" = Option<bool>, Query, description = "Answer only once this zone has applied all that was committed when the request arrived"),
+        ("timeout" = Option<String>, Query, description = "Longest wait: `500ms`, `5s`, or milliseconds; at most 60 s, default 10 s"),
+    ),
+    responses(
+        (status = 200, description = "The link with its payload", body = pghc_api::wire::LinkBody,
+            headers(("Pghc-Frontier" = u64, description = "Newest id applied in this zone"))),
+        (status = 400, description = "Not understood, or a token of another cluster", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+        (status = 404, description = "This zone has not applied the id, or it does not exist yet", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The token is from another chain than this zone's", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Not ready, halted, or no database or leader", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+        (status = 504, description = "This zone was not there in time; `frontier` says how far it is", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn link(State(api): State<Shared>, request: Request) -> Result<Response, Refusal> {
+    let id = path_id(request.uri())?;
+    let ask = Ask::of(request.uri(), READ)?;
+    let frontier = reach(&api, &ask).await?;
+    let link = api.service.link(id).await.map_err(|error| unreadable(&api, error))?;
+    let Some(link) = link else {
+        let detail = format!("this zone has no link {id}; its newest is {frontier}");
+        return Err(Refusal::new(ErrorCode::NotFound, detail).frontier(frontier));
+    };
+    let mut text = String::new();
+    write_link(&api, link, &mut text);
+    Ok(json(StatusCode::OK, text.into_bytes(), frontier.max(id.get())))
+}
+
+/// Reads links in order.
+#[utoipa::path(
+    get, path = "/v1/chain", operation_id = "page", tag = "chain",
+    params(
+        ("after" = Option<u64>, Query, description = "Links above this id; default 0"),
+        ("limit" = Option<u64>, Query, description = "Most links to answer, 1 to 1000; default 100"),
+        ("at_least" = Option<String>, Query, description = "Answer only once this zone has applied this id or token"),
+        ("linearizable" = Option<bool>, Query, description = "Answer only once this zone has applied all that was committed when the request arrived"),
+        ("timeout" = Option<String>, Query, description = "Longest wait: `500ms`, `5s`, or milliseconds; at most 60 s, default 10 s"),
+    ),
+    responses(
+        (status = 200, description = "A page of links", body = pghc_api::wire::Page,
+            headers(("Pghc-Frontier" = u64, description = "Newest id applied in this zone"))),
+        (status = "default", description = "As for one link", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn page(State(api): State<Shared>, request: Request) -> Result<Response, Refusal> {
+    let ask = Ask::of(request.uri(), PAGE)?;
+    let before = reach(&api, &ask).await?;
+    let links = api.service.page(ask.after, ask.limit).await;
+    let links = links.map_err(|error| unreadable(&api, error))?;
+    let last = links.last().map(|link| link.id.get());
+    // Links applied while the page was read are in it.
+    let frontier = before.max(last.unwrap_or(0));
+    let more = last.filter(|last| links.len() == ask.limit && *last < frontier);
+    let mut text = String::with_capacity(links.len() * 512 + 64);
+    text.push_str("{\"links\":[");
+    for (index, link) in links.into_iter().enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        write_link(&api, link, &mut text);
+    }
+    text.push(']');
+    if let Some(last) = more {
+        text.push_str(&format!(",\"next_after\":{last}"));
+    }
+    text.push_str(&format!(",\"frontier\":{frontier}}}"));
+    Ok(json(StatusCode::OK, text.into_bytes(), frontier))
+}
+
+/// Reads the newest link.
+#[utoipa::path(
+    get, path = "/v1/chain/head", operation_id = "head", tag = "chain",
+    params(
+        ("at_least" = Option<String>, Query, description = "Answer only once this zone has applied this id or token"),
+        ("linearizable" = Option<bool>, Query, description = "Answer only once this zone has applied all that was committed when the request arrived"),
+        ("timeout" = Option<String>, Query, description = "Longest wait: `500ms`, `5s`, or milliseconds; at most 60 s, default 10 s"),
+    ),
+    responses(
+        (status = 200, description = "The newest link of this zone, if there is one", body = pghc_api::wire::HeadBody,
+            headers(("Pghc-Frontier" = u64, description = "Newest id applied in this zone"))),
+        (status = "default", description = "As for one link", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn head(State(api): State<Shared>, request: Request) -> Result<Response, Refusal> {
+    let ask = Ask::of(request.uri(), READ)?;
+    let frontier = reach(&api, &ask).await?;
+    let mut text = String::from("{\"head\":");
+    match WriteId::try_from(frontier) {
+        Ok(id) => {
+            let link = api.service.link(id).await.map_err(|error| unreadable(&api, error))?;
+            let link = link.ok_or_else(|| {
+                let detail = format!("link {id} was applied here and is not shown now; try again");
+                Refusal::new(ErrorCode::NotReady, detail).frontier(frontier)
+            })?;
+            write_link(&api, link, &mut text);
+        }
+        Err(_) => text.push_str("null"),
+    }
+    text.push_str(&format!(",\"frontier\":{frontier}}}"));
+    Ok(json(StatusCode::OK, text.into_bytes(), frontier))
+}
+
+/// Waits until the zone is where the reader wants it; answers the frontier it may then count on.
+pub(super) async fn reach(api: &Api, ask: &Ask) -> Result<u64, Refusal> {
+    let service = &api.service;
+    let cluster = &service.identity().cluster;
+    if let Some(AtLeast::Token(token)) = &ask.at_least
+        && !token.is_from(cluster)
+    {
+        let detail = format!("the token {token} is not of this cluster, {cluster}");
+        return Err(Refusal::new(ErrorCode::WrongCluster, detail));
+    }
+    service.is_ready().map_err(|reason| Refusal::new(ErrorCode::NotReady, reason))?;
+    let deadline = Instant::now() + ask.timeout;
+    let mut wanted = ask.at_least.as_ref().map_or(0, |at_least| at_least.id().get());
+    if ask.linearizable {
+        let committed = service.read_index(deadline).await;
+        wanted = wanted.max(committed.map_err(|error| unreadable(api, error))?);
+    }
+    let mut frontier = service.frontier();
+    if wanted > frontier {
+        let reached = service.wait_applied(wanted, deadline).await;
+        frontier = reached.map_err(|error| behind(api, wanted, error))?;
+    }
+    if let Some(AtLeast::Token(token)) = &ask.at_least {
+        check_token(api, token).await?;
+    }
+    Ok(frontier)
+}
+
+/// Compares the token with the link it names: every reader is a witness of the chain it has seen.
+async fn check_token(api: &Api, token: &Token) -> Result<(), Refusal> {
+    let link = api.service.link(token.id()).await.map_err(|error| unreadable(api, error))?;
+    let Some(link) = link else {
+        let error = ReadError::Behind { frontier: api.service.frontier() };
+        return Err(behind(api, token.id().get(), error));
+    };
+    if token.matches(link.hash) {
+        return Ok(());
+    }
+    let Link { id, hash, .. } = link;
+    tracing::error!(%token, %id, %hash, "a client holds a token of another chain than this zone's");
+    let detail = format!("link {id} has the hash {hash} here, which is not the token's ({token})");
+    Err(Refusal::new(ErrorCode::ChainFork, detail).id(id))
+}
+
+fn behind(api: &Api, wanted: u64, error: ReadError) -> Refusal {
+    let ReadError::Behind { frontier } = error else { return unreadable(api, error) };
+    let detail = format!("this zone has applied {frontier} and not yet {wanted}");
+    Refusal::new(ErrorCode::NotAppliedYet, detail).frontier(frontier)
+}
+
+/// What a read is answered that failed.
+pub(super) fn unreadable(api: &Api, error: ReadError) -> Refusal {
+    match error {
+        ReadError::Behind { frontier } => {
+            let detail = format!("this zone has applied only up to {frontier}");
+            Refusal::new(ErrorCode::NotAppliedYet, detail).frontier(frontier)
+        }
+        ReadError::NotEverywhere(zones) => {
+            let detail = format!("not yet applied in {}", zones.join(", "));
+            Refusal::new(ErrorCode::NotAppliedYet, detail).frontier(api.service.frontier())
+        }
+        ReadError::NoLeader => {
+            Refusal::new(ErrorCode::NoLeader, "no leader confirmed the read in time")
+        }
+        ReadError::Halted(reason) => Refusal::new(ErrorCode::ZoneHalted, reason),
+        ReadError::Database(error) => {
+            api.report_database(&error);
+            Refusal::new(ErrorCode::DatabaseUnavailable, "the read was not answered")
+        }
+    }
+}
+
+/// Appends a `wire::LinkBody` with its payload, byte for byte as it was sent.
+fn write_link(api: &Api, mut link: Link, text: &mut String) {
+    let payload = link.payload.take();
+    text.push('{');
+    of_link(link).write_members(&api.service.identity().cluster, text);
+    text.push_str(",\"payload\":");
+    text.push_str(payload.as_deref().unwrap_or("null"));
+    text.push('}');
+}

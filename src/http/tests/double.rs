@@ -1,0 +1,224 @@
+//! A node in memory: a real chain, with every way a node can fail at hand.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use pghc_api::chain::{Digest, Head, Link, LinkHash, payload_digest};
+use pghc_api::id::{NodeName, WriteId};
+use pghc_api::time::Micros;
+use pghc_api::wire::{Status, ZoneState, ZoneStatus};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::zone::{Identity, NewWrite, Outcome, ReadError, Service, SubmitError};
+
+/// How the double behaves; the default is well.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Behaviour {
+    /// Refuses this many submits, with this error.
+    pub(super) submit: Option<(usize, SubmitError)>,
+    /// Panics in the next submit.
+    pub(super) panics: bool,
+    /// Orders writes but applies nothing.
+    pub(super) applies_nothing: bool,
+    /// Fails every read.
+    pub(super) read: Option<ReadError>,
+    /// Fails `read_index`.
+    pub(super) read_index: Option<ReadError>,
+    /// Zones that never apply.
+    pub(super) slow_zones: Vec<String>,
+    pub(super) not_ready: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Double {
+    identity: Identity,
+    pub(super) behaviour: Mutex<Behaviour>,
+    chain: Mutex<Chain>,
+    frontier: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Chain {
+    links: Vec<Link>,
+    head: Option<Head>,
+    keys: HashMap<String, (WriteId, Option<Digest>)>,
+}
+
+impl Double {
+    pub(super) fn new() -> Arc<Self> {
+        let identity = Identity {
+            cluster: "0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7".parse().expect("a UUID"),
+            zone: "eu".parse().expect("a name"),
+            node: "eu-api-1".parse().expect("a name"),
+        };
+        Arc::new(Self {
+            identity,
+            behaviour: Mutex::default(),
+            chain: Mutex::default(),
+            frontier: watch::Sender::new(0),
+        })
+    }
+
+    pub(super) fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
+        change(&mut self.behaviour.lock());
+    }
+
+    /// Applies everything that is ordered.
+    pub(super) fn catch_up(&self) {
+        let ordered = self.ordered();
+        self.frontier.send_replace(ordered);
+    }
+
+    pub(super) fn ordered(&self) -> u64 {
+        self.chain.lock().links.len() as u64
+    }
+
+    pub(super) fn payloads(&self) -> Vec<Option<String>> {
+        let chain = self.chain.lock();
+        chain.links.iter().map(|link| link.payload.as_deref().map(str::to_owned)).collect()
+    }
+
+    fn order(&self, write: &NewWrite) -> Outcome {
+        let mut chain = self.chain.lock();
+        let digest = write.payload.as_deref().map(payload_digest);
+        if let Some(key) = &write.key
+            && let Some((id, first)) = chain.keys.get(key.as_str())
+        {
+            return if *first == digest { Outcome::Repeated(*id) } else { Outcome::KeyReused(*id) };
+        }
+        let Identity { cluster, node, .. } = &self.identity;
+        let at = Micros(1_700_000_000_000_000);
+        let head = Head::extend(chain.head.as_ref(), cluster, node, at, digest);
+        chain.head = Some(head);
+        let payload = write
+            .payload
+            .as_deref()
+            .map(|payload| std::str::from_utf8(payload).expect("checked before").into());
+        let Head { id, hash, digest: link_digest, written_at } = head;
+        let link = Link { id, node: node.clone(), hash, digest: link_digest, written_at, payload };
+        chain.links.push(link);
+        if let Some(key) = &write.key {
+            chain.keys.insert(key.as_str().to_owned(), (id, digest));
+        }
+        Outcome::Ordered(head)
+    }
+
+    fn applied(&self) -> Vec<Link> {
+        let frontier = usize::try_from(self.frontier()).expect("small");
+        self.chain.lock().links[..frontier].to_vec()
+    }
+
+    fn read<T>(&self, read: impl FnOnce(Vec<Link>) -> T) -> Result<T, ReadError> {
+        match self.behaviour.lock().read.clone() {
+            Some(error) => Err(error),
+            None => Ok(read(self.applied())),
+        }
+    }
+}
+
+impl Service for Double {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn frontier(&self) -> u64 {
+        *self.frontier.borrow()
+    }
+
+    fn is_ready(&self) -> Result<(), String> {
+        self.behaviour.lock().not_ready.clone().map_or(Ok(()), Err)
+    }
+
+    fn submit(
+        &self,
+        writes: Vec<NewWrite>,
+        _deadline: Instant,
+    ) -> BoxFuture<'_, Result<Vec<Outcome>, SubmitError>> {
+        Box::pin(async move {
+            let behaviour = self.behaviour.lock().clone();
+            assert!(!behaviour.panics, "the double was told to panic");
+            if let Some((times, error)) = behaviour.submit.filter(|(times, _)| *times > 0) {
+                self.behaviour.lock().submit = Some((times - 1, error.clone()));
+                return Err(error);
+            }
+            let outcomes = writes.iter().map(|write| self.order(write)).collect();
+            if !behaviour.applies_nothing {
+                self.catch_up();
+            }
+            Ok(outcomes)
+        })
+    }
+
+    fn wait_applied(&self, id: u64, deadline: Instant) -> BoxFuture<'_, Result<u64, ReadError>> {
+        Box::pin(async move {
+            let mut frontier = self.frontier.subscribe();
+            let reached = timeout_at(deadline, frontier.wait_for(|frontier| *frontier >= id)).await;
+            match reached {
+                Ok(Ok(frontier)) => Ok(*frontier),
+                _ => Err(ReadError::Behind { frontier: self.frontier() }),
+            }
+        })
+    }
+
+    fn wait_everywhere(&self, _: u64, _: Instant) -> BoxFuture<'_, Result<(), ReadError>> {
+        let slow = self.behaviour.lock().slow_zones.clone();
+        let result = if slow.is_empty() { Ok(()) } else { Err(ReadError::NotEverywhere(slow)) };
+        Box::pin(std::future::ready(result))
+    }
+
+    fn read_index(&self, _: Instant) -> BoxFuture<'_, Result<u64, ReadError>> {
+        let result = self.behaviour.lock().read_index.clone().map_or(Ok(self.ordered()), Err);
+        Box::pin(std::future::ready(result))
+    }
+
+    fn link(&self, id: WriteId) -> BoxFuture<'_, Result<Option<Link>, ReadError>> {
+        let result = self.read(|links| links.into_iter().find(|link| link.id == id));
+        Box::pin(std::future::ready(result))
+    }
+
+    fn page(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Link>, ReadError>> {
+        let above = |links: Vec<Link>| {
+            links.into_iter().filter(|link| link.id.get() > after).take(limit).collect()
+        };
+        Box::pin(std::future::ready(self.read(above)))
+    }
+
+    fn recent(
+        &self,
+        count: usize,
+    ) -> BoxFuture<'_, Result<Vec<(WriteId, LinkHash, NodeName)>, ReadError>> {
+        let newest = |links: Vec<Link>| {
+            links.into_iter().rev().take(count).map(|l| (l.id, l.hash, l.node)).collect()
+        };
+        Box::pin(std::future::ready(self.read(newest)))
+    }
+
+    fn status(&self) -> BoxFuture<'_, Status> {
+        let zone = |name: &str| ZoneStatus {
+            zone: name.to_owned(),
+            state: ZoneState::Live,
+            frontier: self.frontier(),
+            lag_ids: 0,
+            applier: Some(format!("{name}-api-1")),
+            message: None,
+        };
+        let status = Status {
+            cluster_id: self.identity.cluster.to_string(),
+            zone: self.identity.zone.to_string(),
+            node_id: self.identity.node.to_string(),
+            is_applier: true,
+            frontier: self.frontier(),
+            head: self.ordered(),
+            leader: Some(1),
+            leader_zone: Some("eu".to_owned()),
+            term: 1,
+            coordinators: Vec::new(),
+            zones: vec![zone("eu"), zone("us"), zone("asia")],
+            halted: None,
+        };
+        Box::pin(std::future::ready(status))
+    }
+}

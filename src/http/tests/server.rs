@@ -1,0 +1,202 @@
+//! The server itself: slow, endless, oversized and too many clients.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::{PATIENCE, Server};
+use crate::http::{Cors, Limits};
+
+const SHORT: Duration = Duration::from_millis(200);
+
+fn short() -> Limits {
+    Limits {
+        head_read: SHORT,
+        body_read: SHORT,
+        keep_alive: SHORT,
+        write_stall: SHORT,
+        linger: SHORT,
+        drain: SHORT,
+        ..Limits::default()
+    }
+}
+
+/// Reads until the server closes; answers what came and how long it took.
+async fn until_closed(stream: &mut TcpStream) -> (String, Duration) {
+    let start = Instant::now();
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    let _ = timeout(PATIENCE, read).await.expect("the server closes");
+    (String::from_utf8_lossy(&answer).into_owned(), start.elapsed())
+}
+
+async fn connect(server: &Server) -> TcpStream {
+    TcpStream::connect(server.address).await.expect("the server listens")
+}
+
+#[tokio::test]
+async fn a_silent_new_connection_is_closed() {
+    let server = Server::with(short(), Cors::Closed).await;
+    let (answer, took) = until_closed(&mut connect(&server).await).await;
+    assert_eq!(answer, "");
+    assert!(took >= SHORT / 2, "{took:?}");
+}
+
+#[tokio::test]
+async fn a_head_that_dribbles_is_closed_however_steadily_it_comes() {
+    let server = Server::with(short(), Cors::Closed).await;
+    for first in ["", "GET /ping HTTP/1.1\r\nhost: a\r\n\r\n"] {
+        let mut stream = connect(&server).await;
+        stream.write_all(first.as_bytes()).await.expect("it is read");
+        stream.write_all(b"GET /ping HTTP/1.1\r\nx: ").await.expect("it is read");
+        let start = Instant::now();
+        // The write fails some time after the server has closed.
+        while stream.write_all(b"y").await.is_ok() {
+            assert!(start.elapsed() < PATIENCE, "the connection is still open");
+            tokio::time::sleep(SHORT / 20).await;
+        }
+    }
+    assert_eq!(server.get("/ping").await.text, "pong");
+}
+
+#[tokio::test]
+async fn a_body_that_never_ends_is_answered_408() {
+    let server = Server::with(short(), Cors::Closed).await;
+    for path in ["/v1/chain", "/chain"] {
+        let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{{");
+        let answer = server.raw(head.as_bytes()).await;
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(answer.contains("\"code\":\"request_timeout\""), "{answer}");
+    }
+    assert_eq!(server.double.ordered(), 0);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
+    let server = Server::with(short(), Cors::Closed).await;
+    let mut stream = connect(&server).await;
+    for _ in 0..3 {
+        stream.write_all(b"GET /ping HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("it is open");
+        let mut answer = [0; 512];
+        let length = stream.read(&mut answer).await.expect("an answer");
+        assert!(answer[..length].ends_with(b"pong"));
+        tokio::time::sleep(SHORT / 2).await;
+    }
+    assert_eq!(until_closed(&mut stream).await.0, "");
+    // A request that waits longer than any of the limits is not idle.
+    server.double.behave(|b| b.applies_nothing = true);
+    let timeout = (SHORT * 3).as_millis();
+    server
+        .post(&format!("?timeout={timeout}ms"), "{}")
+        .await
+        .is_problem(504, "committed_not_applied");
+}
+
+#[tokio::test]
+async fn a_client_that_takes_no_answer_is_closed() {
+    let server = Server::with(short(), Cors::Closed).await;
+    let large = format!("{{\"payload\":\"{}\"}}", "x".repeat(1 << 19));
+    for _ in 0..40 {
+        assert_eq!(server.post("", large.clone()).await.status, 201);
+    }
+    let mut stream = connect(&server).await;
+    let request = b"GET /v1/chain HTTP/1.1\r\nhost: a\r\n\r\n";
+    stream.write_all(request).await.expect("it is read");
+    let start = Instant::now();
+    while server.metrics.http.connections_open.get() > 1 {
+        assert!(start.elapsed() < PATIENCE, "the connection is still open");
+        tokio::time::sleep(SHORT / 10).await;
+    }
+}
+
+#[tokio::test]
+async fn a_head_too_large_is_answered_431_and_what_is_not_http_400() {
+    let server = Server::start().await;
+    let large = "x".repeat(17 << 10);
+    let header = format!("GET /ping HTTP/1.1\r\nhost: a\r\nx: {large}\r\n\r\n");
+    assert!(server.raw(header.as_bytes()).await.starts_with("HTTP/1.1 431 "));
+    let many = (0..200).map(|n| format!("x{n}: 1\r\n")).collect::<String>();
+    let many = format!("GET /ping HTTP/1.1\r\nhost: a\r\n{many}\r\n");
+    assert!(server.raw(many.as_bytes()).await.starts_with("HTTP/1.1 431 "));
+    let uri = format!("GET /{large} HTTP/1.1\r\nhost: a\r\n\r\n");
+    let answer = server.raw(uri.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 431 ") || answer.starts_with("HTTP/1.1 414 "), "{answer}");
+    assert!(server.raw(b"\x16\x03\x01\x02\x00 hello\r\n\r\n").await.starts_with("HTTP/1.1 400 "));
+}
+
+#[tokio::test]
+async fn a_413_reaches_a_client_that_sends_everything_before_it_reads() {
+    let server = Server::with(Limits { body_bytes: 100, ..Limits::default() }, Cors::Closed).await;
+    let mut stream = connect(&server).await;
+    let head = "POST /v1/chain HTTP/1.1\r\nhost: a\r\ncontent-length: 8000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.expect("it is read");
+    stream.write_all(&vec![b' '; 8_000_000]).await.expect("the rest is swallowed");
+    let mut answer = vec![0; 4096];
+    let length =
+        timeout(PATIENCE, stream.read(&mut answer)).await.expect("in time").expect("no reset");
+    assert!(answer[..length].starts_with(b"HTTP/1.1 413 "));
+}
+
+#[tokio::test]
+async fn connections_over_the_limit_are_closed_at_once() {
+    let server = Server::with(Limits { connections: 2, ..Limits::default() }, Cors::Closed).await;
+    let held = [connect(&server).await, connect(&server).await];
+    while server.metrics.http.connections_open.get() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(until_closed(&mut connect(&server).await).await.0, "");
+    assert_eq!(server.metrics.http.connections_refused.get(), 1);
+    drop(held);
+    while server.metrics.http.connections_open.get() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(server.get("/ping").await.text, "pong");
+}
+
+#[tokio::test]
+async fn hundreds_of_slow_clients_do_not_hold_up_others() {
+    let server = Server::start().await;
+    let mut slow = Vec::new();
+    for _ in 0..300 {
+        let mut stream = connect(&server).await;
+        stream.write_all(b"POST /v1/chain HTTP/1.1\r\nx: y").await.expect("it is open");
+        slow.push(stream);
+    }
+    let served = timeout(Duration::from_secs(5), server.post("", "{}")).await;
+    assert_eq!(served.expect("it is served").status, 201);
+}
+
+#[tokio::test]
+async fn shutdown_finishes_requests_under_way_and_refuses_new_ones() {
+    let limits = Limits { drain: PATIENCE, ..Limits::default() };
+    let server = Server::with(limits, Cors::Closed).await;
+    let mut idle = connect(&server).await;
+    server.double.behave(|b| b.applies_nothing = true);
+    let under_way = server.post("?timeout=20s", "{}");
+    let stop = async {
+        while server.double.ordered() == 0 {
+            tokio::task::yield_now().await;
+        }
+        server.shutdown.cancel();
+        // An idle connection is closed at once, a new one is not taken.
+        assert_eq!(until_closed(&mut idle).await.0, "");
+        while TcpStream::connect(server.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        server.double.catch_up();
+    };
+    let (got, ()) = tokio::join!(under_way, stop);
+    assert_eq!((got.status, got.header("connection")), (201, "close"));
+    timeout(PATIENCE, server.tasks.shut_down()).await.expect("the server has ended");
+}
+
+#[tokio::test]
+async fn a_pipelined_request_is_answered_in_its_turn() {
+    let server = Server::start().await;
+    let two = b"GET /ping HTTP/1.1\r\nhost: a\r\n\r\nGET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let answer = server.raw(two).await;
+    let bodies = (answer.find("pong"), answer.find("\r\n\r\nok"));
+    assert!(matches!(bodies, (Some(first), Some(second)) if first < second), "{answer}");
+}

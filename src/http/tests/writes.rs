@@ -1,0 +1,187 @@
+//! Single writes, by v1 and by the original interface.
+
+use pghc_api::token::Token;
+use serde_json::json;
+
+use super::Server;
+use crate::http::{Cors, Limits};
+use crate::zone::{ReadError, SubmitError};
+
+const TIMEOUT: &str = "?timeout=20ms";
+
+#[tokio::test]
+async fn a_write_is_answered_with_its_link_frontier_and_token() {
+    let server = Server::start().await;
+    let got = server.post("", r#"{"payload": {"b": 1, "a": [2e3] } }"#).await;
+    assert_eq!(got.status, 201, "{got:?}");
+    let link = got.json();
+    assert_eq!((&link["id"], &link["node_id"]), (&json!(1), &json!("eu-api-1")));
+    assert_eq!(link["hash"].as_str().map(str::len), Some(32));
+    assert_eq!(link["digest"].as_str().map(str::len), Some(64));
+    assert_eq!(link["written_at"], "2023-11-14T22:13:20.000000Z");
+    assert_eq!(got.header("pghc-frontier"), "1");
+    assert_eq!(link["token"], got.header("pghc-token"));
+    let token: Token = got.header("pghc-token").parse().expect("a token");
+    assert_eq!(token.id().get(), 1);
+    let fields: Vec<_> = link.as_object().expect("an object").keys().cloned().collect();
+    assert_eq!(fields, ["digest", "hash", "id", "node_id", "token", "written_at"]);
+    assert_eq!(server.double.payloads(), [Some(r#"{"b": 1, "a": [2e3] }"#.to_owned())]);
+}
+
+#[tokio::test]
+async fn the_original_protocol_takes_an_empty_body_and_answers_200() {
+    let server = Server::start().await;
+    let got = server.send(server.client.post(server.url("/chain"))).await;
+    assert_eq!(got.status, 200);
+    let link = got.json();
+    let fields: Vec<_> = link.as_object().expect("an object").keys().cloned().collect();
+    assert_eq!(fields, ["hash", "node_id", "zk_id"]);
+    assert_eq!((&link["zk_id"], &link["node_id"]), (&json!(1), &json!("eu-api-1")));
+    assert_eq!(
+        (got.header("pghc-frontier"), got.header("content-type")),
+        ("1", "application/json")
+    );
+    let whatever = server.client.post(server.url("/chain?_=1")).body("not json");
+    assert_eq!(server.send(whatever).await.json()["zk_id"], 2);
+    for _ in 0..10 {
+        server.send(server.client.post(server.url("/chain"))).await;
+    }
+    let recent = server.get("/chain/recent").await.json();
+    let ids: Vec<_> = recent.as_array().expect("an array").iter().map(|l| &l["zk_id"]).collect();
+    assert_eq!(json!(ids), json!([12, 11, 10, 9, 8, 7, 6, 5, 4, 3]));
+    assert_eq!(server.get("/ping").await.text, "pong");
+    let config = server.get("/cluster/config").await.json();
+    assert_eq!((&config["num_bdr_groups"], &config["num_total_pg_nodes"]), (&json!(3), &json!(6)));
+    assert_eq!(config["zones"][1]["zone"], "us");
+}
+
+#[tokio::test]
+async fn a_retry_with_its_key_answers_200_and_the_first_link() {
+    let server = Server::start().await;
+    let keyed = |body: &'static str| server.request("", body).header("Idempotency-Key", "order-7");
+    let first = server.send(keyed(r#"{"payload":1}"#)).await;
+    let again = server.send(keyed(r#"{ "payload" : 1 }"#)).await;
+    assert_eq!((first.status, again.status), (201, 200));
+    assert_eq!(first.json(), again.json());
+    assert_eq!(again.header("pghc-token"), first.header("pghc-token"));
+    let reused = server.send(keyed(r#"{"payload":2}"#)).await;
+    assert_eq!(reused.is_problem(422, "key_reused")["id"], 1);
+    let original = server.client.post(server.url("/chain")).header("Idempotency-Key", "original");
+    let ids = [
+        server.send(original.try_clone().expect("no body")).await.json(),
+        server.send(original).await.json(),
+    ];
+    assert_eq!(ids[0], ids[1]);
+    assert_eq!(server.double.ordered(), 2);
+}
+
+#[tokio::test]
+async fn a_write_waits_as_it_was_asked_to() {
+    let server = Server::start().await;
+    server.double.behave(|b| b.applies_nothing = true);
+    let ordered = server.post("?wait=ordered", "{}").await;
+    assert_eq!((ordered.status, ordered.header("pghc-frontier")), (201, "0"));
+    let late = server.post(TIMEOUT, "{}").await.is_problem(504, "committed_not_applied");
+    assert_eq!(late["id"], 2);
+    let applied = server.post("?wait=applied&timeout=20000", "{}");
+    let catch_up = async {
+        while server.double.ordered() < 3 {
+            tokio::task::yield_now().await;
+        }
+        server.double.catch_up();
+    };
+    let (applied, ()) = tokio::join!(applied, catch_up);
+    assert_eq!((applied.status, applied.header("pghc-frontier")), (201, "3"));
+    server.double.behave(|b| {
+        b.applies_nothing = false;
+        b.slow_zones = vec!["asia".to_owned()];
+    });
+    let everywhere = server.post("?wait=everywhere", "{}").await;
+    let problem = everywhere.is_problem(504, "committed_not_applied");
+    assert!(problem["detail"].as_str().is_some_and(|text| text.contains("asia")), "{problem}");
+    server.double.behave(|b| b.slow_zones.clear());
+    assert_eq!(server.post("?wait=everywhere", "{}").await.status, 201);
+}
+
+#[tokio::test]
+async fn a_repeated_write_that_this_zone_cannot_show_is_committed_not_applied() {
+    let server = Server::start().await;
+    let keyed = || server.request(TIMEOUT, "{}").header("Idempotency-Key", "k");
+    server.double.behave(|b| b.applies_nothing = true);
+    server.send(keyed()).await.is_problem(504, "committed_not_applied");
+    let late = server.send(keyed()).await.is_problem(504, "committed_not_applied");
+    assert_eq!(late["id"], 1);
+    server.double.catch_up();
+    server.double.behave(|b| b.read = Some(ReadError::Database("refused".to_owned())));
+    let unread = server.send(keyed()).await.is_problem(504, "committed_not_applied");
+    assert_eq!(unread["id"], 1);
+    server.double.behave(|b| b.read = None);
+    assert_eq!(server.send(keyed()).await.status, 200);
+}
+
+#[tokio::test]
+async fn every_way_a_submit_fails_has_its_answer_and_is_counted() {
+    let server = Server::start().await;
+    for (error, status, code) in [
+        (SubmitError::Overloaded, 429, "overloaded"),
+        (SubmitError::Draining, 503, "draining"),
+        (SubmitError::NoLeader, 503, "no_leader"),
+        (SubmitError::Unknown, 504, "outcome_unknown"),
+    ] {
+        server.double.behave(|b| b.submit = Some((2, error)));
+        server.post("", "{}").await.is_problem(status, code);
+        server.send(server.client.post(server.url("/chain"))).await.is_problem(status, code);
+        let line = format!(
+            "pghc_http_writes_answered_total{{outcome=\"{}\"}} 2",
+            match code {
+                "outcome_unknown" => "unknown",
+                code => code,
+            }
+        );
+        let metrics = server.get("/metrics").await.text;
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+    assert_eq!(server.double.ordered(), 0);
+}
+
+#[tokio::test]
+async fn browsers_of_other_origins_are_let_in_by_configuration_only() {
+    let preflight = |server: &Server| {
+        let request = server.client.request(reqwest::Method::OPTIONS, server.url("/chain"));
+        request.header("origin", "http://a.example").header("access-control-request-method", "POST")
+    };
+    let closed = Server::start().await;
+    let got = closed.send(preflight(&closed)).await;
+    assert_eq!((got.status, got.header("access-control-allow-origin")), (405, ""));
+    let open = Server::with(Limits::default(), Cors::Any).await;
+    let got = open.send(preflight(&open)).await;
+    assert_eq!((got.status, got.header("access-control-allow-origin")), (200, "*"));
+    let posted = open.client.post(open.url("/chain")).header("origin", "http://a.example");
+    let got = open.send(posted).await;
+    assert_eq!((got.status, got.header("access-control-allow-origin")), (200, "*"));
+    assert!(got.header("access-control-expose-headers").contains("pghc-token"));
+    let one = Cors::Origins(vec!["http://b.example".to_owned()]);
+    let one = Server::with(Limits::default(), one).await;
+    assert_eq!(one.send(preflight(&one)).await.header("access-control-allow-origin"), "");
+}
+
+#[tokio::test]
+async fn a_panic_is_answered_and_the_next_request_is_served() {
+    let server = Server::start().await;
+    server.double.behave(|b| b.panics = true);
+    server.post("", "{}").await.is_problem(500, "internal");
+    server.double.behave(|b| b.panics = false);
+    assert_eq!(server.post("", "{}").await.status, 201);
+}
+
+#[tokio::test]
+async fn a_plain_request_id_is_kept_and_any_other_replaced() {
+    let server = Server::start().await;
+    let with_id =
+        |id: &'static str| server.client.get(server.url("/ping")).header("x-request-id", id);
+    assert_eq!(server.send(with_id("trace-1:a.b_c")).await.header("x-request-id"), "trace-1:a.b_c");
+    for other in ["a b", "", "x{}"] {
+        let id = server.send(with_id(other)).await.header("x-request-id").to_owned();
+        assert!(!id.is_empty() && id != other, "{id}");
+    }
+}

@@ -1,0 +1,261 @@
+//! Writing: from validated writes to what each of them is answered.
+//!
+//! Invariant: once a write is ordered, no answer about it is a 4xx and every answer names its id.
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
+use pghc_api::chain::{Head, Link};
+use pghc_api::error::ErrorCode;
+use pghc_api::id::WriteId;
+use tokio::time::Instant;
+
+use super::answer::{Chained, Refusal, TOKEN, json};
+use super::api::{Api, Shared};
+use super::ask::{Ask, WRITE, Wait, idempotency_key};
+use super::body::{Media, media, payload_of, read_whole};
+use super::bulk;
+use crate::telemetry::WriteEnd;
+use crate::zone::{NewWrite, Outcome, ReadError, SubmitError};
+
+/// A write as it is answered.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) link: Chained,
+    /// Whether the key had been ordered before.
+    pub(super) repeated: bool,
+}
+
+impl Written {
+    pub(super) fn status(&self) -> StatusCode {
+        if self.repeated { StatusCode::OK } else { StatusCode::CREATED }
+    }
+}
+
+/// Writes to the chain.
+///
+/// One write as `application/json`, answered 201, or 200 when its `Idempotency-Key` was written
+/// before; or many as `application/x-ndjson`, one such object a line, answered 200 with a line for
+/// each line, in order, each with its own `status`. With a key, line n has the key's n-th place.
+/// Answers stream while the request is still being sent: read them while you write.
+#[utoipa::path(
+    post, path = "/v1/chain", operation_id = "write", tag = "chain",
+    params(
+        ("wait" = Option<String>, Query, description = "Answer when the write is `ordered` (its id is known and durable), `applied` in this zone (default), or applied `everywhere` (in all live zones)"),
+        ("timeout" = Option<String>, Query, description = "Longest wait: `500ms`, `5s`, or a plain number of milliseconds; at most 60 s, default 10 s"),
+        ("Idempotency-Key" = Option<String>, Header, description = "1 to 128 visible ASCII characters; a retry with it is the same write, in any zone"),
+    ),
+    request_body(content(
+        (pghc_api::wire::WriteRequest = "application/json"),
+        (pghc_api::wire::WriteRequest = "application/x-ndjson"),
+    )),
+    responses(
+        (status = 201, description = "Written and applied as asked", body = pghc_api::wire::LinkBody,
+            headers(("Pghc-Frontier" = u64, description = "Newest id applied in this zone"), ("Pghc-Token" = String, description = "Token of the write"))),
+        (status = 200, description = "Written before under this key; or the lines of a bulk write", body = pghc_api::wire::LinkBody),
+        (status = 400, description = "Not understood; nothing was written", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body did not arrive in time; nothing was written", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is over the limit; nothing was written", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+        (status = 415, description = "Neither JSON nor NDJSON; nothing was written", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The payload cannot be stored, or the key was used for another; nothing was written", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+        (status = 429, description = "Too many writes are waiting; nothing was written", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "No leader, or shutting down; nothing was written by this request", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+        (status = 504, description = "Unknown, or committed under the `id` given but not yet applied as asked", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn write(
+    State(api): State<Shared>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let (head, body) = request.into_parts();
+    let ask = Ask::of(&head.uri, WRITE)?;
+    let key = idempotency_key(&head.headers)?;
+    if media(&head.headers)? == Media::Ndjson {
+        return bulk::answer(api, body, key, &ask);
+    }
+    let body = read_whole(body, &api.limits).await?;
+    let write = NewWrite { key, payload: payload_of(&body)? };
+    let written = write_one(&api, write, &ask).await?;
+    let cluster = &api.service.identity().cluster;
+    let mut text = String::with_capacity(384);
+    text.push('{');
+    written.link.write_members(cluster, &mut text);
+    text.push('}');
+    Ok(written_answer(&api, &written, written.status(), text))
+}
+
+/// The answer to one write: body, frontier and token.
+pub(super) fn written_answer(
+    api: &Api,
+    written: &Written,
+    status: StatusCode,
+    body: String,
+) -> Response {
+    let token = written.link.token(&api.service.identity().cluster).to_string();
+    let mut response = json(status, body.into_bytes(), api.service.frontier());
+    let token = HeaderValue::try_from(token).expect("a token is visible ASCII");
+    response.headers_mut().insert(TOKEN, token);
+    response
+}
+
+/// Writes one write and waits as asked.
+pub(super) async fn write_one(api: &Api, write: NewWrite, ask: &Ask) -> Result<Written, Refusal> {
+    let deadline = Instant::now() + ask.timeout;
+    let outcomes = submit(api, vec![write], deadline).await.map_err(|error| unwritten(&error))?;
+    let mut answers = settle(api, outcomes, ask.wait, deadline).await;
+    answers.pop().expect("one write has one outcome")
+}
+
+/// Hands writes over and counts what became of them.
+pub(super) async fn submit(
+    api: &Api,
+    writes: Vec<NewWrite>,
+    deadline: Instant,
+) -> Result<Vec<Outcome>, SubmitError> {
+    if api.shutdown.is_cancelled() {
+        return Err(SubmitError::Draining);
+    }
+    let count = writes.len();
+    let metrics = &api.metrics.http;
+    metrics.writes_submitted.inc_by(count as u64);
+    let result = api.service.submit(writes, deadline).await;
+    match &result {
+        Ok(outcomes) => {
+            assert_eq!(outcomes.len(), count, "every write has its own outcome");
+            for outcome in outcomes {
+                let end = match outcome {
+                    Outcome::Ordered(_) => WriteEnd::Ordered,
+                    Outcome::Repeated(_) => WriteEnd::Repeated,
+                    Outcome::KeyReused(_) => WriteEnd::KeyReused,
+                };
+                metrics.ended(end, 1);
+            }
+        }
+        Err(error) => {
+            let end = match error {
+                SubmitError::Overloaded => WriteEnd::Overloaded,
+                SubmitError::Draining => WriteEnd::Draining,
+                SubmitError::NoLeader => WriteEnd::NoLeader,
+                SubmitError::Unknown => WriteEnd::Unknown,
+            };
+            metrics.ended(end, count);
+        }
+    }
+    result
+}
+
+/// Waits as asked and answers each outcome, in order.
+pub(super) async fn settle(
+    api: &Api,
+    outcomes: Vec<Outcome>,
+    wait: Wait,
+    deadline: Instant,
+) -> Vec<Result<Written, Refusal>> {
+    let newest = outcomes.iter().filter_map(|outcome| awaited(outcome, wait)).max();
+    let waited = match newest {
+        Some(id) => wait_for(api, id, wait, deadline).await,
+        None => Ok(()),
+    };
+    let mut answers = Vec::with_capacity(outcomes.len());
+    for outcome in outcomes {
+        answers.push(match outcome {
+            Outcome::Ordered(head) => check(&waited, awaited(&outcome, wait))
+                .map(|()| Written { link: of_head(api, &head), repeated: false }),
+            Outcome::Repeated(id) => repeated(api, id, &waited).await,
+            Outcome::KeyReused(id) => {
+                let detail = format!("write {id} has this Idempotency-Key and another payload");
+                Err(Refusal::new(ErrorCode::KeyReused, detail).id(id))
+            }
+        });
+    }
+    answers
+}
+
+/// The id whose applying an outcome's answer waits for.
+fn awaited(outcome: &Outcome, wait: Wait) -> Option<WriteId> {
+    match outcome {
+        Outcome::Ordered(head) => Some(head.id).filter(|_| wait != Wait::Ordered),
+        // Its chain values stand in the zone only.
+        Outcome::Repeated(id) => Some(*id),
+        Outcome::KeyReused(_) => None,
+    }
+}
+
+/// How a wait for several ids ended short: what is up to `applied` is as asked all the same.
+struct Short {
+    applied: u64,
+    why: String,
+}
+
+async fn wait_for(api: &Api, id: WriteId, wait: Wait, deadline: Instant) -> Result<(), Short> {
+    let short = |error: ReadError| {
+        let applied = api.service.frontier();
+        let (applied, why) = match error {
+            ReadError::Behind { frontier } => (applied.max(frontier), "of the time limit".into()),
+            ReadError::NotEverywhere(zones) => (0, format!("zone {} is behind", zones.join(", "))),
+            ReadError::NoLeader => (0, "no leader said how far the zones are".to_owned()),
+            ReadError::Halted(reason) => (applied, format!("this zone is halted: {reason}")),
+            ReadError::Database(error) => {
+                api.report_database(&error);
+                (applied, "this zone's PostgreSQL does not answer".to_owned())
+            }
+        };
+        Short { applied, why }
+    };
+    api.service.wait_applied(id.get(), deadline).await.map_err(short)?;
+    if wait == Wait::Everywhere {
+        api.service.wait_everywhere(id.get(), deadline).await.map_err(short)?;
+    }
+    Ok(())
+}
+
+fn check(waited: &Result<(), Short>, awaited: Option<WriteId>) -> Result<(), Refusal> {
+    match (waited, awaited) {
+        (Err(short), Some(id)) if id.get() > short.applied => Err(not_applied(id, &short.why)),
+        _ => Ok(()),
+    }
+}
+
+async fn repeated(api: &Api, id: WriteId, waited: &Result<(), Short>) -> Result<Written, Refusal> {
+    check(waited, Some(id))?;
+    match api.service.link(id).await {
+        Ok(Some(link)) => Ok(Written { link: of_link(link), repeated: true }),
+        Ok(None) => Err(not_applied(id, "this zone does not show it yet")),
+        Err(error) => {
+            if let ReadError::Database(error) = &error {
+                api.report_database(error);
+            }
+            Err(not_applied(id, "this zone could not be read"))
+        }
+    }
+}
+
+fn not_applied(id: WriteId, why: &str) -> Refusal {
+    let detail = format!("write {id} is committed and will be applied, but not in time: {why}");
+    Refusal::new(ErrorCode::CommittedNotApplied, detail).id(id)
+}
+
+/// What a write is answered that has no outcome.
+pub(super) fn unwritten(error: &SubmitError) -> Refusal {
+    let (code, detail) = match error {
+        SubmitError::Overloaded => (ErrorCode::Overloaded, "the queue of this node is full"),
+        SubmitError::Draining => (ErrorCode::Draining, "nothing was handed over"),
+        SubmitError::NoLeader => {
+            (ErrorCode::NoLeader, "no coordinator with a leader was reachable in time")
+        }
+        SubmitError::Unknown => {
+            (ErrorCode::OutcomeUnknown, "the write was handed over and no answer came in time")
+        }
+    };
+    Refusal::new(code, detail)
+}
+
+fn of_head(api: &Api, head: &Head) -> Chained {
+    let node = api.service.identity().node.clone();
+    Chained { id: head.id, node, hash: head.hash, digest: head.digest, written_at: head.written_at }
+}
+
+pub(super) fn of_link(link: Link) -> Chained {
+    let Link { id, node, hash, digest, written_at, payload: _ } = link;
+    Chained { id, node, hash, digest, written_at }
+}
