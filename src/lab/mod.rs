@@ -4,6 +4,7 @@
 //! ours, and for comparison at PostgreSQL itself. Latency is measured from the time a request was
 //! *planned*, so that a server that stalls cannot hide it by stalling the generator.
 
+pub mod bench;
 pub mod client;
 pub mod histogram;
 pub mod ledger;
