@@ -58,7 +58,11 @@ pub(super) async fn version_1(
 ///
 /// # Errors
 /// When a node cannot be reached, or refuses most of what is sent.
-pub(super) async fn bulk(target: &Target, warm_up: Duration, length: Duration) -> anyhow::Result<Tally> {
+pub(super) async fn bulk(
+    target: &Target,
+    warm_up: Duration,
+    length: Duration,
+) -> anyhow::Result<Tally> {
     let lines: String = (0..BULK_LINES)
         .map(|place| format!("{{\"payload\":{}}}\n", super::payload(place)))
         .collect();
