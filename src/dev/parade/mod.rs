@@ -40,6 +40,7 @@ use super::postgres::tail;
 use super::record::ParadeRecord;
 use super::scratch::Scratch;
 use crate::task::Tasks;
+use crate::wan::Wan;
 
 /// A child that ended this often in a row, each time soon after its start, will not get better.
 const SHORT_LIVES_MAX: u32 = 5;
@@ -55,6 +56,7 @@ pub struct Parade {
     keepers: BTreeMap<Member, mpsc::Sender<Command>>,
     abort: CancellationToken,
     tasks: Tasks,
+    emulator: Option<Wan>,
     /// The last owner, keeper or parade, frees the directory.
     hold: Arc<Hold>,
 }
@@ -115,7 +117,8 @@ impl Parade {
         let board = Arc::new(Board::new(data.clone(), assemble::record(&plan)));
         let keepers = BTreeMap::new();
         let abort = CancellationToken::new();
-        let mut parade = Self { data, board, keepers, abort, tasks, hold };
+        let emulator = routes.emulator().cloned();
+        let mut parade = Self { data, board, keepers, abort, tasks, emulator, hold };
         children.into_iter().for_each(|(member, body)| parade.keep(member, body));
         parade.board.publish();
         Ok(parade)
@@ -173,6 +176,12 @@ impl Parade {
     #[must_use]
     pub fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// The emulator between its zones, which measures its own error; `None` without distances.
+    #[must_use]
+    pub fn emulator(&self) -> Option<&Wan> {
+        self.emulator.as_ref()
     }
 
     /// Changes of the children from now on; who does not read for long misses the oldest.

@@ -14,7 +14,7 @@ use crate::wan::{Matrix, Wan};
 #[derive(Debug)]
 pub(super) struct Routes {
     zones: Vec<Seen>,
-    matrix: Option<Matrix>,
+    emulator: Option<Wan>,
 }
 
 /// How one zone reaches every coordinator, in the order of the zones.
@@ -32,12 +32,8 @@ impl Routes {
         matrix: Option<Matrix>,
         tasks: &Tasks,
     ) -> Result<Self, Error> {
-        let emulator = match &matrix {
-            Some(matrix) => Some(
-                Wan::start(matrix.clone(), tasks).map_err(Error::io("start", "WAN emulator"))?,
-            ),
-            None => None,
-        };
+        let start = |matrix| Wan::start(matrix, tasks).map_err(Error::io("start", "WAN emulator"));
+        let emulator = matrix.map(start).transpose()?;
         let mut seen = Vec::new();
         for from in zones {
             let mut addresses = Vec::new();
@@ -47,7 +43,12 @@ impl Routes {
             }
             seen.push(Seen { from: from.name.clone(), addresses });
         }
-        Ok(Self { zones: seen, matrix })
+        Ok(Self { zones: seen, emulator })
+    }
+
+    /// What delays them.
+    pub(super) fn emulator(&self) -> Option<&Wan> {
+        self.emulator.as_ref()
     }
 
     /// URLs of all coordinators with their zones, as `from` reaches them, in the order of the zones.
@@ -62,9 +63,9 @@ impl Routes {
     /// The same, nearest first; the own zone's is the nearest.
     pub(super) fn nearest_first(&self, from: &ZoneName) -> Vec<String> {
         let mut coordinators = self.coordinators(from);
-        coordinators.sort_by_key(|(to, _)| match &self.matrix {
+        coordinators.sort_by_key(|(to, _)| match &self.emulator {
             _ if to == from => (false, Duration::ZERO),
-            Some(matrix) => (true, matrix.round_trip(from, to)),
+            Some(wan) => (true, wan.matrix().round_trip(from, to)),
             None => (true, Duration::ZERO),
         });
         coordinators.into_iter().map(|(_, url)| url).collect()
