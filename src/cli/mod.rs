@@ -1,5 +1,6 @@
 //! Arguments in, exit code out.
 
 pub mod dev;
+pub mod load;
 pub mod status;
 mod view;

@@ -11,5 +11,6 @@ pub mod ledger;
 pub mod load;
 pub mod pacer;
 pub mod quick;
+pub mod site;
 pub mod target;
 pub mod verdict;

@@ -1,13 +1,17 @@
 //! What a run is aimed at: the zones of a parade and where their API nodes are.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use pghc_api::wire;
-use serde::Deserialize;
 
 use super::client::{Connection, get};
+use crate::dev::record::{self, ParadeRecord};
+
+/// Longest wait for the answer to a read.
+pub const FETCH_MAX: Duration = Duration::from_secs(10);
 
 /// Where an API node listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,52 +40,36 @@ pub struct Target {
     pub zones: Vec<Zone>,
 }
 
-/// The part of `parade.json` a client needs.
-#[derive(Debug, Deserialize)]
-struct Record {
-    zones: Vec<RecordZone>,
-}
-
-#[derive(Debug, Deserialize)]
-struct RecordZone {
-    name: String,
-    dsn: String,
-    api: Vec<String>,
-}
-
 impl Target {
     /// Reads where a running parade is: `path` is its `parade.json` or the directory that holds it.
     ///
     /// # Errors
     /// When the file cannot be read or names no zone with an API node.
     pub async fn read(path: &Path) -> anyhow::Result<Self> {
-        let file = if path.is_dir() { path.join("parade.json") } else { PathBuf::from(path) };
-        let text = tokio::fs::read_to_string(&file).await.with_context(|| {
+        let file = if path.is_dir() { path.join(record::FILE) } else { path.to_owned() };
+        let text = std::fs::read(&file).with_context(|| {
             format!("cannot read {}; is a parade running there?", file.display())
         })?;
-        Self::parse(&text).await.with_context(|| format!("{} is no parade", file.display()))
+        let damaged = || format!("{} is not the record of a parade", file.display());
+        let parade: ParadeRecord = serde_json::from_slice(&text).with_context(damaged)?;
+        Self::of(&parade).await.with_context(damaged)
     }
 
-    /// Reads the text of a `parade.json`.
+    /// The parade of a record.
     ///
     /// # Errors
-    /// When it is no such text or names no zone with an API node.
-    pub async fn parse(text: &str) -> anyhow::Result<Self> {
-        let record: Record = serde_json::from_str(text)?;
-        let mut zones = Vec::with_capacity(record.zones.len());
-        for zone in record.zones {
-            if zone.api.is_empty() {
-                bail!("zone {} has no API node", zone.name);
-            }
+    /// When it names no zone with an API node.
+    pub async fn of(parade: &ParadeRecord) -> anyhow::Result<Self> {
+        let mut zones = Vec::with_capacity(parade.zones.len());
+        for zone in &parade.zones {
+            ensure!(!zone.api.is_empty(), "zone {} has no API node", zone.name);
             let mut nodes = Vec::with_capacity(zone.api.len());
             for url in &zone.api {
                 nodes.push(Endpoint::resolve(url).await?);
             }
-            zones.push(Zone { name: zone.name, dsn: zone.dsn, nodes });
+            zones.push(Zone { name: zone.name.to_string(), dsn: zone.dsn.clone(), nodes });
         }
-        if zones.is_empty() {
-            bail!("it names no zone");
-        }
+        ensure!(!zones.is_empty(), "it names no zone");
         Ok(Self { zones })
     }
 
@@ -139,32 +127,38 @@ impl Endpoint {
     }
 }
 
-/// Longest wait for the answer to a read.
-pub const FETCH_MAX: std::time::Duration = std::time::Duration::from_secs(10);
-
 #[cfg(test)]
 mod tests {
     use super::Target;
 
+    async fn check(zones: &str) -> anyhow::Result<Target> {
+        let cluster = "0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7";
+        let text = format!(r#"{{"cluster_id": "{cluster}", "zones": [{zones}]}}"#);
+        Target::of(&serde_json::from_str(&text)?).await
+    }
+
+    fn zone(api: &str) -> String {
+        let pids = r#"{"postgres": 1, "coordinator": 2, "api": []}"#;
+        format!(r#"{{"name": "eu", "dsn": "", "api": [{api}], "coordinator": "", "pids": {pids}}}"#)
+    }
+
     #[tokio::test]
-    async fn a_parade_is_read_from_its_record() {
-        let text = r#"{"cluster_id": "x", "zones": [{"name": "eu", "dsn": "postgres://d",
-            "api": ["http://127.0.0.1:25001", "http://127.0.0.1:25002/"],
-            "coordinator": "http://127.0.0.1:25003", "pids": {}}]}"#;
-        let target = Target::parse(text).await.expect("a good record");
+    async fn a_target_is_read_from_the_record_of_a_parade() {
+        let text = zone(r#""http://127.0.0.1:25001", "http://127.0.0.1:25002/""#);
+        let target = check(&text).await.expect("a good record");
         assert_eq!(target.zones[0].nodes[1].host, "127.0.0.1:25002");
         assert_eq!(target.zones[0].nodes[1].address, ([127, 0, 0, 1], 25002).into());
     }
 
     #[tokio::test]
     async fn a_record_without_a_node_to_talk_to_is_refused() {
-        for (text, says) in [
-            (r#"{"zones": []}"#, "no zone"),
-            (r#"{"zones": [{"name": "eu", "dsn": "", "api": []}]}"#, "no API node"),
-            (r#"{"zones": [{"name": "eu", "dsn": "", "api": ["ftp://x"]}]}"#, "http://"),
-            (r#"{"zones": [{"name": "eu", "dsn": "", "api": ["http://x"]}]}"#, "port"),
+        for (zones, says) in [
+            (String::new(), "no zone"),
+            (zone(""), "no API node"),
+            (zone(r#""ftp://x""#), "http://"),
+            (zone(r#""http://x""#), "port"),
         ] {
-            let error = Target::parse(text).await.expect_err(text);
+            let error = check(&zones).await.expect_err(&zones);
             assert!(error.to_string().contains(says), "{error}");
         }
     }

@@ -18,7 +18,7 @@ use serde::{Serialize, Serializer};
 pub use self::closed::Tally;
 pub use self::report::{Mark, Measured, Report};
 use super::target::Target;
-use super::verdict;
+use super::verdict::{self, Verdict};
 use crate::task::Tasks;
 
 /// Bytes of every payload.
@@ -120,15 +120,16 @@ pub async fn run_postgres(
     Ok(measured)
 }
 
-/// Runs the phases that need a parade against `target`.
+/// Runs the phases that need a parade against `target`, and lets `chain-verify` look at what they
+/// wrote.
 ///
 /// # Errors
-/// When a node cannot be reached, or refuses most of what is sent.
+/// When a node cannot be reached, or refuses most of what is sent; when chain-verify cannot be run.
 pub async fn run_pghc(
     phases: &[Phase],
     length: Duration,
     target: &Target,
-) -> anyhow::Result<Vec<Measured>> {
+) -> anyhow::Result<(Vec<Measured>, Verdict)> {
     let mut measured = Vec::new();
     for phase in phases.iter().copied().filter(|phase| phase.is_of_pghc()) {
         announce(phase);
@@ -142,17 +143,18 @@ pub async fn run_pghc(
         let behind = status.zones.iter().map(|zone| zone.lag_ids).max();
         measured.push(Measured::new(phase, tally, behind));
     }
-    Ok(measured)
+    eprintln!("verifying the chain");
+    Ok((measured, verdict::verify(target).await?))
 }
 
-/// Puts the figures together; verifies the parade when one was measured.
+/// Puts the figures together.
 ///
 /// # Errors
-/// When PostgreSQL does not tell its version, or chain-verify cannot be run.
+/// When PostgreSQL does not tell its version.
 pub async fn report(
     phases: Vec<Measured>,
     length: Duration,
-    target: Option<&Target>,
+    verify: Option<Verdict>,
     tasks: &Tasks,
 ) -> anyhow::Result<Report> {
     Ok(Report {
@@ -161,10 +163,7 @@ pub async fn report(
         seconds: length.as_secs_f64(),
         marks: report::marks(&phases),
         phases,
-        verify: match target {
-            Some(target) => Some(verdict::verify(target).await?),
-            None => None,
-        },
+        verify,
     })
 }
 
