@@ -1,1 +1,8 @@
 //! A whole parade on one machine, as real processes; also the harness of the integration tests.
+//!
+//! This module starts binaries and speaks HTTP and SQL to them; it knows nothing of what is inside.
+//! Whatever it starts it reaps: no child outlives the value that owns it.
+
+pub mod postgres;
+pub mod process;
+pub mod scratch;

@@ -1,0 +1,148 @@
+//! Finding an installed PostgreSQL, and the user its server runs as.
+//!
+//! Nothing is changed here: an installation that does not fit is reported, never repaired.
+
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::{fs, process};
+
+use nix::unistd::{Gid, Uid, User};
+
+use super::Error;
+
+/// Oldest major version that pghc runs on.
+pub const VERSION_MIN: u32 = 14;
+
+/// Where packages put the servers' binaries; `*` is a version.
+const USUAL_PLACES: &[&str] = &[
+    "/usr/lib/postgresql/*/bin",
+    "/usr/lib64/pgsql/bin",
+    "/usr/pgsql-*/bin",
+    "/usr/local/pgsql/bin",
+    "/opt/homebrew/opt/postgresql@*/bin",
+    "/usr/local/opt/postgresql@*/bin",
+    "/Applications/Postgres.app/Contents/Versions/*/bin",
+];
+
+/// A PostgreSQL installation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Install {
+    /// Directory that holds `postgres` and `initdb`.
+    pub bin: PathBuf,
+    /// Major version, for example 15.
+    pub version: u32,
+}
+
+impl Install {
+    /// Finds the newest installation in `PATH` and the usual places.
+    ///
+    /// # Errors
+    /// [`Error::NotInstalled`] when there is none from [`VERSION_MIN`] on.
+    pub fn find() -> Result<Self, Error> {
+        let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+        let mut bins: Vec<PathBuf> = std::env::split_paths(&path).collect();
+        bins.extend(USUAL_PLACES.iter().flat_map(|place| expand(place)));
+        let found: Vec<Self> = bins.iter().filter_map(|bin| Self::in_directory(bin)).collect();
+        let newest = found.iter().max_by_key(|install| install.version);
+        match newest {
+            Some(install) if install.version >= VERSION_MIN => Ok(install.clone()),
+            Some(old) => Err(Error::NotInstalled {
+                found: format!("only version {} in {}", old.version, old.bin.display()),
+            }),
+            None => Err(Error::NotInstalled { found: "none".to_owned() }),
+        }
+    }
+
+    /// The installation whose binaries are in `bin`, if it is one.
+    fn in_directory(bin: &Path) -> Option<Self> {
+        if !bin.join("initdb").is_file() {
+            return None;
+        }
+        let output = process::Command::new(bin.join("postgres")).arg("--version").output().ok()?;
+        let version = parse_version(&String::from_utf8_lossy(&output.stdout))?;
+        Some(Self { bin: bin.to_owned(), version })
+    }
+}
+
+/// Reads the major version from `postgres (PostgreSQL) 15.18 (Debian …)` or `… 17beta1`.
+fn parse_version(text: &str) -> Option<u32> {
+    let number = text.strip_prefix("postgres (PostgreSQL) ")?;
+    let digits = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
+    number[..digits].parse().ok()
+}
+
+/// The existing directories that `pattern` names; it may hold one component with one `*`.
+fn expand(pattern: &str) -> Vec<PathBuf> {
+    let Some((before, after)) = pattern.split_once('*') else {
+        return vec![PathBuf::from(pattern)];
+    };
+    let (parent, prefix) = before.rsplit_once('/').unwrap_or((".", before));
+    let after = after.trim_start_matches('/');
+    let Ok(entries) = fs::read_dir(parent) else { return Vec::new() };
+    entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+        .map(|entry| entry.path().join(after))
+        .collect()
+}
+
+/// The user a server runs as when we are root: PostgreSQL refuses to run as root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+}
+
+impl Owner {
+    /// `None` when we are not root: the server then runs as ourselves. As root: whoever owns the
+    /// data directory already, else the user `postgres`, else `nobody`.
+    pub(super) fn choose(data_dir: &Path) -> Result<Option<Self>, Error> {
+        if !Uid::effective().is_root() {
+            return Ok(None);
+        }
+        if let Ok(metadata) = fs::metadata(data_dir)
+            && metadata.uid() != 0
+        {
+            return Ok(Some(Self { uid: metadata.uid(), gid: metadata.gid() }));
+        }
+        let user = ["postgres", "nobody"].iter().find_map(|name| User::from_name(name).ok()?);
+        let user = user.ok_or(Error::NoUser)?;
+        Ok(Some(Self { uid: user.uid.as_raw(), gid: user.gid.as_raw() }))
+    }
+
+    /// Gives `path` to this user.
+    pub(super) fn take(self, path: &Path) -> std::io::Result<()> {
+        let ids = (Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)));
+        nix::unistd::chown(path, ids.0, ids.1).map_err(std::io::Error::from)
+    }
+
+    /// The first directory above `data_dir` that this user may not pass through. We report it
+    /// instead of opening it: whose it is and why it is closed is not for us to decide.
+    pub(super) fn blocked_at(self, data_dir: &Path) -> Option<PathBuf> {
+        let passable = |directory: &Path| {
+            let Ok(metadata) = fs::metadata(directory) else { return false };
+            let bit = match metadata {
+                _ if metadata.uid() == self.uid => 0o100,
+                _ if metadata.gid() == self.gid => 0o010,
+                _ => 0o001,
+            };
+            metadata.mode() & bit != 0
+        };
+        let mut above: Vec<&Path> = data_dir.ancestors().skip(1).collect();
+        above.reverse();
+        above.into_iter().find(|directory| !passable(directory)).map(Path::to_owned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_version;
+
+    #[test]
+    fn the_major_version_is_read_from_what_postgres_prints() {
+        assert_eq!(parse_version("postgres (PostgreSQL) 15.18 (Debian 15.18-0)\n"), Some(15));
+        assert_eq!(parse_version("postgres (PostgreSQL) 19beta1\n"), Some(19));
+        assert_eq!(parse_version("postgres: command not found"), None);
+    }
+}

@@ -1,0 +1,74 @@
+//! The harness itself: servers and processes under its care die, come back and leave nothing.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::time::Duration;
+
+use pghc::dev::postgres::{Server, ServerOptions};
+use pghc::dev::scratch::Scratch;
+use tokio_postgres::NoTls;
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
+    listener.local_addr().expect("it is bound").port()
+}
+
+async fn query(dsn: &str, sql: &str) -> Vec<String> {
+    let (client, connection) = tokio_postgres::connect(dsn, NoTls).await.expect("it listens");
+    let messages = tokio::select! {
+        messages = client.simple_query(sql) => messages.expect("good SQL"),
+        _ = connection => panic!("the connection ended"),
+    };
+    let row = |message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    };
+    messages.into_iter().filter_map(row).collect()
+}
+
+#[tokio::test]
+async fn a_killed_server_starts_again_with_what_was_committed() {
+    let scratch = Scratch::new("it").expect("a temporary directory");
+    let options = ServerOptions::new(scratch.path().join("eu/pg"), free_port());
+    let mut server = Server::start(options).await.expect("PostgreSQL is installed");
+    let dsn = server.dsn();
+    query(&dsn, "create table t (n int); insert into t values (7)").await;
+    assert_eq!(query(&dsn, "show fsync").await, ["on"]);
+    assert_eq!(query(&dsn, "show data_checksums").await, ["on"]);
+    let before = server.pid().expect("it runs");
+    server.kill().await.expect("it is reaped");
+    assert_eq!(server.pid(), None);
+    server.restart().await.expect("nothing blocks the restart");
+    assert_ne!(server.pid(), Some(before));
+    assert_eq!(query(&dsn, "select n from t").await, ["7"]);
+    server.stop().await.expect("it stops");
+    assert!(pghc::dev::process::command_line(before).is_none());
+    server.restart().await.expect("it starts on the directory it stopped on");
+    server.wait_ready(Duration::from_secs(5)).await.expect("it is ready");
+}
+
+#[tokio::test]
+async fn a_server_left_by_a_killed_owner_is_stopped_first() {
+    let scratch = Scratch::new("it").expect("a temporary directory");
+    let options = ServerOptions::new(scratch.path().join("pg"), free_port());
+    let first = Server::start(options.clone()).await.expect("PostgreSQL is installed");
+    let orphan = first.pid().expect("it runs");
+    query(&first.dsn(), "create table t (n int); insert into t values (7)").await;
+    // As after kill -9 of the owner: nobody stops it. Its parent being alive, it must be reaped.
+    let reaper = std::thread::spawn(move || {
+        nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(orphan.cast_signed()), None)
+    });
+    std::mem::forget(first);
+    let second = Server::start(options).await.expect("the orphan is stopped first");
+    reaper.join().expect("no panic").expect("the orphan has ended");
+    assert_eq!(query(&second.dsn(), "select n from t").await, ["7"]);
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named_and_the_data_is_left_alone() {
+    let scratch = Scratch::new("it").expect("a temporary directory");
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
+    let port = taken.local_addr().expect("it is bound").port();
+    let refused = Server::start(ServerOptions::new(scratch.path().join("pg"), port)).await;
+    let message = refused.expect_err("the port is taken").to_string();
+    assert!(message.contains(&format!("port {port}")), "{message}");
+}

@@ -1,0 +1,3 @@
+//! Integration tests against real processes and real PostgreSQL servers.
+
+mod dev;
