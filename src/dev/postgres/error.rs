@@ -116,7 +116,8 @@ impl Error {
     }
 }
 
-fn tail(log: &Path) -> io::Result<String> {
+/// The last lines of a log, up to 2,000 bytes.
+pub(in crate::dev) fn tail(log: &Path) -> io::Result<String> {
     let mut file = fs::File::open(log)?;
     let length = file.seek(SeekFrom::End(0))?;
     file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
