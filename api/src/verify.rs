@@ -35,7 +35,7 @@ pub struct RawLink<'a> {
     /// The commit time.
     pub written_at: Option<RawTime<'a>>,
     /// The payload's bytes.
-    pub payload: Option<&'a str>,
+    pub payload: Option<&'a [u8]>,
     /// The token, where the source carries one (an export or an API answer).
     pub token: Option<&'a str>,
 }
@@ -270,7 +270,7 @@ impl Verifier {
 
     fn check_values(&self, link: &RawLink<'_>, stored: &Stored) -> Result<(), Violation> {
         let Stored { node, head: found } = stored;
-        let payload = link.payload.map(|text| payload_digest(text.as_bytes()));
+        let payload = link.payload.map(payload_digest);
         let right =
             Head::extend(self.head.as_ref(), &self.cluster, node, found.written_at, payload);
         let id = found.id.as_i64();

@@ -27,7 +27,7 @@ impl Row {
             hash: self.hash.as_deref(),
             digest: self.digest.as_deref().map(RawDigest::Bytes),
             written_at: self.micros.map(RawTime::Micros),
-            payload: self.payload.as_deref(),
+            payload: self.payload.as_deref().map(str::as_bytes),
             token: None,
         }
     }
@@ -102,7 +102,7 @@ fn the_golden_vectors_of_postgresql_verify() {
             hash: Some(&vector.hash),
             digest: Some(RawDigest::Hex(&vector.digest)),
             written_at: Some(RawTime::Micros(vector.micros)),
-            payload: vector.payload.as_deref(),
+            payload: vector.payload.as_deref().map(str::as_bytes),
             token: None,
         };
         verifier.as_mut().expect("set above").check(&link).expect("a sound link");

@@ -2,4 +2,5 @@
 
 pub mod dev;
 pub mod status;
+pub mod verify;
 mod view;
