@@ -9,4 +9,5 @@ pub mod id;
 pub mod limits;
 pub mod time;
 pub mod token;
+pub mod verify;
 pub mod wire;

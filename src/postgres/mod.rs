@@ -1,1 +1,22 @@
-//! All SQL of pghc and nothing else: connections, migrations, the one apply statement, reads. Knows no Raft.
+//! All SQL of pghc and nothing else: connections, migrations, the one apply statement, reads.
+//!
+//! Invariant: rows and frontier of a zone move together, in id order, in the one session that holds
+//! the newest epoch; `sql/migrations` makes anything else impossible, this module does it fast.
+//! It knows neither Raft nor HTTP, and nothing outside it and `sql/` holds SQL text.
+
+pub mod apply;
+mod column;
+pub mod connect;
+pub mod listen;
+pub mod migrate;
+pub mod preflight;
+pub mod raw;
+pub mod read;
+
+pub use apply::{Acquired, Applier, ApplyError, Batch, Commit};
+pub use connect::{ConnectError, Dsn, Role};
+pub use listen::Listener;
+pub use migrate::{MigrateError, migrate};
+pub use preflight::{Finding, preflight};
+pub use raw::{RawHead, RawLink};
+pub use read::{Lease, Page, ReadError, Reader};

@@ -1,0 +1,2 @@
+reset role;
+revoke create on schema public from pghc_owner;

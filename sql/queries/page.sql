@@ -1,0 +1,17 @@
+-- Up to $2 links above $1 in id order, and the frontier of the same snapshot on each row; one row
+-- of nulls when there is none. The page ends early behind the link with which its payloads reach
+-- $3 stored bytes, so that one page cannot fill the memory.
+select frontier.applied_id, link.id, link.node_id, link.hash, link.digest, link.written_at,
+    link.payload
+  from pghc.frontier
+  left join lateral (
+    select page.*, coalesce(sum(pg_column_size(page.payload)) over (
+        order by page.id rows between unbounded preceding and 1 preceding), 0) as bytes_before
+      from (
+        select id, node_id, hash, digest, written_at, payload
+          from pghc.chain
+          where id > $1 and id <= frontier.applied_id
+          order by id limit $2
+      ) page
+  ) link on link.bytes_before < $3
+  order by link.id

@@ -1,0 +1,322 @@
+//! The applier's session: taking the right to apply, applying batches, keeping the right.
+//!
+//! Invariant: a batch's rows and the frontier commit together or not at all, and only in the epoch
+//! that is the newest. The statement itself makes sure (`sql/queries/apply.sql`), and the guards of
+//! the schema make sure again. This module computes no hash and decides nothing about takeover.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use pghc_api::chain::{Digest, Head, Link};
+use pghc_api::id::{NodeName, WriteId};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, Statement};
+
+use super::column::{Bytes32, Hex, JsonText, Timestamp};
+use super::connect::{ConnectError, Dsn, Role, STATEMENT_MAX, is_passing};
+use crate::task::Tasks;
+
+/// SQLSTATE with which the schema refuses a session that is not the applier.
+const NOT_THE_APPLIER: &str = "PH001";
+
+/// Longest time to wait for an answer. The server gives up before; this is for a server that has
+/// stopped, or a network that has gone.
+const ANSWER_MAX: Duration = Duration::from_secs(STATEMENT_MAX.as_secs() + 5);
+
+/// When a commit is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Commit {
+    /// When it is on disk (`synchronous_commit = on`; on synchronous replicas too if there are any).
+    #[default]
+    OnDisk,
+    /// Before (`synchronous_commit = off`). A crash of the server loses the newest rows and the
+    /// frontier with them; both are applied again from the log. [`Applier::flushed`] lags.
+    InMemory,
+}
+
+/// Links to apply in one transaction: not empty, in id order without a gap.
+#[derive(Debug)]
+pub struct Batch {
+    links: Vec<Link>,
+}
+
+impl Batch {
+    /// A batch of these links.
+    ///
+    /// # Panics
+    /// If there is none, or their ids are not dense: the applier has lost count, and going on
+    /// would damage the chain (the database would refuse it, too).
+    #[must_use]
+    pub fn new(links: Vec<Link>) -> Self {
+        assert!(!links.is_empty(), "a batch holds at least one link");
+        for pair in links.windows(2) {
+            assert_eq!(pair[0].id.next(), pair[1].id, "the ids of a batch are dense");
+        }
+        Self { links }
+    }
+
+    /// The links, ascending.
+    #[must_use]
+    pub fn links(&self) -> &[Link] {
+        &self.links
+    }
+
+    /// The links, given back.
+    #[must_use]
+    pub fn into_links(self) -> Vec<Link> {
+        self.links
+    }
+
+    /// The chain's head when this batch has been applied.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        let last = self.links.last().expect("a batch is not empty");
+        Head { id: last.id, hash: last.hash, digest: last.digest, written_at: last.written_at }
+    }
+
+    /// Where the frontier must be before: the id before the first link's, 0 for link 1.
+    fn applied_before(&self) -> i64 {
+        self.links[0].id.as_i64() - 1
+    }
+}
+
+/// What became of an attempt to become the applier.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Acquired {
+    /// This session may apply, from behind `head`, until somebody acquires a newer epoch.
+    Granted {
+        /// The new epoch.
+        epoch: u64,
+        /// The zone's head; `None` while the chain is empty. It is on disk.
+        head: Option<Head>,
+    },
+    /// Another session may, and lives.
+    Held {
+        /// Its epoch: name it as expired when its lease has run out.
+        epoch: u64,
+        /// Its node.
+        applier: Option<String>,
+    },
+}
+
+/// Why a batch was not, or may not have been, applied. Sorted by what the caller must do.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// Stop being the applier. Nothing was written: the zone has a newer epoch, or its frontier is
+    /// not where this session believes.
+    #[error(
+        "nothing was written: the zone is at id {applied_id} under epoch {epoch}, not under ours; \
+         this node must stop applying"
+    )]
+    Fenced {
+        /// Newest epoch.
+        epoch: u64,
+        /// Where the frontier is.
+        applied_id: u64,
+    },
+    /// The outcome is unknown, or the server cannot work at the moment (no space, shutting down,
+    /// still a replica). Drop this session, connect with a back-off, acquire again and go on from
+    /// the head that is answered: whatever was under way is in it wholly or not at all.
+    #[error("the answer of PostgreSQL is missing; the frontier tells what was applied")]
+    Lost(#[source] Option<tokio_postgres::Error>),
+    /// Halt the zone. PostgreSQL refuses a committed write or our schema, and would again; nothing
+    /// was written. A person must find out why.
+    #[error("PostgreSQL refuses a committed write with {sqlstate}: {message}; nothing was written")]
+    Refused {
+        /// Five characters of PostgreSQL's error code.
+        sqlstate: String,
+        /// The server's message and detail.
+        message: String,
+    },
+}
+
+impl ApplyError {
+    fn sort(error: tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            Some(db) if !is_passing(db.code()) => Self::Refused {
+                sqlstate: db.code().code().to_owned(),
+                message: match db.detail() {
+                    Some(detail) => format!("{} ({detail})", db.message()),
+                    None => db.message().to_owned(),
+                },
+            },
+            _ => Self::Lost(Some(error)),
+        }
+    }
+}
+
+/// A session that may become, and be, the applier. It must be dropped after [`ApplyError::Lost`].
+#[derive(Debug)]
+pub struct Applier {
+    client: Client,
+    apply: Statement,
+    acquire: Statement,
+    renew: Statement,
+    lease: Statement,
+    commit: Commit,
+    flushed: AtomicU64,
+}
+
+impl Applier {
+    /// Connects to a migrated database. Does not acquire anything yet.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn connect(dsn: &Dsn, commit: Commit, tasks: &Tasks) -> Result<Self, ConnectError> {
+        let client = dsn.connect(Role::Applier, "applier", tasks).await?;
+        let prepare = async {
+            let set = match commit {
+                Commit::OnDisk => "set synchronous_commit = on",
+                Commit::InMemory => "set synchronous_commit = off",
+            };
+            let (_, apply, acquire, renew, lease) = futures::try_join!(
+                client.batch_execute(set),
+                client.prepare(include_str!("../../sql/queries/apply.sql")),
+                client.prepare(include_str!("../../sql/queries/acquire.sql")),
+                client.prepare(include_str!("../../sql/queries/renew.sql")),
+                client.prepare(include_str!("../../sql/queries/lease.sql")),
+            )?;
+            Ok((apply, acquire, renew, lease))
+        };
+        let (apply, acquire, renew, lease) = prepare.await.map_err(|error| dsn.failure(error))?;
+        let flushed = AtomicU64::new(0);
+        Ok(Self { client, apply, acquire, renew, lease, commit, flushed })
+    }
+
+    /// Tries to become the zone's applier under a new epoch: granted when no living session holds
+    /// the newest one, or when `expired` names the newest one, because the caller has seen its
+    /// lease stand still for too long (see [`super::read::Reader::lease`]). What the old applier
+    /// has under way is then fenced off.
+    ///
+    /// # Errors
+    /// [`ApplyError::Lost`] or [`ApplyError::Refused`]; drop the session after either.
+    pub async fn acquire(
+        &self,
+        node: &NodeName,
+        expired: Option<u64>,
+    ) -> Result<Acquired, ApplyError> {
+        let expired = expired.map(u64::cast_signed);
+        let node = node.as_str();
+        let parameters: [&(dyn ToSql + Sync); 2] = [&node, &expired];
+        let row = answered(self.client.query_one(&self.acquire, &parameters)).await?;
+        let epoch = unsigned(row.get(1));
+        if !row.get::<_, bool>(0) {
+            return Ok(Acquired::Held { epoch, applier: row.get(2) });
+        }
+        let head = head_from(&row, 3).map_err(|error| ApplyError::Lost(Some(error)))?;
+        self.advance_flushed(head.map_or(0, |head| head.id.get()));
+        Ok(Acquired::Granted { epoch, head })
+    }
+
+    /// Applies a batch under `epoch`: one statement, one round trip, one transaction, which also
+    /// notifies channel `pghc_frontier`.
+    ///
+    /// Calls may overlap: futures that are first polled in id order travel in that order, and each
+    /// is its own transaction. When one fails, those behind it fail with [`ApplyError::Fenced`] or
+    /// [`ApplyError::Lost`]; what counts is the first failure.
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub async fn apply(&self, epoch: u64, batch: &Batch) -> Result<(), ApplyError> {
+        let links = batch.links();
+        let head = batch.head();
+        let nodes: Vec<&str> = links.iter().map(|link| link.node.as_str()).collect();
+        let hashes: Vec<Hex> = links.iter().map(|link| Hex(link.hash)).collect();
+        let digests: Vec<Bytes32> = links.iter().map(|link| Bytes32(link.digest)).collect();
+        let times: Vec<Timestamp> = links.iter().map(|link| Timestamp(link.written_at)).collect();
+        let payloads: Vec<Option<JsonText<'_>>> =
+            links.iter().map(|link| link.payload.as_deref().map(JsonText)).collect();
+        let parameters: [&(dyn ToSql + Sync); 11] = [
+            &batch.applied_before(),
+            &epoch.cast_signed(),
+            &head.id.as_i64(),
+            &Hex(head.hash),
+            &Bytes32(head.digest),
+            &Timestamp(head.written_at),
+            &nodes,
+            &hashes,
+            &digests,
+            &times,
+            &payloads,
+        ];
+        match answered(self.client.execute(&self.apply, &parameters)).await {
+            Ok(1) => {
+                if self.commit == Commit::OnDisk {
+                    self.advance_flushed(head.id.get());
+                }
+                Ok(())
+            }
+            Ok(_) => Err(self.fenced().await),
+            Err(ApplyError::Refused { sqlstate, .. }) if sqlstate == NOT_THE_APPLIER => {
+                Err(self.fenced().await)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Renews the lease of `epoch`, and answers the newest id that a crash of this database cannot
+    /// lose. The commit waits for the disk under either [`Commit`].
+    ///
+    /// # Errors
+    /// See [`ApplyError`].
+    pub async fn renew(&self, epoch: u64) -> Result<u64, ApplyError> {
+        let row = answered(self.client.query_opt(&self.renew, &[&epoch.cast_signed()])).await?;
+        let Some(row) = row else { return Err(self.fenced().await) };
+        self.advance_flushed(unsigned(row.get(0)));
+        Ok(self.flushed())
+    }
+
+    /// The newest id known to survive a crash of this database: that of the last answered
+    /// [`Applier::acquire`] or [`Applier::renew`], and under [`Commit::OnDisk`] of the last
+    /// answered [`Applier::apply`].
+    #[must_use]
+    pub fn flushed(&self) -> u64 {
+        self.flushed.load(Ordering::Acquire)
+    }
+
+    /// Whether the connection has ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    fn advance_flushed(&self, id: u64) {
+        self.flushed.fetch_max(id, Ordering::AcqRel);
+    }
+
+    /// Finds out what fenced this session off.
+    async fn fenced(&self) -> ApplyError {
+        match answered(self.client.query_one(&self.lease, &[])).await {
+            Ok(row) => {
+                let (epoch, applied_id) = (unsigned(row.get(0)), unsigned(row.get(1)));
+                ApplyError::Fenced { epoch, applied_id }
+            }
+            Err(error) => error,
+        }
+    }
+}
+
+async fn answered<T>(
+    query: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, ApplyError> {
+    match tokio::time::timeout(ANSWER_MAX, query).await {
+        Ok(result) => result.map_err(ApplyError::sort),
+        Err(_) => Err(ApplyError::Lost(None)),
+    }
+}
+
+/// A non-negative bigint. The schema's constraints make a negative one impossible.
+pub(super) fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}
+
+/// The head in columns `first` (applied id), then hash, digest and time; `None` for id 0.
+pub(super) fn head_from(row: &Row, first: usize) -> Result<Option<Head>, tokio_postgres::Error> {
+    let Ok(id) = WriteId::try_from(unsigned(row.try_get(first)?)) else { return Ok(None) };
+    let Hex(hash) = row.try_get(first + 1)?;
+    let Bytes32(digest): Bytes32 = row.try_get(first + 2)?;
+    let Timestamp(written_at) = row.try_get(first + 3)?;
+    let digest: Digest = digest;
+    Ok(Some(Head { id, hash, digest, written_at }))
+}

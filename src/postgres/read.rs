@@ -1,0 +1,267 @@
+//! Reads for the API node: a small, bounded pool, one short statement each.
+//!
+//! Invariant: every answer is one prefix of the chain. What one call answers is of one snapshot,
+//! and no link above that snapshot's frontier is ever shown. Nothing here writes.
+
+use std::future::Future;
+use std::time::Duration;
+
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime,
+};
+use pghc_api::chain::{Head, Link, LinkHash};
+use pghc_api::id::{NodeName, WriteId};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{NoTls, Row};
+
+use super::apply::{head_from, unsigned};
+use super::column::{Bytes32, Hex, JsonText, Timestamp};
+use super::connect::{CONNECT_MAX, Dsn, Role, STATEMENT_MAX, is_passing, take_role};
+
+/// Stored payload bytes with which a page ends early.
+pub const PAGE_BYTES_MAX: i64 = 8 << 20;
+
+/// Why a read has no answer. Sorted by what the caller must do.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Try again later: the database does not answer, is starting, or is busy.
+    #[error("PostgreSQL did not answer in time")]
+    Unavailable(#[source] Option<Box<dyn std::error::Error + Send + Sync>>),
+    /// Tell the operator: a link is not what pghc writes. The chain here has been changed by hand;
+    /// `chain-verify` says where.
+    #[error("link {id} of this database is damaged: its {column} is not readable")]
+    Damaged {
+        /// The link.
+        id: i64,
+        /// The column.
+        column: &'static str,
+    },
+    /// Tell the operator: PostgreSQL refuses the read; schema or privileges are not ours.
+    #[error("PostgreSQL refuses a read with {sqlstate}: {message}")]
+    Refused {
+        /// Five characters of PostgreSQL's error code.
+        sqlstate: String,
+        /// The server's message.
+        message: String,
+    },
+}
+
+impl ReadError {
+    pub(super) fn sort(error: tokio_postgres::Error) -> Self {
+        match error.as_db_error() {
+            Some(db) if !is_passing(db.code()) => Self::Refused {
+                sqlstate: db.code().code().to_owned(),
+                message: db.message().to_owned(),
+            },
+            _ => Self::Unavailable(Some(error.into())),
+        }
+    }
+}
+
+/// Links in id order and the frontier of the same snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Ascending, dense. The page reached the frontier only if the last one is at it: a page also
+    /// ends early when its payloads are large.
+    pub links: Vec<Link>,
+    /// Newest applied id; 0 while nothing is.
+    pub frontier: u64,
+}
+
+/// Who applies, as one look at the frontier shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// Newest epoch; 0 while nobody has ever applied.
+    pub epoch: u64,
+    /// Newest applied id.
+    pub applied_id: u64,
+    /// Node of that epoch.
+    pub applier: Option<String>,
+    /// When it was renewed, by the database's clock in microseconds: only to be compared for
+    /// equality with another look. Two equal looks a lease apart mean that the applier is gone.
+    pub renewed_at: i64,
+}
+
+/// A pool of reading sessions. Cheap to clone; connects when first used.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    pool: Pool,
+}
+
+impl Reader {
+    /// A pool of at most `connections` (at least 1).
+    #[must_use]
+    pub fn new(dsn: &Dsn, connections: usize) -> Self {
+        let config = dsn.config(Role::Reader, "reader");
+        let method = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let hook = Hook::async_fn(|client: &mut deadpool_postgres::ClientWrapper, _| {
+            Box::pin(async move {
+                take_role(client, Role::Reader).await.map_err(HookError::Backend)
+            })
+        });
+        let pool = Pool::builder(Manager::from_config(config, NoTls, method))
+            .max_size(connections.max(1))
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(CONNECT_MAX))
+            .create_timeout(Some(CONNECT_MAX))
+            .recycle_timeout(Some(CONNECT_MAX))
+            .post_create(hook)
+            .build()
+            .expect("a runtime is given, the one thing that timeouts need");
+        Self { pool }
+    }
+
+    /// Link `id`, `None` above the frontier, and the frontier.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn link(&self, id: WriteId) -> Result<(Option<Link>, u64), ReadError> {
+        let rows = self.rows(include_str!("../../sql/queries/link.sql"), &[&id.as_i64()]).await?;
+        let page = page_from(&rows)?;
+        Ok((page.links.into_iter().next(), page.frontier))
+    }
+
+    /// Up to `limit` links above `after`, ascending. Not empty while `after` is below the frontier
+    /// and `limit` is not 0.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn page(&self, after: u64, limit: usize) -> Result<Page, ReadError> {
+        let after = i64::try_from(after).unwrap_or(i64::MAX);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let sql = include_str!("../../sql/queries/page.sql");
+        page_from(&self.rows(sql, &[&after, &limit, &PAGE_BYTES_MAX]).await?)
+    }
+
+    /// The newest `count` links, newest first.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn recent(
+        &self,
+        count: usize,
+    ) -> Result<Vec<(WriteId, LinkHash, NodeName)>, ReadError> {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let rows = self.rows(include_str!("../../sql/queries/recent.sql"), &[&count]).await?;
+        rows.iter().map(|row| Ok((id(row, 0)?, hash(row, 0, 1)?, node(row, 0, 2)?))).collect()
+    }
+
+    /// The zone's head; `None` while the chain is empty.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn head(&self) -> Result<Option<Head>, ReadError> {
+        let rows = self.rows(include_str!("../../sql/queries/head.sql"), &[]).await?;
+        let row = rows.first().ok_or_else(no_frontier)?;
+        head_from(row, 0).map_err(|_| ReadError::Damaged { id: row.get(0), column: "frontier" })
+    }
+
+    /// Newest applied id, 0 while nothing is applied.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn frontier(&self) -> Result<u64, ReadError> {
+        Ok(self.lease().await?.applied_id)
+    }
+
+    /// Who applies, and how far.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn lease(&self) -> Result<Lease, ReadError> {
+        let rows = self.rows(include_str!("../../sql/queries/lease.sql"), &[]).await?;
+        let row = rows.first().ok_or_else(no_frontier)?;
+        Ok(Lease {
+            epoch: unsigned(row.get(0)),
+            applied_id: unsigned(row.get(1)),
+            applier: row.get(2),
+            renewed_at: row.get(3),
+        })
+    }
+
+    /// Runs a query, once more when its pooled connection turns out to be dead: reads may repeat.
+    async fn rows(
+        &self,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, ReadError> {
+        let mut attempts = 0;
+        loop {
+            let client = self.client().await?;
+            attempts += 1;
+            let query = async {
+                let statement = client.prepare_cached(sql).await?;
+                client.query(&statement, parameters).await
+            };
+            match answered(query).await {
+                Err(ReadError::Unavailable(_)) if client.is_closed() && attempts == 1 => {
+                    // The other pooled connections are of the same server and as dead.
+                    self.pool.retain(|pooled, _| !pooled.is_closed());
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn client(&self) -> Result<Object, ReadError> {
+        self.pool.get().await.map_err(|error| match error {
+            PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
+                ReadError::sort(error)
+            }
+            other => ReadError::Unavailable(Some(other.into())),
+        })
+    }
+}
+
+async fn answered<T>(
+    query: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, ReadError> {
+    let limit = STATEMENT_MAX + Duration::from_secs(5);
+    match tokio::time::timeout(limit, query).await {
+        Ok(result) => result.map_err(ReadError::sort),
+        Err(_) => Err(ReadError::Unavailable(None)),
+    }
+}
+
+fn no_frontier() -> ReadError {
+    ReadError::Damaged { id: 0, column: "frontier" }
+}
+
+/// Rows of (frontier, link columns); a null link id means that there is no link.
+fn page_from(rows: &[Row]) -> Result<Page, ReadError> {
+    let frontier = unsigned(rows.first().ok_or_else(no_frontier)?.get(0));
+    let links = rows.iter().filter(|row| row.get::<_, Option<i64>>(1).is_some());
+    Ok(Page { links: links.map(link_from).collect::<Result<_, _>>()?, frontier })
+}
+
+fn link_from(row: &Row) -> Result<Link, ReadError> {
+    let damaged = |column| ReadError::Damaged { id: row.get(1), column };
+    let Bytes32(digest) = row.try_get(4).map_err(|_| damaged("digest"))?;
+    let Timestamp(written_at) = row.try_get(5).map_err(|_| damaged("written_at"))?;
+    let payload: Option<JsonText<'_>> = row.try_get(6).map_err(|_| damaged("payload"))?;
+    Ok(Link {
+        id: id(row, 1)?,
+        node: node(row, 1, 2)?,
+        hash: hash(row, 1, 3)?,
+        digest,
+        written_at,
+        payload: payload.map(|JsonText(text)| text.into()),
+    })
+}
+
+fn id(row: &Row, column: usize) -> Result<WriteId, ReadError> {
+    let id: i64 = row.get(column);
+    WriteId::try_from(unsigned(id)).map_err(|_| ReadError::Damaged { id, column: "id" })
+}
+
+fn hash(row: &Row, id: usize, column: usize) -> Result<LinkHash, ReadError> {
+    let Hex(hash) = row
+        .try_get(column)
+        .map_err(|_| ReadError::Damaged { id: row.get(id), column: "hash" })?;
+    Ok(hash)
+}
+
+fn node(row: &Row, id: usize, column: usize) -> Result<NodeName, ReadError> {
+    let damaged = || ReadError::Damaged { id: row.get(id), column: "node_id" };
+    row.try_get::<_, &str>(column).map_err(|_| damaged())?.parse().map_err(|_| damaged())
+}
