@@ -40,11 +40,11 @@ struct SiteArgs {
     #[arg(long, value_name = "FILE", env = "PGHC_LOAD_AGAINST",
           conflicts_with_all = ["zones", "wan", "data", "base_port"])]
     against: Option<PathBuf>,
-    /// Zones of the own parade, the first ones of the matrix [default: 3]
+    /// Zones of the own parade [default: those of --data, else 3]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9), env = "PGHC_LOAD_ZONES")]
     zones: Option<u8>,
-    /// Emulate the distances of this matrix: CSV of round trips in ms with a header
-    /// `zone,<z1>,<z2>,…`
+    /// Emulate the distances of this matrix, whose first zones are used: CSV of round trips in ms
+    /// with a header `zone,<z1>,<z2>,…`
     #[arg(long, value_name = "FILE", env = "PGHC_LOAD_WAN")]
     wan: Option<PathBuf>,
     /// Keep the own parade's data in this directory [default: a temporary one]

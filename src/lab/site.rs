@@ -4,19 +4,25 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::ensure;
+use pghc_api::id::ZoneName;
+
 use super::target::Target;
-use crate::dev::parade::{Parade, ParadeOptions, Profile, default_zones};
+use crate::dev::parade::{Parade, ParadeOptions, Profile, default_zones, zones_of};
 use crate::wan::{Matrix, Wan};
 
 /// Longest wait until a new parade serves.
 const READY_MAX: Duration = Duration::from_secs(90);
+
+/// Zones when nothing says how many.
+const ZONES_DEFAULT: usize = 3;
 
 /// Where a run takes place.
 #[derive(Debug, Clone, Default)]
 pub struct SiteOptions {
     /// `parade.json` of a running parade, or the directory that holds it; `None`: an own one.
     pub against: Option<PathBuf>,
-    /// Zones of an own parade; `None`: all of the matrix, three without one.
+    /// Zones of an own parade; `None`: those its data is of, else three.
     pub zones: Option<usize>,
     /// Latency matrix of an own parade; its zones give their names.
     pub wan: Option<PathBuf>,
@@ -77,27 +83,61 @@ impl Site {
 }
 
 fn parade_options(options: &SiteOptions) -> anyhow::Result<ParadeOptions> {
-    let mut own = ParadeOptions {
+    let matrix = options.wan.as_deref().map(Matrix::read).transpose()?;
+    let held = options.data.as_deref().map(zones_of).transpose()?.flatten();
+    Ok(ParadeOptions {
+        zones: choose_zones(matrix.as_ref(), options.zones, held)?,
         data: options.data.clone(),
         base_port: options.base_port,
+        profile: if matrix.is_some() { Profile::Wan } else { Profile::Lan },
+        wan: matrix,
         ..ParadeOptions::default()
+    })
+}
+
+/// The first zones of the matrix, else those the data is of, else the usual ones; three when
+/// nothing says how many.
+fn choose_zones(
+    matrix: Option<&Matrix>,
+    wanted: Option<usize>,
+    held: Option<Vec<ZoneName>>,
+) -> anyhow::Result<Vec<ZoneName>> {
+    let count = wanted.or(held.as_ref().map(Vec::len));
+    let Some(matrix) = matrix else {
+        let held = held.filter(|held| count == Some(held.len()));
+        return Ok(held.unwrap_or_else(|| default_zones(count.unwrap_or(ZONES_DEFAULT))));
     };
-    match &options.wan {
-        Some(path) => {
-            let matrix = Matrix::read(path)?;
-            let wanted = options.zones.unwrap_or(matrix.zones().len());
-            let cut = matrix.first(wanted);
-            anyhow::ensure!(
-                cut.zones().len() == wanted,
-                "{} has {} zones, not {wanted}",
-                path.display(),
-                matrix.zones().len()
-            );
-            own.zones = cut.zones().to_vec();
-            own.profile = Profile::Wan;
-            own.wan = Some(cut);
+    let names = matrix.zones();
+    let count = count.unwrap_or(names.len().min(ZONES_DEFAULT));
+    ensure!(count <= names.len(), "the matrix has {} zones, not {count}", names.len());
+    Ok(names[..count].to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::choose_zones;
+    use crate::wan::Matrix;
+
+    fn check(matrix: Option<&Matrix>, wanted: Option<usize>, held: Option<&str>) -> String {
+        let held = held.map(|zone| vec![zone.parse().expect("a plain name")]);
+        match choose_zones(matrix, wanted, held) {
+            Ok(zones) => zones.iter().map(|zone| zone.as_str()).collect::<Vec<_>>().join(" "),
+            Err(error) => error.to_string(),
         }
-        None => own.zones = default_zones(options.zones.unwrap_or(3)),
     }
-    Ok(own)
+
+    #[test]
+    fn zones_are_those_of_the_matrix_else_of_the_data_else_the_usual() {
+        let rows = "a,0,1,1,1\nb,1,0,1,1\nc,1,1,0,1\nd,1,1,1,0";
+        let matrix: Matrix = format!("zone,a,b,c,d\n{rows}").parse().expect("a good matrix");
+        assert_eq!(check(Some(&matrix), None, None), "a b c");
+        assert_eq!(check(Some(&matrix), Some(4), None), "a b c d");
+        assert_eq!(check(Some(&matrix), Some(5), None), "the matrix has 4 zones, not 5");
+        assert_eq!(check(Some(&matrix), None, Some("x")), "a");
+        assert_eq!(check(None, None, None), "eu us ap");
+        assert_eq!(check(None, Some(2), None), "eu us");
+        assert_eq!(check(None, None, Some("x")), "x");
+        // The parade itself refuses another number of zones than its data is of.
+        assert_eq!(check(None, Some(2), Some("x")), "eu us");
+    }
 }
