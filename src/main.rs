@@ -22,6 +22,7 @@ enum Command {
     /// answers.
     Status(cli::status::Arguments),
     Coordinator(cli::coordinator::Arguments),
+    Api(cli::api::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
             Command::Dev(arguments) => cli::dev::run(arguments).await,
             Command::Status(arguments) => cli::status::run(arguments).await,
             Command::Coordinator(arguments) => cli::coordinator::run(arguments).await,
+            Command::Api(arguments) => cli::api::run(arguments).await,
         }
     })
 }

@@ -10,4 +10,5 @@ pub mod limits;
 pub mod payload;
 pub mod time;
 pub mod token;
+pub mod verify;
 pub mod wire;

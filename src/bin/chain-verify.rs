@@ -1,3 +1,5 @@
 //! `chain-verify`: see `chain-verify --help`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    pghc::cli::verify::main()
+}

@@ -1,3 +1,5 @@
 //! `geo-load`: see `geo-load --help`.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    pghc::cli::load::main()
+}

@@ -82,6 +82,12 @@ impl Api {
         Self { service, metrics, limits, shutdown, openapi, reports, started }
     }
 
+    /// Cancel it to shut down.
+    #[must_use]
+    pub fn shutdown_signal(&self) -> CancellationToken {
+        self.shutdown.clone()
+    }
+
     /// The route labels that the node's metrics are to be made with.
     #[must_use]
     pub fn routes() -> &'static [&'static str] {

@@ -1,1 +1,16 @@
-//! Load generation, WAN emulation and benchmarks.
+//! Load generation and benchmarks.
+//!
+//! What is here looks at pghc from outside, as a client does: over HTTP, by the programs next to
+//! ours, and for comparison at PostgreSQL itself. Latency is measured from the time a request was
+//! *planned*, so that a server that stalls cannot hide it by stalling the generator.
+
+pub mod bench;
+pub mod client;
+pub mod histogram;
+pub mod ledger;
+pub mod load;
+pub mod pacer;
+pub mod quick;
+pub mod site;
+pub mod target;
+pub mod verdict;

@@ -1,1 +1,209 @@
 //! Reads zones and proves or refutes their chains.
+//!
+//! Every source (a zone's PostgreSQL, an API node, an export file) is frozen at one standing and
+//! checked link by link; then the sources are compared with each other. Three rules keep the verdict
+//! honest:
+//!
+//! - Nothing is called proved that was not read, and nothing that only one witness holds: a single
+//!   zone can be cut or rewritten from some link on without leaving a trace in itself.
+//! - A zone that is behind is no violation; it is given a moment to catch up, and if it does not, the
+//!   result is incomplete. So a cut tail is found whether or not its frontier was rewritten too.
+//! - A zone whose own frontier and rows disagree is a violation.
+//!
+//! This module writes nothing anywhere.
+
+mod api;
+mod check;
+mod compare;
+mod database;
+mod export;
+mod plan;
+mod progress;
+mod record;
+mod report;
+mod source;
+#[cfg(test)]
+mod tampering;
+mod verdict;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use pghc_api::id::ClusterId;
+use pghc_api::token::Token;
+use tokio::sync::oneshot;
+
+pub use compare::Seen;
+pub use progress::{Lane, Progress};
+pub use report::{Comparison, Difference, Newest, Report, Verdict, ZoneReport};
+pub use source::Place;
+
+use crate::task::Tasks;
+use compare::Side;
+use plan::{Plan, Zone};
+
+/// What to verify.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The sources, each with the name it was given. Without a name it takes the one its zone has,
+    /// or its file.
+    pub sources: Vec<(Option<String>, Place)>,
+    /// The cluster; needed when there are only files, which do not say.
+    pub cluster: Option<ClusterId>,
+    /// Which links.
+    pub range: Range,
+    /// Tokens that clients were given: each is a witness of the chain up to its link.
+    pub tokens: Vec<Token>,
+    /// Longest time a zone that is behind the others is waited for.
+    pub wait: Duration,
+}
+
+/// Which links to verify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Range {
+    /// The newest so many of the source that is furthest.
+    Last(u64),
+    /// From an id to another, both included; without the second, to where each source stands.
+    Between(u64, Option<u64>),
+}
+
+/// The request makes no sense; nothing was checked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UsageError {
+    /// Only files were given, and none says which cluster it is of.
+    #[error(
+        "an export does not say which cluster it is of, and every digest covers that: give --cluster-id"
+    )]
+    ClusterUnknown,
+    /// Two sources do not belong together.
+    #[error(
+        "{one} is of cluster {one_id}, but {other} of cluster {other_id}; nothing was checked, verify them separately"
+    )]
+    OtherCluster {
+        /// A source, or what the caller gave.
+        one: String,
+        /// Its cluster.
+        one_id: ClusterId,
+        /// Another source.
+        other: String,
+        /// Its cluster.
+        other_id: ClusterId,
+    },
+    /// One zone would be compared with itself.
+    #[error(
+        "{one} and {other} are both zone {zone}; a zone is no witness for itself, give each zone once"
+    )]
+    SameZone {
+        /// A source.
+        one: String,
+        /// Another source.
+        other: String,
+        /// The zone both say they are.
+        zone: String,
+    },
+    /// A token is of another cluster.
+    #[error("token {0} was issued by another cluster than the one to verify; nothing was checked")]
+    ForeignToken(Token),
+}
+
+/// Verifies; bounded by the length of the chain and the time-outs of the sources.
+///
+/// # Errors
+/// If the request makes no sense. Everything else is in the report.
+pub async fn run(
+    request: Request,
+    progress: Arc<Progress>,
+    tasks: &Tasks,
+) -> Result<Report, UsageError> {
+    let started = Instant::now();
+    let opening = request.sources.iter().cloned().map(|(name, place)| {
+        let tasks = tasks.clone();
+        Box::pin(async move { Zone::open(name, &place, &tasks).await }) as BoxFuture<'static, _>
+    });
+    let zones = in_parallel(tasks, opening.collect()).await;
+    let (zones, cluster) = plan::agree(zones, &request)?;
+
+    let target = plan::target(&zones, &request);
+    let wait = request.wait;
+    let freezing = zones.into_iter().map(|zone| {
+        Box::pin(async move { zone.freeze(target, wait).await }) as BoxFuture<'static, _>
+    });
+    let zones = in_parallel(tasks, freezing.collect()).await;
+
+    let mut plan = Plan { request, target, cluster, from: 1, grid: None };
+    plan.settle(&zones);
+    let checking = zones.into_iter().map(|zone| {
+        let task = plan.task(&zone);
+        let lane = progress.lane(&zone.name);
+        Box::pin(async move { zone.check(task, &lane).await }) as BoxFuture<'static, _>
+    });
+    let mut zones = in_parallel(tasks, checking.collect()).await;
+    let comparison = compare_all(&mut zones).await;
+    Ok(verdict::report(&plan, &zones, comparison, started.elapsed()))
+}
+
+/// Runs each work as a task of its own, so that they share the cores; answers in their order.
+async fn in_parallel<T: Send + 'static>(
+    tasks: &Tasks,
+    works: Vec<BoxFuture<'static, T>>,
+) -> Vec<T> {
+    let answers: Vec<_> = works
+        .into_iter()
+        .map(|work| {
+            let (answer, answered) = oneshot::channel();
+            tasks.spawn("verify", async move {
+                // The receiver is awaited below; it is gone only when the whole run was dropped.
+                let _ = answer.send(work.await);
+            });
+            answered
+        })
+        .collect();
+    let mut results = Vec::with_capacity(answers.len());
+    for answered in answers {
+        results.push(answered.await.expect("a task answers unless the process is ending"));
+    }
+    results
+}
+
+/// Compares every source with the one that is furthest, and so all with each other.
+async fn compare_all(zones: &mut [Zone]) -> Comparison {
+    let mut comparison = Comparison::default();
+    let checked = |zone: &Zone| zone.sound().is_some();
+    let Some(furthest) = (0..zones.len())
+        .filter(|index| checked(&zones[*index]))
+        .max_by_key(|index| (zones[*index].sound().map(|(_, to)| to), usize::MAX - index))
+    else {
+        return comparison;
+    };
+    zones.swap(0, furthest);
+    let (reference, others) = zones.split_at_mut(1);
+    let reference = &mut reference[0];
+    let Some((from, _)) = reference.sound() else { return comparison };
+    let mut first: Option<u64> = None;
+    for other in others.iter_mut() {
+        let Some((other_from, other_to)) = other.sound() else { continue };
+        let after = from.max(other_from) - 1;
+        if other_to <= after {
+            continue;
+        }
+        match reference.first_difference(other, after, other_to).await {
+            Ok(None) => comparison.equal.push((other.name.clone(), after + 1, other_to)),
+            Ok(Some(id)) => first = Some(first.map_or(id, |first| first.min(id))),
+            Err(error) => comparison.failed.push(format!(
+                "{} and {} could not be compared: {error}",
+                reference.name, other.name
+            )),
+        }
+    }
+    comparison.reference = Some(reference.name.clone());
+    if let Some(id) = first {
+        let mut difference = Difference { id, seen: Vec::new() };
+        for zone in zones.iter_mut() {
+            difference.seen.extend(zone.see(id).await);
+        }
+        comparison.difference = Some(difference);
+    }
+    zones.swap(0, furthest);
+    comparison
+}

@@ -27,6 +27,7 @@ use self::proxy::Route;
 use self::stats::Counters;
 pub use self::stats::Stats;
 use self::timer::Timer;
+pub use self::timer::wake_on_time;
 use crate::task::Tasks;
 
 /// A running emulator. Clones are the same emulator.

@@ -124,7 +124,7 @@ impl Timer {
 }
 
 fn run(shared: &Shared) {
-    sharpen();
+    wake_on_time();
     let mut state = shared.state.lock();
     while !state.closed {
         let Some(next) = state.waiting.peek() else {
@@ -157,8 +157,9 @@ fn release(due: Due) {
     }
 }
 
-/// Asks the kernel to wake this thread on time instead of gathering wake-ups within 50 us.
-fn sharpen() {
+/// Asks the kernel to wake the calling thread on time instead of gathering wake-ups within 50 us.
+/// Where it cannot be asked, sleeps stay that much coarser.
+pub fn wake_on_time() {
     #[cfg(target_os = "linux")]
     if let Err(error) = nix::sys::prctl::set_timerslack(1) {
         tracing::debug!(%error, "timer slack stays as it is");

@@ -2,4 +2,5 @@
 
 mod coordinators;
 mod dev;
+mod lab;
 mod wan;

@@ -32,12 +32,8 @@ impl Routes {
         matrix: Option<Matrix>,
         tasks: &Tasks,
     ) -> Result<Self, Error> {
-        let emulator = match &matrix {
-            Some(matrix) => Some(
-                Wan::start(matrix.clone(), tasks).map_err(Error::io("start", "WAN emulator"))?,
-            ),
-            None => None,
-        };
+        let start = |matrix| Wan::start(matrix, tasks).map_err(Error::io("start", "WAN emulator"));
+        let emulator = matrix.map(start).transpose()?;
         let mut seen = Vec::new();
         for from in zones {
             let mut addresses = Vec::new();

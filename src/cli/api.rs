@@ -1,0 +1,132 @@
+//! `pghc api`: one API node of a zone.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use pghc_api::id::{ClusterId, NodeName, ZoneName};
+use pghc_api::limits::PAYLOAD_BYTES_MAX;
+use tokio::net::TcpListener;
+
+use super::process::{USAGE, complain, told_to_end};
+use crate::http::{Api, Cors, Limits, serve};
+use crate::postgres::{Commit, Dsn};
+use crate::task::Tasks;
+use crate::telemetry::Metrics;
+use crate::zone::{Identity, Node, Settings};
+
+/// Serves HTTP in a zone and applies the ordered writes to its PostgreSQL.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Cluster id, a UUID: the same for every process of the cluster.
+    #[arg(long, env = "PGHC_CLUSTER_ID")]
+    cluster_id: ClusterId,
+    /// Zone it serves.
+    #[arg(long, env = "PGHC_ZONE")]
+    zone: ZoneName,
+    /// Its own name, `node_id` of the writes it accepts; no two nodes share one.
+    #[arg(long, env = "PGHC_NODE")]
+    node: NodeName,
+    /// The zone's PostgreSQL, postgres://user@host:port/database. May come from the environment, so
+    /// that a password is in no process list.
+    #[arg(long, env = "PGHC_DATABASE", hide_env_values = true)]
+    database: Dsn,
+    /// Address to serve HTTP on; loopback only, since this version speaks no TLS.
+    #[arg(long, env = "PGHC_LISTEN")]
+    listen: SocketAddr,
+    /// URL of a coordinator; give all of them, nearest first.
+    #[arg(long = "coordinator", env = "PGHC_COORDINATOR", value_delimiter = ',', required = true)]
+    coordinators: Vec<String>,
+    /// Origin that may call from a browser, `*` for any; none when not given.
+    #[arg(long = "cors-origin", env = "PGHC_CORS_ORIGIN", value_delimiter = ',')]
+    cors_origins: Vec<String>,
+    /// Largest body of one write in bytes.
+    #[arg(long, env = "PGHC_PAYLOAD_BYTES_MAX", default_value_t = PAYLOAD_BYTES_MAX)]
+    payload_bytes_max: usize,
+    /// Whether the applier's commits wait for the zone's disk. `off` is faster and loses nothing
+    /// that was acknowledged: what a crash of the zone's database loses is applied again.
+    #[arg(long, env = "PGHC_SYNCHRONOUS_COMMIT", default_value = "on")]
+    synchronous_commit: OnOff,
+    /// End when standard input ends (set by `pghc dev`).
+    #[arg(long)]
+    lifeline: bool,
+    /// TOML file with any of these settings.
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnOff {
+    On,
+    Off,
+}
+
+/// Why the node did not start.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error(
+        "--listen {0} is not a loopback address; this version speaks no TLS, so put a proxy that \
+         does before it"
+    )]
+    NotLoopback(SocketAddr),
+    #[error("cannot listen on {0}; is another process using the port?")]
+    Listen(SocketAddr, #[source] std::io::Error),
+    #[error("a --coordinator is not a URL such as http://127.0.0.1:7101")]
+    Coordinator(#[source] tonic::transport::Error),
+}
+
+impl Arguments {
+    fn cors(&self) -> Cors {
+        match self.cors_origins.as_slice() {
+            [] => Cors::Closed,
+            origins if origins.iter().any(|origin| origin == "*") => Cors::Any,
+            origins => Cors::Origins(origins.to_vec()),
+        }
+    }
+
+    async fn start(&self, tasks: &Tasks) -> Result<(TcpListener, Arc<Api>), StartError> {
+        if !self.listen.ip().is_loopback() {
+            return Err(StartError::NotLoopback(self.listen));
+        }
+        let listener = TcpListener::bind(self.listen).await;
+        let listener = listener.map_err(|error| StartError::Listen(self.listen, error))?;
+        let metrics = Metrics::for_api_node(Api::routes());
+        let (cluster, zone, node) = (self.cluster_id.clone(), self.zone.clone(), self.node.clone());
+        let settings = Settings {
+            identity: Identity { cluster, zone, node },
+            database: self.database.clone(),
+            commit: match self.synchronous_commit {
+                OnOff::On => Commit::OnDisk,
+                OnOff::Off => Commit::InMemory,
+            },
+            coordinators: self.coordinators.clone(),
+            metrics: Arc::clone(&metrics),
+        };
+        let node = Node::start(settings, tasks).map_err(StartError::Coordinator)?;
+        let limits = Limits { body_bytes: self.payload_bytes_max, ..Limits::default() };
+        let shutdown = tokio_util::sync::CancellationToken::new();
+        Ok((listener, Arc::new(Api::new(Arc::new(node), metrics, limits, shutdown))))
+    }
+}
+
+/// Runs an API node until it is told to end; requests under way are finished first.
+pub async fn run(args: Arguments) -> ExitCode {
+    let tasks = Tasks::default();
+    let (listener, api) = match args.start(&tasks).await {
+        Ok(started) => started,
+        Err(error) => return complain(&error, USAGE),
+    };
+    tracing::info!(zone = %args.zone, node = %args.node, listen = %args.listen, "API node started");
+    let shutdown = api.shutdown_signal();
+    let lifeline = args.lifeline;
+    tasks.spawn("signals", async move {
+        let why = told_to_end(lifeline).await;
+        tracing::info!(why, "API node drains");
+        shutdown.cancel();
+    });
+    serve(listener, api, &args.cors()).await;
+    tasks.shut_down().await;
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,262 @@
+//! `geo-load`: arguments in, exit code out.
+//!
+//! Exit 0: the run passed. 1: it ran and did not pass. 2: it could not run, or the arguments are
+//! wrong. A parade that was started for the run is stopped in every case, also on Ctrl-C.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::lab::bench::{self, Phase};
+use crate::lab::load::LoadOptions;
+use crate::lab::pacer::Arrival;
+use crate::lab::quick;
+use crate::lab::site::{Site, SiteOptions};
+use crate::task::Tasks;
+
+/// Drives a parade with writes and reports how long they took.
+#[derive(Debug, Parser)]
+#[command(name = "geo-load", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Open-loop writes in every zone for some seconds, then a report and a verification
+    Quick(Quick),
+    /// pghc and plain PostgreSQL side by side: rates, ratios and marks
+    Bench(Bench),
+}
+
+#[derive(Debug, Args)]
+struct SiteArgs {
+    /// Drive the running parade of this parade.json (or the directory that holds it) instead of an
+    /// own one
+    #[arg(long, value_name = "FILE", env = "PGHC_LOAD_AGAINST",
+          conflicts_with_all = ["zones", "wan", "data", "base_port"])]
+    against: Option<PathBuf>,
+    /// Zones of the own parade [default: those of --data, else 3]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9), env = "PGHC_LOAD_ZONES")]
+    zones: Option<u8>,
+    /// Emulate the distances of this matrix, whose first zones are used: CSV of round trips in ms
+    /// with a header `zone,<z1>,<z2>,…`
+    #[arg(long, value_name = "FILE", env = "PGHC_LOAD_WAN")]
+    wan: Option<PathBuf>,
+    /// Keep the own parade's data in this directory [default: a temporary one]
+    #[arg(long, value_name = "DIR", env = "PGHC_LOAD_DATA")]
+    data: Option<PathBuf>,
+    /// First port of the own parade [default: any free ones]
+    #[arg(long, value_name = "PORT", env = "PGHC_LOAD_BASE_PORT")]
+    base_port: Option<u16>,
+    /// How the report is printed
+    #[arg(long, value_enum, default_value_t = Format::Table, env = "PGHC_LOAD_FORMAT")]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, Args)]
+struct Quick {
+    #[command(flatten)]
+    site: SiteArgs,
+    /// Writes a second in each zone, above 0 and at most 100000
+    #[arg(long, default_value_t = 50.0, value_parser = parse_rate, env = "PGHC_LOAD_RATE")]
+    rate: f64,
+    /// Measured seconds, 1 to 86400
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=86_400),
+          env = "PGHC_LOAD_SECONDS")]
+    seconds: u32,
+    /// How writes are spread over time: poisson or uniform
+    #[arg(long, default_value = "poisson", env = "PGHC_LOAD_ARRIVAL")]
+    arrival: Arrival,
+    /// Makes the plan; the same seed makes the same one [default: a new one, which is reported]
+    #[arg(long, env = "PGHC_LOAD_SEED")]
+    seed: Option<u64>,
+    /// Seconds without an answer after which a write is unknown, 1 to 600
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=600),
+          env = "PGHC_LOAD_TIMEOUT")]
+    timeout: u32,
+    /// Most writes under way in each zone, 1 to 4096
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u16).range(1..=4096),
+          env = "PGHC_LOAD_CONNECTIONS")]
+    connections: u16,
+    /// Bytes of a payload, 150 to 1000000
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(150..=1_000_000),
+          env = "PGHC_LOAD_PAYLOAD_BYTES")]
+    payload_bytes: u32,
+}
+
+#[derive(Debug, Args)]
+struct Bench {
+    #[command(flatten)]
+    site: SiteArgs,
+    /// Measured seconds of each phase, 1 to 600
+    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=600),
+          env = "PGHC_LOAD_SECONDS")]
+    seconds: u32,
+    /// Only these phases: raw, plain, original, single, bulk, alone
+    #[arg(long, value_name = "PHASE", value_delimiter = ',', env = "PGHC_LOAD_ONLY")]
+    only: Vec<Phase>,
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
+    let allowed = rate > 0.0 && rate <= 100_000.0;
+    allowed.then_some(rate).ok_or_else(|| "it must be above 0 and at most 100000".to_owned())
+}
+
+impl SiteArgs {
+    fn options(&self) -> SiteOptions {
+        SiteOptions {
+            against: self.against.clone(),
+            zones: self.zones.map(usize::from),
+            wan: self.wan.clone(),
+            data: self.data.clone(),
+            base_port: self.base_port,
+        }
+    }
+
+    fn print(&self, report: &(impl std::fmt::Display + serde::Serialize)) -> anyhow::Result<()> {
+        match self.format {
+            Format::Table => println!("{report}"),
+            Format::Json => println!("{}", serde_json::to_string_pretty(report)?),
+        }
+        Ok(())
+    }
+}
+
+impl Quick {
+    async fn run(&self) -> anyhow::Result<bool> {
+        let options = LoadOptions {
+            rate: self.rate,
+            length: Duration::from_secs(self.seconds.into()),
+            arrival: self.arrival,
+            seed: self.seed.unwrap_or_else(rand::random),
+            timeout: Duration::from_secs(self.timeout.into()),
+            connections: self.connections.into(),
+            payload_bytes: self.payload_bytes as usize,
+        };
+        let report = with_site(&self.site, async |site| {
+            quick::run(site.target(), &options, site.wan()).await
+        });
+        let report = report.await?;
+        self.site.print(&report)?;
+        Ok(report.passed)
+    }
+}
+
+impl Bench {
+    /// A mark that is missed is printed and fails nothing; a chain that does not verify does.
+    async fn run(&self) -> anyhow::Result<bool> {
+        let phases = if self.only.is_empty() { Phase::ALL } else { &*self.only };
+        let length = Duration::from_secs(self.seconds.into());
+        let tasks = Tasks::default();
+        let mut measured = interruptible(bench::run_postgres(phases, length, &tasks)).await?;
+        let mut verdict = None;
+        if phases.iter().any(|phase| phase.is_of_pghc()) {
+            let of_pghc = with_site(&self.site, async |site| {
+                bench::run_pghc(phases, length, site.target()).await
+            });
+            let (more, verified) = of_pghc.await?;
+            measured.extend(more);
+            verdict = Some(verified);
+        }
+        let report = bench::report(measured, length, verdict, &tasks).await?;
+        self.site.print(&report)?;
+        Ok(report.verify.is_none_or(|verdict| verdict.passed))
+    }
+}
+
+/// Opens the site, does `work` there unless interrupted, and closes the site whatever happened.
+async fn with_site<T>(
+    arguments: &SiteArgs,
+    work: impl AsyncFnOnce(&Site) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    if arguments.against.is_none() {
+        eprintln!("starting a parade");
+    }
+    let site = interruptible(Site::open(&arguments.options())).await?;
+    let outcome = interruptible(work(&site)).await;
+    site.close().await;
+    outcome
+}
+
+/// Ends `work` early on Ctrl-C or SIGTERM.
+async fn interruptible<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        outcome = work => outcome,
+        _ = interrupt.recv() => bail!("interrupted; nothing is reported"),
+        _ = terminate.recv() => bail!("terminated; nothing is reported"),
+    }
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("geo-load: cannot start: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let outcome = runtime.block_on(async {
+        match &cli.command {
+            Command::Quick(quick) => quick.run().await,
+            Command::Bench(bench) => bench.run().await,
+        }
+    });
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("geo-load: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, Parser as _};
+
+    use super::Cli;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+        for good in [
+            "geo-load quick",
+            "geo-load quick --zones 3 --wan m.csv --rate 0.5 --seconds 1 --format json",
+            "geo-load quick --against parade.json --arrival uniform --seed 7",
+            "geo-load bench --only raw,plain --seconds 3",
+        ] {
+            assert!(Cli::try_parse_from(good.split(' ')).is_ok(), "{good}");
+        }
+        for bad in [
+            "geo-load",
+            "geo-load quick --rate 0",
+            "geo-load quick --rate NaN",
+            "geo-load quick --zones 10",
+            "geo-load quick --against parade.json --zones 3",
+            "geo-load bench --only fast",
+        ] {
+            assert!(Cli::try_parse_from(bad.split(' ')).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! A lean HTTP/1.1 client: one keep-alive connection, requests as prepared bytes.
+//!
+//! The generator shares the machine with what it measures, so a request costs one write, one read
+//! and no allocation of its own. It knows as much of HTTP as pghc's answers use: a status line,
+//! `Content-Length` or chunks, `Connection: close`. It follows no redirects and speaks no TLS.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
+
+/// Most bytes of an answer's status line and headers.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// Most bytes of an answer's body.
+const BODY_BYTES_MAX: usize = 64 << 20;
+
+/// Requests up to this size are written before the answer is read; larger ones meanwhile, because
+/// a server that answers while it reads would otherwise wait for us as we for it.
+const WRITE_FIRST_BYTES_MAX: usize = 16 << 10;
+
+/// An open connection. After an error its state is unknown: drop it.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+/// An answer, as long as the connection is not used again.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer<'a> {
+    /// HTTP status.
+    pub status: u16,
+    /// The body, without chunk borders.
+    pub body: &'a [u8],
+    /// The server closes this connection now.
+    pub closes: bool,
+}
+
+/// What an answer's head says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Head {
+    status: u16,
+    bytes: usize,
+    length: usize,
+    chunked: bool,
+    closes: bool,
+}
+
+impl Connection {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When nobody listens there. Nothing was sent.
+    pub async fn open(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, received: Vec::with_capacity(4 << 10) })
+    }
+
+    /// Sends one whole request, head and body, and waits for its answer. The caller bounds the wait.
+    ///
+    /// # Errors
+    /// When the connection broke or the answer is not HTTP; whether the server acted is unknown.
+    pub async fn exchange(&mut self, request: &[u8]) -> io::Result<Answer<'_>> {
+        self.received.clear();
+        let head = if request.len() <= WRITE_FIRST_BYTES_MAX {
+            self.stream.write_all(request).await?;
+            receive(&mut self.stream.split().0, &mut self.received).await?
+        } else {
+            let (mut read, mut write) = self.stream.split();
+            let receiving = receive(&mut read, &mut self.received);
+            tokio::try_join!(write.write_all(request), receiving)?.1
+        };
+        let body = &self.received[head.bytes..head.bytes + head.length];
+        Ok(Answer { status: head.status, body, closes: head.closes })
+    }
+}
+
+/// Reads one answer into `received`; chunks are joined in place. `length` of the head answered is
+/// the body's.
+async fn receive(from: &mut ReadHalf<'_>, received: &mut Vec<u8>) -> io::Result<Head> {
+    let mut head = loop {
+        more(from, received).await?;
+        if let Some(end) = find(received, b"\r\n\r\n") {
+            break parse_head(&received[..end + 2])?;
+        }
+        if received.len() > HEAD_BYTES_MAX {
+            return Err(broken("the answer's headers do not end"));
+        }
+    };
+    if head.chunked {
+        head.length = receive_chunks(from, received, head.bytes).await?;
+        return Ok(head);
+    }
+    while received.len() < head.bytes + head.length {
+        more(from, received).await?;
+    }
+    Ok(head)
+}
+
+/// Reads chunks from `start` on and joins them there; answers the joined length.
+async fn receive_chunks(
+    from: &mut ReadHalf<'_>,
+    received: &mut Vec<u8>,
+    start: usize,
+) -> io::Result<usize> {
+    let (mut written, mut at) = (start, start);
+    loop {
+        let line = loop {
+            match find(&received[at..], b"\r\n") {
+                Some(length) => break at..at + length,
+                None => more(from, received).await?,
+            }
+        };
+        let size = std::str::from_utf8(&received[line.clone()]).ok().and_then(|text| {
+            usize::from_str_radix(text.split(';').next().unwrap_or_default().trim(), 16).ok()
+        });
+        let Some(size) = size.filter(|size| written - start + size <= BODY_BYTES_MAX) else {
+            return Err(broken("the answer has a bad chunk"));
+        };
+        let data = line.end + 2;
+        // The chunk's own line end, and after the last chunk that of the empty trailer.
+        while received.len() < data + size + 2 {
+            more(from, received).await?;
+        }
+        if size == 0 {
+            return Ok(written - start);
+        }
+        received.copy_within(data..data + size, written);
+        written += size;
+        at = data + size + 2;
+    }
+}
+
+async fn more(from: &mut ReadHalf<'_>, received: &mut Vec<u8>) -> io::Result<()> {
+    received.reserve(4 << 10);
+    match from.read_buf(received).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}
+
+/// Parses a status line and headers, each with its line end.
+fn parse_head(text: &[u8]) -> io::Result<Head> {
+    let mut head =
+        Head { status: 0, bytes: text.len() + 2, length: 0, chunked: false, closes: false };
+    let text = std::str::from_utf8(text).map_err(|_| broken("the answer's head is not text"))?;
+    let mut lines = text.split_terminator("\r\n");
+    let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 "));
+    let status = status.and_then(|rest| rest.get(..3)).and_then(|digits| digits.parse().ok());
+    head.status = status.ok_or_else(|| broken("the answer is not HTTP/1.1"))?;
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        let value = value.trim();
+        if name.eq_ignore_ascii_case("content-length") {
+            head.length = value.parse().map_err(|_| broken("the answer has a bad length"))?;
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            head.chunked = value.eq_ignore_ascii_case("chunked");
+        } else if name.eq_ignore_ascii_case("connection") {
+            head.closes = value.eq_ignore_ascii_case("close");
+        }
+    }
+    if head.length > BODY_BYTES_MAX {
+        return Err(broken("the answer is too large"));
+    }
+    Ok(head)
+}
+
+fn broken(text: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+/// Bytes of a `POST` without a body.
+#[must_use]
+pub fn post_empty(host: &str, path: &str) -> Vec<u8> {
+    format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n").into_bytes()
+}
+
+/// Bytes of a `GET`.
+#[must_use]
+pub fn get(host: &str, path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes()
+}
+
+/// Bytes of a `POST` with a body, under an idempotency key when one is given.
+#[must_use]
+pub fn post(host: &str, path: &str, media_type: &str, key: Option<&str>, body: &[u8]) -> Vec<u8> {
+    let key = key.map(|key| format!("Idempotency-Key: {key}\r\n")).unwrap_or_default();
+    let mut request = format!(
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {media_type}\r\n{key}\
+         Content-Length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    request.extend_from_slice(body);
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Connection, get, post};
+    use crate::task::Tasks;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// Sends `answer` in pieces of `piece` bytes to one request and says what the client made of it.
+    async fn check(answer: &'static str, piece: usize) -> std::io::Result<(u16, String, bool)> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let tasks = Tasks::default();
+        tasks.spawn("server", async move {
+            let (mut stream, _) = listener.accept().await.expect("the client connects");
+            stream.read(&mut [0; 1000]).await.expect("the request arrives");
+            for bytes in answer.as_bytes().chunks(piece) {
+                stream.write_all(bytes).await.expect("the client reads");
+                tokio::task::yield_now().await;
+            }
+        });
+        let mut connection = Connection::open(address).await?;
+        let got = connection.exchange(&get("host", "/")).await?;
+        Ok((got.status, String::from_utf8_lossy(got.body).into_owned(), got.closes))
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_understood_however_it_arrives() {
+        for piece in [1, 7, 1000] {
+            let got = check("HTTP/1.1 201 Created\r\ncontent-length: 3\r\n\r\nabc", piece).await;
+            assert_eq!(got.expect("an answer"), (201, "abc".to_owned(), false));
+            let chunks = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n\
+                          4\r\nab\r\n\r\n2;x=1\r\ncd\r\n0\r\n\r\n";
+            let got = check(chunks, piece).await;
+            assert_eq!(got.expect("an answer"), (200, "ab\r\ncd".to_owned(), true));
+            let got = check("HTTP/1.1 504 \r\nContent-Length: 0\r\n\r\n", piece).await;
+            assert_eq!(got.expect("an answer"), (504, String::new(), false));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_whole_answer_is_an_error() {
+        for bad in [
+            "",
+            "HTTP/1.1 200 OK\r\n",
+            "SSH-2.0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc",
+            "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
+        ] {
+            assert!(check(bad, 1000).await.is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_write_carries_its_key_and_its_length() {
+        let bytes = post("h:1", "/v1/chain", "application/json", Some("k-1"), b"{}");
+        assert_eq!(
+            String::from_utf8(bytes).expect("plain text"),
+            "POST /v1/chain HTTP/1.1\r\nHost: h:1\r\nContent-Type: application/json\r\n\
+             Idempotency-Key: k-1\r\nContent-Length: 2\r\n\r\n{}"
+        );
+    }
+}

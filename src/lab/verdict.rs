@@ -1,0 +1,66 @@
+//! Whether the zones hold one chain, by asking `chain-verify`: a program of its own, so that a load
+//! run and its proof share no code.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::Serialize;
+use tokio::process::Command;
+
+use super::target::Target;
+
+/// Longest time a verification may take.
+const VERIFY_MAX: Duration = Duration::from_secs(600);
+
+/// What `chain-verify` said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Exit code 0: proved.
+    pub passed: bool,
+    /// Its exit code; none when a signal ended it.
+    pub exit_code: Option<i32>,
+    /// Its report, as it printed it.
+    pub report: String,
+}
+
+impl Verdict {
+    /// The last line of the report: the verdict itself.
+    #[must_use]
+    pub fn last_line(&self) -> &str {
+        self.report.trim_end().lines().last().unwrap_or("it said nothing")
+    }
+}
+
+/// The program `name` that was built together with this one: it lies in the same directory.
+///
+/// # Errors
+/// When it is not there.
+pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    // Tests run one directory deeper.
+    let beside = own.ancestors().skip(1).take(2).map(|directory| directory.join(name));
+    beside.into_iter().find(|path| path.is_file()).with_context(|| {
+        format!("{name} is not beside {}; build it with `cargo build --bins`", own.display())
+    })
+}
+
+/// Runs `chain-verify` over all zones of `target`.
+///
+/// # Errors
+/// When it cannot be run to its end.
+pub async fn verify(target: &Target) -> anyhow::Result<Verdict> {
+    let mut command = Command::new(sibling("chain-verify")?);
+    for zone in &target.zones {
+        command.arg("--zone").arg(format!("{}={}", zone.name, zone.dsn));
+    }
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(VERIFY_MAX, command.output())
+        .await
+        .with_context(|| format!("chain-verify did not end within {VERIFY_MAX:?}"))?
+        .context("cannot run chain-verify")?;
+    let mut report = String::from_utf8_lossy(&output.stdout).into_owned();
+    report.push_str(&String::from_utf8_lossy(&output.stderr));
+    Ok(Verdict { passed: output.status.success(), exit_code: output.status.code(), report })
+}

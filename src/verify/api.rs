@@ -1,0 +1,162 @@
+//! A zone's API node as a source: pages of `GET /v1/chain`.
+//!
+//! Links never change once served, so the range needs no snapshot; it is bounded by the frontier
+//! of the node's own status. Answers and retries are bounded.
+
+use std::time::Duration;
+
+use pghc_api::limits::PAGE_LINKS_MAX;
+use pghc_api::wire::Status;
+use reqwest::{Client, Response};
+use serde::Deserialize;
+
+use super::record::{RECORD_BYTES_MAX, Record};
+use super::source::{ReadError, Sink, Standing};
+
+/// A page is asked for in such a size, and no answer over the limit is taken.
+const PAGE_BYTES: usize = 4 << 20;
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Times a request is sent before the zone counts as unreadable, and the pause between them.
+const ATTEMPTS: u32 = 4;
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// An API node that answered its status.
+#[derive(Debug)]
+pub(crate) struct Api {
+    client: Client,
+    base: String,
+}
+
+#[derive(Deserialize)]
+struct RawPage<'a> {
+    #[serde(borrow)]
+    links: Vec<Record<'a>>,
+}
+
+/// What a request came to, when it did not succeed.
+enum Failure {
+    /// Worth another attempt.
+    Passing(String),
+    /// The answer was over the limit.
+    TooLarge,
+}
+
+impl Api {
+    /// Asks the node for its status.
+    pub(crate) async fn open(url: &str) -> Result<(Self, Standing), ReadError> {
+        let client = Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(SILENCE_MAX)
+            .build()
+            .map_err(|error| ReadError::Unreadable(format!("no HTTP client: {error}")))?;
+        let api = Self { client, base: url.trim_end_matches('/').to_owned() };
+        let standing = api.standing().await?;
+        Ok((api, standing))
+    }
+
+    pub(crate) async fn standing(&self) -> Result<Standing, ReadError> {
+        let body = self.get("/v1/status", &[]).await?;
+        let not_ours = |what: &str| {
+            ReadError::Unreadable(format!("GET /v1/status does not answer as pghc does: {what}"))
+        };
+        let body = body.ok_or_else(|| not_ours("the answer is too large"))?;
+        let status: Status =
+            serde_json::from_slice(&body).map_err(|error| not_ours(&error.to_string()))?;
+        let cluster = status.cluster_id.parse().map_err(|_| not_ours("bad cluster id"))?;
+        Ok(Standing {
+            cluster: Some(cluster),
+            zone: Some(status.zone),
+            first: 1,
+            end: status.frontier,
+            head: Some(status.head),
+        })
+    }
+
+    /// Feeds the links from `from` to `to`.
+    pub(crate) async fn read(&self, from: u64, to: u64, sink: Sink<'_>) -> Result<(), ReadError> {
+        let mut after = from.saturating_sub(1);
+        let mut limit = PAGE_LINKS_MAX.min(PAGE_BYTES / RECORD_BYTES_MAX + 60);
+        while after < to {
+            let wanted = limit.min(usize::try_from(to - after).unwrap_or(limit)).max(1);
+            let query = [("after", after.to_string()), ("limit", wanted.to_string())];
+            let Some(body) = self.get("/v1/chain", &query).await? else {
+                if wanted == 1 {
+                    return Err(unreadable("one link is larger than any link can be"));
+                }
+                limit = (wanted / 8).max(1);
+                continue;
+            };
+            let page: RawPage<'_> = serde_json::from_slice(&body).map_err(|error| {
+                unreadable(&format!("the page after link {after} is no page of links: {error}"))
+            })?;
+            let Some(last) = page.links.last().map(|link| link.raw().id) else { return Ok(()) };
+            for link in &page.links {
+                if sink(&link.raw()).is_break() {
+                    return Ok(());
+                }
+            }
+            after = match u64::try_from(last) {
+                Ok(last) if last > after => last,
+                _ => return Err(unreadable("pages do not go forward")),
+            };
+            limit = (PAGE_BYTES * page.links.len() / body.len().max(1)).clamp(1, PAGE_LINKS_MAX);
+        }
+        Ok(())
+    }
+
+    /// The body of an answer; `None` when it is over [`ANSWER_BYTES_MAX`].
+    async fn get(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Option<Vec<u8>>, ReadError> {
+        let mut last = String::new();
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+            match self.get_once(path, query).await {
+                Ok(body) => return Ok(Some(body)),
+                Err(Failure::TooLarge) => return Ok(None),
+                Err(Failure::Passing(text)) => last = text,
+            }
+        }
+        Err(unreadable(&format!("GET {path} failed {ATTEMPTS} times: {last}")))
+    }
+
+    async fn get_once(&self, path: &str, query: &[(&str, String)]) -> Result<Vec<u8>, Failure> {
+        let passing = |error| Failure::Passing(chained(&error));
+        let request = self.client.get(format!("{}{path}", self.base)).query(query);
+        let mut answer: Response = request.send().await.map_err(passing)?;
+        if !answer.status().is_success() {
+            return Err(Failure::Passing(format!("status {}", answer.status().as_u16())));
+        }
+        let mut body = Vec::new();
+        while let Some(piece) = answer.chunk().await.map_err(passing)? {
+            if body.len() + piece.len() > ANSWER_BYTES_MAX {
+                return Err(Failure::TooLarge);
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body)
+    }
+}
+
+/// An error with its causes, which reqwest leaves out of its own text.
+fn chained(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn unreadable(text: &str) -> ReadError {
+    ReadError::Unreadable(text.to_owned())
+}

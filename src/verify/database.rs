@@ -1,0 +1,155 @@
+//! A zone's PostgreSQL as a source.
+//!
+//! It is frozen by one look, under one snapshot, at the frontier and at where the rows begin and end.
+//! Links never change once they are there, so reading them piece by piece afterwards shows the same
+//! as one long snapshot would, without holding back vacuum for as long as a verification takes.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use futures::stream::StreamExt as _;
+use pghc_api::chain::Head;
+use pghc_api::verify::{RawDigest, RawLink, RawTime, Violation, ViolationKind};
+use tokio::time::timeout;
+
+use super::source::{ReadError, Sink, Standing};
+use crate::postgres::raw::{RawChain, RawHead};
+use crate::postgres::{self, Dsn};
+use crate::task::Tasks;
+
+/// Longest silence of the database before it counts as unreadable.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// Most rows taken between two looks at the clock.
+const ROWS_AT_ONCE: usize = 512;
+
+/// A zone's database.
+#[derive(Debug)]
+pub(crate) struct Database {
+    chain: RawChain,
+    /// What it said when it was last asked.
+    seen: RawHead,
+}
+
+impl Database {
+    /// Connects and asks how far the zone is.
+    pub(crate) async fn open(dsn: &str, tasks: &Tasks) -> Result<(Self, Standing), ReadError> {
+        let dsn: Dsn = dsn.parse().map_err(|error| unreadable(&error))?;
+        let chain = RawChain::connect(&dsn, tasks).await.map_err(|error| unreadable(&error))?;
+        let seen = look(&chain).await?;
+        let standing = standing(&seen)?;
+        Ok((Self { chain, seen }, standing))
+    }
+
+    /// Asks again how far the zone is. What it says last is where it is frozen.
+    pub(crate) async fn standing(&mut self) -> Result<Standing, ReadError> {
+        self.seen = look(&self.chain).await?;
+        standing(&self.seen)
+    }
+
+    /// Rows outside the range from link 1 to the frontier, and whether the frontier row names the
+    /// link it points to. `head` is that link if it was checked.
+    pub(crate) fn strays(&self, from: u64, head: Option<&Head>) -> Result<(), Violation> {
+        let RawHead { first_id, last_id, applied_id, .. } = &self.seen;
+        if let Some(first) = first_id.filter(|first| *first < 1 && from == 1) {
+            let kind = ViolationKind::BadId;
+            return Err(Violation::new(first, kind, "no row below link 1", "a row"));
+        }
+        let applied = applied_id.unwrap_or(0);
+        if let Some(last) = last_id.filter(|last| *last > applied) {
+            let expected = format!("no row above {applied}, where the frontier row stands");
+            let found = format!("rows up to {last}");
+            let kind = ViolationKind::RowsAboveFrontier;
+            return Err(Violation::new(applied + 1, kind, expected, found));
+        }
+        let Some(head) = head.filter(|head| head.id.as_i64() == applied) else { return Ok(()) };
+        let named = (self.seen.hash.as_deref(), self.seen.digest.as_deref(), self.seen.written_at);
+        let hash = head.hash.to_string();
+        if named == (Some(&hash), Some(&head.digest.0), Some(head.written_at)) {
+            return Ok(());
+        }
+        let found = format!("hash {}", named.0.unwrap_or("null"));
+        let found =
+            if named.0 == Some(&hash) { "another digest or time".to_owned() } else { found };
+        let expected = format!("hash {hash} and digest {} in the frontier row", head.digest);
+        Err(Violation::new(applied, ViolationKind::WrongFrontier, expected, found))
+    }
+
+    /// Feeds links `from` to `to`.
+    pub(crate) async fn read(&self, from: u64, to: u64, sink: Sink<'_>) -> Result<(), ReadError> {
+        let (from, to) = (i64::try_from(from), i64::try_from(to));
+        let links = self.chain.links(from.unwrap_or(i64::MAX), to.unwrap_or(i64::MAX));
+        let mut links = std::pin::pin!(links.ready_chunks(ROWS_AT_ONCE));
+        loop {
+            let silent = |_| {
+                let seconds = SILENCE_MAX.as_secs();
+                ReadError::Unreadable(format!("the database sent nothing for {seconds} s"))
+            };
+            let Some(rows) = timeout(SILENCE_MAX, links.next()).await.map_err(silent)? else {
+                return Ok(());
+            };
+            for row in rows {
+                let row = row.map_err(|error| unreadable(&error))?;
+                let link = RawLink {
+                    id: row.id(),
+                    node: row.node().map(text),
+                    hash: row.hash().map(text),
+                    digest: row.digest().map(RawDigest::Bytes),
+                    written_at: row.written_at().map(|time| RawTime::Micros(time.0)),
+                    payload: row.payload(),
+                    token: None,
+                };
+                if sink(&link) == ControlFlow::Break(()) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+async fn look(chain: &RawChain) -> Result<RawHead, ReadError> {
+    let silent = |_| ReadError::Unreadable("the database does not answer".to_owned());
+    let head = timeout(SILENCE_MAX, chain.head()).await.map_err(silent)?;
+    head.map_err(|error| match error {
+        postgres::ReadError::Refused { sqlstate, message } if sqlstate == "42P01" => {
+            ReadError::Unreadable(format!("{message}: this is not the database of a zone"))
+        }
+        other => unreadable(&other),
+    })
+}
+
+fn standing(seen: &RawHead) -> Result<Standing, ReadError> {
+    let Some(cluster) = &seen.cluster else {
+        let text = "pghc.cluster is empty: the database does not say whose chain it holds";
+        return Err(ReadError::Unreadable(text.to_owned()));
+    };
+    let Some(applied) = seen.applied_id else {
+        let found = "no row, or a row without an id";
+        let kind = ViolationKind::WrongFrontier;
+        return Err(Violation::new(0, kind, "one row in pghc.frontier", found).into());
+    };
+    let cluster = cluster.parse().map_err(|error| unreadable(&error))?;
+    Ok(Standing {
+        cluster: Some(cluster),
+        zone: seen.zone.clone(),
+        first: 1,
+        end: u64::try_from(applied).unwrap_or(0),
+        head: None,
+    })
+}
+
+/// Text as it is, or something no column of a sound link holds.
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or("bytes that are no text")
+}
+
+/// An error with its causes in one line.
+fn unreadable(error: &dyn std::error::Error) -> ReadError {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    ReadError::Unreadable(text)
+}

@@ -1,0 +1,149 @@
+//! Where links are read from: a zone's PostgreSQL, a zone's API, an export file.
+//!
+//! A source is opened, then frozen at one standing, then read. What is read after freezing never
+//! depends on what is written meanwhile, so a live chain gives no false alarm.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pghc_api::chain::Head;
+use pghc_api::id::ClusterId;
+use pghc_api::verify::{RawLink, Violation};
+use tokio::time::Instant;
+
+use super::api::Api;
+use super::database::Database;
+use super::export::Export;
+use crate::task::Tasks;
+
+/// Pause between two looks at a zone that is behind.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
+
+/// Takes links as they are read; `Break` ends the reading.
+pub(crate) type Sink<'a> = &'a mut (dyn FnMut(&RawLink<'_>) -> ControlFlow<()> + Send);
+
+/// Where a source is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A connection string of PostgreSQL. It may hold a password and is never printed.
+    Database(String),
+    /// Base URL of an API node, `http://host:port`.
+    Api(String),
+    /// Path of an NDJSON export.
+    File(PathBuf),
+}
+
+impl Place {
+    /// Its kind in one word.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Database(_) => "postgres",
+            Self::Api(_) => "api",
+            Self::File(_) => "file",
+        }
+    }
+}
+
+/// How far a source is, by its own account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// The cluster it says it belongs to; a file does not say.
+    pub(crate) cluster: Option<ClusterId>,
+    /// The zone it says it is of.
+    pub(crate) zone: Option<String>,
+    /// First id it can hold: 1 for a zone, the first one there for a file.
+    pub(crate) first: u64,
+    /// Newest id it says it holds, 0 for none.
+    pub(crate) end: u64,
+    /// Newest committed id the coordinators told it of.
+    pub(crate) head: Option<u64>,
+}
+
+/// Why reading ended early. Sorted by what it says about the chain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// The source holds something a sound chain never holds.
+    #[error(transparent)]
+    Violation(#[from] Violation),
+    /// Nothing is known about what was not read.
+    #[error("{0}")]
+    Unreadable(String),
+}
+
+/// An open source.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Database(Database),
+    Api(Api),
+    File(Export, Standing),
+}
+
+impl Source {
+    /// Opens the source and asks how far it is.
+    pub(crate) async fn open(place: &Place, tasks: &Tasks) -> Result<(Self, Standing), ReadError> {
+        match place {
+            Place::Database(dsn) => {
+                let (database, standing) = Database::open(dsn, tasks).await?;
+                Ok((Self::Database(database), standing))
+            }
+            Place::Api(url) => {
+                let (api, standing) = Api::open(url).await?;
+                Ok((Self::Api(api), standing))
+            }
+            Place::File(path) => {
+                let (export, standing) = Export::open(path).await?;
+                Ok((Self::File(export, standing.clone()), standing))
+            }
+        }
+    }
+
+    async fn standing(&mut self) -> Result<Standing, ReadError> {
+        match self {
+            Self::Database(database) => database.standing().await,
+            Self::Api(api) => api.standing().await,
+            Self::File(_, standing) => Ok(standing.clone()),
+        }
+    }
+
+    /// Waits up to `wait` until the source has reached `target`, then freezes it.
+    pub(crate) async fn freeze(
+        &mut self,
+        target: u64,
+        wait: Duration,
+    ) -> Result<Standing, ReadError> {
+        let deadline = Instant::now() + wait;
+        while !matches!(self, Self::File(..)) && Instant::now() < deadline {
+            if self.standing().await?.end >= target {
+                break;
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+        // This last look is where a zone is frozen.
+        self.standing().await
+    }
+
+    /// Looks for what no range of links shows: rows outside of what the source says it holds, and a
+    /// frontier that is not its newest link `head`.
+    pub(crate) fn strays(&self, from: u64, head: Option<&Head>) -> Result<(), Violation> {
+        match self {
+            Self::Database(database) => database.strays(from, head),
+            Self::Api(_) | Self::File(..) => Ok(()),
+        }
+    }
+
+    /// Feeds the links with ids from `from` to `to` to `sink`, ascending.
+    pub(crate) async fn read(
+        &mut self,
+        from: u64,
+        to: u64,
+        sink: Sink<'_>,
+    ) -> Result<(), ReadError> {
+        match self {
+            Self::Database(database) => database.read(from, to, sink).await,
+            Self::Api(api) => api.read(from, to, sink).await,
+            Self::File(export, _) => export.read(from, to, sink).await,
+        }
+    }
+}

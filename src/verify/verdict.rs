@@ -1,0 +1,266 @@
+//! Decides what a verification came to. Pure: sources in, report out.
+//!
+//! The order is: a violation anywhere is a violation; else anything unread, behind or without a
+//! second witness is incomplete; only what is left is proved.
+
+use std::time::Duration;
+
+use pghc_api::verify::{Violation, ViolationKind};
+
+use super::compare::Seen;
+use super::plan::{Plan, WITNESS, Zone};
+use super::report::{Comparison, Difference, Newest, Report, Verdict, ZoneReport};
+use super::source::ReadError;
+use super::{Range, Request};
+
+/// Makes the report of a verification that has ended.
+pub(crate) fn report(
+    plan: &Plan,
+    zones: &[Zone],
+    comparison: Comparison,
+    elapsed: Duration,
+) -> Report {
+    let zone_reports: Vec<ZoneReport> = zones.iter().map(|zone| zone_report(plan, zone)).collect();
+    let witnesses = Witnesses::count(plan, zones);
+    let violation = first_violation(zones, &zone_reports, &comparison);
+    let unread = unread(plan, zones, &zone_reports, &comparison);
+    let proved_to = witnesses.proved_to.filter(|_| violation.is_none());
+    let (verdict, summary, advice) = if let Some((summary, advice)) = violation {
+        (Verdict::Violation, summary, Some(advice))
+    } else if let Some(summary) = unread {
+        let advice = "see to it that every source can be read and goes on, then verify again";
+        (Verdict::Incomplete, summary, Some(advice.to_owned()))
+    } else if proved_to.is_none_or(|to| to < plan.target) {
+        let advice = "give another zone (--zone), an export (--file) or a token of the newest link \
+                      that a client was given (--token)";
+        (Verdict::Incomplete, witnesses.missing(plan), Some(advice.to_owned()))
+    } else {
+        (Verdict::Proved, witnesses.proof(plan), None)
+    };
+    Report {
+        verdict,
+        exit_code: verdict.exit_code(),
+        summary,
+        advice,
+        cluster_id: plan.cluster.as_ref().map(ToString::to_string),
+        from: plan.from,
+        target: plan.target,
+        proved_to,
+        notes: notes(plan, zones, &witnesses),
+        zones: zone_reports,
+        comparison,
+        seconds: elapsed.as_secs_f64(),
+    }
+}
+
+fn zone_report(plan: &Plan, zone: &Zone) -> ZoneReport {
+    let sound = zone.sound();
+    let head = zone.checked.as_ref().and_then(|checked| checked.head);
+    let (violation, incomplete) = match &zone.trouble {
+        Some(ReadError::Violation(violation)) => (Some(violation.clone()), None),
+        Some(ReadError::Unreadable(reason)) => (None, Some(format!("not read: {reason}"))),
+        None => (wrong_token(&plan.request, zone), None),
+    };
+    ZoneReport {
+        zone: zone.name.clone(),
+        source: zone.kind,
+        frontier: zone.standing.as_ref().map(|standing| standing.end),
+        sound,
+        links: sound.map_or(0, |(from, to)| to + 1 - from),
+        seconds: zone.checked.as_ref().map_or(0.0, |checked| checked.elapsed.as_secs_f64()),
+        newest: head.map(|head| Newest { id: head.id.get(), hash: head.hash, digest: head.digest }),
+        violation,
+        incomplete,
+    }
+}
+
+/// A token whose link has another hash here: this zone was rewritten since the token was issued.
+fn wrong_token(request: &Request, zone: &Zone) -> Option<Violation> {
+    let marks = &zone.checked.as_ref()?.marks;
+    let tokens = request.tokens.iter().filter_map(|token| {
+        let mark = marks.iter().find(|mark| mark.id == token.id().get())?;
+        (!token.matches(mark.hash)).then(|| {
+            let expected = format!("the link that token {token} names");
+            let found = format!("hash {}", mark.hash);
+            Violation::new(token.id().as_i64(), ViolationKind::WrongToken, expected, found)
+        })
+    });
+    tokens.min_by_key(|violation| violation.id)
+}
+
+/// Who vouches for what.
+struct Witnesses {
+    /// The source that is sound furthest from the first id on, and how far.
+    furthest: Option<(String, u64)>,
+    /// How far a second source or a token vouches for the same links.
+    proved_to: Option<u64>,
+    /// How many sources hold all of that.
+    sources: usize,
+}
+
+impl Witnesses {
+    fn count(plan: &Plan, zones: &[Zone]) -> Self {
+        let mut sound: Vec<(u64, &str)> = zones
+            .iter()
+            .filter_map(|zone| Some((zone.sound()?, zone.name.as_str())))
+            .filter(|((from, _), _)| *from == plan.from)
+            .map(|((_, to), name)| (to, name))
+            .collect();
+        sound.sort_by(|one, other| other.cmp(one));
+        let furthest = sound.first().map(|(to, name)| ((*name).to_owned(), *to));
+        let second = sound.get(1).map(|(to, _)| *to);
+        let reach = furthest.as_ref().map_or(0, |(_, to)| *to);
+        let tokens = plan.request.tokens.iter().map(|token| token.id().get());
+        let token = tokens.filter(|id| (plan.from..=reach).contains(id)).max();
+        let proved_to = second.max(token);
+        let sources = sound.iter().filter(|(to, _)| proved_to.is_some_and(|end| *to >= end));
+        Self { furthest, proved_to, sources: sources.count() }
+    }
+
+    fn proof(&self, plan: &Plan) -> String {
+        let (from, to) = (plan.from, self.proved_to.unwrap_or(0));
+        match self.sources {
+            1 => format!("links {from} to {to} are sound and end at a link a token vouches for"),
+            count => format!("links {from} to {to} are sound and the same in {count} sources"),
+        }
+    }
+
+    fn missing(&self, plan: &Plan) -> String {
+        if plan.target == 0 {
+            return "the chain is empty: there is nothing to prove".to_owned();
+        }
+        let Some((name, to)) = &self.furthest else {
+            let (from, target) = (plan.from, plan.target);
+            return format!(
+                "the range is empty: no link from {from} on, the chain ends at {target}"
+            );
+        };
+        let first = self.proved_to.map_or(plan.from, |to| to + 1);
+        let before = self.proved_to.map_or(String::new(), |proved| {
+            format!("links {} to {proved} are proved, but ", plan.from)
+        });
+        format!(
+            "tail not provable: {before}links {first} to {to} are sound in {name} alone; had its \
+             newest links been cut off or all rewritten, it would look the same"
+        )
+    }
+}
+
+fn first_violation(
+    zones: &[Zone],
+    reports: &[ZoneReport],
+    comparison: &Comparison,
+) -> Option<(String, String)> {
+    let own = zones.iter().zip(reports).filter_map(|(zone, report)| {
+        let violation = report.violation.as_ref()?;
+        let name = &zone.name;
+        let advice = if zone.is_live {
+            format!(
+                "trust nothing in {name} from link {} on: stop its API nodes, keep its database as \
+                 evidence, seed the zone again, and verify again",
+                violation.id
+            )
+        } else {
+            format!("{name} was altered or damaged after it was exported: export it again")
+        };
+        Some((violation.id, (format!("{name}: {violation}"), advice)))
+    });
+    let fork = comparison.difference.as_ref().map(|difference| {
+        let id = i64::try_from(difference.id).unwrap_or(i64::MAX);
+        (id, fork(difference))
+    });
+    own.chain(fork).min_by_key(|(id, _)| *id).map(|(_, found)| found)
+}
+
+fn fork(difference: &Difference) -> (String, String) {
+    let mut camps: Vec<Vec<&Seen>> = Vec::new();
+    for seen in &difference.seen {
+        let same =
+            |camp: &&mut Vec<&Seen>| camp[0].hash == seen.hash && camp[0].digest == seen.digest;
+        match camps.iter_mut().find(same) {
+            Some(camp) => camp.push(seen),
+            None => camps.push(vec![seen]),
+        }
+    }
+    camps.sort_by_key(|camp| std::cmp::Reverse(camp.len()));
+    let names = |camp: &Vec<&Seen>| {
+        camp.iter().map(|seen| seen.zone.as_str()).collect::<Vec<_>>().join(" and ")
+    };
+    let held = |camp: &Vec<&Seen>| {
+        format!("{} hash {} digest {}", names(camp), camp[0].hash, camp[0].digest)
+    };
+    let held: Vec<String> = camps.iter().map(held).collect();
+    let id = difference.id;
+    let summary = format!("link {id} is not the same everywhere: {}", held.join("; "));
+    let majority = camps.first().is_some_and(|camp| camp.len() * 2 > difference.seen.len());
+    let advice = if majority {
+        let odd: Vec<String> = camps[1..].iter().map(names).collect();
+        let odd = odd.join(" and ");
+        format!(
+            "most hold the same; trust nothing in {odd} from link {id} on: stop its API nodes, keep \
+             its database as evidence, seed it again, and verify again"
+        )
+    } else {
+        format!(
+            "each is sound in itself, so one was rewritten from link {id} on; a third zone (--zone) \
+             or a token of that link or a later one (--token) says which"
+        )
+    };
+    (summary, advice)
+}
+
+/// Why not everything was read, or `None` when it was.
+fn unread(
+    plan: &Plan,
+    zones: &[Zone],
+    reports: &[ZoneReport],
+    comparison: &Comparison,
+) -> Option<String> {
+    let wait = plan.request.wait.as_secs_f64();
+    let target = plan.target;
+    let reasons = zones.iter().zip(reports).filter_map(|(zone, report)| {
+        let name = &zone.name;
+        if let Some(reason) = &report.incomplete {
+            return Some(format!("{name} was {reason}"));
+        }
+        let behind = zone.is_live && zone.source.is_some() && zone.frontier() < target;
+        behind.then(|| {
+            let at = zone.frontier();
+            format!("{name} stands at {at} and did not reach {target} within {wait} s")
+        })
+    });
+    let reasons: Vec<String> = reasons.chain(comparison.failed.iter().cloned()).collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+
+fn notes(plan: &Plan, zones: &[Zone], witnesses: &Witnesses) -> Vec<String> {
+    let mut notes = Vec::new();
+    for zone in zones {
+        let Some(standing) = &zone.standing else { continue };
+        if zone.kind == WITNESS {
+            let head = standing.head.unwrap_or(0);
+            notes.push(format!("{}: the coordinators' newest link is {head}", zone.name));
+        } else if let Some(own) = standing.zone.as_ref().filter(|own| **own != zone.name) {
+            notes.push(format!("{} says of itself that it is zone {own}", zone.name));
+        }
+        if standing.first > plan.from {
+            let (name, first) = (&zone.name, standing.first);
+            notes.push(format!("{name} begins at link {first}, which was taken as it stands"));
+        }
+    }
+    if let (Some((name, to)), Some(proved)) = (&witnesses.furthest, witnesses.proved_to)
+        && *to > proved
+    {
+        notes.push(format!("links {} to {to} are in {name} only so far", proved + 1));
+    }
+    let last = match plan.request.range {
+        Range::Between(_, Some(to)) => to,
+        _ => u64::MAX,
+    };
+    for token in &plan.request.tokens {
+        if !(plan.from..=last).contains(&token.id().get()) {
+            notes.push(format!("token {token} lies outside the range and was not used"));
+        }
+    }
+    notes
+}

@@ -1,0 +1,215 @@
+//! Claims about the load generator, against a small stand-in for an API node whose failures are
+//! chosen by the test.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, body::Bytes};
+use parking_lot::Mutex;
+use pghc::lab::ledger::{self, Balance};
+use pghc::lab::load::{self, Fate, LoadOptions, ZoneLoad};
+use pghc::lab::pacer::Arrival;
+use pghc::lab::target::{Endpoint, Target, Zone};
+use pghc::task::Tasks;
+use pghc_api::chain::{Digest, LinkHash};
+use pghc_api::id::{ClusterId, WriteId};
+use pghc_api::time::Micros;
+use pghc_api::token::Token;
+use pghc_api::wire::{LinkBody, Page, WriteRequest};
+
+/// How the stand-in treats a write, by its number in the order of arrival.
+type Treatment = fn(u64) -> Treat;
+
+enum Treat {
+    Write,
+    /// Written, but the answer comes after this long.
+    Late(Duration),
+    /// 429, not written.
+    Refuse,
+    /// Acknowledged, not written: what pghc must never do.
+    Lose,
+}
+
+#[derive(Clone)]
+struct Standin {
+    links: Arc<Mutex<Vec<LinkBody>>>,
+    arrived: Arc<Mutex<u64>>,
+    treatment: Treatment,
+}
+
+async fn write(State(standin): State<Standin>, body: Bytes) -> (StatusCode, String) {
+    let request: WriteRequest = serde_json::from_slice(&body).expect("the generator sends JSON");
+    let number = {
+        let mut arrived = standin.arrived.lock();
+        *arrived += 1;
+        *arrived - 1
+    };
+    let treat = (standin.treatment)(number);
+    if matches!(treat, Treat::Refuse) {
+        return (StatusCode::TOO_MANY_REQUESTS, r#"{"code":"overloaded"}"#.to_owned());
+    }
+    let id = {
+        let mut links = standin.links.lock();
+        let id = links.len() as u64 + 1;
+        if !matches!(treat, Treat::Lose) {
+            let cluster: ClusterId = "00000000-0000-4000-8000-000000000001".parse().expect("uuid");
+            let hash = LinkHash::default();
+            links.push(LinkBody {
+                id,
+                node_id: "eu-1".to_owned(),
+                hash,
+                digest: Digest::default(),
+                written_at: Micros(0),
+                token: Token::new(&cluster, WriteId::try_from(id).expect("an id"), hash),
+                payload: request.payload,
+            });
+        }
+        id
+    };
+    if let Treat::Late(by) = treat {
+        tokio::time::sleep(by).await;
+    }
+    (StatusCode::CREATED, format!(r#"{{"id":{id}}}"#))
+}
+
+#[derive(serde::Deserialize)]
+struct PageQuery {
+    after: u64,
+    limit: usize,
+}
+
+async fn page(State(standin): State<Standin>, Query(query): Query<PageQuery>) -> Json<Page> {
+    let links = standin.links.lock();
+    let frontier = links.len() as u64;
+    let page: Vec<_> =
+        links.iter().filter(|link| link.id > query.after).take(query.limit).cloned().collect();
+    let last = page.last().map_or(frontier, |link| link.id);
+    Json(Page { links: page, next_after: (last < frontier).then_some(last), frontier })
+}
+
+/// A zone whose only node treats writes like this.
+async fn target(treatment: Treatment, tasks: &Tasks) -> Target {
+    let standin = Standin { links: Arc::default(), arrived: Arc::default(), treatment };
+    let router = Router::new()
+        .route("/v1/chain", post(write))
+        .route("/v1/chain", get(page))
+        .with_state(standin);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
+    let address = listener.local_addr().expect("an address");
+    tasks.spawn("stand-in", async move {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else { return };
+            let service = hyper_util::service::TowerToHyperService::new(router.clone());
+            let io = hyper_util::rt::TokioIo::new(stream);
+            // The test's runtime ends them.
+            Tasks::default().spawn("stand-in connection", async move {
+                let serving =
+                    hyper::server::conn::http1::Builder::new().serve_connection(io, service);
+                let _: Result<(), hyper::Error> = serving.await;
+            });
+        }
+    });
+    let nodes = vec![Endpoint { address, host: address.to_string() }];
+    Target { zones: vec![Zone { name: "eu".to_owned(), dsn: String::new(), nodes }] }
+}
+
+fn options() -> LoadOptions {
+    LoadOptions {
+        rate: 500.0,
+        length: Duration::from_secs(1),
+        arrival: Arrival::Uniform,
+        seed: 7,
+        timeout: Duration::from_secs(5),
+        connections: 64,
+        payload_bytes: 200,
+    }
+}
+
+async fn check(treatment: Treatment, options: &LoadOptions, tasks: &Tasks) -> (ZoneLoad, Balance) {
+    let target = target(treatment, tasks).await;
+    let mut loads = load::drive(&target, options, "run1").await;
+    let balance = ledger::settle(&target.zones[0].nodes[0], 0, "run1", &loads).await;
+    (loads.remove(0), balance.expect("the stand-in answers"))
+}
+
+fn is_written(fate: Fate) -> bool {
+    matches!(fate, Fate::Written(_))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_planned_write_is_sent_and_stands_once_in_the_chain() {
+    let tasks = Tasks::default();
+    let begun = Instant::now();
+    let (load, balance) = check(|_| Treat::Write, &options(), &tasks).await;
+    assert!(begun.elapsed() >= Duration::from_millis(990), "an open loop keeps to its plan");
+    assert_eq!((load.fates.len(), load.count(is_written)), (500, 500), "{:?}", load.failures);
+    assert_eq!(balance, Balance { found: 500, ..Balance::default() });
+    assert_eq!(load.latency.count(), 500);
+    tasks.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stall_shows_in_every_write_that_was_planned_meanwhile() {
+    let tasks = Tasks::default();
+    // One connection, and the first answer takes half a second: the writes planned behind it wait.
+    let one = LoadOptions { connections: 1, ..options() };
+    let stall = |number| match number {
+        0 => Treat::Late(Duration::from_millis(500)),
+        _ => Treat::Write,
+    };
+    let (load, balance) = check(stall, &one, &tasks).await;
+    assert_eq!(load.count(is_written), 500, "{:?}", load.failures);
+    assert_eq!(balance.found, 500);
+    let (latency, service) = (load.latency.summary(), load.service.summary());
+    assert!(latency.p90_ms > 350.0, "a tenth waited for most of the stall: {latency:?}");
+    assert!(service.p90_ms < 100.0, "the server was slow only once: {service:?}");
+    assert!(load.slip.summary().max_ms > 450.0, "late sends are recorded");
+    tasks.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_not_acknowledged_is_counted_and_looked_up_in_the_chain() {
+    let tasks = Tasks::default();
+    let short = LoadOptions { timeout: Duration::from_millis(300), ..options() };
+    let mixed = |number| match number {
+        10..20 => Treat::Refuse,
+        20..25 => Treat::Late(Duration::from_secs(60)),
+        _ => Treat::Write,
+    };
+    let (load, balance) = check(mixed, &short, &tasks).await;
+    let count = |wanted| load.count(|fate| fate == wanted);
+    assert_eq!((count(Fate::Refused), count(Fate::Unknown)), (10, 5), "{:?}", load.failures);
+    assert_eq!(load.count(is_written), 485);
+    assert_eq!(load.failures.get("429 overloaded"), Some(&10));
+    assert_eq!(balance, Balance { found: 490, unknown_written: 5, ..Balance::default() });
+    assert!(balance.agrees());
+    tasks.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acknowledged_write_that_is_not_in_the_chain_is_found() {
+    let tasks = Tasks::default();
+    let losing = |number| if number == 7 { Treat::Lose } else { Treat::Write };
+    let few = LoadOptions { length: Duration::from_millis(100), ..options() };
+    let (_, balance) = check(losing, &few, &tasks).await;
+    assert_eq!(balance.lost, 1);
+    assert!(!balance.agrees());
+    tasks.shut_down().await;
+}
+
+#[tokio::test]
+async fn writes_to_a_node_that_is_down_are_refused_and_not_unknown() {
+    let tasks = Tasks::default();
+    let mut target = target(|_| Treat::Write, &tasks).await;
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
+    target.zones[0].nodes[0].address = free.local_addr().expect("an address");
+    drop(free);
+    let few = LoadOptions { length: Duration::from_millis(100), ..options() };
+    let loads = load::drive(&target, &few, "run1").await;
+    assert_eq!(loads[0].count(|fate| fate == Fate::Refused), 50, "{:?}", loads[0].failures);
+    tasks.shut_down().await;
+}
