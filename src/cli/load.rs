@@ -148,7 +148,7 @@ impl Quick {
             payload_bytes: self.payload_bytes as usize,
         };
         let report = with_site(&self.site, async |site| {
-            quick::run(site.target(), &options, site.wan()).await
+            quick::run(site.target(), &options, site.emulator()).await
         });
         let report = report.await?;
         self.site.print(&report)?;

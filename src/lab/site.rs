@@ -71,7 +71,7 @@ impl Site {
     /// The emulator between its zones, when this process runs one.
     #[must_use]
     pub fn emulator(&self) -> Option<&Wan> {
-        self.own.as_ref().and_then(Parade::emulator)
+        self.own.as_ref().and_then(Parade::wan)
     }
 
     /// Stops an own parade; leaves another alone.
