@@ -2,5 +2,7 @@
 
 mod coordinators;
 mod dev;
+mod harness;
 mod lab;
+mod survive;
 mod wan;

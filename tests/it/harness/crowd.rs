@@ -1,0 +1,111 @@
+//! Clients that write all the time, each in its own zone, and never give a write up: what is not
+//! answered is sent again under the same key, in the next zone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use pghc_api::wire::LinkBody;
+use tokio::task::JoinHandle;
+
+use super::{Site, client, wait_for};
+
+/// A write that was acknowledged.
+#[derive(Debug, Clone)]
+pub(crate) struct Promise {
+    pub(crate) id: u64,
+    pub(crate) hash: String,
+    pub(crate) payload: String,
+}
+
+/// Writers under way.
+pub(crate) struct Crowd {
+    stop: Arc<AtomicBool>,
+    acknowledged: Arc<AtomicU64>,
+    writers: Vec<JoinHandle<Vec<Promise>>>,
+}
+
+impl Crowd {
+    /// Starts `per_zone` writers in each zone.
+    pub(crate) fn start(site: &Site, per_zone: usize) -> Self {
+        let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let urls: Arc<Vec<String>> =
+            Arc::new(site.record().zones.into_iter().flat_map(|zone| zone.api).collect());
+        let writer = |number: usize| {
+            let writer = Writer {
+                number,
+                urls: Arc::clone(&urls),
+                http: client(),
+                acknowledged: Arc::clone(&acknowledged),
+            };
+            let stop = Arc::clone(&stop);
+            tokio::task::spawn(async move { writer.run(&stop).await })
+        };
+        let writers = (0..urls.len() * per_zone).map(writer).collect();
+        Self { stop, acknowledged, writers }
+    }
+
+    /// Waits until `count` more writes were acknowledged: the crowd gets on.
+    pub(crate) async fn progress(&self, count: u64) {
+        let until = self.acknowledged.load(Ordering::Relaxed) + count;
+        wait_for("progress of the writers", async || {
+            (self.acknowledged.load(Ordering::Relaxed) >= until).then_some(())
+        })
+        .await;
+    }
+
+    /// Lets every writer finish its last write; answers all that was acknowledged.
+    pub(crate) async fn finish(self) -> Vec<Promise> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut promises = Vec::new();
+        for writer in self.writers {
+            promises.extend(writer.await.expect("no writer panics"));
+        }
+        promises
+    }
+}
+
+struct Writer {
+    number: usize,
+    urls: Arc<Vec<String>>,
+    http: reqwest::Client,
+    acknowledged: Arc<AtomicU64>,
+}
+
+impl Writer {
+    async fn run(self, stop: &AtomicBool) -> Vec<Promise> {
+        let mut promises = Vec::new();
+        for count in 0.. {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            promises.push(self.write(&format!("w{}-{count}", self.number)).await);
+            self.acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
+        promises
+    }
+
+    /// Writes until acknowledged.
+    async fn write(&self, key: &str) -> Promise {
+        let payload = format!("{{\"key\":\"{key}\"}}");
+        for attempt in 0..600 {
+            let url = &self.urls[(self.number + attempt) % self.urls.len()];
+            let request = self.http.post(format!("{url}/v1/chain?timeout=3s"));
+            let request = request.header("content-type", "application/json");
+            let request = request.header("idempotency-key", key);
+            let answer = request.body(format!("{{\"payload\":{payload}}}")).send().await;
+            if let Ok(answer) = answer {
+                let status = answer.status();
+                let is_refusal = status.is_client_error() && status.as_u16() != 429;
+                assert!(!is_refusal, "{status}: {:?}", answer.text().await);
+                if status.is_success() {
+                    // A cut answer is no answer: send again.
+                    let Ok(link) = answer.json::<LinkBody>().await else { continue };
+                    return Promise { id: link.id, hash: link.hash.to_string(), payload };
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("write {key} was not acknowledged in 600 attempts");
+    }
+}

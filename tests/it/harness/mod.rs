@@ -1,0 +1,151 @@
+//! A parade of the real binaries for one test, and a crowd of clients that remember what they were
+//! promised.
+
+mod crowd;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pghc::dev::record::ParadeRecord;
+use pghc::dev::parade::{Parade, ParadeOptions, Part};
+use pghc_api::wire::Status;
+use tokio::time::Instant;
+
+pub(crate) use crowd::{Crowd, Promise};
+
+/// Longest wait for any state: a loaded two-core machine keeps it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running parade in a directory of its own.
+pub(crate) struct Site {
+    pub(crate) parade: Parade,
+    pub(crate) http: reqwest::Client,
+}
+
+impl Site {
+    /// Starts three zones with `api_nodes` each and waits until they serve.
+    pub(crate) async fn start(api_nodes: usize) -> Self {
+        let options = ParadeOptions { api_nodes, binary: Some(binary()), ..ParadeOptions::default() };
+        let parade = Parade::start(options).await.expect("the parade starts");
+        parade.ready(PATIENCE).await.expect("the parade gets ready");
+        Self { parade, http: client() }
+    }
+
+    pub(crate) fn record(&self) -> ParadeRecord {
+        self.parade.record()
+    }
+
+    /// URL of the first API node of zone number `zone`.
+    pub(crate) fn api(&self, zone: usize) -> String {
+        self.record().zones[zone].api[0].clone()
+    }
+
+    pub(crate) async fn status(&self, zone: usize) -> Option<Status> {
+        let url = format!("{}/v1/status", self.api(zone));
+        self.http.get(url).send().await.ok()?.json().await.ok()
+    }
+
+    /// Name of the zone whose coordinator leads.
+    pub(crate) async fn leader_zone(&self) -> String {
+        wait_for("a leader", async || {
+            for zone in 0..3 {
+                if let Some(leader) = self.status(zone).await.and_then(|s| s.leader_zone) {
+                    return Some(leader);
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    /// Kills a child without ceremony; supervision starts it again.
+    pub(crate) async fn kill(&self, zone: &str, part: Part) {
+        let by = nix::sys::signal::Signal::SIGKILL;
+        self.parade.kill(zone, part, by).await.expect("a child of this parade");
+    }
+
+    /// Waits until every zone has applied everything that is committed; answers the head id.
+    pub(crate) async fn settle(&self) -> u64 {
+        self.parade.ready(PATIENCE).await.expect("every node is ready again");
+        wait_for("equal frontiers", async || {
+            let mut ids = Vec::new();
+            for zone in 0..3 {
+                let url = format!("{}/v1/chain/head?linearizable=true", self.api(zone));
+                let answer = self.http.get(url).send().await.ok()?.error_for_status().ok()?;
+                let head: pghc_api::wire::HeadBody = answer.json().await.ok()?;
+                ids.push(head.frontier);
+            }
+            ids.iter().all(|id| *id == ids[0]).then(|| ids[0])
+        })
+        .await
+    }
+
+    /// Runs `chain-verify` over all zones.
+    pub(crate) async fn verify(&self) -> std::process::Output {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_chain-verify"));
+        for zone in self.record().zones {
+            command.arg("--zone").arg(format!("{}={}", zone.name, zone.dsn));
+        }
+        command.output().await.expect("chain-verify runs")
+    }
+
+    /// Everything that must hold at the end: all zones equal, the chain proved, and `promises`
+    /// kept: each in every zone under the promised id and hash, and nothing written twice.
+    pub(crate) async fn check(&self, promises: &[Promise]) {
+        let head = self.settle().await;
+        let proof = self.verify().await;
+        let text = String::from_utf8_lossy(&proof.stdout).into_owned();
+        assert_eq!(proof.status.code(), Some(0), "chain-verify:\n{text}");
+        for zone in self.record().zones {
+            let rows = rows(&zone.dsn).await;
+            assert_eq!(rows.len() as u64, head, "zone {} holds ids 1 to {head}", zone.name);
+            for promise in promises {
+                let (id, hash, payload) = &rows[usize::try_from(promise.id).expect("small") - 1];
+                assert_eq!((*id, hash), (promise.id, &promise.hash), "zone {}", zone.name);
+                assert_eq!(payload, &promise.payload, "link {id} in zone {}", zone.name);
+            }
+            let mut payloads: Vec<&String> = rows.iter().map(|(_, _, payload)| payload).collect();
+            payloads.sort();
+            let twice: Vec<_> = payloads.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+            assert!(twice.is_empty(), "written twice in zone {}: {twice:?}", zone.name);
+        }
+    }
+}
+
+/// All links of a zone: id, hash, payload.
+async fn rows(dsn: &str) -> Vec<(u64, String, String)> {
+    let connected = tokio_postgres::connect(dsn, tokio_postgres::NoTls).await;
+    let (client, connection) = connected.expect("the zone's database answers");
+    let driver = tokio::task::spawn(connection);
+    let select = "select id, hash::text, payload::text from pghc.chain order by id";
+    let rows = client.query(select, &[]).await.expect("readable");
+    drop(client);
+    driver.await.expect("no panic").expect("closed cleanly");
+    let text = |row: &tokio_postgres::Row, at| row.get::<_, Option<String>>(at).unwrap_or_default();
+    let row = |row: &tokio_postgres::Row| {
+        (row.get::<_, i64>(0).cast_unsigned(), text(row, 1), text(row, 2))
+    };
+    rows.iter().map(row).collect()
+}
+
+/// The `pghc` under test.
+pub(crate) fn binary() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_pghc")).to_owned()
+}
+
+pub(crate) fn client() -> reqwest::Client {
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(15)).no_proxy();
+    client.build().expect("a client")
+}
+
+/// Waits for a state, at most [`PATIENCE`].
+pub(crate) async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,190 @@
+//! The tree keeps its own rules: layers, opening comments, sizes, and who may name what.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Longest source file in lines.
+const FILE_LINES_MAX: usize = 600;
+
+/// Modules from the lowest layer up; ARCHITECTURE.md shows the same table.
+const LAYERS: &[(usize, &[&str])] = &[
+    (1, &["config", "rpc", "task", "telemetry"]),
+    (2, &["postgres", "sequencer", "wan"]),
+    (3, &["coordinator", "zone"]),
+    (4, &["http", "verify"]),
+    (5, &["dev"]),
+    (6, &["lab"]),
+    (7, &["cli"]),
+];
+
+/// Modules that deal with processes, not with their insides: what they may import beside layer 1.
+const OUTSIDERS: &[(&str, &[&str])] = &[("dev", &["wan"]), ("lab", &["wan", "dev"])];
+
+/// Words that only some modules may name.
+const OWNED: &[(&str, &[&str])] = &[
+    ("openraft::", &["coordinator"]),
+    ("axum::", &["http"]),
+    ("tokio_postgres::", &["postgres", "dev", "lab"]),
+];
+
+struct Source {
+    path: PathBuf,
+    module: String,
+    text: String,
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    for folder in ["src", "api/src", "tests", "examples"] {
+        walk(&root.join(folder), &mut found);
+    }
+    let source = |path: PathBuf| {
+        let text = fs::read_to_string(&path).expect("readable");
+        let short = path.strip_prefix(root).expect("below the root").to_owned();
+        let inside = short.strip_prefix("src").ok().and_then(|path| path.iter().next());
+        let module = inside.map(|name| name.to_string_lossy().replace(".rs", ""));
+        Source { path: short, module: module.unwrap_or_default(), text }
+    };
+    found.into_iter().map(source).collect()
+}
+
+fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries {
+        let path = entry.expect("readable").path();
+        if path.is_dir() {
+            walk(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The code without its comments.
+fn code(text: &str) -> String {
+    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+/// Modules named after `crate::`, in groups too.
+fn imports(code: &str) -> BTreeSet<String> {
+    let mut named = BTreeSet::new();
+    for rest in code.split("crate::").skip(1) {
+        if let Some(group) = rest.strip_prefix('{') {
+            let mut depth = 1;
+            let mut word = String::new();
+            let mut taken = false;
+            for letter in group.chars() {
+                match letter {
+                    '{' => depth += 1,
+                    '}' if depth == 1 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 1 => taken = false,
+                    _ if depth == 1 && !taken && (letter.is_alphanumeric() || letter == '_') => {
+                        word.push(letter);
+                        continue;
+                    }
+                    _ => {}
+                }
+                if !word.is_empty() {
+                    named.insert(std::mem::take(&mut word));
+                    taken = letter != ',';
+                }
+            }
+            named.extend((!word.is_empty()).then_some(word));
+        } else {
+            named.insert(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+        }
+    }
+    named
+}
+
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().find(|(_, modules)| modules.contains(&module)).map(|(layer, _)| *layer)
+}
+
+fn may_import(from: &str, to: &str) -> bool {
+    if from == to {
+        return true;
+    }
+    let (Some(low), Some(high)) = (layer(to), layer(from)) else { return true };
+    let outsider = OUTSIDERS.iter().find(|(module, _)| *module == from);
+    match outsider {
+        Some((_, allowed)) => low == 1 || allowed.contains(&to),
+        // Layer 1 is flat: its members may lean on each other.
+        None => low < high || (low == 1 && high == 1),
+    }
+}
+
+#[test]
+fn imports_are_read_from_single_and_grouped_uses() {
+    let code = "use crate::a::B;\nuse crate::{c::{D, E}, f, g::H};\nlet x = crate::i::j();";
+    let expected = ["a", "c", "f", "g", "i"].map(str::to_owned);
+    assert_eq!(imports(code), BTreeSet::from(expected));
+}
+
+#[test]
+fn no_module_imports_from_beside_or_above() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        if source.module.is_empty() || ["main", "bin", "lib"].contains(&source.module.as_str()) {
+            continue;
+        }
+        assert!(layer(&source.module).is_some(), "{} has no layer", source.path.display());
+        for named in imports(&code(&source.text)) {
+            if layer(&named).is_some() && !may_import(&source.module, &named) {
+                wrong.push(format!("{} imports {named}", source.path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_layers_here_are_those_of_the_architecture_page() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("the page");
+    for (layer, modules) in LAYERS {
+        let rows: String =
+            page.lines().filter(|line| line.starts_with(&format!("| {layer} |"))).collect();
+        for module in *modules {
+            assert!(rows.contains(&format!("`{module}`")), "{module} is missing in layer {layer}");
+        }
+    }
+}
+
+#[test]
+fn openraft_axum_and_the_driver_are_named_only_where_they_live() {
+    let mut wrong = Vec::new();
+    for source in sources().into_iter().filter(|source| !source.module.is_empty()) {
+        let code = code(&source.text);
+        for (word, modules) in OWNED {
+            if code.contains(word) && !modules.contains(&source.module.as_str()) {
+                wrong.push(format!("{} names {word}", source.path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_file_says_what_it_is_for_and_fits() {
+    for source in sources() {
+        let path = source.path.display();
+        assert!(source.text.starts_with("//!"), "{path} opens without saying what it is for");
+        let lines = source.text.lines().count();
+        assert!(lines <= FILE_LINES_MAX, "{path} has {lines} lines");
+    }
+}
+
+#[test]
+fn nothing_unfinished_is_left_lying_about() {
+    // Put together so that this file does not find itself.
+    let leftovers = [["TO", "DO"], ["FIX", "ME"], ["todo", "!("], ["unimple", "mented!("]];
+    for source in sources() {
+        for leftover in leftovers.map(|parts| parts.concat()) {
+            assert!(!source.text.contains(&leftover), "{leftover} in {}", source.path.display());
+        }
+    }
+}
