@@ -107,8 +107,16 @@ impl Parade {
         let tasks = Tasks::default();
         let routes = Routes::open(&plan.zones, options.wan, &tasks).await?;
         let (routes, profile, settings) = (&routes, options.profile, &options.settings);
-        let assembly =
-            Assembly { data: &data, binary: &binary, plan: &plan, routes, profile, settings };
+        let temporary = options.data.is_none();
+        let assembly = Assembly {
+            data: &data,
+            binary: &binary,
+            plan: &plan,
+            routes,
+            profile,
+            settings,
+            temporary,
+        };
         let mut children = assembly.start_servers().await?;
         let mut programs = assembly.programs();
         for (_, program) in &mut programs {
