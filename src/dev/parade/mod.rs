@@ -43,7 +43,7 @@ use crate::task::Tasks;
 use crate::wan::Wan;
 
 /// A child that ended this often in a row, each time soon after its start, will not get better.
-const SHORT_LIVES_MAX: u32 = 5;
+const SHORT_LIVES_MAX: u32 = 6;
 /// Orders waiting for one keeper; more make the caller wait.
 const ORDERS_MAX: usize = 8;
 const POLL: Duration = Duration::from_millis(50);
