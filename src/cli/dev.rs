@@ -67,12 +67,6 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         }
     };
     let count = options.zones.len();
-    if count % 2 == 0 {
-        let less = count - 1;
-        view::complain(&format!(
-            "pghc: warning: {count} coordinators survive no more losses than {less}"
-        ));
-    }
     view::print(&format!("starting {count} zones: {}", names(&options.zones)));
     let started = Instant::now();
     let parade = tokio::select! {
@@ -89,6 +83,12 @@ pub async fn run(arguments: Arguments) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if count % 2 == 0 {
+        let less = count - 1;
+        view::complain(&format!(
+            "pghc: warning: {count} coordinators survive no more losses than {less}"
+        ));
+    }
     view::print(&view::endpoints(&parade.record()).to_string());
     view::print(&format!("data: {}", parade.data().display()));
     let screen = Screen::new();

@@ -227,3 +227,64 @@ fn zones_of(newest: &Status, statuses: &[&Status], head: u64) -> Vec<ZoneView> {
     };
     newest.zones.iter().map(view).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use pghc_api::wire::{Status, ZoneState, ZoneStatus};
+
+    use super::{NodeView, Overview};
+
+    fn node(
+        zone: &str,
+        term: u64,
+        leader: Option<u64>,
+        frontier: u64,
+        state: ZoneState,
+    ) -> NodeView {
+        let seen = |zone: &str| ZoneStatus {
+            zone: zone.to_owned(),
+            state,
+            frontier: 3,
+            lag_ids: 0,
+            applier: None,
+            message: None,
+        };
+        let status = Status {
+            cluster_id: "0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7".to_owned(),
+            zone: zone.to_owned(),
+            node_id: format!("{zone}-1"),
+            is_applier: true,
+            frontier,
+            head: 9,
+            leader,
+            leader_zone: leader.map(|_| zone.to_owned()),
+            term,
+            coordinators: Vec::new(),
+            zones: vec![seen("eu"), seen("us")],
+            halted: None,
+        };
+        let (url, zone) = (format!("http://{zone}"), Some(zone.to_owned()));
+        let (node_id, status) = (Some(status.node_id.clone()), Some(status));
+        NodeView { url, zone, node_id, ready: true, problem: None, status }
+    }
+
+    #[test]
+    fn the_newest_term_names_the_leader_and_frontiers_are_the_furthest_seen() {
+        let live = ZoneState::Live;
+        let all =
+            Overview::of(vec![node("eu", 2, Some(1), 4, live), node("us", 3, Some(2), 7, live)]);
+        assert_eq!((all.term, all.leader, all.leader_zone.as_deref()), (3, Some(2), Some("us")));
+        let frontiers: Vec<_> =
+            all.zones.iter().map(|zone| (zone.frontier, zone.lag_ids)).collect();
+        assert_eq!(frontiers, [(4, 5), (7, 2)]);
+        assert!(all.healthy, "{:?}", all.problems);
+    }
+
+    #[test]
+    fn a_parade_is_not_healthy_without_a_leader_with_a_silent_zone_or_without_nodes() {
+        assert!(!Overview::of(vec![node("eu", 2, None, 4, ZoneState::Live)]).healthy);
+        assert!(!Overview::of(vec![node("eu", 2, Some(1), 4, ZoneState::Silent)]).healthy);
+        assert!(!Overview::of(vec![node("eu", 2, Some(1), 4, ZoneState::Halted)]).healthy);
+        assert!(!Overview::of(Vec::new()).healthy);
+    }
+}

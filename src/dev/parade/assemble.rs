@@ -24,6 +24,7 @@ pub(super) struct Assembly<'a> {
     pub(super) routes: &'a Routes,
     pub(super) profile: Profile,
     pub(super) settings: &'a [(String, String)],
+    pub(super) temporary: bool,
 }
 
 /// Directory of the children's logs.
@@ -44,6 +45,7 @@ impl Assembly<'_> {
             let options = ServerOptions {
                 log: log_of(self.data, &member),
                 settings: self.settings.to_vec(),
+                temporary: self.temporary,
                 ..ServerOptions::new(postgres_dir(self.data, zone.name.as_str()), zone.postgres)
             };
             async move {
@@ -82,7 +84,7 @@ impl Assembly<'_> {
             log: log_of(self.data, &member),
             process: Process::default(),
         };
-        (member, Body::Program(program))
+        (member, Body::Program(Box::new(program)))
     }
 
     fn coordinator(&self, id: usize, zone: &ZonePlan) -> Vec<OsString> {

@@ -3,6 +3,7 @@
 //!
 //! Invariant: a keeper is the only owner of its child, so a signal goes to this child or to nobody.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,15 +50,18 @@ impl Backoff {
         self.started = now;
     }
 
-    /// Notes an end and says when to start again.
-    fn ended(&mut self, now: Instant) {
+    /// Notes an end and when to start again. One that was killed from outside did not fail: it is
+    /// started again after the shortest pause however often that happens.
+    fn ended(&mut self, now: Instant, killed: bool) {
         if now.duration_since(self.started) >= LONG_LIFE {
             *self = Self::new(now);
-            return;
+        } else if killed {
+            *self = Self { due: now + PAUSE_MIN, ..Self::new(now) };
+        } else {
+            let pause = PAUSE_MIN.saturating_mul(1 << self.short_lives.min(6)).min(PAUSE_MAX);
+            self.short_lives = self.short_lives.saturating_add(1);
+            self.due = now + pause;
         }
-        let pause = PAUSE_MIN.saturating_mul(1 << self.short_lives.min(6)).min(PAUSE_MAX);
-        self.short_lives = self.short_lives.saturating_add(1);
-        self.due = now + pause;
     }
 }
 
@@ -75,7 +79,8 @@ pub(super) async fn keep(
         let runs = body.pid().is_some();
         tokio::select! {
             status = body.exited(), if runs => {
-                backoff.ended(Instant::now());
+                let by = status.and_then(|status| status.signal());
+                backoff.ended(Instant::now(), by == Some(Signal::SIGKILL as i32));
                 board.report(&member, Change::Ended { status, short_lives: backoff.short_lives });
             }
             () = tokio::time::sleep_until(backoff.due), if !runs && supervised => {
@@ -83,7 +88,7 @@ pub(super) async fn keep(
                 let change = match body.launch().await {
                     Ok(()) => Change::Started(body.pid().unwrap_or_default()),
                     Err(error) => {
-                        backoff.ended(Instant::now());
+                        backoff.ended(Instant::now(), false);
                         Change::Failed(chain(&error))
                     }
                 };
@@ -138,7 +143,7 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::{Backoff, LONG_LIFE, PAUSE_MAX};
+    use super::{Backoff, LONG_LIFE, PAUSE_MAX, PAUSE_MIN};
 
     #[test]
     fn pauses_double_up_to_a_bound_and_a_long_life_ends_them() {
@@ -146,13 +151,25 @@ mod tests {
         let mut backoff = Backoff::new(now);
         for pause_ms in [100, 200, 400, 800, 1600, 3200, 5000, 5000] {
             backoff.started(now);
-            backoff.ended(now);
+            backoff.ended(now, false);
             assert_eq!(backoff.due - now, Duration::from_millis(pause_ms));
             now = backoff.due;
         }
         assert!(backoff.due - now <= PAUSE_MAX);
         backoff.started(now);
-        backoff.ended(now + LONG_LIFE);
+        backoff.ended(now + LONG_LIFE, false);
         assert_eq!(backoff, Backoff::new(now + LONG_LIFE));
+    }
+
+    #[test]
+    fn a_child_that_is_killed_again_and_again_comes_back_as_fast_each_time() {
+        let mut now = Instant::now();
+        let mut backoff = Backoff::new(now);
+        for _ in 0..10 {
+            backoff.started(now);
+            backoff.ended(now, true);
+            assert_eq!((backoff.due - now, backoff.short_lives), (PAUSE_MIN, 0));
+            now = backoff.due;
+        }
     }
 }

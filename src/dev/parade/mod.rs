@@ -43,7 +43,7 @@ use crate::task::Tasks;
 use crate::wan::Wan;
 
 /// A child that ended this often in a row, each time soon after its start, will not get better.
-const SHORT_LIVES_MAX: u32 = 5;
+const SHORT_LIVES_MAX: u32 = 6;
 /// Orders waiting for one keeper; more make the caller wait.
 const ORDERS_MAX: usize = 8;
 const POLL: Duration = Duration::from_millis(50);
@@ -107,8 +107,16 @@ impl Parade {
         let tasks = Tasks::default();
         let routes = Routes::open(&plan.zones, options.wan, &tasks).await?;
         let (routes, profile, settings) = (&routes, options.profile, &options.settings);
-        let assembly =
-            Assembly { data: &data, binary: &binary, plan: &plan, routes, profile, settings };
+        let temporary = options.data.is_none();
+        let assembly = Assembly {
+            data: &data,
+            binary: &binary,
+            plan: &plan,
+            routes,
+            profile,
+            settings,
+            temporary,
+        };
         let mut children = assembly.start_servers().await?;
         let mut programs = assembly.programs();
         for (_, program) in &mut programs {

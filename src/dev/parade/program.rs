@@ -41,7 +41,7 @@ impl Program {
 #[derive(Debug)]
 pub(super) enum Body {
     Server { server: Box<Server>, zone: String },
-    Program(Program),
+    Program(Box<Program>),
 }
 
 impl Body {

@@ -79,6 +79,9 @@ impl Server {
             "--auth=trust",
         ]);
         initdb.args(["--username", SUPERUSER, "--no-instructions"]);
+        if self.options.temporary {
+            initdb.arg("--no-sync");
+        }
         let mut process = Process::default();
         process.spawn(&mut initdb).map_err(Error::io("run initdb"))?;
         let status = process.exited().await.map_err(Error::io("run initdb"))?;

@@ -32,7 +32,7 @@ pub enum Error {
     NoUser,
     /// Choose another directory or open this one.
     #[error(
-        "the user PostgreSQL runs as may not pass through {}; nothing was created there. Choose \
+        "the user PostgreSQL runs as may not pass through {}; no database was created. Choose \
          another place than {} or allow it: chmod o+x {}",
         directory.display(), data_dir.display(), directory.display()
     )]

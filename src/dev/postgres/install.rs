@@ -2,7 +2,6 @@
 //!
 //! An installation that does not fit is reported, never repaired.
 
-use std::ffi::OsString;
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -41,7 +40,7 @@ impl Install {
     /// # Errors
     /// [`Error::NotInstalled`] when there is none from [`VERSION_MIN`] on.
     pub fn find() -> Result<Self, Error> {
-        let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+        let path = std::env::var_os("PATH").unwrap_or_default();
         let mut bins: Vec<PathBuf> = std::env::split_paths(&path).collect();
         bins.extend(USUAL_PLACES.iter().flat_map(|place| expand(place)));
         let found: Vec<Self> = bins.iter().filter_map(|bin| Self::in_directory(bin)).collect();

@@ -70,6 +70,9 @@ pub struct ServerOptions {
     pub log: PathBuf,
     /// More settings for `postgresql.conf`, name and value; they win over ours.
     pub settings: Vec<(String, String)>,
+    /// Whether a new data directory may be lost when the machine, not the server, stops within a
+    /// minute or so: `initdb` then does not wait for the disk. Nothing else differs.
+    pub temporary: bool,
 }
 
 impl ServerOptions {
@@ -79,7 +82,7 @@ impl ServerOptions {
         let data_dir = data_dir.into();
         let mut log = data_dir.clone().into_os_string();
         log.push(".log");
-        Self { data_dir, port, log: log.into(), settings: Vec::new() }
+        Self { data_dir, port, log: log.into(), settings: Vec::new(), temporary: false }
     }
 }
 
@@ -116,6 +119,10 @@ impl Server {
             log_start: 0,
             lifeline: Process::default(),
         };
+        if !server.options.data_dir.join("PG_VERSION").exists() {
+            // Asked before the seconds that initdb takes.
+            server.check_port()?;
+        }
         server.create_directory().await?;
         server.restart().await?;
         Ok(server)
@@ -161,9 +168,7 @@ impl Server {
         clear_leftover(&self.options.data_dir).await?;
         self.write_settings()?;
         self.log_start = std::fs::metadata(&self.options.log).map_or(0, |log| log.len());
-        // Asked before, because in its log PostgreSQL says it less clearly.
-        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.options.port);
-        TcpListener::bind(address).map_err(|_| Error::PortInUse { port: self.options.port })?;
+        self.check_port()?;
         let mut command = self.command("postgres", &self.options.data_dir)?;
         self.process
             .spawn(command.arg("-D").arg(&self.options.data_dir))
@@ -261,6 +266,13 @@ impl Server {
 
     fn dsn_of(&self, database: &str) -> String {
         format!("postgres://{SUPERUSER}@127.0.0.1:{}/{database}", self.options.port)
+    }
+
+    /// Says that the port is taken more clearly than the server's log would.
+    fn check_port(&self) -> Result<(), Error> {
+        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.options.port);
+        let bound = TcpListener::bind(address);
+        bound.map(drop).map_err(|_| Error::PortInUse { port: self.options.port })
     }
 
     async fn create_database(&self) -> Result<(), Error> {

@@ -38,7 +38,7 @@ fn supervisor(data: &Path) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pghc"));
     command.args(["dev", "--zones", "1", "--data"]).arg(data);
     command.arg("--binary").arg(script(OBEDIENT));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
+    command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("it was built")
 }
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
