@@ -215,7 +215,8 @@ mod tests {
         let tasks = Tasks::default();
         tasks.spawn("server", async move {
             let (mut stream, _) = listener.accept().await.expect("the client connects");
-            stream.read(&mut [0; 1000]).await.expect("the request arrives");
+            let arrived = stream.read(&mut [0; 1000]).await.expect("the request arrives");
+            assert!(arrived > 0, "the client closed before it asked");
             for bytes in answer.as_bytes().chunks(piece) {
                 stream.write_all(bytes).await.expect("the client reads");
                 tokio::task::yield_now().await;
