@@ -215,7 +215,8 @@ mod tests {
         let tasks = Tasks::default();
         tasks.spawn("server", async move {
             let (mut stream, _) = listener.accept().await.expect("the client connects");
-            stream.read(&mut [0; 1000]).await.expect("the request arrives");
+            let arrived = stream.read(&mut [0; 1000]).await.expect("the request arrives");
+            assert!(arrived > 0, "the client closed before it asked");
             for bytes in answer.as_bytes().chunks(piece) {
                 stream.write_all(bytes).await.expect("the client reads");
                 tokio::task::yield_now().await;
@@ -253,6 +254,35 @@ mod tests {
         ] {
             assert!(check(bad, 1000).await.is_err(), "{bad:?}");
         }
+    }
+
+    /// As a bulk request does: neither side can take all of the other's bytes before it speaks.
+    #[tokio::test]
+    async fn a_large_request_is_written_while_its_answer_is_read() {
+        const CHUNK: usize = 1 << 16;
+        const CHUNKS: usize = 256;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let tasks = Tasks::default();
+        tasks.spawn("server", async move {
+            let (mut stream, _) = listener.accept().await.expect("the client connects");
+            let mut head = [0; 100];
+            stream.read_exact(&mut head).await.expect("the request begins");
+            let answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            stream.write_all(answer).await.expect("the client reads");
+            let mut bytes = vec![0; CHUNK];
+            for _ in 0..CHUNKS {
+                stream.read_exact(&mut bytes).await.expect("the request goes on");
+                stream.write_all(b"10000\r\n").await.expect("the client reads");
+                stream.write_all(&bytes).await.expect("the client reads");
+                stream.write_all(b"\r\n").await.expect("the client reads");
+            }
+            stream.write_all(b"0\r\n\r\n").await.expect("the client reads");
+        });
+        let mut connection = Connection::open(address).await.expect("a listener");
+        let request = vec![b'x'; 100 + CHUNK * CHUNKS];
+        let answer = connection.exchange(&request).await.expect("an answer");
+        assert_eq!((answer.status, answer.body.len()), (200, CHUNK * CHUNKS));
     }
 
     #[test]

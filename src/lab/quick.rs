@@ -20,6 +20,11 @@ use crate::wan;
 /// Length of the warm-up, which opens connections and fills caches and is not measured.
 const WARM_UP: Duration = Duration::from_secs(2);
 
+/// Lateness of the generator above which its latencies are doubtful.
+const SLIP_P99_MS_MAX: f64 = 1.0;
+/// Lateness of the emulator above which they are.
+const EMULATOR_P50_US_MAX: u64 = 500;
+
 /// One line of the report.
 #[derive(Debug, Clone, Serialize)]
 pub struct ZoneReport {
@@ -72,6 +77,8 @@ pub struct Report {
     pub balance: Balance,
     /// What `chain-verify` said.
     pub verify: Verdict,
+    /// Why the latencies are less exact than they look; empty when the instruments kept up.
+    pub doubts: Vec<String>,
     /// Whether all of it is as it must be.
     pub passed: bool,
 }
@@ -101,6 +108,7 @@ pub async fn run(
     let failed = all.errors + all.unknown + all.dropped;
     let mut slip = Latencies::default();
     loads.iter().for_each(|load| slip.merge(&load.slip));
+    let (slip, emulator) = (slip.summary(), emulator.map(wan::Wan::stats));
     let is_not_written = |fate| !matches!(fate, Fate::Written(_));
     Ok(Report {
         rate: options.rate,
@@ -112,12 +120,26 @@ pub async fn run(
         passed: failed == 0 && all.ok > 0 && balance.agrees() && verify.passed,
         zones,
         all,
-        slip: slip.summary(),
-        emulator: emulator.map(wan::Wan::stats),
+        doubts: doubts(slip, emulator),
+        slip,
+        emulator,
         warm_up_failures: warmed.iter().map(|load| load.count(is_not_written)).sum(),
         balance,
         verify,
     })
+}
+
+/// What the instruments say against their own figures.
+fn doubts(slip: Summary, emulator: Option<wan::Stats>) -> Vec<String> {
+    let late = slip.p99_ms > SLIP_P99_MS_MAX;
+    let slip = late.then(|| {
+        format!("1 of 100 writes left {:.1} ms late or more: this machine is busy", slip.p99_ms)
+    });
+    let emulator = emulator.filter(|stats| stats.late_p50_us > EMULATOR_P50_US_MAX).map(|stats| {
+        let late = stats.late_p50_us;
+        format!("half of what crosses zones was {late} us late or more by the emulator's own fault")
+    });
+    slip.into_iter().chain(emulator).collect()
 }
 
 /// A name no other run has.
@@ -216,9 +238,12 @@ impl fmt::Display for Report {
         if !self.verify.passed {
             writeln!(f, "{}", self.verify.report.trim_end())?;
         }
+        for doubt in &self.doubts {
+            writeln!(f, "doubt      {doubt}")?;
+        }
         let code = self.verify.exit_code.map_or("a signal".to_owned(), |code| code.to_string());
         let verdict = if self.verify.passed { "passed" } else { "DID NOT PASS" };
-        writeln!(f, "verify     {verdict} (exit {code}): {}", self.verify.last_line())?;
+        writeln!(f, "verify     {verdict} (exit {code}): {}", self.verify.line())?;
         write!(f, "result     {}", if self.passed { "passed" } else { "FAILED" })
     }
 }

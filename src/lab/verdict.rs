@@ -26,10 +26,12 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// The last line of the report: the verdict itself.
+    /// The line of the report that says it: the last one that begins with a capital letter, since
+    /// advice may follow.
     #[must_use]
-    pub fn last_line(&self) -> &str {
-        self.report.trim_end().lines().last().unwrap_or("it said nothing")
+    pub fn line(&self) -> &str {
+        let mut lines = self.report.trim_end().lines();
+        lines.rfind(|line| line.starts_with(char::is_uppercase)).unwrap_or("it said nothing")
     }
 }
 

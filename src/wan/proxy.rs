@@ -25,8 +25,11 @@ use crate::task::Tasks;
 /// Most connections one route carries at a time; more wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 1_024;
 
-/// Most bytes read at once.
+/// Most bytes read at once, and the size of a block of memory that reads share.
 const READ_BYTES_MAX: usize = 64 << 10;
+
+/// A block with less room than this is left to what it holds, and a new one begun.
+const READ_BYTES_MIN: usize = 4 << 10;
 
 /// Pause after the system refused to accept, for example for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -155,7 +158,11 @@ impl<'a> Direction<'a> {
                 }
                 self.drained.notified().await;
             };
-            buffer.reserve(READ_BYTES_MAX / 4);
+            // Small payloads share a block: one of its own for each would hold far more memory than
+            // the window counts.
+            if buffer.capacity() - buffer.len() < READ_BYTES_MIN {
+                buffer.reserve(READ_BYTES_MAX);
+            }
             let mut limited = bytes::BufMut::limit(&mut buffer, room.min(READ_BYTES_MAX));
             let outcome = from.read_buf(&mut limited).await;
             let now = Instant::now();
@@ -187,11 +194,12 @@ impl<'a> Direction<'a> {
                 Some(Frame::Bytes(bytes, deadline)) => {
                     // What the receiver kept us from writing is not the emulator's lateness.
                     let late = Instant::now().saturating_duration_since(deadline.max(idle_since));
+                    // Before the bytes, so that who has them finds them counted.
+                    self.counters.passed(bytes.len(), late);
                     if let Err(error) = to.write_all(&bytes).await {
                         self.timer.sleep_until(Instant::now() + opposite).await;
                         return Err(error);
                     }
-                    self.counters.passed(bytes.len(), late);
                     self.link.lock().delivered(bytes.len());
                     self.drained.notify_one();
                 }

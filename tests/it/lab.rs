@@ -13,13 +13,14 @@ use parking_lot::Mutex;
 use pghc::lab::ledger::{self, Balance};
 use pghc::lab::load::{self, Fate, LoadOptions, ZoneLoad};
 use pghc::lab::pacer::Arrival;
+use pghc::lab::quick;
 use pghc::lab::target::{Endpoint, Target, Zone};
 use pghc::task::Tasks;
 use pghc_api::chain::{Digest, LinkHash};
 use pghc_api::id::{ClusterId, WriteId};
 use pghc_api::time::Micros;
 use pghc_api::token::Token;
-use pghc_api::wire::{LinkBody, Page, WriteRequest};
+use pghc_api::wire::{HeadBody, LinkBody, Page, Status, WriteRequest};
 
 /// How the stand-in treats a write, by its number in the order of arrival.
 type Treatment = fn(u64) -> Treat;
@@ -91,12 +92,35 @@ async fn page(State(standin): State<Standin>, Query(query): Query<PageQuery>) ->
     Json(Page { links: page, next_after: (last < frontier).then_some(last), frontier })
 }
 
+async fn head(State(standin): State<Standin>) -> Json<HeadBody> {
+    Json(HeadBody { head: None, frontier: standin.links.lock().len() as u64 })
+}
+
+async fn status() -> Json<Status> {
+    Json(Status {
+        cluster_id: "00000000-0000-4000-8000-000000000001".to_owned(),
+        zone: "eu".to_owned(),
+        node_id: "eu-1".to_owned(),
+        is_applier: true,
+        frontier: 0,
+        head: 0,
+        leader: Some(1),
+        leader_zone: Some("eu".to_owned()),
+        term: 3,
+        coordinators: Vec::new(),
+        zones: Vec::new(),
+        halted: None,
+    })
+}
+
 /// A zone whose only node treats writes like this.
 async fn target(treatment: Treatment, tasks: &Tasks) -> Target {
     let standin = Standin { links: Arc::default(), arrived: Arc::default(), treatment };
     let router = Router::new()
         .route("/v1/chain", post(write))
         .route("/v1/chain", get(page))
+        .route("/v1/chain/head", get(head))
+        .route("/v1/status", get(status))
         .with_state(standin);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
     let address = listener.local_addr().expect("an address");
@@ -211,5 +235,22 @@ async fn writes_to_a_node_that_is_down_are_refused_and_not_unknown() {
     let few = LoadOptions { length: Duration::from_millis(100), ..options() };
     let loads = load::drive(&target, &few, "run1").await;
     assert_eq!(loads[0].count(|fate| fate == Fate::Refused), 50, "{:?}", loads[0].failures);
+    tasks.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_whose_zones_cannot_be_verified_does_not_pass() {
+    let tasks = Tasks::default();
+    let mut target = target(|_| Treat::Write, &tasks).await;
+    // Nothing listens on the discard port, so there is no database to look at.
+    target.zones[0].dsn = "postgres://postgres@127.0.0.1:9/pghc".to_owned();
+    let few = LoadOptions { rate: 100.0, ..options() };
+    let report = quick::run(&target, &few, None).await.expect("the stand-in answers");
+    println!("{report}");
+    assert_eq!((report.all.sent, report.all.ok, report.zones.len()), (100, 100, 1));
+    assert_eq!((report.leader.as_deref(), report.warm_up_failures), (Some("eu"), 0));
+    assert_eq!(report.balance, Balance { found: 100, ..Balance::default() });
+    assert!(!report.verify.passed && !report.passed, "{}", report.verify.report);
+    assert!(report.to_string().contains("DID NOT PASS (exit 2)"), "{report}");
     tasks.shut_down().await;
 }

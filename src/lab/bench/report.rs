@@ -155,7 +155,7 @@ impl fmt::Display for Report {
         }
         match &self.verify {
             Some(verdict) if verdict.passed => {
-                write!(f, "chain-verify passed: {}", verdict.last_line())
+                write!(f, "chain-verify passed: {}", verdict.line())
             }
             Some(verdict) => write!(f, "chain-verify DID NOT PASS:\n{}", verdict.report.trim_end()),
             None => Ok(()),
