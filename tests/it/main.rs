@@ -1,4 +1,5 @@
 //! Integration tests against real processes and real PostgreSQL servers.
 
 mod dev;
+mod verify;
 mod wan;
