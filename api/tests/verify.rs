@@ -216,3 +216,21 @@ fn an_anchor_is_needed_and_must_be_well_formed() {
     let malformed = verify(&bad[1..], 3, 3).expect_err("the anchor has no hash");
     assert_eq!((malformed.id, malformed.kind), (2, ViolationKind::Malformed));
 }
+
+/// Not a claim but a figure: `cargo test -p pghc-api --release --test verify -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints how many links a second one core checks from memory"]
+fn rate_from_memory() {
+    const LINKS: usize = 200_000;
+    let payload = format!("\"{}\"", "x".repeat(198));
+    let node = |number: usize| u8::try_from(number % 3).expect("below 3");
+    let writes: Vec<_> = (0..LINKS).map(|n| (node(n), 1, Some(payload.clone()))).collect();
+    let rows = build(&writes);
+    let mut best = f64::INFINITY;
+    for _ in 0..5 {
+        let started = std::time::Instant::now();
+        assert_eq!(verify(&rows, 1, LINKS as u64), Ok(LINKS as u64));
+        best = best.min(started.elapsed().as_secs_f64());
+    }
+    println!("{:.0} links/s", LINKS as f64 / best);
+}

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use pghc_api::error::Problem;
 use pghc_api::limits::PAGE_LINKS_MAX;
 use pghc_api::wire::Status;
 use reqwest::{Client, Response};
@@ -35,6 +36,7 @@ pub(crate) struct Api {
 struct RawPage<'a> {
     #[serde(borrow)]
     links: Vec<Record<'a>>,
+    frontier: u64,
 }
 
 /// What a request came to, when it did not succeed.
@@ -93,7 +95,14 @@ impl Api {
             let page: RawPage<'_> = serde_json::from_slice(&body).map_err(|error| {
                 unreadable(&format!("the page after link {after} is no page of links: {error}"))
             })?;
-            let Some(last) = page.links.last().map(|link| link.raw().id) else { return Ok(()) };
+            let Some(last) = page.links.last().map(|link| link.raw().id) else {
+                if page.frontier >= to {
+                    return Ok(());
+                }
+                // A database that crashed without its last commits is filled again by itself.
+                let (at, what) = (page.frontier, "the zone went back");
+                return Err(unreadable(&format!("{what} to link {at}, wait until it is at {to}")));
+            };
             for link in &page.links {
                 if sink(&link.raw()).is_break() {
                     return Ok(());
@@ -129,12 +138,10 @@ impl Api {
     }
 
     async fn get_once(&self, path: &str, query: &[(&str, String)]) -> Result<Vec<u8>, Failure> {
-        let passing = |error| Failure::Passing(chained(&error));
+        let passing = |error| Failure::Passing(chained(error));
         let request = self.client.get(format!("{}{path}", self.base)).query(query);
         let mut answer: Response = request.send().await.map_err(passing)?;
-        if !answer.status().is_success() {
-            return Err(Failure::Passing(format!("status {}", answer.status().as_u16())));
-        }
+        let status = answer.status();
         let mut body = Vec::new();
         while let Some(piece) = answer.chunk().await.map_err(passing)? {
             if body.len() + piece.len() > ANSWER_BYTES_MAX {
@@ -142,14 +149,21 @@ impl Api {
             }
             body.extend_from_slice(&piece);
         }
+        if !status.is_success() {
+            let detail = serde_json::from_slice(&body).map(|problem: Problem| problem.detail);
+            let detail = detail.unwrap_or_default();
+            return Err(Failure::Passing(format!("status {} {detail}", status.as_u16())));
+        }
         Ok(body)
     }
 }
 
-/// An error with its causes, which reqwest leaves out of its own text.
-fn chained(error: &reqwest::Error) -> String {
+/// An error with its causes, which reqwest leaves out of its own text, and without the URL, which
+/// may hold a password.
+fn chained(error: reqwest::Error) -> String {
+    let error = error.without_url();
     let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
+    let mut cause = std::error::Error::source(&error);
     while let Some(error) = cause {
         text = format!("{text}: {error}");
         cause = error.source();
@@ -159,4 +173,74 @@ fn chained(error: &reqwest::Error) -> String {
 
 fn unreadable(text: &str) -> ReadError {
     ReadError::Unreadable(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+    use std::sync::Arc;
+
+    use axum::extract::{Query, State};
+    use axum::routing::get;
+    use axum::{Json, Router};
+    use serde_json::{Value, json};
+
+    use super::super::source::ReadError;
+    use super::Api;
+    use crate::task::Tasks;
+
+    type Parameters = std::collections::HashMap<String, u64>;
+
+    /// A node that claims to be at `end` and serves `links` in pages as large as asked for.
+    async fn node(links: Vec<Value>, end: u64, tasks: &Tasks) -> String {
+        let status = json!({
+            "cluster_id": "0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7", "zone": "eu", "node_id": "eu-1",
+            "is_applier": true, "frontier": end, "head": end + 7, "term": 1, "coordinators": [],
+            "zones": [],
+        });
+        let page = |State(links): State<Arc<Vec<Value>>>, Query(query): Query<Parameters>| async move {
+            let after = |link: &&Value| link["id"].as_u64() > Some(query["after"]);
+            let limit = usize::try_from(query["limit"]).expect("a small number");
+            let page: Vec<Value> = links.iter().filter(after).take(limit).cloned().collect();
+            Json(json!({"links": page, "frontier": links.len()}))
+        };
+        let router = Router::new()
+            .route("/v1/status", get(move || async move { Json(status) }))
+            .route("/v1/chain", get(page))
+            .with_state(Arc::new(links));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        tasks.spawn("node", async move { axum::serve(listener, router).await.expect("it serves") });
+        format!("http://{address}/")
+    }
+
+    async fn ids(api: &Api, from: u64, to: u64) -> Result<Vec<i64>, ReadError> {
+        let mut ids = Vec::new();
+        let sink = &mut |link: &pghc_api::verify::RawLink<'_>| {
+            ids.push(link.id);
+            ControlFlow::Continue(())
+        };
+        api.read(from, to, sink).await.map(|()| ids)
+    }
+
+    #[tokio::test]
+    async fn pages_are_read_to_the_end_of_the_range_and_a_node_that_went_back_is_no_violation() {
+        let tasks = Tasks::default();
+        let links: Vec<Value> = (1..=2_500_u64).map(|id| json!({"id": id, "hash": "x"})).collect();
+        let url = node(links, 2_600, &tasks).await;
+        let (api, standing) = Api::open(&url).await.expect("it answers");
+        assert_eq!(
+            (standing.end, standing.head, standing.zone.as_deref()),
+            (2_600, Some(2_607), Some("eu"))
+        );
+        for (from, to) in [(1, 2_500), (1, 1), (700, 2_400), (2_500, 2_500)] {
+            let wanted: Vec<i64> =
+                (i64::try_from(from).expect("small")..=i64::try_from(to).expect("small")).collect();
+            assert_eq!(ids(&api, from, to).await, Ok(wanted), "{from} to {to}");
+        }
+        let back = ids(&api, 1, 2_600).await.expect_err("it has not got them");
+        assert!(back.to_string().contains("went back to link 2500"), "{back}");
+        tasks.shut_down().await;
+        assert!(matches!(Api::open(&url).await, Err(ReadError::Unreadable(_))));
+    }
 }

@@ -143,12 +143,14 @@ impl fmt::Display for Report {
             writeln!(f, "chain of cluster {cluster}, from link {}\n", self.from)?;
         }
         writeln!(f, "{}\n", zone_table(&self.zones))?;
-        for zone in &self.zones {
-            if let Some(violation) = &zone.violation {
-                writeln!(f, "{}: {violation}", zone.zone)?;
-            }
-            if let Some(reason) = &zone.incomplete {
-                writeln!(f, "{}: {reason}", zone.zone)?;
+        for ZoneReport { zone, violation, incomplete, .. } in &self.zones {
+            let violation = violation.as_ref().map(|violation| format!("{zone}: {violation}"));
+            let reason = incomplete.as_ref().map(|reason| format!("{zone} was {reason}"));
+            // The last line says the one that matters most.
+            for line in violation.into_iter().chain(reason) {
+                if !self.summary.contains(&line) {
+                    writeln!(f, "{line}")?;
+                }
             }
         }
         if let Some(reference) = &self.comparison.reference {

@@ -5,4 +5,5 @@ mod dev;
 mod harness;
 mod lab;
 mod survive;
+mod verify;
 mod wan;

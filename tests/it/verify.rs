@@ -1,0 +1,268 @@
+//! `chain-verify` against real PostgreSQL: a superuser who switches every guard off does what he likes
+//! to one zone, and is found out. The chains are computed by PostgreSQL's own functions, so Rust and
+//! SQL check each other. Every test with a random place prints its seed.
+
+use std::process::Command;
+
+use pghc::dev::postgres::{Server, ServerOptions};
+use pghc::dev::scratch::Scratch;
+use pghc::postgres::migrate;
+use pghc::task::Tasks;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio_postgres::NoTls;
+
+const CLUSTER: &str = "0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7";
+
+/// Links in each zone before it is tampered with.
+const LINKS: u64 = 150;
+
+async fn execute(dsn: &str, sql: &str) {
+    let (client, connection) = tokio_postgres::connect(dsn, NoTls).await.expect("it listens");
+    tokio::select! {
+        done = client.batch_execute(sql) => done.unwrap_or_else(|error| panic!("{sql}: {error:?}")),
+        _ = connection => panic!("the connection ended"),
+    }
+}
+
+/// Switches the guards off and adds links from the newest one on up to `to`, then sets the frontier.
+fn fill(to: u64, salt: &str) -> String {
+    format!(
+        "set session_replication_role = replica;
+        do $$
+        declare
+            before pghc.chain; link pghc.chain; cluster uuid;
+        begin
+            select cluster_id into cluster from pghc.cluster;
+            select * into before from pghc.chain order by id desc limit 1;
+            for number in coalesce(before.id, 0) + 1 .. {to} loop
+                link.id := number;
+                link.node_id := 'api-' || number % 3 || '{salt}';
+                link.hash := md5(number::text || link.node_id || coalesce(before.hash, ''));
+                link.written_at := '2026-01-01'::timestamptz + number / 2 * interval '1 ms';
+                link.payload := format('{{\"a\": %s,  \"b\":\"ž\"}}', number)::json;
+                link.digest := pghc.link_digest(cluster, number, link.node_id, link.written_at,
+                    link.payload, before.digest);
+                insert into pghc.chain select link.*;
+                before := link;
+            end loop;
+            update pghc.frontier set (applied_id, hash, digest, written_at) =
+                (select before.id, before.hash, before.digest, before.written_at);
+        end $$;"
+    )
+}
+
+/// Two zones of one cluster, in two databases of one server.
+struct Zones {
+    server: Server,
+    _scratch: Scratch,
+    tasks: Tasks,
+}
+
+impl Zones {
+    async fn start() -> Self {
+        let scratch = Scratch::new("verify").expect("a temporary directory");
+        let port = crate::dev::free_port();
+        let options = ServerOptions::new(scratch.path().join("pg"), port);
+        let server = Server::start(options).await.expect("PostgreSQL is installed");
+        let zones = Self { server, _scratch: scratch, tasks: Tasks::default() };
+        for zone in ["eu", "us"] {
+            execute(&zones.server.dsn(), &format!("create database {zone}")).await;
+            let dsn = zones.dsn(zone).parse().expect("a DSN");
+            let cluster = CLUSTER.parse().expect("a UUID");
+            let name = zone.parse().expect("a name");
+            migrate(&dsn, &cluster, &name, &zones.tasks).await.expect("a fresh database");
+            execute(&zones.dsn(zone), &fill(LINKS, "")).await;
+        }
+        zones
+    }
+
+    fn dsn(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.server.port())
+    }
+
+    /// Makes `bad` a copy of zone us.
+    async fn copy(&self) {
+        let dsn = self.server.dsn();
+        execute(&dsn, "drop database if exists bad with (force)").await;
+        // The template may have a session that has not ended yet.
+        let other = "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'us'";
+        execute(&dsn, other).await;
+        execute(&dsn, "create database bad template us").await;
+    }
+
+    /// Runs the program on eu and on the database given as us; answers its exit code and output.
+    fn verify(&self, us: &str, more: &[&str]) -> (i32, String) {
+        let zones = [format!("eu={}", self.dsn("eu")), format!("us={}", self.dsn(us))];
+        run(&[&["--zone", &zones[0], "--zone", &zones[1], "--wait", "0.3"], more].concat())
+    }
+}
+
+fn run(arguments: &[&str]) -> (i32, String) {
+    let program = env!("CARGO_BIN_EXE_chain-verify");
+    let output = Command::new(program).args(arguments).output().expect("it was built");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().expect("no signal"), String::from_utf8(text).expect("text"))
+}
+
+/// Each way of tampering at link `k`: SQL, exit code, and what must be said, with `{k}` and `{next}`
+/// in the place of the ids.
+const WAYS: &[(&str, i32, &str)] = &[
+    ("update pghc.chain set hash = md5('x') where id = {k}", 1, "us: link {k} has a hash"),
+    ("update pghc.chain set digest = sha256('x') where id = {k}", 1, "us: link {k} has a digest"),
+    ("update pghc.chain set node_id = 'intruder' where id = {k}", 1, "us: link {k} has a hash"),
+    (
+        "update pghc.chain set written_at = written_at + interval '1 us' where id = {k}",
+        1,
+        "us: link {k} has a digest",
+    ),
+    ("update pghc.chain set payload = '{\"a\":0}' where id = {k}", 1, "us: link {k} has a digest"),
+    ("update pghc.chain set payload = null where id = {k}", 1, "us: link {k} has a digest"),
+    (
+        "update pghc.chain set payload = format('{\"b\":\"ž\",  \"a\": %s}', id)::json where id = {k}",
+        1,
+        "us: link {k} has a digest",
+    ),
+    (
+        "update pghc.chain set payload = payload::jsonb::json where id = {k}",
+        1,
+        "us: link {k} has a digest",
+    ),
+    ("delete from pghc.chain where id = {k}", 1, "us: link {k} is missing"),
+    (
+        "alter table pghc.chain drop constraint chain_pkey;
+         insert into pghc.chain select * from pghc.chain where id = {k}",
+        1,
+        "us: link {k} is there twice",
+    ),
+    (
+        "alter table pghc.chain drop constraint chain_pkey;
+         update pghc.chain set id = {k} + {next} - id where id in ({k}, {next})",
+        1,
+        "us: link {k} has a hash",
+    ),
+    ("update pghc.chain set id = id + 1000000 where id = {k}", 1, "us: link {k} is missing"),
+    (
+        "alter table pghc.chain drop constraint chain_id_positive;
+         insert into pghc.chain select -id, node_id, hash, digest, written_at from pghc.chain
+         where id = {k}",
+        1,
+        "us: link -{k} has an id that no link can have",
+    ),
+    (
+        "insert into pghc.chain select 151, node_id, md5('151' || node_id || hash), digest, written_at
+         from pghc.chain where id = 150",
+        1,
+        "us: link 151 lies above the frontier",
+    ),
+    (
+        "alter table pghc.chain alter hash drop not null;
+         update pghc.chain set hash = null where id = {k}",
+        1,
+        "us: link {k} has a malformed column: expected a hash, found null",
+    ),
+    ("update pghc.chain set hash = upper(hash) where id = {k}", 1, "us: link {k} has a malformed"),
+    ("update pghc.frontier set hash = md5('x')", 1, "us: link 150 is not the one the frontier row"),
+    ("delete from pghc.frontier", 1, "expected one row in pghc.frontier"),
+    ("delete from pghc.chain where id > {k}", 1, "us: link {next} is missing"),
+    ("update pghc.frontier set applied_id = 200", 1, "us: link 151 is missing"),
+    (
+        "delete from pghc.chain where id > {k}; {fill}",
+        2,
+        "us stands at {k} and did not reach 150 within 0.3 s",
+    ),
+    ("delete from pghc.chain where id > {k}; {refill}", 1, "link {next} is not the same everywhere"),
+    ("delete from pghc.chain; {refill}", 1, "link 1 is not the same everywhere"),
+    ("update pghc.cluster set cluster_id = 'ffffffff-ffff-4fff-bfff-ffffffffffff'", 3, "us of cluster"),
+    (
+        "update pghc.cluster set cluster_id = 'ffffffff-ffff-4fff-bfff-ffffffffffff';
+         delete from pghc.chain; {refill}
+         update pghc.cluster set cluster_id = '0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7'",
+        1,
+        "us: link 1 has a digest",
+    ),
+    ("drop table pghc.chain cascade", 2, "us was not read: relation \"pghc.chain\" does not exist"),
+    ("update pghc.cluster set zone = 'eu'", 3, "us are both zone eu"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_superuser_does_to_a_zone_is_found_and_named() {
+    let seed: u64 = rand::random();
+    eprintln!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let zones = Zones::start().await;
+    let (code, text) = zones.verify("us", &[]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("PROVED: links 1 to 150 are sound and the same in 2 sources"), "{text}");
+    for (sql, code, said) in WAYS {
+        let k: u64 = random.random_range(1..LINKS);
+        let put = |text: &str| {
+            text.replace("{fill}", &fill(k, ""))
+                .replace("{refill}", &fill(LINKS, "-forged"))
+                .replace("{k}", &k.to_string())
+                .replace("{next}", &(k + 1).to_string())
+        };
+        zones.copy().await;
+        execute(
+            &zones.dsn("bad"),
+            &format!("set session_replication_role = replica; {}", put(sql)),
+        )
+        .await;
+        let (exit, text) = zones.verify("bad", &[]);
+        let what = format!("seed {seed}, link {k}, {sql}\n{text}");
+        assert_eq!(exit, *code, "{what}");
+        assert!(text.contains(&put(said)), "wanted {:?}: {what}", put(said));
+        assert_eq!(text.contains("PROVED"), false, "{what}");
+    }
+    zones.tasks.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_zone_and_an_empty_one_are_never_proved_and_the_json_says_the_same() {
+    let zones = Zones::start().await;
+    let (code, text) = run(&["--zone", &format!("us={}", zones.dsn("us"))]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("INCOMPLETE: tail not provable: links 1 to 150 are sound in us alone"));
+
+    let (code, text) = zones.verify("us", &["--last", "20", "--format", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&text).expect("JSON and nothing else");
+    assert_eq!((code, &report["verdict"]), (0, &serde_json::json!("proved")));
+    assert_eq!((&report["from"], &report["proved_to"]), (&131.into(), &150.into()));
+    assert_eq!(report["zones"][0]["links"], 20);
+
+    zones.copy().await;
+    let empty = "set session_replication_role = replica; delete from pghc.chain; update pghc.frontier \
+                 set applied_id = 0, hash = null, digest = null, written_at = null";
+    execute(&zones.dsn("bad"), empty).await;
+    let (code, text) = run(&["--zone", &format!("us={}", zones.dsn("bad"))]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("the chain is empty: there is nothing to prove"), "{text}");
+    zones.tasks.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_that_grows_meanwhile_gives_no_false_alarm() {
+    let zones = Zones::start().await;
+    let writer = |zone: &str, steps: u64| {
+        let dsn = zones.dsn(zone);
+        async move {
+            for step in 1..=steps {
+                execute(&dsn, &fill(LINKS + step * 600 / steps, "")).await;
+            }
+        }
+    };
+    let writers = async { futures::join!(writer("eu", 60), writer("us", 25)) };
+    let (eu, us) = (format!("eu={}", zones.dsn("eu")), format!("us={}", zones.dsn("us")));
+    let verifier = tokio::task::spawn_blocking(move || {
+        (0..12).map(|_| run(&["--zone", &eu, "--zone", &us])).collect::<Vec<_>>()
+    });
+    let (verified, _) = futures::join!(verifier, writers);
+    let mut proofs = 0;
+    for (code, text) in verified.expect("no panic") {
+        assert!(code == 0 || code == 2 && text.contains("did not reach"), "{code} {text}");
+        proofs += usize::from(code == 0);
+    }
+    assert!(proofs > 0, "some of twelve runs prove something");
+    assert_eq!(zones.verify("us", &[]).0, 0);
+    zones.tasks.shut_down().await;
+}
