@@ -153,7 +153,9 @@ async fn main() -> Result<(), Failure> {
     let admin = admin.connect(Role::Login, "rates", &tasks).await?;
     for name in ["pghc_rates", "pghc_rates_bare"] {
         admin.batch_execute(&format!("drop database if exists {name} with (force)")).await?;
-        admin.batch_execute(&format!("create database {name} template template0 encoding utf8")).await?;
+        admin
+            .batch_execute(&format!("create database {name} template template0 encoding utf8"))
+            .await?;
     }
     let dsn: Dsn = format!("{server}/pghc_rates").parse()?;
     migrate(&dsn, &CLUSTER.parse()?, &"eu".parse()?, &tasks).await?;

@@ -253,7 +253,10 @@ mod tests {
             "host=db.example port=5433 user=eve password=secret dbname=app",
         ] {
             let dsn: Dsn = text.parse().expect("a good connection string");
-            assert_eq!(format!("{dsn} {dsn:?}"), "eve@db.example:5433/app Dsn(eve@db.example:5433/app)");
+            assert_eq!(
+                format!("{dsn} {dsn:?}"),
+                "eve@db.example:5433/app Dsn(eve@db.example:5433/app)"
+            );
         }
     }
 

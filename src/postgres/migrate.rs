@@ -40,7 +40,9 @@ pub enum MigrateError {
     #[error("the database could not be prepared now; trying again is safe")]
     Unavailable(#[source] tokio_postgres::Error),
     /// Wait or connect elsewhere: the server is a replica, or still recovering.
-    #[error("the server is a replica or in recovery; nothing can be applied to it until it is promoted")]
+    #[error(
+        "the server is a replica or in recovery; nothing can be applied to it until it is promoted"
+    )]
     Replica,
     /// Correct the settings: the database is another's. Nothing was changed.
     #[error(
@@ -61,10 +63,14 @@ pub enum MigrateError {
     #[error("the database is not fit: {}", list(.0))]
     Unfit(Vec<Finding>),
     /// Use the newer binary, or find out who changed a migration. Nothing was changed.
-    #[error("the database's migrations are not this binary's: {0}; use the binary that made them, or a newer one")]
+    #[error(
+        "the database's migrations are not this binary's: {0}; use the binary that made them, or a newer one"
+    )]
     History(String),
     /// A person must act: PostgreSQL refuses the migration, most likely for want of privileges.
-    #[error("PostgreSQL refuses to migrate: {message}; migrate as the database's owner with createrole, or as a superuser")]
+    #[error(
+        "PostgreSQL refuses to migrate: {message}; migrate as the database's owner with createrole, or as a superuser"
+    )]
     Refused {
         /// The server's message.
         message: String,
@@ -184,7 +190,8 @@ async fn claim(client: &Client, cluster: &ClusterId, zone: &ZoneName) -> Result<
 }
 
 fn migrations() -> Vec<Migration> {
-    let read = |&(name, sql)| Migration::unapplied(name, sql).expect("migrations are named V<n>__x");
+    let read =
+        |&(name, sql)| Migration::unapplied(name, sql).expect("migrations are named V<n>__x");
     MIGRATIONS.iter().map(read).collect()
 }
 
@@ -201,7 +208,9 @@ fn check_history(applied: &[Applied]) -> Result<bool, MigrateError> {
     let ours = migrations();
     for (position, (version, name, checksum)) in applied.iter().enumerate() {
         let Some(migration) = ours.get(position) else {
-            return Err(MigrateError::History(format!("it has V{version}__{name}, which is newer")));
+            return Err(MigrateError::History(format!(
+                "it has V{version}__{name}, which is newer"
+            )));
         };
         let same = i64::from(*version) == i64::from(migration.version())
             && name == migration.name()

@@ -68,11 +68,7 @@ pub(super) struct Server {
 /// Looks at the server, before anything of ours is in it.
 pub(super) async fn server(client: &Client) -> Result<Server, tokio_postgres::Error> {
     let row = client.query_one(include_str!("../../sql/queries/server.sql"), &[]).await?;
-    Ok(Server {
-        findings: server_findings(&row),
-        is_replica: row.get(1),
-        has_history: row.get(6),
-    })
+    Ok(Server { findings: server_findings(&row), is_replica: row.get(1), has_history: row.get(6) })
 }
 
 fn server_findings(row: &Row) -> Vec<Finding> {

@@ -95,9 +95,9 @@ impl Reader {
         let config = dsn.config(Role::Reader, "reader");
         let method = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let hook = Hook::async_fn(|client: &mut deadpool_postgres::ClientWrapper, _| {
-            Box::pin(async move {
-                take_role(client, Role::Reader).await.map_err(HookError::Backend)
-            })
+            Box::pin(
+                async move { take_role(client, Role::Reader).await.map_err(HookError::Backend) },
+            )
         });
         let pool = Pool::builder(Manager::from_config(config, NoTls, method))
             .max_size(connections.max(1))
@@ -255,9 +255,8 @@ fn id(row: &Row, column: usize) -> Result<WriteId, ReadError> {
 }
 
 fn hash(row: &Row, id: usize, column: usize) -> Result<LinkHash, ReadError> {
-    let Hex(hash) = row
-        .try_get(column)
-        .map_err(|_| ReadError::Damaged { id: row.get(id), column: "hash" })?;
+    let Hex(hash) =
+        row.try_get(column).map_err(|_| ReadError::Damaged { id: row.get(id), column: "hash" })?;
     Ok(hash)
 }
 

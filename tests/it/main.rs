@@ -1,3 +1,4 @@
 //! Integration tests against real processes and real PostgreSQL servers.
 
 mod dev;
+mod postgres;
