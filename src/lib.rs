@@ -11,6 +11,7 @@ pub mod telemetry;
 // layer 2
 pub mod postgres;
 pub mod sequencer;
+pub mod wan;
 // layer 3
 pub mod coordinator;
 pub mod zone;

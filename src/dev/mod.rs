@@ -3,6 +3,10 @@
 //! This module starts binaries and speaks HTTP and SQL to them; it knows nothing of what is inside.
 //! Whatever it starts it reaps: no child outlives the value that owns it.
 
+pub mod observe;
+pub mod parade;
+mod ports;
 pub mod postgres;
 pub mod process;
+pub mod record;
 pub mod scratch;

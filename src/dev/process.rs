@@ -1,22 +1,113 @@
-//! Processes by their numbers: what one is running, and signals.
+//! Processes: our own children, which are always reaped, and others by their numbers.
 //!
 //! A process id alone proves nothing, since numbers are used again; compare the command line before
 //! signalling a process that is not our own child.
 
-use std::fs;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+use std::{fs, io};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use tokio::process::{Child, ChildStdin, Command};
 
-/// Sends `signal` to `pid`. A process that is gone is no error: gone is what signals are for.
-pub fn signal(pid: u32, signal: Signal) {
+/// A place for one child process. Dropping it kills the child with SIGKILL.
+#[derive(Debug, Default)]
+pub struct Process {
+    // Dropped before the lifeline, so that a dropped child dies by the signal, not by its own way.
+    child: Option<Child>,
+    lifeline: Option<ChildStdin>,
+}
+
+impl Process {
+    /// Starts `command` with a lifeline: a pipe as its standard input that reaches end of file when
+    /// we are gone, however we went. The child gets a process group of its own, so that Ctrl-C in a
+    /// terminal reaches us and not the child.
+    ///
+    /// # Errors
+    /// When the operating system does not start it.
+    ///
+    /// # Panics
+    /// If a child runs here already: it would be lost.
+    pub fn spawn(&mut self, command: &mut Command) -> io::Result<()> {
+        assert!(self.child.is_none(), "a second child would be started in the place of one");
+        let command = command.stdin(Stdio::piped()).process_group(0).kill_on_drop(true);
+        let mut child = command.spawn()?;
+        self.lifeline = child.stdin.take();
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Process id until the child is reaped.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
+    /// Sends `signal` to the child, if there is one.
+    pub fn signal(&self, by: Signal) {
+        if let Some(pid) = self.pid() {
+            signal(pid, by);
+        }
+    }
+
+    /// Waits until the child has ended and reaps it; `None` at once when there is none. Cancel safe.
+    ///
+    /// # Errors
+    /// When the operating system does not tell.
+    pub async fn exited(&mut self) -> io::Result<Option<ExitStatus>> {
+        let Some(child) = &mut self.child else { return Ok(None) };
+        let status = child.wait().await?;
+        *self = Self::default();
+        Ok(Some(status))
+    }
+
+    /// Reaps the child if it has ended; `None` while it runs and when there is none.
+    ///
+    /// # Errors
+    /// When the operating system does not tell.
+    pub fn try_exited(&mut self) -> io::Result<Option<ExitStatus>> {
+        let Some(child) = &mut self.child else { return Ok(None) };
+        let status = child.try_wait()?;
+        if status.is_some() {
+            *self = Self::default();
+        }
+        Ok(status)
+    }
+
+    /// Asks the child to end by `by`, kills it after `patience`, and reaps it. Cancel safe.
+    ///
+    /// # Errors
+    /// When the operating system does not tell what became of it.
+    pub async fn stop(&mut self, by: Signal, patience: Duration) -> io::Result<()> {
+        self.signal(by);
+        // A child stopped by SIGSTOP would take no notice.
+        self.signal(Signal::SIGCONT);
+        match tokio::time::timeout(patience, self.exited()).await {
+            Ok(ended) => ended.map(drop),
+            Err(_) => self.kill().await,
+        }
+    }
+
+    /// Kills the child with SIGKILL and reaps it.
+    ///
+    /// # Errors
+    /// When the operating system does not tell what became of it.
+    pub async fn kill(&mut self) -> io::Result<()> {
+        self.signal(Signal::SIGKILL);
+        self.exited().await.map(drop)
+    }
+}
+
+/// Sends `by` to `pid`. A process that is gone is no error: gone is what signals are for.
+pub fn signal(pid: u32, by: Signal) {
     // 0 and negative numbers would address whole groups, 1 is init.
     let Ok(pid) = i32::try_from(pid) else { return };
     if pid > 1
-        && let Err(error) = nix::sys::signal::kill(Pid::from_raw(pid), signal)
+        && let Err(error) = nix::sys::signal::kill(Pid::from_raw(pid), by)
         && error != nix::errno::Errno::ESRCH
     {
-        tracing::warn!(pid, %signal, %error, "failed to signal a process");
+        tracing::warn!(pid, signal = %by, %error, "failed to signal a process");
     }
 }
 
@@ -41,4 +132,39 @@ fn command_line_by_ps(pid: u32) -> Option<Vec<String>> {
     let mut words = text.split_whitespace();
     let state = words.next()?;
     (!state.starts_with('Z')).then(|| words.map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use nix::sys::signal::Signal;
+    use tokio::process::Command;
+
+    use super::{Process, command_line};
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[tokio::test]
+    async fn a_child_that_ignores_the_request_is_killed_and_reaped() {
+        let mut process = Process::default();
+        process.spawn(&mut shell("trap '' TERM; while :; do sleep 1; done")).expect("sh is there");
+        let pid = process.pid().expect("it runs");
+        process.stop(Signal::SIGTERM, Duration::from_millis(50)).await.expect("it is reaped");
+        assert_eq!(process.pid(), None);
+        assert_eq!(command_line(pid), None);
+    }
+
+    #[tokio::test]
+    async fn a_stopped_child_hears_the_request_to_end() {
+        let mut process = Process::default();
+        process.spawn(&mut shell("read -r line")).expect("sh is there");
+        process.signal(Signal::SIGSTOP);
+        process.stop(Signal::SIGTERM, Duration::from_secs(10)).await.expect("it is reaped");
+        assert_eq!(process.pid(), None);
+    }
 }

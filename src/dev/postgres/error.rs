@@ -110,16 +110,23 @@ impl Error {
         move |source| Self::Io { act, source }
     }
 
-    pub(super) fn exited(status: ExitStatus, options: &ServerOptions) -> Self {
-        let log_tail = tail(&options.log).unwrap_or_else(|error| format!("(unreadable: {error})"));
+    /// `log_start` is where in the log this life of the server begins.
+    pub(super) fn exited(status: ExitStatus, options: &ServerOptions, log_start: u64) -> Self {
+        let log_tail = tail_from(&options.log, log_start);
+        let log_tail = log_tail.unwrap_or_else(|error| format!("(unreadable: {error})"));
         Self::Exited { status, log: options.log.clone(), log_tail }
     }
 }
 
-fn tail(log: &Path) -> io::Result<String> {
+/// The last lines of a log, up to 2,000 bytes.
+pub(in crate::dev) fn tail(log: &Path) -> io::Result<String> {
+    tail_from(log, 0)
+}
+
+fn tail_from(log: &Path, start: u64) -> io::Result<String> {
     let mut file = fs::File::open(log)?;
     let length = file.seek(SeekFrom::End(0))?;
-    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES).max(start)))?;
     let mut bytes = Vec::new();
     file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())

@@ -1,9 +1,10 @@
 //! Finding an installed PostgreSQL, and the user its server runs as.
 //!
-//! Nothing is changed here: an installation that does not fit is reported, never repaired.
+//! An installation that does not fit is reported, never repaired.
 
 use std::ffi::OsString;
-use std::os::unix::fs::MetadataExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::{fs, process};
 
@@ -117,21 +118,36 @@ impl Owner {
         nix::unistd::chown(path, ids.0, ids.1).map_err(std::io::Error::from)
     }
 
-    /// The first directory above `data_dir` that this user may not pass through. We report it
-    /// instead of opening it: whose it is and why it is closed is not for us to decide.
-    pub(super) fn blocked_at(self, data_dir: &Path) -> Option<PathBuf> {
-        let passable = |directory: &Path| {
-            let Ok(metadata) = fs::metadata(directory) else { return false };
-            let bit = match metadata {
-                _ if metadata.uid() == self.uid => 0o100,
-                _ if metadata.gid() == self.gid => 0o010,
-                _ => 0o001,
-            };
-            metadata.mode() & bit != 0
-        };
+    /// Makes sure that this user may pass through every directory above `data_dir`. Only root's
+    /// own directories below the temporary ones are opened, such as `mktemp -d` makes.
+    pub(super) fn open_path(self, data_dir: &Path) -> Result<(), Error> {
+        let temporary = [std::env::temp_dir(), "/tmp".into(), "/var/tmp".into()];
         let mut above: Vec<&Path> = data_dir.ancestors().skip(1).collect();
         above.reverse();
-        above.into_iter().find(|directory| !passable(directory)).map(Path::to_owned)
+        for directory in above {
+            let metadata = fs::metadata(directory).map_err(Error::io("look at a directory"))?;
+            if self.may_pass(&metadata) {
+                continue;
+            }
+            let below = temporary.iter().any(|top| directory.starts_with(top) && directory != top);
+            if !below || metadata.uid() != 0 {
+                let (directory, data_dir) = (directory.to_owned(), data_dir.to_owned());
+                return Err(Error::NotReachable { directory, data_dir });
+            }
+            tracing::info!(directory = %directory.display(), "opening a directory for passing");
+            let mode = Permissions::from_mode(metadata.mode() & 0o7777 | 0o001);
+            fs::set_permissions(directory, mode).map_err(Error::io("open a directory"))?;
+        }
+        Ok(())
+    }
+
+    fn may_pass(self, metadata: &fs::Metadata) -> bool {
+        let bit = match metadata {
+            _ if metadata.uid() == self.uid => 0o100,
+            _ if metadata.gid() == self.gid => 0o010,
+            _ => 0o001,
+        };
+        metadata.mode() & bit != 0
     }
 }
 

@@ -6,30 +6,30 @@
 //!
 //! When we are root, PostgreSQL refuses to run; it is then dropped to the user that owns the data
 //! directory, else `postgres`, else `nobody`. Every directory above the data directory must let
-//! that user pass (`chmod o+x`); [`super::scratch::Scratch`] makes one that does.
+//! that user pass. Root's own directories below the system's temporary directory are opened for
+//! passing through (`chmod o+x`, which shows nobody what is inside); any other closed one is
+//! reported and left as it is.
 
+mod directory;
 mod error;
 mod install;
 mod lock;
 
-use std::fs;
-use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio::process::{Child, Command};
 use tokio::time::Instant;
 use tokio_postgres::NoTls;
 
 pub use error::Error;
+pub(super) use error::tail;
 use install::Owner;
 pub use install::{Install, VERSION_MIN};
 
-use super::process::signal as signal_process;
+use super::process::Process;
 
 /// The superuser of every server.
 pub const SUPERUSER: &str = "postgres";
@@ -44,6 +44,20 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// Pause between two attempts to connect, and between two looks at a process that should end.
 const POLL: Duration = Duration::from_millis(25);
+
+/// Run by `sh` beside the server with the data directory and the postmaster's id. At the end of its
+/// standard input, which comes when we are gone, it stops that server, so that even a killed owner
+/// leaves nothing behind. It has no child and ends with us in any case.
+const LIFELINE: &str = r#"while read -r _; do :; done
+read -r pid < "$1/postmaster.pid" && [ "$pid" = "$2" ] && kill -INT "$2""#;
+
+/// Stops a server that a killed owner left running on `data_dir`; does nothing when there is none.
+///
+/// # Errors
+/// [`Error::StillRunning`] when it does not end even by SIGKILL.
+pub async fn clear_leftover(data_dir: &Path) -> Result<(), Error> {
+    lock::clear(data_dir, STOP_MAX).await
+}
 
 /// What a server needs to start.
 #[derive(Debug, Clone)]
@@ -75,7 +89,11 @@ pub struct Server {
     options: ServerOptions,
     install: Install,
     owner: Option<Owner>,
-    child: Option<Child>,
+    process: Process,
+    /// Length of the log when this life of the server began, in bytes.
+    log_start: u64,
+    /// Stops the server when we are killed; see [`LIFELINE`].
+    lifeline: Process,
 }
 
 impl Server {
@@ -88,27 +106,40 @@ impl Server {
     pub async fn start(options: ServerOptions) -> Result<Self, Error> {
         let install = Install::find()?;
         let mut options = options;
-        options.data_dir = std::path::absolute(&options.data_dir).map_err(Error::io("find"))?;
+        options.data_dir = directory::prepare_parent(&options.data_dir)?;
         let owner = Owner::choose(&options.data_dir)?;
-        let mut server = Self { options, install, owner, child: None };
+        let mut server = Self {
+            options,
+            install,
+            owner,
+            process: Process::default(),
+            log_start: 0,
+            lifeline: Process::default(),
+        };
         server.create_directory().await?;
         server.restart().await?;
         Ok(server)
     }
 
-    /// Starts the server again on the same directory and port; a running one is stopped first.
+    /// Starts the server again on the same directory and port and waits until it answers; a running
+    /// one is stopped first.
     ///
     /// # Errors
     /// See [`Error`]; no server runs then.
     pub async fn restart(&mut self) -> Result<(), Error> {
-        self.stop().await?;
-        lock::clear(&self.options.data_dir, STOP_MAX).await?;
-        self.write_settings()?;
+        let done = self.try_restart().await;
+        if done.is_err() {
+            self.kill().await?;
+        }
+        done
+    }
+
+    async fn try_restart(&mut self) -> Result<(), Error> {
         let deadline = Instant::now() + READY_MAX;
         loop {
-            self.spawn()?;
+            self.launch().await?;
             match self.wait_ready(deadline.saturating_duration_since(Instant::now())).await {
-                Ok(()) => break,
+                Ok(()) => return self.create_database().await,
                 // Backends of a killed postmaster take a moment to notice; until the last has gone
                 // the shared memory is in use and a new postmaster refuses to start.
                 Err(Error::Exited { log_tail, .. })
@@ -116,17 +147,32 @@ impl Server {
                 {
                     tokio::time::sleep(POLL).await;
                 }
-                Err(error) => {
-                    self.kill().await?;
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
         }
-        let created = self.create_database().await;
-        if created.is_err() {
-            self.kill().await?;
-        }
-        created
+    }
+
+    /// Starts the server again without waiting for it; a running one is stopped first. Cancel safe.
+    ///
+    /// # Errors
+    /// See [`Error`]; no server runs then.
+    pub async fn launch(&mut self) -> Result<(), Error> {
+        self.stop().await?;
+        clear_leftover(&self.options.data_dir).await?;
+        self.write_settings()?;
+        self.log_start = std::fs::metadata(&self.options.log).map_or(0, |log| log.len());
+        // Asked before, because in its log PostgreSQL says it less clearly.
+        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.options.port);
+        TcpListener::bind(address).map_err(|_| Error::PortInUse { port: self.options.port })?;
+        let mut command = self.command("postgres", &self.options.data_dir)?;
+        self.process
+            .spawn(command.arg("-D").arg(&self.options.data_dir))
+            .map_err(Error::io("start postgres"))?;
+        let pid = self.pid().expect("a process that was just started has an id").to_string();
+        let mut lifeline = self.command("/bin/sh", &self.options.data_dir)?;
+        lifeline.args(["-c", LIFELINE, "pghc-lifeline"]).arg(&self.options.data_dir).arg(pid);
+        self.lifeline = Process::default();
+        self.lifeline.spawn(&mut lifeline).map_err(Error::io("start the server's lifeline"))
     }
 
     /// Connection string of the superuser to [`DATABASE`].
@@ -138,7 +184,7 @@ impl Server {
     /// Process id of the postmaster while it is believed to run.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.child.as_ref().and_then(Child::id)
+        self.process.pid()
     }
 
     /// The port it listens on.
@@ -161,8 +207,9 @@ impl Server {
         let dsn = self.dsn_of("postgres");
         let deadline = Instant::now() + timeout;
         loop {
-            if let Some(status) = self.try_exited()? {
-                return Err(Error::exited(status, &self.options));
+            let ended = self.process.try_exited().map_err(Error::io("wait for the server"))?;
+            if let Some(status) = ended {
+                return Err(Error::exited(status, &self.options, self.log_start));
             }
             let attempt = tokio::time::timeout(CONNECT_MAX, tokio_postgres::connect(&dsn, NoTls));
             if matches!(attempt.await, Ok(Ok(_))) {
@@ -180,32 +227,26 @@ impl Server {
     /// # Errors
     /// When the operating system does not tell.
     pub async fn exited(&mut self) -> Result<Option<ExitStatus>, Error> {
-        let Some(child) = &mut self.child else { return Ok(None) };
-        let status = child.wait().await.map_err(Error::io("wait for the server"))?;
-        self.child = None;
-        Ok(Some(status))
+        let status = self.process.exited().await.map_err(Error::io("wait for the server"))?;
+        self.lifeline = Process::default();
+        Ok(status)
     }
 
     /// Sends `signal` to the postmaster; nothing when none runs.
     pub fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.pid() {
-            signal_process(pid, signal);
-        }
+        self.process.signal(signal);
     }
 
     /// Fast shutdown: open transactions are aborted, everything is flushed. After 15 seconds the
-    /// server is killed, which loses nothing that was committed. Reaped in either case.
+    /// server is killed, which loses nothing that was committed. Reaped in either case. Cancel safe.
     ///
     /// # Errors
     /// When the operating system does not tell what became of it.
     pub async fn stop(&mut self) -> Result<(), Error> {
-        self.signal(Signal::SIGINT);
-        // A stopped (SIGSTOP) server would take no notice.
-        self.signal(Signal::SIGCONT);
-        match tokio::time::timeout(STOP_MAX, self.exited()).await {
-            Ok(ended) => ended.map(drop),
-            Err(_) => self.kill().await,
-        }
+        let stopped = self.process.stop(Signal::SIGINT, STOP_MAX).await;
+        stopped.map_err(Error::io("stop the server"))?;
+        self.lifeline = Process::default();
+        Ok(())
     }
 
     /// Kills the postmaster with SIGKILL and reaps it, as a crash would: crash recovery follows at
@@ -220,117 +261,6 @@ impl Server {
 
     fn dsn_of(&self, database: &str) -> String {
         format!("postgres://{SUPERUSER}@127.0.0.1:{}/{database}", self.options.port)
-    }
-
-    fn try_exited(&mut self) -> Result<Option<ExitStatus>, Error> {
-        let Some(child) = &mut self.child else { return Ok(None) };
-        let status = child.try_wait().map_err(Error::io("wait for the server"))?;
-        if status.is_some() {
-            self.child = None;
-        }
-        Ok(status)
-    }
-
-    /// A command of the installation that runs as the server's user, in a process group of its own
-    /// so that Ctrl-C in a terminal reaches us and not the server.
-    fn command(&self, program: &str, directory: &Path) -> Result<Command, Error> {
-        let log = fs::File::options().create(true).append(true).open(&self.options.log);
-        let log = log.map_err(Error::io("open the server's log"))?;
-        let again = log.try_clone().map_err(Error::io("open the server's log"))?;
-        let mut command = Command::new(self.install.bin.join(program));
-        command.arg("-D").arg(directory).current_dir(directory);
-        command.env("LC_ALL", "C");
-        command.stdin(Stdio::null()).stdout(log).stderr(again).process_group(0);
-        if let Some(owner) = self.owner {
-            command.uid(owner.uid).gid(owner.gid);
-        }
-        Ok(command)
-    }
-
-    /// Runs `initdb` beside the final place and renames, so that a crash in between leaves nothing
-    /// that looks like a data directory.
-    async fn create_directory(&self) -> Result<(), Error> {
-        let data_dir = &self.options.data_dir;
-        let parent = data_dir.parent().unwrap_or(data_dir);
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o711).create(parent).map_err(Error::io("create parents"))?;
-        if let Some(log_parent) = self.options.log.parent() {
-            builder.create(log_parent).map_err(Error::io("create the log's directory"))?;
-        }
-        if let Some(directory) = self.owner.and_then(|owner| owner.blocked_at(data_dir)) {
-            return Err(Error::NotReachable { directory, data_dir: data_dir.clone() });
-        }
-        if data_dir.join("PG_VERSION").exists() {
-            return self.check_version();
-        }
-        let mut new = data_dir.clone().into_os_string();
-        new.push(".new");
-        let new = PathBuf::from(new);
-        if new.exists() {
-            fs::remove_dir_all(&new).map_err(Error::io("remove an unfinished data directory"))?;
-        }
-        let made = fs::DirBuilder::new().mode(0o700).create(&new);
-        made.map_err(Error::io("create the data directory"))?;
-        if let Some(owner) = self.owner {
-            owner.take(&new).map_err(Error::io("give the data directory to its user"))?;
-        }
-        let mut initdb = self.command("initdb", &new)?;
-        initdb.args(["--data-checksums", "--encoding=UTF8", "--locale=C", "--auth=trust"]);
-        initdb.args(["--username", SUPERUSER, "--no-instructions"]);
-        let status = initdb.status().await.map_err(Error::io("run initdb"))?;
-        if !status.success() {
-            return Err(Error::exited(status, &self.options));
-        }
-        let conf = fs::File::options().append(true).open(new.join("postgresql.conf"));
-        conf.and_then(|mut file| file.write_all(b"\ninclude 'pghc.conf'\n"))
-            .map_err(Error::io("write postgresql.conf"))?;
-        fs::rename(&new, data_dir).map_err(Error::io("move the data directory into place"))
-    }
-
-    /// A data directory can only be opened by its own major version.
-    fn check_version(&self) -> Result<(), Error> {
-        let text = fs::read_to_string(self.options.data_dir.join("PG_VERSION"));
-        let text = text.map_err(Error::io("read PG_VERSION"))?;
-        let made_by = text.trim().to_owned();
-        if made_by == self.install.version.to_string() {
-            return Ok(());
-        }
-        let data_dir = self.options.data_dir.clone();
-        Err(Error::OtherVersion { data_dir, made_by, installed: self.install.version })
-    }
-
-    /// Writes `pghc.conf`, sized for many small servers on one machine.
-    fn write_settings(&self) -> Result<(), Error> {
-        let mut text = String::from("# Written by pghc at every start; changes are lost.\n");
-        let own = [
-            ("listen_addresses", "127.0.0.1"),
-            // Paths of sockets are limited to about 100 bytes; data directories are not.
-            ("unix_socket_directories", ""),
-            ("shared_buffers", "128MB"),
-            ("max_connections", "100"),
-            ("huge_pages", "off"),
-            ("logging_collector", "off"),
-            ("log_line_prefix", "%m [%p] "),
-            ("timezone", "UTC"),
-            ("log_timezone", "UTC"),
-        ];
-        let port = self.options.port.to_string();
-        let given = self.options.settings.iter().map(|(name, value)| (name.as_str(), &**value));
-        for (name, value) in own.into_iter().chain([("port", &*port)]).chain(given) {
-            text.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
-        }
-        fs::write(self.options.data_dir.join("pghc.conf"), text)
-            .map_err(Error::io("write pghc.conf"))
-    }
-
-    fn spawn(&mut self) -> Result<(), Error> {
-        assert!(self.child.is_none(), "a second server would be started on one directory");
-        // Asked before, because in its log PostgreSQL says it less clearly.
-        let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, self.options.port);
-        TcpListener::bind(address).map_err(|_| Error::PortInUse { port: self.options.port })?;
-        let mut command = self.command("postgres", &self.options.data_dir)?;
-        self.child = Some(command.spawn().map_err(Error::io("start postgres"))?);
-        Ok(())
     }
 
     async fn create_database(&self) -> Result<(), Error> {
@@ -355,11 +285,10 @@ impl Drop for Server {
         self.signal(Signal::SIGQUIT);
         self.signal(Signal::SIGCONT);
         for _ in 0..120 {
-            if !matches!(self.try_exited(), Ok(None)) || self.child.is_none() {
+            if self.pid().is_none() || self.process.try_exited().is_err() {
                 return;
             }
             std::thread::sleep(POLL);
         }
-        self.signal(Signal::SIGKILL);
     }
 }

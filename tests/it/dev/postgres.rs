@@ -1,4 +1,4 @@
-//! The harness itself: servers and processes under its care die, come back and leave nothing.
+//! A server under our care dies, comes back and leaves nothing.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;

@@ -1,0 +1,253 @@
+//! `pghc dev`: a parade in the foreground until Ctrl-C.
+//!
+//! Invariant: whichever way this command ends, no process of the parade is left. Exit codes: 0
+//! stopped on request, 1 a part does not stay up, 2 it could not be started.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use pghc_api::id::ZoneName;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::view;
+use crate::dev::observe::{Node, Observer};
+use crate::dev::parade::{
+    Change, Error, Event, Parade, ParadeOptions, Profile, default_zones, zones_of,
+};
+use crate::wan::Matrix;
+
+/// How often the status is asked for and shown on a terminal.
+const LIVE_EVERY: Duration = Duration::from_millis(500);
+/// How often it is shown where lines stay.
+const PLAIN_EVERY: Duration = Duration::from_secs(5);
+/// How long readiness is waited for before it is said what is missing.
+const READY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Arguments of `pghc dev`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Number of zones, 1 to 9 [default: those of --data, else 3]
+    #[arg(long, env = "PGHC_ZONES", value_name = "N")]
+    zones: Option<usize>,
+    /// Directory that keeps the chain for the next start [default: a temporary one]
+    #[arg(long, env = "PGHC_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// First of the ports, which then follow each other [default: those of the last start, or any]
+    #[arg(long, env = "PGHC_BASE_PORT", value_name = "PORT")]
+    base_port: Option<u16>,
+    /// API nodes in each zone, 1 to 8
+    #[arg(long, env = "PGHC_API_NODES", value_name = "N", default_value_t = 1)]
+    api_nodes: usize,
+    /// Delay what crosses zones by this matrix of round trips in milliseconds, whose zones are used
+    #[arg(long, env = "PGHC_WAN", value_name = "MATRIX.csv")]
+    wan: Option<PathBuf>,
+    /// Program to run as coordinators and API nodes [default: this one]
+    #[arg(long, value_name = "FILE", hide = true)]
+    binary: Option<PathBuf>,
+}
+
+/// Runs a parade until it is told to stop.
+pub async fn run(arguments: Arguments) -> ExitCode {
+    let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(interrupt), Ok(terminate)) = (interrupt, terminate) else {
+        view::complain("pghc: the system takes no signal handlers; nothing was started");
+        return ExitCode::from(2);
+    };
+    let mut stop = Stop { interrupt, terminate };
+    let options = match options(arguments) {
+        Ok(options) => options,
+        Err(message) => {
+            view::complain(&message);
+            return ExitCode::from(2);
+        }
+    };
+    let count = options.zones.len();
+    if count % 2 == 0 {
+        let less = count - 1;
+        view::complain(&format!(
+            "pghc: warning: {count} coordinators survive no more losses than {less}"
+        ));
+    }
+    view::print(&format!("starting {count} zones: {}", names(&options.zones)));
+    let started = Instant::now();
+    let parade = tokio::select! {
+        parade = Parade::start(options) => parade,
+        () = stop.asked() => {
+            view::print("stopped while starting");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let parade = match parade {
+        Ok(parade) => parade,
+        Err(error) => {
+            view::complain(&view::error(&error));
+            return ExitCode::from(2);
+        }
+    };
+    view::print(&view::endpoints(&parade.record()).to_string());
+    view::print(&format!("data: {}", parade.data().display()));
+    let screen = Screen::new();
+    let code = tokio::select! {
+        error = attend(&parade, &screen, started) => {
+            screen.say(&view::error(&error));
+            ExitCode::FAILURE
+        }
+        () = stop.asked() => ExitCode::SUCCESS,
+    };
+    screen.clear();
+    view::print("stopping; press Ctrl-C again to stop at once");
+    tokio::select! {
+        () = parade.stop() => view::print("stopped, nothing is left running"),
+        () = stop.asked() => {
+            parade.abort();
+            parade.stop().await;
+            view::print("killed, nothing is left running");
+        }
+    }
+    code
+}
+
+/// What is asked for, in the terms of the library; or why not, for people.
+fn options(arguments: Arguments) -> Result<ParadeOptions, String> {
+    let matrix = arguments.wan.as_deref().map(Matrix::read).transpose();
+    let matrix = matrix.map_err(|error| view::error(&error))?;
+    let held = arguments.data.as_deref().map(zones_of).transpose();
+    let held = held.map_err(|error| view::error(&error))?.flatten();
+    let zones = match (&matrix, arguments.zones, held) {
+        (Some(matrix), count, held) => {
+            let names = matrix.zones();
+            let count = count.or(held.map(|zones| zones.len())).unwrap_or(names.len().min(3));
+            if count > names.len() {
+                let text = format!("the matrix has {} zones, not {count}", names.len());
+                return Err(format!("pghc: {text}; nothing was started"));
+            }
+            names[..count].to_vec()
+        }
+        (None, None, Some(held)) => held,
+        (None, Some(count), Some(held)) if count == held.len() => held,
+        (None, count, _) => default_zones(count.unwrap_or(3).min(usize::from(u8::MAX))),
+    };
+    Ok(ParadeOptions {
+        zones,
+        data: arguments.data,
+        base_port: arguments.base_port,
+        api_nodes: arguments.api_nodes,
+        binary: arguments.binary,
+        profile: if matrix.is_some() { Profile::Wan } else { Profile::Lan },
+        wan: matrix,
+        settings: Vec::new(),
+    })
+}
+
+fn names(zones: &[ZoneName]) -> String {
+    zones.iter().map(ZoneName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// Waits for readiness and then shows the status; ends only when a part does not stay up.
+async fn attend(parade: &Parade, screen: &Screen, started: Instant) -> Error {
+    let tell = async {
+        let mut events = parade.events();
+        loop {
+            match events.recv().await {
+                Ok(event) => screen.say(&sentence(&event)),
+                Err(RecvError::Lagged(missed)) => screen.say(&format!("({missed} changes more)")),
+                Err(RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    };
+    let show = async {
+        loop {
+            match parade.ready(READY_PATIENCE).await {
+                Ok(()) => break,
+                Err(error @ Error::NotReady { .. }) => screen.say(&view::error(&error)),
+                Err(error) => return error,
+            }
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        screen.say(&format!("ready after {seconds:.1} s; stop with Ctrl-C"));
+        let observer = Observer::new(Node::of_record(&parade.record()));
+        loop {
+            screen.show(&view::line(&observer.look().await));
+            tokio::time::sleep(screen.pause()).await;
+        }
+    };
+    tokio::select! {
+        never = tell => never,
+        error = show => error,
+    }
+}
+
+fn sentence(event: &Event) -> String {
+    let member = &event.member;
+    match &event.change {
+        Change::Started(pid) => format!("{member} runs again as process {pid}"),
+        Change::Ended { status: Some(status), .. } => {
+            format!("{member} ended ({status}); starting it again")
+        }
+        Change::Ended { status: None, .. } => format!("{member} ended; starting it again"),
+        Change::Failed(reason) => format!("{member} could not be started: {reason}; trying again"),
+    }
+}
+
+/// Either signal that asks us to stop.
+struct Stop {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Stop {
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// A terminal has one line that is rewritten; anything else gets plain lines.
+struct Screen {
+    live: Option<ProgressBar>,
+}
+
+impl Screen {
+    fn new() -> Self {
+        let live = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+        let bar = || {
+            let style = ProgressStyle::with_template("{wide_msg}");
+            let style = style.expect("the template is constant and valid");
+            ProgressBar::new_spinner().with_style(style)
+        };
+        Self { live: live.then(bar) }
+    }
+
+    /// A line that stays.
+    fn say(&self, text: &str) {
+        match &self.live {
+            Some(bar) => bar.println(text),
+            None => view::print(text),
+        }
+    }
+
+    /// The status, in the place of the one before where that is possible.
+    fn show(&self, text: &str) {
+        match &self.live {
+            Some(bar) => bar.set_message(text.to_owned()),
+            None => view::print(text),
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        if self.live.is_some() { LIVE_EVERY } else { PLAIN_EVERY }
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = &self.live {
+            bar.finish_and_clear();
+        }
+    }
+}

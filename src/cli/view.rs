@@ -1,0 +1,110 @@
+//! A parade in words: tables, one-line summaries and errors with their causes.
+
+use std::io::Write as _;
+
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{ContentArrangement, Table};
+use pghc_api::wire::ZoneState;
+
+use crate::dev::observe::Overview;
+use crate::dev::record::ParadeRecord;
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header);
+    table
+}
+
+/// Prints a line. A reader that has gone (`pghc dev | head`) is no reason to end a parade.
+pub(super) fn print(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Prints a line for people to standard error.
+pub(super) fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Where everything of a parade is.
+pub(super) fn endpoints(record: &ParadeRecord) -> Table {
+    let mut table = table(&["zone", "API nodes", "PostgreSQL", "coordinator"]);
+    for zone in &record.zones {
+        let row = [zone.name.to_string(), zone.api.join("\n"), zone.dsn.clone()];
+        table.add_row(row.into_iter().chain([zone.coordinator.clone()]));
+    }
+    table
+}
+
+/// How the zones are doing.
+pub(super) fn zones(overview: &Overview) -> Table {
+    let mut table = table(&["zone", "state", "frontier", "behind", "applier", "coordinator"]);
+    for zone in &overview.zones {
+        let leads = overview.leader_zone.as_deref() == Some(&zone.zone);
+        table.add_row([
+            zone.zone.clone(),
+            state(zone.state).to_owned(),
+            zone.frontier.to_string(),
+            zone.lag_ids.to_string(),
+            zone.applier.clone().unwrap_or_else(|| "none".to_owned()),
+            if leads { "leads" } else { "follows" }.to_owned(),
+        ]);
+    }
+    table
+}
+
+/// How the API nodes are doing.
+pub(super) fn nodes(overview: &Overview) -> Table {
+    let mut table = table(&["API node", "zone", "URL", "ready"]);
+    for node in &overview.nodes {
+        table.add_row([
+            node.node_id.clone().unwrap_or_else(|| "?".to_owned()),
+            node.zone.clone().unwrap_or_else(|| "?".to_owned()),
+            node.url.clone(),
+            if node.ready { "yes" } else { "no" }.to_owned(),
+        ]);
+    }
+    table
+}
+
+/// The whole in one line.
+pub(super) fn line(overview: &Overview) -> String {
+    let leader = match (overview.leader, &overview.leader_zone) {
+        (Some(id), Some(zone)) => format!("leader {id} in {zone}, term {}", overview.term),
+        (Some(id), None) => format!("leader {id}, term {}", overview.term),
+        (None, _) => "no leader".to_owned(),
+    };
+    let zone = |zone: &crate::dev::observe::ZoneView| {
+        let state = match zone.state {
+            ZoneState::Live => String::new(),
+            other => format!(" {}", state(other)),
+        };
+        format!("{} {} (-{}){state}", zone.zone, zone.frontier, zone.lag_ids)
+    };
+    let zones: Vec<String> = overview.zones.iter().map(zone).collect();
+    let not_ready = overview.nodes.iter().filter(|node| !node.ready).count();
+    let nodes = match not_ready {
+        0 => String::new(),
+        count => format!(" | {count} API node(s) not ready"),
+    };
+    format!("head {} | {} | {leader}{nodes}", overview.head, zones.join("  "))
+}
+
+const fn state(state: ZoneState) -> &'static str {
+    match state {
+        ZoneState::Live => "live",
+        ZoneState::Halted => "halted",
+        ZoneState::Silent => "silent",
+    }
+}
+
+/// An error and what caused it, in one line each.
+pub(super) fn error(error: &dyn std::error::Error) -> String {
+    let mut text = format!("pghc: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!("\n  because: {cause}"));
+        source = cause.source();
+    }
+    text
+}

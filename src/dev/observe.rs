@@ -1,0 +1,229 @@
+//! Looking at a parade from outside, over HTTP only: what its API nodes say of it.
+
+use std::time::Duration;
+
+use pghc_api::wire::{Status, ZoneState};
+use serde::Serialize;
+
+use super::record::ParadeRecord;
+
+/// Longest time one answer may take.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// Characters of an unexpected answer that are quoted.
+const QUOTE_CHARS: usize = 200;
+
+/// An API node to ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its zone, where that is known.
+    pub zone: Option<String>,
+    /// Its base URL without a slash at the end.
+    pub url: String,
+}
+
+impl Node {
+    /// All API nodes of a parade.
+    #[must_use]
+    pub fn of_record(record: &ParadeRecord) -> Vec<Self> {
+        let zone = |zone: &super::record::ZoneRecord| {
+            let name = zone.name.to_string();
+            let node = move |url: &String| Self { zone: Some(name.clone()), url: url.clone() };
+            zone.api.iter().map(node).collect::<Vec<_>>()
+        };
+        record.zones.iter().flat_map(zone).collect()
+    }
+}
+
+/// What one node answered.
+#[derive(Debug, Clone, Serialize)]
+pub struct NodeView {
+    /// Its base URL.
+    pub url: String,
+    /// Its zone, where that is known.
+    pub zone: Option<String>,
+    /// Its name, once it answered.
+    pub node_id: Option<String>,
+    /// Whether it serves reads and writes.
+    pub ready: bool,
+    /// Why not.
+    pub problem: Option<String>,
+    /// Its view of the cluster.
+    #[serde(skip)]
+    pub status: Option<Status>,
+}
+
+/// One zone as its parade sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ZoneView {
+    /// Name of the zone.
+    pub zone: String,
+    /// Whether its applier is alive.
+    pub state: ZoneState,
+    /// Newest id its database has applied.
+    pub frontier: u64,
+    /// Ids of the head it has not applied yet.
+    pub lag_ids: u64,
+    /// API node that applies there.
+    pub applier: Option<String>,
+    /// Why it halted, when it did.
+    pub message: Option<String>,
+}
+
+/// A whole parade at one moment, put together from what its nodes answered.
+#[derive(Debug, Clone, Serialize)]
+pub struct Overview {
+    /// Whether nothing is wrong: `problems` is empty.
+    pub healthy: bool,
+    /// Identity of the cluster, once a node answered.
+    pub cluster_id: Option<String>,
+    /// Newest committed id that any node knows of.
+    pub head: u64,
+    /// Raft id of the leader.
+    pub leader: Option<u64>,
+    /// Zone of the leader.
+    pub leader_zone: Option<String>,
+    /// Raft term.
+    pub term: u64,
+    /// Its zones.
+    pub zones: Vec<ZoneView>,
+    /// Its API nodes.
+    pub nodes: Vec<NodeView>,
+    /// What is wrong, in sentences.
+    pub problems: Vec<String>,
+}
+
+/// Asks the same nodes again and again.
+#[derive(Debug, Clone)]
+pub struct Observer {
+    http: reqwest::Client,
+    nodes: Vec<Node>,
+}
+
+impl Observer {
+    /// An observer of these nodes.
+    ///
+    /// # Panics
+    /// If the system has no randomness to give to the HTTP client.
+    #[must_use]
+    pub fn new(nodes: Vec<Node>) -> Self {
+        // A proxy of the environment would be asked for our own loopback.
+        let http = reqwest::Client::builder().timeout(ANSWER_MAX).no_proxy().build();
+        Self { http: http.expect("these settings fit together"), nodes }
+    }
+
+    /// Why nodes are not ready, a sentence for each; empty when all are.
+    pub async fn not_ready(&self) -> Vec<String> {
+        let asked = futures::future::join_all(self.nodes.iter().map(|node| self.readiness(node)));
+        asked.await.into_iter().filter_map(Result::err).collect()
+    }
+
+    /// Asks every node for its readiness and its view.
+    pub async fn look(&self) -> Overview {
+        let views = futures::future::join_all(self.nodes.iter().map(|node| self.view(node)));
+        Overview::of(views.await)
+    }
+
+    async fn view(&self, node: &Node) -> NodeView {
+        let (ready, status) = tokio::join!(self.readiness(node), self.status(node));
+        let mut problem = ready.err();
+        let ready = problem.is_none();
+        let status = status.map_err(|error| problem.get_or_insert(error).clone()).ok();
+        NodeView {
+            url: node.url.clone(),
+            zone: status.as_ref().map(|status| status.zone.clone()).or_else(|| node.zone.clone()),
+            node_id: status.as_ref().map(|status| status.node_id.clone()),
+            ready,
+            problem,
+            status,
+        }
+    }
+
+    async fn readiness(&self, node: &Node) -> Result<(), String> {
+        self.get(node, "/readyz").await.map(drop)
+    }
+
+    async fn status(&self, node: &Node) -> Result<Status, String> {
+        let text = self.get(node, "/v1/status").await?;
+        serde_json::from_str(&text).map_err(|error| format!("{}/v1/status: {error}", node.url))
+    }
+
+    async fn get(&self, node: &Node, path: &str) -> Result<String, String> {
+        let url = format!("{}{path}", node.url);
+        let answer = self.http.get(&url).send().await.map_err(|error| match error {
+            error if error.is_timeout() => format!("{url} did not answer within {ANSWER_MAX:?}"),
+            _ => format!("{url} is not reachable"),
+        })?;
+        let status = answer.status();
+        let text = answer.text().await.map_err(|_| format!("{url} broke off its answer"))?;
+        if status == reqwest::StatusCode::OK {
+            return Ok(text);
+        }
+        let quote: String = text.trim().chars().take(QUOTE_CHARS).collect();
+        Err(format!("{url} answered {}: {quote}", status.as_u16()))
+    }
+}
+
+impl Overview {
+    /// Puts the answers together: the leader from the newest term, frontiers as far as anyone has
+    /// seen them.
+    #[must_use]
+    pub fn of(nodes: Vec<NodeView>) -> Self {
+        let statuses: Vec<&Status> = nodes.iter().filter_map(|node| node.status.as_ref()).collect();
+        let head = statuses
+            .iter()
+            .map(|status| status.head.max(status.frontier))
+            .max()
+            .unwrap_or_default();
+        let newest = statuses
+            .iter()
+            .max_by_key(|status| (status.term, status.leader.is_some(), status.head))
+            .copied();
+        let zones = newest.map(|newest| zones_of(newest, &statuses, head)).unwrap_or_default();
+        let leader = newest.and_then(|status| status.leader);
+        let mut problems: Vec<String> =
+            nodes.iter().filter_map(|node| node.problem.clone()).collect();
+        if newest.is_some() && leader.is_none() {
+            problems.push("no coordinator leads".to_owned());
+        }
+        let clusters = statuses.iter().map(|status| status.cluster_id.as_str());
+        if clusters.collect::<std::collections::BTreeSet<_>>().len() > 1 {
+            problems.push("the nodes are of different clusters".to_owned());
+        }
+        for zone in &zones {
+            let reason = zone.message.as_deref().unwrap_or("no reason given");
+            match zone.state {
+                ZoneState::Live => {}
+                ZoneState::Halted => problems.push(format!("zone {} halted: {reason}", zone.zone)),
+                ZoneState::Silent => problems.push(format!("zone {} is silent", zone.zone)),
+            }
+        }
+        Self {
+            healthy: problems.is_empty() && !nodes.is_empty(),
+            cluster_id: newest.map(|status| status.cluster_id.clone()),
+            head,
+            leader,
+            leader_zone: newest.and_then(|status| status.leader_zone.clone()),
+            term: newest.map(|status| status.term).unwrap_or_default(),
+            zones,
+            problems,
+            nodes,
+        }
+    }
+}
+
+fn zones_of(newest: &Status, statuses: &[&Status], head: u64) -> Vec<ZoneView> {
+    let view = |zone: &pghc_api::wire::ZoneStatus| {
+        let own = statuses.iter().filter(|status| status.zone == zone.zone);
+        let frontier =
+            own.map(|status| status.frontier).fold(zone.frontier, |most, seen| most.max(seen));
+        ZoneView {
+            zone: zone.zone.clone(),
+            state: zone.state,
+            frontier,
+            lag_ids: head.saturating_sub(frontier),
+            applier: zone.applier.clone(),
+            message: zone.message.clone(),
+        }
+    };
+    newest.zones.iter().map(view).collect()
+}

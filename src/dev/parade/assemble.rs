@@ -1,0 +1,142 @@
+//! Starting the children of a parade for the first time: databases, then coordinators, then API
+//! nodes. The command lines of `pghc coordinator` and `pghc api` are written here and nowhere else.
+
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use super::Error;
+use super::board::{Member, Part};
+use super::leftover::postgres_dir;
+use super::options::Profile;
+use super::plan::{Plan, ZonePlan};
+use super::program::{Body, Program};
+use super::routes::Routes;
+use crate::dev::postgres::{DATABASE, SUPERUSER, Server, ServerOptions};
+use crate::dev::process::Process;
+use crate::dev::record::{ParadeRecord, Pids, ZoneRecord};
+
+/// What the command lines are made of.
+pub(super) struct Assembly<'a> {
+    pub(super) data: &'a Path,
+    pub(super) binary: &'a Path,
+    pub(super) plan: &'a Plan,
+    pub(super) routes: &'a Routes,
+    pub(super) profile: Profile,
+    pub(super) settings: &'a [(String, String)],
+}
+
+/// Directory of the children's logs.
+pub(super) fn logs(data: &Path) -> PathBuf {
+    data.join("log")
+}
+
+/// The log of a child.
+pub(super) fn log_of(data: &Path, member: &Member) -> PathBuf {
+    logs(data).join(format!("{member}.log"))
+}
+
+impl Assembly<'_> {
+    /// Creates and starts all databases at once and waits until each answers.
+    pub(super) async fn start_servers(&self) -> Result<Vec<(Member, Body)>, Error> {
+        let start = |zone: &ZonePlan| {
+            let member = Member { zone: zone.name.clone(), part: Part::Postgres };
+            let options = ServerOptions {
+                log: log_of(self.data, &member),
+                settings: self.settings.to_vec(),
+                ..ServerOptions::new(postgres_dir(self.data, zone.name.as_str()), zone.postgres)
+            };
+            async move {
+                let zone = member.zone.to_string();
+                match Server::start(options).await {
+                    Ok(server) => Ok((member, Body::Server { server: Box::new(server), zone })),
+                    Err(source) => Err(Error::Postgres { zone, source }),
+                }
+            }
+        };
+        let started = futures::future::join_all(self.plan.zones.iter().map(start)).await;
+        started.into_iter().collect()
+    }
+
+    /// The programs, not started: all coordinators, then all API nodes.
+    pub(super) fn programs(&self) -> Vec<(Member, Body)> {
+        let mut programs = Vec::new();
+        for (index, zone) in self.plan.zones.iter().enumerate() {
+            let member = Member { zone: zone.name.clone(), part: Part::Coordinator };
+            programs.push(self.program(member, self.coordinator(index + 1, zone)));
+        }
+        for zone in &self.plan.zones {
+            for (node, port) in zone.api.iter().enumerate() {
+                let member = Member { zone: zone.name.clone(), part: Part::Api(node) };
+                let arguments = self.api(&member, zone, *port);
+                programs.push(self.program(member, arguments));
+            }
+        }
+        programs
+    }
+
+    fn program(&self, member: Member, arguments: Vec<OsString>) -> (Member, Body) {
+        let program = Program {
+            binary: self.binary.to_owned(),
+            arguments,
+            log: log_of(self.data, &member),
+            process: Process::default(),
+        };
+        (member, Body::Program(program))
+    }
+
+    fn coordinator(&self, id: usize, zone: &ZonePlan) -> Vec<OsString> {
+        let mut line = self.common("coordinator", zone, zone.coordinator);
+        push(&mut line, "--id", id.to_string());
+        let directory = self.data.join("zones").join(zone.name.as_str()).join("coordinator");
+        push(&mut line, "--data", directory);
+        for (index, (name, url)) in self.routes.coordinators(&zone.name).iter().enumerate() {
+            push(&mut line, "--member", format!("{}={name}={url}", index + 1));
+        }
+        push(&mut line, "--profile", self.profile.as_str());
+        line
+    }
+
+    fn api(&self, member: &Member, zone: &ZonePlan, port: u16) -> Vec<OsString> {
+        let mut line = self.common("api", zone, port);
+        push(&mut line, "--node", member.to_string());
+        push(&mut line, "--database", dsn(zone));
+        for url in self.routes.nearest_first(&zone.name) {
+            push(&mut line, "--coordinator", url);
+        }
+        push(&mut line, "--cors-origin", "*");
+        line
+    }
+
+    fn common(&self, command: &str, zone: &ZonePlan, port: u16) -> Vec<OsString> {
+        let mut line = vec![command.into()];
+        push(&mut line, "--cluster-id", self.plan.cluster_id.as_str());
+        push(&mut line, "--zone", zone.name.as_str());
+        push(&mut line, "--listen", SocketAddr::from((Ipv4Addr::LOCALHOST, port)).to_string());
+        line.push("--lifeline".into());
+        line
+    }
+}
+
+fn push(line: &mut Vec<OsString>, flag: &str, value: impl Into<OsString>) {
+    line.push(flag.into());
+    line.push(value.into());
+}
+
+fn dsn(zone: &ZonePlan) -> String {
+    format!("postgres://{SUPERUSER}@127.0.0.1:{}/{DATABASE}", zone.postgres)
+}
+
+/// Where everything of `plan` will be; no process ids yet.
+pub(super) fn record(plan: &Plan) -> ParadeRecord {
+    let url = |port: u16| format!("http://{}", SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let zone = |zone: &ZonePlan| ZoneRecord {
+        name: zone.name.clone(),
+        dsn: dsn(zone),
+        api: zone.api.iter().map(|port| url(*port)).collect(),
+        coordinator: url(zone.coordinator),
+        pids: Pids { api: vec![0; zone.api.len()], ..Pids::default() },
+    };
+    let zones = plan.zones.iter().map(zone).collect();
+    ParadeRecord { cluster_id: plan.cluster_id.clone(), zones }
+}

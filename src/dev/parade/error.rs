@@ -1,0 +1,130 @@
+//! Why a parade did not start or is not ready, sorted by what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::dev::postgres;
+
+/// Why something about a parade failed. The chain's data is not changed by any of these.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Ask for something else.
+    #[error("{0}; nothing was started")]
+    BadOptions(String),
+    /// Stop the other one first, or choose another directory.
+    #[error(
+        "a parade already runs on {} (supervisor process {supervisor}); nothing was changed. Stop \
+         it (kill {supervisor}) or choose another directory", data.display()
+    )]
+    AlreadyRuns {
+        /// The directory.
+        data: PathBuf,
+        /// Process id of its supervisor, as it wrote it.
+        supervisor: String,
+    },
+    /// Use the zones that are there, or choose another directory.
+    #[error(
+        "{} holds a parade of the zones {held}, not {wanted}; nothing was changed. Start it with \
+         its own zones or choose another directory", data.display()
+    )]
+    OtherZones {
+        /// The directory.
+        data: PathBuf,
+        /// Its zones.
+        held: String,
+        /// Those asked for.
+        wanted: String,
+    },
+    /// Restore the file, or choose another directory.
+    #[error(
+        "{} is not readable as a parade's identity; nothing was changed. Restore it from a copy or \
+         choose another directory", file.display()
+    )]
+    BadPlan {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// Choose another port, or stop whoever has it.
+    #[error(
+        "port {port} on 127.0.0.1 is in use by another process; stop it or choose another \
+         --base-port"
+    )]
+    PortInUse {
+        /// The port.
+        port: u16,
+    },
+    /// Stop something.
+    #[error("no free port was found on 127.0.0.1 from 10000 to 32000")]
+    NoPort,
+    /// Build it.
+    #[error("the program pghc was not found at {}; build it: cargo build", path.display())]
+    NoBinary {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// See the error below.
+    #[error("the PostgreSQL of zone {zone} did not start")]
+    Postgres {
+        /// The zone.
+        zone: String,
+        /// Why.
+        source: postgres::Error,
+    },
+    /// Stop it by hand.
+    #[error("process {pid} of an earlier run on {} does not end; stop it: kill -9 {pid}", data.display())]
+    Leftover {
+        /// Its process id.
+        pid: u32,
+        /// The directory.
+        data: PathBuf,
+    },
+    /// Read the log.
+    #[error("{member} ends again and again; its log {} says:\n{log_tail}", log.display())]
+    KeepsEnding {
+        /// Zone and part.
+        member: String,
+        /// Its log.
+        log: PathBuf,
+        /// The log's last lines.
+        log_tail: String,
+    },
+    /// Wait longer, or read the logs.
+    #[error("not ready within {timeout:?}: {missing}; the logs are in {}", logs.display())]
+    NotReady {
+        /// How long was waited.
+        timeout: Duration,
+        /// Who is not and why.
+        missing: String,
+        /// Directory of the logs.
+        logs: PathBuf,
+    },
+    /// Correct the name.
+    #[error("the parade has no {0}")]
+    NoSuchMember(String),
+    /// The parade was stopped meanwhile.
+    #[error("the parade is stopping")]
+    Stopping,
+    /// Look at the source.
+    #[error("failed to {act} {}", path.display())]
+    Io {
+        /// What was tried.
+        act: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(super) fn io(
+        act: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { act, path, source }
+    }
+}

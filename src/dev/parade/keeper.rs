@@ -1,0 +1,158 @@
+//! Keeping one child alive: it is started again whenever it ends, at once after a long life and
+//! ever later after short ones, until it is told to stop.
+//!
+//! Invariant: a keeper is the only owner of its child, so a signal goes to this child or to nobody.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::board::{Board, Change, Member};
+use super::program::Body;
+
+/// A child that lived this long is started again at once.
+const LONG_LIFE: Duration = Duration::from_secs(10);
+/// Pause after the first short life; doubled with each one that follows.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Longest pause.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What a keeper can be told.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Send a signal; answers the process id it went to, `None` when nothing runs.
+    Signal(Signal, oneshot::Sender<Option<u32>>),
+    /// Whether to start the child again when it ends.
+    Supervise(bool, oneshot::Sender<()>),
+    /// End it for good.
+    Stop(oneshot::Sender<()>),
+}
+
+/// How long to wait before the next start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Backoff {
+    short_lives: u32,
+    started: Instant,
+    due: Instant,
+}
+
+impl Backoff {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { short_lives: 0, started: now, due: now }
+    }
+
+    fn started(&mut self, now: Instant) {
+        self.started = now;
+    }
+
+    /// Notes an end and says when to start again.
+    fn ended(&mut self, now: Instant) {
+        if now.duration_since(self.started) >= LONG_LIFE {
+            *self = Self::new(now);
+            return;
+        }
+        let pause = PAUSE_MIN.saturating_mul(1 << self.short_lives.min(6)).min(PAUSE_MAX);
+        self.short_lives = self.short_lives.saturating_add(1);
+        self.due = now + pause;
+    }
+}
+
+/// Keeps `body` until told to stop or until nobody is left who could tell.
+pub(super) async fn keep(
+    mut body: Body,
+    member: Member,
+    mut commands: mpsc::Receiver<Command>,
+    board: Arc<Board>,
+    abort: CancellationToken,
+) {
+    let mut backoff = Backoff::new(Instant::now());
+    let mut supervised = true;
+    loop {
+        let runs = body.pid().is_some();
+        tokio::select! {
+            status = body.exited(), if runs => {
+                backoff.ended(Instant::now());
+                board.report(&member, Change::Ended { status, short_lives: backoff.short_lives });
+            }
+            () = tokio::time::sleep_until(backoff.due), if !runs && supervised => {
+                backoff.started(Instant::now());
+                let change = match body.launch().await {
+                    Ok(()) => Change::Started(body.pid().unwrap_or_default()),
+                    Err(error) => {
+                        backoff.ended(Instant::now());
+                        Change::Failed(chain(&error))
+                    }
+                };
+                board.report(&member, change);
+            }
+            command = commands.recv() => match command {
+                None => return,
+                // Whoever asked may have gone meanwhile; then nobody needs the answer.
+                Some(Command::Signal(by, answer)) => {
+                    let pid = body.pid();
+                    body.signal(by);
+                    let _ = answer.send(pid);
+                }
+                Some(Command::Supervise(wanted, answer)) => {
+                    supervised = wanted;
+                    let _ = answer.send(());
+                }
+                Some(Command::Stop(answer)) => {
+                    end(&mut body, &member, &abort).await;
+                    let _ = answer.send(());
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn end(body: &mut Body, member: &Member, abort: &CancellationToken) {
+    let stopped = tokio::select! {
+        stopped = body.stop() => stopped,
+        () = abort.cancelled() => body.kill().await,
+    };
+    if let Err(error) = stopped {
+        tracing::error!(%member, %error, "failed to reap a child");
+    }
+}
+
+/// An error with all that caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::{Backoff, LONG_LIFE, PAUSE_MAX};
+
+    #[test]
+    fn pauses_double_up_to_a_bound_and_a_long_life_ends_them() {
+        let mut now = Instant::now();
+        let mut backoff = Backoff::new(now);
+        for pause_ms in [100, 200, 400, 800, 1600, 3200, 5000, 5000] {
+            backoff.started(now);
+            backoff.ended(now);
+            assert_eq!(backoff.due - now, Duration::from_millis(pause_ms));
+            now = backoff.due;
+        }
+        assert!(backoff.due - now <= PAUSE_MAX);
+        backoff.started(now);
+        backoff.ended(now + LONG_LIFE);
+        assert_eq!(backoff, Backoff::new(now + LONG_LIFE));
+    }
+}

@@ -1,0 +1,266 @@
+//! A parade: one PostgreSQL server, one coordinator and some API nodes in each zone, as real
+//! processes on loopback, kept alive.
+//!
+//! Invariant: one supervisor at a time has a data directory, and whatever it started ends with it:
+//! asked to on [`Parade::stop`], by its lifeline when the supervisor is killed.
+
+mod assemble;
+mod board;
+mod error;
+mod keeper;
+mod leftover;
+mod options;
+mod plan;
+mod program;
+mod routes;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use pghc_api::id::ZoneName;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::assemble::Assembly;
+use self::board::Board;
+pub use self::board::{Change, Event, Member, Part};
+pub use self::error::Error;
+use self::keeper::Command;
+pub use self::options::{API_NODES_MAX, ParadeOptions, Profile, ZONES_MAX, default_zones};
+use self::plan::Plan;
+use self::program::Body;
+use self::routes::Routes;
+use super::observe::{Node, Observer};
+use super::postgres::tail;
+use super::record::ParadeRecord;
+use super::scratch::Scratch;
+use crate::task::Tasks;
+use crate::wan::Wan;
+
+/// A child that ended this often in a row, each time soon after its start, will not get better.
+const SHORT_LIVES_MAX: u32 = 5;
+/// Orders waiting for one keeper; more make the caller wait.
+const ORDERS_MAX: usize = 8;
+const POLL: Duration = Duration::from_millis(50);
+
+/// A running parade. Stop it by [`Parade::stop`]; one that is merely dropped has its children killed.
+#[derive(Debug)]
+pub struct Parade {
+    data: PathBuf,
+    board: Arc<Board>,
+    keepers: BTreeMap<Member, mpsc::Sender<Command>>,
+    abort: CancellationToken,
+    wan: Option<Wan>,
+    tasks: Tasks,
+    /// The last owner, keeper or parade, frees the directory.
+    hold: Arc<Hold>,
+}
+
+/// What must outlive every child: the lock on the directory, and the directory if it is temporary.
+#[derive(Debug)]
+struct Hold {
+    _lock: File,
+    _scratch: Option<Scratch>,
+}
+
+/// The zones of the parade whose data is in `data`; `None` when there is none.
+///
+/// # Errors
+/// [`Error::BadPlan`] when the directory is damaged.
+pub fn zones_of(data: &Path) -> Result<Option<Vec<ZoneName>>, Error> {
+    let plan = Plan::read(data)?;
+    Ok(plan.map(|plan| plan.zones.into_iter().map(|zone| zone.name).collect()))
+}
+
+impl Parade {
+    /// Starts a parade: with data of an earlier one it carries on with the same chain, on the same
+    /// ports where they are free. What a killed supervisor left running there is ended first.
+    /// Answers when every process runs; [`Parade::ready`] waits until they serve.
+    ///
+    /// # Errors
+    /// See [`Error`]; nothing runs then.
+    pub async fn start(options: ParadeOptions) -> Result<Self, Error> {
+        options.check()?;
+        let binary = options.find_binary()?;
+        let (data, scratch) = match &options.data {
+            Some(data) => (data.clone(), None),
+            None => {
+                let scratch = Scratch::new("dev").map_err(Error::io("create", "a directory"))?;
+                (scratch.path().to_owned(), Some(scratch))
+            }
+        };
+        let (data, lock) = plan::take_directory(&data)?;
+        let hold = Arc::new(Hold { _lock: lock, _scratch: scratch });
+        let before = Plan::read(&data)?;
+        if let Some(before) = &before {
+            before.check_zones(&data, &options.zones)?;
+            leftover::clear(&data, before).await?;
+        }
+        let ports = (options.api_nodes, options.base_port);
+        let plan = Plan::with_ports(before.as_ref(), &options.zones, ports.0, ports.1)?;
+        plan.write(&data)?;
+        let tasks = Tasks::default();
+        let routes = Routes::open(&plan.zones, options.wan, &tasks).await?;
+        let (routes, profile, settings) = (&routes, options.profile, &options.settings);
+        let assembly =
+            Assembly { data: &data, binary: &binary, plan: &plan, routes, profile, settings };
+        let mut children = assembly.start_servers().await?;
+        let mut programs = assembly.programs();
+        for (_, program) in &mut programs {
+            program.launch().await?;
+        }
+        children.append(&mut programs);
+        let board = Arc::new(Board::new(data.clone(), assemble::record(&plan)));
+        let keepers = BTreeMap::new();
+        let abort = CancellationToken::new();
+        let wan = routes.emulator().cloned();
+        let mut parade = Self { data, board, keepers, abort, wan, tasks, hold };
+        children.into_iter().for_each(|(member, body)| parade.keep(member, body));
+        parade.board.publish();
+        Ok(parade)
+    }
+
+    fn keep(&mut self, member: Member, body: Body) {
+        let (sender, orders) = mpsc::channel(ORDERS_MAX);
+        let pid = body.pid().expect("it was just started");
+        self.board.report(&member, Change::Started(pid));
+        let (board, abort) = (Arc::clone(&self.board), self.abort.clone());
+        let keeper = keeper::keep(body, member.clone(), orders, board, abort);
+        let hold = Arc::clone(&self.hold);
+        self.tasks.spawn("keeper", async move {
+            let _hold = hold;
+            keeper.await;
+        });
+        self.keepers.insert(member, sender);
+    }
+
+    /// Waits until every API node answers `/readyz` with 200.
+    ///
+    /// # Errors
+    /// [`Error::KeepsEnding`] when a child never stays up, [`Error::NotReady`] after `timeout`. The
+    /// parade goes on in both cases.
+    pub async fn ready(&self, timeout: Duration) -> Result<(), Error> {
+        let observer = Observer::new(Node::of_record(&self.record()));
+        let deadline = Instant::now() + timeout;
+        loop {
+            let missing = observer.not_ready().await;
+            if missing.is_empty() {
+                return Ok(());
+            }
+            if let Some((member, lives)) = self.board.most_short_lived()
+                && lives >= SHORT_LIVES_MAX
+            {
+                let log = assemble::log_of(&self.data, &member);
+                let log_tail = tail(&log).unwrap_or_else(|error| format!("(unreadable: {error})"));
+                return Err(Error::KeepsEnding { member: member.to_string(), log, log_tail });
+            }
+            if Instant::now() >= deadline {
+                let (missing, logs) = (missing.join("; "), assemble::logs(&self.data));
+                return Err(Error::NotReady { timeout, missing, logs });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Where everything is now.
+    #[must_use]
+    pub fn record(&self) -> ParadeRecord {
+        self.board.record()
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The emulator between the zones, if they have distances.
+    #[must_use]
+    pub fn wan(&self) -> Option<&Wan> {
+        self.wan.as_ref()
+    }
+
+    /// Changes of the children from now on; who does not read for long misses the oldest.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.board.events()
+    }
+
+    /// Process id of a child; `None` while it does not run.
+    #[must_use]
+    pub fn pid(&self, zone: &str, part: Part) -> Option<u32> {
+        zone.parse().ok().and_then(|zone| self.board.pid(&Member { zone, part }))
+    }
+
+    /// Sends a signal to a child; answers its process id, `None` when it does not run.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchMember`]; [`Error::Stopping`] once the parade stops.
+    pub async fn kill(&self, zone: &str, part: Part, by: Signal) -> Result<Option<u32>, Error> {
+        self.order(zone, part, |answer| Command::Signal(by, answer)).await
+    }
+
+    /// From now on this child is not started again when it ends.
+    ///
+    /// # Errors
+    /// As [`Parade::kill`].
+    pub async fn pause_supervision(&self, zone: &str, part: Part) -> Result<(), Error> {
+        self.order(zone, part, |answer| Command::Supervise(false, answer)).await
+    }
+
+    /// From now on this child is started again when it ends; at once when it does not run.
+    ///
+    /// # Errors
+    /// As [`Parade::kill`].
+    pub async fn resume_supervision(&self, zone: &str, part: Part) -> Result<(), Error> {
+        self.order(zone, part, |answer| Command::Supervise(true, answer)).await
+    }
+
+    async fn order<T>(
+        &self,
+        zone: &str,
+        part: Part,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Error> {
+        let named = zone.parse().ok().map(|zone| Member { zone, part });
+        let keeper = named.and_then(|member| self.keepers.get(&member));
+        let keeper = keeper.ok_or_else(|| Error::NoSuchMember(format!("{part:?} in {zone}")))?;
+        let (sender, answer) = oneshot::channel();
+        keeper.send(command(sender)).await.map_err(|_| Error::Stopping)?;
+        answer.await.map_err(|_| Error::Stopping)
+    }
+
+    /// Ends everything and reaps it: API nodes, then coordinators, then databases, each asked first
+    /// and killed after some seconds. Nothing runs afterwards; `parade.json` is gone.
+    pub async fn stop(&self) {
+        let phase = |part: Part| match part {
+            Part::Api(_) => 0,
+            Part::Coordinator => 1,
+            Part::Postgres => 2,
+        };
+        for now in 0..=2 {
+            let members = self.keepers.keys().filter(|member| phase(member.part) == now);
+            let stops = members.map(|m| self.order(m.zone.as_str(), m.part, Command::Stop));
+            // An error says that it has stopped already.
+            futures::future::join_all(stops).await;
+        }
+        self.board.withdraw();
+        self.tasks.shut_down().await;
+    }
+
+    /// Makes a [`Parade::stop`] that is under way kill instead of ask.
+    pub fn abort(&self) {
+        self.abort.cancel();
+    }
+}
+
+impl Drop for Parade {
+    fn drop(&mut self) {
+        self.tasks.signal().cancel();
+    }
+}

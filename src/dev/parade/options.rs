@@ -1,0 +1,151 @@
+//! What a parade is asked to be, checked before anything is touched.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use pghc_api::id::ZoneName;
+
+use super::Error;
+use crate::wan::Matrix;
+
+/// Most zones of a parade; each is a PostgreSQL server on this machine.
+pub const ZONES_MAX: usize = 9;
+/// Most API nodes in one zone.
+pub const API_NODES_MAX: usize = 8;
+
+/// Timeouts of the Raft group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Zones within a millisecond or so.
+    Lan,
+    /// Zones up to some hundred milliseconds apart.
+    Wan,
+}
+
+impl Profile {
+    /// As on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Lan => "lan",
+            Self::Wan => "wan",
+        }
+    }
+}
+
+/// What a parade is asked to be.
+#[derive(Debug, Clone)]
+pub struct ParadeOptions {
+    /// Names of its zones, 1 to [`ZONES_MAX`]; one coordinator, a voter, in each.
+    pub zones: Vec<ZoneName>,
+    /// Data directory, kept afterwards; `None`: a temporary one, removed afterwards.
+    pub data: Option<PathBuf>,
+    /// First of the ports, which then follow each other; `None`: those of the last run, or any.
+    pub base_port: Option<u16>,
+    /// API nodes in each zone, 1 to [`API_NODES_MAX`].
+    pub api_nodes: usize,
+    /// The program `pghc`; `None`: this program if it is that, else the one beside it.
+    pub binary: Option<PathBuf>,
+    /// Timeouts of the Raft group.
+    pub profile: Profile,
+    /// Distances between the zones; it must name all of them. `None`: none.
+    pub wan: Option<Matrix>,
+    /// Settings of every PostgreSQL server, name and value, over our own.
+    pub settings: Vec<(String, String)>,
+}
+
+impl Default for ParadeOptions {
+    /// Three zones with an API node each, in a temporary directory, without distances.
+    fn default() -> Self {
+        Self {
+            zones: default_zones(3),
+            data: None,
+            base_port: None,
+            api_nodes: 1,
+            binary: None,
+            profile: Profile::Lan,
+            wan: None,
+            settings: Vec::new(),
+        }
+    }
+}
+
+/// Names of zones that have none: eu, us, ap, zone4, zone5, …
+#[must_use]
+pub fn default_zones(count: usize) -> Vec<ZoneName> {
+    let name = |number: usize| match number {
+        1 => "eu".to_owned(),
+        2 => "us".to_owned(),
+        3 => "ap".to_owned(),
+        other => format!("zone{other}"),
+    };
+    (1..=count).map(|number| name(number).parse().expect("these are zone names")).collect()
+}
+
+impl ParadeOptions {
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let refuse = |text: String| Err(Error::BadOptions(text));
+        let count = self.zones.len();
+        if !(1..=ZONES_MAX).contains(&count) {
+            return refuse(format!("{count} zones were asked for; 1 to {ZONES_MAX} are possible"));
+        }
+        if self.zones.iter().collect::<BTreeSet<_>>().len() != count {
+            return refuse("two zones have the same name".to_owned());
+        }
+        let nodes = self.api_nodes;
+        if !(1..=API_NODES_MAX).contains(&nodes) {
+            let text = format!("{nodes} API nodes in a zone were asked for");
+            return refuse(format!("{text}; 1 to {API_NODES_MAX} are possible"));
+        }
+        let last = count * (2 + nodes);
+        if self.base_port.is_some_and(|base| base < 1024 || usize::from(base) + last > 65_536) {
+            return refuse(format!("{last} ports from the base port on must lie in 1024 to 65535"));
+        }
+        let missing =
+            |matrix: &Matrix| self.zones.iter().find(|zone| !matrix.contains(zone)).cloned();
+        if let Some(zone) = self.wan.as_ref().and_then(missing) {
+            return refuse(format!("zone {zone} is not in the latency matrix"));
+        }
+        Ok(())
+    }
+
+    /// The program to run.
+    pub(super) fn find_binary(&self) -> Result<PathBuf, Error> {
+        let path = match &self.binary {
+            Some(path) => path.clone(),
+            None => {
+                let own = std::env::current_exe().map_err(Error::io("find", "this program"))?;
+                let beside = own.with_file_name("pghc");
+                // Programs of cargo's tests and examples lie one directory deeper.
+                let above = own.parent().and_then(Path::parent).map(|dir| dir.join("pghc"));
+                above.filter(|path| !beside.is_file() && path.is_file()).unwrap_or(beside)
+            }
+        };
+        if path.is_file() { Ok(path) } else { Err(Error::NoBinary { path }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ParadeOptions, default_zones};
+
+    #[test]
+    fn what_cannot_be_started_is_refused_before_anything_is_touched() {
+        let check = |change: fn(&mut ParadeOptions)| {
+            let mut options = ParadeOptions::default();
+            change(&mut options);
+            options.check().is_ok()
+        };
+        assert!(check(|_| ()));
+        assert!(check(|options| options.zones = default_zones(9)));
+        assert!(!check(|options| options.zones = default_zones(10)));
+        assert!(!check(|options| options.zones.clear()));
+        assert!(!check(|options| options.zones[1] = options.zones[0].clone()));
+        assert!(!check(|options| options.api_nodes = 0));
+        assert!(!check(|options| options.base_port = Some(80)));
+        assert!(!check(|options| options.base_port = Some(65_530)));
+        assert!(!check(
+            |options| options.wan = Some("zone,eu,us\neu,0,1\nus,1,0\n".parse().unwrap())
+        ));
+    }
+}

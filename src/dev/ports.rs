@@ -1,0 +1,78 @@
+//! TCP ports for many servers on loopback.
+//!
+//! A port is free when it can be bound now; somebody else may take it before its server does, and
+//! that server then says so. Without a base, ports come from below the range the kernel takes for
+//! outgoing connections, so that a port is still free when its server comes back after a kill.
+
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+
+use super::parade::Error;
+
+/// Where ports are looked for when none is asked for; above are those of outgoing connections.
+const SEARCHED: std::ops::Range<u16> = 10_000..32_000;
+
+/// Hands out ports, none twice.
+#[derive(Debug)]
+pub(super) struct Ports {
+    next: u16,
+    fixed: bool,
+    given: Vec<u16>,
+}
+
+impl Ports {
+    /// With a base: that port and those after it, each of which must be free. Without: any.
+    pub(super) fn new(base: Option<u16>) -> Self {
+        let next = base.unwrap_or_else(|| rand::random_range(SEARCHED));
+        Self { next, fixed: base.is_some(), given: Vec::new() }
+    }
+
+    /// The port that was used before, if it is free and none is prescribed; else the next.
+    pub(super) fn again(&mut self, port: u16) -> Result<u16, Error> {
+        if self.fixed || self.given.contains(&port) || !is_free(port) {
+            return self.next();
+        }
+        self.given.push(port);
+        Ok(port)
+    }
+
+    /// The next free port.
+    pub(super) fn next(&mut self) -> Result<u16, Error> {
+        for _ in SEARCHED {
+            let port = self.next;
+            self.next = port.checked_add(1).unwrap_or(SEARCHED.start);
+            if !self.given.contains(&port) && is_free(port) {
+                self.given.push(port);
+                return Ok(port);
+            }
+            if self.fixed {
+                return Err(Error::PortInUse { port });
+            }
+        }
+        Err(Error::NoPort)
+    }
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::Ports;
+
+    #[test]
+    fn a_port_in_use_is_never_given_and_none_is_given_twice() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = taken.local_addr().unwrap().port();
+        let listener = TcpListener::bind(("127.0.0.1", taken));
+        let mut ports = Ports::new(None);
+        let first = ports.next().unwrap();
+        assert_ne!(ports.again(first).unwrap(), first);
+        if let Ok(_held) = listener {
+            assert_ne!(ports.again(taken).unwrap(), taken);
+            assert!(Ports::new(Some(taken)).next().is_err());
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! `parade.json`: where everything of a running parade is, for scripts and people.
+//!
+//! The file is there while its parade runs, and every version of it that can be read is whole: it is
+//! replaced, never written in place.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::{fs, io};
+
+use pghc_api::id::{ClusterId, ZoneName};
+use serde::{Deserialize, Serialize};
+
+/// Name of the file in the parade's data directory.
+pub const FILE: &str = "parade.json";
+
+/// A parade: what runs where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParadeRecord {
+    /// Identity of the cluster.
+    pub cluster_id: ClusterId,
+    /// Its zones; the first is the one that was named first.
+    pub zones: Vec<ZoneRecord>,
+}
+
+/// One zone of a parade.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZoneRecord {
+    /// Name of the zone.
+    pub name: ZoneName,
+    /// Connection string of its database's superuser.
+    pub dsn: String,
+    /// Base URLs of its API nodes, `http://127.0.0.1:…`.
+    pub api: Vec<String>,
+    /// Base URL of its coordinator.
+    pub coordinator: String,
+    /// Process ids. One that was killed keeps its old id here until it runs again.
+    pub pids: Pids,
+}
+
+/// Process ids of one zone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pids {
+    /// The postmaster.
+    pub postgres: u32,
+    /// The coordinator.
+    pub coordinator: u32,
+    /// The API nodes, in the order of [`ZoneRecord::api`].
+    pub api: Vec<u32>,
+}
+
+impl ParadeRecord {
+    /// Reads the record of the parade that runs on `data`.
+    ///
+    /// # Errors
+    /// `NotFound` when none runs there; `InvalidData` when the file is not a record.
+    pub fn read(data: &Path) -> io::Result<Self> {
+        let text = fs::read(data.join(FILE))?;
+        serde_json::from_slice(&text).map_err(io::Error::from)
+    }
+
+    /// Replaces the record in `data`.
+    ///
+    /// # Errors
+    /// When the directory cannot be written; the old record is still there then.
+    pub fn write(&self, data: &Path) -> io::Result<()> {
+        replace(&data.join(FILE), self)
+    }
+
+    /// The zone of this name.
+    #[must_use]
+    pub fn zone(&self, name: &str) -> Option<&ZoneRecord> {
+        self.zones.iter().find(|zone| zone.name.as_str() == name)
+    }
+}
+
+/// Writes `value` as JSON beside `file` and renames: a crash leaves the old or the new, whole.
+pub(super) fn replace(file: &Path, value: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    let new = file.with_extension("json.new");
+    let mut written = fs::File::create(&new)?;
+    written.write_all(&text)?;
+    written.sync_all()?;
+    fs::rename(&new, file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ParadeRecord;
+
+    /// Scripts outside this repository read this file; the text is the one they were promised.
+    #[test]
+    fn the_record_keeps_the_form_that_scripts_rely_on() {
+        let text = r#"{"cluster_id":"0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7","zones":[{"name":"eu","dsn":"postgres://postgres@127.0.0.1:23000/pghc","api":["http://127.0.0.1:23002"],"coordinator":"http://127.0.0.1:23001","pids":{"postgres":11,"coordinator":12,"api":[13]}}]}"#;
+        let record: ParadeRecord = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&record).unwrap(), text);
+    }
+}

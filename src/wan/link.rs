@@ -1,0 +1,151 @@
+//! One direction of one connection over a wide-area link, as a pure engine: a payload goes in at
+//! a time, the time at which it comes out is the answer.
+//!
+//! Invariants: deadlines never go back, so order is kept; never more than the window is under way.
+//! It does no I/O and reads no clock: shells around it are a proxy of real sockets or a simulation.
+
+use std::time::{Duration, Instant};
+
+/// Bytes one direction of one connection holds under way. When they are, the shell stops reading,
+/// which is the back-pressure a sender of a full TCP window feels. At 150 ms one way the window
+/// passes 100 MB/s.
+pub const WINDOW_BYTES: usize = 16 << 20;
+
+/// What a payload counts against the window at least, so that many small ones are bounded as well.
+pub const PAYLOAD_COST_MIN: usize = 512;
+
+/// Most payloads under way in one direction of one connection.
+pub const PAYLOADS_MAX: usize = WINDOW_BYTES / PAYLOAD_COST_MIN;
+
+/// One direction of one connection.
+#[derive(Debug)]
+pub struct Link {
+    delay: Duration,
+    /// Nothing sent earlier leaves before: the connection is not established yet.
+    established: Instant,
+    /// Deadline of the newest payload.
+    newest: Instant,
+    used_bytes: usize,
+}
+
+/// When the two directions of a connection begin to carry bytes, for a client that connects at one
+/// time over links of known delays.
+///
+/// The client's first byte leaves one round trip later (SYN, SYN-ACK) and the server learns of the
+/// connection with the ACK after it; so a server that speaks first is heard after two round trips.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handshake {
+    /// The SYN reaches the server, which refuses it or not.
+    pub syn_at_server: Instant,
+    /// The client knows that it is connected, or refused.
+    pub client: Instant,
+    /// The server knows that it is connected.
+    pub server: Instant,
+}
+
+impl Handshake {
+    /// The handshake of a connection that began at `at`.
+    #[must_use]
+    pub fn begin(at: Instant, to_server: Duration, to_client: Duration) -> Self {
+        let client = at + to_server + to_client;
+        Self { syn_at_server: at + to_server, client, server: client + to_server }
+    }
+}
+
+impl Link {
+    /// A link of this one-way delay on which nothing leaves before `established`.
+    #[must_use]
+    pub fn new(delay: Duration, established: Instant) -> Self {
+        Self { delay, established, newest: established, used_bytes: 0 }
+    }
+
+    /// Bytes the link takes now; 0 means: read nothing until something was [delivered](Self::delivered).
+    #[must_use]
+    pub fn room_bytes(&self) -> usize {
+        let free = WINDOW_BYTES - self.used_bytes;
+        if free < PAYLOAD_COST_MIN { 0 } else { free }
+    }
+
+    /// Takes a payload of `bytes` at `now` and answers when it is to be delivered.
+    ///
+    /// # Panics
+    /// If it is larger than the [room](Self::room_bytes).
+    pub fn send(&mut self, now: Instant, bytes: usize) -> Instant {
+        let cost = bytes.max(PAYLOAD_COST_MIN);
+        assert!(cost <= self.room_bytes(), "{bytes} bytes were sent into a full link");
+        self.used_bytes += cost;
+        self.next_deadline(now)
+    }
+
+    /// Takes the end of the stream, which costs no room, and answers when it is to be delivered.
+    pub fn close(&mut self, now: Instant) -> Instant {
+        self.next_deadline(now)
+    }
+
+    fn next_deadline(&mut self, now: Instant) -> Instant {
+        self.newest = self.newest.max(now.max(self.established) + self.delay);
+        self.newest
+    }
+
+    /// A payload of `bytes` has left the link.
+    ///
+    /// # Panics
+    /// If more leaves than was sent.
+    pub fn delivered(&mut self, bytes: usize) {
+        let cost = bytes.max(PAYLOAD_COST_MIN);
+        assert!(cost <= self.used_bytes, "{bytes} bytes left a link that did not hold them");
+        self.used_bytes -= cost;
+    }
+
+    /// The one-way delay.
+    #[must_use]
+    pub fn delay(&self) -> Duration {
+        self.delay
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::{Handshake, Link, PAYLOAD_COST_MIN, PAYLOADS_MAX, WINDOW_BYTES};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_payload_comes_out_one_delay_later_and_never_before_the_one_before_it() {
+        let start = Instant::now();
+        let mut link = Link::new(10 * MS, start);
+        assert_eq!(link.send(start, 1), start + 10 * MS);
+        assert_eq!(link.send(start + 3 * MS, 1), start + 13 * MS);
+        assert_eq!(link.send(start + MS, 1), start + 13 * MS, "a clock that went back");
+        assert_eq!(link.close(start + 4 * MS), start + 14 * MS);
+    }
+
+    #[test]
+    fn a_connection_costs_one_round_trip_before_its_first_byte() {
+        let start = Instant::now();
+        let shake = Handshake::begin(start, 10 * MS, 30 * MS);
+        assert_eq!(shake.syn_at_server, start + 10 * MS);
+        let mut forth = Link::new(10 * MS, shake.client);
+        let mut back = Link::new(30 * MS, shake.server);
+        assert_eq!(forth.send(start, 1), start + 50 * MS);
+        assert_eq!(back.send(start + 10 * MS, 1), start + 80 * MS);
+        assert_eq!(forth.send(start + 60 * MS, 1), start + 70 * MS, "later ones pay no more");
+    }
+
+    #[test]
+    fn a_full_link_has_no_room_until_something_is_delivered() {
+        let start = Instant::now();
+        let mut link = Link::new(MS, start);
+        link.send(start, WINDOW_BYTES - 1);
+        assert_eq!(link.room_bytes(), 0);
+        link.delivered(WINDOW_BYTES - 1);
+        for _ in 0..PAYLOADS_MAX {
+            link.send(start, 1);
+        }
+        assert_eq!(link.room_bytes(), 0, "small payloads are bounded in number");
+        link.delivered(1);
+        assert_eq!(link.room_bytes(), PAYLOAD_COST_MIN);
+    }
+}

@@ -1,0 +1,4 @@
+//! The harness itself: what it starts dies, comes back and leaves nothing.
+
+mod parade;
+mod postgres;

@@ -1,0 +1,204 @@
+//! A parade keeps its children alive and leaves nothing behind.
+//!
+//! PostgreSQL is real here. In the place of `pghc coordinator` and `pghc api` stands a small script,
+//! because what is tested is how processes are kept, whatever they do.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use pghc::dev::parade::{Error, Parade, ParadeOptions, Part, Profile, default_zones};
+use pghc::dev::process::{command_line, signal};
+use pghc::dev::record::{FILE, ParadeRecord};
+use pghc::dev::scratch::Scratch;
+use pghc::wan::Matrix;
+
+/// A script that ends at the end of its lifeline.
+const OBEDIENT: &str = "obedient.sh";
+/// A script that ends at once.
+const BROKEN: &str = "broken.sh";
+
+fn script(name: &str) -> PathBuf {
+    // Kept as a file: one that was just written could not be run while another test forks.
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/dev").join(name)
+}
+
+fn options(scratch: &Scratch, zones: usize, program: &str) -> ParadeOptions {
+    ParadeOptions {
+        zones: default_zones(zones),
+        data: Some(scratch.path().join("data")),
+        binary: Some(script(program)),
+        ..ParadeOptions::default()
+    }
+}
+
+/// `pghc dev` with one zone, as its own process.
+fn supervisor(data: &Path) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pghc"));
+    command.args(["dev", "--zones", "1", "--data"]).arg(data);
+    command.arg("--binary").arg(script(OBEDIENT));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(30), "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn pids(record: &ParadeRecord) -> Vec<u32> {
+    let of_zone = |zone: &pghc::dev::record::ZoneRecord| {
+        let mut pids = vec![zone.pids.postgres, zone.pids.coordinator];
+        pids.extend(&zone.pids.api);
+        pids
+    };
+    record.zones.iter().flat_map(of_zone).collect()
+}
+
+fn read(data: &Path) -> ParadeRecord {
+    ParadeRecord::read(data).expect("a parade runs here")
+}
+
+#[tokio::test]
+async fn every_killed_child_runs_again_and_the_record_says_where() {
+    let scratch = Scratch::new("it").unwrap();
+    let parade = Parade::start(options(&scratch, 1, OBEDIENT)).await.unwrap();
+    let before = read(parade.data());
+    assert_eq!(before, parade.record());
+    for part in [Part::Postgres, Part::Coordinator, Part::Api(0)] {
+        let killed = parade.kill("eu", part, Signal::SIGKILL).await.unwrap();
+        assert!(killed.is_some_and(|pid| pids(&before).contains(&pid)));
+        until("it runs again", || parade.pid("eu", part).is_some_and(|pid| Some(pid) != killed))
+            .await;
+    }
+    let after = read(parade.data());
+    assert!(pids(&after).iter().all(|pid| !pids(&before).contains(pid) && *pid > 1));
+    assert_eq!(after.zones[0].dsn, before.zones[0].dsn);
+    parade.stop().await;
+}
+
+#[tokio::test]
+async fn a_stopped_parade_leaves_no_process_and_starts_again_as_the_same() {
+    let scratch = Scratch::new("it").unwrap();
+    let options = options(&scratch, 2, OBEDIENT);
+    let parade = Parade::start(options.clone()).await.unwrap();
+    let first = parade.record();
+    parade.stop().await;
+    assert!(pids(&first).iter().all(|pid| command_line(*pid).is_none()));
+    assert!(!parade.data().join(FILE).exists());
+    drop(parade);
+    let other = ParadeOptions { zones: default_zones(3), ..options.clone() };
+    assert!(matches!(Parade::start(other).await, Err(Error::OtherZones { .. })));
+    let parade = Parade::start(options).await.unwrap();
+    let second = parade.record();
+    assert_eq!(second.cluster_id, first.cluster_id);
+    assert_eq!(second.zones[1].dsn, first.zones[1].dsn, "ports are kept where they are free");
+    parade.stop().await;
+}
+
+#[tokio::test]
+async fn a_child_whose_supervision_is_paused_stays_dead_until_it_is_resumed() {
+    let scratch = Scratch::new("it").unwrap();
+    let parade = Parade::start(options(&scratch, 1, OBEDIENT)).await.unwrap();
+    let part = Part::Coordinator;
+    parade.pause_supervision("eu", part).await.unwrap();
+    let mut events = parade.events();
+    parade.kill("eu", part, Signal::SIGKILL).await.unwrap();
+    until("it is dead", || parade.pid("eu", part).is_none()).await;
+    // An API node that comes back afterwards shows that time for the coordinator has passed too.
+    parade.kill("eu", Part::Api(0), Signal::SIGKILL).await.unwrap();
+    while events.recv().await.unwrap().member.part != Part::Api(0) {}
+    until("the API node runs again", || parade.pid("eu", Part::Api(0)).is_some()).await;
+    assert_eq!(parade.pid("eu", part), None);
+    assert_eq!(parade.kill("eu", part, Signal::SIGKILL).await.unwrap(), None);
+    parade.resume_supervision("eu", part).await.unwrap();
+    until("it runs again", || parade.pid("eu", part).is_some()).await;
+    parade.stop().await;
+}
+
+#[tokio::test]
+async fn a_program_that_never_stays_up_is_named_with_its_last_words() {
+    let scratch = Scratch::new("it").unwrap();
+    let parade = Parade::start(options(&scratch, 1, BROKEN)).await.unwrap();
+    let error = parade.ready(Duration::from_secs(60)).await.expect_err("nothing listens");
+    assert!(matches!(error, Error::KeepsEnding { .. }), "{error}");
+    assert!(error.to_string().contains("this cannot work"), "{error}");
+    parade.stop().await;
+}
+
+#[tokio::test]
+async fn a_temporary_parade_that_is_dropped_leaves_nothing() {
+    let scratch = Scratch::new("it").unwrap();
+    let options = ParadeOptions { data: None, ..options(&scratch, 1, OBEDIENT) };
+    let parade = Parade::start(options).await.unwrap();
+    let (data, record) = (parade.data().to_owned(), parade.record());
+    drop(parade);
+    until("all have ended", || pids(&record).iter().all(|pid| command_line(*pid).is_none())).await;
+    until("the directory is gone", || !data.exists()).await;
+}
+
+#[tokio::test]
+async fn a_parade_killed_with_its_supervisor_is_taken_over_by_the_next() {
+    let scratch = Scratch::new("it").unwrap();
+    let options = options(&scratch, 1, OBEDIENT);
+    let data = options.data.clone().unwrap();
+    let mut supervisor = supervisor(&data);
+    until("it runs", || ParadeRecord::read(&data).is_ok()).await;
+    let first = read(&data);
+    assert!(matches!(Parade::start(options.clone()).await, Err(Error::AlreadyRuns { .. })));
+    // One that hears nothing, not even the end of its lifeline.
+    signal(first.zones[0].pids.coordinator, Signal::SIGSTOP);
+    supervisor.kill().unwrap();
+    supervisor.wait().unwrap();
+    let parade = Parade::start(options).await.expect("what is left is ended first");
+    assert_eq!(parade.record().cluster_id, first.cluster_id);
+    let is_gone = |pid: &u32| command_line(*pid).is_none();
+    until("all of the first have ended", || pids(&first).iter().all(is_gone)).await;
+    parade.stop().await;
+}
+
+#[tokio::test]
+async fn pghc_dev_ends_cleanly_on_sigterm_at_any_step_of_its_start() {
+    let steps = ["supervisor.pid", "zones/eu/pg.new", "zones/eu/pg/postmaster.pid", FILE];
+    for step in steps {
+        let scratch = Scratch::new("it").unwrap();
+        let data = scratch.path().join("data");
+        let mut supervisor = supervisor(&data);
+        until(step, || data.join(step).exists()).await;
+        signal(supervisor.id(), Signal::SIGTERM);
+        assert!(supervisor.wait().unwrap().success(), "{step}");
+        assert!(!data.join(FILE).exists(), "{step}");
+        assert!(!data.join("zones/eu/pg/postmaster.pid").exists(), "{step}");
+    }
+}
+
+#[tokio::test]
+async fn what_crosses_zones_goes_through_the_emulator_and_nothing_else_does() {
+    let scratch = Scratch::new("it").unwrap();
+    let matrix: Matrix = "zone,eu,us,ap\neu,0,80,200\nus,80,0,150\nap,200,150,0\n".parse().unwrap();
+    let options = ParadeOptions {
+        wan: Some(matrix),
+        profile: Profile::Wan,
+        ..options(&scratch, 3, OBEDIENT)
+    };
+    let parade = Parade::start(options).await.unwrap();
+    let record = parade.record();
+    let line = command_line(record.zones[2].pids.api[0]).expect("it runs");
+    let coordinators: Vec<&str> = line
+        .windows(2)
+        .filter(|pair| pair[0] == "--coordinator")
+        .map(|pair| pair[1].as_str())
+        .collect();
+    assert_eq!(coordinators.len(), 3);
+    assert_eq!(coordinators[0], record.zones[2].coordinator, "its own, directly");
+    let direct: Vec<&str> = record.zones.iter().map(|zone| zone.coordinator.as_str()).collect();
+    assert!(coordinators[1..].iter().all(|url| !direct.contains(url)), "others through the proxy");
+    let line = command_line(record.zones[0].pids.coordinator).expect("it runs");
+    assert!(line.contains(&format!("1=eu={}", direct[0])));
+    assert!(!line.contains(&format!("2=us={}", direct[1])));
+    assert!(line.windows(2).any(|pair| pair == ["--profile", "wan"]));
+    parade.stop().await;
+}
