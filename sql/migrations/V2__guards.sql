@@ -14,7 +14,21 @@ declare
   first_is_chained boolean;
   last_is_frontier boolean;
 begin
-  select count(*), min(id), max(id) into links, first_id, last_id from added;
+  -- One query, because starting one costs more than running it. The link before the first must
+  -- exist and be the one that the first was computed from. With the primary key this also says
+  -- that the batch starts right behind the old head.
+  select added.links, added.first_id, added.last_id,
+      (link.id = 1 or before.id is not null)
+        and link.hash = pg_catalog.md5(link.id::text || link.node_id || coalesce(before.hash, ''))
+        and (before.id is null or link.written_at >= before.written_at),
+      frontier.applied_id = newest.id and frontier.hash = newest.hash
+        and frontier.digest = newest.digest and frontier.written_at = newest.written_at
+    into links, first_id, last_id, first_is_chained, last_is_frontier
+    from (select count(*) as links, min(id) as first_id, max(id) as last_id from added) added
+    left join pghc.chain link on link.id = added.first_id
+    left join pghc.chain before on before.id = added.first_id - 1
+    left join pghc.chain newest on newest.id = added.last_id
+    left join pghc.frontier on true;
   if links = 0 then
     return null;
   end if;
@@ -22,23 +36,11 @@ begin
     raise exception 'links % to % have a gap: only % of them were given', first_id, last_id, links
       using errcode = 'PH002', hint = 'Insert whole batches in id order.';
   end if;
-  -- The link before the first must exist and be the one the first was computed from. With the
-  -- primary key this also says that the batch starts right behind the old head.
-  select (link.id = 1 or before.id is not null)
-      and link.hash = pg_catalog.md5(link.id::text || link.node_id || coalesce(before.hash, ''))
-      and (before.id is null or link.written_at >= before.written_at)
-    into first_is_chained
-    from pghc.chain link left join pghc.chain before on before.id = link.id - 1
-    where link.id = first_id;
-  if not first_is_chained then
+  if first_is_chained is not true then
     raise exception 'link % does not continue the chain', first_id
       using errcode = 'PH002',
         hint = 'There is no link before it, or it has another hash or a later time.';
   end if;
-  select frontier.applied_id = link.id and frontier.hash = link.hash
-      and frontier.digest = link.digest and frontier.written_at = link.written_at
-    into last_is_frontier
-    from pghc.frontier, pghc.chain link where link.id = last_id;
   if last_is_frontier is not true then
     raise exception 'link % was inserted but the frontier is not at it', last_id
       using errcode = 'PH002',

@@ -221,19 +221,21 @@ impl Applier {
     pub async fn apply(&self, epoch: u64, batch: &Batch) -> Result<(), ApplyError> {
         let links = batch.links();
         let head = batch.head();
+        let ids: Vec<i64> = links.iter().map(|link| link.id.as_i64()).collect();
         let nodes: Vec<&str> = links.iter().map(|link| link.node.as_str()).collect();
         let hashes: Vec<Hex> = links.iter().map(|link| Hex(link.hash)).collect();
         let digests: Vec<Bytes32> = links.iter().map(|link| Bytes32(link.digest)).collect();
         let times: Vec<Timestamp> = links.iter().map(|link| Timestamp(link.written_at)).collect();
         let payloads: Vec<Option<JsonText<'_>>> =
             links.iter().map(|link| link.payload.as_deref().map(JsonText)).collect();
-        let parameters: [&(dyn ToSql + Sync); 11] = [
+        let parameters: [&(dyn ToSql + Sync); 12] = [
             &batch.applied_before(),
             &epoch.cast_signed(),
             &head.id.as_i64(),
             &Hex(head.hash),
             &Bytes32(head.digest),
             &Timestamp(head.written_at),
+            &ids,
             &nodes,
             &hashes,
             &digests,

@@ -100,8 +100,12 @@ impl Role {
 
     const fn options(self) -> &'static str {
         match self {
-            Self::Login | Self::Applier => "-c default_transaction_read_only=off",
-            Self::Reader | Self::Auditor => "-c default_transaction_read_only=on",
+            Self::Login => "-c default_transaction_read_only=off",
+            // A plan made while the chain was short would scan all of it and stay in use while it
+            // grows: these sessions live long and look links up by id only.
+            Self::Applier => "-c default_transaction_read_only=off -c enable_seqscan=off",
+            Self::Reader => "-c default_transaction_read_only=on -c enable_seqscan=off",
+            Self::Auditor => "-c default_transaction_read_only=on",
         }
     }
 
@@ -155,7 +159,7 @@ impl Dsn {
             .application_name(format!("pghc {name}"))
             .options(format!(
                 "{given}-c search_path=pg_catalog -c statement_timeout={} -c lock_timeout={} \
-                 -c idle_in_transaction_session_timeout=10000 -c datestyle=iso -c timezone=utc \
+                 -c idle_in_transaction_session_timeout=10000 -c jit=off -c timezone=utc \
                  -c default_transaction_isolation=read\\ committed {}",
                 role.statement_max().as_millis(),
                 LOCK_MAX.as_millis(),

@@ -4,6 +4,7 @@ mod coordinators;
 mod dev;
 mod harness;
 mod lab;
+mod postgres;
 mod survive;
 mod verify;
 mod wan;
