@@ -9,6 +9,7 @@
 
 mod number;
 mod scan;
+mod string;
 
 use std::ops::Range;
 

@@ -1,4 +1,4 @@
-//! Every metric of pghc: its name, its help text, its buckets.
+//! Every metric of pghc but those of its HTTP face: its name, its help text, its buckets.
 //!
 //! A name is `pghc_<module>_<noun>_<unit>`; labels come from small closed sets and are resolved when
 //! the process starts, so that counting is an atomic add. Names are an interface: dashboards and
@@ -6,14 +6,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
+
+use super::http::Http;
 
 /// Content type of [`Metrics::exposition`].
 pub const EXPOSITION_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -28,7 +27,7 @@ const STEP_SECONDS: &[f64] = &[
 ];
 
 /// Upper bounds in seconds: what crosses zones or waits for a frontier.
-const WAIT_SECONDS: &[f64] = &[
+pub(super) const WAIT_SECONDS: &[f64] = &[
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0,
     10.0, 30.0,
 ];
@@ -36,7 +35,7 @@ const WAIT_SECONDS: &[f64] = &[
 /// Upper bounds of batch sizes.
 const BATCH_SIZES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
 
-fn histogram(bounds: &[f64]) -> Histogram {
+pub(super) fn histogram(bounds: &[f64]) -> Histogram {
     Histogram::new(bounds.iter().copied())
 }
 
@@ -53,45 +52,6 @@ pub struct Metrics {
     /// Ordering in a coordinator.
     pub coordinator: Coordinator,
     registry: Registry,
-}
-
-/// Metrics of the HTTP face.
-#[derive(Debug)]
-pub struct Http {
-    routes: Vec<Route>,
-    /// Connections open now.
-    pub connections_open: IdGauge,
-    /// Connections closed at once because too many were open.
-    pub connections_refused: Counter,
-    /// Writes handed over to be ordered.
-    pub writes_submitted: Counter,
-    ends: [Counter; WriteEnd::ALL.len()],
-}
-
-/// Metrics of one route.
-#[derive(Debug)]
-pub struct Route {
-    by_class: [Counter; 5],
-    seconds: Histogram,
-}
-
-/// How a submitted write was answered by the coordinators.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WriteEnd {
-    /// A new link.
-    Ordered,
-    /// The key had been ordered before.
-    Repeated,
-    /// The key had been used for another payload.
-    KeyReused,
-    /// Refused: the queue was full.
-    Overloaded,
-    /// Refused: shutting down.
-    Draining,
-    /// No leader in time.
-    NoLeader,
-    /// No answer in time.
-    Unknown,
 }
 
 /// Metrics of submitting.
@@ -228,82 +188,11 @@ impl Metrics {
     }
 }
 
-impl Http {
-    #[rustfmt::skip]
-    fn register(names: &[&'static str], registry: &mut Registry) -> Self {
-        const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-        let requests = Family::<[(&str, &str); 2], Counter>::default();
-        let seconds = Family::<[(&str, &str); 1], Histogram>::new_with_constructor(|| histogram(WAIT_SECONDS));
-        let ends = Family::<[(&str, &str); 1], Counter>::default();
-        let http = Self {
-            routes: names
-                .iter()
-                .map(|name| Route {
-                    by_class: CLASSES.map(|class| requests.get_or_create_owned(&[("route", *name), ("status", class)])),
-                    seconds: seconds.get_or_create_owned(&[("route", *name)]),
-                })
-                .collect(),
-            connections_open: IdGauge::default(),
-            connections_refused: Counter::default(),
-            writes_submitted: Counter::default(),
-            ends: WriteEnd::ALL.map(|end| ends.get_or_create_owned(&[("outcome", end.label())])),
-        };
-        let mut add = Add(registry);
-        add.metric("pghc_http_requests", "Requests answered, by route and class of status", &requests);
-        add.metric("pghc_http_request_seconds", "Seconds from a request's headers to its answer's headers", &seconds);
-        add.metric("pghc_http_connections_open", "Connections open now", &http.connections_open);
-        add.metric("pghc_http_connections_refused", "Connections closed at once because too many were open", &http.connections_refused);
-        add.metric("pghc_http_writes_submitted", "Writes handed over to be ordered", &http.writes_submitted);
-        add.metric("pghc_http_writes_answered", "Outcomes of writes handed over", &ends);
-        http
-    }
-
-    /// Counts an answer of the route that is `route`-th of the set.
-    ///
-    /// # Panics
-    /// If the set has no such route, which is a bug of the caller.
-    pub fn answered(&self, route: usize, status: u16, took: Duration) {
-        let route = &self.routes[route];
-        let class = usize::from(status / 100).clamp(1, 5) - 1;
-        route.by_class[class].inc();
-        route.seconds.observe(took.as_secs_f64());
-    }
-
-    /// Counts `writes` writes that ended this way.
-    pub fn ended(&self, end: WriteEnd, writes: usize) {
-        self.ends[end as usize].inc_by(writes as u64);
-    }
-}
-
-impl WriteEnd {
-    const ALL: [Self; 7] = [
-        Self::Ordered,
-        Self::Repeated,
-        Self::KeyReused,
-        Self::Overloaded,
-        Self::Draining,
-        Self::NoLeader,
-        Self::Unknown,
-    ];
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Ordered => "ordered",
-            Self::Repeated => "repeated",
-            Self::KeyReused => "key_reused",
-            Self::Overloaded => "overloaded",
-            Self::Draining => "draining",
-            Self::NoLeader => "no_leader",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
 /// Adds metrics to a registry under the names and helps above.
-struct Add<'a>(&'a mut Registry);
+pub(super) struct Add<'a>(pub(super) &'a mut Registry);
 
 impl Add<'_> {
-    fn metric(&mut self, name: &str, help: &str, metric: &(impl Metric + Clone)) {
+    pub(super) fn metric(&mut self, name: &str, help: &str, metric: &(impl Metric + Clone)) {
         self.0.register(name, help, metric.clone());
     }
 }
@@ -312,7 +201,8 @@ impl Add<'_> {
 mod tests {
     use std::time::Duration;
 
-    use super::{Metrics, WriteEnd};
+    use super::Metrics;
+    use crate::telemetry::WriteEnd;
 
     #[test]
     fn each_role_shows_its_metrics_and_only_those() {

@@ -2,10 +2,10 @@
 //!
 //! Knows nothing of what a zone or a coordinator does: they hold [`Metrics`] and set its fields.
 
+mod http;
 mod logging;
 mod metrics;
 
+pub use http::{Http, Route, WriteEnd};
 pub use logging::{BadLogging, Format, set_up_logging};
-pub use metrics::{
-    Coordinator, EXPOSITION_TYPE, Http, IdGauge, Metrics, Route, Submit, WriteEnd, Zone,
-};
+pub use metrics::{Coordinator, EXPOSITION_TYPE, IdGauge, Metrics, Submit, Zone};

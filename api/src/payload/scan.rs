@@ -14,9 +14,12 @@ use crate::limits::JSON_DEPTH_MAX;
 /// Up to this many keys are compared pair by pair; more are sorted first.
 const PAIRWISE_KEYS_MAX: usize = 16;
 
+/// Reads the value of a member; told where its key stands and what the key is.
+type Member<'f, 'a> = dyn FnMut(&mut Scanner<'a>, usize, &[u8]) -> Result<(), Fault> + 'f;
+
 pub(super) struct Scanner<'a> {
-    bytes: &'a [u8],
-    at: usize,
+    pub(super) bytes: &'a [u8],
+    pub(super) at: usize,
     depth: usize,
     /// Keys of all open objects, the innermost last, unescaped, each with where it stands.
     keys: Vec<(Cow<'a, [u8]>, usize)>,
@@ -88,10 +91,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads an object; `member` is called where the value of a key starts and must read it.
-    fn object(
-        &mut self,
-        member: &mut dyn FnMut(&mut Self, usize, &[u8]) -> Result<(), Fault>,
-    ) -> Result<(), Fault> {
+    fn object(&mut self, member: &mut Member<'_, 'a>) -> Result<(), Fault> {
         self.enter()?;
         let first_key = self.keys.len();
         self.space();
@@ -156,111 +156,6 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// Reads a string from its opening quote; answers its content, unescaped if it had escapes.
-    fn string(&mut self) -> Result<Cow<'a, [u8]>, Fault> {
-        let bytes = self.bytes;
-        self.at += 1;
-        let start = self.at;
-        self.plain_run();
-        if self.take(b'"') {
-            return Ok(Cow::Borrowed(&bytes[start..self.at - 1]));
-        }
-        let mut text = bytes[start..self.at].to_vec();
-        loop {
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(Cow::Owned(text));
-                }
-                Some(b'\\') => self.escape(&mut text)?,
-                Some(_) => return Err(self.bad("a control character in a string")),
-                None => return Err(self.bad("the end, inside a string")),
-            }
-            let run = self.at;
-            self.plain_run();
-            text.extend_from_slice(&bytes[run..self.at]);
-        }
-    }
-
-    /// Steps over string content up to a quote, a backslash, a control character or the end.
-    fn plain_run(&mut self) {
-        let rest = &self.bytes[self.at..];
-        let mut length = 0;
-        for chunk in rest.as_chunks::<8>().0 {
-            let special = special_bytes(u64::from_le_bytes(*chunk));
-            if special != 0 {
-                self.at += length + special.trailing_zeros() as usize / 8;
-                return;
-            }
-            length += 8;
-        }
-        let tail = rest[length..].iter();
-        let plain = tail.take_while(|byte| !matches!(byte, b'"' | b'\\' | 0..0x20)).count();
-        self.at += length + plain;
-    }
-
-    /// Reads one escape and appends what it stands for.
-    fn escape(&mut self, text: &mut Vec<u8>) -> Result<(), Fault> {
-        let at = self.at;
-        self.at += 1;
-        let Some(kind) = self.peek() else { return Err(self.bad("the end, inside a string")) };
-        let plain = match kind {
-            b'"' | b'\\' | b'/' => kind,
-            b'b' => 8,
-            b'f' => 12,
-            b'n' => b'\n',
-            b'r' => b'\r',
-            b't' => b'\t',
-            b'u' => {
-                self.at += 1;
-                return self.unicode_escape(at, text);
-            }
-            _ => return Err(self.bad("a character that cannot follow a backslash")),
-        };
-        self.at += 1;
-        text.push(plain);
-        Ok(())
-    }
-
-    fn unicode_escape(&mut self, at: usize, text: &mut Vec<u8>) -> Result<(), Fault> {
-        let unit = self.hex_4()?;
-        let code = if (0xd800..0xdc00).contains(&unit) && self.bytes[self.at..].starts_with(b"\\u")
-        {
-            let after_high = self.at;
-            self.at += 2;
-            let low = self.hex_4()?;
-            if (0xdc00..0xe000).contains(&low) {
-                0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00)
-            } else {
-                // Not a pair: the second escape is read again for itself.
-                self.at = after_high;
-                unit
-            }
-        } else {
-            unit
-        };
-        match char::from_u32(code) {
-            Some('\0') => self.unstorable(at, "the escape \\u0000, which no PostgreSQL text holds"),
-            Some(character) => {
-                text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
-            }
-            None => self.unstorable(at, "half of a surrogate pair"),
-        }
-        Ok(())
-    }
-
-    fn hex_4(&mut self) -> Result<u32, Fault> {
-        let mut unit = 0;
-        for _ in 0..4 {
-            let Some(digit) = self.peek().and_then(|byte| char::from(byte).to_digit(16)) else {
-                return Err(self.bad("something where a hex digit was expected"));
-            };
-            unit = unit << 4 | digit;
-            self.at += 1;
-        }
-        Ok(unit)
-    }
-
     fn number(&mut self) -> Result<(), Fault> {
         let start = self.at;
         self.take(b'-');
@@ -310,40 +205,27 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn peek(&self) -> Option<u8> {
+    pub(super) fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
 
-    fn take(&mut self, byte: u8) -> bool {
+    pub(super) fn take(&mut self, byte: u8) -> bool {
         let taken = self.peek() == Some(byte);
         self.at += usize::from(taken);
         taken
     }
 
-    fn bad(&self, what: &'static str) -> Fault {
+    pub(super) fn bad(&self, what: &'static str) -> Fault {
         Fault { code: ErrorCode::BadJson, at: self.at, what }
     }
 
-    fn unstorable(&mut self, at: usize, what: &'static str) {
+    pub(super) fn unstorable(&mut self, at: usize, what: &'static str) {
         self.refuse(ErrorCode::UnstorablePayload, at, what);
     }
 
     fn refuse(&mut self, code: ErrorCode, at: usize, what: &'static str) {
         self.refused.get_or_insert(Fault { code, at, what });
     }
-}
-
-/// Marks, by its high bit, every byte of the word that ends a plain run; exact for the lowest one
-/// marked, which is all that is looked at.
-fn special_bytes(word: u64) -> u64 {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGHS: u64 = ONES * 0x80;
-    let below = |limit: u64| word.wrapping_sub(ONES * limit) & !word & HIGHS;
-    let equal = |byte: u8| {
-        let difference = word ^ (ONES * u64::from(byte));
-        difference.wrapping_sub(ONES) & !difference & HIGHS
-    };
-    below(0x20) | equal(b'"') | equal(b'\\')
 }
 
 /// Where the first repetition among the keys of one object stands. May reorder them.

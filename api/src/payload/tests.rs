@@ -194,3 +194,31 @@ proptest! {
         }
     }
 }
+
+/// Not part of the suite: `cargo test --release -p pghc-api speed -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures"]
+fn speed_of_the_scan_in_megabytes_a_second() {
+    let record = r#"{"order":"7f9c1e","lines":[{"sku":"AB-1234","count":3,"price":12.50},{"sku":"é\n","count":1,"price":-0.5e3}],"paid":true,"note":null}"#;
+    let text = "all of this is plain text, as in a comment or a page; ".repeat(400);
+    for (name, body) in [
+        ("200 bytes", format!("{{\"payload\":{record}}}")),
+        ("records", format!("{{\"payload\":[{}]}}", vec![record; 2000].join(","))),
+        ("plain text", format!("{{\"payload\":\"{text}\"}}")),
+    ] {
+        let rounds = 200_000_000 / body.len();
+        let start = std::time::Instant::now();
+        for _ in 0..rounds {
+            assert!(write_body(std::hint::black_box(body.as_bytes())).is_ok());
+        }
+        let ours = start.elapsed().as_secs_f64();
+        let start = std::time::Instant::now();
+        for _ in 0..rounds {
+            let body = std::hint::black_box(body.as_str());
+            assert!(serde_json::from_str::<crate::wire::WriteRequest>(body).is_ok());
+        }
+        let serde = start.elapsed().as_secs_f64();
+        let megabytes = (rounds * body.len()) as f64 / 1e6;
+        println!("{name}: {:.0} MB/s, serde_json {:.0} MB/s", megabytes / ours, megabytes / serde);
+    }
+}

@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use futures::channel::mpsc;
 use serde_json::{Value, json};
 
-use super::{Got, PATIENCE, Server};
+use super::{Got, PATIENCE, Server, until};
 use crate::http::{Cors, Limits};
 use crate::zone::SubmitError;
 
@@ -149,7 +149,7 @@ async fn a_bulk_body_over_the_limit_is_refused_whole_or_cut_where_it_passes_it()
 
 #[tokio::test]
 async fn a_stream_that_falls_silent_is_ended_with_408_and_keeps_its_answers() {
-    let limits = Limits { body_read: Duration::from_millis(100), ..Limits::default() };
+    let limits = Limits { body_read: Duration::from_secs(1), ..Limits::default() };
     let server = Server::with(limits, Cors::Closed).await;
     let (mut sender, body) = mpsc::channel::<Result<&'static str, std::io::Error>>(1);
     sender.try_send(Ok("{}\n{\"half")).expect("room");
@@ -163,9 +163,7 @@ async fn shutdown_ends_a_stream_with_a_last_line() {
     let (mut sender, body) = mpsc::channel::<Result<&'static str, std::io::Error>>(1);
     sender.try_send(Ok("{}\n")).expect("room");
     let stop = async {
-        while server.double.ordered() == 0 {
-            tokio::task::yield_now().await;
-        }
+        until("the line is written", || server.double.ordered() == 1).await;
         server.shutdown.cancel();
     };
     let bulk = server.bulk("", reqwest::Body::wrap_stream(body));

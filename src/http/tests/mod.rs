@@ -3,6 +3,7 @@
 mod bad_input;
 mod bulk;
 mod contract;
+mod cost;
 mod double;
 mod postgres;
 mod reads;
@@ -125,3 +126,12 @@ impl Server {
 
 /// Longest a test waits for something that should happen at once.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until something is so.
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "still not so: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}

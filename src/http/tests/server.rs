@@ -6,22 +6,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{PATIENCE, Server};
+use super::{PATIENCE, Server, until};
 use crate::http::{Cors, Limits};
 
 const SHORT: Duration = Duration::from_millis(200);
-
-fn short() -> Limits {
-    Limits {
-        head_read: SHORT,
-        body_read: SHORT,
-        keep_alive: SHORT,
-        write_stall: SHORT,
-        linger: SHORT,
-        drain: SHORT,
-        ..Limits::default()
-    }
-}
 
 /// Reads until the server closes; answers what came and how long it took.
 async fn until_closed(stream: &mut TcpStream) -> (String, Duration) {
@@ -38,7 +26,8 @@ async fn connect(server: &Server) -> TcpStream {
 
 #[tokio::test]
 async fn a_silent_new_connection_is_closed() {
-    let server = Server::with(short(), Cors::Closed).await;
+    let limits = Limits { head_read: SHORT, ..Limits::default() };
+    let server = Server::with(limits, Cors::Closed).await;
     let (answer, took) = until_closed(&mut connect(&server).await).await;
     assert_eq!(answer, "");
     assert!(took >= SHORT / 2, "{took:?}");
@@ -46,7 +35,8 @@ async fn a_silent_new_connection_is_closed() {
 
 #[tokio::test]
 async fn a_head_that_dribbles_is_closed_however_steadily_it_comes() {
-    let server = Server::with(short(), Cors::Closed).await;
+    let limits = Limits { head_read: SHORT, ..Limits::default() };
+    let server = Server::with(limits, Cors::Closed).await;
     for first in ["", "GET /ping HTTP/1.1\r\nhost: a\r\n\r\n"] {
         let mut stream = connect(&server).await;
         stream.write_all(first.as_bytes()).await.expect("it is read");
@@ -58,12 +48,12 @@ async fn a_head_that_dribbles_is_closed_however_steadily_it_comes() {
             tokio::time::sleep(SHORT / 20).await;
         }
     }
-    assert_eq!(server.get("/ping").await.text, "pong");
 }
 
 #[tokio::test]
 async fn a_body_that_never_ends_is_answered_408() {
-    let server = Server::with(short(), Cors::Closed).await;
+    let limits = Limits { body_read: SHORT, ..Limits::default() };
+    let server = Server::with(limits, Cors::Closed).await;
     for path in ["/v1/chain", "/chain"] {
         let head = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{{");
         let answer = server.raw(head.as_bytes()).await;
@@ -75,28 +65,31 @@ async fn a_body_that_never_ends_is_answered_408() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
-    let server = Server::with(short(), Cors::Closed).await;
+    let limits = Limits { keep_alive: SHORT, ..Limits::default() };
+    let server = Server::with(limits, Cors::Closed).await;
     let mut stream = connect(&server).await;
-    for _ in 0..3 {
-        stream.write_all(b"GET /ping HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("it is open");
-        let mut answer = [0; 512];
-        let length = stream.read(&mut answer).await.expect("an answer");
-        assert!(answer[..length].ends_with(b"pong"));
-        tokio::time::sleep(SHORT / 2).await;
-    }
-    assert_eq!(until_closed(&mut stream).await.0, "");
+    stream.write_all(b"GET /ping HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("it is open");
+    let (answer, took) = until_closed(&mut stream).await;
+    assert!(answer.ends_with("pong") && took >= SHORT / 2, "{took:?} {answer}");
     // A request that waits longer than any of the limits is not idle.
+    let limits = Limits {
+        head_read: SHORT,
+        body_read: SHORT,
+        keep_alive: SHORT,
+        write_stall: SHORT,
+        ..Limits::default()
+    };
+    let server = Server::with(limits, Cors::Closed).await;
     server.double.behave(|b| b.applies_nothing = true);
     let timeout = (SHORT * 3).as_millis();
-    server
-        .post(&format!("?timeout={timeout}ms"), "{}")
-        .await
-        .is_problem(504, "committed_not_applied");
+    let got = server.post(&format!("?timeout={timeout}ms"), "{}").await;
+    got.is_problem(504, "committed_not_applied");
 }
 
 #[tokio::test]
 async fn a_client_that_takes_no_answer_is_closed() {
-    let server = Server::with(short(), Cors::Closed).await;
+    let limits = Limits { write_stall: SHORT, ..Limits::default() };
+    let server = Server::with(limits, Cors::Closed).await;
     let large = format!("{{\"payload\":\"{}\"}}", "x".repeat(1 << 19));
     for _ in 0..40 {
         assert_eq!(server.post("", large.clone()).await.status, 201);
@@ -104,11 +97,7 @@ async fn a_client_that_takes_no_answer_is_closed() {
     let mut stream = connect(&server).await;
     let request = b"GET /v1/chain HTTP/1.1\r\nhost: a\r\n\r\n";
     stream.write_all(request).await.expect("it is read");
-    let start = Instant::now();
-    while server.metrics.http.connections_open.get() > 1 {
-        assert!(start.elapsed() < PATIENCE, "the connection is still open");
-        tokio::time::sleep(SHORT / 10).await;
-    }
+    until("it is closed", || server.metrics.http.connections_open.get() <= 1).await;
 }
 
 #[tokio::test]
@@ -143,15 +132,11 @@ async fn a_413_reaches_a_client_that_sends_everything_before_it_reads() {
 async fn connections_over_the_limit_are_closed_at_once() {
     let server = Server::with(Limits { connections: 2, ..Limits::default() }, Cors::Closed).await;
     let held = [connect(&server).await, connect(&server).await];
-    while server.metrics.http.connections_open.get() < 2 {
-        tokio::task::yield_now().await;
-    }
+    until("both are open", || server.metrics.http.connections_open.get() == 2).await;
     assert_eq!(until_closed(&mut connect(&server).await).await.0, "");
     assert_eq!(server.metrics.http.connections_refused.get(), 1);
     drop(held);
-    while server.metrics.http.connections_open.get() > 0 {
-        tokio::task::yield_now().await;
-    }
+    until("both are closed", || server.metrics.http.connections_open.get() == 0).await;
     assert_eq!(server.get("/ping").await.text, "pong");
 }
 
@@ -176,15 +161,16 @@ async fn shutdown_finishes_requests_under_way_and_refuses_new_ones() {
     server.double.behave(|b| b.applies_nothing = true);
     let under_way = server.post("?timeout=20s", "{}");
     let stop = async {
-        while server.double.ordered() == 0 {
-            tokio::task::yield_now().await;
-        }
+        until("the write is ordered", || server.double.ordered() == 1).await;
         server.shutdown.cancel();
         // An idle connection is closed at once, a new one is not taken.
         assert_eq!(until_closed(&mut idle).await.0, "");
-        while TcpStream::connect(server.address).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
+        let refused = async {
+            while TcpStream::connect(server.address).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, refused).await.expect("the listener is closed");
         server.double.catch_up();
     };
     let (got, ()) = tokio::join!(under_way, stop);

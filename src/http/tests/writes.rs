@@ -3,7 +3,7 @@
 use pghc_api::token::Token;
 use serde_json::json;
 
-use super::Server;
+use super::{Server, until};
 use crate::http::{Cors, Limits};
 use crate::zone::{ReadError, SubmitError};
 
@@ -85,9 +85,7 @@ async fn a_write_waits_as_it_was_asked_to() {
     assert_eq!(late["id"], 2);
     let applied = server.post("?wait=applied&timeout=20000", "{}");
     let catch_up = async {
-        while server.double.ordered() < 3 {
-            tokio::task::yield_now().await;
-        }
+        until("the write is ordered", || server.double.ordered() == 3).await;
         server.double.catch_up();
     };
     let (applied, ()) = tokio::join!(applied, catch_up);

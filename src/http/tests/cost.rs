@@ -1,0 +1,131 @@
+//! What the HTTP face costs: requests a second against a bare axum stub, in one run.
+//!
+//! Not part of the suite: it measures, needs `wrk` and means something in release only:
+//! `cargo test --release --lib cost -- --ignored --nocapture`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Router;
+use axum::routing::post;
+use futures::future::BoxFuture;
+use pghc_api::chain::{Digest, Head, Link, LinkHash};
+use pghc_api::id::{NodeName, WriteId};
+use pghc_api::time::Micros;
+use pghc_api::wire::Status;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::double::Double;
+use crate::http::{Api, Cors, Limits, serve};
+use crate::task::Tasks;
+use crate::telemetry::Metrics;
+use crate::zone::{Identity, NewWrite, Outcome, ReadError, Service, SubmitError};
+
+/// A node that does nothing but count.
+struct Counter {
+    identity: Identity,
+    id: AtomicU64,
+}
+
+impl Service for Counter {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+    fn frontier(&self) -> u64 {
+        self.id.load(Ordering::Relaxed)
+    }
+    fn is_ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+    fn submit(
+        &self,
+        writes: Vec<NewWrite>,
+        _: Instant,
+    ) -> BoxFuture<'_, Result<Vec<Outcome>, SubmitError>> {
+        let count = writes.len() as u64;
+        let first = self.id.fetch_add(count, Ordering::Relaxed) + 1;
+        let head = |id: u64| Head {
+            id: id.try_into().expect("small"),
+            hash: LinkHash([7; 16]),
+            digest: Digest([7; 32]),
+            written_at: Micros(1_700_000_000_123_456),
+        };
+        let outcomes = (first..first + count).map(|id| Outcome::Ordered(head(id))).collect();
+        Box::pin(std::future::ready(Ok(outcomes)))
+    }
+    fn wait_applied(&self, _: u64, _: Instant) -> BoxFuture<'_, Result<u64, ReadError>> {
+        Box::pin(std::future::ready(Ok(self.frontier())))
+    }
+    fn wait_everywhere(&self, _: u64, _: Instant) -> BoxFuture<'_, Result<(), ReadError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+    fn read_index(&self, _: Instant) -> BoxFuture<'_, Result<u64, ReadError>> {
+        Box::pin(std::future::ready(Ok(0)))
+    }
+    fn link(&self, _: WriteId) -> BoxFuture<'_, Result<Option<Link>, ReadError>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+    fn page(&self, _: u64, _: usize) -> BoxFuture<'_, Result<Vec<Link>, ReadError>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+    fn recent(
+        &self,
+        _: usize,
+    ) -> BoxFuture<'_, Result<Vec<(WriteId, LinkHash, NodeName)>, ReadError>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+    fn status(&self) -> BoxFuture<'_, Status> {
+        unreachable!("nobody asks")
+    }
+}
+
+async fn listen() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free loopback port");
+    let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+    (listener, url)
+}
+
+async fn wrk(url: String, body: &str) -> f64 {
+    let script = tempfile::Builder::new().suffix(".lua").tempfile().expect("a file");
+    let text = format!(
+        "wrk.method = 'POST'\nwrk.body = '{body}'\nwrk.headers['content-type'] = 'application/json'\n"
+    );
+    std::fs::write(script.path(), text).expect("it is ours");
+    let mut command = tokio::process::Command::new("wrk");
+    command.args(["-t1", "-c64", "-d3s", "-s"]).arg(script.path()).arg(url);
+    let output = command.output().await.expect("wrk is installed");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!text.contains("Non-2xx"), "{text}");
+    let line = text.lines().find_map(|line| line.strip_prefix("Requests/sec:")).expect("a rate");
+    line.trim().parse().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures; see the top of the file"]
+async fn cost_of_a_write_against_a_bare_stub() {
+    let tasks = Tasks::default();
+    let (listener, stub) = listen().await;
+    let row = r#"{"zk_id":1234567,"hash":"07070707070707070707070707070707","node_id":"eu-api-1"}"#;
+    let router = Router::new().route("/", post(async move || row));
+    tasks.spawn("stub", async move { axum::serve(listener, router).await.expect("it serves") });
+    let (listener, node) = listen().await;
+    let identity = Double::new().identity().clone();
+    let service = Arc::new(Counter { identity, id: AtomicU64::new(0) });
+    let metrics = Metrics::for_api_node(Api::routes());
+    let api = Api::new(service, metrics, Limits::default(), CancellationToken::new());
+    tasks.spawn("node", async move { serve(listener, Arc::new(api), &Cors::Closed).await });
+    let payload = format!(r#"{{"payload":{{"text":"{}"}}}}"#, "x".repeat(180));
+    for round in 1..=3 {
+        let bare = wrk(format!("{stub}/"), "").await;
+        let original = wrk(format!("{node}/chain"), "").await;
+        let v1 = wrk(format!("{node}/v1/chain"), &payload).await;
+        println!(
+            "round {round}: stub {bare:.0}/s, POST /chain {original:.0}/s ({:.2}), \
+             POST /v1/chain {v1:.0}/s ({:.2})",
+            original / bare,
+            v1 / bare
+        );
+    }
+}
