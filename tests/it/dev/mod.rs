@@ -2,3 +2,5 @@
 
 mod parade;
 mod postgres;
+
+pub(crate) use postgres::free_port;
