@@ -75,7 +75,7 @@ pub(crate) enum ReadError {
 /// An open source.
 #[derive(Debug)]
 pub(crate) enum Source {
-    Database(Database),
+    Database(Box<Database>),
     Api(Api),
     File(Export, Standing),
 }
@@ -86,7 +86,7 @@ impl Source {
         match place {
             Place::Database(dsn) => {
                 let (database, standing) = Database::open(dsn, tasks).await?;
-                Ok((Self::Database(database), standing))
+                Ok((Self::Database(Box::new(database)), standing))
             }
             Place::Api(url) => {
                 let (api, standing) = Api::open(url).await?;

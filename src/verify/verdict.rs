@@ -248,8 +248,11 @@ fn notes(plan: &Plan, zones: &[Zone], witnesses: &Witnesses) -> Vec<String> {
             notes.push(format!("{name} begins at link {first}, which was taken as it stands"));
         }
     }
+    // Where a zone was not read to its end, it is not known what it holds.
+    let all_read = zones.iter().all(|zone| zone.trouble.is_none());
     if let (Some((name, to)), Some(proved)) = (&witnesses.furthest, witnesses.proved_to)
         && *to > proved
+        && all_read
     {
         notes.push(format!("links {} to {to} are in {name} only so far", proved + 1));
     }
