@@ -27,7 +27,7 @@ impl Figures {
     fn measure(
         run: impl FnOnce(&mut dyn FnMut(Instant), Instant) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
-        let mut latency = Histogram::new(3)?;
+        let mut latency = Histogram::new_with_bounds(1, 60_000_000_000, 3)?;
         let begun = Instant::now();
         let mut note = |at: Instant| latency.saturating_record(nanos(at.elapsed()));
         run(&mut note, begun + Duration::from_secs(SECONDS))?;
