@@ -128,13 +128,6 @@ impl MemDisk {
         self.0.1.notify_all();
     }
 
-    /// Lets one of the held syncs go on.
-    pub(super) fn release_one_sync(&self) {
-        let mut inner = self.0.0.lock();
-        inner.syncs_allowed = inner.syncs_allowed.map(|syncs| syncs + 1);
-        self.0.1.notify_all();
-    }
-
     /// Waits until so many file syncs have begun.
     pub(super) fn wait_for_syncs(&self, syncs: usize) {
         let mut inner = self.0.0.lock();
