@@ -5,12 +5,11 @@
 //! purge mark (0 without one).
 
 use std::collections::VecDeque;
-use std::io;
 use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::frame::{At, Frame, Kind, Restated, decode};
+use super::frame::{At, Frame, Kind, Restated};
 
 /// Where a record's frame stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,32 +201,6 @@ impl Cache {
         self.bytes -= body.len();
         self.first += 1;
         true
-    }
-}
-
-/// Takes the body of record `index` out of `bytes`, which were read from the disk and start
-/// at `start` in its segment. The body shares their memory.
-///
-/// # Errors
-/// [`io::ErrorKind::InvalidData`] when it is not there undamaged.
-pub(super) fn body(bytes: &Bytes, start: u64, index: u64, place: Place) -> io::Result<Bytes> {
-    let damaged = || {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!(
-                "record {index} in segment {} at byte {} is damaged on the disk; it was whole \
-                 when it was written: replace this coordinator from the others",
-                place.segment, place.offset
-            ),
-        )
-    };
-    let offset = usize::try_from(place.at().offset - start).map_err(|_| damaged())?;
-    let frame = bytes.get(offset..).and_then(|rest| decode(rest, place.at()));
-    match frame {
-        Some(frame) if frame.kind == Kind::Record && frame.number == index => {
-            Ok(bytes.slice_ref(frame.body))
-        }
-        _ => Err(damaged()),
     }
 }
 

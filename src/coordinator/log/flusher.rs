@@ -18,7 +18,7 @@ use super::stage::{Chunk, Group};
 use super::start::SPARES_MAX;
 
 /// Zeros written at a time when growing a file.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// See the module.
 pub(super) struct Flusher {

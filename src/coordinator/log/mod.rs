@@ -10,6 +10,8 @@
 //! |---|---|
 //! | `frame` | the bytes on the disk |
 //! | `content` | what the log holds, in memory, and the cache of bodies |
+//! | `options` | what callers give and get |
+//! | `plan` | reading records |
 //! | `stage` | what goes where: groups, segments |
 //! | `flusher` | the writing thread |
 //! | `recover` | reading a directory back |
@@ -22,6 +24,8 @@ pub mod disk;
 mod error;
 mod flusher;
 mod frame;
+mod options;
+mod plan;
 mod recover;
 mod shared;
 mod stage;
@@ -42,6 +46,7 @@ use self::disk::{Directory, Disk};
 pub use self::error::OpenError;
 use self::flusher::Flusher;
 use self::frame::Kind;
+pub use self::options::{Options, Record, State};
 use self::recover::recover;
 use self::shared::Shared;
 pub use self::stage::Done;
@@ -52,60 +57,6 @@ pub const BODY_BYTES_MAX: usize = 64 << 20;
 /// Longest vote, commit index or purge mark in bytes. A longer one is refused with
 /// [`io::ErrorKind::InvalidInput`].
 pub const NOTE_BYTES_MAX: usize = 1 << 10;
-
-/// One record of the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// Its number; the first of a new log is 0.
-    pub index: u64,
-    /// Opaque; at most [`BODY_BYTES_MAX`]. While it is cached it keeps alive all the memory it is a
-    /// slice of.
-    pub body: Bytes,
-}
-
-/// How a log behaves. The defaults suit a coordinator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// Size in bytes at which a segment ends; a longer record gets a segment of its own. Purging
-    /// frees whole segments. Default 64 MiB, limits 4 KiB to 1 GiB.
-    pub segment_bytes: u64,
-    /// Zeros in bytes by which a new segment's file grows at a time. Default 1 MiB, limits 4 KiB to
-    /// `segment_bytes`.
-    pub grow_bytes: u64,
-    /// Newest bodies kept in memory, in bytes. Default 64 MiB.
-    pub cache_bytes: usize,
-    /// Most bytes that wait for a flush; [`Log::append`] blocks while there are more. Default
-    /// 32 MiB, at least 1.
-    pub queue_bytes: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            segment_bytes: 64 << 20,
-            grow_bytes: 1 << 20,
-            cache_bytes: 64 << 20,
-            queue_bytes: 32 << 20,
-        }
-    }
-}
-
-/// What a log holds besides its bodies. Durable only as far as callbacks have said so.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
-    /// Newest purged index and the mark given with it.
-    pub purged: Option<(u64, Bytes)>,
-    /// Index of the oldest record; `None` when there are none.
-    pub first: Option<u64>,
-    /// Index of the newest record; `None` when there are none.
-    pub last: Option<u64>,
-    /// What [`Log::set_vote`] was given last.
-    pub vote: Option<Bytes>,
-    /// What [`Log::set_committed`] was given last.
-    pub committed: Option<Bytes>,
-    /// Space taken in bytes, of preallocated and spare files too.
-    pub bytes_on_disk: u64,
-}
 
 /// A handle to a log; cheap to clone. The log is closed when the last handle is dropped.
 ///

@@ -9,17 +9,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::content::{self, Cache, Content, Place};
+use super::content::{Cache, Content, Place};
 use super::disk::DiskFile;
 use super::error::Failure;
-use super::frame::{At, Kind, frame_bytes};
+use super::frame::{At, Kind};
+use super::plan::Plan;
 use super::recover::Recovered;
 use super::stage::{Chunk, Done, Group, Stage};
 use super::start::Start;
 use super::{Options, Record, State};
-
-/// Records further apart in a segment than this are not read in one go.
-const READ_GAP_BYTES_MAX: u64 = 4 << 10;
 
 /// See the module.
 pub(super) struct Shared {
@@ -245,60 +243,5 @@ impl Shared {
 
     pub(super) fn set_bytes_on_disk(&self, bytes: u64) {
         self.inner.lock().bytes_on_disk = bytes;
-    }
-}
-
-/// What a read needs, so that the lock is not held while it waits for the disk.
-#[derive(Default)]
-pub(super) struct Plan {
-    stored: Vec<Stretch>,
-    /// They follow the stored ones: the cache holds the newest.
-    cached: Vec<Record>,
-}
-
-/// Records that stand so close in one file that they are read in one go.
-struct Stretch {
-    file: Arc<dyn DiskFile>,
-    start: u64,
-    end: u64,
-    records: Vec<(u64, Place)>,
-}
-
-impl Plan {
-    fn is_empty(&self) -> bool {
-        self.stored.is_empty() && self.cached.is_empty()
-    }
-
-    fn add(&mut self, index: u64, place: Place, files: &BTreeMap<u64, Arc<dyn DiskFile>>) {
-        let start = place.at().offset;
-        let end = start + frame_bytes(place.body_bytes as usize) as u64;
-        if let Some(stretch) = self.stored.last_mut()
-            && stretch.records.last().is_some_and(|(_, last)| last.segment == place.segment)
-            && start - stretch.end <= READ_GAP_BYTES_MAX
-        {
-            stretch.end = end;
-            stretch.records.push((index, place));
-            return;
-        }
-        let file = files.get(&place.segment).expect("a segment with records has a file");
-        let records = vec![(index, place)];
-        self.stored.push(Stretch { file: Arc::clone(file), start, end, records });
-    }
-
-    /// Reads what was planned.
-    pub(super) fn read(self) -> io::Result<Vec<Record>> {
-        let mut records = Vec::new();
-        for stretch in self.stored {
-            let size = usize::try_from(stretch.end - stretch.start).map_err(io::Error::other)?;
-            let mut bytes = vec![0; size];
-            stretch.file.read_at(&mut bytes, stretch.start)?;
-            let bytes = Bytes::from(bytes);
-            for (index, place) in stretch.records {
-                let body = content::body(&bytes, stretch.start, index, place)?;
-                records.push(Record { index, body });
-            }
-        }
-        records.extend(self.cached);
-        Ok(records)
     }
 }

@@ -81,7 +81,8 @@ struct Inner {
     nodes: usize,
     trace: Vec<Event>,
     is_locked: bool,
-    is_held: bool,
+    /// Syncs after so many are held up.
+    syncs_allowed: Option<usize>,
     syncs: usize,
     syncs_until_failure: Option<usize>,
 }
@@ -122,7 +123,8 @@ impl MemDisk {
 
     /// Makes syncs wait, or lets them go on.
     pub(super) fn hold_syncs(&self, is_held: bool) {
-        self.0.0.lock().is_held = is_held;
+        let syncs = self.syncs();
+        self.0.0.lock().syncs_allowed = is_held.then_some(syncs);
         self.0.1.notify_all();
     }
 
@@ -226,8 +228,9 @@ impl DiskFile for MemFile {
         let (inner, changed) = &*self.0.0;
         let mut inner = inner.lock();
         inner.syncs += 1;
+        let this = inner.syncs;
         changed.notify_all();
-        while inner.is_held {
+        while inner.syncs_allowed.is_some_and(|allowed| this > allowed) {
             changed.wait(&mut inner);
         }
         if let Some(more) = inner.syncs_until_failure {

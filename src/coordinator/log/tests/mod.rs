@@ -13,7 +13,7 @@ use std::sync::{Arc, mpsc};
 use bytes::Bytes;
 
 use self::mem_disk::MemDisk;
-use super::{Done, Log, NOTE_BYTES_MAX, OpenError, Options, Record};
+use super::{Done, Log, NOTE_BYTES_MAX, OpenError, Options, Record, State};
 
 /// Small, so that every test crosses segments and reads from the disk.
 const OPTIONS: Options = Options {
@@ -99,6 +99,66 @@ fn what_queues_during_a_flush_is_one_flush() {
     waits.into_iter().for_each(|wait| wait().unwrap());
     vote_wait().unwrap();
     assert_eq!(disk.syncs(), before + 2, "65 appends and a vote in two flushes");
+}
+
+#[test]
+fn what_replaces_a_record_on_its_way_to_the_disk_is_what_is_read() {
+    let disk = MemDisk::default();
+    let log = open(&disk);
+    let before = disk.syncs();
+    disk.hold_syncs(true);
+    let (reader, (sender, receiver)) = (log.clone(), mpsc::sync_channel(1));
+    // On the flusher's thread: the first flush has ended, its records may have left the cache, and
+    // nothing of the second is written.
+    let read = move |_| sender.send(reader.read(1..8, usize::MAX)).expect("someone waits");
+    log.append((0..8).map(|index| record(index, 300)).collect(), Box::new(read)).unwrap();
+    disk.wait_for_syncs(before + 1);
+    log.truncate_after(Some(0)).unwrap();
+    let replacing: Vec<_> =
+        (1..8).map(|index| Record { index, ..record(100 + index, 300) }).collect();
+    let (done, wait) = waiter();
+    log.append(replacing.clone(), done).unwrap();
+    disk.hold_syncs(false);
+    assert_eq!(receiver.recv().unwrap().unwrap(), replacing);
+    wait().unwrap();
+    assert_eq!(log.read(1..8, usize::MAX).unwrap(), replacing);
+}
+
+/// Files are purged and used again under the readers' hands.
+#[test]
+fn a_reader_finds_what_it_asked_for_or_nothing() {
+    const RECORDS: u64 = 600;
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path(), OPTIONS).unwrap();
+    std::thread::scope(|scope| {
+        let readers = [0_u64, 1].map(|reader| {
+            let log = log.clone();
+            scope.spawn(move || {
+                let mut found = 0_u64;
+                while log.state().last != Some(RECORDS - 1) {
+                    let State { first: Some(first), last: Some(last), .. } = log.state() else {
+                        continue;
+                    };
+                    let from = if reader == 0 { first } else { first.midpoint(last) };
+                    for (read, index) in log.read(from..last + 1, 3000).unwrap().iter().zip(from..)
+                    {
+                        assert_eq!(*read, record(index, 700));
+                        found += 1;
+                    }
+                }
+                found
+            })
+        });
+        for index in 0..RECORDS {
+            append(&log, index, 700).unwrap();
+            if index % 20 == 19 {
+                log.purge_to(index - 10, Bytes::new()).unwrap();
+            }
+        }
+        for reader in readers {
+            assert!(reader.join().unwrap() > 0, "nothing was ever read");
+        }
+    });
 }
 
 #[test]
