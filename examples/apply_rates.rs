@@ -36,7 +36,7 @@ impl Source {
 
     fn link(&mut self) -> Link {
         let number = self.head.map_or(1, |head| head.id.get() + 1);
-        let payload = format!("{{\"n\":{number},\"text\":\"{:180}\"}}", number);
+        let payload = format!("{{\"n\":{number},\"text\":\"{number:180}\"}}");
         let digest = payload_digest(payload.as_bytes());
         let at = Micros(1_700_000_000_000_000 + number.cast_signed());
         let head = Head::extend(self.head.as_ref(), &self.cluster, &self.node, at, Some(digest));

@@ -129,7 +129,7 @@ fn links(head: Option<&Head>, count: u64) -> Vec<Link> {
     let mut head = head.copied();
     let node = "api-1".parse().unwrap();
     let link = |number: u64| {
-        let payload = (number % 3 != 0)
+        let payload = (!number.is_multiple_of(3))
             .then(|| format!("{{ \"b\" : 1.50,\"a\":[ ] , \"b\":\"\\u00e9 é\" , \"n\":{number}}}"));
         let written_after = head.map_or(1_700_000_000_123_456, |head| head.written_at.0);
         let at = Micros(written_after + number.cast_signed());
@@ -311,6 +311,10 @@ async fn sql_itself_refuses_gaps_forks_and_second_appliers() {
         (
             "update pghc.frontier set hash = md5('')".into(),
             "PH002 the frontier cannot go back from 5 to 5 or change its head",
+        ),
+        (
+            format!("{acquired} {}", moved(6, "6")).replace("md5('6'", "md5('x'"),
+            "PH002 the frontier cannot move to 6, there is no such link",
         ),
         ("update pghc.frontier set epoch = 0".into(), "PH002 epoch 0 cannot follow epoch 1"),
         ("update pghc.frontier set epoch = 3".into(), "PH002 epoch 3 cannot follow epoch 1"),
