@@ -36,7 +36,7 @@ impl Source {
 
     fn link(&mut self) -> Link {
         let number = self.head.map_or(1, |head| head.id.get() + 1);
-        let payload = format!("{{\"n\":{number},\"text\":\"{:180}\"}}", number);
+        let payload = format!("{{\"n\":{number},\"text\":\"{number:180}\"}}");
         let digest = payload_digest(payload.as_bytes());
         let at = Micros(1_700_000_000_000_000 + number.cast_signed());
         let head = Head::extend(self.head.as_ref(), &self.cluster, &self.node, at, Some(digest));
@@ -47,12 +47,30 @@ impl Source {
     }
 }
 
-/// Rows a second and median milliseconds of one transaction.
-fn rate(batch: usize, mut laps: Vec<Duration>, spent: Duration) -> (f64, f64) {
+/// Processor time in microseconds that the server's process `pid` has used. It says what the wall
+/// clock cannot on a busy machine; 0 where the server is elsewhere.
+fn cpu_us(pid: i32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    text.split(' ').next().and_then(|field| field.parse::<f64>().ok()).unwrap_or(0.0) / 1e3
+}
+
+/// Process id of the newest session of this name.
+async fn backend(admin: &Client, name: &str) -> Result<i32, Failure> {
+    let sql = "select pid from pg_stat_activity where application_name = $1 and datname like \
+               'pghc_rates%' order by backend_start desc limit 1";
+    Ok(admin.query_one(sql, &[&name]).await?.get(0))
+}
+
+/// Rows a second, median milliseconds of one transaction, and rows in all.
+fn rate(batch: usize, mut laps: Vec<Duration>, spent: Duration) -> (f64, f64, f64) {
     laps.sort();
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     let rows = (batch * laps.len()) as f64 / spent.as_secs_f64();
-    (rows, laps.get(laps.len() / 2).copied().unwrap_or_default().as_secs_f64() * 1e3)
+    (
+        rows,
+        laps.get(laps.len() / 2).copied().unwrap_or_default().as_secs_f64() * 1e3,
+        rows * spent.as_secs_f64(),
+    )
 }
 
 async fn guarded(
@@ -62,7 +80,7 @@ async fn guarded(
     size: usize,
     depth: usize,
     time: Duration,
-) -> Result<(f64, f64), Failure> {
+) -> Result<(f64, f64, f64), Failure> {
     // Hashing is not what is measured: the links are made before the clock starts.
     let mut spent = Duration::ZERO;
     let mut laps = Vec::new();
@@ -96,7 +114,7 @@ async fn bare(
     source: &mut Source,
     size: usize,
     time: Duration,
-) -> Result<(f64, f64), Failure> {
+) -> Result<(f64, f64, f64), Failure> {
     let insert = client
         .prepare(
             "insert into bare select u.* from unnest($1::bigint[], $2::text[], $3::bpchar[],
@@ -177,12 +195,21 @@ async fn main() -> Result<(), Failure> {
             return Err("another applier is at work".into());
         };
         let mut source = Source::new(head)?;
+        let bare_pid = backend(&admin, "pghc rates").await?;
+        let pid = backend(&admin, "pghc applier").await?;
         for size in [1, 10, 100, 1_000] {
-            let (bare_rows, bare_ms) = bare(&plain, &mut bare_source, size, time).await?;
-            let (rows, ms) = guarded(&applier, epoch, &mut source, size, 1, time).await?;
-            let (deep_rows, deep_ms) = guarded(&applier, epoch, &mut source, size, 2, time).await?;
+            let before = cpu_us(bare_pid);
+            let (bare_rows, bare_ms, bare_count) =
+                bare(&plain, &mut bare_source, size, time).await?;
+            let between = (cpu_us(bare_pid), cpu_us(pid));
+            let (rows, ms, count) = guarded(&applier, epoch, &mut source, size, 1, time).await?;
+            let after = cpu_us(pid);
+            let (deep_rows, deep_ms, _) =
+                guarded(&applier, epoch, &mut source, size, 2, time).await?;
+            let bare_cpu = (between.0 - before) / bare_count;
+            let cpu = (after - between.1) / count;
             println!(
-                "sync={setting} batch={size}: bare {bare_rows:.0} rows/s {bare_ms:.3} ms; apply \
+                "server {bare_cpu:.2} and {cpu:.2} us/row; sync={setting} batch={size}: bare {bare_rows:.0} rows/s {bare_ms:.3} ms; apply \
                  {rows:.0} rows/s {ms:.3} ms ({:.2}); two under way {deep_rows:.0} rows/s \
                  {deep_ms:.3} ms ({:.2})",
                 rows / bare_rows,

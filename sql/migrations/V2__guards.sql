@@ -21,13 +21,11 @@ begin
       (link.id = 1 or before.id is not null)
         and link.hash = pg_catalog.md5(link.id::text || link.node_id || coalesce(before.hash, ''))
         and (before.id is null or link.written_at >= before.written_at),
-      frontier.applied_id = newest.id and frontier.hash = newest.hash
-        and frontier.digest = newest.digest and frontier.written_at = newest.written_at
+      frontier.applied_id = added.last_id
     into links, first_id, last_id, first_is_chained, last_is_frontier
     from (select count(*) as links, min(id) as first_id, max(id) as last_id from added) added
     left join pghc.chain link on link.id = added.first_id
     left join pghc.chain before on before.id = added.first_id - 1
-    left join pghc.chain newest on newest.id = added.last_id
     left join pghc.frontier on true;
   if links = 0 then
     return null;
@@ -102,12 +100,16 @@ $$;
 create trigger frontier_update before update on pghc.frontier
   for each row execute function pghc.guard_frontier();
 
--- That the link found here equals the frontier's head was checked when it was inserted.
+-- Density up to this link was guarded when it was inserted.
 create function pghc.guard_frontier_link() returns trigger language plpgsql as $$
 begin
-  if not exists (select from pghc.chain where id = new.applied_id) then
+  if not exists (
+    select from pghc.chain where id = new.applied_id and hash = new.hash
+      and digest = new.digest and written_at = new.written_at
+  ) then
     raise exception 'the frontier cannot move to %, there is no such link', new.applied_id
-      using errcode = 'PH002', hint = 'Insert the links in the same statement.';
+      using errcode = 'PH002',
+        hint = 'Insert the links, and give the last one''s hash, digest and time, in one statement.';
   end if;
   return null;
 end

@@ -101,10 +101,17 @@ impl Role {
     const fn options(self) -> &'static str {
         match self {
             Self::Login => "-c default_transaction_read_only=off",
-            // A plan made while the chain was short would scan all of it and stay in use while it
-            // grows: these sessions live long and look links up by id only.
-            Self::Applier => "-c default_transaction_read_only=off -c enable_seqscan=off",
-            Self::Reader => "-c default_transaction_read_only=on -c enable_seqscan=off",
+            // These sessions live long and look links up by id only. A plan made while the chain
+            // was short must not scan all of it when it is long, and planning the apply statement
+            // anew for each batch, as PostgreSQL would, costs more than the guards.
+            Self::Applier => {
+                "-c default_transaction_read_only=off -c plan_cache_mode=force_generic_plan \
+                 -c enable_seqscan=off -c enable_bitmapscan=off"
+            }
+            Self::Reader => {
+                "-c default_transaction_read_only=on -c plan_cache_mode=force_generic_plan \
+                 -c enable_seqscan=off -c enable_bitmapscan=off"
+            }
             Self::Auditor => "-c default_transaction_read_only=on",
         }
     }
