@@ -21,8 +21,8 @@ enum Command {
     /// Show how a running parade is doing. Exit code 0: healthy, 1: something is wrong, 2: nothing
     /// answers.
     Status(cli::status::Arguments),
-    Coordinator(cli::coordinator::Arguments),
-    Api(cli::api::Arguments),
+    Coordinator(Box<cli::coordinator::Arguments>),
+    Api(Box<cli::api::Arguments>),
 }
 
 fn main() -> ExitCode {
@@ -45,8 +45,8 @@ fn main() -> ExitCode {
         match arguments.command {
             Command::Dev(arguments) => cli::dev::run(arguments).await,
             Command::Status(arguments) => cli::status::run(arguments).await,
-            Command::Coordinator(arguments) => cli::coordinator::run(arguments).await,
-            Command::Api(arguments) => cli::api::run(arguments).await,
+            Command::Coordinator(arguments) => cli::coordinator::run(*arguments).await,
+            Command::Api(arguments) => cli::api::run(*arguments).await,
         }
     })
 }

@@ -105,7 +105,7 @@ impl CoordinatorService {
         Ok(*self.sequencing.head_id().borrow())
     }
 
-    async fn cluster(&self) -> Cluster {
+    fn cluster(&self) -> Cluster {
         let leadership = *self.forward.leadership().borrow();
         let (_, membership) = self.sequencing.applied();
         let voters: Vec<u64> = membership.voter_ids().collect();
@@ -204,7 +204,7 @@ impl coordinator_server::Coordinator for CoordinatorService {
 
     async fn report(&self, request: Request<ZoneReport>) -> Result<Response<Cluster>, Status> {
         self.zones.report(request.into_inner(), Instant::now());
-        Ok(Response::new(self.cluster().await))
+        Ok(Response::new(self.cluster()))
     }
 
     async fn read_index(

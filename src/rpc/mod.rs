@@ -13,6 +13,7 @@ pub const NOT_TAKEN: &str = "pghc-not-taken";
     missing_docs,
     clippy::all,
     clippy::pedantic,
+    clippy::allow_attributes_without_reason,
     unreachable_pub,
     rust_2018_idioms,
     reason = "generated code; the documentation stands in the proto file"

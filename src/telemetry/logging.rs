@@ -42,7 +42,7 @@ impl FromStr for Format {
     }
 }
 
-/// Sets up logging for the whole process from the texts of `PGHC_LOG` (a filter; empty: `info`) and
+/// Sets up logging for the whole process from the texts of `PGHC_LOG` (a filter; empty: `info`, and of openraft only warnings) and
 /// `PGHC_LOG_FORMAT` (`text` or `json`; empty: `text`).
 ///
 /// # Errors
@@ -50,7 +50,7 @@ impl FromStr for Format {
 pub fn set_up_logging(filter: &str, format: &str) -> Result<(), BadLogging> {
     let format: Format = format.parse()?;
     let filter = match filter {
-        "" => EnvFilter::new("info"),
+        "" => EnvFilter::new("info,openraft=warn"),
         text => EnvFilter::try_new(text).map_err(|_| BadLogging::Filter(text.to_owned()))?,
     };
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

@@ -93,6 +93,9 @@ pub struct Identity {
     pub node: NodeName,
 }
 
+/// What the original's clients read of a link.
+pub type Recent = (WriteId, LinkHash, NodeName);
+
 /// What the HTTP layer needs of a node. Every call ends by its deadline.
 pub trait Service: Send + Sync + 'static {
     /// Who this node is.
@@ -126,11 +129,8 @@ pub trait Service: Send + Sync + 'static {
     /// Up to `limit` links above `after`, ascending.
     fn page(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Link>, ReadError>>;
 
-    /// The newest `count` links as (id, hash, node), newest first; for the original's clients.
-    fn recent(
-        &self,
-        count: usize,
-    ) -> BoxFuture<'_, Result<Vec<(WriteId, LinkHash, NodeName)>, ReadError>>;
+    /// The newest `count` links, newest first; for the original's clients.
+    fn recent(&self, count: usize) -> BoxFuture<'_, Result<Vec<Recent>, ReadError>>;
 
     /// The cluster as this node's coordinator sees it.
     fn status(&self) -> BoxFuture<'_, Status>;

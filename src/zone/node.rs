@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use pghc_api::chain::{Link, LinkHash};
-use pghc_api::id::{NodeName, WriteId};
+use pghc_api::chain::Link;
+use pghc_api::id::WriteId;
 use pghc_api::wire::{CoordinatorStatus, Status, ZoneState, ZoneStatus};
 use tokio::time::{Instant, timeout_at};
 
@@ -13,7 +13,7 @@ use super::coordinators::Coordinators;
 use super::report::{self, Views};
 use super::standing::Standing;
 use super::submit::Submitter;
-use super::{Identity, NewWrite, Outcome, ReadError, Service, SubmitError};
+use super::{Identity, NewWrite, Outcome, ReadError, Recent, Service, SubmitError};
 use crate::postgres::{self, Commit, Dsn, Reader};
 use crate::rpc::v1::{AwaitRequest, ReadIndexRequest, ZoneView};
 use crate::task::Tasks;
@@ -230,10 +230,7 @@ impl Service for Node {
         })
     }
 
-    fn recent(
-        &self,
-        count: usize,
-    ) -> BoxFuture<'_, Result<Vec<(WriteId, LinkHash, NodeName)>, ReadError>> {
+    fn recent(&self, count: usize) -> BoxFuture<'_, Result<Vec<Recent>, ReadError>> {
         Box::pin(
             async move { self.reader.recent(count).await.map_err(|error| self.read_error(error)) },
         )

@@ -64,7 +64,10 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
 
 /// The code without its comments.
 fn code(text: &str) -> String {
-    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Modules named after `crate::`, in groups too.

@@ -1,13 +1,15 @@
 //! A parade of the real binaries for one test, and a crowd of clients that remember what they were
 //! promised.
 
+#![expect(clippy::disallowed_methods, reason = "a test's tasks end with the test")]
+
 mod crowd;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pghc::dev::record::ParadeRecord;
 use pghc::dev::parade::{Parade, ParadeOptions, Part};
+use pghc::dev::record::ParadeRecord;
 use pghc_api::wire::Status;
 use tokio::time::Instant;
 
@@ -25,7 +27,8 @@ pub(crate) struct Site {
 impl Site {
     /// Starts three zones with `api_nodes` each and waits until they serve.
     pub(crate) async fn start(api_nodes: usize) -> Self {
-        let options = ParadeOptions { api_nodes, binary: Some(binary()), ..ParadeOptions::default() };
+        let options =
+            ParadeOptions { api_nodes, binary: Some(binary()), ..ParadeOptions::default() };
         let parade = Parade::start(options).await.expect("the parade starts");
         parade.ready(PATIENCE).await.expect("the parade gets ready");
         Self { parade, http: client() }
