@@ -33,7 +33,11 @@ fn main() -> ExitCode {
     };
     let arguments = Arguments::parse_from(words);
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
-    let logging = (variable("PGHC_LOG"), variable("PGHC_LOG_FORMAT"));
+    let mut logging = (variable("PGHC_LOG"), variable("PGHC_LOG_FORMAT"));
+    if logging.0.is_empty() && matches!(arguments.command, Command::Dev(_) | Command::Status(_)) {
+        // These talk to a person; what they log is only what is odd.
+        "warn".clone_into(&mut logging.0);
+    }
     if let Err(error) = pghc::telemetry::set_up_logging(&logging.0, &logging.1) {
         return complain(&error, USAGE);
     }

@@ -5,12 +5,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use pghc_api::id::{ClusterId, ZoneName};
+use tokio::net::TcpListener;
 
 use super::process::{USAGE, complain, told_to_end};
-use crate::coordinator::{Coordinator, Settings, StartError, Timing};
+use crate::coordinator::{Coordinator, Retention, Settings, StartError, Timing};
+use crate::http::serve_metrics;
+use crate::task::Tasks;
+use crate::telemetry::Metrics;
 
 /// Orders writes: one member of the Raft group.
 #[derive(Debug, Args)]
@@ -36,6 +41,13 @@ pub struct Arguments {
     /// Raft timing: `lan` for round trips of a few milliseconds, `wan` for up to 350.
     #[arg(long, env = "PGHC_PROFILE", default_value = "lan")]
     profile: Profile,
+    /// Purging of the log starts when it takes more bytes than this and every zone has kept what
+    /// is purged.
+    #[arg(long, env = "PGHC_LOG_BYTES", default_value_t = Retention::default().log_bytes)]
+    log_bytes: u64,
+    /// Loopback address to serve `/metrics` on, in Prometheus form; none when not given.
+    #[arg(long, env = "PGHC_METRICS")]
+    metrics: Option<SocketAddr>,
     /// End when standard input ends (set by `pghc dev`).
     #[arg(long)]
     lifeline: bool,
@@ -73,14 +85,15 @@ impl FromStr for MemberArg {
 }
 
 impl Arguments {
-    fn settings(self) -> Result<Settings, StartError> {
+    fn settings(self, metrics: Arc<Metrics>) -> Result<Settings, StartError> {
         let refuse = |why: String| Err(StartError::Settings(why));
-        if !self.listen.ip().is_loopback() {
-            return refuse(format!(
-                "--listen {} is not a loopback address; this version speaks no TLS, so put an \
-                 encrypting proxy before it",
-                self.listen
-            ));
+        for address in [Some(self.listen), self.metrics].into_iter().flatten() {
+            if !address.ip().is_loopback() {
+                return refuse(format!(
+                    "{address} is not a loopback address; this version speaks no TLS, so put an \
+                     encrypting proxy before it"
+                ));
+            }
         }
         let mut members = BTreeMap::new();
         for MemberArg { id, zone, url } in self.members {
@@ -115,14 +128,17 @@ impl Arguments {
                 Profile::Lan => Timing::LAN,
                 Profile::Wan => Timing::WAN,
             },
+            retention: Retention { log_bytes: self.log_bytes, ..Retention::default() },
+            metrics,
         })
     }
 }
 
 /// Runs a coordinator until it is told to end.
 pub async fn run(args: Arguments) -> ExitCode {
-    let lifeline = args.lifeline;
-    let started = match args.settings() {
+    let (lifeline, metrics_address) = (args.lifeline, args.metrics);
+    let (metrics, tasks) = (Metrics::for_coordinator(), Tasks::default());
+    let started = match args.settings(Arc::clone(&metrics)) {
         Ok(settings) => Coordinator::start(settings).await,
         Err(error) => Err(error),
     };
@@ -130,10 +146,17 @@ pub async fn run(args: Arguments) -> ExitCode {
         Ok(coordinator) => coordinator,
         Err(error) => return complain(&error, USAGE),
     };
+    if let Some(address) = metrics_address {
+        match TcpListener::bind(address).await {
+            Ok(listener) => tasks.spawn("metrics server", serve_metrics(listener, metrics)),
+            Err(error) => return complain(&StartError::Listen(address, error), USAGE),
+        }
+    }
     tokio::select! {
         why = told_to_end(lifeline) => {
             tracing::info!(why, "coordinator stops");
             coordinator.stop().await;
+            tasks.shut_down().await;
             ExitCode::SUCCESS
         }
         why = coordinator.stopped() => {

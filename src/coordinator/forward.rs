@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -17,6 +17,7 @@ use crate::rpc::v1::coordinator_client::CoordinatorClient;
 use crate::rpc::{self, Caller, MESSAGE_BYTES_MAX};
 use crate::sequencer::Entry;
 use crate::task::Tasks;
+use crate::telemetry::Metrics;
 
 /// Who leads, as far as this coordinator knows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,31 +41,44 @@ pub(super) enum Attempt {
 pub(super) struct Forward {
     id: u64,
     raft: Raft,
-    peers: Arc<BTreeMap<u64, CoordinatorClient<Caller>>>,
+    peers: Arc<Peers>,
     leadership: watch::Receiver<Leadership>,
+    metrics: Arc<Metrics>,
+}
+
+/// Clients to all coordinators.
+pub(super) type Peers = BTreeMap<u64, CoordinatorClient<Caller>>;
+
+/// Makes a client to each of `urls`.
+///
+/// # Errors
+/// If an address is not a URL.
+pub(super) fn peers(
+    cluster: &ClusterId,
+    urls: &BTreeMap<u64, String>,
+    patience: Duration,
+) -> Result<Peers, tonic::transport::Error> {
+    let client = |(id, url): (&u64, &String)| {
+        let caller = rpc::connect(url, cluster, patience)?;
+        let client = CoordinatorClient::new(caller)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Ok((*id, client))
+    };
+    urls.iter().map(client).collect()
 }
 
 impl Forward {
-    /// # Errors
-    /// If an address is not a URL.
     pub(super) fn new(
         id: u64,
-        raft: Raft,
-        cluster: &ClusterId,
-        urls: &BTreeMap<u64, String>,
-        patience: Duration,
+        raft: &Raft,
+        metrics: &Arc<Metrics>,
+        peers: Peers,
         tasks: &Tasks,
-    ) -> Result<Self, tonic::transport::Error> {
-        let client = |(id, url): (&u64, &String)| {
-            let caller = rpc::connect(url, cluster, patience)?;
-            let client = CoordinatorClient::new(caller)
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX);
-            Ok((*id, client))
-        };
-        let peers = urls.iter().map(client).collect::<Result<_, tonic::transport::Error>>()?;
-        let leadership = watch_leadership(&raft, tasks);
-        Ok(Self { id, raft, peers: Arc::new(peers), leadership })
+    ) -> Self {
+        let leadership = watch_leadership(id, raft, Arc::clone(metrics), tasks);
+        let (raft, metrics) = (raft.clone(), Arc::clone(metrics));
+        Self { id, raft, peers: Arc::new(peers), leadership, metrics }
     }
 
     pub(super) fn raft(&self) -> &Raft {
@@ -99,9 +113,13 @@ impl Forward {
 
     /// Appends `batch` to the log if this coordinator leads; ends when it is committed.
     pub(super) async fn propose(&self, batch: Bytes) -> Attempt {
-        let entry = Entry { proposed_at: now(), batch };
+        let (entry, started) = (Entry { proposed_at: now(), batch }, Instant::now());
         match self.raft.client_write(Proposal(entry.encode())).await {
-            Ok(_) => Attempt::Committed,
+            Ok(_) => {
+                let took = started.elapsed().as_secs_f64();
+                self.metrics.coordinator.commit_seconds.observe(took);
+                Attempt::Committed
+            }
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Attempt::NotTaken,
             Err(_) => Attempt::Unknown,
         }
@@ -113,7 +131,12 @@ fn now() -> Micros {
     Micros(jiff::Timestamp::now().as_microsecond())
 }
 
-fn watch_leadership(raft: &Raft, tasks: &Tasks) -> watch::Receiver<Leadership> {
+fn watch_leadership(
+    id: u64,
+    raft: &Raft,
+    gauges: Arc<Metrics>,
+    tasks: &Tasks,
+) -> watch::Receiver<Leadership> {
     let mut metrics = raft.server_metrics();
     let (sender, receiver) = watch::channel(Leadership::default());
     tasks.spawn("leadership", async move {
@@ -125,6 +148,7 @@ fn watch_leadership(raft: &Raft, tasks: &Tasks) -> watch::Receiver<Leadership> {
             };
             if sender.send_if_modified(|known| std::mem::replace(known, now) != now) {
                 tracing::info!(leader = now.leader, term = now.term, "leadership changed");
+                gauges.coordinator.is_leader.set(u64::from(now.leader == Some(id)));
             }
             if metrics.changed().await.is_err() {
                 return;

@@ -3,6 +3,8 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+use std::time::Instant;
 
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
@@ -11,6 +13,7 @@ use tokio::sync::oneshot;
 use super::codec::{decode, encode};
 use super::log::{Log, Record};
 use super::type_config::{Entry, LogId, TypeConfig, Vote};
+use crate::telemetry::Metrics;
 
 /// Bytes of entries read for one append message; several are under way at a time.
 const READ_BYTES_MAX: usize = 1 << 20;
@@ -19,11 +22,12 @@ const READ_BYTES_MAX: usize = 1 << 20;
 #[derive(Clone)]
 pub(super) struct LogStore {
     log: Log,
+    metrics: Arc<Metrics>,
 }
 
 impl LogStore {
-    pub(super) fn new(log: Log) -> Self {
-        Self { log }
+    pub(super) fn new(log: Log, metrics: Arc<Metrics>) -> Self {
+        Self { log, metrics }
     }
 
     /// Reads entries of `start..end`, at least one if the first is there, about
@@ -115,7 +119,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let record = |entry: Entry| Record { index: entry.log_id.index(), body: encode(&entry) };
         let records = entries.into_iter().map(record).collect();
-        self.log.append(records, Box::new(move |result| callback.io_completed(result)))
+        let (metrics, started) = (Arc::clone(&self.metrics), Instant::now());
+        let done = move |result| {
+            metrics.coordinator.flush_seconds.observe(started.elapsed().as_secs_f64());
+            callback.io_completed(result);
+        };
+        self.log.append(records, Box::new(done))
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {

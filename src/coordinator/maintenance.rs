@@ -7,15 +7,24 @@ use super::log_store::LogStore;
 use super::sequencing::Sequencing;
 use super::type_config::Raft;
 use super::zones::Zones;
+use crate::telemetry::Metrics;
 
-/// How often the log is looked at.
-const PERIOD: Duration = Duration::from_secs(5);
+/// How much a coordinator keeps, and how often it looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Purging starts when the log takes more bytes on disk than this.
+    pub log_bytes: u64,
+    /// Entries between two snapshots: replaying that many takes a second or two at a restart.
+    pub snapshot_entries: u64,
+    /// Time between two looks.
+    pub period: Duration,
+}
 
-/// Purging starts when the log is larger than this.
-const KEEP_BYTES: u64 = 256 << 20;
-
-/// Entries between two snapshots: replaying that many takes a second or two at a restart.
-const SNAPSHOT_ENTRIES: u64 = 100_000;
+impl Default for Retention {
+    fn default() -> Self {
+        Self { log_bytes: 1 << 30, snapshot_entries: 100_000, period: Duration::from_secs(5) }
+    }
+}
 
 pub(super) struct Maintenance {
     pub(super) raft: Raft,
@@ -24,6 +33,8 @@ pub(super) struct Maintenance {
     pub(super) zones: Arc<Zones>,
     /// Zones whose frontiers bound the purge.
     pub(super) zone_names: Vec<String>,
+    pub(super) retention: Retention,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Maintenance {
@@ -31,15 +42,17 @@ impl Maintenance {
     pub(super) async fn run(self) {
         let mut snapshot_at = 0;
         loop {
-            tokio::time::sleep(PERIOD).await;
+            tokio::time::sleep(self.retention.period).await;
             let applied = self.sequencing.applied().0.map_or(0, |applied| applied.index());
-            if applied >= snapshot_at + SNAPSHOT_ENTRIES {
+            if applied >= snapshot_at + self.retention.snapshot_entries {
                 snapshot_at = applied;
                 if let Err(error) = self.raft.trigger().snapshot().await {
                     tracing::error!(%error, "failed to start a snapshot");
                 }
             }
-            if self.log.bytes_on_disk() > KEEP_BYTES {
+            let log_bytes = self.log.bytes_on_disk();
+            self.metrics.coordinator.log_bytes.set(log_bytes);
+            if log_bytes > self.retention.log_bytes {
                 self.purge().await;
             }
         }

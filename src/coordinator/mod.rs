@@ -22,4 +22,5 @@ mod tail;
 mod type_config;
 mod zones;
 
+pub use maintenance::Retention;
 pub use node::{Coordinator, Settings, StartError, Timing};

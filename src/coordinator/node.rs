@@ -16,7 +16,7 @@ use tonic::service::interceptor::InterceptedService;
 use super::forward::Forward;
 use super::log::{Log, Options};
 use super::log_store::LogStore;
-use super::maintenance::Maintenance;
+use super::maintenance::{Maintenance, Retention};
 use super::network::Network;
 use super::raft_service::RaftService;
 use super::sequencing::Sequencing;
@@ -26,11 +26,12 @@ use super::state_machine::StateMachine;
 use super::tail::Tails;
 use super::type_config::{Member, Raft};
 use super::zones::Zones;
-use super::{identity, service};
+use super::{forward, identity, service};
 use crate::rpc::v1::coordinator_server::CoordinatorServer;
 use crate::rpc::v1::raft_server::RaftServer;
 use crate::rpc::{self, ClusterCheck, MESSAGE_BYTES_MAX};
 use crate::task::Tasks;
+use crate::telemetry::Metrics;
 
 /// Raft timing in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +69,10 @@ pub struct Settings {
     pub zones: Vec<ZoneName>,
     /// Raft timing.
     pub timing: Timing,
+    /// How much of the log is kept.
+    pub retention: Retention,
+    /// Metrics of the process.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Why a coordinator did not start. Nothing was changed unless the text says so.
@@ -113,7 +118,7 @@ impl Coordinator {
             .map_err(|error| StartError::Data(settings.data.clone(), error))?;
         let log =
             Log::open(&settings.data.join("log"), Options::default()).map_err(StartError::Log)?;
-        let store = LogStore::new(log.clone());
+        let store = LogStore::new(log.clone(), Arc::clone(&settings.metrics));
         let sequencing = Arc::new(Sequencing::new(settings.cluster.clone()));
         let machine =
             StateMachine::new(Arc::clone(&sequencing), Snapshots::new(settings.data.clone()));
@@ -124,9 +129,9 @@ impl Coordinator {
         let raft = Raft::new(settings.id, config, network, store.clone(), machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
-        let forward =
-            Forward::new(settings.id, raft.clone(), &settings.cluster, &urls, patience, &tasks)
-                .map_err(|error| StartError::Settings(format!("a member's URL: {error}")))?;
+        let peers = forward::peers(&settings.cluster, &urls, patience)
+            .map_err(|error| StartError::Settings(format!("a member's URL: {error}")))?;
+        let forward = Forward::new(settings.id, &raft, &settings.metrics, peers, &tasks);
 
         let zones = Arc::new(Zones::new());
         let tails = Tails {
@@ -147,9 +152,17 @@ impl Coordinator {
         serve(listener, &settings.cluster, raft.clone(), service, &tasks);
         initialize(&raft, &settings).await?;
         let zone_names = settings.zones.iter().map(ToString::to_string).collect();
-        let maintenance =
-            Maintenance { raft: raft.clone(), log: store, sequencing, zones, zone_names };
+        let maintenance = Maintenance {
+            raft: raft.clone(),
+            log: store,
+            sequencing: Arc::clone(&sequencing),
+            zones,
+            zone_names,
+            retention: settings.retention,
+            metrics: Arc::clone(&settings.metrics),
+        };
         tasks.spawn("maintenance", maintenance.run());
+        tasks.spawn("metrics", follow_head(sequencing, settings.metrics));
         tracing::info!(id = settings.id, %address, "coordinator started");
         Ok(Self { raft, log, address, tasks })
     }
@@ -203,6 +216,17 @@ fn raft_config(timing: Timing) -> Result<Config, StartError> {
         ..Config::default()
     };
     config.validate().map_err(|error| StartError::Settings(error.to_string()))
+}
+
+/// Keeps the gauge of the newest committed id.
+async fn follow_head(sequencing: Arc<Sequencing>, metrics: Arc<Metrics>) {
+    let mut head_id = sequencing.head_id();
+    loop {
+        metrics.coordinator.head_id.set(*head_id.borrow_and_update());
+        if head_id.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Founds the group when this coordinator's log is empty. Every founder proposes the same first

@@ -69,13 +69,7 @@ impl Tails {
                 Next::Log(start, last) => {
                     after_id = self.replay(start, last, after_id, out).await?;
                 }
-                Next::Purged => {
-                    return Err(Status::out_of_range(format!(
-                        "the log of this coordinator no longer holds id {}; try another \
-                         coordinator, or fill the zone from another zone",
-                        after_id + 1
-                    )));
-                }
+                Next::Purged => return Err(purged(after_id)),
             }
         }
     }
@@ -98,8 +92,7 @@ impl Tails {
                 .flatten()
                 .map_err(|error| Status::data_loss(format!("the log is not readable: {error}")))?;
             if entries.first().is_none_or(|entry| entry.log_id.index() != index) {
-                // Purged between the look and the read: the next look says so.
-                return Ok(after_id);
+                return Err(purged(after_id));
             }
             for entry in entries {
                 index = entry.log_id.index() + 1;
@@ -131,6 +124,14 @@ impl Tails {
         *head = after;
         Ok(after.map(|after| tail_batch(index, first_id, after, bytes, without_id)))
     }
+}
+
+fn purged(after_id: u64) -> Status {
+    Status::out_of_range(format!(
+        "the log of this coordinator no longer holds id {}; try another coordinator, or fill the \
+         zone from another zone",
+        after_id + 1
+    ))
 }
 
 type Out = mpsc::Sender<Result<TailBatch, Status>>;

@@ -12,6 +12,7 @@ mod body;
 mod bulk;
 mod connection;
 mod limits;
+mod metrics;
 mod openapi;
 mod original;
 mod probe;
@@ -21,6 +22,7 @@ mod write;
 
 pub use api::Api;
 pub use limits::{Cors, Limits};
+pub use metrics::serve_metrics;
 pub use openapi::openapi_json;
 pub use serve::serve;
 

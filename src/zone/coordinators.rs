@@ -57,8 +57,15 @@ impl Coordinators {
 
     /// The nearest that answers. When none does, each in turn: one of them may be back.
     pub(super) fn nearest(&self) -> (usize, Client) {
-        let answers = |coordinator: &Coordinator| coordinator.answers.load(Ordering::Relaxed);
-        let place = self.nearest_first.iter().position(answers).unwrap_or_else(|| {
+        self.nearest_but(|_| false)
+    }
+
+    /// As [`Coordinators::nearest`], but none that is `unfit`, unless all are.
+    pub(super) fn nearest_but(&self, unfit: impl Fn(usize) -> bool) -> (usize, Client) {
+        let answers = |(_, c): &(usize, &Coordinator)| c.answers.load(Ordering::Relaxed);
+        let mut answering = self.nearest_first.iter().enumerate().filter(answers);
+        let fit = answering.find(|(place, _)| !unfit(*place)).map(|(place, _)| place);
+        let place = fit.unwrap_or_else(|| {
             let turn = self.turns.fetch_add(1, Ordering::Relaxed);
             usize::try_from(turn % self.count() as u64).unwrap_or_default()
         });

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Identity;
 use super::coordinators::{Client, Coordinators};
@@ -16,6 +17,9 @@ const QUEUE_BATCHES: usize = 64;
 
 /// Pause before another attempt.
 const RETRY: Duration = Duration::from_millis(50);
+
+/// How long a coordinator is left alone whose log does not reach back far enough.
+const PURGED_PAUSE: Duration = Duration::from_secs(30);
 
 /// How often a tail looks for a nearer coordinator.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
@@ -57,15 +61,22 @@ async fn run(
     mut request: TailRequest,
     batches: mpsc::Sender<TailBatch>,
 ) {
+    let mut purged = Purged(vec![None; coordinators.count()]);
     loop {
-        let (place, client) = coordinators.nearest();
+        let (place, client) = coordinators.nearest_but(|place| purged.is(place));
+        let follow = Follow { coordinators: &coordinators, place, purged: &purged };
         let ended = tokio::select! {
-            ended = follow(&coordinators, place, client, &mut request, &batches) => ended,
+            ended = follow.run(client, &mut request, &batches) => ended,
             () = batches.closed() => return,
         };
         match ended {
             Ended::Unread => return,
             Ended::Nearer => {}
+            Ended::Failed(status) if status.code() == tonic::Code::OutOfRange => {
+                tracing::warn!(place, %status, "this coordinator cannot feed the zone yet");
+                purged.0[place] = Some(Instant::now());
+                tokio::time::sleep(RETRY).await;
+            }
             Ended::Failed(status) => {
                 tracing::warn!(place, %status, after_id = request.after_id, "tail ended");
                 coordinators.note(place, false);
@@ -84,33 +95,51 @@ enum Ended {
     Failed(tonic::Status),
 }
 
-async fn follow(
-    coordinators: &Coordinators,
+/// When each coordinator last said that its log does not reach back far enough.
+struct Purged(Vec<Option<Instant>>);
+
+impl Purged {
+    fn is(&self, place: usize) -> bool {
+        self.0[place].is_some_and(|said| said.elapsed() < PURGED_PAUSE)
+    }
+}
+
+/// The tail of one coordinator.
+struct Follow<'a> {
+    coordinators: &'a Coordinators,
     place: usize,
-    mut client: Client,
-    request: &mut TailRequest,
-    batches: &mpsc::Sender<TailBatch>,
-) -> Ended {
-    let mut stream = match client.tail(request.clone()).await {
-        Ok(stream) => stream.into_inner(),
-        Err(status) => return Ended::Failed(status),
-    };
-    let mut look_around = tokio::time::interval(LOOK_AROUND);
-    loop {
-        tokio::select! {
-            message = stream.message() => match message {
-                Ok(Some(batch)) => {
-                    request.after_id = batch.last_id;
-                    if batches.send(batch).await.is_err() {
-                        return Ended::Unread;
+    purged: &'a Purged,
+}
+
+impl Follow<'_> {
+    async fn run(
+        &self,
+        mut client: Client,
+        request: &mut TailRequest,
+        batches: &mpsc::Sender<TailBatch>,
+    ) -> Ended {
+        let mut stream = match client.tail(request.clone()).await {
+            Ok(stream) => stream.into_inner(),
+            Err(status) => return Ended::Failed(status),
+        };
+        let mut look_around = tokio::time::interval(LOOK_AROUND);
+        loop {
+            tokio::select! {
+                message = stream.message() => match message {
+                    Ok(Some(batch)) => {
+                        request.after_id = batch.last_id;
+                        if batches.send(batch).await.is_err() {
+                            return Ended::Unread;
+                        }
                     }
-                }
-                Ok(None) => return Ended::Failed(tonic::Status::unavailable("the tail ended")),
-                Err(status) => return Ended::Failed(status),
-            },
-            _ = look_around.tick() => {
-                if coordinators.nearest().0 != place {
-                    return Ended::Nearer;
+                    Ok(None) => return Ended::Failed(tonic::Status::unavailable("it ended")),
+                    Err(status) => return Ended::Failed(status),
+                },
+                _ = look_around.tick() => {
+                    let fit = self.coordinators.nearest_but(|place| self.purged.is(place));
+                    if fit.0 != self.place {
+                        return Ended::Nearer;
+                    }
                 }
             }
         }

@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use pghc::coordinator::{Coordinator, Settings, Timing};
+use pghc::coordinator::{Coordinator, Retention, Settings, Timing};
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
 use pghc::rpc::v1::write_outcome::Kind;
-use pghc::rpc::v1::{ReadIndexRequest, SubmitRequest, TailBatch, TailRequest, WriteOutcome};
+use pghc::rpc::v1::{
+    ReadIndexRequest, SubmitRequest, TailBatch, TailRequest, WriteOutcome, ZoneReport,
+};
 use pghc::rpc::{self, Caller};
 use pghc::sequencer::{Batch, Write};
+use pghc::telemetry::Metrics;
 use pghc_api::id::{ClusterId, ZoneName};
 
 const ZONES: [&str; 3] = ["eu", "us", "ap"];
@@ -23,17 +26,22 @@ struct Group {
     dir: tempfile::TempDir,
     addresses: Vec<SocketAddr>,
     running: BTreeMap<u64, Coordinator>,
+    retention: Retention,
 }
 
 impl Group {
     async fn start() -> Self {
+        Self::keeping(Retention::default()).await
+    }
+
+    async fn keeping(retention: Retention) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         // Ports are taken and given back; nothing else asks for these in between.
         let listeners: Vec<_> =
             (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
         let addresses = listeners.iter().map(|l| l.local_addr().expect("bound")).collect();
         drop(listeners);
-        let mut group = Self { dir, addresses, running: BTreeMap::new() };
+        let mut group = Self { dir, addresses, running: BTreeMap::new(), retention };
         for id in 1..=3 {
             group.run(id).await;
         }
@@ -54,6 +62,8 @@ impl Group {
             members: self.addresses.iter().enumerate().map(member).collect(),
             zones: ZONES.iter().map(|zone| zone.parse().expect("a plain name")).collect(),
             timing: Timing::LAN,
+            retention: self.retention,
+            metrics: Metrics::for_coordinator(),
         };
         let coordinator = Coordinator::start(settings).await.expect("started");
         self.running.insert(id, coordinator);
@@ -76,7 +86,7 @@ impl Group {
     async fn leader(&self) -> u64 {
         wait_for("a leader", async || {
             for id in self.running.keys() {
-                let report = pghc::rpc::v1::ZoneReport::default();
+                let report = ZoneReport::default();
                 let view = self.client(*id).report(report).await.ok()?.into_inner();
                 if self.running.contains_key(&view.leader) {
                     return Some(view.leader);
@@ -210,4 +220,74 @@ async fn a_caller_of_another_cluster_is_refused() {
     let caller = rpc::connect(&url, &other, Duration::from_secs(1)).expect("a URL");
     let error = CoordinatorClient::new(caller).submit(batch(1, 1)).await.expect_err("foreign");
     assert_eq!(error.code(), tonic::Code::FailedPrecondition);
+}
+
+/// Reports to a coordinator that every zone has kept everything up to `flushed`.
+async fn report_flushed(client: &mut CoordinatorClient<Caller>, flushed: u64) {
+    for zone in ZONES {
+        let report = ZoneReport {
+            zone: zone.to_owned(),
+            node: format!("{zone}-1"),
+            is_applier: true,
+            frontier: flushed,
+            flushed,
+            ..ZoneReport::default()
+        };
+        client.report(report).await.expect("reported");
+    }
+}
+
+/// Waits until a coordinator has purged its log beyond the first ids.
+async fn purged(group: &Group, id: u64) {
+    wait_for("a purge", async || {
+        let mut client = group.client(id);
+        let mut stream = client.tail(TailRequest::default()).await.ok()?.into_inner();
+        let refused = stream.message().await.err()?;
+        (refused.code() == tonic::Code::OutOfRange).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_was_away_while_the_log_was_purged_is_filled_by_a_snapshot() {
+    let period = Duration::from_millis(50);
+    let retention = Retention { log_bytes: 0, snapshot_entries: 10, period };
+    let mut group = Group::keeping(retention).await;
+    group.leader().await;
+    group.stop(3).await;
+    // The tail's memory forgets these only with a restart, so that the log alone can serve them.
+    for sequence in 1..=600 {
+        submit(&mut group.client(sequence % 2 + 1), batch(sequence, 1)).await;
+    }
+    for id in [1, 2] {
+        group.stop(id).await;
+    }
+    for id in [1, 2] {
+        group.run(id).await;
+    }
+    group.leader().await;
+    for id in [1, 2] {
+        report_flushed(&mut group.client(id), 500).await;
+    }
+    submit(&mut group.client(1), batch(601, 1)).await;
+    purged(&group, 1).await;
+    purged(&group, 2).await;
+    group.run(3).await;
+    let outcomes = submit(&mut group.client(3), batch(602, 1)).await;
+    assert_eq!(ids(&outcomes), [602]);
+    let repeated = submit(&mut group.client(3), batch(600, 1)).await;
+    assert_eq!(ids(&repeated), [600], "the snapshot remembers sessions");
+    // What every zone has not kept yet is still served, by those that have it.
+    let mut client = group.client(1);
+    let request = TailRequest { after_id: 500, ..TailRequest::default() };
+    let mut stream = client.tail(request).await.expect("a tail").into_inner();
+    let first = stream.message().await.expect("a batch").expect("no end");
+    assert_eq!(first.first_id, 501);
+    for id in 1..=3 {
+        group.stop(id).await;
+    }
+    for id in 1..=3 {
+        group.run(id).await;
+    }
+    assert_eq!(ids(&submit(&mut group.client(3), batch(603, 2)).await), [603, 604]);
 }
