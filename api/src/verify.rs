@@ -2,8 +2,8 @@
 //!
 //! Invariant: a link that [`Verifier::check`] answers with `Ok` follows from the link before it by
 //! both formulae, under the next id, with every column well-formed. It takes *raw* links, as a
-//! database or a file really holds them, because a tampered row need not be a valid [`Link`]
-//! (`crate::chain::Link`). It does no I/O and holds one link at a time, so a chain of any length is
+//! database or a file really holds them, because a tampered row need not be a valid
+//! [`Link`](crate::chain::Link). It does no I/O and holds one link at a time, so a chain of any length is
 //! checked in constant memory.
 
 use std::fmt;

@@ -101,7 +101,7 @@ pub struct Coordinator {
 
 impl Metrics {
     /// Metrics of an API node. `routes` are the closed set of the route label, in the order by which
-    /// [`Http::route`] is asked.
+    /// [`Http::answered`] is asked.
     #[must_use]
     pub fn for_api_node(routes: &[&'static str]) -> Arc<Self> {
         let mut registry = Registry::default();

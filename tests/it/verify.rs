@@ -143,7 +143,7 @@ const WAYS: &[(&str, i32, &str)] = &[
     ),
     ("update pghc.chain set id = id + 1000000 where id = {k}", 1, "us: link {k} is missing"),
     (
-        "alter table pghc.chain drop constraint chain_id_positive;
+        "alter table pghc.chain drop constraint chain_form;
          insert into pghc.chain select -id, node_id, hash, digest, written_at from pghc.chain
          where id = {k}",
         1,
