@@ -48,11 +48,8 @@ pub const PAGE_LINKS_MAX: usize = 1_000;
 pub const PAGE_LINKS_DEFAULT: usize = 100;
 
 /// Keyed writes the sequencer remembers: a key is deduplicated while it is among this many newest
-/// keyed writes and younger than [`KEY_AGE_MICROS_MAX`] in commit time.
+/// ones. After that it counts as new.
 pub const KEYS_MAX: usize = 1 << 20;
-
-/// Age in microseconds of commit time after which an idempotency key is forgotten (24 hours).
-pub const KEY_AGE_MICROS_MAX: i64 = 24 * 3600 * 1_000_000;
 
 /// API-node sessions the sequencer remembers; the one unused longest is forgotten first.
 pub const SESSIONS_MAX: usize = 4_096;

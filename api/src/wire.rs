@@ -104,6 +104,8 @@ pub enum ZoneState {
     Live,
     /// Has stopped itself; its API nodes say why.
     Halted,
+    /// Tries and does not get on: its database does not answer, or no coordinator can feed it.
+    Stalled,
     /// Nothing heard for some seconds.
     Silent,
 }
@@ -122,7 +124,7 @@ pub struct ZoneStatus {
     /// API node that applies there.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub applier: Option<String>,
-    /// Why it halted, when it did.
+    /// Why it halted or stalled.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub message: Option<String>,
 }

@@ -94,6 +94,7 @@ const fn state(state: ZoneState) -> &'static str {
     match state {
         ZoneState::Live => "live",
         ZoneState::Halted => "halted",
+        ZoneState::Stalled => "stalled",
         ZoneState::Silent => "silent",
     }
 }

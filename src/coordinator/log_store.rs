@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::codec::{decode, encode};
 use super::log::{Log, Record};
+use super::maintenance::Extent;
 use super::type_config::{Entry, LogId, TypeConfig, Vote};
 use crate::telemetry::Metrics;
 
@@ -34,6 +35,19 @@ impl LogStore {
     /// `bytes_max` bytes at most.
     pub(super) fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         self.log.read(start..end, bytes_max)?.iter().map(|record| decode(&record.body)).collect()
+    }
+
+    /// What the log holds; `None` when it holds nothing.
+    pub(super) fn extent(&self) -> Option<Extent> {
+        let state = self.log.state();
+        let (first, last) = (state.first?, state.last?);
+        Some(Extent { first, last, bytes: state.bytes_on_disk })
+    }
+
+    /// Whether nothing was ever written to it.
+    pub(super) fn is_new(&self) -> bool {
+        let state = self.log.state();
+        state.last.is_none() && state.purged.is_none() && state.vote.is_none()
     }
 
     /// Bytes the log takes on disk.

@@ -26,13 +26,30 @@ impl Default for Retention {
     }
 }
 
+/// What a log holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
+    pub(super) first: u64,
+    pub(super) last: u64,
+    pub(super) bytes: u64,
+}
+
+impl Extent {
+    /// Last index of the oldest entries without which about `keep` bytes are left; the index before
+    /// the first when there are no more. Entries are taken to be of equal size.
+    fn excess(&self, keep: u64) -> u64 {
+        let entries = u128::from(self.last - self.first + 1);
+        let excess = u128::from(self.bytes.saturating_sub(keep));
+        let count = entries * excess / u128::from(self.bytes.max(1));
+        (self.first + u64::try_from(count).unwrap_or_default()).saturating_sub(1)
+    }
+}
+
 pub(super) struct Maintenance {
     pub(super) raft: Raft,
     pub(super) log: LogStore,
     pub(super) sequencing: Arc<Sequencing>,
     pub(super) zones: Arc<Zones>,
-    /// Zones whose frontiers bound the purge.
-    pub(super) zone_names: Vec<String>,
     pub(super) retention: Retention,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -50,22 +67,38 @@ impl Maintenance {
                     tracing::error!(%error, "failed to start a snapshot");
                 }
             }
-            let log_bytes = self.log.bytes_on_disk();
-            self.metrics.coordinator.log_bytes.set(log_bytes);
-            if log_bytes > self.retention.log_bytes {
-                self.purge().await;
+            self.metrics.coordinator.log_bytes.set(self.log.bytes_on_disk());
+            let Some(log) = self.log.extent() else { continue };
+            self.sequencing.forget_below(log.first);
+            if log.bytes > self.retention.log_bytes {
+                self.purge(log).await;
             }
         }
     }
 
-    /// Purges up to the last entry that is in the snapshot and not needed by any zone. openraft
-    /// itself never purges beyond its snapshot.
-    async fn purge(&self) {
-        let Some(flushed) = self.zones.flushed(&self.zone_names) else { return };
-        let Some(upto) = self.sequencing.purgeable(flushed) else { return };
-        match self.raft.trigger().purge_log(upto).await {
-            Ok(()) => self.sequencing.forget_below(upto + 1),
-            Err(error) => tracing::error!(%error, "failed to purge the log"),
+    /// Purges what the log takes beyond half of its limit, as far as it is in the snapshot and not
+    /// needed by any zone. openraft itself never purges beyond its snapshot.
+    async fn purge(&self, log: Extent) {
+        let Some(flushed) = self.zones.flushed() else { return };
+        let Some(needless) = self.sequencing.purgeable(flushed) else { return };
+        let upto = needless.min(log.excess(self.retention.log_bytes / 2));
+        if upto >= log.first
+            && let Err(error) = self.raft.trigger().purge_log(upto).await
+        {
+            tracing::error!(%error, "failed to purge the log");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Extent;
+
+    #[test]
+    fn only_what_is_over_the_limit_is_in_excess() {
+        let log = Extent { first: 100, last: 199, bytes: 1000 };
+        assert_eq!(log.excess(500), 149);
+        assert_eq!(log.excess(0), 199);
+        assert_eq!(log.excess(1000), 99);
     }
 }

@@ -11,9 +11,11 @@ use openraft::errors::{InitializeError, RaftError};
 use openraft::{Config, SnapshotPolicy};
 use pghc_api::id::{ClusterId, ZoneName};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tonic::service::interceptor::InterceptedService;
 
 use super::forward::Forward;
+use super::identity::Claim;
 use super::log::{Log, Options};
 use super::log_store::LogStore;
 use super::maintenance::{Maintenance, Retention};
@@ -26,7 +28,7 @@ use super::state_machine::StateMachine;
 use super::tail::Tails;
 use super::type_config::{Member, Raft};
 use super::zones::Zones;
-use super::{forward, identity, service};
+use super::{forward, service};
 use crate::rpc::v1::coordinator_server::CoordinatorServer;
 use crate::rpc::v1::raft_server::RaftServer;
 use crate::rpc::{self, ClusterCheck, MESSAGE_BYTES_MAX};
@@ -114,11 +116,13 @@ impl Coordinator {
         let listener = TcpListener::bind(settings.listen).await;
         let listener = listener.map_err(|error| StartError::Listen(settings.listen, error))?;
         let address = listener.local_addr().map_err(|e| StartError::Listen(settings.listen, e))?;
-        identity::claim(&settings.data, &settings.cluster, settings.id)
-            .map_err(|error| StartError::Data(settings.data.clone(), error))?;
+        let data_error = |error| StartError::Data(settings.data.clone(), error);
+        let claim =
+            Claim::take(&settings.data, &settings.cluster, settings.id).map_err(data_error)?;
         let log =
             Log::open(&settings.data.join("log"), Options::default()).map_err(StartError::Log)?;
         let store = LogStore::new(log.clone(), Arc::clone(&settings.metrics));
+        claim.check(store.is_new()).map_err(data_error)?;
         let sequencing = Arc::new(Sequencing::new(settings.cluster.clone()));
         let machine =
             StateMachine::new(Arc::clone(&sequencing), Snapshots::new(settings.data.clone()));
@@ -133,7 +137,8 @@ impl Coordinator {
             .map_err(|error| StartError::Settings(format!("a member's URL: {error}")))?;
         let forward = Forward::new(settings.id, &raft, &settings.metrics, peers, &tasks);
 
-        let zones = Arc::new(Zones::new());
+        let zone_names = settings.zones.iter().map(ToString::to_string).collect();
+        let zones = Arc::new(Zones::new(zone_names, Instant::now()));
         let tails = Tails {
             cluster: settings.cluster.clone(),
             sequencing: Arc::clone(&sequencing),
@@ -151,13 +156,12 @@ impl Coordinator {
         };
         serve(listener, &settings.cluster, raft.clone(), service, &tasks);
         initialize(&raft, &settings).await?;
-        let zone_names = settings.zones.iter().map(ToString::to_string).collect();
+        claim.founded().map_err(data_error)?;
         let maintenance = Maintenance {
             raft: raft.clone(),
             log: store,
             sequencing: Arc::clone(&sequencing),
             zones,
-            zone_names,
             retention: settings.retention,
             metrics: Arc::clone(&settings.metrics),
         };

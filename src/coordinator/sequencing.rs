@@ -33,6 +33,14 @@ struct Inner {
     recent: Recent,
 }
 
+/// What is remembered of an entry that was sequenced.
+pub(super) struct Recalled {
+    /// Positions of its writes that got no id.
+    pub(super) without_id: Vec<u32>,
+    /// The head before it, for one entry in many.
+    pub(super) head_before: Option<Option<Head>>,
+}
+
 /// What a tail continues with.
 pub(super) enum Next {
     /// Batches from memory; none: wait for the head to move.
@@ -128,9 +136,12 @@ impl Sequencing {
         }
     }
 
-    /// Positions without id of the entry at `index`.
-    pub(super) fn without_id(&self, index: u64) -> Vec<u32> {
-        self.inner.lock().sequencer.positions().without_id(index).to_vec()
+    /// What is remembered of the entry at `index`; `None` if it is forgotten.
+    pub(super) fn recall(&self, index: u64) -> Option<Recalled> {
+        let inner = self.inner.lock();
+        let positions = inner.sequencer.positions();
+        let without_id = positions.without_id(index)?.to_vec();
+        Some(Recalled { without_id, head_before: positions.head_before(index) })
     }
 
     /// Last index that may be purged so that the links above `after_id` can still be served.
@@ -144,12 +155,13 @@ impl Sequencing {
         self.inner.lock().sequencer.forget_below(index);
     }
 
-    /// The state as of now with the meta data openraft wants beside it.
-    pub(super) fn snapshot(&self) -> (SnapshotMeta, Vec<u8>) {
+    /// A copy of the state as of now with the meta data openraft wants beside it; encoding it, which
+    /// takes longer, is left to a thread that holds nobody up.
+    pub(super) fn snapshot(&self) -> (SnapshotMeta, Sequencer) {
         let inner = self.inner.lock();
         let last_membership = inner.membership.clone();
         let meta = SnapshotMeta { last_log_id: inner.applied, last_membership };
-        (meta, inner.sequencer.snapshot())
+        (meta, inner.sequencer.clone())
     }
 
     /// Replaces the state by a snapshot's.

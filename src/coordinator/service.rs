@@ -57,7 +57,14 @@ impl CoordinatorService {
 
     /// Has the batch ordered and waits until it is sequenced here. Resends are harmless: the
     /// sequencer knows session and sequence number.
-    async fn order(&self, name: BatchId, batch: Bytes) -> Result<Outcomes, Status> {
+    ///
+    /// Says that nothing was handed over, if that is so, once `patience` is over.
+    async fn order(
+        &self,
+        name: BatchId,
+        batch: Bytes,
+        patience: Duration,
+    ) -> Result<Outcomes, Status> {
         let mut leadership = self.forward.leadership();
         let mut handed_over = false;
         let started = Instant::now();
@@ -75,11 +82,11 @@ impl CoordinatorService {
                 _ = leadership.changed() => Attempt::Unknown,
             };
             handed_over |= attempt != Attempt::NotTaken;
-            let patience = match attempt {
+            let wait = match attempt {
                 // Committed at the leader: it reaches this coordinator with the next append.
                 Attempt::Committed => self.attempt_max,
                 Attempt::Unknown => RESEND_PAUSE,
-                Attempt::NotTaken if !handed_over && started.elapsed() > self.attempt_max => {
+                Attempt::NotTaken if !handed_over && started.elapsed() > patience => {
                     return Err(no_leader());
                 }
                 Attempt::NotTaken => {
@@ -87,15 +94,15 @@ impl CoordinatorService {
                     continue;
                 }
             };
-            if let Ok(outcomes) = tokio::time::timeout(patience, coming).await {
+            if let Ok(outcomes) = tokio::time::timeout(wait, coming).await {
                 return outcomes.map_err(|_| closing());
             }
         }
     }
 
-    async fn read_index(&self) -> Result<u64, Status> {
-        if let Some(mut leader) = self.forward.leader() {
-            let mut request = Request::new(ReadIndexRequest {});
+    async fn read_index(&self, forwarded: bool) -> Result<u64, Status> {
+        if !forwarded && let Some(mut leader) = self.forward.leader() {
+            let mut request = Request::new(ReadIndexRequest { forwarded: true });
             request.set_timeout(self.attempt_max);
             return Ok(leader.read_index(request).await?.into_inner().id);
         }
@@ -158,14 +165,17 @@ impl coordinator_server::Coordinator for CoordinatorService {
         &self,
         request: Request<SubmitRequest>,
     ) -> Result<Response<SubmitReply>, Status> {
-        let bytes = request.into_inner().batch;
+        let SubmitRequest { batch: bytes, patience_ms } = request.into_inner();
+        // A quarter is left for the way back.
+        let patience = Duration::from_millis(u64::from(patience_ms) * 3 / 4);
+        let patience = patience.min(self.attempt_max);
         let batch = Batch::decode(bytes.clone())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let name = (batch.session, batch.sequence);
         let writes = batch.writes.len();
         drop(batch);
         let _place = self.submits.acquire().await.map_err(|_| closing())?;
-        let ordered = tokio::time::timeout(CALL_MAX, self.order(name, bytes)).await;
+        let ordered = tokio::time::timeout(CALL_MAX, self.order(name, bytes, patience)).await;
         self.sequencing.give_up(&name);
         let outcomes = ordered.map_err(|_| Status::deadline_exceeded("not ordered in time"))??;
         if outcomes.len() != writes {
@@ -209,9 +219,10 @@ impl coordinator_server::Coordinator for CoordinatorService {
 
     async fn read_index(
         &self,
-        _request: Request<ReadIndexRequest>,
+        request: Request<ReadIndexRequest>,
     ) -> Result<Response<ReadIndexReply>, Status> {
-        Ok(Response::new(ReadIndexReply { id: self.read_index().await? }))
+        let id = self.read_index(request.into_inner().forwarded).await?;
+        Ok(Response::new(ReadIndexReply { id }))
     }
 
     async fn await_everywhere(

@@ -4,32 +4,42 @@
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::codec::{decode, encode};
-use super::type_config::{Snapshot, SnapshotMeta};
+use super::type_config::{LogId, Snapshot, SnapshotMeta};
 
 const MAGIC: &[u8; 8] = b"pghcsnp1";
 
-/// Where the snapshot is.
+/// Where the snapshot is. Clones are the same place.
 #[derive(Debug, Clone)]
 pub(super) struct Snapshots {
     dir: PathBuf,
+    /// One is written at a time; the newest that was.
+    newest: Arc<Mutex<Option<LogId>>>,
 }
 
 impl Snapshots {
     /// Uses `dir`, which exists.
     pub(super) fn new(dir: PathBuf) -> Self {
-        Self { dir }
+        Self { dir, newest: Arc::default() }
     }
 
     fn path(&self) -> PathBuf {
         self.dir.join("snapshot")
     }
 
-    /// Writes a snapshot in the place of the one before it; durable when it returns.
+    /// Writes a snapshot in the place of the one before it; durable when it returns. One that is
+    /// older than what is there already is not written: a build that was overtaken by an install.
     pub(super) fn save(&self, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
+        let mut newest = self.newest.lock();
+        if *newest > meta.last_log_id {
+            return Ok(());
+        }
+        let last_log_id = meta.last_log_id;
         let meta = encode(meta);
         let meta_len = u32::try_from(meta.len()).map_err(io::Error::other)?;
         let mut sum = crc32fast::Hasher::new();
@@ -44,7 +54,9 @@ impl Snapshots {
         file.write_all(state)?;
         file.sync_all()?;
         fs::rename(&temporary, self.path())?;
-        File::open(&self.dir)?.sync_all()
+        File::open(&self.dir)?.sync_all()?;
+        *newest = last_log_id;
+        Ok(())
     }
 
     /// The current snapshot, if there is one.

@@ -11,6 +11,7 @@ use openraft::{OptionalSend, RaftSnapshotBuilder};
 use super::sequencing::Sequencing;
 use super::snapshots::Snapshots;
 use super::type_config::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::sequencer::Sequencer;
 
 #[derive(Clone)]
 pub(super) struct StateMachine {
@@ -28,15 +29,20 @@ impl StateMachine {
 pub(super) struct Builder {
     snapshots: Snapshots,
     meta: SnapshotMeta,
-    state: Bytes,
+    /// Taken when it is encoded.
+    sequencer: Option<Sequencer>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        save(&self.snapshots, &self.meta, &self.state).await?;
-        Ok(Snapshot { meta: self.meta.clone(), snapshot: self.state.clone() })
+        let sequencer = self.sequencer.take();
+        let sequencer = sequencer.ok_or_else(|| io::Error::other("it was built before"))?;
+        let encode = move || Bytes::from(sequencer.snapshot());
+        let state = tokio::task::spawn_blocking(encode).await.map_err(io::Error::other)?;
+        save(&self.snapshots, &self.meta, &state).await?;
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: state })
     }
 }
 
@@ -68,8 +74,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let (meta, state) = self.sequencing.snapshot();
-        Builder { snapshots: self.snapshots.clone(), meta, state: state.into() }
+        let (meta, sequencer) = self.sequencing.snapshot();
+        Builder { snapshots: self.snapshots.clone(), meta, sequencer: Some(sequencer) }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, state: Bytes) -> io::Result<()> {
@@ -78,6 +84,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
-        self.snapshots.load()
+        let snapshots = self.snapshots.clone();
+        let load = tokio::task::spawn_blocking(move || snapshots.load());
+        load.await.map_err(io::Error::other)?
     }
 }

@@ -117,7 +117,14 @@ impl Tails {
     ) -> Result<Option<TailBatch>, Status> {
         let openraft::EntryPayload::Normal(proposal) = entry.payload else { return Ok(None) };
         let index = entry.log_id.index();
-        let without_id = self.sequencing.without_id(index);
+        let after_id = head.map_or(0, |head| head.id.get());
+        let recalled = self.sequencing.recall(index).ok_or_else(|| purged(after_id))?;
+        if recalled.head_before.is_some_and(|before| before != *head) {
+            return Err(Status::data_loss(format!(
+                "the log up to entry {index} does not give the chain that was sequenced"
+            )));
+        }
+        let without_id = recalled.without_id;
         let (_, bytes, after) = extend(&self.cluster, *head, proposal.0, &without_id)
             .map_err(|error| Status::data_loss(format!("entry {index}: {error}")))?;
         let first_id = head.map_or(1, |head| head.id.get() + 1);

@@ -21,25 +21,32 @@ struct Zone {
     flushed: u64,
     applier: String,
     halted: String,
+    trouble: String,
     heard: Instant,
 }
 
 /// All zones by name.
 pub(super) struct Zones {
+    /// Zones that are known to exist, heard of or not.
+    names: Vec<String>,
+    /// Since when they could have been heard of.
+    since: Instant,
     zones: Mutex<BTreeMap<String, Zone>>,
     changed: watch::Sender<()>,
 }
 
 impl Zones {
-    pub(super) fn new() -> Self {
-        Self { zones: Mutex::default(), changed: watch::Sender::new(()) }
+    pub(super) fn new(names: Vec<String>, since: Instant) -> Self {
+        Self { names, since, zones: Mutex::default(), changed: watch::Sender::new(()) }
     }
 
     /// Takes in a report. Standby nodes report too; only the applier's word counts for more than
     /// being alive.
     pub(super) fn report(&self, report: ZoneReport, now: Instant) {
         let mut zones = self.zones.lock();
-        if zones.len() >= ZONES_MAX && !zones.contains_key(&report.zone) {
+        let is_new = !zones.contains_key(&report.zone);
+        if report.zone.is_empty() || (is_new && zones.len() >= ZONES_MAX) {
+            // Who only asks names no zone.
             return;
         }
         let zone = zones.entry(report.zone).or_insert_with(|| Zone {
@@ -47,6 +54,7 @@ impl Zones {
             flushed: 0,
             applier: String::new(),
             halted: String::new(),
+            trouble: String::new(),
             heard: now,
         });
         zone.heard = now;
@@ -56,8 +64,11 @@ impl Zones {
             zone.flushed = report.flushed;
             zone.applier = report.node;
             zone.halted = report.halted;
-        } else if !report.halted.is_empty() {
+            zone.trouble = report.trouble;
+        } else if !report.halted.is_empty() || !report.trouble.is_empty() {
+            // Nobody applies, or the node that says so is about to: its word is the newest there is.
             zone.halted = report.halted;
+            zone.trouble = report.trouble;
         } else {
             zone.frontier = zone.frontier.max(report.frontier);
         }
@@ -65,18 +76,21 @@ impl Zones {
         self.changed.send_replace(());
     }
 
-    /// Live zones that have not applied `id`.
+    /// Live zones that have not applied `id`. A zone that was not heard of since this process started
+    /// counts as live for as long as one that has just fallen silent.
     pub(super) fn behind(&self, id: u64, now: Instant) -> Vec<String> {
         let zones = self.zones.lock();
         let live = |zone: &Zone| now - zone.heard < SILENT_AFTER && zone.halted.is_empty();
         let behind = zones.iter().filter(|(_, zone)| zone.frontier < id && live(zone));
-        behind.map(|(name, _)| name.clone()).collect()
+        let unheard = self.names.iter().filter(|name| !zones.contains_key(*name));
+        let unheard = unheard.filter(|_| now - self.since < SILENT_AFTER);
+        behind.map(|(name, _)| name).chain(unheard).cloned().collect()
     }
 
-    /// Newest id that every one of `names` keeps over a crash; `None` while one is unheard of.
-    pub(super) fn flushed(&self, names: &[String]) -> Option<u64> {
+    /// Newest id that every zone keeps over a crash; `None` while one is unheard of.
+    pub(super) fn flushed(&self) -> Option<u64> {
         let zones = self.zones.lock();
-        names.iter().map(|name| zones.get(name).map(|zone| zone.flushed)).min().flatten()
+        self.names.iter().map(|name| zones.get(name).map(|zone| zone.flushed)).min().flatten()
     }
 
     /// Resolves when a report has come in since `receiver` last looked.
@@ -92,6 +106,7 @@ impl Zones {
             frontier: zone.frontier,
             applier: zone.applier.clone(),
             halted: zone.halted.clone(),
+            trouble: zone.trouble.clone(),
             silent_ms: u64::try_from((now - zone.heard).as_millis()).unwrap_or(u64::MAX),
         };
         zones.iter().map(view).collect()
@@ -117,9 +132,23 @@ mod tests {
         }
     }
 
+    fn zones_of(names: &[&str], since: Instant) -> Zones {
+        Zones::new(names.iter().map(|name| (*name).to_owned()).collect(), since)
+    }
+
+    #[test]
+    fn a_zone_not_yet_heard_of_is_waited_for_like_one_that_has_just_fallen_silent() {
+        let now = Instant::now();
+        let zones = zones_of(&["eu", "us"], now);
+        zones.report(report("eu", 9), now);
+        assert_eq!(zones.behind(4, now), ["us"]);
+        assert!(zones.behind(4, now + SILENT_AFTER).is_empty());
+    }
+
     #[test]
     fn a_silent_or_halted_zone_is_not_waited_for() {
-        let (zones, now) = (Zones::new(), Instant::now());
+        let now = Instant::now();
+        let zones = zones_of(&[], now);
         zones.report(report("eu", 3), now);
         zones.report(report("us", 9), now);
         zones.report(ZoneReport { halted: "why".to_owned(), ..report("ap", 1) }, now);
@@ -129,11 +158,11 @@ mod tests {
 
     #[test]
     fn nothing_counts_as_flushed_before_every_zone_was_heard_of() {
-        let (zones, now) = (Zones::new(), Instant::now());
-        let names = ["eu".to_owned(), "us".to_owned()];
+        let now = Instant::now();
+        let zones = zones_of(&["eu", "us"], now);
         zones.report(report("eu", 3), now);
-        assert_eq!(zones.flushed(&names), None);
+        assert_eq!(zones.flushed(), None);
         zones.report(report("us", 2), now);
-        assert_eq!(zones.flushed(&names), Some(2));
+        assert_eq!(zones.flushed(), Some(2));
     }
 }

@@ -194,6 +194,9 @@ impl Overview {
             match zone.state {
                 ZoneState::Live => {}
                 ZoneState::Halted => problems.push(format!("zone {} halted: {reason}", zone.zone)),
+                ZoneState::Stalled => {
+                    problems.push(format!("zone {} does not get on: {reason}", zone.zone));
+                }
                 ZoneState::Silent => problems.push(format!("zone {} is silent", zone.zone)),
             }
         }

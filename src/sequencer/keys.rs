@@ -1,14 +1,14 @@
 //! Idempotency keys inside their window: which id a key was given, and for which payload.
 //!
-//! The window is by count ([`KEYS_MAX`]) and by commit time ([`KEY_AGE_MICROS_MAX`]), whichever
-//! forgets first; both are constants because every coordinator must forget at the same entry.
+//! The window is the newest [`KEYS_MAX`] keyed writes: a constant, because every coordinator must
+//! forget at the same entry. There is no age in it, because a leader's clock that jumps ahead would
+//! make everybody forget.
 
 use std::collections::{HashMap, VecDeque};
 
 use pghc_api::chain::{Digest, payload_digest};
 use pghc_api::id::WriteId;
-use pghc_api::limits::{KEY_AGE_MICROS_MAX, KEYS_MAX};
-use pghc_api::time::Micros;
+use pghc_api::limits::KEYS_MAX;
 use serde::{Deserialize, Serialize};
 
 /// First half of a SHA-256: two keys or payloads that meet in it are taken for the same, which
@@ -32,7 +32,6 @@ pub(super) struct KeyRecord {
     pub(super) key: Fingerprint,
     pub(super) payload: Fingerprint,
     pub(super) id: WriteId,
-    pub(super) written_at: Micros,
 }
 
 /// The window, oldest first.
@@ -43,26 +42,19 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Forgets what the window has left behind at commit time `now`.
-    pub(super) fn expire(&mut self, now: Micros) {
-        while let Some(oldest) = self.in_order.front() {
-            let aged = now.0.saturating_sub(oldest.written_at.0) > KEY_AGE_MICROS_MAX;
-            if !aged && self.in_order.len() <= KEYS_MAX {
-                return;
-            }
-            self.newest.remove(&oldest.key);
-            self.in_order.pop_front();
-        }
-    }
-
     /// The id and payload fingerprint recorded for `key`.
     pub(super) fn get(&self, key: &[u8]) -> Option<(Fingerprint, WriteId)> {
         self.newest.get(&key_fingerprint(key)).copied()
     }
 
-    /// Records a key that [`Keys::get`] did not know.
-    pub(super) fn insert(&mut self, key: &[u8], payload: Fingerprint, id: WriteId, at: Micros) {
-        self.push(KeyRecord { key: key_fingerprint(key), payload, id, written_at: at });
+    /// Records a key that [`Keys::get`] did not know, and forgets the oldest of too many.
+    pub(super) fn insert(&mut self, key: &[u8], payload: Fingerprint, id: WriteId) {
+        self.push(KeyRecord { key: key_fingerprint(key), payload, id });
+        if self.in_order.len() > KEYS_MAX
+            && let Some(oldest) = self.in_order.pop_front()
+        {
+            self.newest.remove(&oldest.key);
+        }
     }
 
     fn push(&mut self, record: KeyRecord) {
@@ -91,28 +83,16 @@ fn key_fingerprint(key: &[u8]) -> Fingerprint {
 #[cfg(test)]
 mod tests {
     use pghc_api::id::WriteId;
-    use pghc_api::limits::{KEY_AGE_MICROS_MAX, KEYS_MAX};
-    use pghc_api::time::Micros;
+    use pghc_api::limits::KEYS_MAX;
 
     use super::Keys;
-
-    #[test]
-    fn a_key_is_forgotten_when_it_is_too_old_in_commit_time() {
-        let mut keys = Keys::default();
-        keys.insert(b"a", [1; 16], WriteId::FIRST, Micros(5));
-        keys.expire(Micros(5 + KEY_AGE_MICROS_MAX));
-        assert_eq!(keys.get(b"a"), Some(([1; 16], WriteId::FIRST)));
-        keys.expire(Micros(6 + KEY_AGE_MICROS_MAX));
-        assert_eq!(keys.get(b"a"), None);
-    }
 
     #[test]
     fn the_oldest_key_is_forgotten_when_there_are_too_many() {
         let mut keys = Keys::default();
         for number in 0..=KEYS_MAX {
-            keys.insert(&number.to_be_bytes(), [0; 16], WriteId::FIRST, Micros(0));
+            keys.insert(&number.to_be_bytes(), [0; 16], WriteId::FIRST);
         }
-        keys.expire(Micros(0));
         assert_eq!(keys.get(&0_usize.to_be_bytes()), None);
         assert!(keys.get(&1_usize.to_be_bytes()).is_some());
         assert_eq!(keys.records().len(), KEYS_MAX);

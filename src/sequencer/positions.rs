@@ -24,6 +24,8 @@ pub struct Position {
 /// Remembered positions.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Positions {
+    /// Entries below this index are forgotten.
+    kept_from: u64,
     heads: BTreeMap<u64, Option<Head>>,
     without_id: BTreeMap<u64, Vec<u32>>,
 }
@@ -49,14 +51,23 @@ impl Positions {
         Some(Position { index: *index, head: *head })
     }
 
-    /// Positions of the writes in the entry at `index` that got no id, ascending.
+    /// Positions of the writes in the entry at `index` that got no id, ascending; `None` if the
+    /// entry is forgotten, so that nobody takes "unknown" for "all got one".
     #[must_use]
-    pub fn without_id(&self, index: u64) -> &[u32] {
-        self.without_id.get(&index).map_or(&[], Vec::as_slice)
+    pub fn without_id(&self, index: u64) -> Option<&[u32]> {
+        let known = || self.without_id.get(&index).map_or(&[][..], Vec::as_slice);
+        (index >= self.kept_from).then(known)
+    }
+
+    /// The head before the entry at `index`, where it is remembered.
+    #[must_use]
+    pub fn head_before(&self, index: u64) -> Option<Option<Head>> {
+        self.heads.get(&index).copied()
     }
 
     /// Forgets everything below `index`, except what is needed to start reading at `index`.
     pub(super) fn forget_below(&mut self, index: u64) {
+        self.kept_from = self.kept_from.max(index);
         self.heads = self.heads.split_off(&index);
         self.without_id = self.without_id.split_off(&index);
     }

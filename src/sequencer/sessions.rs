@@ -1,8 +1,9 @@
 //! Batches by session and sequence number, so that a resent batch is not ordered twice.
 //!
 //! Remembered are the newest [`SESSION_BATCHES_MAX`] batches of the [`SESSIONS_MAX`] most recently
-//! used sessions. An API node never has more than that under way, so what was forgotten can only be
-//! a very late copy; it is refused as stale.
+//! used sessions. A batch that is older than all of them is refused as stale: it may be a very late
+//! copy. An API node has far fewer under way; a first sending that is overtaken by more than that
+//! many is refused too, and its outcome told as unknown.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 

@@ -96,7 +96,6 @@ impl Sequencer {
         let batch = Batch::decode(entry.batch)?;
         let before = self.head;
         let written_at = commit_time(before, entry.proposed_at);
-        self.keys.expire(written_at);
 
         let outcomes = match self.sessions.seen(&batch.session, batch.sequence) {
             Seen::Before(record) => repeat(record),
@@ -137,7 +136,7 @@ impl Sequencer {
         let head =
             Head::extend(self.head.as_ref(), &self.cluster, &batch.node, written_at, payload);
         if let Some(key) = write.key.as_deref() {
-            self.keys.insert(key, fingerprint(payload), head.id, written_at);
+            self.keys.insert(key, fingerprint(payload), head.id);
         }
         self.head = Some(head);
         Outcome::Ordered(head)

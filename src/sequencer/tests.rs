@@ -157,7 +157,7 @@ proptest! {
         prop_assert!(start.head.map_or(0, |head: Head| head.id.get()) <= after_id);
         let mut head = start.head;
         for index in start.index..log.len() as u64 {
-            let without = sequencer.positions().without_id(index);
+            let without = sequencer.positions().without_id(index).expect("nothing was purged");
             let bytes = log[usize::try_from(index).expect("small")].clone();
             head = extend(&cluster(), head, bytes, without).expect("a good entry").2;
         }

@@ -40,8 +40,9 @@ const LEASE_MAX: Duration = Duration::from_secs(4);
 /// Pause before the database is tried again.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Links planned ahead of the transaction under way.
+/// Links planned ahead of the transaction under way, and their payload bytes.
 const PLANNED_LINKS_MAX: usize = 2 * APPLY_LINKS_MAX;
+const PLANNED_BYTES_MAX: usize = 2 * APPLY_BYTES_MAX;
 
 /// What one node's applier works with.
 pub(super) struct Applying {
@@ -96,6 +97,8 @@ impl Applying {
             match ended {
                 Ended::Lost(why) => {
                     self.standing.database_fails(&why);
+                    // Whatever answers next may be another database: a restored one, an empty one.
+                    migrated = false;
                     tokio::time::sleep(RETRY).await;
                 }
                 Ended::Replaced => tracing::warn!("another node applies for this zone now"),
@@ -226,7 +229,12 @@ impl Applying {
     }
 
     fn tail(&self, after_id: u64) -> Tail {
-        let (tail, work) = Tail::open(self.coordinators.clone(), &self.identity, after_id);
+        let (tail, work) = Tail::open(
+            self.coordinators.clone(),
+            Arc::clone(&self.standing),
+            &self.identity,
+            after_id,
+        );
         self.tasks.spawn("zone tail", work);
         tail
     }
@@ -288,15 +296,21 @@ struct Queue {
     /// The newest planned link.
     head: Option<Head>,
     links: VecDeque<Link>,
+    /// Payload bytes of the links.
+    bytes: usize,
+}
+
+fn payload_bytes(link: &Link) -> usize {
+    link.payload.as_ref().map_or(0, |payload| payload.len())
 }
 
 impl Queue {
     fn new(tail: Tail, head: Option<Head>) -> Self {
-        Self { tail, head, links: VecDeque::new() }
+        Self { tail, head, links: VecDeque::new(), bytes: 0 }
     }
 
     fn has_room(&self) -> bool {
-        self.links.len() < PLANNED_LINKS_MAX
+        self.links.len() < PLANNED_LINKS_MAX && self.bytes < PLANNED_BYTES_MAX
     }
 
     fn push(&mut self, links: Vec<Link>) {
@@ -304,6 +318,7 @@ impl Queue {
             let Link { id, hash, digest, written_at, .. } = *last;
             self.head = Some(Head { id, hash, digest, written_at });
         }
+        self.bytes += links.iter().map(payload_bytes).sum::<usize>();
         self.links.extend(links);
     }
 
@@ -311,12 +326,14 @@ impl Queue {
     fn next_batch(&mut self) -> Option<Vec<Link>> {
         let (mut count, mut bytes) = (0, 0);
         for link in self.links.iter().take(APPLY_LINKS_MAX) {
-            bytes += link.payload.as_ref().map_or(0, |payload| payload.len());
-            if count > 0 && bytes > APPLY_BYTES_MAX {
+            let next = payload_bytes(link);
+            if count > 0 && bytes + next > APPLY_BYTES_MAX {
                 break;
             }
+            bytes += next;
             count += 1;
         }
+        self.bytes -= bytes;
         (count > 0).then(|| self.links.drain(..count).collect())
     }
 }

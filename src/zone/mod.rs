@@ -104,7 +104,11 @@ pub trait Service: Send + Sync + 'static {
     /// Newest id known to be applied in this zone; 0 while nothing is.
     fn frontier(&self) -> u64;
 
-    /// Whether reads may be served: the frontier is known and as far as it ever was here.
+    /// Whether reads of this zone may be served: its database answers, so that the frontier is known,
+    /// and the zone has not halted. Needs no coordinator.
+    fn may_read(&self) -> Result<(), ReadError>;
+
+    /// Whether the node can do everything it is for, writes too; else why not.
     fn is_ready(&self) -> Result<(), String>;
 
     /// Orders writes; one outcome for each, in order. All or none of them have outcomes.

@@ -108,7 +108,7 @@ impl Node {
     async fn confirmed(&self, deadline: Instant) -> Result<u64, ReadError> {
         loop {
             let (place, mut client) = self.coordinators.nearest();
-            let mut request = tonic::Request::new(ReadIndexRequest {});
+            let mut request = tonic::Request::new(ReadIndexRequest::default());
             request.set_timeout(deadline.saturating_duration_since(Instant::now()));
             match timeout_at(deadline, client.read_index(request)).await {
                 Ok(Ok(reply)) => return Ok(reply.into_inner().id),
@@ -157,10 +157,14 @@ impl Node {
 }
 
 fn zone_status(zone: ZoneView, head: u64) -> ZoneStatus {
-    let state = match (zone.halted.is_empty(), zone.silent_ms > SILENT_MS) {
-        (_, true) => ZoneState::Silent,
-        (false, false) => ZoneState::Halted,
-        (true, false) => ZoneState::Live,
+    let state = if zone.silent_ms > SILENT_MS {
+        ZoneState::Silent
+    } else if !zone.halted.is_empty() {
+        ZoneState::Halted
+    } else if !zone.trouble.is_empty() {
+        ZoneState::Stalled
+    } else {
+        ZoneState::Live
     };
     ZoneStatus {
         zone: zone.zone,
@@ -168,7 +172,7 @@ fn zone_status(zone: ZoneView, head: u64) -> ZoneStatus {
         frontier: zone.frontier,
         lag_ids: head.saturating_sub(zone.frontier),
         applier: Some(zone.applier).filter(|applier| !applier.is_empty()),
-        message: Some(zone.halted).filter(|why| !why.is_empty()),
+        message: [zone.halted, zone.trouble].into_iter().find(|why| !why.is_empty()),
     }
 }
 
@@ -181,11 +185,19 @@ impl Service for Node {
         self.standing.frontier.id()
     }
 
+    fn may_read(&self) -> Result<(), ReadError> {
+        match (self.standing.frontier.halted(), self.standing.database_trouble()) {
+            (Some(why), _) => Err(ReadError::Halted(why)),
+            (None, Some(why)) => Err(ReadError::Database(why)),
+            (None, None) => Ok(()),
+        }
+    }
+
     fn is_ready(&self) -> Result<(), String> {
         if let Some(why) = self.standing.frontier.halted() {
             return Err(format!("the zone has halted: {why}"));
         }
-        if let Some(why) = self.standing.database_trouble() {
+        if let Some(why) = self.standing.trouble() {
             return Err(why);
         }
         let view = self.views.of(self.coordinators.nearest().0);

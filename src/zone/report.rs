@@ -119,6 +119,7 @@ impl Reporter {
             frontier: self.standing.frontier.id(),
             flushed: self.standing.flushed(),
             halted: self.standing.frontier.halted().unwrap_or_default(),
+            trouble: self.standing.trouble().unwrap_or_default(),
         }
     }
 }

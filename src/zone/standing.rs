@@ -15,6 +15,8 @@ pub(super) struct Standing {
     flushed: AtomicU64,
     /// Why the database cannot be used at the moment; `None` while it can.
     database: Mutex<Option<String>>,
+    /// Why no coordinator can feed this zone; `None` while one can.
+    feed: Mutex<Option<String>>,
 }
 
 impl Standing {
@@ -24,6 +26,7 @@ impl Standing {
             is_applier: AtomicBool::new(false),
             flushed: AtomicU64::new(0),
             database: Mutex::new(Some("the database was not reached yet".to_owned())),
+            feed: Mutex::new(None),
         }
     }
 
@@ -46,6 +49,23 @@ impl Standing {
     /// Why the database cannot be used at the moment.
     pub(super) fn database_trouble(&self) -> Option<String> {
         self.database.lock().clone()
+    }
+
+    /// What keeps this zone from getting on, though it tries: its database, or its feed.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.database_trouble().or_else(|| self.feed.lock().clone())
+    }
+
+    /// Whether and why no coordinator can feed this zone.
+    pub(super) fn feed_fails(&self, why: Option<String>) {
+        let mut known = self.feed.lock();
+        if *known == why {
+            return;
+        }
+        if let Some(why) = &why {
+            tracing::error!(why, "this zone cannot catch up by itself");
+        }
+        *known = why;
     }
 
     /// The database answers.

@@ -32,12 +32,18 @@ use crate::telemetry::Metrics;
 /// Pause before a batch is sent again.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
 
+/// With less time left than this no attempt is begun: it could not end before the deadline, and
+/// nobody could say then that nothing was handed over.
+const ATTEMPT_MIN: Duration = Duration::from_millis(50);
+
 /// Writes of one request that stay together in one batch.
 struct Group {
     writes: Vec<Write>,
     bytes: usize,
     deadline: Instant,
     answer: oneshot::Sender<Result<Vec<Outcome>, SubmitError>>,
+    /// Given back when the group is answered or dropped, however long its client waited.
+    _place: Place,
 }
 
 impl Weigh for Group {
@@ -80,30 +86,51 @@ impl Submitter {
         writes: Vec<NewWrite>,
         deadline: Instant,
     ) -> Result<Vec<Outcome>, SubmitError> {
-        let place = Place::take(&self.metrics, &writes)?;
-        let mut waits = Vec::new();
-        for group in groups(writes) {
-            let bytes = group.iter().map(weight).sum();
-            let (answer, wait) = oneshot::channel();
-            let group = Group { writes: group, bytes, deadline, answer };
-            self.queue.try_send(group).map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) if waits.is_empty() => SubmitError::Overloaded,
-                mpsc::error::TrySendError::Closed(_) if waits.is_empty() => SubmitError::Draining,
-                _ => SubmitError::Unknown,
-            })?;
-            waits.push(wait);
-        }
-        let mut outcomes = Vec::new();
+        let waits: Vec<_> =
+            groups(writes).into_iter().map(|group| self.enqueue(group, deadline)).collect();
+        let mut answers = Vec::with_capacity(waits.len());
         for wait in waits {
-            let answer = timeout_at(deadline, wait).await.map_err(|_| SubmitError::Unknown)?;
-            outcomes.append(&mut answer.map_err(|_| SubmitError::Unknown)??);
+            let answer = match wait {
+                Ok(wait) => timeout_at(deadline, wait).await.ok().and_then(Result::ok),
+                Err(refused) => Some(Err(refused)),
+            };
+            answers.push(answer.unwrap_or(Err(SubmitError::Unknown)));
         }
-        drop(place);
-        Ok(outcomes)
+        together(answers)
+    }
+
+    fn enqueue(&self, writes: Vec<Write>, deadline: Instant) -> Result<Wait, SubmitError> {
+        let bytes = writes.iter().map(weight).sum();
+        let place = Place::take(&self.metrics, writes.len(), bytes)?;
+        let (answer, wait) = oneshot::channel();
+        let group = Group { writes, bytes, deadline, answer, _place: place };
+        match self.queue.try_send(group) {
+            Ok(()) => Ok(wait),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(SubmitError::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(SubmitError::Draining),
+        }
     }
 }
 
-/// A request's share of what waits or is in flight, given back when the request ends. The gauges
+type Wait = oneshot::Receiver<Result<Vec<Outcome>, SubmitError>>;
+
+/// The answer to a request whose groups were answered so. That nothing was written may be said only
+/// if it holds for every group.
+fn together(answers: Vec<Result<Vec<Outcome>, SubmitError>>) -> Result<Vec<Outcome>, SubmitError> {
+    let same_refusal = answers.windows(2).all(|pair| pair[0].is_err() && pair[0] == pair[1]);
+    let alone = answers.len() == 1;
+    let mut outcomes = Vec::new();
+    for answer in answers {
+        match answer {
+            Ok(mut some) => outcomes.append(&mut some),
+            Err(error) if alone || same_refusal => return Err(error),
+            Err(_) => return Err(SubmitError::Unknown),
+        }
+    }
+    Ok(outcomes)
+}
+
+/// A group's share of what waits or is in flight, given back with it. The gauges
 /// themselves keep the count.
 struct Place {
     metrics: Arc<Metrics>,
@@ -112,10 +139,9 @@ struct Place {
 }
 
 impl Place {
-    fn take(metrics: &Arc<Metrics>, writes: &[NewWrite]) -> Result<Self, SubmitError> {
-        let bytes = writes.iter().map(|write| write.payload.as_ref().map_or(0, Bytes::len));
-        let bytes = bytes.sum::<usize>() as u64;
-        let place = Self { metrics: Arc::clone(metrics), writes: writes.len() as u64, bytes };
+    fn take(metrics: &Arc<Metrics>, writes: usize, bytes: usize) -> Result<Self, SubmitError> {
+        let (writes, bytes) = (writes as u64, bytes as u64);
+        let place = Self { metrics: Arc::clone(metrics), writes, bytes };
         let queued = metrics.submit.queue_writes.inc_by(place.writes) + place.writes;
         let queued_bytes = metrics.submit.queue_bytes.inc_by(place.bytes) + place.bytes;
         let is_full =
@@ -223,13 +249,15 @@ async fn send(coordinators: Coordinators, flight: Flight) -> Option<Duration> {
     loop {
         let started = Instant::now();
         let left = deadline.saturating_duration_since(started);
-        if left.is_zero() {
+        if left < ATTEMPT_MIN {
             let error = if maybe_taken { SubmitError::Unknown } else { SubmitError::NoLeader };
             flight.fail(&error);
             return None;
         }
         let (place, mut client) = coordinators.nearest();
-        let mut request = tonic::Request::new(SubmitRequest { batch: flight.bytes.clone() });
+        let patience_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
+        let batch = flight.bytes.clone();
+        let mut request = tonic::Request::new(SubmitRequest { batch, patience_ms });
         request.set_timeout(left);
         match timeout_at(deadline, client.submit(request)).await {
             Ok(Ok(reply)) => {
@@ -291,4 +319,24 @@ fn outcome(outcome: &WriteOutcome) -> Option<Outcome> {
         Kind::Repeated => Outcome::Repeated(id),
         Kind::KeyReused => Outcome::KeyReused(id),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use pghc_api::id::WriteId;
+
+    use super::{Outcome, SubmitError, together};
+
+    #[test]
+    fn nothing_written_is_said_only_when_it_holds_for_every_part_of_a_request() {
+        let done = || Ok(vec![Outcome::Repeated(WriteId::FIRST)]);
+        let none = || Err(SubmitError::NoLeader);
+        assert_eq!(together(vec![done(), done()]).map(|all| all.len()), Ok(2));
+        assert_eq!(together(vec![none()]), none());
+        assert_eq!(together(vec![none(), none()]), none());
+        for mixed in [vec![done(), none()], vec![none(), done()]] {
+            assert_eq!(together(mixed), Err(SubmitError::Unknown));
+        }
+        assert_eq!(together(vec![none(), Err(SubmitError::Unknown)]), Err(SubmitError::Unknown));
+    }
 }

@@ -3,6 +3,7 @@
 //! When that coordinator dies or falls behind, the next one goes on from the same id; when a nearer
 //! one is back, the tail returns to it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Identity;
 use super::coordinators::{Client, Coordinators};
+use super::standing::Standing;
 use crate::rpc::v1::{TailBatch, TailRequest};
 
 /// Batches received and not yet planned.
@@ -33,6 +35,7 @@ impl Tail {
     /// Starts behind `after_id`. The returned future is the work; the caller spawns it.
     pub(super) fn open(
         coordinators: Coordinators,
+        standing: Arc<Standing>,
         identity: &Identity,
         after_id: u64,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
@@ -42,7 +45,7 @@ impl Tail {
             zone: identity.zone.to_string(),
             node: identity.node.to_string(),
         };
-        (Self { batches }, run(coordinators, request, sender))
+        (Self { batches }, run(coordinators, standing, request, sender))
     }
 
     /// The next batch.
@@ -58,13 +61,15 @@ impl Tail {
 
 async fn run(
     coordinators: Coordinators,
+    standing: Arc<Standing>,
     mut request: TailRequest,
     batches: mpsc::Sender<TailBatch>,
 ) {
     let mut purged = Purged(vec![None; coordinators.count()]);
     loop {
         let (place, client) = coordinators.nearest_but(|place| purged.is(place));
-        let follow = Follow { coordinators: &coordinators, place, purged: &purged };
+        let follow =
+            Follow { coordinators: &coordinators, standing: &standing, place, purged: &purged };
         let ended = tokio::select! {
             ended = follow.run(client, &mut request, &batches) => ended,
             () = batches.closed() => return,
@@ -75,6 +80,14 @@ async fn run(
             Ended::Failed(status) if status.code() == tonic::Code::OutOfRange => {
                 tracing::warn!(place, %status, "this coordinator cannot feed the zone yet");
                 purged.0[place] = Some(Instant::now());
+                if purged.everywhere() {
+                    standing.feed_fails(Some(format!(
+                        "no coordinator's log reaches back to id {}: this zone must be filled from \
+                         another zone",
+                        request.after_id + 1
+                    )));
+                    tokio::time::sleep(LOOK_AROUND).await;
+                }
                 tokio::time::sleep(RETRY).await;
             }
             Ended::Failed(status) => {
@@ -102,11 +115,16 @@ impl Purged {
     fn is(&self, place: usize) -> bool {
         self.0[place].is_some_and(|said| said.elapsed() < PURGED_PAUSE)
     }
+
+    fn everywhere(&self) -> bool {
+        self.0.iter().all(Option::is_some)
+    }
 }
 
 /// The tail of one coordinator.
 struct Follow<'a> {
     coordinators: &'a Coordinators,
+    standing: &'a Standing,
     place: usize,
     purged: &'a Purged,
 }
@@ -128,6 +146,7 @@ impl Follow<'_> {
                 message = stream.message() => match message {
                     Ok(Some(batch)) => {
                         request.after_id = batch.last_id;
+                        self.standing.feed_fails(None);
                         if batches.send(batch).await.is_err() {
                             return Ended::Unread;
                         }

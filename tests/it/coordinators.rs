@@ -114,7 +114,8 @@ fn batch(sequence: u64, writes: usize) -> SubmitRequest {
     let write = |number| Write { key: None, payload: Some(format!("{number}").into()) };
     let node = "eu-1".parse().expect("a plain name");
     let writes = (0..writes).map(write).collect();
-    SubmitRequest { batch: Batch { session: [1; 16], sequence, node, writes }.encode() }
+    let batch = Batch { session: [1; 16], sequence, node, writes }.encode();
+    SubmitRequest { batch, patience_ms: 20_000 }
 }
 
 async fn submit(
@@ -207,7 +208,7 @@ async fn a_confirmed_read_sees_every_answered_write() {
     for sequence in 1..=20 {
         submit(&mut group.client(sequence % 3 + 1), batch(sequence, 1)).await;
         let mut reader = group.client((sequence + 1) % 3 + 1);
-        let read = reader.read_index(ReadIndexRequest {}).await.expect("confirmed");
+        let read = reader.read_index(ReadIndexRequest::default()).await.expect("confirmed");
         assert!(read.into_inner().id >= sequence);
     }
 }
