@@ -9,7 +9,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use pghc_api::id::{ClusterId, ZoneName};
 
-use super::process::{USAGE, complain, told_to_end};
+use super::process::{USAGE, complain, told_to_end, url};
 use crate::coordinator::{Coordinator, Settings, StartError, Timing};
 
 /// Orders writes: one member of the Raft group.
@@ -68,7 +68,7 @@ impl FromStr for MemberArg {
         let mut part = || parts.next().ok_or_else(wanted);
         let id = part()?.parse().ok().filter(|id| *id > 0).ok_or_else(wanted)?;
         let zone = part()?.parse().map_err(|error| format!("{error}"))?;
-        Ok(Self { id, zone, url: part()?.to_owned() })
+        Ok(Self { id, zone, url: url(part()?)? })
     }
 }
 
