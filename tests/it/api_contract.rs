@@ -1,6 +1,8 @@
 //! The HTTP contract against real nodes, coordinators and databases: every status, field and byte
 //! that a client may rely on. A parade takes seconds to start, so one test makes many claims on it.
 
+#![expect(clippy::disallowed_methods, reason = "a test's tasks end with the test")]
+
 mod bad_input;
 mod bulk;
 mod nodes;
@@ -155,7 +157,7 @@ async fn every_node_of_a_zone_serves_and_ends_well() {
     nodes::a_request_keeps_its_id(&site).await;
     nodes::slow_heads_hold_up_nobody_and_are_closed(&site).await;
     nodes::a_node_told_to_end_finishes_what_it_has_begun(&site).await;
-    never_finished.is_answered_408().await;
+    never_finished.expect_408().await;
     site.settle().await;
     site.parade.stop().await;
 }

@@ -205,7 +205,7 @@ pub(super) async fn start_a_body_that_never_ends(site: &Site) -> NeverFinished {
 }
 
 impl NeverFinished {
-    pub(super) async fn is_answered_408(mut self) {
+    pub(super) async fn expect_408(mut self) {
         let mut answer = Vec::new();
         let left = BODY_MAX.saturating_sub(self.since.elapsed());
         let read = timeout(left, self.stream.read_to_end(&mut answer)).await;
