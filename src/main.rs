@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use pghc::cli;
-use pghc::cli::process::{USAGE, complain};
+use pghc::cli::process::{USAGE, complain, parse};
 
 /// A consensus-ordered write layer over plain PostgreSQL with a verifiable hash chain.
 #[derive(Debug, Parser)]
@@ -31,7 +31,10 @@ fn main() -> ExitCode {
         Ok(words) => words,
         Err(error) => return complain(&error, USAGE),
     };
-    let arguments = Arguments::parse_from(words);
+    let arguments: Arguments = match parse("pghc", words.words.clone(), |flag| words.origin(flag)) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let mut logging = (variable("PGHC_LOG"), variable("PGHC_LOG_FORMAT"));
     if logging.0.is_empty() && matches!(arguments.command, Command::Dev(_) | Command::Status(_)) {

@@ -10,7 +10,7 @@ use pghc_api::id::{ClusterId, NodeName, ZoneName};
 use pghc_api::limits::PAYLOAD_BYTES_MAX;
 use tokio::net::TcpListener;
 
-use super::process::{USAGE, complain, told_to_end};
+use super::process::{USAGE, complain, told_to_end, url};
 use crate::http::{Api, Cors, Limits, serve};
 use crate::postgres::{Commit, Dsn};
 use crate::task::Tasks;
@@ -37,13 +37,15 @@ pub struct Arguments {
     #[arg(long, env = "PGHC_LISTEN")]
     listen: SocketAddr,
     /// URL of a coordinator; give all of them, nearest first.
-    #[arg(long = "coordinator", env = "PGHC_COORDINATOR", value_delimiter = ',', required = true)]
+    #[arg(long = "coordinator", env = "PGHC_COORDINATOR", value_delimiter = ',', required = true,
+          value_parser = url)]
     coordinators: Vec<String>,
     /// Origin that may call from a browser, `*` for any; none when not given.
-    #[arg(long = "cors-origin", env = "PGHC_CORS_ORIGIN", value_delimiter = ',')]
+    #[arg(long = "cors-origin", env = "PGHC_CORS_ORIGIN", value_delimiter = ',', value_parser = origin)]
     cors_origins: Vec<String>,
-    /// Largest body of one write in bytes.
-    #[arg(long, env = "PGHC_PAYLOAD_BYTES_MAX", default_value_t = PAYLOAD_BYTES_MAX)]
+    /// Largest body of one write in bytes, 1024 to 1048576.
+    #[arg(long, env = "PGHC_PAYLOAD_BYTES_MAX", default_value_t = PAYLOAD_BYTES_MAX,
+          value_parser = payload_bytes_max)]
     payload_bytes_max: usize,
     /// Whether the applier's commits wait for the zone's disk. `off` is faster and loses nothing
     /// that was acknowledged: what a crash of the zone's database loses is applied again.
@@ -61,6 +63,24 @@ pub struct Arguments {
 enum OnOff {
     On,
     Off,
+}
+
+/// Least that a node may take of one write.
+const PAYLOAD_BYTES_MIN: usize = 1024;
+
+/// A larger payload would fit no message between our processes.
+fn payload_bytes_max(text: &str) -> Result<usize, String> {
+    let bytes = text.parse().ok().filter(|n| (PAYLOAD_BYTES_MIN..=PAYLOAD_BYTES_MAX).contains(n));
+    bytes.ok_or_else(|| format!("{text:?} is not {PAYLOAD_BYTES_MIN} to {PAYLOAD_BYTES_MAX}"))
+}
+
+/// An origin as browsers send it. One that is not would never match, and nobody would be told.
+fn origin(text: &str) -> Result<String, String> {
+    let is_origin = |url: reqwest::Url| url.origin().ascii_serialization() == text;
+    if text == "*" || text.parse().is_ok_and(is_origin) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text:?} is not * and not an origin such as https://example.org"))
 }
 
 /// Why the node did not start.
@@ -129,4 +149,27 @@ pub async fn run(args: Arguments) -> ExitCode {
     serve(listener, api, &args.cors()).await;
     tasks.shut_down().await;
     ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{origin, payload_bytes_max};
+
+    #[test]
+    fn an_origin_is_as_browsers_send_it() {
+        for good in ["*", "https://example.org", "http://localhost:3000"] {
+            assert!(origin(good).is_ok(), "{good}");
+        }
+        for bad in ["", "example.org", "https://example.org/", "https://EXAMPLE.org", "null"] {
+            assert!(origin(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_node_takes_no_more_than_its_messages_carry() {
+        assert_eq!(payload_bytes_max("1048576"), Ok(1 << 20));
+        for bad in ["0", "1048577", "-1", "1MiB"] {
+            assert!(payload_bytes_max(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use pghc_api::id::{ClusterId, ZoneName};
 use tokio::net::TcpListener;
 
-use super::process::{USAGE, complain, told_to_end};
+use super::process::{USAGE, complain, told_to_end, url};
 use crate::coordinator::{Coordinator, Retention, Settings, StartError, Timing};
 use crate::http::serve_metrics;
 use crate::task::Tasks;
@@ -80,7 +80,7 @@ impl FromStr for MemberArg {
         let mut part = || parts.next().ok_or_else(wanted);
         let id = part()?.parse().ok().filter(|id| *id > 0).ok_or_else(wanted)?;
         let zone = part()?.parse().map_err(|error| format!("{error}"))?;
-        Ok(Self { id, zone, url: part()?.to_owned() })
+        Ok(Self { id, zone, url: url(part()?)? })
     }
 }
 

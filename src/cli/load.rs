@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::process::{parse, with_causes};
 use crate::lab::bench::{self, Phase};
 use crate::lab::load::LoadOptions;
 use crate::lab::pacer::Arrival;
@@ -207,7 +208,10 @@ async fn interruptible<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = match parse("geo-load", std::env::args_os().collect(), |_| None) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -225,7 +229,7 @@ pub fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("geo-load: {error:#}");
+            eprintln!("geo-load: {}", with_causes(error.as_ref()));
             ExitCode::from(2)
         }
     }

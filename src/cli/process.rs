@@ -1,9 +1,12 @@
 //! What every long-running command shares: when it is told to end, and how it says why it could
-//! not start.
+//! not start, in one line that names the thing.
 
+use std::ffi::OsString;
 use std::io::Read as _;
 use std::process::ExitCode;
 
+use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -39,12 +42,104 @@ pub async fn told_to_end(lifeline: bool) -> &'static str {
 
 /// Prints an error with its causes on one line.
 pub fn complain(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    eprintln!("error: {}", with_causes(error));
+    ExitCode::from(code)
+}
+
+/// An error and what caused it, without what was said before.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
         source = cause.source();
     }
-    eprintln!("error: {text}");
-    ExitCode::from(code)
+    text
+}
+
+/// The arguments of `program`, or its exit code: help and version are printed and end in success,
+/// an error is printed as one line and ends in [`USAGE`]. An error about a flag of which `origin`
+/// knows where else it was set begins with that.
+///
+/// # Errors
+/// The exit code with which the process should end.
+pub fn parse<T: Parser>(
+    program: &str,
+    words: Vec<OsString>,
+    origin: impl Fn(&str) -> Option<String>,
+) -> Result<T, ExitCode> {
+    T::try_parse_from(words).map_err(|error| {
+        if !error.use_stderr()
+            || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        {
+            // The output may be closed, which changes nothing.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+        }
+        let flag = text_of(&error, ContextKind::InvalidArg);
+        let flag = flag.split([' ', '=']).next().unwrap_or_default();
+        let origin = origin(flag).map(|origin| format!("{origin}: ")).unwrap_or_default();
+        eprintln!("{program}: {origin}{} (see {program} --help)", one_line(&error));
+        ExitCode::from(USAGE)
+    })
+}
+
+/// clap's message without its usage block, and without the value of an argument, which may hold a
+/// password.
+pub(super) fn one_line(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::ValueValidation {
+        let reason = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        return format!("{}: {reason}", text_of(error, ContextKind::InvalidArg));
+    }
+    let message = error.render().to_string();
+    let lines = message.lines().take_while(|line| !line.starts_with("Usage:"));
+    let lines: Vec<&str> = lines.map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines
+        .join(" ")
+        .trim_start_matches("error: ")
+        .trim_end_matches("For more information, try '--help'.")
+        .trim()
+        .to_owned()
+}
+
+fn text_of(error: &clap::Error, kind: ContextKind) -> String {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        _ => String::new(),
+    }
+}
+
+/// Checks the URL of a process of ours, `http://host:port`, and answers it without a slash at its
+/// end.
+///
+/// # Errors
+/// What is wrong, for people.
+pub(super) fn url(text: &str) -> Result<String, String> {
+    let wanted = || format!("{text:?} is not a URL such as http://127.0.0.1:7101");
+    let url: reqwest::Url = text.parse().map_err(|_| wanted())?;
+    let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+    if url.scheme() != "http" || !is_bare || !url.username().is_empty() || url.password().is_some()
+    {
+        return Err(wanted());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::url;
+
+    #[test]
+    fn a_url_of_ours_is_a_scheme_a_host_and_a_port() {
+        for good in ["http://127.0.0.1:7101", "http://[::1]:1", "http://eu.example", "http://x:1/"]
+        {
+            assert_eq!(url(good), Ok(good.trim_end_matches('/').to_owned()));
+        }
+        for bad in ["", "nonsense", "x:1", "https://x:1", "http://", "http://a b", "http://x/y"] {
+            assert!(url(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use pghc_api::id::ZoneName;
 use serde::Serialize;
 
+use super::process::url;
 use super::view;
 use crate::dev::observe::{Node, Observer, Overview};
 use crate::dev::record::ParadeRecord;
@@ -20,7 +21,7 @@ pub struct Arguments {
     #[arg(long, env = "PGHC_DATA", value_name = "DIR", conflicts_with = "api")]
     data: Option<PathBuf>,
     /// Base URL of an API node, for example http://127.0.0.1:8080; may be repeated
-    #[arg(long, env = "PGHC_API", value_name = "URL", value_delimiter = ',')]
+    #[arg(long, env = "PGHC_API", value_name = "URL", value_delimiter = ',', value_parser = url)]
     api: Vec<String>,
     /// Form of the answer
     #[arg(long, value_enum, default_value_t = Format::Table)]
@@ -57,17 +58,17 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     let nodes = match &record {
         Some(record) => Node::of_record(record),
         None => {
-            let node =
-                |url: &String| Node { zone: None, url: url.trim_end_matches('/').to_owned() };
+            let node = |url: &String| Node { zone: None, url: url.clone() };
             arguments.api.iter().map(node).collect()
         }
     };
     let mut overview = Observer::new(nodes).look().await;
+    let mut more = halted_nodes(&overview);
     if let Some(record) = &record {
-        let down = unreachable_parts(record).await;
-        overview.healthy &= down.is_empty();
-        overview.problems.extend(down);
+        more.extend(unreachable_parts(record).await);
     }
+    overview.healthy &= more.is_empty();
+    overview.problems.extend(more);
     match arguments.format {
         Format::Table => print_table(&overview, record.as_ref()),
         Format::Json => {
@@ -139,6 +140,13 @@ fn temporary_parades() -> Vec<PathBuf> {
         name.is_some_and(|name| name.starts_with("pghc-dev-")) && ParadeRecord::read(path).is_ok()
     };
     entries.filter_map(Result::ok).map(|entry| entry.path()).filter(is_parade).collect()
+}
+
+/// Nodes that have halted and why, in full: an operator must act on it.
+fn halted_nodes(overview: &Overview) -> Vec<String> {
+    let status = overview.nodes.iter().filter_map(|node| node.status.as_ref());
+    let halted = status.filter_map(|status| Some((&status.node_id, status.halted.as_ref()?)));
+    halted.map(|(node, why)| format!("API node {node} halted: {why}")).collect()
 }
 
 /// Databases and coordinators that take no connection: an API node may not have noticed yet.

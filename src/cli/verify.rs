@@ -14,6 +14,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use pghc_api::id::{ClusterId, WriteId, ZoneName};
 use pghc_api::token::Token;
 
+use super::process::one_line;
 use crate::task::Tasks;
 use crate::verify::{self, Place, Progress, Range, Report, Request};
 
@@ -218,29 +219,6 @@ fn usage(text: &str) -> ExitCode {
 fn refused(text: &str) -> ExitCode {
     eprintln!("chain-verify: {text}; nothing was checked");
     ExitCode::from(verify::Verdict::Incomplete.exit_code())
-}
-
-/// clap's message without its usage block, and without the value of an argument, which may hold a
-/// password.
-fn one_line(error: &clap::Error) -> String {
-    use clap::error::{ContextKind, ContextValue, ErrorKind};
-    let text = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => text.clone(),
-        _ => String::new(),
-    };
-    if error.kind() == ErrorKind::ValueValidation {
-        let reason = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-        return format!("{}: {reason}", text(ContextKind::InvalidArg));
-    }
-    let message = error.render().to_string();
-    let lines = message.lines().take_while(|line| !line.starts_with("Usage:"));
-    let lines: Vec<&str> = lines.map(str::trim).filter(|line| !line.is_empty()).collect();
-    lines
-        .join(" ")
-        .trim_start_matches("error: ")
-        .trim_end_matches("For more information, try '--help'.")
-        .trim()
-        .to_owned()
 }
 
 /// Progress bars on a terminal; nothing elsewhere.

@@ -6,6 +6,7 @@ use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{ContentArrangement, Table};
 use pghc_api::wire::ZoneState;
 
+use super::process::with_causes;
 use crate::dev::observe::Overview;
 use crate::dev::record::ParadeRecord;
 
@@ -99,13 +100,7 @@ const fn state(state: ZoneState) -> &'static str {
     }
 }
 
-/// An error and what caused it, in one line each.
+/// An error and what caused it, in one line.
 pub(super) fn error(error: &dyn std::error::Error) -> String {
-    let mut text = format!("pghc: {error}");
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!("\n  because: {cause}"));
-        source = cause.source();
-    }
-    text
+    format!("pghc: {}", with_causes(error))
 }

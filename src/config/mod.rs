@@ -15,8 +15,15 @@ pub enum ConfigError {
     #[error("cannot read the configuration file {}", .0.display())]
     Read(PathBuf, #[source] std::io::Error),
     /// Not TOML.
-    #[error("{}: {}", .0.display(), .1.message())]
-    Toml(PathBuf, #[source] toml::de::Error),
+    #[error("{} is not TOML: line {line}: {problem}", path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Line of the fault, from 1.
+        line: usize,
+        /// What is wrong there.
+        problem: String,
+    },
     /// Not a flag's value.
     #[error("{}: key {key:?} must be a text, a number, true or a list of texts, not {got}", .path.display())]
     Value {
@@ -29,6 +36,25 @@ pub enum ConfigError {
     },
 }
 
+/// A command line with the settings of a file in it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Words {
+    /// Program, subcommand and arguments.
+    pub words: Vec<OsString>,
+    /// The file, and the keys that were taken from it.
+    file: Option<(PathBuf, Vec<String>)>,
+}
+
+impl Words {
+    /// File and key that gave this flag, for people; `None` when it was not the file.
+    #[must_use]
+    pub fn origin(&self, flag: &str) -> Option<String> {
+        let (path, keys) = self.file.as_ref()?;
+        let key = keys.iter().find(|key| flag_of(key) == flag)?;
+        Some(format!("{}: key {key:?}", path.display()))
+    }
+}
+
 /// The arguments with those of the file named by `--config` put in. `args` begin with the program
 /// and `subcommand` words, `environment` tells whether a variable is set.
 ///
@@ -37,23 +63,35 @@ pub enum ConfigError {
 pub fn with_file(
     args: Vec<OsString>,
     environment: impl Fn(&str) -> bool,
-) -> Result<Vec<OsString>, ConfigError> {
-    let Some(path) = file_named(&args) else { return Ok(args) };
+) -> Result<Words, ConfigError> {
+    let Some(path) = file_named(&args) else { return Ok(Words { words: args, file: None }) };
     let text =
         std::fs::read_to_string(&path).map_err(|error| ConfigError::Read(path.clone(), error))?;
     let table: toml::Table =
-        text.parse().map_err(|error| ConfigError::Toml(path.clone(), error))?;
+        text.parse().map_err(|error: toml::de::Error| not_toml(&path, &text, &error))?;
     let words = args.iter().take_while(|arg| !arg.to_string_lossy().starts_with('-')).count();
     let mut merged = args[..words].to_vec();
+    let mut keys = Vec::new();
     for (key, value) in &table {
-        let flag = format!("--{}", key.replace('_', "-"));
+        let flag = flag_of(key);
         let variable = format!("PGHC_{}", key.replace('-', "_").to_uppercase());
         if !is_given(&args, &flag) && !environment(&variable) {
             push(&mut merged, &path, key, &flag, value)?;
+            keys.push(key.clone());
         }
     }
     merged.extend_from_slice(&args[words..]);
-    Ok(merged)
+    Ok(Words { words: merged, file: Some((path, keys)) })
+}
+
+fn flag_of(key: &str) -> String {
+    format!("--{}", key.replace('_', "-"))
+}
+
+fn not_toml(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    ConfigError::Toml { path: path.to_owned(), line, problem: error.message().replace('\n', " ") }
 }
 
 fn file_named(args: &[OsString]) -> Option<PathBuf> {
@@ -114,7 +152,7 @@ mod tests {
         let mut all: Vec<OsString> = ["pghc", "api"].map(OsString::from).to_vec();
         all.extend(args.iter().map(OsString::from));
         all.extend([OsString::from("--config"), path.into_os_string()]);
-        let merged = with_file(all, |variable| variable == set)?;
+        let merged = with_file(all, |variable| variable == set)?.words;
         let text = |arg: OsString| arg.to_string_lossy().into_owned();
         let count = merged.len() - 2;
         Ok(merged.into_iter().map(text).take(count).collect())
@@ -131,9 +169,25 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_toml_or_holds_a_table_is_refused_by_name() {
-        for (file, wanted) in [("zone = ", "pghc.toml"), ("[zone]\na = 1", "key \"zone\"")] {
+        for (file, wanted) in
+            [("a = 1\nzone = ", "pghc.toml is not TOML: line 2"), ("[zone]\na = 1", "key \"zone\"")]
+        {
             let error = merged(file, &[], "").expect_err(file);
             assert!(error.to_string().contains(wanted), "{error}");
+            assert!(!error.to_string().contains('\n'), "{error}");
         }
+    }
+
+    #[test]
+    fn what_the_file_gave_is_known_by_file_and_key() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("pghc.toml");
+        std::fs::write(&path, "cluster_id = 'x'\nzone = 'eu'\n").expect("written");
+        let args = ["pghc", "api", "--zone=us", "--config"].map(OsString::from);
+        let args = args.into_iter().chain([path.clone().into_os_string()]).collect();
+        let words = with_file(args, |_| false).expect("merged");
+        let origin = format!("{}: key \"cluster_id\"", path.display());
+        assert_eq!(words.origin("--cluster-id"), Some(origin));
+        assert_eq!(words.origin("--zone"), None, "the command line gave it");
     }
 }

@@ -83,8 +83,9 @@ pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
     HeaderValue::try_from(text).expect("hex digits are visible ASCII")
 }
 
-/// Completes an answer: problems get their body, and every answer its request id.
-pub(super) fn finish(mut response: Response, request_id: HeaderValue) -> Response {
+/// Completes an answer: problems get their body, and every answer its request id and, where it does
+/// not yet say at which frontier it was given, the zone's `frontier`.
+pub(super) fn finish(mut response: Response, request_id: HeaderValue, frontier: u64) -> Response {
     let refusal = match response.extensions_mut().remove::<Refusal>() {
         Some(refusal) => Some(refusal),
         None if response.status() == StatusCode::METHOD_NOT_ALLOWED => {
@@ -113,6 +114,7 @@ pub(super) fn finish(mut response: Response, request_id: HeaderValue) -> Respons
         );
     }
     let headers = response.headers_mut();
+    headers.entry(FRONTIER).or_insert_with(|| frontier.into());
     headers.insert(REQUEST_ID, request_id);
     headers.insert(SERVER, SOFTWARE);
     response

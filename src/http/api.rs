@@ -131,7 +131,7 @@ impl Face {
                 Refusal::new(ErrorCode::Internal, detail).into_response()
             }
         };
-        let response = finish(response, request_id);
+        let response = finish(response, request_id, self.api.service.frontier());
         self.api.metrics.http.answered(route, response.status().as_u16(), start.elapsed());
         response
     }

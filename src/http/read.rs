@@ -72,7 +72,8 @@ pub(super) async fn page(State(api): State<Shared>, request: Request) -> Result<
     let last = links.last().map(|link| link.id.get());
     // Links applied while the page was read are in it.
     let frontier = before.max(last.unwrap_or(0));
-    let more = last.filter(|last| links.len() == ask.limit && *last < frontier);
+    // Not the count of links says that there are more: large ones end a page before its limit.
+    let more = last.filter(|last| *last < frontier);
     let mut text = String::with_capacity(links.len() * 512 + 64);
     text.push_str("{\"links\":[");
     for (index, link) in links.into_iter().enumerate() {

@@ -20,7 +20,8 @@ type Member<'f, 'a> = dyn FnMut(&mut Scanner<'a>, usize, &[u8]) -> Result<(), Fa
 pub(super) struct Scanner<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) at: usize,
-    depth: usize,
+    /// How many more brackets may be open.
+    depth_left: usize,
     /// Keys of all open objects, the innermost last, unescaped, each with where it stands.
     keys: Vec<(Cow<'a, [u8]>, usize)>,
     /// The first thing that is JSON but not allowed; reported when the rest turned out to be JSON.
@@ -29,7 +30,7 @@ pub(super) struct Scanner<'a> {
 
 impl<'a> Scanner<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, depth: 0, keys: Vec::new(), refused: None }
+        Self { bytes, at: 0, depth_left: JSON_DEPTH_MAX, keys: Vec::new(), refused: None }
     }
 
     /// Reads the object of a write and answers where its payload stands.
@@ -45,6 +46,8 @@ impl<'a> Scanner<'a> {
                 what: "a value that is not an object of the form {\"payload\": ...}",
             });
         }
+        // The object around it is ours: the whole depth is the payload's.
+        self.depth_left += 1;
         let mut payload = None;
         self.object(&mut |scanner, at, key| {
             let is_payload = key == b"payload";
@@ -123,7 +126,7 @@ impl<'a> Scanner<'a> {
             self.refuse(ErrorCode::DuplicateKey, at, "a key that the object already has");
         }
         self.keys.truncate(first_key);
-        self.depth -= 1;
+        self.depth_left += 1;
         Ok(())
     }
 
@@ -142,16 +145,16 @@ impl<'a> Scanner<'a> {
                 }
             }
         }
-        self.depth -= 1;
+        self.depth_left += 1;
         Ok(())
     }
 
     /// Steps over an opening bracket.
     fn enter(&mut self) -> Result<(), Fault> {
-        if self.depth == JSON_DEPTH_MAX {
+        if self.depth_left == 0 {
             return Err(self.bad("nesting deeper than 64"));
         }
-        self.depth += 1;
+        self.depth_left -= 1;
         self.at += 1;
         Ok(())
     }

@@ -60,13 +60,13 @@ fn what_is_not_json_is_refused_where_it_stands() {
 }
 
 #[test]
-fn nesting_is_bounded_at_64() {
+fn a_payload_is_nested_64_deep_at_most_the_object_around_it_not_counted() {
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     assert_eq!(value(nested(64).as_bytes()), Ok(()));
     let too_deep = Fault { code: BadJson, at: 64, what: "nesting deeper than 64" };
     assert_eq!(value(nested(65).as_bytes()), Err(too_deep));
-    assert!(write_body(format!("{{\"payload\":{}}}", nested(63)).as_bytes()).is_ok());
-    refuses(format!("{{\"payload\":{}}}", nested(64)), BadJson, 11 + 63);
+    assert!(write_body(format!("{{\"payload\":{}}}", nested(64)).as_bytes()).is_ok());
+    refuses(format!("{{\"payload\":{}}}", nested(65)), BadJson, 11 + 64);
     refuses("[".repeat(1 << 20), BadJson, 64);
 }
 

@@ -8,7 +8,7 @@ use crate::http::{Cors, Limits};
 #[tokio::test]
 async fn a_bad_body_is_refused_and_nothing_is_written() {
     let server = Server::start().await;
-    let deep = format!("{{\"payload\":{}{}}}", "[".repeat(64), "]".repeat(64));
+    let deep = format!("{{\"payload\":{}{}}}", "[".repeat(65), "]".repeat(65));
     for (body, status, code, position) in [
         (&b""[..], 400, "bad_json", "empty"),
         (b"{\"payload\":1", 400, "bad_json", "at byte 12"),
@@ -16,7 +16,7 @@ async fn a_bad_body_is_refused_and_nothing_is_written() {
         (b"{\"payload\":NaN}", 400, "bad_json", "at byte 11"),
         (b"{\"payload\":\"\xff\"}", 400, "bad_json", "at byte 12"),
         (b"[1]", 400, "bad_json", "at byte 0"),
-        (deep.as_bytes(), 400, "bad_json", "at byte 74"),
+        (deep.as_bytes(), 400, "bad_json", "at byte 75"),
         (b"{\"payload\":{\"a\":1,\"a\":2}}", 400, "duplicate_key", "at byte 18"),
         (b"{\"payload\":1,\"payload\":2}", 400, "duplicate_key", "at byte 13"),
         (b"{\"payload\":1,\"ttl\":2}", 400, "unknown_field", "at byte 13"),

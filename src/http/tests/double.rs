@@ -30,6 +30,8 @@ pub(super) struct Behaviour {
     /// Zones that never apply.
     pub(super) slow_zones: Vec<String>,
     pub(super) not_ready: Option<String>,
+    /// Most links in a page, as if they were large; 0: as many as asked for.
+    pub(super) page_links: usize,
 }
 
 #[derive(Debug)]
@@ -180,6 +182,8 @@ impl Service for Double {
     }
 
     fn page(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Link>, ReadError>> {
+        let most = self.behaviour.lock().page_links;
+        let limit = if most == 0 { limit } else { limit.min(most) };
         let above = |links: Vec<Link>| {
             links.into_iter().filter(|link| link.id.get() > after).take(limit).collect()
         };

@@ -52,6 +52,28 @@ async fn pages_follow_each_other_to_the_frontier() {
 }
 
 #[tokio::test]
+async fn a_page_that_large_links_ended_early_names_the_next_one() {
+    let server = with_links(5).await;
+    server.double.behave(|b| b.page_links = 2);
+    for (after, next) in [(0, json!(2)), (2, json!(4)), (4, json!(null))] {
+        let page = server.get(&format!("/v1/chain?after={after}&limit=100")).await.json();
+        assert_eq!(page["next_after"], next, "after {after}");
+    }
+}
+
+#[tokio::test]
+async fn every_answer_says_at_which_frontier_it_was_given() {
+    let server = with_links(3).await;
+    for path in ["/ping", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/status", "/no"] {
+        assert_eq!(server.get(path).await.header("pghc-frontier"), "3", "{path}");
+    }
+    let refused = server.post("", "{").await;
+    assert_eq!((refused.status, refused.header("pghc-frontier")), (400, "3"));
+    let method = server.send(server.client.delete(server.url("/chain"))).await;
+    assert_eq!((method.status, method.header("pghc-frontier")), (405, "3"));
+}
+
+#[tokio::test]
 async fn the_head_is_the_newest_link_or_null() {
     let server = Server::start().await;
     assert_eq!(server.get("/v1/chain/head").await.json(), json!({"head": null, "frontier": 0}));

@@ -1,0 +1,171 @@
+//! The HTTP contract against real nodes, coordinators and databases: every status, field and byte
+//! that a client may rely on. A parade takes seconds to start, so one test makes many claims on it.
+
+#![expect(clippy::disallowed_methods, reason = "a test's tasks end with the test")]
+
+mod bad_input;
+mod bulk;
+mod nodes;
+mod reads;
+mod writes;
+
+use reqwest::header::HeaderMap;
+use serde_json::Value;
+
+use crate::harness::Site;
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Got {
+    pub(crate) status: u16,
+    headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Got {
+    pub(crate) async fn of(request: reqwest::RequestBuilder) -> Self {
+        let answer = request.send().await.expect("an answer");
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        Self { status, headers, text: answer.text().await.expect("a whole answer") }
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("visible ASCII"))
+    }
+
+    /// Asserts the status; answers the body.
+    #[track_caller]
+    pub(crate) fn is(&self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        self.json()
+    }
+
+    /// Asserts a problem of this status and code, whole in form.
+    #[track_caller]
+    pub(crate) fn is_problem(&self, status: u16, code: &str) -> Value {
+        let body = self.is(status);
+        assert_eq!((body["code"].as_str(), &body["status"]), (Some(code), &Value::from(status)));
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        assert_eq!(body["request_id"], self.header("x-request-id"));
+        assert_eq!(self.headers.contains_key("retry-after"), matches!(status, 429 | 503));
+        let detail = body["detail"].as_str().expect("a detail");
+        for inner in ["select ", "pghc.chain", "/src/", "panicked"] {
+            assert!(!detail.contains(inner), "{detail}");
+        }
+        body
+    }
+
+    #[track_caller]
+    pub(crate) fn frontier(&self) -> u64 {
+        self.header("pghc-frontier").parse().unwrap_or_else(|_| panic!("no frontier: {self:?}"))
+    }
+}
+
+impl Site {
+    fn url(&self, zone: usize, path: &str) -> String {
+        format!("{}{path}", self.api(zone))
+    }
+
+    pub(crate) async fn get(&self, zone: usize, path: &str) -> Got {
+        Got::of(self.http.get(self.url(zone, path))).await
+    }
+
+    /// Posts JSON to `/v1/chain` with this query string.
+    async fn post(&self, zone: usize, query: &str, body: impl Into<reqwest::Body>) -> Got {
+        Got::of(self.writing(zone, query, body)).await
+    }
+
+    async fn post_with_key(&self, zone: usize, key: &str, body: &str) -> Got {
+        Got::of(self.writing(zone, "", body.to_owned()).header("idempotency-key", key)).await
+    }
+
+    fn writing(
+        &self,
+        zone: usize,
+        query: &str,
+        body: impl Into<reqwest::Body>,
+    ) -> reqwest::RequestBuilder {
+        let url = self.url(zone, &format!("/v1/chain{query}"));
+        self.http.post(url).header("content-type", "application/json").body(body)
+    }
+
+    /// Newest committed id.
+    async fn head(&self) -> u64 {
+        let head = self.get(0, "/v1/chain/head?linearizable=true").await.is(200);
+        head["frontier"].as_u64().expect("an id")
+    }
+
+    async fn database(&self, zone: usize) -> tokio_postgres::Client {
+        let dsn = self.record().zones[zone].dsn.clone();
+        let connected = tokio_postgres::connect(&dsn, tokio_postgres::NoTls).await;
+        let (client, connection) = connected.expect("the zone's database answers");
+        tokio::task::spawn(connection);
+        client
+    }
+
+    /// Lets a zone apply nothing until the answer is dropped; its rows can be read.
+    async fn hold_applying(&self, zone: usize) -> tokio_postgres::Client {
+        let client = self.database(zone).await;
+        let hold = "begin; lock table pghc.frontier in exclusive mode";
+        client.batch_execute(hold).await.expect("a superuser may lock");
+        client
+    }
+}
+
+fn id_of(link: &Value) -> u64 {
+    link["id"].as_u64().unwrap_or_else(|| panic!("no id: {link}"))
+}
+
+fn token_of(link: &Value) -> String {
+    link["token"].as_str().unwrap_or_else(|| panic!("no token: {link}")).to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_in_one_zone_is_what_every_zone_answers() {
+    let site = Site::start(1).await;
+    writes::a_write_answers_the_named_fields_and_no_other(&site).await;
+    writes::a_key_means_one_write_in_every_zone(&site).await;
+    writes::a_payload_stays_byte_exact(&site).await;
+    writes::a_body_may_have_one_mebibyte_and_not_a_byte_more(&site).await;
+    writes::a_write_waits_as_it_was_asked(&site).await;
+    reads::a_reader_sees_its_write_in_every_other_zone(&site).await;
+    reads::a_token_of_another_chain_is_refused(&site).await;
+    reads::pages_walk_the_whole_chain(&site).await;
+    reads::every_answer_says_its_frontier(&site).await;
+    bad_input::nothing_of_a_refused_request_is_in_the_chain(&site).await;
+    bulk::two_and_a_half_thousand_lines_are_answered_one_by_one(&site).await;
+    bulk::a_bulk_write_with_a_key_may_be_repeated_elsewhere(&site).await;
+    writes::a_zone_that_does_not_apply_delays_only_who_waits_for_it(&site).await;
+    site.settle().await;
+    let proof = site.verify().await;
+    assert_eq!(proof.status.code(), Some(0), "{proof:?}");
+    site.parade.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_of_a_zone_serves_and_ends_well() {
+    let site = Site::start(2).await;
+    let never_finished = nodes::start_a_body_that_never_ends(&site).await;
+    nodes::a_standby_node_writes_and_reads_as_the_applier_does(&site).await;
+    nodes::metrics_are_prometheus_text_and_follow_the_frontier(&site).await;
+    nodes::the_contract_lists_every_route(&site).await;
+    nodes::a_request_keeps_its_id(&site).await;
+    nodes::slow_heads_hold_up_nobody_and_are_closed(&site).await;
+    nodes::a_node_told_to_end_finishes_what_it_has_begun(&site).await;
+    never_finished.expect_408().await;
+    site.settle().await;
+    site.parade.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_quorum_nothing_is_acknowledged_and_after_it_all_goes_on() {
+    let site = Site::start(1).await;
+    site.post(0, "?wait=everywhere", "{}").await.is(201);
+    nodes::without_a_quorum_nothing_is_acknowledged(&site).await;
+    site.parade.stop().await;
+}

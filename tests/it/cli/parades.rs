@@ -1,0 +1,173 @@
+//! The command lines against running parades: foreign databases, and the life of `pghc dev`.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use nix::sys::signal::Signal;
+use pghc::dev::process::{command_line, signal};
+use pghc::dev::record::{FILE, ParadeRecord};
+use pghc::dev::scratch::Scratch;
+use serde_json::Value;
+
+use super::{OTHER_CLUSTER, refuses, run};
+use crate::api_contract::Got;
+use crate::dev::free_port;
+use crate::harness::{Site, binary, client, wait_for};
+
+/// An API node beside those of a parade, killed when dropped.
+struct Stray {
+    child: Child,
+    url: String,
+}
+
+impl Stray {
+    fn start(cluster: &str, zone: &str, dsn: &str, coordinators: &[String]) -> Self {
+        let port = free_port();
+        let mut command = Command::new(binary());
+        command.args(["api", "--cluster-id", cluster, "--zone", zone, "--node", "stray-1"]);
+        command.args(["--listen", &format!("127.0.0.1:{port}"), "--database", dsn]);
+        command.args(coordinators.iter().flat_map(|url| ["--coordinator", url]));
+        let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn();
+        Self { child: child.expect("it was built"), url: format!("http://127.0.0.1:{port}") }
+    }
+}
+
+impl Drop for Stray {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// All that a node could have changed in a database that is not its own.
+async fn contents(dsn: &str) -> String {
+    let connected = tokio_postgres::connect(dsn, tokio_postgres::NoTls).await;
+    let (client, connection) = connected.expect("the zone's database answers");
+    let select = "select concat_ws(' ', (select string_agg(c::text, ',') from pghc.cluster c),
+        (select concat_ws(',', applied_id, hash, epoch, applier) from pghc.frontier),
+        (select count(*) from pghc.chain),
+        (select string_agg(relname, ',' order by oid) from pg_class where relnamespace > 16383),
+        (select string_agg(rolname, ',' order by oid) from pg_roles))";
+    tokio::select! {
+        row = client.query_one(select, &[]) => row.expect("readable").get(0),
+        _ = connection => panic!("the connection ended"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_another_ones_database_halts_and_changes_nothing_there() {
+    let site = Site::start(1).await;
+    let link = site.http.post(format!("{}/chain?wait=everywhere", site.api(1)));
+    Got::of(link).await.is(200);
+    site.settle().await;
+    let record = site.record();
+    let cluster = record.cluster_id.to_string();
+    let dsn = &record.zones[1].dsn;
+    let coordinators: Vec<String> = record.zones.iter().map(|z| z.coordinator.clone()).collect();
+    for (own_cluster, own_zone) in [(OTHER_CLUSTER, "us"), (cluster.as_str(), "ap")] {
+        let before = contents(dsn).await;
+        let stray = Stray::start(own_cluster, own_zone, dsn, &coordinators);
+        let ready = wait_for("the node to halt", async || {
+            let ready = client().get(format!("{}/readyz", stray.url));
+            ready.try_clone()?.send().await.ok()?;
+            let got = Got::of(ready).await;
+            got.text.contains("halted").then_some(got)
+        });
+        let ready = ready.await.is_problem(503, "not_ready");
+        let detail = ready["detail"].as_str().expect("a detail");
+        let belongs = format!("belongs to zone us of cluster {cluster}");
+        assert!(detail.contains(&belongs) && detail.contains("nothing was changed"), "{detail}");
+        let get = |path: &str| Got::of(client().get(format!("{}{path}", stray.url)));
+        let status = get("/v1/status").await.is(200);
+        assert!(status["halted"].as_str().is_some_and(|halted| halted.contains(&belongs)));
+        assert_eq!(get("/v1/chain/1").await.status, 503, "not a word of the other's chain");
+        let shown = run("pghc", &format!("status --api {}", stray.url));
+        let said = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.status.code() == Some(1) && said.contains(&belongs), "{said}");
+        assert_eq!(contents(dsn).await, before);
+    }
+    site.settle().await;
+    site.parade.stop().await;
+}
+
+fn dev(data: &Path) -> Child {
+    let mut command = Command::new(binary());
+    command.args(["dev", "--data"]).arg(data);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().expect("it was built")
+}
+
+/// The record and the head of a parade that is ready, as `pghc status` tells them.
+async fn when_healthy(data: &Path) -> (ParadeRecord, Value) {
+    wait_for("a healthy parade", async || {
+        let status = run("pghc", &format!("status --format json --data {}", data.display()));
+        let said: Value = serde_json::from_slice(&status.stdout).ok()?;
+        assert_eq!(status.status.success(), said["healthy"] == true, "{said}");
+        let record = ParadeRecord::read(data).ok()?;
+        let zones = said["zones"].as_array()?;
+        let applied = zones.len() == 3 && zones.iter().all(|zone| zone["applier"].is_string());
+        (said["healthy"] == true && applied).then_some((record, said))
+    })
+    .await
+}
+
+fn pids(record: &ParadeRecord) -> Vec<u32> {
+    let of = |zone: &pghc::dev::record::ZoneRecord| {
+        let mut pids = vec![zone.pids.postgres, zone.pids.coordinator];
+        pids.extend(&zone.pids.api);
+        pids
+    };
+    record.zones.iter().flat_map(of).collect()
+}
+
+fn is_complete(status: &Value, record: &ParadeRecord, head: u64) {
+    assert_eq!(status["cluster_id"], record.cluster_id.as_str());
+    assert_eq!((&status["head"], &status["problems"]), (&head.into(), &Value::Array(Vec::new())));
+    assert!(
+        status["leader"].is_u64() && status["leader_zone"].is_string() && status["term"].is_u64()
+    );
+    for zone in status["zones"].as_array().expect("zones") {
+        let name = zone["zone"].as_str().expect("a name");
+        assert_eq!(
+            (&zone["state"], &zone["applier"]),
+            (&"live".into(), &format!("{name}-1").into())
+        );
+        assert!(zone["frontier"].is_u64() && zone["lag_ids"].is_u64());
+    }
+    let nodes = status["nodes"].as_array().expect("nodes");
+    assert!(nodes.len() == 3 && nodes.iter().all(|node| node["ready"] == true), "{status}");
+    let parade = serde_json::to_value(record).expect("plain data");
+    assert_eq!(status["parade"], parade);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pghc_dev_carries_on_after_its_death_and_ends_without_a_trace() {
+    let scratch = Scratch::new("cli").expect("a directory");
+    let data = scratch.path().join("data");
+    let mut supervisor = dev(&data);
+    let (first, status) = when_healthy(&data).await;
+    is_complete(&status, &first, 0);
+    let write = async |record: &ParadeRecord, zone: usize| {
+        let url = format!("{}/chain?wait=everywhere", record.zones[zone].api[0]);
+        Got::of(client().post(url)).await.is(200)
+    };
+    let before = write(&first, 1).await;
+    supervisor.kill().expect("ours");
+    supervisor.wait().expect("ours");
+    let mut supervisor = dev(&data);
+    let gone = async || pids(&first).iter().all(|pid| command_line(*pid).is_none()).then_some(());
+    wait_for("the children of the first to end", gone).await;
+    let (second, status) = when_healthy(&data).await;
+    is_complete(&status, &second, 1);
+    assert_eq!(second.cluster_id, first.cluster_id);
+    let after = write(&second, 2).await;
+    assert_eq!(after["zk_id"], 2, "the same chain");
+    let recent = format!("{}/chain/recent", second.zones[0].api[0]);
+    assert_eq!(Got::of(client().get(recent)).await.is(200), Value::Array(vec![after, before]));
+    signal(supervisor.id(), Signal::SIGTERM);
+    assert!(supervisor.wait().expect("ours").success());
+    let left: Vec<u32> =
+        pids(&second).into_iter().filter(|pid| command_line(*pid).is_some()).collect();
+    assert!(left.is_empty() && !data.join(FILE).exists(), "left: {left:?}");
+    refuses("pghc", &format!("status --data {}", data.display()), 2, &["no parade runs"]);
+}
