@@ -1,5 +1,5 @@
--- One batch of rows as one statement: the fastest way for rows from a client, short of copy.
+-- One batch of rows as one statement: the fastest way for rows from a client, short of copy. Arrays
+-- are unnested in the select list, which spares a tuple store.
 insert into public.bench_chain (id, node_id, hash, digest, written_at, payload)
-select id, node_id, hash, digest, written_at, payload::json
-from unnest($1::bigint[], $2::text[], $3::text[], $4::bytea[], $5::timestamptz[], $6::text[])
-  as batch (id, node_id, hash, digest, written_at, payload);
+select unnest($1::bigint[]), unnest($2::text[]), unnest($3::text[])::bpchar, unnest($4::bytea[]),
+  unnest($5::timestamptz[]), unnest($6::text[])::json;
