@@ -1,0 +1,140 @@
+//! What an operator copies from `deploy/` works: the configuration files go through the real
+//! binary's own parser, and every metric an alarm stands on exists. Nothing is started.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use pghc::telemetry::Metrics;
+
+/// Flags that are no settings of a file.
+const NO_SETTINGS: &[&str] = &["config", "help", "version"];
+
+fn deploy(file: &str) -> String {
+    let path = format!("{}/deploy/{file}", env!("CARGO_MANIFEST_DIR"));
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Runs `pghc ROLE` on a file of these words, with an address that the arguments parse with and the
+/// process refuses to serve on: whoever gets that far has read every key. Answers exit code and
+/// last words.
+fn refused(role: &str, text: &str) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("pghc.toml");
+    fs::write(&path, text).expect("written");
+    let output = Command::new(env!("CARGO_BIN_EXE_pghc"))
+        .args([role, "--listen=192.0.2.1:1", "--config"])
+        .arg(&path)
+        .env_clear()
+        .output()
+        .expect("the binary runs");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// The file's settings, those that are commented out (`#key = value`) too.
+fn keys(text: &str) -> BTreeSet<String> {
+    let key = |line: &str| {
+        let (key, _) = line.trim_start_matches('#').split_once(" = ")?;
+        let is_key = key.chars().all(|letter| letter.is_ascii_lowercase() || letter == '-');
+        is_key.then(|| key.to_owned())
+    };
+    text.lines().filter_map(key).collect()
+}
+
+/// The role's flags as its help names them.
+fn flags(role: &str) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_pghc"))
+        .args([role, "--help"])
+        .output()
+        .expect("the binary runs");
+    let help = String::from_utf8_lossy(&output.stdout).into_owned();
+    let flag = |line: &str| {
+        let (_, flag) = line.split_once("--").filter(|(before, _)| before.trim().len() <= 3)?;
+        let end = flag.find([' ', '<']).unwrap_or(flag.len());
+        Some(flag[..end].to_owned()).filter(|flag| !NO_SETTINGS.contains(&flag.as_str()))
+    };
+    help.lines().filter_map(flag).collect()
+}
+
+fn check(role: &str) {
+    let text = deploy(&format!("config/{role}.toml"));
+    assert_eq!(keys(&text), flags(role), "{role}.toml names every setting and no other");
+
+    let defaults_too: String = text
+        .lines()
+        .map(|line| match line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')) {
+            Some(setting) => format!("{setting}\n"),
+            None => format!("{line}\n"),
+        })
+        .collect();
+    for file in [text.clone(), defaults_too] {
+        let (code, words) = refused(role, &file);
+        assert!(words.contains("192.0.2.1:1 is not a loopback address"), "{role}: {words}\n{file}");
+        assert_eq!(code, Some(2), "{words}");
+    }
+
+    let (code, words) = refused(role, &format!("{text}\nlinger-ms = 5\n"));
+    assert!(words.contains("unexpected argument '--linger-ms'"), "{role}: {words}");
+    assert_eq!(code, Some(2), "{words}");
+}
+
+#[test]
+fn the_coordinators_file_names_every_setting_and_is_understood() {
+    check("coordinator");
+}
+
+#[test]
+fn the_api_nodes_file_names_every_setting_and_is_understood() {
+    check("api");
+}
+
+#[test]
+fn the_files_and_units_of_one_machine_fit_together() {
+    let (coordinator, api) = (deploy("config/coordinator.toml"), deploy("config/api.toml"));
+    let value = |text: &str, key: &str| {
+        let table: toml::Table = text.parse().expect("a TOML file");
+        table[key].clone()
+    };
+    for key in ["cluster-id", "zone"] {
+        assert_eq!(value(&coordinator, key), value(&api, key), "{key}");
+    }
+    let urls = |list: &toml::Value| -> BTreeSet<String> {
+        let items = list.as_array().expect("a list").iter().filter_map(toml::Value::as_str);
+        items.map(|item| item.rsplit('=').next().unwrap_or(item).to_owned()).collect()
+    };
+    assert_eq!(urls(&value(&coordinator, "member")), urls(&value(&api, "coordinator")));
+
+    let tunnel = deploy("tunnel/stunnel.conf");
+    for url in urls(&value(&api, "coordinator")) {
+        let address = url.trim_start_matches("http://");
+        assert!(tunnel.contains(address), "{address} is an end of the tunnel");
+    }
+    for role in ["coordinator", "api"] {
+        let unit = deploy(&format!("systemd/pghc-{role}.service"));
+        let start = format!("ExecStart=/usr/bin/pghc {role} --config /etc/pghc/{role}.toml\n");
+        assert!(unit.contains(&start), "{unit}");
+    }
+}
+
+#[test]
+fn every_metric_that_an_alarm_stands_on_exists() {
+    let exposed = [Metrics::for_api_node(&["other"]), Metrics::for_coordinator()]
+        .map(|metrics| metrics.exposition())
+        .concat();
+    let exists = |name: &str| {
+        let sample = |line: &str| line.split([' ', '{']).next() == Some(name);
+        exposed.lines().any(sample)
+    };
+    let alerts = deploy("prometheus/alerts.yaml");
+    let runbook = deploy("README.md");
+    let word = |letter: char| !letter.is_ascii_alphanumeric() && letter != '_';
+    let names: BTreeSet<&str> =
+        alerts.split(word).filter(|word| word.starts_with("pghc_")).collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        assert!(exists(name), "{name} is not among\n{exposed}");
+    }
+    for alert in alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(runbook.contains(&format!("**{alert}**")), "the runbook says nothing of {alert}");
+    }
+}
