@@ -73,7 +73,7 @@ codes! {
     /// No such path or link.
     NotFound = "not_found", 404, "There is no such thing here";
     /// The node has just started and its zone is not back where it was.
-    NotReady = "not_ready", 503, "This node does not serve reads yet; try again or use another node";
+    NotReady = "not_ready", 503, "This node cannot do all it is for at the moment; its detail says why, use another node";
     /// The write was handed over and the answer was lost or late.
     OutcomeUnknown = "outcome_unknown", 504, "It is not known whether the write was committed; send it again with the same Idempotency-Key";
     /// Too much is waiting already.

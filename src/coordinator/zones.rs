@@ -12,6 +12,9 @@ use crate::rpc::v1::{ZoneReport, ZoneView};
 /// A zone not heard of for so long is not waited for.
 pub(super) const SILENT_AFTER: Duration = Duration::from_secs(5);
 
+/// While an applier was heard of within this time, only its word says how its zone is.
+const APPLIER_SILENT_AFTER: Duration = Duration::from_secs(2);
+
 /// Most zones remembered; reports of further ones are dropped.
 const ZONES_MAX: usize = 256;
 
@@ -23,6 +26,8 @@ struct Zone {
     halted: String,
     trouble: String,
     heard: Instant,
+    /// When its applier last spoke.
+    applier_heard: Option<Instant>,
 }
 
 /// All zones by name.
@@ -56,6 +61,7 @@ impl Zones {
             halted: String::new(),
             trouble: String::new(),
             heard: now,
+            applier_heard: None,
         });
         zone.heard = now;
         if report.is_applier {
@@ -65,12 +71,11 @@ impl Zones {
             zone.applier = report.node;
             zone.halted = report.halted;
             zone.trouble = report.trouble;
-        } else if !report.halted.is_empty() || !report.trouble.is_empty() {
-            // Nobody applies, or the node that says so is about to: its word is the newest there is.
+            zone.applier_heard = Some(now);
+        } else if zone.applier_heard.is_none_or(|heard| now - heard > APPLIER_SILENT_AFTER) {
+            // Nobody applies: what the others say is the newest there is.
             zone.halted = report.halted;
             zone.trouble = report.trouble;
-        } else {
-            zone.frontier = zone.frontier.max(report.frontier);
         }
         drop(zones);
         self.changed.send_replace(());
@@ -117,7 +122,7 @@ impl Zones {
 mod tests {
     use tokio::time::Instant;
 
-    use super::{SILENT_AFTER, Zones};
+    use super::{APPLIER_SILENT_AFTER, SILENT_AFTER, Zones};
     use crate::rpc::v1::ZoneReport;
 
     fn report(zone: &str, frontier: u64) -> ZoneReport {
@@ -154,6 +159,19 @@ mod tests {
         zones.report(ZoneReport { halted: "why".to_owned(), ..report("ap", 1) }, now);
         assert_eq!(zones.behind(4, now), ["eu"]);
         assert!(zones.behind(4, now + SILENT_AFTER).is_empty());
+    }
+
+    #[test]
+    fn a_standby_speaks_for_its_zone_only_when_no_applier_does() {
+        let now = Instant::now();
+        let zones = zones_of(&[], now);
+        zones.report(report("eu", 3), now);
+        let trouble = "its own connection".to_owned();
+        let standby = ZoneReport { is_applier: false, trouble, ..report("eu", 3) };
+        zones.report(standby.clone(), now);
+        assert_eq!(zones.views(now)[0].trouble, "");
+        zones.report(standby, now + APPLIER_SILENT_AFTER * 2);
+        assert_eq!(zones.views(now)[0].trouble, "its own connection");
     }
 
     #[test]

@@ -133,7 +133,7 @@ pub(super) async fn reach(api: &Api, ask: &Ask) -> Result<u64, Refusal> {
         let detail = format!("the token {token} is not of this cluster, {cluster}");
         return Err(Refusal::new(ErrorCode::WrongCluster, detail));
     }
-    service.is_ready().map_err(|reason| Refusal::new(ErrorCode::NotReady, reason))?;
+    service.may_read().map_err(|error| unreadable(api, error))?;
     let deadline = Instant::now() + ask.timeout;
     let mut wanted = ask.at_least.as_ref().map_or(0, |at_least| at_least.id().get());
     if ask.linearizable {

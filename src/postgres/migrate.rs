@@ -38,7 +38,7 @@ pub enum MigrateError {
     /// Try again later: the connection was lost, or another node still migrates. Whatever was
     /// finished stays; the rest goes on next time.
     #[error("the database could not be prepared now; trying again is safe")]
-    Unavailable(#[source] tokio_postgres::Error),
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Wait or connect elsewhere: the server is a replica, or still recovering.
     #[error(
         "the server is a replica or in recovery; nothing can be applied to it until it is promoted"
@@ -86,7 +86,7 @@ impl From<tokio_postgres::Error> for MigrateError {
             Some(db) if !is_passing(db.code()) => {
                 Self::Refused { message: db.message().to_owned(), source: Some(error) }
             }
-            _ => Self::Unavailable(error),
+            _ => Self::Unavailable(error.into()),
         }
     }
 }
@@ -154,14 +154,29 @@ async fn run(client: &mut Client) -> Result<(), MigrateError> {
                 tracing::info!(%migration, "migrated the zone's database");
             }
         }
-        Err(error) => {
-            let message = std::error::Error::source(&error)
-                .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
-            return Err(MigrateError::Refused { message, source: None });
-        }
+        Err(error) => return Err(sort(error)),
     }
     client.batch_execute(include_str!("../../sql/queries/after_migrations.sql")).await?;
     Ok(())
+}
+
+/// Sorts what the migration library says by what PostgreSQL said to it: a connection that was lost
+/// in the middle is no refusal.
+fn sort(error: refinery::Error) -> MigrateError {
+    let mut message = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        if let Some(driver) = cause.downcast_ref::<tokio_postgres::Error>() {
+            let Some(db) = driver.as_db_error().filter(|db| !is_passing(db.code())) else {
+                return MigrateError::Unavailable(error.into());
+            };
+            message = format!("{message}: {}", db.message());
+            break;
+        }
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    MigrateError::Refused { message, source: None }
 }
 
 async fn create_roles(client: &Client) -> Result<(), MigrateError> {

@@ -37,6 +37,10 @@ impl Service for Counter {
     fn frontier(&self) -> u64 {
         self.id.load(Ordering::Relaxed)
     }
+    fn may_read(&self) -> Result<(), ReadError> {
+        Ok(())
+    }
+
     fn is_ready(&self) -> Result<(), String> {
         Ok(())
     }

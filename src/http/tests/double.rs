@@ -30,6 +30,7 @@ pub(super) struct Behaviour {
     /// Zones that never apply.
     pub(super) slow_zones: Vec<String>,
     pub(super) not_ready: Option<String>,
+    pub(super) may_not_read: Option<ReadError>,
     /// Most links in a page, as if they were large; 0: as many as asked for.
     pub(super) page_links: usize,
 }
@@ -128,6 +129,10 @@ impl Service for Double {
 
     fn frontier(&self) -> u64 {
         *self.frontier.borrow()
+    }
+
+    fn may_read(&self) -> Result<(), ReadError> {
+        self.behaviour.lock().may_not_read.clone().map_or(Ok(()), Err)
     }
 
     fn is_ready(&self) -> Result<(), String> {

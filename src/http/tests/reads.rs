@@ -146,20 +146,35 @@ async fn a_failed_read_says_why_and_never_what_the_database_said() {
     assert_eq!(halted["detail"], "digest differs at 7");
 }
 
+const READS: [&str; 4] = ["/v1/chain/1", "/v1/chain", "/v1/chain/head", "/chain/recent"];
+
 #[tokio::test]
-async fn nothing_is_read_before_the_node_is_ready() {
+async fn a_node_that_cannot_write_says_so_and_goes_on_reading() {
     let server = with_links(1).await;
     assert_eq!(server.get("/readyz").await.text, "ready");
-    server.double.behave(|b| b.not_ready = Some("the frontier is not known yet".to_owned()));
-    for path in ["/readyz", "/v1/chain/1", "/v1/chain", "/v1/chain/head", "/chain/recent"] {
-        let problem = server.get(path).await.is_problem(503, "not_ready");
-        assert_eq!(problem["detail"], "the frontier is not known yet");
-    }
-    for path in ["/healthz", "/ping", "/v1/status", "/metrics", "/openapi.json"] {
+    server.double.behave(|b| b.not_ready = Some("no coordinator leads".to_owned()));
+    let problem = server.get("/readyz").await.is_problem(503, "not_ready");
+    assert_eq!(problem["detail"], "no coordinator leads");
+    let open = ["/healthz", "/ping", "/v1/status", "/metrics", "/openapi.json"];
+    for path in READS.iter().chain(&open) {
         assert_eq!(server.get(path).await.status, 200, "{path}");
     }
     let waits = server.post("", "{}");
     assert_eq!(tokio::time::timeout(PATIENCE, waits).await.expect("it does not wait").status, 201);
+}
+
+#[tokio::test]
+async fn nothing_is_read_from_a_zone_that_is_halted_or_not_reached_yet() {
+    let server = with_links(1).await;
+    for path in READS {
+        let halted = ReadError::Halted("digest differs at 7".to_owned());
+        server.double.behave(|b| b.may_not_read = Some(halted));
+        let problem = server.get(path).await.is_problem(503, "zone_halted");
+        assert_eq!(problem["detail"], "digest differs at 7");
+        let unknown = ReadError::Database("not reached yet".to_owned());
+        server.double.behave(|b| b.may_not_read = Some(unknown));
+        server.get(path).await.is_problem(503, "database_unavailable");
+    }
 }
 
 #[tokio::test]
