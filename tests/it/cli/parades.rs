@@ -90,11 +90,28 @@ async fn a_node_with_another_ones_database_halts_and_changes_nothing_there() {
     site.parade.stop().await;
 }
 
-fn dev(data: &Path) -> Child {
+/// A running `pghc dev`; killed when dropped, and its children end by themselves.
+struct Dev(Child);
+
+impl Dev {
+    fn kill(&mut self) {
+        self.0.kill().expect("ours");
+        self.0.wait().expect("ours");
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn dev(data: &Path) -> Dev {
     let mut command = Command::new(binary());
     command.args(["dev", "--data"]).arg(data);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().expect("it was built")
+    Dev(command.spawn().expect("it was built"))
 }
 
 /// The record and the head of a parade that is ready, as `pghc status` tells them.
@@ -152,8 +169,7 @@ async fn pghc_dev_carries_on_after_its_death_and_ends_without_a_trace() {
         Got::of(client().post(url)).await.is(200)
     };
     let before = write(&first, 1).await;
-    supervisor.kill().expect("ours");
-    supervisor.wait().expect("ours");
+    supervisor.kill();
     let mut supervisor = dev(&data);
     let gone = async || pids(&first).iter().all(|pid| command_line(*pid).is_none()).then_some(());
     wait_for("the children of the first to end", gone).await;
@@ -164,8 +180,8 @@ async fn pghc_dev_carries_on_after_its_death_and_ends_without_a_trace() {
     assert_eq!(after["zk_id"], 2, "the same chain");
     let recent = format!("{}/chain/recent", second.zones[0].api[0]);
     assert_eq!(Got::of(client().get(recent)).await.is(200), Value::Array(vec![after, before]));
-    signal(supervisor.id(), Signal::SIGTERM);
-    assert!(supervisor.wait().expect("ours").success());
+    signal(supervisor.0.id(), Signal::SIGTERM);
+    assert!(supervisor.0.wait().expect("ours").success());
     let left: Vec<u32> =
         pids(&second).into_iter().filter(|pid| command_line(*pid).is_some()).collect();
     assert!(left.is_empty() && !data.join(FILE).exists(), "left: {left:?}");
