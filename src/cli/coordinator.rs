@@ -87,10 +87,10 @@ impl FromStr for MemberArg {
 impl Arguments {
     fn settings(self, metrics: Arc<Metrics>) -> Result<Settings, StartError> {
         let refuse = |why: String| Err(StartError::Settings(why));
-        for address in [Some(self.listen), self.metrics].into_iter().flatten() {
-            if !address.ip().is_loopback() {
+        for (flag, address) in [("--listen", Some(self.listen)), ("--metrics", self.metrics)] {
+            if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
                 return refuse(format!(
-                    "{address} is not a loopback address; this version speaks no TLS, so put an \
+                    "{flag} {address} is not a loopback address; this version speaks no TLS, so put an \
                      encrypting proxy before it"
                 ));
             }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::type_config::{Proposal, Raft};
 use crate::rpc::v1::ProposeRequest;
 use crate::rpc::v1::coordinator_client::CoordinatorClient;
-use crate::rpc::{self, Caller, MESSAGE_BYTES_MAX};
+use crate::rpc::{self, Caller, MESSAGE_BYTES_MAX, never_sent};
 use crate::sequencer::Entry;
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
@@ -107,6 +107,7 @@ impl Forward {
         match leader.propose(request).await {
             Ok(reply) if reply.get_ref().accepted => Attempt::Committed,
             Ok(_) => Attempt::NotTaken,
+            Err(status) if never_sent(&status) => Attempt::NotTaken,
             Err(_) => Attempt::Unknown,
         }
     }

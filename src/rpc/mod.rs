@@ -8,6 +8,21 @@ pub use channel::{Caller, ClusterCheck, MESSAGE_BYTES_MAX, connect, server};
 /// Metadata key of a refusal that promises: nothing of the call was handed to a leader.
 pub const NOT_TAKEN: &str = "pghc-not-taken";
 
+/// Whether a call failed because nobody listens at the address: then nothing of it was sent.
+#[must_use]
+pub fn never_sent(status: &tonic::Status) -> bool {
+    let mut source = std::error::Error::source(status);
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>()
+            && io.kind() == std::io::ErrorKind::ConnectionRefused
+        {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
 /// Generated messages, clients and servers.
 #[allow(
     missing_docs,

@@ -22,9 +22,9 @@ use tokio::time::{Instant, timeout_at};
 use super::batcher::{Weigh, Window, next_batch};
 use super::coordinators::Coordinators;
 use super::{NewWrite, Outcome, SubmitError};
-use crate::rpc::NOT_TAKEN;
 use crate::rpc::v1::write_outcome::Kind;
 use crate::rpc::v1::{SubmitReply, SubmitRequest, WriteOutcome};
+use crate::rpc::{NOT_TAKEN, never_sent};
 use crate::sequencer::{Batch, SessionId, Write};
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
@@ -271,7 +271,8 @@ async fn send(coordinators: Coordinators, flight: Flight) -> Option<Duration> {
                 return None;
             }
             Ok(Err(status)) => {
-                maybe_taken |= status.metadata().get(NOT_TAKEN).is_none();
+                let not_taken = status.metadata().contains_key(NOT_TAKEN);
+                maybe_taken |= !not_taken && !never_sent(&status);
                 coordinators.note(place, false);
                 tokio::time::sleep(RETRY).await;
             }

@@ -214,6 +214,36 @@ async fn a_confirmed_read_sees_every_answered_write() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dead_address_is_told_from_a_lost_answer() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", free.local_addr().expect("bound"));
+    drop(free);
+    let caller = rpc::connect(&url, &cluster(), Duration::from_secs(1)).expect("a URL");
+    let error = CoordinatorClient::new(caller).submit(batch(1, 1)).await.expect_err("dead");
+    assert!(rpc::never_sent(&error), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_leader_it_is_said_in_time_that_nothing_was_handed_over() {
+    let mut group = Group::start().await;
+    submit(&mut group.client(1), batch(1, 1)).await;
+    let leader = group.leader().await;
+    let left = leader % 3 + 1;
+    for id in (1..=3).filter(|id| *id != left) {
+        group.stop(id).await;
+    }
+    // The first writes may still have gone to the leader's connection; then nothing takes them.
+    wait_for("an honest refusal", async || {
+        let request = SubmitRequest { patience_ms: 400, ..batch(2, 1) };
+        let mut call = tonic::Request::new(request);
+        call.set_timeout(Duration::from_millis(400));
+        let error = group.client(left).submit(call).await.err()?;
+        error.metadata().contains_key(rpc::NOT_TAKEN).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_caller_of_another_cluster_is_refused() {
     let group = Group::start().await;
     let url = format!("http://{}", group.running[&1].address());

@@ -115,3 +115,70 @@ async fn a_retry_with_the_same_key_in_any_other_zone_gets_the_same_id() {
     assert!(at_once.iter().all(|id| *id == at_once[0]), "{at_once:?}");
     site.parade.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_dies_while_it_is_prepared_is_prepared_again() {
+    let site = Site::launch(1).await;
+    for _ in 0..4 {
+        // Whatever step the migration has reached by now.
+        wait_for("its PostgreSQL", async || site.parade.pid("us", Part::Postgres)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+        site.kill("us", Part::Postgres).await;
+    }
+    let crowd = Crowd::start(&site, 1);
+    crowd.progress(30).await;
+    let promises = crowd.finish().await;
+    site.check(&promises).await;
+    site.parade.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_zone_database_is_filled_again_from_the_log() {
+    let site = Site::start(1).await;
+    let crowd = Crowd::start(&site, 1);
+    crowd.progress(60).await;
+    let dsn = site.record().zones[2].dsn.clone();
+    let (client, connection) =
+        tokio_postgres::connect(&dsn, tokio_postgres::NoTls).await.expect("it answers");
+    let drop_schema = client.batch_execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid()
+           and datname = current_database();
+         drop schema pghc cascade",
+    );
+    tokio::select! {
+        done = drop_schema => done.expect("dropped"),
+        _ = connection => panic!("the connection ended"),
+    }
+    crowd.progress(60).await;
+    let promises = crowd.finish().await;
+    site.check(&promises).await;
+    site.parade.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_go_on_while_no_coordinator_lives() {
+    let site = Site::start(1).await;
+    let crowd = Crowd::start(&site, 1);
+    crowd.progress(10).await;
+    let promises = crowd.finish().await;
+    site.settle().await;
+    for zone in ZONES {
+        site.parade.pause_supervision(zone, Part::Coordinator).await.expect("a child");
+        site.kill(zone, Part::Coordinator).await;
+    }
+    wait_for("nodes that know", async || {
+        let ready = site.http.get(format!("{}/readyz", site.api(0))).send().await.ok()?;
+        (ready.status().as_u16() == 503).then_some(())
+    })
+    .await;
+    for zone in 0..3 {
+        let url = format!("{}/v1/chain/{}", site.api(zone), promises[0].id);
+        let answer = site.http.get(url).send().await.expect("an answer");
+        assert_eq!(answer.status().as_u16(), 200, "zone {zone}");
+    }
+    for zone in ZONES {
+        site.parade.resume_supervision(zone, Part::Coordinator).await.expect("a child");
+    }
+    site.check(&promises).await;
+    site.parade.stop().await;
+}

@@ -27,10 +27,16 @@ pub(crate) struct Site {
 impl Site {
     /// Starts three zones with `api_nodes` each and waits until they serve.
     pub(crate) async fn start(api_nodes: usize) -> Self {
+        let site = Self::launch(api_nodes).await;
+        site.parade.ready(PATIENCE).await.expect("the parade gets ready");
+        site
+    }
+
+    /// Starts the processes and does not wait until they serve.
+    pub(crate) async fn launch(api_nodes: usize) -> Self {
         let options =
             ParadeOptions { api_nodes, binary: Some(binary()), ..ParadeOptions::default() };
         let parade = Parade::start(options).await.expect("the parade starts");
-        parade.ready(PATIENCE).await.expect("the parade gets ready");
         Self { parade, http: client() }
     }
 
