@@ -19,7 +19,7 @@ create table pghc.chain (
   constraint chain_pkey primary key (id),
   -- One constraint and only cheap terms: this runs for every row. Density, and so that ids are
   -- positive, is guarded per statement; the hash is checked against the chain.
-  constraint chain_form check (octet_length(node_id) between 1 and 64
+  constraint chain_form check (octet_length(node_id) >= 1 and octet_length(node_id) <= 64
     and octet_length(digest) = 32 and isfinite(written_at))
 );
 comment on table pghc.chain is 'Every write of the cluster in its total order, without a gap.';

@@ -100,7 +100,22 @@ impl CoordinatorService {
         }
     }
 
+    /// Tries until a majority confirms, across a change of leadership, within one attempt's time.
     async fn read_index(&self, forwarded: bool) -> Result<u64, Status> {
+        let until = Instant::now() + self.attempt_max;
+        let mut leadership = self.forward.leadership();
+        loop {
+            leadership.borrow_and_update();
+            match self.confirm(forwarded).await {
+                Err(_) if !forwarded && Instant::now() < until => {
+                    let _ = tokio::time::timeout(NO_LEADER_PAUSE, leadership.changed()).await;
+                }
+                confirmed => return confirmed,
+            }
+        }
+    }
+
+    async fn confirm(&self, forwarded: bool) -> Result<u64, Status> {
         if !forwarded && let Some(mut leader) = self.forward.leader() {
             let mut request = Request::new(ReadIndexRequest { forwarded: true });
             request.set_timeout(self.attempt_max);

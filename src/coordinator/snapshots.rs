@@ -74,7 +74,7 @@ impl Snapshots {
                 io::ErrorKind::InvalidData,
                 format!(
                     "{} is damaged ({what}); the data of this coordinator cannot be trusted, \
-                     replace it by a new one that copies from the others",
+                     keep it stopped while the others go on",
                     self.path().display()
                 ),
             )

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -121,6 +121,7 @@ impl Face {
         let start = Instant::now();
         let request_id = request_id(request.headers());
         let route = route_of(request.uri().path());
+        let has_body = request.body().size_hint().exact() != Some(0);
         let answer = AssertUnwindSafe(self.router.clone().call(request)).catch_unwind().await;
         let response = match answer {
             Ok(Ok(response)) => response,
@@ -131,10 +132,21 @@ impl Face {
                 Refusal::new(ErrorCode::Internal, detail).into_response()
             }
         };
-        let response = finish(response, request_id, self.api.service.frontier());
+        let mut response = finish(response, request_id, self.api.service.frontier());
+        if has_body && leaves_body(response.status()) {
+            // The connection ends after this answer, with the rest of the body. Unless it is told, a
+            // client would send its next request into that.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         self.api.metrics.http.answered(route, response.status().as_u16(), start.elapsed());
         response
     }
+}
+
+/// Whether an answer of this status may have been given before the whole body was read.
+fn leaves_body(status: StatusCode) -> bool {
+    let is_read = [StatusCode::UNPROCESSABLE_ENTITY, StatusCode::TOO_MANY_REQUESTS];
+    status.is_client_error() && !is_read.contains(&status)
 }
 
 /// Position in [`ROUTES`] of the route that a path belongs to.

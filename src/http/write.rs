@@ -135,6 +135,7 @@ pub(super) async fn submit(
             let end = match error {
                 SubmitError::Overloaded => WriteEnd::Overloaded,
                 SubmitError::Draining => WriteEnd::Draining,
+                SubmitError::Halted(_) => WriteEnd::Halted,
                 SubmitError::NoLeader => WriteEnd::NoLeader,
                 SubmitError::Unknown => WriteEnd::Unknown,
             };
@@ -238,14 +239,16 @@ fn not_applied(id: WriteId, why: &str) -> Refusal {
 /// What a write is answered that has no outcome.
 pub(super) fn unwritten(error: &SubmitError) -> Refusal {
     let (code, detail) = match error {
+        SubmitError::Halted(why) => return Refusal::new(ErrorCode::ZoneHalted, why.clone()),
         SubmitError::Overloaded => (ErrorCode::Overloaded, "the queue of this node is full"),
         SubmitError::Draining => (ErrorCode::Draining, "nothing was handed over"),
         SubmitError::NoLeader => {
             (ErrorCode::NoLeader, "no coordinator with a leader was reachable in time")
         }
-        SubmitError::Unknown => {
-            (ErrorCode::OutcomeUnknown, "the write was handed over and no answer came in time")
-        }
+        SubmitError::Unknown => (
+            ErrorCode::OutcomeUnknown,
+            "the write may have been handed over and no answer came in time",
+        ),
     };
     Refusal::new(code, detail)
 }

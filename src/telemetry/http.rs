@@ -47,6 +47,8 @@ pub enum WriteEnd {
     NoLeader,
     /// No answer in time.
     Unknown,
+    /// Refused: the zone has halted.
+    Halted,
 }
 
 impl Http {
@@ -97,7 +99,7 @@ impl Http {
 }
 
 impl WriteEnd {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Ordered,
         Self::Repeated,
         Self::KeyReused,
@@ -105,6 +107,7 @@ impl WriteEnd {
         Self::Draining,
         Self::NoLeader,
         Self::Unknown,
+        Self::Halted,
     ];
 
     fn label(self) -> &'static str {
@@ -116,6 +119,7 @@ impl WriteEnd {
             Self::Draining => "draining",
             Self::NoLeader => "no_leader",
             Self::Unknown => "unknown",
+            Self::Halted => "halted",
         }
     }
 }

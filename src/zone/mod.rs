@@ -48,6 +48,9 @@ pub enum SubmitError {
     /// Nothing was handed over: the queue is full.
     #[error("too many writes are waiting")]
     Overloaded,
+    /// Nothing was handed over: the zone has halted for this reason and could not apply it.
+    #[error("the zone is halted: {0}")]
+    Halted(String),
     /// Nothing was handed over: the node is shutting down.
     #[error("the node is shutting down")]
     Draining,

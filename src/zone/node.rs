@@ -68,7 +68,7 @@ impl Node {
             Arc::clone(&metrics),
             tasks,
         );
-        let views = report::start(&identity, &standing, &coordinators, tasks);
+        let views = report::start(&identity, &standing, &coordinators, &metrics, tasks);
         let applying = Applying {
             identity: identity.clone(),
             dsn: database,
@@ -213,7 +213,12 @@ impl Service for Node {
         writes: Vec<NewWrite>,
         deadline: Instant,
     ) -> BoxFuture<'_, Result<Vec<Outcome>, SubmitError>> {
-        Box::pin(self.submitter.submit(writes, deadline))
+        Box::pin(async move {
+            if let Some(why) = self.standing.frontier.halted() {
+                return Err(SubmitError::Halted(why));
+            }
+            self.submitter.submit(writes, deadline).await
+        })
     }
 
     fn wait_applied(&self, id: u64, deadline: Instant) -> BoxFuture<'_, Result<u64, ReadError>> {

@@ -12,6 +12,7 @@ use super::coordinators::Coordinators;
 use super::standing::Standing;
 use crate::rpc::v1::{Cluster, ZoneReport};
 use crate::task::Tasks;
+use crate::telemetry::Metrics;
 
 /// Least time between two reports to one coordinator.
 const GAP: Duration = Duration::from_millis(25);
@@ -66,6 +67,7 @@ pub(super) fn start(
     identity: &Identity,
     standing: &Arc<Standing>,
     coordinators: &Coordinators,
+    metrics: &Arc<Metrics>,
     tasks: &Tasks,
 ) -> Arc<Views> {
     let views = Arc::new(Views { views: Mutex::new(vec![None; coordinators.count()]) });
@@ -76,6 +78,7 @@ pub(super) fn start(
             standing: Arc::clone(standing),
             coordinators: coordinators.clone(),
             views: Arc::clone(&views),
+            metrics: Arc::clone(metrics),
         };
         tasks.spawn("report", reporter.run());
     }
@@ -88,6 +91,7 @@ struct Reporter {
     standing: Arc<Standing>,
     coordinators: Coordinators,
     views: Arc<Views>,
+    metrics: Arc<Metrics>,
 }
 
 impl Reporter {
@@ -106,6 +110,8 @@ impl Reporter {
                 _ => false,
             };
             self.coordinators.note(self.place, answers);
+            let lag = self.views.head().saturating_sub(self.standing.frontier.id());
+            self.metrics.zone.apply_lag_ids.set(lag);
             tokio::time::sleep(GAP).await;
             let _ = tokio::time::timeout(PERIOD - GAP, frontier.changed()).await;
         }

@@ -27,12 +27,12 @@ pub enum OpenError {
         /// The version it states.
         found: u8,
     },
-    /// Replace this coordinator.
+    /// Keep this coordinator stopped.
     #[error(
         "{file} is damaged at byte {offset}: {what}. This coordinator has lost writes or votes \
          that it had acknowledged, so nothing in its directory can be trusted and it must not \
-         take part again under its old id. The others have the data: remove this coordinator \
-         from the group and add a new one with an empty directory"
+         take part again under its old id. The others have the data and go on as long as a \
+         majority runs: keep this coordinator stopped"
     )]
     Damaged {
         /// The segment.

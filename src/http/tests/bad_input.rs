@@ -46,6 +46,10 @@ async fn a_body_over_the_limit_is_refused_declared_or_not() {
     let original = server.client.post(server.url("/chain")).body(body(1001));
     server.send(original).await.is_problem(413, "payload_too_large");
     assert_eq!(server.double.ordered(), 1);
+    // The rest of the body ends with the connection, so the client must not use it again.
+    let refused = server.post("", body(1001)).await;
+    assert_eq!(refused.header("connection"), "close");
+    assert_eq!(server.post("", body(1000)).await.header("connection"), "");
 }
 
 #[tokio::test]

@@ -123,6 +123,7 @@ async fn every_way_a_submit_fails_has_its_answer_and_is_counted() {
     for (error, status, code) in [
         (SubmitError::Overloaded, 429, "overloaded"),
         (SubmitError::Draining, 503, "draining"),
+        (SubmitError::Halted("digest differs at 7".to_owned()), 503, "zone_halted"),
         (SubmitError::NoLeader, 503, "no_leader"),
         (SubmitError::Unknown, 504, "outcome_unknown"),
     ] {
@@ -133,6 +134,7 @@ async fn every_way_a_submit_fails_has_its_answer_and_is_counted() {
             "pghc_http_writes_answered_total{{outcome=\"{}\"}} 2",
             match code {
                 "outcome_unknown" => "unknown",
+                "zone_halted" => "halted",
                 code => code,
             }
         );

@@ -98,7 +98,7 @@ fn a_torn_end_is_cut_and_a_rotten_one_refused() {
     rotten.file(&name)[marked - 8..marked].fill(0xff);
     let error = try_open(&MemDisk::of(rotten)).unwrap_err().to_string();
     assert!(error.starts_with("/mem/000000000001.log is damaged at byte "), "{error}");
-    assert!(error.contains("add a new one with an empty directory"), "{error}");
+    assert!(error.contains("keep this coordinator stopped"), "{error}");
 }
 
 #[test]
