@@ -68,8 +68,8 @@ impl Claim {
         if self.identity.founded && log_is_new {
             return Err(invalid(format!(
                 "the log of coordinator {} in {} is gone although it once was there; it must not vote \
-                 again under this id, since acknowledged writes could be lost; nothing was changed; \
-                 put the log back, or leave this coordinator stopped while the others go on",
+                 again under this id, since acknowledged writes could be lost; put \
+                 its files back into an empty log directory, or leave this coordinator stopped while the others go on",
                 self.identity.coordinator_id,
                 self.dir.display()
             )));

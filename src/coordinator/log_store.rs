@@ -44,6 +44,16 @@ impl LogStore {
         Some(Extent { first, last, bytes: state.bytes_on_disk })
     }
 
+    /// Resolves when everything given to the log so far is on disk.
+    pub(super) async fn flushed(&self) -> io::Result<()> {
+        let (sender, done) = oneshot::channel();
+        let tell = Box::new(move |result| {
+            let _ = sender.send(result);
+        });
+        self.log.append(Vec::new(), tell)?;
+        done.await.map_err(|_| io::Error::other("the log was closed"))?
+    }
+
     /// Whether nothing was ever written to it.
     pub(super) fn is_new(&self) -> bool {
         let state = self.log.state();

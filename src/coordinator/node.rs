@@ -156,6 +156,7 @@ impl Coordinator {
         };
         serve(listener, &settings.cluster, raft.clone(), service, &tasks);
         initialize(&raft, &settings).await?;
+        store.flushed().await.map_err(data_error)?;
         claim.founded().map_err(data_error)?;
         let maintenance = Maintenance {
             raft: raft.clone(),

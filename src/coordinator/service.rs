@@ -7,12 +7,12 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use openraft::ReadPolicy;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
-use super::forward::{Attempt, Forward};
+use super::forward::{Attempt, Forward, Leadership};
 use super::recent::{Answer, BatchId, Outcomes};
 use super::sequencing::Sequencing;
 use super::tail::Tails;
@@ -58,16 +58,15 @@ impl CoordinatorService {
     /// Has the batch ordered and waits until it is sequenced here. Resends are harmless: the
     /// sequencer knows session and sequence number.
     ///
-    /// Says that nothing was handed over, if that is so, once `patience` is over.
+    /// Says that nothing was handed over, if that is so, at `patient_until`.
     async fn order(
         &self,
         name: BatchId,
         batch: Bytes,
-        patience: Duration,
+        patient_until: Instant,
     ) -> Result<Outcomes, Status> {
         let mut leadership = self.forward.leadership();
         let mut handed_over = false;
-        let started = Instant::now();
         loop {
             leadership.borrow_and_update();
             let mut coming = match self.sequencing.answer(name) {
@@ -86,11 +85,13 @@ impl CoordinatorService {
                 // Committed at the leader: it reaches this coordinator with the next append.
                 Attempt::Committed => self.attempt_max,
                 Attempt::Unknown => RESEND_PAUSE,
-                Attempt::NotTaken if !handed_over && started.elapsed() > patience => {
+                Attempt::NotTaken if !handed_over && Instant::now() >= patient_until => {
                     return Err(no_leader());
                 }
                 Attempt::NotTaken => {
-                    let _ = tokio::time::timeout(NO_LEADER_PAUSE, leadership.changed()).await;
+                    let rest = patient_until.saturating_duration_since(Instant::now());
+                    let pause = if handed_over { NO_LEADER_PAUSE } else { rest };
+                    elected(&mut leadership, pause.min(NO_LEADER_PAUSE)).await?;
                     continue;
                 }
             };
@@ -108,7 +109,7 @@ impl CoordinatorService {
             leadership.borrow_and_update();
             match self.confirm(forwarded).await {
                 Err(_) if !forwarded && Instant::now() < until => {
-                    let _ = tokio::time::timeout(NO_LEADER_PAUSE, leadership.changed()).await;
+                    elected(&mut leadership, NO_LEADER_PAUSE).await?;
                 }
                 confirmed => return confirmed,
             }
@@ -144,6 +145,29 @@ impl CoordinatorService {
             members: members.collect(),
             zones: self.zones.views(Instant::now()),
         }
+    }
+}
+
+/// Forgets a waiter when its call ends, cancelled or not.
+struct Waiting<'a> {
+    sequencing: &'a Sequencing,
+    name: BatchId,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.sequencing.give_up(&self.name);
+    }
+}
+
+/// Waits for a change of leadership, at most for `pause`.
+async fn elected(
+    leadership: &mut watch::Receiver<Leadership>,
+    pause: Duration,
+) -> Result<(), Status> {
+    match tokio::time::timeout(pause, leadership.changed()).await {
+        Ok(Err(_)) => Err(closing()),
+        Ok(Ok(())) | Err(_) => Ok(()),
     }
 }
 
@@ -183,15 +207,15 @@ impl coordinator_server::Coordinator for CoordinatorService {
         let SubmitRequest { batch: bytes, patience_ms } = request.into_inner();
         // A quarter is left for the way back.
         let patience = Duration::from_millis(u64::from(patience_ms) * 3 / 4);
-        let patience = patience.min(self.attempt_max);
+        let patient_until = Instant::now() + patience.min(self.attempt_max);
         let batch = Batch::decode(bytes.clone())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let name = (batch.session, batch.sequence);
         let writes = batch.writes.len();
         drop(batch);
         let _place = self.submits.acquire().await.map_err(|_| closing())?;
-        let ordered = tokio::time::timeout(CALL_MAX, self.order(name, bytes, patience)).await;
-        self.sequencing.give_up(&name);
+        let _waiting = Waiting { sequencing: &self.sequencing, name };
+        let ordered = tokio::time::timeout(CALL_MAX, self.order(name, bytes, patient_until)).await;
         let outcomes = ordered.map_err(|_| Status::deadline_exceeded("not ordered in time"))??;
         if outcomes.len() != writes {
             return Err(Status::aborted(

@@ -9,11 +9,9 @@ use tokio::time::Instant;
 
 use crate::rpc::v1::{ZoneReport, ZoneView};
 
-/// A zone not heard of for so long is not waited for.
+/// A zone not heard of for so long is not waited for. Until its applier is silent for so long, only
+/// the applier's word says how the zone is.
 pub(super) const SILENT_AFTER: Duration = Duration::from_secs(5);
-
-/// While an applier was heard of within this time, only its word says how its zone is.
-const APPLIER_SILENT_AFTER: Duration = Duration::from_secs(2);
 
 /// Most zones remembered; reports of further ones are dropped.
 const ZONES_MAX: usize = 256;
@@ -72,7 +70,7 @@ impl Zones {
             zone.halted = report.halted;
             zone.trouble = report.trouble;
             zone.applier_heard = Some(now);
-        } else if zone.applier_heard.is_none_or(|heard| now - heard > APPLIER_SILENT_AFTER) {
+        } else if now - zone.applier_heard.unwrap_or(self.since) > SILENT_AFTER {
             // Nobody applies: what the others say is the newest there is.
             zone.halted = report.halted;
             zone.trouble = report.trouble;
@@ -122,7 +120,7 @@ impl Zones {
 mod tests {
     use tokio::time::Instant;
 
-    use super::{APPLIER_SILENT_AFTER, SILENT_AFTER, Zones};
+    use super::{SILENT_AFTER, Zones};
     use crate::rpc::v1::ZoneReport;
 
     fn report(zone: &str, frontier: u64) -> ZoneReport {
@@ -170,7 +168,7 @@ mod tests {
         let standby = ZoneReport { is_applier: false, trouble, ..report("eu", 3) };
         zones.report(standby.clone(), now);
         assert_eq!(zones.views(now)[0].trouble, "");
-        zones.report(standby, now + APPLIER_SILENT_AFTER * 2);
+        zones.report(standby, now + SILENT_AFTER * 2);
         assert_eq!(zones.views(now)[0].trouble, "its own connection");
     }
 

@@ -60,6 +60,8 @@ pub(super) struct Applying {
 enum Ended {
     /// The database must be reached anew.
     Lost(String),
+    /// The database is not fit for its zone.
+    Unfit(String),
     /// Another node applies now.
     Replaced,
     /// Something is wrong that going on would make worse; a person must act.
@@ -80,19 +82,24 @@ impl Applying {
     /// Runs until it is dropped or the zone halts.
     pub(super) async fn run(self) {
         let mut migrated = false;
+        // Whether this database ever was fit: then one that is not is being restored.
+        let mut was_fit = false;
         loop {
             let ended = if migrated {
                 self.session().await
             } else {
                 match self.migrate().await {
                     Ok(()) => {
-                        migrated = true;
+                        (migrated, was_fit) = (true, true);
                         continue;
                     }
+                    Err(Ended::Unfit(why)) if was_fit => Ended::Lost(why),
+                    Err(Ended::Unfit(why)) => Ended::Halt(why),
                     Err(ended) => ended,
                 }
             };
             self.standing.set_applier(false);
+            self.standing.feed_fails(None);
             self.metrics.zone.is_applier.set(0);
             match ended {
                 Ended::Lost(why) => {
@@ -102,7 +109,7 @@ impl Applying {
                     tokio::time::sleep(RETRY).await;
                 }
                 Ended::Replaced => tracing::warn!("another node applies for this zone now"),
-                Ended::Halt(why) => {
+                Ended::Halt(why) | Ended::Unfit(why) => {
                     tracing::error!(why, "this zone halts; its data stays as it is");
                     self.standing.frontier.set_halted(Some(why));
                     return;
@@ -120,12 +127,12 @@ impl Applying {
                 }
                 Ok(())
             }
-            Err(
-                error @ (MigrateError::Foreign { .. }
-                | MigrateError::Unfit(_)
-                | MigrateError::History(_)
-                | MigrateError::Refused { .. }),
-            ) => Err(Ended::Halt(describe(&error))),
+            Err(error @ (MigrateError::Foreign { .. } | MigrateError::History(_))) => {
+                Err(Ended::Halt(describe(&error)))
+            }
+            Err(error @ (MigrateError::Unfit(_) | MigrateError::Refused { .. })) => {
+                Err(Ended::Unfit(describe(&error)))
+            }
             Err(error) => Err(Ended::Lost(describe(&error))),
         }
     }
@@ -195,6 +202,7 @@ impl Applying {
         self.standing.set_flushed(session.flushed());
         self.standing.set_applier(true);
         self.standing.database_is_well();
+        self.standing.feed_fails(None);
         self.metrics.zone.epoch.set(epoch);
         self.metrics.zone.is_applier.set(1);
         self.metrics.zone.frontier_id.set(applied);

@@ -32,8 +32,8 @@ use crate::telemetry::Metrics;
 /// Pause before a batch is sent again.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
 
-/// With less time left than this no attempt is begun: it could not end before the deadline, and
-/// nobody could say then that nothing was handed over.
+/// With less time left than this no further attempt is begun: it would hardly end before the
+/// deadline, and nobody could say then that nothing was handed over.
 const ATTEMPT_MIN: Duration = Duration::from_millis(50);
 
 /// Writes of one request that stay together in one batch.
@@ -86,44 +86,40 @@ impl Submitter {
         writes: Vec<NewWrite>,
         deadline: Instant,
     ) -> Result<Vec<Outcome>, SubmitError> {
-        let waits: Vec<_> =
-            groups(writes).into_iter().map(|group| self.enqueue(group, deadline)).collect();
+        // Room for all of them or for none: a full queue refuses the request as a whole.
+        let place = |writes: Vec<Write>| {
+            let bytes = writes.iter().map(weight).sum();
+            Ok((Place::take(&self.metrics, writes.len(), bytes)?, writes, bytes))
+        };
+        let groups: Vec<_> = groups(writes).into_iter().map(place).collect::<Result<_, _>>()?;
+        let slots = self.queue.try_reserve_many(groups.len()).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(()) => SubmitError::Overloaded,
+            mpsc::error::TrySendError::Closed(()) => SubmitError::Draining,
+        })?;
+        let mut waits = Vec::with_capacity(groups.len());
+        for (slot, (place, writes, bytes)) in slots.zip(groups) {
+            let (answer, wait) = oneshot::channel();
+            slot.send(Group { writes, bytes, deadline, answer, _place: place });
+            waits.push(wait);
+        }
         let mut answers = Vec::with_capacity(waits.len());
         for wait in waits {
-            let answer = match wait {
-                Ok(wait) => timeout_at(deadline, wait).await.ok().and_then(Result::ok),
-                Err(refused) => Some(Err(refused)),
-            };
+            let answer = timeout_at(deadline, wait).await.ok().and_then(Result::ok);
             answers.push(answer.unwrap_or(Err(SubmitError::Unknown)));
         }
         together(answers)
     }
-
-    fn enqueue(&self, writes: Vec<Write>, deadline: Instant) -> Result<Wait, SubmitError> {
-        let bytes = writes.iter().map(weight).sum();
-        let place = Place::take(&self.metrics, writes.len(), bytes)?;
-        let (answer, wait) = oneshot::channel();
-        let group = Group { writes, bytes, deadline, answer, _place: place };
-        match self.queue.try_send(group) {
-            Ok(()) => Ok(wait),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(SubmitError::Overloaded),
-            Err(mpsc::error::TrySendError::Closed(_)) => Err(SubmitError::Draining),
-        }
-    }
 }
-
-type Wait = oneshot::Receiver<Result<Vec<Outcome>, SubmitError>>;
 
 /// The answer to a request whose groups were answered so. That nothing was written may be said only
 /// if it holds for every group.
 fn together(answers: Vec<Result<Vec<Outcome>, SubmitError>>) -> Result<Vec<Outcome>, SubmitError> {
     let same_refusal = answers.windows(2).all(|pair| pair[0].is_err() && pair[0] == pair[1]);
-    let alone = answers.len() == 1;
     let mut outcomes = Vec::new();
     for answer in answers {
         match answer {
             Ok(mut some) => outcomes.append(&mut some),
-            Err(error) if alone || same_refusal => return Err(error),
+            Err(error) if same_refusal => return Err(error),
             Err(_) => return Err(SubmitError::Unknown),
         }
     }
@@ -197,6 +193,11 @@ impl Sender {
         let mut in_flight = FuturesUnordered::new();
         loop {
             while !queue.is_empty() && in_flight.len() < self.window.batches() {
+                // Whose client has gone before anything was sent is not written.
+                queue.retain(|group| !group.answer.is_closed());
+                if queue.is_empty() {
+                    break;
+                }
                 let batch = self.batch(next_batch(&mut queue));
                 in_flight.push(send(self.coordinators.clone(), batch));
             }
@@ -246,10 +247,11 @@ struct Flight {
 async fn send(coordinators: Coordinators, flight: Flight) -> Option<Duration> {
     let deadline = flight.groups.iter().map(|group| group.deadline).max()?;
     let mut maybe_taken = false;
+    let mut least = Duration::from_millis(1);
     loop {
         let started = Instant::now();
         let left = deadline.saturating_duration_since(started);
-        if left < ATTEMPT_MIN {
+        if left < std::mem::replace(&mut least, ATTEMPT_MIN) {
             let error = if maybe_taken { SubmitError::Unknown } else { SubmitError::NoLeader };
             flight.fail(&error);
             return None;

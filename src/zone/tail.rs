@@ -80,7 +80,7 @@ async fn run(
             Ended::Failed(status) if status.code() == tonic::Code::OutOfRange => {
                 tracing::warn!(place, %status, "this coordinator cannot feed the zone yet");
                 purged.0[place] = Some(Instant::now());
-                if purged.everywhere() {
+                if purged.wherever_one_answers(&coordinators) {
                     standing.feed_fails(Some(format!(
                         "no coordinator's log reaches back to id {}: this zone must be filled from \
                          another zone",
@@ -116,8 +116,9 @@ impl Purged {
         self.0[place].is_some_and(|said| said.elapsed() < PURGED_PAUSE)
     }
 
-    fn everywhere(&self) -> bool {
-        self.0.iter().all(Option::is_some)
+    fn wherever_one_answers(&self, coordinators: &Coordinators) -> bool {
+        // Nobody is left to ask when the nearest fit one is one that has just said so.
+        self.is(coordinators.nearest_but(|place| self.is(place)).0)
     }
 }
 
