@@ -61,6 +61,18 @@ pub fn set_up_logging(filter: &str, format: &str) -> Result<(), BadLogging> {
     .map_err(BadLogging::Twice)
 }
 
+/// An error with all that caused it, in one line: for the log and the operator.
+#[must_use]
+pub fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::{BadLogging, Format, set_up_logging};

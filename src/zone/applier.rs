@@ -26,7 +26,7 @@ use crate::postgres::{
 };
 use crate::rpc::v1::TailBatch;
 use crate::task::Tasks;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, describe};
 
 /// How often a standby tries to become the applier.
 const STANDBY_PERIOD: Duration = Duration::from_millis(250);
@@ -365,17 +365,6 @@ impl LeaseWatch {
             }
         }
     }
-}
-
-/// An error with all its causes, for the operator.
-pub(super) fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

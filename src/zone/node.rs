@@ -8,7 +8,7 @@ use pghc_api::id::WriteId;
 use pghc_api::wire::{CoordinatorStatus, Status, ZoneState, ZoneStatus};
 use tokio::time::{Instant, timeout_at};
 
-use super::applier::{Applying, describe};
+use super::applier::Applying;
 use super::coordinators::Coordinators;
 use super::report::{self, Views};
 use super::standing::Standing;
@@ -17,7 +17,7 @@ use super::{Identity, NewWrite, Outcome, ReadError, Recent, Service, SubmitError
 use crate::postgres::{self, Commit, Dsn, Reader};
 use crate::rpc::v1::{AwaitRequest, ReadIndexRequest, ZoneView};
 use crate::task::Tasks;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, describe};
 
 /// Reading sessions of one node.
 const READERS: usize = 8;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::board::{Board, Change, Member};
 use super::program::Body;
+use crate::telemetry::describe;
 
 /// A child that lived this long is started again at once.
 const LONG_LIFE: Duration = Duration::from_secs(10);
@@ -89,7 +90,7 @@ pub(super) async fn keep(
                     Ok(()) => Change::Started(body.pid().unwrap_or_default()),
                     Err(error) => {
                         backoff.ended(Instant::now(), false);
-                        Change::Failed(chain(&error))
+                        Change::Failed(describe(&error))
                     }
                 };
                 board.report(&member, change);
@@ -124,17 +125,6 @@ async fn end(body: &mut Body, member: &Member, abort: &CancellationToken) {
     if let Err(error) = stopped {
         tracing::error!(%member, %error, "failed to reap a child");
     }
-}
-
-/// An error with all that caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]
