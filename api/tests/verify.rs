@@ -219,7 +219,7 @@ fn an_anchor_is_needed_and_must_be_well_formed() {
 
 /// Not a claim but a figure: `cargo test -p pghc-api --release --test verify -- --ignored --nocapture`.
 #[test]
-#[ignore = "prints how many links a second one core checks from memory"]
+#[ignore = "measures: cargo test --release -p pghc-api --test verify -- --ignored --nocapture"]
 fn rate_from_memory() {
     const LINKS: usize = 200_000;
     let payload = format!("\"{}\"", "x".repeat(198));

@@ -197,7 +197,7 @@ proptest! {
 
 /// Not part of the suite: `cargo test --release -p pghc-api speed -- --ignored --nocapture`.
 #[test]
-#[ignore = "measures"]
+#[ignore = "measures: cargo test --release -p pghc-api speed -- --ignored --nocapture"]
 fn speed_of_the_scan_in_megabytes_a_second() {
     let record = r#"{"order":"7f9c1e","lines":[{"sku":"AB-1234","count":3,"price":12.50},{"sku":"é\n","count":1,"price":-0.5e3}],"paid":true,"note":null}"#;
     let text = "all of this is plain text, as in a comment or a page; ".repeat(400);

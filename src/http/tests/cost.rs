@@ -122,7 +122,7 @@ async fn wrk(url: String, body: &str) -> (f64, f64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures; see the top of the file"]
+#[ignore = "measures, and needs wrk: cargo test --release --lib cost -- --ignored --nocapture"]
 async fn cost_of_a_write_against_a_bare_stub() {
     let tasks = Tasks::default();
     let (listener, stub) = listen().await;
