@@ -6,6 +6,7 @@
 // layer 1
 pub mod config;
 pub mod rpc;
+pub mod sabotage;
 pub mod task;
 pub mod telemetry;
 // layer 2

@@ -21,8 +21,13 @@ enum Command {
     /// Show how a running parade is doing. Exit code 0: healthy, 1: something is wrong, 2: nothing
     /// answers.
     Status(cli::status::Arguments),
+    /// Show or change the members of the Raft group. Exit code 0: done, 1: refused, 2: nothing
+    /// answers.
+    Members(cli::members::Arguments),
+    Zone(cli::zone::Arguments),
     Coordinator(Box<cli::coordinator::Arguments>),
     Api(Box<cli::api::Arguments>),
+    Recover(cli::recover::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -37,7 +42,16 @@ fn main() -> ExitCode {
     };
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let mut logging = (variable("PGHC_LOG"), variable("PGHC_LOG_FORMAT"));
-    if logging.0.is_empty() && matches!(arguments.command, Command::Dev(_) | Command::Status(_)) {
+    if logging.0.is_empty()
+        && matches!(
+            arguments.command,
+            Command::Dev(_)
+                | Command::Status(_)
+                | Command::Members(_)
+                | Command::Zone(_)
+                | Command::Recover(_)
+        )
+    {
         // These talk to a person; what they log is only what is odd.
         "warn".clone_into(&mut logging.0);
     }
@@ -52,8 +66,11 @@ fn main() -> ExitCode {
         match arguments.command {
             Command::Dev(arguments) => cli::dev::run(arguments).await,
             Command::Status(arguments) => cli::status::run(arguments).await,
+            Command::Members(arguments) => cli::members::run(arguments).await,
+            Command::Zone(arguments) => cli::zone::run(arguments).await,
             Command::Coordinator(arguments) => cli::coordinator::run(*arguments).await,
             Command::Api(arguments) => cli::api::run(*arguments).await,
+            Command::Recover(arguments) => cli::recover::run(arguments).await,
         }
     })
 }

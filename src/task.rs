@@ -1,8 +1,13 @@
 //! Supervised tasks: every background task has a name, ends with its owner, and a panic in one ends
 //! the process, because a half-alive node is worse than a dead one.
 
-use std::future::Future;
+#[cfg(feature = "simulation")]
+pub mod process;
 
+use std::future::Future;
+use std::io;
+
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -15,16 +20,16 @@ pub struct Tasks {
 
 impl Tasks {
     /// Starts `work` as a task named `name`; it is dropped at its next await point on shutdown.
-    #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let shutdown = self.shutdown.clone();
-        let task = self.tracker.spawn(async move {
+        let task = spawn(self.tracker.track_future(async move {
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => {}
                 () = work => {}
             }
-        });
-        tokio::spawn(async move {
+        }));
+        spawn(async move {
             if let Err(error) = task.await
                 && error.is_panic()
             {
@@ -51,4 +56,31 @@ impl Tasks {
         self.tracker.close();
         self.tracker.wait().await;
     }
+}
+
+/// Spawns on the runtime; what a simulated process spawns belongs to it.
+#[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
+pub(crate) fn spawn<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> JoinHandle<T> {
+    #[cfg(feature = "simulation")]
+    if let Some(process) = process::Process::current() {
+        return process.spawn(work);
+    }
+    tokio::spawn(work)
+}
+
+/// Runs what blocks for long where it holds nobody up; in a simulated process, where no thread may
+/// run beside the one that counts, at once.
+///
+/// # Errors
+/// If `work` panicked.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    #[cfg(feature = "simulation")]
+    if process::Process::current().is_some() {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
 }

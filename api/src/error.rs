@@ -68,6 +68,8 @@ codes! {
     MethodNotAllowed = "method_not_allowed", 405, "The path does not take this method";
     /// No leader answered in time; the write was not handed to one.
     NoLeader = "no_leader", 503, "No coordinator leads at the moment; send the same request again";
+    /// The leader's disk is nearly full; the write was not handed over.
+    NoSpace = "no_space", 507, "The coordinators' disks are nearly full; nothing was written, tell the operator and try again later";
     /// The zone did not reach the id in time.
     NotAppliedYet = "not_applied_yet", 504, "This zone has not reached the id asked for; the answer says how far it is";
     /// No such path or link.

@@ -38,7 +38,8 @@ pub const APPLY_LINKS_MAX: usize = 1_000;
 /// Most payload bytes in one apply transaction; a single larger link travels alone.
 pub const APPLY_BYTES_MAX: usize = 4 << 20;
 
-/// Bytes of committed batches a coordinator keeps in memory for its tails.
+/// Most bytes of committed batches a coordinator keeps in memory for its tails; no more than its log
+/// may take on disk.
 pub const TAIL_RING_BYTES_MAX: usize = 64 << 20;
 
 /// Largest page of `GET /v1/chain`; also the default is [`PAGE_LINKS_DEFAULT`].
@@ -57,6 +58,14 @@ pub const SESSIONS_MAX: usize = 4_096;
 /// Newest batches remembered per session, so that a resend is not ordered twice. Must not be
 /// smaller than [`BATCHES_IN_FLIGHT_MAX`].
 pub const SESSION_BATCHES_MAX: usize = 128;
+
+/// Zones a cluster knows, with the removed ones it remembers. A further one is not registered, and
+/// its reports are refused.
+pub const ZONES_MAX: usize = 256;
+
+/// Bytes of batches on their way to one reader of a tail; the coordinator fetches no more for it
+/// until it has read some.
+pub const TAIL_QUEUE_BYTES_MAX: usize = 1 << 20;
 
 /// Longest time in milliseconds a request may ask to wait (`timeout=`).
 pub const TIMEOUT_MS_MAX: u64 = 60_000;

@@ -12,6 +12,13 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Micros(pub i64);
 
+impl Micros {
+    /// The earliest commit time: the beginning of year 1. PostgreSQL and RFC 3339 can say it.
+    pub const MIN: Self = Self(-62_135_596_800_000_000);
+    /// The latest commit time: the end of year 9998. PostgreSQL and RFC 3339 can say it.
+    pub const MAX: Self = Self(253_370_764_799_999_999);
+}
+
 /// The text is no RFC 3339 time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an RFC 3339 time such as 2026-11-20T10:00:00.000000Z")]
@@ -50,6 +57,15 @@ impl From<Micros> for String {
 #[cfg(test)]
 mod tests {
     use super::Micros;
+
+    #[test]
+    fn the_first_and_the_last_commit_time_have_a_text() {
+        assert_eq!(Micros::MIN.to_string(), "0001-01-01T00:00:00.000000Z");
+        assert_eq!(Micros::MAX.to_string(), "9998-12-31T23:59:59.999999Z");
+        for time in [Micros::MIN, Micros::MAX] {
+            assert_eq!(time.to_string().parse(), Ok(time));
+        }
+    }
 
     #[test]
     fn a_time_survives_its_text_to_the_microsecond() {

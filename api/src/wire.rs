@@ -100,8 +100,15 @@ pub struct OriginalLink {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ZoneState {
-    /// Reports within the last seconds.
+    /// Has applied what was committed a second or so ago.
     Live,
+    /// Is fed from the log and catches up.
+    Lagging,
+    /// Was away for so long that the log no longer reaches back to its frontier: it must be filled
+    /// from another zone.
+    Detached,
+    /// Is being filled from another zone; `message` says how far that is.
+    Reseeding,
     /// Has stopped itself; its API nodes say why.
     Halted,
     /// Tries and does not get on: its database does not answer, or no coordinator can feed it.

@@ -4,7 +4,7 @@ with ours as (
   select c.oid, n.nspname || '.' || c.relname as name, c.relowner, c.relacl, c.relrowsecurity,
       c.relpersistence
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where n.nspname = 'pghc' and c.relname in ('chain', 'cluster', 'frontier')
+    where n.nspname = 'pghc' and c.relname in ('chain', 'cluster', 'evidence', 'frontier')
       or n.nspname = 'public' and c.relname = 'chain'
 )
 select regexp_replace(line, '\s+', ' ', 'g') as line from (

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use pghc_api::id::{ClusterId, NodeName, ZoneName};
@@ -15,7 +16,8 @@ use crate::http::{Api, Cors, Limits, serve};
 use crate::postgres::{Commit, Dsn};
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
-use crate::zone::{Identity, Node, Settings};
+use crate::zone::audit::Rate;
+use crate::zone::{Audit, Identity, Node, Settings};
 
 /// Serves HTTP in a zone and applies the ordered writes to its PostgreSQL.
 #[derive(Debug, Args)]
@@ -30,12 +32,21 @@ pub struct Arguments {
     #[arg(long, env = "PGHC_NODE")]
     node: NodeName,
     /// The zone's PostgreSQL, postgres://user@host:port/database. May come from the environment, so
-    /// that a password is in no process list.
+    /// that a password is in no process list. Where it fails over, name all its servers:
+    /// postgres://user@a,b/database?target_session_attrs=read-write.
     #[arg(long, env = "PGHC_DATABASE", hide_env_values = true)]
     database: Dsn,
+    /// A physical replica of that PostgreSQL, in the same form; may be repeated. It serves the reads
+    /// that say how far they must be, and all reads while the primary is away.
+    #[arg(long = "replica", env = "PGHC_REPLICA", value_delimiter = '|', hide_env_values = true)]
+    replicas: Vec<Dsn>,
     /// Address to serve HTTP on; loopback only, since this version speaks no TLS.
     #[arg(long, env = "PGHC_LISTEN")]
     listen: SocketAddr,
+    /// Serve on an address that is not loopback although nothing is encrypted and nobody is asked
+    /// who they are: only for a network that no one else can reach.
+    #[arg(long)]
+    insecure_network: bool,
     /// URL of a coordinator; give all of them, nearest first.
     #[arg(long = "coordinator", env = "PGHC_COORDINATOR", value_delimiter = ',', required = true,
           value_parser = url)]
@@ -51,6 +62,21 @@ pub struct Arguments {
     /// that was acknowledged: what a crash of the zone's database loses is applied again.
     #[arg(long, env = "PGHC_SYNCHRONOUS_COMMIT", default_value = "on")]
     synchronous_commit: OnOff,
+    /// URL under which API nodes of other zones reach this one, to read what they lack; that of
+    /// `listen` when not given.
+    #[arg(long, env = "PGHC_ADVERTISE", value_parser = url)]
+    advertise: Option<String>,
+    /// Rows a second at which the applier's node checks its zone's chain in the background; 0: never.
+    #[arg(long, env = "PGHC_AUDIT_ROWS", default_value_t = 10_000)]
+    audit_rows: u32,
+    /// Payload bytes a second at which that check reads at most.
+    #[arg(long, env = "PGHC_AUDIT_BYTES", default_value_t = 16 << 20,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    audit_bytes: u32,
+    /// Seconds from the beginning of one such check to that of the next, 1 at least.
+    #[arg(long, env = "PGHC_AUDIT_PERIOD_S", default_value_t = 3600,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    audit_period_s: u32,
     /// End when standard input ends (set by `pghc dev`).
     #[arg(long)]
     lifeline: bool,
@@ -88,7 +114,7 @@ fn origin(text: &str) -> Result<String, String> {
 enum StartError {
     #[error(
         "--listen {0} is not a loopback address; this version speaks no TLS, so put a proxy that \
-         does before it"
+         does before it, or say --insecure-network if nobody else can reach that network"
     )]
     NotLoopback(SocketAddr),
     #[error("cannot listen on {0}; is another process using the port?")]
@@ -107,21 +133,31 @@ impl Arguments {
     }
 
     async fn start(&self, tasks: &Tasks) -> Result<(TcpListener, Arc<Api>), StartError> {
-        if !self.listen.ip().is_loopback() {
+        if !self.listen.ip().is_loopback() && !self.insecure_network {
             return Err(StartError::NotLoopback(self.listen));
         }
         let listener = TcpListener::bind(self.listen).await;
         let listener = listener.map_err(|error| StartError::Listen(self.listen, error))?;
         let metrics = Metrics::for_api_node(Api::routes());
         let (cluster, zone, node) = (self.cluster_id.clone(), self.zone.clone(), self.node.clone());
+        let api_url = match &self.advertise {
+            Some(url) => url.clone(),
+            // What was bound: a port of 0 is any.
+            None => listener.local_addr().map(|at| format!("http://{at}")).unwrap_or_default(),
+        };
         let settings = Settings {
-            identity: Identity { cluster, zone, node },
+            identity: Identity { cluster, zone, node, api_url },
             database: self.database.clone(),
+            replicas: self.replicas.clone(),
             commit: match self.synchronous_commit {
                 OnOff::On => Commit::OnDisk,
                 OnOff::Off => Commit::InMemory,
             },
             coordinators: self.coordinators.clone(),
+            audit: (self.audit_rows > 0).then(|| Audit {
+                rate: Rate { rows: self.audit_rows, bytes: self.audit_bytes },
+                period: Duration::from_secs(self.audit_period_s.into()),
+            }),
             metrics: Arc::clone(&metrics),
         };
         let node = Node::start(settings, tasks).map_err(StartError::Coordinator)?;

@@ -35,16 +35,31 @@ pub struct Arguments {
     /// Address to serve on; loopback only, since this version speaks no TLS.
     #[arg(long, env = "PGHC_LISTEN")]
     listen: SocketAddr,
-    /// Every coordinator, this one too, as ID=ZONE=URL with the URL as reached from here.
+    /// Serve on an address that is not loopback although nothing is encrypted and nobody is asked
+    /// who they are: only for a network that no one else can reach.
+    #[arg(long)]
+    insecure_network: bool,
+    /// Every coordinator, this one too, as ID=ZONE=URL with the URL as reached from here. They found
+    /// the group together; once it is founded these are addresses only, see `pghc members`.
     #[arg(long = "member", env = "PGHC_MEMBER", value_delimiter = ',', required = true)]
     members: Vec<MemberArg>,
+    /// Wait to be added by `pghc members add` or `replace` instead of founding a group.
+    #[arg(long, env = "PGHC_JOIN")]
+    join: bool,
     /// Raft timing: `lan` for round trips of a few milliseconds, `wan` for up to 350.
     #[arg(long, env = "PGHC_PROFILE", default_value = "lan")]
     profile: Profile,
-    /// Purging of the log starts when it takes more bytes than this and every zone has kept what
-    /// is purged.
+    /// Purging of the log starts when it takes more bytes than this and every registered zone has
+    /// kept what is purged.
     #[arg(long, env = "PGHC_LOG_BYTES", default_value_t = Retention::default().log_bytes)]
     log_bytes: u64,
+    /// Bytes of the log's disk to keep free: below, writes are refused until there is room again.
+    #[arg(long, env = "PGHC_DISK_RESERVE", default_value_t = Retention::default().reserve_bytes)]
+    disk_reserve: u64,
+    /// Above so many bytes the log is purged though a zone still needs it: that zone is detached and
+    /// must be filled from another one. Four times `--log-bytes` when not given.
+    #[arg(long, env = "PGHC_LOG_BYTES_MAX")]
+    log_bytes_max: Option<u64>,
     /// Loopback address to serve `/metrics` on, in Prometheus form; none when not given.
     #[arg(long, env = "PGHC_METRICS")]
     metrics: Option<SocketAddr>,
@@ -59,17 +74,17 @@ pub struct Arguments {
 /// Raft timing profiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Profile {
-    /// Heartbeat 50 ms, election 250 to 300 ms.
+    /// Heartbeat 50 ms, election 190 to 230 ms.
     Lan,
     /// Heartbeat 400 ms, election 1250 to 1500 ms.
     Wan,
 }
 
 #[derive(Debug, Clone)]
-struct MemberArg {
-    id: u64,
-    zone: ZoneName,
-    url: String,
+pub(super) struct MemberArg {
+    pub(super) id: u64,
+    pub(super) zone: ZoneName,
+    pub(super) url: String,
 }
 
 impl FromStr for MemberArg {
@@ -88,10 +103,12 @@ impl Arguments {
     fn settings(self, metrics: Arc<Metrics>) -> Result<Settings, StartError> {
         let refuse = |why: String| Err(StartError::Settings(why));
         for (flag, address) in [("--listen", Some(self.listen)), ("--metrics", self.metrics)] {
-            if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
+            let open = address.filter(|address| !address.ip().is_loopback());
+            if let Some(address) = open.filter(|_| !self.insecure_network) {
                 return refuse(format!(
                     "{flag} {address} is not a loopback address; this version speaks no TLS, so put an \
-                     encrypting proxy before it"
+                     encrypting proxy before it, or say --insecure-network if nobody else can reach \
+                     that network"
                 ));
             }
         }
@@ -108,12 +125,26 @@ impl Arguments {
             }
             Some(_) => {}
         }
-        if members.len() % 2 == 0 {
+        if members.len() % 2 == 0 && !self.join {
             tracing::warn!(
                 members = members.len(),
                 "an even number of coordinators survives no more failures than one fewer"
             );
         }
+        let log_bytes_max = self.log_bytes_max.unwrap_or(self.log_bytes.saturating_mul(4));
+        if log_bytes_max < self.log_bytes {
+            return refuse(format!(
+                "--log-bytes-max {log_bytes_max} is below --log-bytes {}: the log would be purged \
+                 before the zones have kept it",
+                self.log_bytes
+            ));
+        }
+        let retention = Retention {
+            log_bytes: self.log_bytes,
+            log_bytes_max,
+            reserve_bytes: self.disk_reserve,
+            ..Retention::default()
+        };
         let mut zones: Vec<ZoneName> = members.values().map(|(zone, _)| zone.clone()).collect();
         zones.sort();
         zones.dedup();
@@ -123,12 +154,13 @@ impl Arguments {
             data: self.data,
             listen: self.listen,
             members,
+            join: self.join,
             zones,
             timing: match self.profile {
                 Profile::Lan => Timing::LAN,
                 Profile::Wan => Timing::WAN,
             },
-            retention: Retention { log_bytes: self.log_bytes, ..Retention::default() },
+            retention,
             metrics,
         })
     }
@@ -144,6 +176,7 @@ pub async fn run(args: Arguments) -> ExitCode {
     };
     let coordinator = match started {
         Ok(coordinator) => coordinator,
+        Err(error @ StartError::Identity(..)) => return complain(&error, 1),
         Err(error) => return complain(&error, USAGE),
     };
     if let Some(address) = metrics_address {
@@ -155,12 +188,14 @@ pub async fn run(args: Arguments) -> ExitCode {
     tokio::select! {
         why = told_to_end(lifeline) => {
             tracing::info!(why, "coordinator stops");
-            coordinator.stop().await;
+            coordinator.retire().await;
             tasks.shut_down().await;
             ExitCode::SUCCESS
         }
         why = coordinator.stopped() => {
-            tracing::error!(why, "the consensus core has stopped; the process ends");
+            tracing::error!("the process ends");
+            coordinator.stop().await;
+            eprintln!("error: {why}");
             ExitCode::FAILURE
         }
     }

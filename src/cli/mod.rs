@@ -3,8 +3,15 @@
 pub mod api;
 pub mod coordinator;
 pub mod dev;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod load;
+pub mod members;
 pub mod process;
+pub mod recover;
+pub mod reseed;
 pub mod status;
 pub mod verify;
 mod view;
+pub mod zone;

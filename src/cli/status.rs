@@ -30,7 +30,7 @@ pub struct Arguments {
 
 /// Form of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     /// For people.
     Table,
     /// For programs: one object.
@@ -109,15 +109,23 @@ fn find(arguments: &Arguments) -> Result<Option<ParadeRecord>, String> {
     if !arguments.api.is_empty() {
         return Ok(None);
     }
-    if let Some(data) = &arguments.data {
-        return read(data).map(Some);
+    parade(arguments.data.as_deref(), "--api URL").map(Some)
+}
+
+/// The record of the parade on `data`, or of the only one that runs in a temporary directory.
+///
+/// # Errors
+/// A sentence for people that tells of `--data` and of the `other` way to say what is meant.
+pub(super) fn parade(data: Option<&Path>, other: &str) -> Result<ParadeRecord, String> {
+    if let Some(data) = data {
+        return read(data);
     }
     let mut running: Vec<PathBuf> = temporary_parades();
     match (running.pop(), running.is_empty()) {
-        (Some(data), true) => read(&data).map(Some),
-        (None, _) => Err("no parade was found; say where: --data DIR or --api URL".to_owned()),
+        (Some(data), true) => read(&data),
+        (None, _) => Err(format!("no parade was found; say where: --data DIR or {other}")),
         (Some(_), false) => {
-            Err("several parades are running; say which: --data DIR or --api URL".to_owned())
+            Err(format!("several parades are running; say which: --data DIR or {other}"))
         }
     }
 }

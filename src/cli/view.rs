@@ -9,8 +9,10 @@ use pghc_api::wire::ZoneState;
 use super::process::with_causes;
 use crate::dev::observe::Overview;
 use crate::dev::record::ParadeRecord;
+use crate::rpc::v1::MemberList;
 
-fn table(header: &[&str]) -> Table {
+/// An empty table.
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header);
@@ -49,6 +51,28 @@ pub(super) fn zones(overview: &Overview) -> Table {
             zone.lag_ids.to_string(),
             zone.applier.clone().unwrap_or_else(|| "none".to_owned()),
             if leads { "leads" } else { "follows" }.to_owned(),
+        ]);
+    }
+    table
+}
+
+/// The coordinators of a group.
+pub(super) fn members(list: &MemberList) -> Table {
+    let mut table = table(&["id", "zone", "role", "state", "acknowledged", "URL", "incarnation"]);
+    for member in &list.members {
+        let role = match (member.voter, member.coordinator_id == list.leader) {
+            (true, true) => "leader",
+            (true, false) => "voter",
+            (false, _) => "learner",
+        };
+        table.add_row([
+            member.coordinator_id.to_string(),
+            member.zone.clone(),
+            role.to_owned(),
+            if member.living { "answers" } else { "silent" }.to_owned(),
+            format!("{} of {}", member.acknowledged_next, list.committed_next),
+            member.url.clone(),
+            member.incarnation.chars().take(8).collect(),
         ]);
     }
     table
@@ -94,6 +118,9 @@ pub(super) fn line(overview: &Overview) -> String {
 const fn state(state: ZoneState) -> &'static str {
     match state {
         ZoneState::Live => "live",
+        ZoneState::Lagging => "lagging",
+        ZoneState::Detached => "detached",
+        ZoneState::Reseeding => "reseeding",
         ZoneState::Halted => "halted",
         ZoneState::Stalled => "stalled",
         ZoneState::Silent => "silent",

@@ -38,7 +38,7 @@ mod tests {
     use openraft::entry::RaftEntry;
     use openraft::{EntryPayload, Vote, vote::RaftLeaderId};
 
-    use super::super::type_config::{Entry, LogId, Proposal};
+    use super::super::type_config::{Entry, LogId, Member, Proposal};
     use super::{decode, encode};
 
     /// An upgrade of openraft that changes these bytes must change `VERSION` and keep reading this.
@@ -53,5 +53,15 @@ mod tests {
         let vote: super::super::type_config::Vote = Vote::new_committed(3, 2);
         assert_eq!(&encode(&vote)[..], b"\x01\x03\x02\x01");
         assert!(decode::<Entry>(b"\x02\x03").is_err() && decode::<Entry>(b"").is_err());
+    }
+    /// The first version wrote the zone alone; what it wrote is read, and written the same way.
+    #[test]
+    fn a_member_without_address_keeps_its_bytes_and_one_with_it_is_read_back() {
+        let old = Member { zone: "eu".to_owned(), ..Member::default() };
+        assert_eq!(&encode(&old)[..], b"\x01\x02eu");
+        assert_eq!(decode::<Member>(b"\x01\x02eu").expect("a member"), old);
+        let new = Member { url: "http://x:1".to_owned(), incarnation: "u".to_owned(), ..old };
+        assert_eq!(&encode(&new)[..], b"\x01\x0feu\nhttp://x:1\nu");
+        assert_eq!(decode::<Member>(&encode(&new)).expect("a member"), new);
     }
 }

@@ -1,21 +1,20 @@
 //! Gets a batch into the log: proposes it here when this coordinator leads, else asks the leader.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
-use pghc_api::id::ClusterId;
-use pghc_api::time::Micros;
 use tokio::sync::watch;
 
+use super::host::Clock;
+use super::roster::Roster;
 use super::type_config::{Proposal, Raft};
 use crate::rpc::v1::ProposeRequest;
 use crate::rpc::v1::coordinator_client::CoordinatorClient;
-use crate::rpc::{self, Caller, MESSAGE_BYTES_MAX, never_sent};
-use crate::sequencer::Entry;
+use crate::rpc::{Caller, MESSAGE_BYTES_MAX, never_sent};
+use crate::sequencer::{Entry, ZoneChange};
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
 
@@ -33,6 +32,8 @@ pub(super) enum Attempt {
     Committed,
     /// Nothing was appended.
     NotTaken,
+    /// Nothing was appended: the leader's disk is nearly full.
+    NoSpace,
     /// It may or may not be in the log; a resend is recognised.
     Unknown,
 }
@@ -41,31 +42,10 @@ pub(super) enum Attempt {
 pub(super) struct Forward {
     id: u64,
     raft: Raft,
-    peers: Arc<Peers>,
+    roster: Roster,
     leadership: watch::Receiver<Leadership>,
     metrics: Arc<Metrics>,
-}
-
-/// Clients to all coordinators.
-pub(super) type Peers = BTreeMap<u64, CoordinatorClient<Caller>>;
-
-/// Makes a client to each of `urls`.
-///
-/// # Errors
-/// If an address is not a URL.
-pub(super) fn peers(
-    cluster: &ClusterId,
-    urls: &BTreeMap<u64, String>,
-    patience: Duration,
-) -> Result<Peers, tonic::transport::Error> {
-    let client = |(id, url): (&u64, &String)| {
-        let caller = rpc::connect(url, cluster, patience)?;
-        let client = CoordinatorClient::new(caller)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        Ok((*id, client))
-    };
-    urls.iter().map(client).collect()
+    clock: Clock,
 }
 
 impl Forward {
@@ -73,12 +53,13 @@ impl Forward {
         id: u64,
         raft: &Raft,
         metrics: &Arc<Metrics>,
-        peers: Peers,
+        roster: Roster,
+        clock: Clock,
         tasks: &Tasks,
     ) -> Self {
-        let leadership = watch_leadership(id, raft, Arc::clone(metrics), tasks);
+        let leadership = watch_leadership(id, raft, Arc::clone(metrics), roster.clone(), tasks);
         let (raft, metrics) = (raft.clone(), Arc::clone(metrics));
-        Self { id, raft, peers: Arc::new(peers), leadership, metrics }
+        Self { id, raft, roster, leadership, metrics, clock }
     }
 
     pub(super) fn raft(&self) -> &Raft {
@@ -90,22 +71,50 @@ impl Forward {
         self.leadership.clone()
     }
 
+    /// Whether this coordinator leads, as far as it knows.
+    pub(super) fn leads(&self) -> bool {
+        self.leadership.borrow().leader == Some(self.id)
+    }
+
     /// A client to the leader, unless this coordinator is it or none is known.
     pub(super) fn leader(&self) -> Option<CoordinatorClient<Caller>> {
         let leader = self.leadership.borrow().leader.filter(|leader| *leader != self.id)?;
-        self.peers.get(&leader).cloned()
+        let client = CoordinatorClient::new(self.roster.caller(leader)?);
+        Some(
+            client
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        )
     }
 
     /// Tries once to have `batch` committed, here or by the leader, within `deadline`.
     pub(super) async fn attempt(&self, batch: Bytes, deadline: Duration) -> Attempt {
-        if self.leadership.borrow().leader == Some(self.id) {
+        if self.leads() {
             return self.propose(batch).await;
         }
+        self.ask_leader(ProposeRequest { batch, ..ProposeRequest::default() }, deadline).await
+    }
+
+    /// As [`Forward::attempt`], for a change of the registry of zones.
+    pub(super) async fn attempt_zone_change(
+        &self,
+        change: &ZoneChange,
+        deadline: Duration,
+    ) -> Attempt {
+        if self.leads() {
+            return self.propose_zone_change(change).await;
+        }
+        let zone_change = change.encode();
+        self.ask_leader(ProposeRequest { zone_change, ..ProposeRequest::default() }, deadline).await
+    }
+
+    async fn ask_leader(&self, request: ProposeRequest, deadline: Duration) -> Attempt {
         let Some(mut leader) = self.leader() else { return Attempt::NotTaken };
-        let mut request = tonic::Request::new(ProposeRequest { batch });
+        let mut request = tonic::Request::new(request);
         request.set_timeout(deadline);
         match leader.propose(request).await {
             Ok(reply) if reply.get_ref().accepted => Attempt::Committed,
+            Ok(reply) if reply.get_ref().no_space => Attempt::NoSpace,
             Ok(_) => Attempt::NotTaken,
             Err(status) if never_sent(&status) => Attempt::NotTaken,
             Err(_) => Attempt::Unknown,
@@ -114,28 +123,39 @@ impl Forward {
 
     /// Appends `batch` to the log if this coordinator leads; ends when it is committed.
     pub(super) async fn propose(&self, batch: Bytes) -> Attempt {
-        let (entry, started) = (Entry { proposed_at: now(), batch }, Instant::now());
-        match self.raft.client_write(Proposal(entry.encode())).await {
-            Ok(_) => {
-                let took = started.elapsed().as_secs_f64();
-                self.metrics.coordinator.commit_seconds.observe(took);
-                Attempt::Committed
-            }
+        let (entry, started) = (Entry { proposed_at: (self.clock)(), batch }, Instant::now());
+        let attempt = self.append(entry.encode()).await;
+        if attempt == Attempt::Committed {
+            self.metrics.coordinator.commit_seconds.observe(started.elapsed().as_secs_f64());
+        }
+        attempt
+    }
+
+    /// Appends a change of the registry of zones to the log if this coordinator leads; ends when it
+    /// is committed and carried out here.
+    pub(super) async fn propose_zone_change(&self, change: &ZoneChange) -> Attempt {
+        self.append(change.encode()).await
+    }
+
+    async fn append(&self, entry: Bytes) -> Attempt {
+        // Connections may outlive a consensus core that has stopped. It is given nothing any more, so
+        // the caller need not take the batch for one that may be in the log.
+        if self.raft.metrics().borrow_watched().running_state.is_err() {
+            return Attempt::NotTaken;
+        }
+        match self.raft.client_write(Proposal(entry)).await {
+            Ok(_) => Attempt::Committed,
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Attempt::NotTaken,
             Err(_) => Attempt::Unknown,
         }
     }
 }
 
-/// The wall clock, read by the leader only; the sequencer keeps commit times from going back.
-fn now() -> Micros {
-    Micros(jiff::Timestamp::now().as_microsecond())
-}
-
 fn watch_leadership(
     id: u64,
     raft: &Raft,
     gauges: Arc<Metrics>,
+    roster: Roster,
     tasks: &Tasks,
 ) -> watch::Receiver<Leadership> {
     let mut metrics = raft.server_metrics();
@@ -144,6 +164,7 @@ fn watch_leadership(
         loop {
             let now = {
                 let metrics = metrics.borrow_watched();
+                roster.update(&metrics.membership_config);
                 let term = metrics.vote.leader_id.term;
                 Leadership { leader: metrics.current_leader, term }
             };

@@ -1,14 +1,28 @@
 //! Whose directory a data directory is, so that it is never opened by another coordinator or
-//! cluster.
+//! cluster, and which of all directories of that coordinator: by its incarnation, a UUID made when
+//! it was new, and by the number of its starts.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use pghc_api::id::ClusterId;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::files;
+use super::log::disk::Disk;
+use super::node::Settings;
+use crate::sabotage::{self, Bug};
 
 const FILE: &str = "identity.json";
+
+/// Beside the log: the incarnation it belongs to, so that a log cannot be exchanged for another.
+const LOG_OWNER: &str = "incarnation";
+
+/// What to do with a coordinator that has lost what it had.
+pub(super) const WAY_OUT: &str = "start a new coordinator with an id that was never used, an empty --data and --join, and put it \
+     in this one's place: pghc members replace OLD NEW=ZONE=URL";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
@@ -17,34 +31,43 @@ struct Identity {
     /// Whether there was ever a log beside it.
     #[serde(default)]
     founded: bool,
+    /// Made when the directory was new; empty in one of the first version.
+    #[serde(default)]
+    incarnation: String,
+    /// How often it was started.
+    #[serde(default)]
+    starts: u64,
 }
 
 /// A directory that is this coordinator's.
-#[derive(Debug)]
 pub(super) struct Claim {
+    disk: Arc<dyn Disk>,
+    /// Where it is, for messages.
     dir: PathBuf,
     identity: Identity,
 }
 
 impl Claim {
-    /// Marks an empty `dir` as this coordinator's, or checks that it is.
+    /// Checks that the directory on `disk` is this coordinator's, or nobody's yet.
     ///
     /// # Errors
-    /// If the directory belongs to another coordinator or cluster, or cannot be read or written.
-    pub(super) fn take(dir: &Path, cluster: &ClusterId, coordinator_id: u64) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
-        let path = dir.join(FILE);
-        let ours = Identity { cluster_id: cluster.clone(), coordinator_id, founded: false };
-        let found = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice::<Identity>(&bytes).map_err(|error| {
+    /// If it belongs to another coordinator or cluster, or cannot be read. Nothing was changed.
+    pub(super) fn take(disk: Arc<dyn Disk>, settings: &Settings) -> io::Result<Self> {
+        let dir = settings.data.clone();
+        let ours = Identity {
+            cluster_id: settings.cluster.clone(),
+            coordinator_id: settings.id,
+            founded: false,
+            incarnation: String::new(),
+            starts: 0,
+        };
+        let found = match files::read(disk.as_ref(), FILE)? {
+            Some(bytes) => serde_json::from_slice::<Identity>(&bytes).map_err(|error| {
+                let path = dir.join(FILE);
                 let path = path.display();
                 invalid(format!("{path} is not readable ({error}); nothing was changed"))
             })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                write(dir, &ours)?;
-                ours.clone()
-            }
-            Err(error) => return Err(error),
+            None => ours.clone(),
         };
         let whose = |it: &Identity| {
             format!("coordinator {} of cluster {}", it.coordinator_id, it.cluster_id)
@@ -56,7 +79,44 @@ impl Claim {
                  --data or --id"
             )));
         }
-        Ok(Self { dir: dir.to_owned(), identity: found })
+        Ok(Self { disk, dir, identity: found })
+    }
+
+    /// Counts this start, durably; the directory must be locked against other processes.
+    ///
+    /// # Errors
+    /// If the directory cannot be written, or the log on `log` belongs to another incarnation.
+    pub(super) fn count_start(&mut self, log: &dyn Disk) -> io::Result<()> {
+        if self.identity.incarnation.is_empty() {
+            self.identity.incarnation = fresh();
+        }
+        self.identity.starts += 1;
+        self.write()?;
+        let ours = self.identity.incarnation.as_bytes();
+        match files::read(log, LOG_OWNER)? {
+            Some(owner) if owner == ours => Ok(()),
+            Some(_) => Err(invalid(format!(
+                "the log in {} belongs to another data directory than the identity.json beside it; \
+                 put back the one that belongs there, or {WAY_OUT}",
+                self.dir.display()
+            ))),
+            None => files::write(log, LOG_OWNER, ours),
+        }
+    }
+
+    fn write(&self) -> io::Result<()> {
+        let bytes = serde_json::to_vec_pretty(&self.identity)?;
+        files::write(self.disk.as_ref(), FILE, &bytes)
+    }
+
+    /// The directory's own UUID.
+    pub(super) fn incarnation(&self) -> &str {
+        &self.identity.incarnation
+    }
+
+    /// How often the directory was started on.
+    pub(super) fn starts(&self) -> u64 {
+        self.identity.starts
     }
 
     /// Checks that a log that once was is still there.
@@ -65,11 +125,10 @@ impl Claim {
     /// If the log is new although this coordinator has had one: it has forgotten its vote and what it
     /// acknowledged, and voting again could lose acknowledged writes.
     pub(super) fn check(&self, log_is_new: bool) -> io::Result<()> {
-        if self.identity.founded && log_is_new {
+        if self.identity.founded && log_is_new && !sabotage::is(Bug::WipedVotes) {
             return Err(invalid(format!(
                 "the log of coordinator {} in {} is gone although it once was there; it must not vote \
-                 again under this id, since acknowledged writes could be lost; put \
-                 its files back into an empty log directory, or leave this coordinator stopped while the others go on",
+                 again under this id, since acknowledged writes could be lost; {WAY_OUT}",
                 self.identity.coordinator_id,
                 self.dir.display()
             )));
@@ -81,11 +140,12 @@ impl Claim {
     ///
     /// # Errors
     /// If the directory cannot be written.
-    pub(super) fn founded(self) -> io::Result<()> {
+    pub(super) fn founded(&mut self) -> io::Result<()> {
         if self.identity.founded {
             return Ok(());
         }
-        write(&self.dir, &Identity { founded: true, ..self.identity })
+        self.identity.founded = true;
+        self.write()
     }
 }
 
@@ -93,31 +153,65 @@ fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
-fn write(dir: &Path, identity: &Identity) -> io::Result<()> {
-    let temporary = dir.join("identity.json.new");
-    let mut file = File::create(&temporary)?;
-    serde_json::to_writer_pretty(&mut file, identity)?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    fs::rename(&temporary, dir.join(FILE))?;
-    File::open(dir)?.sync_all()
+/// A new UUID; in a simulation from its seed.
+pub(super) fn fresh() -> String {
+    #[cfg(feature = "simulation")]
+    if let Some(process) = crate::task::process::Process::current() {
+        return Uuid::from_u64_pair(process.random(), process.random()).to_string();
+    }
+    Uuid::new_v4().to_string()
 }
 
 #[cfg(test)]
 mod tests {
-    use pghc_api::id::ClusterId;
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::sync::Arc;
 
+    use super::super::log::disk::Directory;
+    use super::super::maintenance::Retention;
+    use super::super::node::{Settings, Timing};
     use super::Claim;
+    use crate::telemetry::Metrics;
+
+    const OURS: &str = "00000000-0000-4000-8000-000000000001";
+    const OTHER: &str = "00000000-0000-4000-8000-000000000002";
+
+    fn take(dir: &Path, cluster: &str, id: u64) -> std::io::Result<Claim> {
+        let settings = Settings {
+            cluster: cluster.parse().expect("a UUID"),
+            id,
+            data: dir.to_owned(),
+            listen: ([127, 0, 0, 1], 0).into(),
+            members: BTreeMap::new(),
+            join: false,
+            zones: Vec::new(),
+            timing: Timing::LAN,
+            retention: Retention::default(),
+            metrics: Metrics::for_coordinator(),
+        };
+        Claim::take(Arc::new(Directory::open(dir)?), &settings)
+    }
+
+    fn log(dir: &Path) -> Directory {
+        Directory::open(&dir.join("log")).expect("a directory")
+    }
+
+    fn start(dir: &Path) -> Claim {
+        let mut claim = take(dir, OURS, 1).expect("ours");
+        claim.count_start(&log(dir)).expect("counted");
+        claim
+    }
 
     #[test]
     fn a_directory_is_opened_only_by_the_coordinator_it_belongs_to() {
         let dir = tempfile::tempdir().expect("a directory");
-        let ours: ClusterId = "00000000-0000-4000-8000-000000000001".parse().expect("a UUID");
-        let other: ClusterId = "00000000-0000-4000-8000-000000000002".parse().expect("a UUID");
-        Claim::take(dir.path(), &ours, 1).expect("an empty directory");
-        Claim::take(dir.path(), &ours, 1).expect("our own");
-        for (cluster, id) in [(&ours, 2), (&other, 1)] {
-            let error = Claim::take(dir.path(), cluster, id).expect_err("not ours");
+        let (first, second) = (start(dir.path()), start(dir.path()));
+        assert_eq!((first.starts(), second.starts()), (1, 2));
+        let same = first.incarnation() == second.incarnation();
+        assert!(same, "an incarnation lasts as long as its directory");
+        for (cluster, id) in [(OURS, 2), (OTHER, 1)] {
+            let error = take(dir.path(), cluster, id).err().expect("not ours");
             assert!(error.to_string().contains("nothing was changed"), "{error}");
         }
     }
@@ -125,13 +219,21 @@ mod tests {
     #[test]
     fn a_coordinator_whose_log_is_gone_refuses_to_vote_again() {
         let dir = tempfile::tempdir().expect("a directory");
-        let ours: ClusterId = "00000000-0000-4000-8000-000000000001".parse().expect("a UUID");
-        let claim = Claim::take(dir.path(), &ours, 1).expect("an empty directory");
+        let mut claim = start(dir.path());
         claim.check(true).expect("it never had a log");
         claim.founded().expect("written");
-        let claim = Claim::take(dir.path(), &ours, 1).expect("our own");
+        let claim = start(dir.path());
         claim.check(false).expect("the log is there");
         let error = claim.check(true).expect_err("the log is gone");
         assert!(error.to_string().contains("must not vote again"), "{error}");
+    }
+
+    #[test]
+    fn a_log_of_another_directory_is_refused() {
+        let (mine, other) = (tempfile::tempdir(), tempfile::tempdir());
+        let (mine, other) = (mine.expect("a directory"), other.expect("a directory"));
+        start(other.path());
+        let error = start(mine.path()).count_start(&log(other.path())).expect_err("another's log");
+        assert!(error.to_string().contains("pghc members replace"), "{error}");
     }
 }

@@ -14,6 +14,7 @@ use super::codec::{decode, encode};
 use super::log::{Log, Record};
 use super::maintenance::Extent;
 use super::type_config::{Entry, LogId, TypeConfig, Vote};
+use crate::sabotage::{self, Bug};
 use crate::telemetry::Metrics;
 
 /// Bytes of entries read for one append message; several are under way at a time.
@@ -42,6 +43,12 @@ impl LogStore {
         let state = self.log.state();
         let (first, last) = (state.first?, state.last?);
         Some(Extent { first, last, bytes: state.bytes_on_disk })
+    }
+
+    /// Index of the oldest entry that is or could be there.
+    pub(super) fn first(&self) -> u64 {
+        let state = self.log.state();
+        state.first.unwrap_or_else(|| state.purged.map_or(0, |(purged, _)| purged + 1))
     }
 
     /// Resolves when everything given to the log so far is on disk.
@@ -120,6 +127,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        if sabotage::is(Bug::VoteNotPersisted) {
+            return Ok(());
+        }
         let (sender, done) = oneshot::channel();
         let tell = Box::new(move |result| {
             let _ = sender.send(result);
@@ -143,6 +153,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let record = |entry: Entry| Record { index: entry.log_id.index(), body: encode(&entry) };
         let records = entries.into_iter().map(record).collect();
+        if sabotage::is(Bug::AckBeforeSync) {
+            callback.io_completed(Ok(()));
+            return self.log.append(records, Box::new(|_| {}));
+        }
         let (metrics, started) = (Arc::clone(&self.metrics), Instant::now());
         let done = move |result| {
             metrics.coordinator.flush_seconds.observe(started.elapsed().as_secs_f64());

@@ -4,23 +4,46 @@
 
 pub mod log;
 
+mod admission;
 mod codec;
+mod complete;
+mod files;
 mod forward;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod gate;
+mod greeting;
+mod handover;
+mod host;
 mod identity;
+mod introduction;
 mod log_store;
 mod maintenance;
+mod members_service;
 mod network;
 mod node;
+mod plan;
 mod raft_service;
 mod recent;
+pub mod recover;
+mod registrar;
 mod ring;
+mod roster;
+#[cfg(feature = "simulation")]
+mod runtime;
 mod sequencing;
 mod service;
+mod sightings;
 mod snapshots;
+mod space;
 mod state_machine;
 mod tail;
 mod type_config;
+mod zone_service;
+mod zone_state;
 mod zones;
 
+pub use host::{Clock, Host, Serve};
 pub use maintenance::Retention;
 pub use node::{Coordinator, Settings, StartError, Timing};

@@ -4,7 +4,6 @@
 //! back in order, so that a commit costs one round trip whatever is under way. Each peer has three
 //! connections, because a heartbeat must not wait behind a megabyte of entries or a snapshot.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
@@ -21,67 +20,80 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory};
-use pghc_api::id::ClusterId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::codec::{decode, encode};
+use super::gate::Gate;
+use super::roster::Roster;
 use super::type_config::{Member, Snapshot, TypeConfig, Vote};
 use crate::rpc::v1::Frame;
 use crate::rpc::v1::raft_client::RaftClient;
-use crate::rpc::{self, Caller, MESSAGE_BYTES_MAX};
+use crate::rpc::{Caller, MESSAGE_BYTES_MAX};
 
 /// Bytes of a snapshot in one message.
 const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
 
 type RpcError = RPCError<TypeConfig>;
 
-/// Makes clients; knows the address of every peer as seen from here.
+/// Makes clients to the members, as many as openraft wants.
 pub(super) struct Network {
-    cluster: ClusterId,
-    urls: BTreeMap<u64, String>,
-    patience: Duration,
+    roster: Roster,
+    gate: Gate,
 }
 
 impl Network {
-    /// `patience` bounds a connection attempt and how long a silent connection is kept.
-    pub(super) fn new(cluster: ClusterId, urls: BTreeMap<u64, String>, patience: Duration) -> Self {
-        Self { cluster, urls, patience }
+    pub(super) fn new(roster: Roster, gate: Gate) -> Self {
+        Self { roster, gate }
     }
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
-    async fn new_client(&mut self, target: u64, _: &Member) -> Peer {
-        let client = self.urls.get(&target).and_then(|url| {
-            let caller = rpc::connect(url, &self.cluster, self.patience).ok()?;
-            Some(
-                RaftClient::new(caller)
-                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                    .max_encoding_message_size(MESSAGE_BYTES_MAX),
-            )
+    async fn new_client(&mut self, target: u64, member: &Member) -> Peer {
+        let url = self.roster.url(target, Some(member));
+        let client = url.and_then(|url| self.roster.connect(&url)).map(|caller| {
+            RaftClient::new(caller)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX)
         });
-        Peer { target, client, retry: self.patience / 4 }
+        Peer {
+            target,
+            incarnation: member.incarnation.clone(),
+            client,
+            gate: self.gate.clone(),
+            retry: self.roster.patience() / 4,
+        }
     }
 }
 
 /// One connection to one peer.
 pub(super) struct Peer {
     target: u64,
-    /// None: this coordinator was started without the peer's address.
+    incarnation: String,
+    /// None: neither the membership nor a setting has the peer's address.
     client: Option<RaftClient<Caller>>,
+    gate: Gate,
     retry: Duration,
 }
 
 impl Peer {
     fn client(&self) -> Result<RaftClient<Caller>, RpcError> {
+        if !self.gate.is_open() {
+            let not_yet = Unreachable::from_string("this coordinator is not admitted yet");
+            return Err(RPCError::Unreachable(not_yet));
+        }
         self.client.clone().ok_or_else(|| {
             let target = self.target;
             RPCError::Unreachable(Unreachable::from_string(format!(
-                "no address of coordinator {target} was given; start with --member {target}=…"
+                "no address of coordinator {target} is known; start with --member {target}=…"
             )))
         })
+    }
+
+    fn address<T>(&self, message: T) -> tonic::Request<T> {
+        self.gate.address(message, &self.incarnation)
     }
 }
 
@@ -130,6 +142,7 @@ impl NetStreamAppend<TypeConfig> for Peer {
             // The connection attempt and a dead connection are bounded by the channel's patience;
             // a stream that makes progress has no deadline.
             let requests = input.map(|request| frame(&request));
+            let requests = self.address(requests);
             let answers = self.client()?.append(requests).await.map_err(unreachable)?;
             let results = answers.into_inner().map(|answer| {
                 let answer = answer.map_err(unreachable)?;
@@ -147,7 +160,7 @@ impl NetVote<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let mut client = self.client()?;
-        exchange(client.vote(frame(&request)), option.soft_ttl()).await
+        exchange(client.vote(self.address(frame(&request))), option.soft_ttl()).await
     }
 
     async fn pre_vote(
@@ -156,7 +169,7 @@ impl NetVote<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let mut client = self.client()?;
-        exchange(client.pre_vote(frame(&request)), option.soft_ttl()).await
+        exchange(client.pre_vote(self.address(frame(&request))), option.soft_ttl()).await
     }
 }
 
@@ -167,7 +180,7 @@ impl NetTransferLeader<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
         let mut client = self.client()?;
-        exchange(client.transfer_leader(frame(&request)), option.soft_ttl()).await
+        exchange(client.transfer_leader(self.address(frame(&request))), option.soft_ttl()).await
     }
 }
 
@@ -189,8 +202,9 @@ impl NetSnapshot<TypeConfig> for Peer {
             (length > 0).then(|| Frame { body: rest.split_to(length) })
         });
         let frames = futures::stream::iter(std::iter::once(first).chain(pieces));
-        let sent = exchange(client.snapshot(frames), option.hard_ttl());
+        let sent = exchange(client.snapshot(self.address(frames)), option.hard_ttl());
         tokio::select! {
+            biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             answer = sent => Ok(answer?),
         }

@@ -7,31 +7,45 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::errors::{InitializeError, RaftError};
 use openraft::{Config, SnapshotPolicy};
 use pghc_api::id::{ClusterId, ZoneName};
 use tokio::net::TcpListener;
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 
+use super::admission::Admission;
+use super::complete;
 use super::forward::Forward;
+use super::gate::Gate;
+use super::greeting::Greeting;
+use super::handover::{hand_over, leader};
+use super::host::Host;
 use super::identity::Claim;
+use super::introduction::introduction;
+use super::log::disk::{Directory, Disk};
 use super::log::{Log, Options};
 use super::log_store::LogStore;
 use super::maintenance::{Maintenance, Retention};
+use super::members_service::MembersService;
 use super::network::Network;
 use super::raft_service::RaftService;
+use super::registrar::Registrar;
+use super::roster::Roster;
 use super::sequencing::Sequencing;
 use super::service::CoordinatorService;
+use super::sightings::Sightings;
 use super::snapshots::Snapshots;
+use super::space::Space;
 use super::state_machine::StateMachine;
 use super::tail::Tails;
-use super::type_config::{Member, Raft};
-use super::zones::Zones;
-use super::{forward, service};
+use super::type_config::Raft;
+use super::zone_service::{Outlook, ZoneService};
 use crate::rpc::v1::coordinator_server::CoordinatorServer;
+use crate::rpc::v1::members_server::MembersServer;
 use crate::rpc::v1::raft_server::RaftServer;
-use crate::rpc::{self, ClusterCheck, MESSAGE_BYTES_MAX};
+use crate::rpc::v1::zones_server::ZonesServer;
+use crate::rpc::{ClusterCheck, MESSAGE_BYTES_MAX};
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
 
@@ -49,7 +63,7 @@ pub struct Timing {
 
 impl Timing {
     /// For coordinators within a millisecond or two of each other.
-    pub const LAN: Self = Self { heartbeat_ms: 50, election_min_ms: 250, election_max_ms: 300 };
+    pub const LAN: Self = Self { heartbeat_ms: 50, election_min_ms: 190, election_max_ms: 230 };
     /// For round trips up to some 350 ms.
     pub const WAN: Self = Self { heartbeat_ms: 400, election_min_ms: 1250, election_max_ms: 1500 };
 }
@@ -65,9 +79,13 @@ pub struct Settings {
     pub data: PathBuf,
     /// Address to serve on.
     pub listen: SocketAddr,
-    /// All coordinators, this one included: zone, and URL as reached from here.
+    /// All coordinators, this one included: zone, and URL as reached from here. They found the group
+    /// when it does not exist; later the stored membership counts, and these are only addresses.
     pub members: BTreeMap<u64, (ZoneName, String)>,
-    /// Zones whose frontiers bound the purge of the log.
+    /// Waits to be added to a group instead of founding one.
+    pub join: bool,
+    /// Zones that are registered before any of their nodes has reported, if they are not known yet.
+    /// Registered zones hold back the purge of the log.
     pub zones: Vec<ZoneName>,
     /// Raft timing.
     pub timing: Timing,
@@ -89,6 +107,9 @@ pub enum StartError {
     /// The directory cannot be used.
     #[error("cannot use the data directory {}", .0.display())]
     Data(PathBuf, #[source] io::Error),
+    /// The directory is not this coordinator's, or has lost what it had.
+    #[error("coordinator {id} must not run on {dir}", id = .0, dir = .1.display())]
+    Identity(u64, PathBuf, #[source] io::Error),
     /// The log is damaged or in use.
     #[error("cannot open the log")]
     Log(#[source] super::log::OpenError),
@@ -99,7 +120,11 @@ pub enum StartError {
 
 /// A running coordinator.
 pub struct Coordinator {
+    id: u64,
+    election: Duration,
     raft: Raft,
+    /// Why it must not take part, once that is known.
+    refused: watch::Receiver<Option<String>>,
     log: Log,
     address: SocketAddr,
     tasks: Tasks,
@@ -111,65 +136,98 @@ impl Coordinator {
     /// # Errors
     /// See [`StartError`].
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let tasks = Tasks::default();
-        let patience = Duration::from_millis(settings.timing.election_max_ms.max(500));
+        // Before anything is made in a directory that may be another's.
+        if settings.data.exists() {
+            let disk = Directory::open(&settings.data)
+                .map_err(|error| StartError::Data(settings.data.clone(), error))?;
+            Claim::take(Arc::new(disk), &settings)
+                .map_err(|error| StartError::Identity(settings.id, settings.data.clone(), error))?;
+        }
         let listener = TcpListener::bind(settings.listen).await;
         let listener = listener.map_err(|error| StartError::Listen(settings.listen, error))?;
         let address = listener.local_addr().map_err(|e| StartError::Listen(settings.listen, e))?;
-        let data_error = |error| StartError::Data(settings.data.clone(), error);
-        let claim =
-            Claim::take(&settings.data, &settings.cluster, settings.id).map_err(data_error)?;
-        let log =
-            Log::open(&settings.data.join("log"), Options::default()).map_err(StartError::Log)?;
-        let store = LogStore::new(log.clone(), Arc::clone(&settings.metrics));
-        claim.check(store.is_new()).map_err(data_error)?;
-        let sequencing = Arc::new(Sequencing::new(settings.cluster.clone()));
-        let machine =
-            StateMachine::new(Arc::clone(&sequencing), Snapshots::new(settings.data.clone()));
-        let urls: BTreeMap<u64, String> =
-            settings.members.iter().map(|(id, (_, url))| (*id, url.clone())).collect();
-        let network = Network::new(settings.cluster.clone(), urls.clone(), patience);
-        let config = Arc::new(raft_config(settings.timing)?);
-        let raft = Raft::new(settings.id, config, network, store.clone(), machine)
+        let host = Host::machine(&settings.data, listener)
+            .map_err(|error| StartError::Data(settings.data.clone(), error))?;
+        Self::start_on(host, address, settings).await
+    }
+
+    /// As [`Self::start`], on any host; `address` is where that host serves.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start_on(
+        host: Host,
+        address: SocketAddr,
+        settings: Settings,
+    ) -> Result<Self, StartError> {
+        let tasks = Tasks::default();
+        let opened = Opened::open((host.log, host.snapshots), &settings).await?;
+        let patience = Duration::from_millis(settings.timing.election_max_ms.max(500));
+        let urls = settings.members.iter().map(|(id, (_, url))| (*id, url.clone())).collect();
+        let roster = Roster::new(host.dial, settings.cluster.clone(), urls, patience);
+        let gate = Gate::new(settings.id, opened.claim.incarnation(), roster.clone());
+        let Opened { claim, space, log, store, sightings, sequencing, machine } = opened;
+        let network = Network::new(roster.clone(), gate.clone());
+        let config = raft_config(settings.timing)?;
+        let raft = Raft::new(settings.id, Arc::new(config), network, store.clone(), machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
-        let peers = forward::peers(&settings.cluster, &urls, patience)
-            .map_err(|error| StartError::Settings(format!("a member's URL: {error}")))?;
-        let forward = Forward::new(settings.id, &raft, &settings.metrics, peers, &tasks);
-
-        let zone_names = settings.zones.iter().map(ToString::to_string).collect();
-        let zones = Arc::new(Zones::new(zone_names, Instant::now()));
-        let tails = Tails {
-            cluster: settings.cluster.clone(),
-            sequencing: Arc::clone(&sequencing),
-            log: store.clone(),
-            tasks: tasks.clone(),
-        };
-        let service = CoordinatorService {
-            id: settings.id,
-            forward,
-            sequencing: Arc::clone(&sequencing),
-            zones: Arc::clone(&zones),
-            tails,
-            submits: service::CoordinatorService::submits(),
+        let me = introduction(&settings, &claim, &raft, &roster).await?;
+        let (id, election) = (settings.id, Duration::from_millis(settings.timing.election_max_ms));
+        let (clock, metrics) = (host.clock, Arc::clone(&settings.metrics));
+        let forward = Forward::new(id, &raft, &metrics, roster.clone(), clock, &tasks);
+        let outlook = Outlook::new(&sequencing, &store);
+        let registrar = Registrar {
+            forward: forward.clone(),
+            zones: Arc::clone(&outlook.zones),
+            expected: settings.zones.clone(),
             attempt_max: patience * 4,
         };
-        serve(listener, &settings.cluster, raft.clone(), service, &tasks);
-        initialize(&raft, &settings).await?;
-        store.flushed().await.map_err(data_error)?;
-        claim.founded().map_err(data_error)?;
+        let tails = tails(&settings, &sequencing, &store, &tasks);
+        let services = Services {
+            raft: RaftService {
+                raft: raft.clone(),
+                gate: gate.clone(),
+                greeting: Greeting::new(&me, &raft, &roster, &sightings),
+            },
+            coordinator: CoordinatorService::new(
+                id,
+                forward.clone(),
+                &outlook,
+                tails,
+                space.clone(),
+                patience * 4,
+            ),
+            members: MembersService::new(id, &raft, &roster, election, &tasks),
+            zones: ZoneService { registrar: registrar.clone(), outlook: outlook.clone() },
+        };
+        (host.serve)(services.routes(&settings.cluster), &tasks);
+        let (refusal, refused) = watch::channel(None);
+        let admission = Admission {
+            me,
+            raft: raft.clone(),
+            roster: roster.clone(),
+            gate,
+            claim,
+            log: store.clone(),
+            refused: refusal,
+        };
         let maintenance = Maintenance {
             raft: raft.clone(),
             log: store,
             sequencing: Arc::clone(&sequencing),
-            zones,
+            outlook,
             retention: settings.retention,
-            metrics: Arc::clone(&settings.metrics),
+            metrics: Arc::clone(&metrics),
         };
+        tasks.spawn("admission", admission.run());
+        tasks.spawn("sightings", sightings.follow(raft.clone(), roster));
         tasks.spawn("maintenance", maintenance.run());
-        tasks.spawn("metrics", follow_head(sequencing, settings.metrics));
-        tracing::info!(id = settings.id, %address, "coordinator started");
-        Ok(Self { raft, log, address, tasks })
+        tasks.spawn("registrar", registrar.run());
+        tasks.spawn("disk space", space.watch(raft.clone(), Arc::clone(&metrics)));
+        tasks.spawn("metrics", follow_head(Arc::clone(&sequencing), metrics));
+        tasks.spawn("completeness", complete::announce(id, address, forward, sequencing));
+        Ok(Self { id, election, raft, refused, log, address, tasks })
     }
 
     /// Where it serves.
@@ -178,19 +236,41 @@ impl Coordinator {
         self.address
     }
 
-    /// Resolves when the consensus core has stopped by itself, with the reason: a disk that failed,
-    /// or an entry this version cannot read. The process should end then.
+    /// Resolves with the reason when the process should end by itself: the consensus core has
+    /// stopped, since a disk failed or an entry cannot be read by this version, or the other
+    /// coordinators know that this one must not take part.
     pub async fn stopped(&self) -> String {
+        let mut refused = self.refused.clone();
+        tokio::select! {
+            biased;
+            Ok(why) = refused.wait_for(Option::is_some) => why.clone().unwrap_or_default(),
+            why = self.core_stopped() => why,
+        }
+    }
+
+    async fn core_stopped(&self) -> String {
         use openraft::async_runtime::watch::WatchReceiver as _;
         let mut metrics = self.raft.metrics();
         loop {
             if let Err(fatal) = &metrics.borrow_watched().running_state {
-                return fatal.to_string();
+                return format!("the consensus core has stopped: {fatal}");
             }
             if metrics.changed().await.is_err() {
                 return "the consensus core is gone".to_owned();
             }
         }
+    }
+
+    /// Hands the lead over if it has it, which takes at most an election timeout; then stops
+    /// serving, stops Raft, flushes the log.
+    pub async fn retire(self) {
+        if leader(&self.raft) == Some(self.id) {
+            let heirs = self.raft.voter_ids().collect();
+            if !hand_over(&self.raft, self.id, &heirs, self.election).await {
+                tracing::warn!("nobody took the lead over; the others elect one after a timeout");
+            }
+        }
+        self.stop().await;
     }
 
     /// Stops serving, stops Raft, flushes the log.
@@ -203,6 +283,63 @@ impl Coordinator {
             tracing::warn!(%error, "the log did not close cleanly");
         }
     }
+}
+
+/// What is on the disks of a coordinator.
+struct Opened {
+    claim: Claim,
+    space: Space,
+    log: Log,
+    store: LogStore,
+    sightings: Sightings,
+    sequencing: Arc<Sequencing>,
+    machine: StateMachine,
+}
+
+impl Opened {
+    /// Opens everything as soon as there is room for it, and counts the start. The disks: the log's,
+    /// and that of the snapshot and the small files.
+    async fn open(
+        (log_disk, disk): (Arc<dyn Disk>, Arc<dyn Disk>),
+        settings: &Settings,
+    ) -> Result<Self, StartError> {
+        let data_error = |error| StartError::Data(settings.data.clone(), error);
+        let identity_error =
+            |error| StartError::Identity(settings.id, settings.data.clone(), error);
+        let mut claim = Claim::take(Arc::clone(&disk), settings).map_err(identity_error)?;
+        let space =
+            Space::new(Arc::clone(&log_disk), settings.id, settings.retention.reserve_bytes);
+        space.room_to_open().await;
+        let log_dir = settings.data.join("log");
+        let log = Log::open_on(Arc::clone(&log_disk), &log_dir, log_options(&settings.retention))
+            .map_err(StartError::Log)?;
+        let store = LogStore::new(log.clone(), Arc::clone(&settings.metrics));
+        claim.check(store.is_new()).map_err(identity_error)?;
+        claim.count_start(log_disk.as_ref()).map_err(identity_error)?;
+        let sightings = Sightings::load(settings.id, Arc::clone(&disk)).map_err(data_error)?;
+        let sequencing =
+            Arc::new(Sequencing::new(settings.cluster.clone(), settings.retention.ring_bytes()));
+        let snapshots = Snapshots::new(Arc::clone(&disk), &settings.data);
+        snapshots.check(log.state().purged.map(|(index, _)| index)).map_err(data_error)?;
+        let machine = StateMachine::new(Arc::clone(&sequencing), snapshots);
+        Ok(Self { claim, space, log, store, sightings, sequencing, machine })
+    }
+}
+
+/// Segments that are small beside what the log may take.
+fn log_options(retention: &Retention) -> Options {
+    let (segment_bytes, options) = (retention.segment_bytes(), Options::default());
+    Options { segment_bytes, grow_bytes: options.grow_bytes.min(segment_bytes), ..options }
+}
+
+fn tails(
+    settings: &Settings,
+    sequencing: &Arc<Sequencing>,
+    log: &LogStore,
+    tasks: &Tasks,
+) -> Tails {
+    let (cluster, sequencing) = (settings.cluster.clone(), Arc::clone(sequencing));
+    Tails { cluster, sequencing, log: log.clone(), tasks: tasks.clone() }
 }
 
 fn raft_config(timing: Timing) -> Result<Config, StartError> {
@@ -218,6 +355,9 @@ fn raft_config(timing: Timing) -> Result<Config, StartError> {
         enable_pre_vote: Some(true),
         // The state machine is in memory: a restarted leader must be elected again.
         enable_leader_restore: Some(false),
+        // A follower that has forgotten something is refused by `admission`; should one slip through,
+        // the leader must not end with it.
+        allow_log_reversion: Some(true),
         ..Config::default()
     };
     config.validate().map_err(|error| StartError::Settings(error.to_string()))
@@ -234,40 +374,27 @@ async fn follow_head(sequencing: Arc<Sequencing>, metrics: Arc<Metrics>) {
     }
 }
 
-/// Founds the group when this coordinator's log is empty. Every founder proposes the same first
-/// entry, so it does not matter who is first.
-async fn initialize(raft: &Raft, settings: &Settings) -> Result<(), StartError> {
-    let member =
-        |(id, (zone, _)): (&u64, &(ZoneName, String))| (*id, Member { zone: zone.to_string() });
-    let members: BTreeMap<u64, Member> = settings.members.iter().map(member).collect();
-    match raft.initialize(members).await {
-        Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
-        Err(error) => Err(StartError::Raft(error.to_string())),
-    }
+/// What is served.
+struct Services {
+    raft: RaftService,
+    coordinator: CoordinatorService,
+    members: MembersService,
+    zones: ZoneService,
 }
 
-fn serve(
-    listener: TcpListener,
-    cluster: &ClusterId,
-    raft: Raft,
-    service: CoordinatorService,
-    tasks: &Tasks,
-) {
-    let check = ClusterCheck::serving(cluster);
-    let raft = RaftServer::new(RaftService::new(raft))
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let service = CoordinatorServer::new(service)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let server = rpc::server()
-        .add_service(InterceptedService::new(raft, check.clone()))
-        .add_service(InterceptedService::new(service, check));
-    tasks.spawn("grpc server", async move {
-        let incoming =
-            tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-        if let Err(error) = server.serve_with_incoming(incoming).await {
-            tracing::error!(%error, "the gRPC server ended");
-        }
-    });
+impl Services {
+    fn routes(self, cluster: &ClusterId) -> Routes {
+        let check = ClusterCheck::serving(cluster);
+        let raft = RaftServer::new(self.raft)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let coordinator = CoordinatorServer::new(self.coordinator)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let members = MembersServer::new(self.members);
+        Routes::new(InterceptedService::new(raft, check.clone()))
+            .add_service(InterceptedService::new(coordinator, check.clone()))
+            .add_service(InterceptedService::new(members, check.clone()))
+            .add_service(InterceptedService::new(ZonesServer::new(self.zones), check))
+    }
 }

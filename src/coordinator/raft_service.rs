@@ -1,4 +1,5 @@
-//! The Raft half of the gRPC server: what other coordinators send to this one's openraft.
+//! The Raft half of the gRPC server: what other coordinators send to this one's openraft, and how
+//! they get to know each other.
 
 use std::fmt::Display;
 
@@ -10,21 +11,19 @@ use serde::Serialize;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::codec::{decode, encode};
+use super::gate::Gate;
+use super::greeting::Greeting;
 use super::type_config::{Raft, Snapshot, SnapshotMeta, TypeConfig, Vote};
-use crate::rpc::v1::Frame;
 use crate::rpc::v1::raft_server;
+use crate::rpc::v1::{Frame, HelloReply, IntroduceRequest, Introduction};
 
 /// Largest snapshot that is accepted: the key window is some 60 MB, positions are small.
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
 
 pub(super) struct RaftService {
-    raft: Raft,
-}
-
-impl RaftService {
-    pub(super) fn new(raft: Raft) -> Self {
-        Self { raft }
-    }
+    pub(super) raft: Raft,
+    pub(super) gate: Gate,
+    pub(super) greeting: Greeting,
 }
 
 fn answer<T: Serialize, E: Display>(result: Result<T, E>) -> Result<Response<Frame>, Status> {
@@ -44,6 +43,7 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
+        self.gate.check(request.metadata())?;
         // A request that cannot be read ends the stream: the leader sees it end and starts anew.
         let requests = tokio_stream::StreamExt::map_while(request.into_inner(), |frame| {
             let request = decode::<AppendEntriesRequest<TypeConfig>>(&frame.ok()?.body);
@@ -58,12 +58,14 @@ impl raft_server::Raft for RaftService {
     }
 
     async fn vote(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
+        self.gate.check(request.metadata())?;
         let request: VoteRequest<TypeConfig> =
             decode(&request.into_inner().body).map_err(malformed)?;
         answer(self.raft.vote(request).await)
     }
 
     async fn pre_vote(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
+        self.gate.check(request.metadata())?;
         let request: VoteRequest<TypeConfig> =
             decode(&request.into_inner().body).map_err(malformed)?;
         answer(self.raft.pre_vote(request).await)
@@ -73,6 +75,7 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Frame>, Status> {
+        self.gate.check(request.metadata())?;
         let mut frames = request.into_inner();
         let first = frames.message().await?.ok_or_else(|| Status::invalid_argument("no frame"))?;
         let (vote, meta, length): (Vote, SnapshotMeta, u64) =
@@ -95,7 +98,19 @@ impl raft_server::Raft for RaftService {
         answer(self.raft.install_full_snapshot(vote, snapshot).await)
     }
 
+    async fn introduce(
+        &self,
+        _: Request<IntroduceRequest>,
+    ) -> Result<Response<Introduction>, Status> {
+        Ok(Response::new(self.greeting.introduction()))
+    }
+
+    async fn hello(&self, request: Request<Introduction>) -> Result<Response<HelloReply>, Status> {
+        self.greeting.hello(&request.into_inner()).await.map(Response::new)
+    }
+
     async fn transfer_leader(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
+        self.gate.check(request.metadata())?;
         let request: TransferLeaderRequest<TypeConfig> =
             decode(&request.into_inner().body).map_err(malformed)?;
         answer(self.raft.handle_transfer_leader(request).await)

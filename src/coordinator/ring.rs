@@ -2,13 +2,12 @@
 
 use std::collections::VecDeque;
 
-use pghc_api::limits::TAIL_RING_BYTES_MAX;
-
 use crate::rpc::v1::TailBatch;
 
-/// Consecutive batches, oldest first, of about [`TAIL_RING_BYTES_MAX`] bytes.
-#[derive(Debug, Default)]
+/// Consecutive batches, oldest first, of about a given number of bytes.
+#[derive(Debug)]
 pub(super) struct Ring {
+    bytes_max: usize,
     batches: VecDeque<TailBatch>,
     bytes: usize,
     /// Id before the oldest batch.
@@ -24,16 +23,21 @@ pub(super) enum Above {
 }
 
 impl Ring {
-    /// An empty ring behind `id`.
-    pub(super) fn starting_after(id: u64) -> Self {
-        Self { before: id, ..Self::default() }
+    /// An empty ring behind `id` for about `bytes_max` bytes.
+    pub(super) fn starting_after(id: u64, bytes_max: usize) -> Self {
+        Self { bytes_max, batches: VecDeque::new(), bytes: 0, before: id }
+    }
+
+    /// Forgets everything and goes on behind `id`.
+    pub(super) fn start_after(&mut self, id: u64) {
+        *self = Self::starting_after(id, self.bytes_max);
     }
 
     /// Adds the next batch.
     pub(super) fn push(&mut self, batch: TailBatch) {
         self.bytes += batch.batch.len();
         self.batches.push_back(batch);
-        while self.bytes > TAIL_RING_BYTES_MAX && self.batches.len() > 1 {
+        while self.bytes > self.bytes_max && self.batches.len() > 1 {
             if let Some(oldest) = self.batches.pop_front() {
                 self.bytes -= oldest.batch.len();
                 self.before = oldest.last_id;
@@ -41,13 +45,31 @@ impl Ring {
         }
     }
 
-    /// The batches that hold ids above `after_id`, at most `count`.
-    pub(super) fn above(&self, after_id: u64, count: usize) -> Above {
+    /// The batches that hold ids above `after_id`: at most `count`, and no more than about `bytes`
+    /// unless the first is larger.
+    pub(super) fn above(&self, after_id: u64, count: usize, bytes: usize) -> Above {
         if after_id < self.before {
             return Above::Older;
         }
         let start = self.batches.partition_point(|batch| batch.last_id <= after_id);
-        Above::Batches(self.batches.range(start..).take(count).cloned().collect())
+        let mut room = bytes;
+        let fits = |batch: &&TailBatch| {
+            let fits = room > 0;
+            room = room.saturating_sub(batch.batch.len());
+            fits
+        };
+        Above::Batches(self.batches.range(start..).take(count).take_while(fits).cloned().collect())
+    }
+
+    /// The batch whose last id is `id`, if it is here.
+    pub(super) fn ending_at(&self, id: u64) -> Option<&TailBatch> {
+        let at = self.batches.partition_point(|batch| batch.last_id < id);
+        self.batches.get(at).filter(|batch| batch.last_id == id)
+    }
+
+    /// Id before the oldest batch.
+    pub(super) fn before(&self) -> u64 {
+        self.before
     }
 }
 
@@ -61,7 +83,7 @@ mod tests {
     }
 
     fn first_ids(ring: &Ring, after_id: u64) -> Option<Vec<u64>> {
-        match ring.above(after_id, 2) {
+        match ring.above(after_id, 2, 1 << 30) {
             Above::Batches(batches) => Some(batches.iter().map(|batch| batch.first_id).collect()),
             Above::Older => None,
         }
@@ -69,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_reader_gets_the_batch_that_holds_its_next_id() {
-        let mut ring = Ring::starting_after(10);
+        let mut ring = Ring::starting_after(10, 1 << 10);
         for (first, last) in [(11, 13), (14, 14), (15, 20)] {
             ring.push(batch(first, last, 1));
         }
@@ -82,11 +104,33 @@ mod tests {
 
     #[test]
     fn the_ring_forgets_its_oldest_batches_and_says_so() {
-        let mut ring = Ring::starting_after(0);
+        let mut ring = Ring::starting_after(0, 64 << 20);
         for id in 1..=70 {
             ring.push(batch(id, id, 1 << 20));
         }
         assert_eq!(first_ids(&ring, 5), None);
         assert_eq!(first_ids(&ring, 6), Some(vec![7, 8]));
+    }
+
+    #[test]
+    fn no_more_is_handed_out_than_asked_for_in_bytes_but_always_one_batch() {
+        let mut ring = Ring::starting_after(0, 1 << 10);
+        for id in 1..=9 {
+            ring.push(batch(id, id, 100));
+        }
+        for (bytes, expected) in [(1, 1), (100, 1), (101, 2), (300, 3), (9_000, 5)] {
+            let Above::Batches(batches) = ring.above(0, 5, bytes) else { panic!("it is here") };
+            assert_eq!(batches.len(), expected, "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn a_batch_is_found_by_its_last_id_only() {
+        let mut ring = Ring::starting_after(10, 1 << 10);
+        for (first, last) in [(11, 13), (14, 14), (15, 20)] {
+            ring.push(batch(first, last, 1));
+        }
+        let found = [10, 11, 13, 14, 19, 20, 21].map(|id| ring.ending_at(id).map(|b| b.first_id));
+        assert_eq!(found, [None, None, Some(11), Some(14), None, Some(15), None]);
     }
 }

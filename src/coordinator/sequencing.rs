@@ -4,18 +4,20 @@
 //! source; entries another source was faster with are skipped, so sources may overlap.
 
 use std::io;
+use std::sync::Arc;
 
 use openraft::EntryPayload;
 use parking_lot::Mutex;
 use pghc_api::chain::Head;
 use pghc_api::id::ClusterId;
+use pghc_api::limits::TAIL_QUEUE_BYTES_MAX;
 use tokio::sync::watch;
 
 use super::recent::{Answer, BatchId, Recent};
 use super::ring::{Above, Ring};
 use super::type_config::{Entry, LogId, SnapshotMeta, StoredMembership};
 use crate::rpc::v1::TailBatch;
-use crate::sequencer::{Position, Sequenced, Sequencer};
+use crate::sequencer::{Position, Sequenced, Sequencer, ZoneChange, Zones};
 
 /// Batches handed to a tail at a time.
 const TAIL_BATCHES: usize = 64;
@@ -23,6 +25,7 @@ const TAIL_BATCHES: usize = 64;
 pub(super) struct Sequencing {
     inner: Mutex<Inner>,
     head_id: watch::Sender<u64>,
+    zones: watch::Sender<Arc<Zones>>,
 }
 
 struct Inner {
@@ -41,6 +44,19 @@ pub(super) struct Recalled {
     pub(super) head_before: Option<Option<Head>>,
 }
 
+/// Where a link is found.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Here: its hash and digest.
+    Link { hash: Vec<u8>, digest: Vec<u8> },
+    /// In the log, by computing from this position.
+    Log(Position),
+    /// It is newer than the newest that was sequenced here.
+    Above,
+    /// It is no longer known.
+    Forgotten,
+}
+
 /// What a tail continues with.
 pub(super) enum Next {
     /// Batches from memory; none: wait for the head to move.
@@ -52,20 +68,32 @@ pub(super) enum Next {
 }
 
 impl Sequencing {
-    pub(super) fn new(cluster: ClusterId) -> Self {
+    /// Nothing sequenced yet; about `ring_bytes` of the newest batches will be kept in memory.
+    pub(super) fn new(cluster: ClusterId, ring_bytes: usize) -> Self {
         let inner = Inner {
             sequencer: Sequencer::new(cluster),
             applied: None,
             membership: StoredMembership::default(),
-            ring: Ring::default(),
+            ring: Ring::starting_after(0, ring_bytes),
             recent: Recent::default(),
         };
-        Self { inner: Mutex::new(inner), head_id: watch::Sender::new(0) }
+        let (head_id, zones) = (watch::Sender::new(0), watch::Sender::default());
+        Self { inner: Mutex::new(inner), head_id, zones }
+    }
+
+    /// The registry of zones as it was sequenced, and its changes.
+    pub(super) fn zones(&self) -> watch::Receiver<Arc<Zones>> {
+        self.zones.subscribe()
     }
 
     /// Newest id sequenced here, and its changes.
     pub(super) fn head_id(&self) -> watch::Receiver<u64> {
         self.head_id.subscribe()
+    }
+
+    /// The chain's head here; `None` before link 1.
+    pub(super) fn head(&self) -> Option<Head> {
+        self.inner.lock().sequencer.head()
     }
 
     /// The newest entry that was sequenced, and the membership by then.
@@ -90,6 +118,7 @@ impl Sequencing {
                 inner.membership = StoredMembership::new(Some(log_id), membership);
             }
             EntryPayload::Normal(proposal) => {
+                let is_zone_change = ZoneChange::is(&proposal.0);
                 let sequenced = inner.sequencer.advance(log_id.index(), proposal.0);
                 let sequenced = sequenced.map_err(|error| {
                     io::Error::new(
@@ -99,7 +128,12 @@ impl Sequencing {
                                  wrote the entry", log_id.index()),
                     )
                 })?;
-                inner.pass_on(log_id.index(), sequenced);
+                if let Some(sequenced) = sequenced {
+                    inner.pass_on(log_id.index(), sequenced);
+                }
+                if is_zone_change {
+                    self.zones.send_replace(Arc::new(inner.sequencer.zones().clone()));
+                }
             }
         }
         inner.applied = Some(log_id);
@@ -126,7 +160,7 @@ impl Sequencing {
     /// What follows `after_id`.
     pub(super) fn next(&self, after_id: u64) -> Next {
         let inner = self.inner.lock();
-        match inner.ring.above(after_id, TAIL_BATCHES) {
+        match inner.ring.above(after_id, TAIL_BATCHES, TAIL_QUEUE_BYTES_MAX) {
             Above::Batches(batches) => Next::Batches(batches),
             Above::Older => {
                 let last = inner.applied.map_or(0, |applied| applied.index());
@@ -134,6 +168,43 @@ impl Sequencing {
                 start.map_or(Next::Purged, |start| Next::Log(start, last))
             }
         }
+    }
+
+    /// Where link `id` is.
+    pub(super) fn find(&self, id: u64) -> Found {
+        let inner = self.inner.lock();
+        let link = |head: &Head| Found::Link {
+            hash: head.hash.0.to_vec(),
+            digest: head.digest.0.to_vec(),
+        };
+        let is_it = |head: &&Head| head.id.get() == id;
+        let head = inner.sequencer.head();
+        if head.is_none_or(|head| head.id.get() < id) {
+            return Found::Above;
+        }
+        if let Some(head) = head.as_ref().filter(is_it) {
+            return link(head);
+        }
+        if let Some(batch) = inner.ring.ending_at(id) {
+            return Found::Link { hash: batch.hash.to_vec(), digest: batch.digest.to_vec() };
+        }
+        match inner.sequencer.positions().before(id) {
+            Some(position) => match position.head.as_ref().filter(is_it) {
+                Some(head) => link(head),
+                None => Found::Log(position),
+            },
+            None => Found::Forgotten,
+        }
+    }
+
+    /// First id that a tail can be served, from memory or from a log that begins at index
+    /// `log_first`, and first id that this log alone can serve; one above the head when there is none.
+    pub(super) fn first_ids(&self, log_first: u64) -> (u64, u64) {
+        let inner = self.inner.lock();
+        let head = inner.sequencer.head();
+        let in_log = inner.sequencer.positions().first_from(log_first);
+        let in_log = in_log.map_or(head, |position| position.head).map_or(0, |head| head.id.get());
+        (in_log.min(inner.ring.before()) + 1, in_log + 1)
     }
 
     /// What is remembered of the entry at `index`; `None` if it is forgotten.
@@ -148,6 +219,14 @@ impl Sequencing {
     pub(super) fn purgeable(&self, after_id: u64) -> Option<u64> {
         let start = self.inner.lock().sequencer.positions().before(after_id)?;
         start.index.checked_sub(1)
+    }
+
+    /// Last index up to which the log can be purged at or below `index` so that what is left can be
+    /// served from its first entry on.
+    pub(super) fn purge_step(&self, index: u64) -> Option<u64> {
+        let inner = self.inner.lock();
+        let step = inner.sequencer.positions().last_upto(index.saturating_add(1))?;
+        step.index.checked_sub(1)
     }
 
     /// Forgets positions of purged entries.
@@ -176,7 +255,8 @@ impl Sequencing {
         inner.sequencer = sequencer;
         inner.applied = meta.last_log_id;
         inner.membership = meta.last_membership.clone();
-        inner.ring = Ring::starting_after(head_id);
+        inner.ring.start_after(head_id);
+        self.zones.send_replace(Arc::new(inner.sequencer.zones().clone()));
         drop(inner);
         self.head_id.send_replace(head_id);
         Ok(())

@@ -15,8 +15,10 @@ use tonic::{Request, Response, Status};
 use super::forward::{Attempt, Forward, Leadership};
 use super::recent::{Answer, BatchId, Outcomes};
 use super::sequencing::Sequencing;
+use super::space::Space;
 use super::tail::Tails;
-use super::zones::Zones;
+use super::zone_service::Outlook;
+use super::zones::{Refusal, Zones};
 use crate::rpc::NOT_TAKEN;
 use crate::rpc::v1::coordinator_server;
 use crate::rpc::v1::write_outcome::Kind;
@@ -24,7 +26,8 @@ use crate::rpc::v1::{
     AwaitReply, AwaitRequest, Cluster, Member, ProposeReply, ProposeRequest, ReadIndexReply,
     ReadIndexRequest, SubmitReply, SubmitRequest, TailBatch, TailRequest, WriteOutcome, ZoneReport,
 };
-use crate::sequencer::{Batch, Outcome};
+use crate::sabotage::{self, Bug};
+use crate::sequencer::{Batch, EntryError, Outcome, ZoneChange};
 
 /// Batches under way through one coordinator; more wait for a place.
 const SUBMITS_MAX: usize = 512;
@@ -40,19 +43,39 @@ const RESEND_PAUSE: Duration = Duration::from_millis(20);
 const CALL_MAX: Duration = Duration::from_secs(60);
 
 pub(super) struct CoordinatorService {
-    pub(super) id: u64,
-    pub(super) forward: Forward,
-    pub(super) sequencing: Arc<Sequencing>,
-    pub(super) zones: Arc<Zones>,
-    pub(super) tails: Tails,
-    pub(super) submits: Semaphore,
+    id: u64,
+    forward: Forward,
+    sequencing: Arc<Sequencing>,
+    zones: Arc<Zones>,
+    tails: Tails,
+    space: Space,
+    outlook: Outlook,
+    submits: Semaphore,
     /// How long one attempt to reach the leader may take before it is made again.
-    pub(super) attempt_max: Duration,
+    attempt_max: Duration,
 }
 
 impl CoordinatorService {
-    pub(super) fn submits() -> Semaphore {
-        Semaphore::new(SUBMITS_MAX)
+    /// `attempt_max`: how long one attempt to reach the leader may take before it is made again.
+    pub(super) fn new(
+        id: u64,
+        forward: Forward,
+        outlook: &Outlook,
+        tails: Tails,
+        space: Space,
+        attempt_max: Duration,
+    ) -> Self {
+        Self {
+            id,
+            forward,
+            sequencing: Arc::clone(&tails.sequencing),
+            zones: Arc::clone(&outlook.zones),
+            tails,
+            space,
+            outlook: outlook.clone(),
+            submits: Semaphore::new(SUBMITS_MAX),
+            attempt_max,
+        }
     }
 
     /// Has the batch ordered and waits until it is sequenced here. Resends are harmless: the
@@ -73,22 +96,24 @@ impl CoordinatorService {
                 Answer::Known(outcomes) => return Ok(outcomes),
                 Answer::Coming(coming) => coming,
             };
-            let attempt = self.forward.attempt(batch.clone(), self.attempt_max);
+            let attempt = self.attempt(batch.clone());
             let attempt = tokio::select! {
                 biased;
                 outcomes = &mut coming => return outcomes.map_err(|_| closing()),
                 attempt = attempt => attempt,
                 _ = leadership.changed() => Attempt::Unknown,
             };
-            handed_over |= attempt != Attempt::NotTaken;
+            handed_over |= !matches!(attempt, Attempt::NotTaken | Attempt::NoSpace);
             let wait = match attempt {
                 // Committed at the leader: it reaches this coordinator with the next append.
                 Attempt::Committed => self.attempt_max,
                 Attempt::Unknown => RESEND_PAUSE,
-                Attempt::NotTaken if !handed_over && Instant::now() >= patient_until => {
-                    return Err(no_leader());
+                Attempt::NotTaken | Attempt::NoSpace
+                    if !handed_over && Instant::now() >= patient_until =>
+                {
+                    return Err(if attempt == Attempt::NoSpace { no_space() } else { no_leader() });
                 }
-                Attempt::NotTaken => {
+                Attempt::NotTaken | Attempt::NoSpace => {
                     let rest = patient_until.saturating_duration_since(Instant::now());
                     let pause = if handed_over { NO_LEADER_PAUSE } else { rest };
                     elected(&mut leadership, pause.min(NO_LEADER_PAUSE)).await?;
@@ -99,6 +124,15 @@ impl CoordinatorService {
                 return outcomes.map_err(|_| closing());
             }
         }
+    }
+
+    /// Tries once to have the batch committed; not here while the disk is nearly full.
+    async fn attempt(&self, batch: Bytes) -> Attempt {
+        let leads = self.forward.leadership().borrow().leader == Some(self.id);
+        if leads && self.space.is_short() {
+            return Attempt::NoSpace;
+        }
+        self.forward.attempt(batch, self.attempt_max).await
     }
 
     /// Tries until a majority confirms, across a change of leadership, within one attempt's time.
@@ -122,10 +156,40 @@ impl CoordinatorService {
             request.set_timeout(self.attempt_max);
             return Ok(leader.read_index(request).await?.into_inner().id);
         }
+        if sabotage::is(Bug::ReadUnconfirmed) {
+            return Ok(*self.sequencing.head_id().borrow());
+        }
         let confirmed = self.forward.raft().ensure_linearizable(ReadPolicy::ReadIndex).await;
         confirmed.map_err(|error| Status::unavailable(error.to_string()))?;
         // The leader has sequenced everything up to the confirmed index.
         Ok(*self.sequencing.head_id().borrow())
+    }
+
+    /// Refuses a tail whose reader has links that are not of this chain: a zone that is ahead of the
+    /// log, or whose link `after_id` is another one. What cannot be told is let pass, since the reader
+    /// compares the first batch it gets.
+    async fn check_tail(&self, after_id: u64, after_hash: &[u8]) -> Result<(), Status> {
+        if ![0, 16, 32].contains(&after_hash.len()) {
+            return Err(Status::invalid_argument("after_hash must have 0, 16 or 32 bytes"));
+        }
+        if after_id > *self.sequencing.head_id().borrow() {
+            // A zone applies what is committed only, so what it has was committed before it asked.
+            let committed = self.read_index(false).await?;
+            if after_id > committed {
+                return Err(Status::data_loss(format!(
+                    "the zone is ahead of the log: it has id {after_id}, and a majority of the \
+                     coordinators has confirmed that nothing above id {committed} is committed"
+                )));
+            }
+        }
+        if after_id == 0 || after_hash.is_empty() || self.tails.agrees(after_id, after_hash).await?
+        {
+            return Ok(());
+        }
+        Err(Status::data_loss(format!(
+            "the zone has another chain from at or before id {after_id}: its link is not the one \
+             that the coordinators have under this id"
+        )))
     }
 
     fn cluster(&self) -> Cluster {
@@ -136,14 +200,18 @@ impl CoordinatorService {
             coordinator_id: *id,
             zone: member.zone.clone(),
             voter: voters.contains(id),
+            url: member.url.clone(),
         });
+        let feed = self.outlook.feed();
         Cluster {
             coordinator_id: self.id,
             leader: leadership.leader.unwrap_or_default(),
             term: leadership.term,
             head: *self.sequencing.head_id().borrow(),
             members: members.collect(),
-            zones: self.zones.views(Instant::now()),
+            zones: self.outlook.views(feed),
+            log_first_id: feed.first_id,
+            disk_short: self.space.is_short(),
         }
     }
 }
@@ -174,6 +242,14 @@ async fn elected(
 /// Nothing of the call was handed over; the caller may say so.
 fn no_leader() -> Status {
     let mut status = Status::unavailable("no coordinator leads");
+    status.metadata_mut().insert(NOT_TAKEN, MetadataValue::from_static("1"));
+    status
+}
+
+/// As [`no_leader`]: the leader's disk is nearly full.
+fn no_space() -> Status {
+    let mut status =
+        Status::resource_exhausted("the disk of the coordinator that leads is nearly full");
     status.metadata_mut().insert(NOT_TAKEN, MetadataValue::from_static("1"));
     status
 }
@@ -229,13 +305,25 @@ impl coordinator_server::Coordinator for CoordinatorService {
         &self,
         request: Request<ProposeRequest>,
     ) -> Result<Response<ProposeReply>, Status> {
-        let batch = request.into_inner().batch;
-        Batch::decode(batch.clone())
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let ProposeRequest { batch, zone_change } = request.into_inner();
+        let malformed = |error: EntryError| Status::invalid_argument(error.to_string());
         let leader = self.forward.leadership().borrow().leader.unwrap_or_default();
-        match self.forward.propose(batch).await {
-            Attempt::Committed => Ok(Response::new(ProposeReply { accepted: true, leader })),
-            Attempt::NotTaken => Ok(Response::new(ProposeReply { accepted: false, leader })),
+        let reply =
+            |accepted, no_space| Ok(Response::new(ProposeReply { accepted, leader, no_space }));
+        if self.space.is_short() && leader == self.id {
+            return reply(false, true);
+        }
+        let attempt = if zone_change.is_empty() {
+            Batch::decode(batch.clone()).map_err(malformed)?;
+            self.forward.propose(batch).await
+        } else {
+            let change = ZoneChange::decode(zone_change).map_err(malformed)?;
+            self.forward.propose_zone_change(&change).await
+        };
+        match attempt {
+            Attempt::Committed => reply(true, false),
+            Attempt::NotTaken => reply(false, false),
+            Attempt::NoSpace => reply(false, true),
             Attempt::Unknown => Err(Status::unknown("leadership was lost while committing")),
         }
     }
@@ -246,13 +334,22 @@ impl coordinator_server::Coordinator for CoordinatorService {
         &self,
         request: Request<TailRequest>,
     ) -> Result<Response<Self::TailStream>, Status> {
-        let TailRequest { after_id, zone, node } = request.into_inner();
+        let TailRequest { after_id, zone, node, after_hash } = request.into_inner();
+        if let Err(status) = self.check_tail(after_id, &after_hash).await {
+            tracing::warn!(zone, node, after_id, %status, "tail refused");
+            return Err(status);
+        }
         tracing::info!(zone, node, after_id, "tail opened");
         Ok(Response::new(self.tails.open(after_id).boxed()))
     }
 
     async fn report(&self, request: Request<ZoneReport>) -> Result<Response<Cluster>, Status> {
-        self.zones.report(request.into_inner(), Instant::now());
+        let report = self.zones.report(request.into_inner(), Instant::now());
+        report.map_err(|refusal| match refusal {
+            Refusal::Name(_) => Status::invalid_argument(refusal.to_string()),
+            Refusal::Removed(_) => Status::failed_precondition(refusal.to_string()),
+            Refusal::Full(_) => Status::resource_exhausted(refusal.to_string()),
+        })?;
         Ok(Response::new(self.cluster()))
     }
 
@@ -273,7 +370,7 @@ impl coordinator_server::Coordinator for CoordinatorService {
         let until = Instant::now() + CALL_MAX;
         loop {
             changes.borrow_and_update();
-            let waiting_for = self.zones.behind(id, Instant::now());
+            let waiting_for = self.zones.behind(id, self.outlook.feed(), Instant::now());
             if waiting_for.is_empty() || Instant::now() >= until {
                 let everywhere = waiting_for.is_empty();
                 return Ok(Response::new(AwaitReply { everywhere, waiting_for }));

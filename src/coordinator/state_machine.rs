@@ -12,6 +12,7 @@ use super::sequencing::Sequencing;
 use super::snapshots::Snapshots;
 use super::type_config::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::sequencer::Sequencer;
+use crate::task::blocking;
 
 #[derive(Clone)]
 pub(super) struct StateMachine {
@@ -40,7 +41,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let sequencer = self.sequencer.take();
         let sequencer = sequencer.ok_or_else(|| io::Error::other("it was built before"))?;
         let encode = move || Bytes::from(sequencer.snapshot());
-        let state = tokio::task::spawn_blocking(encode).await.map_err(io::Error::other)?;
+        let state = blocking(encode).await?;
         save(&self.snapshots, &self.meta, &state).await?;
         Ok(Snapshot { meta: self.meta.clone(), snapshot: state })
     }
@@ -48,8 +49,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
 async fn save(snapshots: &Snapshots, meta: &SnapshotMeta, state: &Bytes) -> io::Result<()> {
     let (snapshots, meta, state) = (snapshots.clone(), meta.clone(), state.clone());
-    let work = tokio::task::spawn_blocking(move || snapshots.save(&meta, &state));
-    work.await.map_err(io::Error::other)?
+    blocking(move || snapshots.save(&meta, &state)).await?
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
@@ -85,7 +85,6 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let snapshots = self.snapshots.clone();
-        let load = tokio::task::spawn_blocking(move || snapshots.load());
-        load.await.map_err(io::Error::other)?
+        blocking(move || snapshots.load()).await?
     }
 }

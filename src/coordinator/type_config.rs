@@ -21,12 +21,45 @@ impl fmt::Debug for Proposal {
     }
 }
 
-/// A member as the replicated membership describes it. Addresses are not in it: how one coordinator
-/// reaches another may differ from place to place, so each has its own list.
+/// A member as the replicated membership describes it.
+///
+/// On disk and between coordinators it is one text: the zone alone, as the first version wrote it,
+/// or zone, URL and incarnation on three lines. So coordinators of both versions read each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "MemberText", into = "MemberText")]
 pub(super) struct Member {
     pub(super) zone: String,
+    /// Where it is reached, in its own words; a setting of a coordinator overrides it. Empty when
+    /// not recorded.
+    pub(super) url: String,
+    /// Whose directory it is; empty when not recorded.
+    pub(super) incarnation: String,
 }
+
+#[derive(Serialize, Deserialize)]
+struct MemberText {
+    text: String,
+}
+
+impl From<MemberText> for Member {
+    fn from(MemberText { text }: MemberText) -> Self {
+        let mut lines = text.split('\n').map(str::to_owned);
+        let mut line = || lines.next().unwrap_or_default();
+        Self { zone: line(), url: line(), incarnation: line() }
+    }
+}
+
+impl From<Member> for MemberText {
+    fn from(Member { zone, url, incarnation }: Member) -> Self {
+        let is_plain = url.is_empty() && incarnation.is_empty();
+        Self { text: if is_plain { zone } else { format!("{zone}\n{url}\n{incarnation}") } }
+    }
+}
+
+#[cfg(not(feature = "simulation"))]
+type Runtime = openraft::impls::TokioRuntime;
+#[cfg(feature = "simulation")]
+type Runtime = super::runtime::Simulated;
 
 openraft::declare_raft_types!(
     /// Types of the one Raft group.
@@ -34,6 +67,7 @@ openraft::declare_raft_types!(
         D = Proposal,
         R = (),
         Node = Member,
+        AsyncRuntime = Runtime,
 );
 
 pub(super) type Raft = openraft::Raft<TypeConfig, super::state_machine::StateMachine>;

@@ -1,20 +1,40 @@
-//! What this coordinator has heard of the zones: how far each has applied, and when it last spoke.
+//! What this coordinator knows of the zones: which exist, by the replicated registry; how far each
+//! has applied and when it last spoke, by the reports of its API nodes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pghc_api::id::{BadId, ZoneName};
+use pghc_api::limits::ZONES_MAX;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::zone_state::{Feed, Heads, Known, state};
+use crate::rpc::v1::zone_view::State;
 use crate::rpc::v1::{ZoneReport, ZoneView};
+use crate::sequencer::{self, Registration};
 
 /// A zone not heard of for so long is not waited for. Until its applier is silent for so long, only
 /// the applier's word says how the zone is.
 pub(super) const SILENT_AFTER: Duration = Duration::from_secs(5);
 
-/// Most zones remembered; reports of further ones are dropped.
-const ZONES_MAX: usize = 256;
+/// Why a report is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("{0}")]
+    Name(#[from] BadId),
+    #[error(
+        "zone {0} was removed from this cluster: its frontier holds nothing back and its reports are \
+         not taken; if it should be part of it again: pghc zone add {0}"
+    )]
+    Removed(ZoneName),
+    #[error(
+        "zone {0} is not known and {ZONES_MAX} zones are already: remove one that no longer exists"
+    )]
+    Full(ZoneName),
+}
 
 #[derive(Debug, Clone)]
 struct Zone {
@@ -23,44 +43,80 @@ struct Zone {
     applier: String,
     halted: String,
     trouble: String,
+    api_url: String,
+    filling: bool,
     heard: Instant,
     /// When its applier last spoke.
     applier_heard: Option<Instant>,
 }
 
-/// All zones by name.
-pub(super) struct Zones {
-    /// Zones that are known to exist, heard of or not.
-    names: Vec<String>,
-    /// Since when they could have been heard of.
-    since: Instant,
-    zones: Mutex<BTreeMap<String, Zone>>,
-    changed: watch::Sender<()>,
-}
-
-impl Zones {
-    pub(super) fn new(names: Vec<String>, since: Instant) -> Self {
-        Self { names, since, zones: Mutex::default(), changed: watch::Sender::new(()) }
-    }
-
-    /// Takes in a report. Standby nodes report too; only the applier's word counts for more than
-    /// being alive.
-    pub(super) fn report(&self, report: ZoneReport, now: Instant) {
-        let mut zones = self.zones.lock();
-        let is_new = !zones.contains_key(&report.zone);
-        if report.zone.is_empty() || (is_new && zones.len() >= ZONES_MAX) {
-            // Who only asks names no zone.
-            return;
-        }
-        let zone = zones.entry(report.zone).or_insert_with(|| Zone {
+impl Zone {
+    fn first_heard(now: Instant) -> Self {
+        Self {
             frontier: 0,
             flushed: 0,
             applier: String::new(),
             halted: String::new(),
             trouble: String::new(),
+            api_url: String::new(),
+            filling: false,
             heard: now,
             applier_heard: None,
-        });
+        }
+    }
+
+    /// Its frontier; `None` while only standby nodes were heard, which do not speak for it.
+    fn known_frontier(&self) -> Option<u64> {
+        self.applier_heard.map(|_| self.frontier)
+    }
+}
+
+/// All zones by name.
+pub(super) struct Zones {
+    /// The registry as this coordinator has sequenced it.
+    registry: watch::Receiver<Arc<sequencer::Zones>>,
+    /// Since when they could have been heard of.
+    since: Instant,
+    heard: Mutex<BTreeMap<ZoneName, Zone>>,
+    heads: Mutex<Heads>,
+    changed: watch::Sender<()>,
+    newcomer: watch::Sender<()>,
+}
+
+impl Zones {
+    pub(super) fn new(registry: watch::Receiver<Arc<sequencer::Zones>>, since: Instant) -> Self {
+        let (changed, newcomer) = (watch::Sender::new(()), watch::Sender::new(()));
+        let (heard, heads) = (Mutex::default(), Mutex::default());
+        Self { registry, since, heard, heads, changed, newcomer }
+    }
+
+    /// The registry as this coordinator has sequenced it, and its changes.
+    pub(super) fn registry(&self) -> watch::Receiver<Arc<sequencer::Zones>> {
+        self.registry.clone()
+    }
+
+    /// Takes in a report. Standby nodes report too; only the applier's word counts for more than
+    /// being alive. Who only asks names no zone.
+    ///
+    /// # Errors
+    /// The zone was removed, or is one too many.
+    pub(super) fn report(&self, report: ZoneReport, now: Instant) -> Result<(), Refusal> {
+        if report.zone.is_empty() {
+            return Ok(());
+        }
+        let name: ZoneName = report.zone.parse()?;
+        let registry = Arc::clone(&self.registry.borrow());
+        let registration = registry.get(&name);
+        if registration == Some(Registration::Removed) {
+            self.heard.lock().remove(&name);
+            return Err(Refusal::Removed(name));
+        }
+        let mut zones = self.heard.lock();
+        if registration.is_none() && (registry.is_full() || zones.len() >= ZONES_MAX) {
+            zones.retain(|name, _| registry.get(name) == Some(Registration::Registered));
+            return Err(Refusal::Full(name));
+        }
+        let zone = zones.entry(name).or_insert_with(|| Zone::first_heard(now));
         zone.heard = now;
         if report.is_applier {
             // A zone's frontier goes back when its database was restored: the report stands.
@@ -69,31 +125,71 @@ impl Zones {
             zone.applier = report.node;
             zone.halted = report.halted;
             zone.trouble = report.trouble;
+            zone.api_url = report.api_url;
+            zone.filling = report.filling;
             zone.applier_heard = Some(now);
         } else if now - zone.applier_heard.unwrap_or(self.since) > SILENT_AFTER {
             // Nobody applies: what the others say is the newest there is.
             zone.halted = report.halted;
             zone.trouble = report.trouble;
+            zone.filling = report.filling;
         }
         drop(zones);
         self.changed.send_replace(());
+        if registration.is_none() {
+            self.newcomer.send_replace(());
+        }
+        Ok(())
     }
 
-    /// Live zones that have not applied `id`. A zone that was not heard of since this process started
+    /// Live zones that have not applied `id`: not those that were removed, have halted, are silent or
+    /// cannot be fed from the log. A registered zone that was not heard of since this process started
     /// counts as live for as long as one that has just fallen silent.
-    pub(super) fn behind(&self, id: u64, now: Instant) -> Vec<String> {
-        let zones = self.zones.lock();
-        let live = |zone: &Zone| now - zone.heard < SILENT_AFTER && zone.halted.is_empty();
-        let behind = zones.iter().filter(|(_, zone)| zone.frontier < id && live(zone));
-        let unheard = self.names.iter().filter(|name| !zones.contains_key(*name));
+    pub(super) fn behind(&self, id: u64, feed: Feed, now: Instant) -> Vec<String> {
+        let registry = self.registry.borrow();
+        let zones = self.heard.lock();
+        let live = |(name, zone): &(&ZoneName, &Zone)| {
+            now - zone.heard < SILENT_AFTER
+                && zone.halted.is_empty()
+                && !zone.filling
+                && zone.known_frontier().is_none_or(|frontier| feed.reaches(frontier))
+                && registry.get(name) != Some(Registration::Removed)
+        };
+        let behind = zones.iter().filter(|(_, zone)| zone.frontier < id).filter(live);
+        let unheard = registry.that_are(Registration::Registered);
+        let unheard = unheard.filter(|name| !zones.contains_key(*name));
         let unheard = unheard.filter(|_| now - self.since < SILENT_AFTER);
-        behind.map(|(name, _)| name).chain(unheard).cloned().collect()
+        behind.map(|(name, _)| name).chain(unheard).map(ToString::to_string).collect()
     }
 
-    /// Newest id that every zone keeps over a crash; `None` while one is unheard of.
-    pub(super) fn flushed(&self) -> Option<u64> {
-        let zones = self.zones.lock();
-        self.names.iter().map(|name| zones.get(name).map(|zone| zone.flushed)).min().flatten()
+    /// Newest id up to which no registered zone needs the log, of those for which it holds all they
+    /// need; what a zone lacks that was purged already is no reason to keep the rest. `None`
+    /// while the applier of one of them is unheard of, so that it may need everything.
+    pub(super) fn needless(&self, feed: Feed) -> Option<u64> {
+        let registry = self.registry.borrow();
+        let zones = self.heard.lock();
+        let mut least = u64::MAX;
+        for name in registry.that_are(Registration::Registered) {
+            let zone = zones.get(name)?;
+            zone.known_frontier()?;
+            let flushed = zone.flushed;
+            if feed.is_logged_after(flushed) {
+                least = least.min(flushed);
+            }
+        }
+        Some(least)
+    }
+
+    /// Zones that were heard of and that the registry does not know.
+    pub(super) fn unregistered(&self) -> Vec<ZoneName> {
+        let registry = self.registry.borrow();
+        let zones = self.heard.lock();
+        zones.keys().filter(|name| registry.get(name).is_none()).cloned().collect()
+    }
+
+    /// Changes when [`Zones::unregistered`] may hold a zone that it did not.
+    pub(super) fn newcomers(&self) -> watch::Receiver<()> {
+        self.newcomer.subscribe()
     }
 
     /// Resolves when a report has come in since `receiver` last looked.
@@ -101,84 +197,42 @@ impl Zones {
         self.changed.subscribe()
     }
 
-    /// All zones for status answers.
-    pub(super) fn views(&self, now: Instant) -> Vec<ZoneView> {
-        let zones = self.zones.lock();
-        let view = |(name, zone): (&String, &Zone)| ZoneView {
-            zone: name.clone(),
-            frontier: zone.frontier,
-            applier: zone.applier.clone(),
-            halted: zone.halted.clone(),
-            trouble: zone.trouble.clone(),
-            silent_ms: u64::try_from((now - zone.heard).as_millis()).unwrap_or(u64::MAX),
+    /// The head a while ago, when it is `head` now.
+    pub(super) fn earlier_head(&self, head: u64, now: Instant) -> u64 {
+        let mut heads = self.heads.lock();
+        heads.note(head, now);
+        heads.earlier(now)
+    }
+
+    /// All zones but the removed ones, for status answers: registered, or heard of.
+    pub(super) fn views(&self, feed: Feed, now: Instant) -> Vec<ZoneView> {
+        let registry = self.registry.borrow();
+        let zones = self.heard.lock();
+        let registered = registry.that_are(Registration::Registered).map(|name| (name, true));
+        let mut names: BTreeMap<&ZoneName, bool> =
+            zones.keys().map(|name| (name, false)).chain(registered).collect();
+        names.retain(|name, _| registry.get(name) != Some(Registration::Removed));
+        let view = |(name, registered): (&ZoneName, bool)| {
+            let zone = zones.get(name);
+            let silent = now - zone.map_or(self.since, |zone| zone.heard);
+            let frontier = zone.and_then(Zone::known_frontier);
+            let filling = zone.is_some_and(|zone| zone.filling);
+            let text = |of: fn(&Zone) -> &String| zone.map(of).cloned().unwrap_or_default();
+            ZoneView {
+                zone: name.to_string(),
+                frontier: frontier.unwrap_or_default(),
+                applier: text(|zone| &zone.applier),
+                halted: text(|zone| &zone.halted),
+                trouble: text(|zone| &zone.trouble),
+                api_url: text(|zone| &zone.api_url),
+                silent_ms: u64::try_from(silent.as_millis()).unwrap_or(u64::MAX),
+                state: State::into(state(Known { frontier, filling, silent }, feed)),
+                registered,
+            }
         };
-        zones.iter().map(view).collect()
+        names.into_iter().map(view).collect()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::time::Instant;
-
-    use super::{SILENT_AFTER, Zones};
-    use crate::rpc::v1::ZoneReport;
-
-    fn report(zone: &str, frontier: u64) -> ZoneReport {
-        let (zone, node) = (zone.to_owned(), format!("{zone}-1"));
-        ZoneReport {
-            zone,
-            node,
-            is_applier: true,
-            frontier,
-            flushed: frontier,
-            ..Default::default()
-        }
-    }
-
-    fn zones_of(names: &[&str], since: Instant) -> Zones {
-        Zones::new(names.iter().map(|name| (*name).to_owned()).collect(), since)
-    }
-
-    #[test]
-    fn a_zone_not_yet_heard_of_is_waited_for_like_one_that_has_just_fallen_silent() {
-        let now = Instant::now();
-        let zones = zones_of(&["eu", "us"], now);
-        zones.report(report("eu", 9), now);
-        assert_eq!(zones.behind(4, now), ["us"]);
-        assert!(zones.behind(4, now + SILENT_AFTER).is_empty());
-    }
-
-    #[test]
-    fn a_silent_or_halted_zone_is_not_waited_for() {
-        let now = Instant::now();
-        let zones = zones_of(&[], now);
-        zones.report(report("eu", 3), now);
-        zones.report(report("us", 9), now);
-        zones.report(ZoneReport { halted: "why".to_owned(), ..report("ap", 1) }, now);
-        assert_eq!(zones.behind(4, now), ["eu"]);
-        assert!(zones.behind(4, now + SILENT_AFTER).is_empty());
-    }
-
-    #[test]
-    fn a_standby_speaks_for_its_zone_only_when_no_applier_does() {
-        let now = Instant::now();
-        let zones = zones_of(&[], now);
-        zones.report(report("eu", 3), now);
-        let trouble = "its own connection".to_owned();
-        let standby = ZoneReport { is_applier: false, trouble, ..report("eu", 3) };
-        zones.report(standby.clone(), now);
-        assert_eq!(zones.views(now)[0].trouble, "");
-        zones.report(standby, now + SILENT_AFTER * 2);
-        assert_eq!(zones.views(now)[0].trouble, "its own connection");
-    }
-
-    #[test]
-    fn nothing_counts_as_flushed_before_every_zone_was_heard_of() {
-        let now = Instant::now();
-        let zones = zones_of(&["eu", "us"], now);
-        zones.report(report("eu", 3), now);
-        assert_eq!(zones.flushed(), None);
-        zones.report(report("us", 2), now);
-        assert_eq!(zones.flushed(), Some(2));
-    }
-}
+mod tests;

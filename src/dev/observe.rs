@@ -192,7 +192,15 @@ impl Overview {
         for zone in &zones {
             let reason = zone.message.as_deref().unwrap_or("no reason given");
             match zone.state {
-                ZoneState::Live => {}
+                ZoneState::Live | ZoneState::Lagging => {}
+                ZoneState::Detached => problems.push(format!(
+                    "zone {} is detached: the log no longer reaches back to its id {}, it is \
+                     filled from another zone when it is back",
+                    zone.zone, zone.frontier
+                )),
+                ZoneState::Reseeding => {
+                    problems.push(format!("zone {} is being filled: {reason}", zone.zone));
+                }
                 ZoneState::Halted => problems.push(format!("zone {} halted: {reason}", zone.zone)),
                 ZoneState::Stalled => {
                     problems.push(format!("zone {} does not get on: {reason}", zone.zone));

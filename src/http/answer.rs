@@ -104,7 +104,7 @@ pub(super) fn finish(mut response: Response, request_id: HeaderValue, frontier: 
         if let Some(frontier) = refusal.0.frontier {
             headers.insert(FRONTIER, frontier.into());
         }
-        if matches!(refusal.0.status, 429 | 503) {
+        if matches!(refusal.0.status, 429 | 503 | 507) {
             headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
         tracing::debug!(

@@ -5,6 +5,8 @@
 //! [`CHUNKS_MAX`] chunks and one line. When the client does not take its answers, reading stops: a
 //! client that sends megabytes must read while it writes.
 
+#[cfg(feature = "fuzzing")]
+pub(super) mod fuzzing;
 mod lines;
 
 use std::time::Duration;

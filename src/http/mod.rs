@@ -11,6 +11,9 @@ mod ask;
 mod body;
 mod bulk;
 mod connection;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod limits;
 mod metrics;
 mod openapi;

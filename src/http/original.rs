@@ -12,9 +12,9 @@ use super::answer::{Chained, Refusal, json};
 use super::api::Shared;
 use super::ask::{Ask, READ, WRITE, idempotency_key};
 use super::body::read_whole;
-use super::read::{reach, unreadable};
+use super::read::{behind, reach};
 use super::write::{write_one, written_answer};
-use crate::zone::NewWrite;
+use crate::zone::{NewWrite, Snapshot};
 
 /// Links that `GET /chain/recent` answers at most.
 const RECENT_LINKS: usize = 10;
@@ -96,10 +96,9 @@ pub(super) async fn recent(
     request: Request,
 ) -> Result<Response, Refusal> {
     let ask = Ask::leniently(request.uri(), READ)?;
-    let before = reach(&api, &ask).await?;
-    let links = api.service.recent(RECENT_LINKS).await;
-    let links = links.map_err(|error| unreadable(&api, error))?;
-    let frontier = links.first().map_or(before, |(id, _, _)| before.max(id.get()));
+    let need = reach(&api, &ask).await?;
+    let read = api.service.recent(RECENT_LINKS, need).await;
+    let Snapshot { value: links, frontier } = read.map_err(|error| behind(&api, need, error))?;
     let mut text = String::with_capacity(links.len() * 128 + 2);
     text.push('[');
     for (index, (id, hash, node)) in links.iter().enumerate() {

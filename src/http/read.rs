@@ -5,7 +5,6 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use pghc_api::chain::Link;
 use pghc_api::error::ErrorCode;
-use pghc_api::id::WriteId;
 use pghc_api::token::Token;
 use tokio::time::Instant;
 
@@ -13,7 +12,7 @@ use super::answer::{Refusal, json};
 use super::api::{Api, Shared};
 use super::ask::{Ask, AtLeast, PAGE, READ, path_id};
 use super::write::of_link;
-use crate::zone::ReadError;
+use crate::zone::{Need, ReadError, Snapshot};
 
 /// Reads one link.
 #[utoipa::path(
@@ -37,15 +36,16 @@ use crate::zone::ReadError;
 pub(super) async fn link(State(api): State<Shared>, request: Request) -> Result<Response, Refusal> {
     let id = path_id(request.uri())?;
     let ask = Ask::of(request.uri(), READ)?;
-    let frontier = reach(&api, &ask).await?;
-    let link = api.service.link(id).await.map_err(|error| unreadable(&api, error))?;
+    let need = reach(&api, &ask).await?;
+    let read = api.service.link(id, need).await.map_err(|error| behind(&api, need, error))?;
+    let Snapshot { value: link, frontier } = read;
     let Some(link) = link else {
         let detail = format!("this zone has no link {id}; its newest is {frontier}");
         return Err(Refusal::new(ErrorCode::NotFound, detail).frontier(frontier));
     };
     let mut text = String::new();
     write_link(&api, link, &mut text);
-    Ok(json(StatusCode::OK, text.into_bytes(), frontier.max(id.get())))
+    Ok(json(StatusCode::OK, text.into_bytes(), frontier))
 }
 
 /// Reads links in order.
@@ -66,12 +66,10 @@ pub(super) async fn link(State(api): State<Shared>, request: Request) -> Result<
 )]
 pub(super) async fn page(State(api): State<Shared>, request: Request) -> Result<Response, Refusal> {
     let ask = Ask::of(request.uri(), PAGE)?;
-    let before = reach(&api, &ask).await?;
-    let links = api.service.page(ask.after, ask.limit).await;
-    let links = links.map_err(|error| unreadable(&api, error))?;
+    let need = reach(&api, &ask).await?;
+    let read = api.service.page(ask.after, ask.limit, need).await;
+    let Snapshot { value: links, frontier } = read.map_err(|error| behind(&api, need, error))?;
     let last = links.last().map(|link| link.id.get());
-    // Links applied while the page was read are in it.
-    let frontier = before.max(last.unwrap_or(0));
     // Not the count of links says that there are more: large ones end a page before its limit.
     let more = last.filter(|last| *last < frontier);
     let mut text = String::with_capacity(links.len() * 512 + 64);
@@ -106,25 +104,24 @@ pub(super) async fn page(State(api): State<Shared>, request: Request) -> Result<
 )]
 pub(super) async fn head(State(api): State<Shared>, request: Request) -> Result<Response, Refusal> {
     let ask = Ask::of(request.uri(), READ)?;
-    let frontier = reach(&api, &ask).await?;
+    let need = reach(&api, &ask).await?;
+    let read = api.service.newest(need).await;
+    let Snapshot { value: link, frontier } = read.map_err(|error| behind(&api, need, error))?;
     let mut text = String::from("{\"head\":");
-    match WriteId::try_from(frontier) {
-        Ok(id) => {
-            let link = api.service.link(id).await.map_err(|error| unreadable(&api, error))?;
-            let link = link.ok_or_else(|| {
-                let detail = format!("link {id} was applied here and is not shown now; try again");
-                Refusal::new(ErrorCode::NotReady, detail).frontier(frontier)
-            })?;
-            write_link(&api, link, &mut text);
-        }
-        Err(_) => text.push_str("null"),
+    match link {
+        Some(link) => write_link(&api, link, &mut text),
+        None => text.push_str("null"),
     }
     text.push_str(&format!(",\"frontier\":{frontier}}}"));
     Ok(json(StatusCode::OK, text.into_bytes(), frontier))
 }
 
-/// Waits until the zone is where the reader wants it; answers the frontier it may then count on.
-pub(super) async fn reach(api: &Api, ask: &Ask) -> Result<u64, Refusal> {
+/// Waits until the zone is where the reader wants it; answers what the read must show.
+///
+/// The zone's database may go back after that, since one that was restored is filled again. So the
+/// read itself makes sure: it must show what the reader asked for, or, when the reader did not say,
+/// what this node knew to be applied.
+pub(super) async fn reach(api: &Api, ask: &Ask) -> Result<Need, Refusal> {
     let service = &api.service;
     let cluster = &service.identity().cluster;
     if let Some(AtLeast::Token(token)) = &ask.at_least
@@ -135,28 +132,32 @@ pub(super) async fn reach(api: &Api, ask: &Ask) -> Result<u64, Refusal> {
     }
     service.may_read().map_err(|error| unreadable(api, error))?;
     let deadline = Instant::now() + ask.timeout;
+    let may_be_replica = ask.linearizable || ask.at_least.is_some();
     let mut wanted = ask.at_least.as_ref().map_or(0, |at_least| at_least.id().get());
     if ask.linearizable {
         let committed = service.read_index(deadline).await;
         wanted = wanted.max(committed.map_err(|error| unreadable(api, error))?);
     }
-    let mut frontier = service.frontier();
-    if wanted > frontier {
+    let mut need = Need { at_least: wanted, deadline, may_be_replica };
+    if wanted > service.frontier() {
         let reached = service.wait_applied(wanted, deadline).await;
-        frontier = reached.map_err(|error| behind(api, wanted, error))?;
+        reached.map_err(|error| behind(api, need, error))?;
     }
     if let Some(AtLeast::Token(token)) = &ask.at_least {
-        check_token(api, token).await?;
+        check_token(api, token, need).await?;
     }
-    Ok(frontier)
+    if !may_be_replica {
+        need.at_least = service.frontier();
+    }
+    Ok(need)
 }
 
 /// Compares the token with the link it names: every reader is a witness of the chain it has seen.
-async fn check_token(api: &Api, token: &Token) -> Result<(), Refusal> {
-    let link = api.service.link(token.id()).await.map_err(|error| unreadable(api, error))?;
+async fn check_token(api: &Api, token: &Token, need: Need) -> Result<(), Refusal> {
+    let read = api.service.link(token.id(), need).await;
+    let Snapshot { value: link, frontier } = read.map_err(|error| behind(api, need, error))?;
     let Some(link) = link else {
-        let error = ReadError::Behind { frontier: api.service.frontier() };
-        return Err(behind(api, token.id().get(), error));
+        return Err(behind(api, need, ReadError::Behind { frontier }));
     };
     if token.matches(link.hash) {
         return Ok(());
@@ -167,9 +168,10 @@ async fn check_token(api: &Api, token: &Token) -> Result<(), Refusal> {
     Err(Refusal::new(ErrorCode::ChainFork, detail).id(id))
 }
 
-fn behind(api: &Api, wanted: u64, error: ReadError) -> Refusal {
+/// As [`unreadable`], for a read that needed something.
+pub(super) fn behind(api: &Api, need: Need, error: ReadError) -> Refusal {
     let ReadError::Behind { frontier } = error else { return unreadable(api, error) };
-    let detail = format!("this zone has applied {frontier} and not yet {wanted}");
+    let detail = format!("this zone has applied {frontier} and not yet {}", need.at_least);
     Refusal::new(ErrorCode::NotAppliedYet, detail).frontier(frontier)
 }
 

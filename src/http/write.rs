@@ -2,12 +2,15 @@
 //!
 //! Invariant: once a write is ordered, no answer about it is a 4xx and every answer names its id.
 
+use std::time::Duration;
+
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use pghc_api::chain::{Head, Link};
 use pghc_api::error::ErrorCode;
 use pghc_api::id::WriteId;
+use pghc_api::limits::TIMEOUT_MS_DEFAULT;
 use tokio::time::Instant;
 
 use super::answer::{Chained, Refusal, TOKEN, json};
@@ -16,7 +19,7 @@ use super::ask::{Ask, WRITE, Wait, idempotency_key};
 use super::body::{Media, media, payload_of, read_whole};
 use super::bulk;
 use crate::telemetry::WriteEnd;
-use crate::zone::{NewWrite, Outcome, ReadError, SubmitError};
+use crate::zone::{Need, NewWrite, Outcome, ReadError, Snapshot, SubmitError};
 
 /// A write as it is answered.
 #[derive(Debug)]
@@ -60,6 +63,7 @@ impl Written {
         (status = 422, description = "The payload cannot be stored, or the key was used for another; nothing was written", body = pghc_api::error::Problem, content_type = "application/problem+json"),
         (status = 429, description = "Too many writes are waiting; nothing was written", body = pghc_api::error::Problem, content_type = "application/problem+json"),
         (status = 503, description = "No leader, or shutting down; nothing was written by this request", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+        (status = 507, description = "The coordinators' disks are nearly full; nothing was written", body = pghc_api::error::Problem, content_type = "application/problem+json"),
         (status = 504, description = "Unknown, or committed under the `id` given but not yet applied as asked", body = pghc_api::error::Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -137,6 +141,7 @@ pub(super) async fn submit(
                 SubmitError::Draining => WriteEnd::Draining,
                 SubmitError::Halted(_) => WriteEnd::Halted,
                 SubmitError::NoLeader => WriteEnd::NoLeader,
+                SubmitError::NoSpace => WriteEnd::NoSpace,
                 SubmitError::Unknown => WriteEnd::Unknown,
             };
             metrics.ended(end, count);
@@ -219,9 +224,13 @@ fn check(waited: &Result<(), Short>, awaited: Option<WriteId>) -> Result<(), Ref
 
 async fn repeated(api: &Api, id: WriteId, waited: &Result<(), Short>) -> Result<Written, Refusal> {
     check(waited, Some(id))?;
-    match api.service.link(id).await {
-        Ok(Some(link)) => Ok(Written { link: of_link(link), repeated: true }),
-        Ok(None) => Err(not_applied(id, "this zone does not show it yet")),
+    let deadline = Instant::now() + Duration::from_millis(TIMEOUT_MS_DEFAULT);
+    let need = Need { at_least: 0, deadline, may_be_replica: false };
+    match api.service.link(id, need).await {
+        Ok(Snapshot { value: Some(link), .. }) => {
+            Ok(Written { link: of_link(link), repeated: true })
+        }
+        Ok(_) => Err(not_applied(id, "this zone does not show it yet")),
         Err(error) => {
             if let ReadError::Database(error) = &error {
                 api.report_database(error);
@@ -242,6 +251,9 @@ pub(super) fn unwritten(error: &SubmitError) -> Refusal {
         SubmitError::Halted(why) => return Refusal::new(ErrorCode::ZoneHalted, why.clone()),
         SubmitError::Overloaded => (ErrorCode::Overloaded, "the queue of this node is full"),
         SubmitError::Draining => (ErrorCode::Draining, "nothing was handed over"),
+        SubmitError::NoSpace => {
+            (ErrorCode::NoSpace, "nothing was handed over; an operator must free space there")
+        }
         SubmitError::NoLeader => {
             (ErrorCode::NoLeader, "no coordinator with a leader was reachable in time")
         }

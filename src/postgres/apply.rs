@@ -14,11 +14,15 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
 use super::column::{Bytes32, Hex, JsonText, Timestamp};
-use super::connect::{ConnectError, Dsn, Role, STATEMENT_MAX, is_passing};
+use super::connect::{ConnectError, Dsn, Role, STATEMENT_MAX, is_gone, is_passing};
+use crate::sabotage::{self, Bug};
 use crate::task::Tasks;
 
 /// SQLSTATE with which the schema refuses a session that is not the applier.
 const NOT_THE_APPLIER: &str = "PH001";
+
+/// SQLSTATE with which the schema refuses what would damage the chain, or does not continue it.
+pub const CHAIN_DAMAGED: &str = "PH002";
 
 /// Longest time to wait for an answer. The server gives up before; this is for a server that has
 /// stopped, or a network that has gone.
@@ -134,6 +138,8 @@ pub enum ApplyError {
 impl ApplyError {
     fn sort(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
+            // Our tables are gone: somebody is putting another chain in place of this one.
+            Some(db) if is_gone(db.code()) => Self::Lost(Some(error)),
             Some(db) if !is_passing(db.code()) => Self::Refused {
                 sqlstate: db.code().code().to_owned(),
                 message: match db.detail() {
@@ -165,6 +171,10 @@ impl Applier {
     /// See [`ConnectError`].
     pub async fn connect(dsn: &Dsn, commit: Commit, tasks: &Tasks) -> Result<Self, ConnectError> {
         let client = dsn.connect(Role::Applier, "applier", tasks).await?;
+        let mut apply = include_str!("../../sql/queries/apply.sql").to_owned();
+        if sabotage::is(Bug::NoEpoch) {
+            apply = apply.replace("and epoch = $2", "and $2::bigint > 0");
+        }
         let prepare = async {
             let set = match commit {
                 Commit::OnDisk => "set synchronous_commit = on",
@@ -172,7 +182,7 @@ impl Applier {
             };
             let (_, apply, acquire, renew, lease) = futures::try_join!(
                 client.batch_execute(set),
-                client.prepare(include_str!("../../sql/queries/apply.sql")),
+                client.prepare(&apply),
                 client.prepare(include_str!("../../sql/queries/acquire.sql")),
                 client.prepare(include_str!("../../sql/queries/renew.sql")),
                 client.prepare(include_str!("../../sql/queries/lease.sql")),

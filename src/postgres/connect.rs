@@ -17,7 +17,7 @@ use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
 
 use crate::task::Tasks;
 
-/// Longest time one attempt to log in may take.
+/// Longest time one attempt to log in to one server may take.
 pub const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Longest time a statement of an applier or reader may run in the server.
 pub const STATEMENT_MAX: Duration = Duration::from_secs(10);
@@ -26,8 +26,9 @@ pub const LOCK_MAX: Duration = Duration::from_secs(5);
 /// Longest time sent bytes may stay unacknowledged before the connection counts as gone.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
 
-/// Where a database is and how to log in: a `postgres://` URL or `key=value` text. Its `Debug` and
-/// `Display` forms hold no password.
+/// Where a database is and how to log in: a `postgres://` URL or `key=value` text. It may name
+/// several servers, of which the first that answers (with `target_session_attrs=read-write`: the
+/// first that is no replica) is taken. Its `Debug` and `Display` forms hold no password.
 #[derive(Clone)]
 pub struct Dsn(Config);
 
@@ -52,16 +53,34 @@ impl FromStr for Dsn {
     }
 }
 
+impl Dsn {
+    /// Its servers, `host:port` each, in the order in which they are tried.
+    fn places(&self) -> Vec<String> {
+        let host = |host: &tokio_postgres::config::Host| match host {
+            tokio_postgres::config::Host::Tcp(name) => name.clone(),
+            tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
+        };
+        let mut hosts: Vec<String> = self.0.get_hosts().iter().map(host).collect();
+        if hosts.is_empty() {
+            hosts = self.0.get_hostaddrs().iter().map(ToString::to_string).collect();
+        }
+        let ports = self.0.get_ports();
+        let port = |place: usize| ports.get(place).or(ports.first()).copied().unwrap_or(5432);
+        let place = |(place, host)| format!("{host}:{}", port(place));
+        hosts.into_iter().enumerate().map(place).collect()
+    }
+
+    /// Longest time a log-in may take: each of its servers may use up [`CONNECT_MAX`].
+    pub(super) fn login_max(&self) -> Duration {
+        let count = u32::try_from(self.places().len()).unwrap_or(1);
+        CONNECT_MAX * count.clamp(1, 8)
+    }
+}
+
 impl fmt::Display for Dsn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let host = match self.0.get_hosts().first() {
-            Some(tokio_postgres::config::Host::Tcp(name)) => name.clone(),
-            Some(tokio_postgres::config::Host::Unix(path)) => path.display().to_string(),
-            None => self.0.get_hostaddrs().first().map(ToString::to_string).unwrap_or_default(),
-        };
-        let port = self.0.get_ports().first().copied().unwrap_or(5432);
         let user = self.0.get_user().unwrap_or_default();
-        write!(f, "{user}@{host}:{port}/{}", self.0.get_dbname().unwrap_or(user))
+        write!(f, "{user}@{}/{}", self.places().join(","), self.0.get_dbname().unwrap_or(user))
     }
 }
 
@@ -86,14 +105,17 @@ pub enum Role {
 }
 
 impl Role {
+    /// What a session says right after login. That it only reads is said here and not at start-up:
+    /// `target_session_attrs=read-write` would take a session that is born so for a replica's.
     const fn set_role(self) -> &'static str {
         match self {
             Self::Login => "",
             Self::Applier => "set role pghc_applier",
-            Self::Reader => "set role pghc_reader",
+            Self::Reader => "set role pghc_reader; set default_transaction_read_only = on",
             Self::Auditor => {
                 "select set_config('role', rolname, false) from pg_catalog.pg_roles \
-                 where rolname = 'pghc_auditor' and pg_has_role(oid, 'member')"
+                 where rolname = 'pghc_auditor' and pg_has_role(oid, 'member'); \
+                 set default_transaction_read_only = on"
             }
         }
     }
@@ -109,10 +131,10 @@ impl Role {
                  -c enable_seqscan=off -c enable_bitmapscan=off"
             }
             Self::Reader => {
-                "-c default_transaction_read_only=on -c plan_cache_mode=force_generic_plan \
-                 -c enable_seqscan=off -c enable_bitmapscan=off"
+                "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off \
+                 -c enable_bitmapscan=off"
             }
-            Self::Auditor => "-c default_transaction_read_only=on",
+            Self::Auditor => "",
         }
     }
 
@@ -200,7 +222,7 @@ impl Dsn {
             polling(&mut driver, take_role(&client, role)).await?;
             Ok((client, driver))
         };
-        match tokio::time::timeout(CONNECT_MAX, opening).await {
+        match tokio::time::timeout(self.login_max(), opening).await {
             Ok(opened) => opened.map_err(|error| self.failure(error)),
             Err(_) => Err(self.unavailable(None)),
         }
@@ -253,6 +275,12 @@ pub(super) fn is_passing(code: &SqlState) -> bool {
         || *code == SqlState::READ_ONLY_SQL_TRANSACTION
 }
 
+/// Whether a schema, table or function that must be there is not.
+pub(super) fn is_gone(code: &SqlState) -> bool {
+    [SqlState::INVALID_SCHEMA_NAME, SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_FUNCTION]
+        .contains(code)
+}
+
 #[cfg(test)]
 mod tests {
     use super::Dsn;
@@ -269,6 +297,8 @@ mod tests {
                 "eve@db.example:5433/app Dsn(eve@db.example:5433/app)"
             );
         }
+        let several: Dsn = "host=a,b port=1,2 user=u dbname=d".parse().expect("two servers");
+        assert_eq!(several.to_string(), "u@a:1,b:2/d");
     }
 
     #[test]

@@ -27,6 +27,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("V2__guards", include_str!("../../sql/migrations/V2__guards.sql")),
     ("V3__acquire", include_str!("../../sql/migrations/V3__acquire.sql")),
     ("V4__verify", include_str!("../../sql/migrations/V4__verify.sql")),
+    ("V5__evidence", include_str!("../../sql/migrations/V5__evidence.sql")),
 ];
 
 /// Why a database is not ready for its zone. Sorted by what the caller must do.

@@ -7,16 +7,19 @@
 pub mod apply;
 mod column;
 pub mod connect;
+pub mod evidence;
 pub mod listen;
 pub mod migrate;
 pub mod preflight;
 pub mod raw;
 pub mod read;
+pub mod reseed;
 
-pub use apply::{Acquired, Applier, ApplyError, Batch, Commit};
+pub use apply::{Acquired, Applier, ApplyError, Batch, CHAIN_DAMAGED, Commit};
 pub use connect::{ConnectError, Dsn, Role};
+pub use evidence::Evidence;
 pub use listen::Listener;
 pub use migrate::{MigrateError, migrate};
 pub use preflight::{Finding, preflight};
-pub use raw::{RawHead, RawLink};
+pub use raw::{RawChain, RawHead, RawLink};
 pub use read::{Lease, Page, ReadError, Reader};

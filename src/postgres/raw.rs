@@ -92,7 +92,15 @@ impl RawChain {
     /// # Errors
     /// See [`ConnectError`].
     pub async fn connect(dsn: &Dsn, tasks: &Tasks) -> Result<Self, ConnectError> {
-        Ok(Self { client: dsn.connect(Role::Auditor, "chain-verify", tasks).await? })
+        Self::connect_as(dsn, "chain-verify", tasks).await
+    }
+
+    /// As [`RawChain::connect`], under another name in `pg_stat_activity`.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn connect_as(dsn: &Dsn, name: &str, tasks: &Tasks) -> Result<Self, ConnectError> {
+        Ok(Self { client: dsn.connect(Role::Auditor, name, tasks).await? })
     }
 
     /// Whose chain this is, where it begins and ends, and what the frontier claims.

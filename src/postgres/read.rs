@@ -17,6 +17,7 @@ use tokio_postgres::{NoTls, Row};
 use super::apply::{head_from, unsigned};
 use super::column::{Bytes32, Hex, JsonText, Timestamp};
 use super::connect::{CONNECT_MAX, Dsn, Role, STATEMENT_MAX, is_passing, take_role};
+use super::evidence::Evidence;
 
 /// Stored payload bytes with which a page ends early.
 pub const PAGE_BYTES_MAX: i64 = 8 << 20;
@@ -103,7 +104,7 @@ impl Reader {
             .max_size(connections.max(1))
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(CONNECT_MAX))
-            .create_timeout(Some(CONNECT_MAX))
+            .create_timeout(Some(dsn.login_max()))
             .recycle_timeout(Some(CONNECT_MAX))
             .post_create(hook)
             .build()
@@ -133,17 +134,39 @@ impl Reader {
         page_from(&self.rows(sql, &[&after, &limit, &PAGE_BYTES_MAX]).await?)
     }
 
-    /// The newest `count` links, newest first.
+    /// The newest `count` links, newest first, and the frontier.
     ///
     /// # Errors
     /// See [`ReadError`].
     pub async fn recent(
         &self,
         count: usize,
-    ) -> Result<Vec<(WriteId, LinkHash, NodeName)>, ReadError> {
+    ) -> Result<(Vec<(WriteId, LinkHash, NodeName)>, u64), ReadError> {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         let rows = self.rows(include_str!("../../sql/queries/recent.sql"), &[&count]).await?;
-        rows.iter().map(|row| Ok((id(row, 0)?, hash(row, 0, 1)?, node(row, 0, 2)?))).collect()
+        let frontier = unsigned(rows.first().ok_or_else(no_frontier)?.get(0));
+        let links = rows.iter().filter(|row| row.get::<_, Option<i64>>(1).is_some());
+        let links = links.map(|row| Ok((id(row, 1)?, hash(row, 1, 2)?, node(row, 1, 3)?)));
+        Ok((links.collect::<Result<_, ReadError>>()?, frontier))
+    }
+
+    /// The newest link, `None` while the chain is empty, and the frontier: its id.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn newest(&self) -> Result<(Option<Link>, u64), ReadError> {
+        let rows = self.rows(include_str!("../../sql/queries/newest.sql"), &[]).await?;
+        let page = page_from(&rows)?;
+        Ok((page.links.into_iter().next(), page.frontier))
+    }
+
+    /// Why the zone is fenced; `None` while it is not.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn evidence(&self) -> Result<Option<Evidence>, ReadError> {
+        let rows = self.rows(include_str!("../../sql/queries/evidence.sql"), &[]).await?;
+        Ok(rows.first().map(Evidence::from_row))
     }
 
     /// The zone's head; `None` while the chain is empty.

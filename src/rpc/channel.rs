@@ -4,11 +4,14 @@
 use std::time::Duration;
 
 use pghc_api::id::ClusterId;
+use tonic::body::Body;
+use tonic::codegen::{StdError, http};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Status};
+use tower::util::{BoxCloneSyncService, ServiceExt as _};
 
 /// Largest message either side accepts: a full append of several batches fits many times over.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
@@ -20,8 +23,45 @@ const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// Metadata key that carries the cluster id.
 const CLUSTER_KEY: &str = "pghc-cluster";
 
-/// A channel that stamps the cluster id on every call.
-pub type Caller = InterceptedService<Channel, ClusterCheck>;
+/// Carries calls to one process. Clones share a connection.
+pub type Carrier = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, CarryError>;
+
+/// A call was not carried to its end; what it asked for may have been done.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct CarryError(#[from] pub StdError);
+
+/// A carrier that stamps the cluster id on every call.
+pub type Caller = InterceptedService<Carrier, ClusterCheck>;
+
+/// Makes carriers: the seam at which the simulation puts its network.
+pub trait Dial: Send + Sync + 'static {
+    /// A carrier to `url` (`http://host:port`) that connects when first used and again after a
+    /// failure. `patience` bounds a connection attempt and the silence after which a connection
+    /// counts as dead.
+    ///
+    /// # Errors
+    /// If `url` is not a URL.
+    fn dial(&self, url: &str, patience: Duration) -> Result<Carrier, tonic::transport::Error>;
+
+    /// A caller to `url` for `cluster`.
+    ///
+    /// # Errors
+    /// As [`Dial::dial`].
+    fn caller(
+        &self,
+        url: &str,
+        cluster: &ClusterId,
+        patience: Duration,
+    ) -> Result<Caller, tonic::transport::Error> {
+        let carrier = self.dial(url, patience)?;
+        Ok(InterceptedService::new(carrier, ClusterCheck::new(cluster, false)))
+    }
+}
+
+/// HTTP/2 over TCP.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tcp;
 
 /// Client side: adds the cluster id. Server side: refuses calls that carry another or none.
 #[derive(Debug, Clone)]
@@ -57,9 +97,22 @@ impl Interceptor for ClusterCheck {
     }
 }
 
-/// Makes a channel to `url` (`http://host:port`) that connects when first used and again after a
-/// failure. `patience` bounds a connection attempt and the silence after which a connection
-/// counts as dead.
+impl Dial for Tcp {
+    fn dial(&self, url: &str, patience: Duration) -> Result<Carrier, tonic::transport::Error> {
+        let channel = Endpoint::from_shared(url.to_owned())?
+            .connect_timeout(patience)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(patience)
+            .keep_alive_timeout(patience)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .connect_lazy();
+        Ok(BoxCloneSyncService::new(channel.map_err(|error| CarryError(error.into()))))
+    }
+}
+
+/// A caller over TCP; see [`Dial`].
 ///
 /// # Errors
 /// If `url` is not a URL.
@@ -68,16 +121,7 @@ pub fn connect(
     cluster: &ClusterId,
     patience: Duration,
 ) -> Result<Caller, tonic::transport::Error> {
-    let channel = Endpoint::from_shared(url.to_owned())?
-        .connect_timeout(patience)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(patience)
-        .keep_alive_timeout(patience)
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .connect_lazy();
-    Ok(InterceptedService::new(channel, ClusterCheck::new(cluster, false)))
+    Tcp.caller(url, cluster, patience)
 }
 
 /// A server with the same windows.

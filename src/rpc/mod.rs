@@ -3,7 +3,9 @@
 
 mod channel;
 
-pub use channel::{Caller, ClusterCheck, MESSAGE_BYTES_MAX, connect, server};
+pub use channel::{
+    Caller, Carrier, CarryError, ClusterCheck, Dial, MESSAGE_BYTES_MAX, Tcp, connect, server,
+};
 
 /// Metadata key of a refusal that promises: nothing of the call was handed to a leader.
 pub const NOT_TAKEN: &str = "pghc-not-taken";

@@ -1,4 +1,5 @@
-//! Bytes of a batch and of the Raft entry that carries it.
+//! Bytes of a batch and of the Raft entry that carries it. Entries of format 2 are no batches but
+//! changes of the registry of zones: see `zones.rs`.
 //!
 //! An API node encodes a batch once; the leader puts a header before it; the same bytes then travel
 //! to every log and every zone. Both layouts begin with a format byte and all numbers are
@@ -17,7 +18,7 @@ use pghc_api::limits::BATCH_WRITES_MAX;
 use pghc_api::time::Micros;
 
 const FORMAT: u8 = 1;
-const GROUP: u16 = 0;
+pub(super) const GROUP: u16 = 0;
 const KIND_RECORD: u8 = 0;
 const NO_PAYLOAD: u32 = u32::MAX;
 const ENTRY_HEADER_BYTES: usize = 1 + 2 + 8;
@@ -31,7 +32,7 @@ pub enum EntryError {
     /// Written by a newer pghc.
     #[error("{what} {got} is not known to this version of pghc; it was written by a newer one")]
     Unknown {
-        /// Format, group or kind.
+        /// Format, group, kind or act.
         what: &'static str,
         /// The value found.
         got: u16,
@@ -185,17 +186,17 @@ impl Entry {
     }
 }
 
-fn put_short(out: &mut BytesMut, bytes: &[u8]) {
+pub(super) fn put_short(out: &mut BytesMut, bytes: &[u8]) {
     out.put_u8(u8::try_from(bytes.len()).expect("names and keys are below 256 bytes"));
     out.put_slice(bytes);
 }
 
-fn take_short(input: &mut Bytes) -> Result<Bytes, EntryError> {
+pub(super) fn take_short(input: &mut Bytes) -> Result<Bytes, EntryError> {
     let length = take(input, 1)?[0];
     take(input, usize::from(length))
 }
 
-fn take(input: &mut Bytes, length: usize) -> Result<Bytes, EntryError> {
+pub(super) fn take(input: &mut Bytes, length: usize) -> Result<Bytes, EntryError> {
     if input.len() < length {
         return Err(EntryError::Malformed("it ends too early"));
     }

@@ -67,12 +67,12 @@ impl Keys {
         self.in_order.iter()
     }
 
-    pub(super) fn restore(records: Vec<KeyRecord>) -> Self {
-        let mut keys = Self::default();
-        for record in records {
-            keys.push(record);
-        }
-        keys
+    /// The window of these records; `None` if no window can be so: too many, or a key twice.
+    pub(super) fn restore(records: Vec<KeyRecord>) -> Option<Self> {
+        let by_key = |record: &KeyRecord| (record.key, (record.payload, record.id));
+        let newest: HashMap<_, _> = records.iter().map(by_key).collect();
+        let is_window = records.len() <= KEYS_MAX && newest.len() == records.len();
+        is_window.then(|| Self { newest, in_order: records.into() })
     }
 }
 
@@ -85,7 +85,15 @@ mod tests {
     use pghc_api::id::WriteId;
     use pghc_api::limits::KEYS_MAX;
 
-    use super::Keys;
+    use super::{KeyRecord, Keys};
+
+    #[test]
+    fn a_window_with_a_key_twice_is_not_restored() {
+        let record = |key| KeyRecord { key: [key; 16], payload: [0; 16], id: WriteId::FIRST };
+        let restored = Keys::restore(vec![record(1), record(2)]).expect("two keys");
+        assert_eq!(restored.records().len(), 2);
+        assert!(Keys::restore(vec![record(1), record(2), record(1)]).is_none());
+    }
 
     #[test]
     fn the_oldest_key_is_forgotten_when_there_are_too_many() {

@@ -12,8 +12,10 @@ mod snapshot;
 mod state;
 #[cfg(test)]
 mod tests;
+mod zones;
 
 pub use entry::{Batch, Entry, EntryError, SessionId, Write};
 pub use positions::{Position, Positions};
 pub use snapshot::SnapshotError;
 pub use state::{Outcome, Sequenced, Sequencer, extend};
+pub use zones::{Registration, ZoneAct, ZoneChange, Zones};

@@ -1,8 +1,8 @@
 //! Where in the log an id is: what a tail needs to be served from disk.
 //!
 //! The log alone does not tell which writes were repeats and got no id, so those few are kept here
-//! by index; and every [`SPACING`] entries the head before them is kept, from which the chain can
-//! be computed again. Entries that were purged are forgotten.
+//! by index; and every [`SPACING`] entries or [`SPACING_BYTES`] the head before them is kept, from
+//! which the chain can be computed again. Entries that were purged are forgotten.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 
 /// Entries between two remembered heads.
 const SPACING: u64 = 256;
+
+/// Bytes of entries after which a head is remembered though fewer entries have passed: nobody
+/// reads more than about that much log to find an id, and the log can be purged in such steps.
+const SPACING_BYTES: u64 = 1 << 20;
 
 /// A place in the log from which the chain can be computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,16 +32,27 @@ pub struct Positions {
     kept_from: u64,
     heads: BTreeMap<u64, Option<Head>>,
     without_id: BTreeMap<u64, Vec<u32>>,
+    /// Bytes of entries since the newest remembered head. Not in format 1 of the snapshot.
+    #[serde(skip)]
+    pub(super) bytes_since: u64,
 }
 
 impl Positions {
-    /// Notes that the entry at `index` was sequenced on top of `head`, and which of its writes got
-    /// no id.
-    pub(super) fn note(&mut self, index: u64, head: Option<Head>, without_id: &[u32]) {
+    /// Notes that the entry of `bytes` bytes at `index` was sequenced on top of `head`, and which of
+    /// its writes got no id.
+    pub(super) fn note(
+        &mut self,
+        index: u64,
+        bytes: usize,
+        head: Option<Head>,
+        without_id: &[u32],
+    ) {
         let due = self.heads.last_key_value().is_none_or(|(last, _)| index - last >= SPACING);
-        if due {
+        if due || self.bytes_since >= SPACING_BYTES {
             self.heads.insert(index, head);
+            self.bytes_since = 0;
         }
+        self.bytes_since = self.bytes_since.saturating_add(bytes as u64);
         if !without_id.is_empty() {
             self.without_id.insert(index, without_id.to_vec());
         }
@@ -48,6 +63,21 @@ impl Positions {
     pub fn before(&self, after_id: u64) -> Option<Position> {
         let covers = |head: &Option<Head>| head.map_or(0, |head| head.id.get()) <= after_id;
         let (index, head) = self.heads.iter().rev().find(|(_, head)| covers(head))?;
+        Some(Position { index: *index, head: *head })
+    }
+
+    /// The first position at or behind the entry at `index`: the oldest from which a log that begins
+    /// there can serve.
+    #[must_use]
+    pub fn first_from(&self, index: u64) -> Option<Position> {
+        let (index, head) = self.heads.range(index..).next()?;
+        Some(Position { index: *index, head: *head })
+    }
+
+    /// The last position at or before the entry at `index`.
+    #[must_use]
+    pub fn last_upto(&self, index: u64) -> Option<Position> {
+        let (index, head) = self.heads.range(..=index).next_back()?;
         Some(Position { index: *index, head: *head })
     }
 

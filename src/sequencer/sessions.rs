@@ -84,9 +84,21 @@ impl Sessions {
         self.by_use.values().map(|id| (*id, self.sessions[id].clone())).collect()
     }
 
-    pub(super) fn restore(sessions: Vec<(SessionId, Session)>) -> Self {
-        let by_use = sessions.iter().map(|(id, session)| (session.last_used, *id)).collect();
-        Self { sessions: sessions.into_iter().collect(), by_use }
+    /// These sessions; `None` if they cannot be so: too many, one twice, two of one last use, or
+    /// batches that do not ascend.
+    pub(super) fn restore(sessions: Vec<(SessionId, Session)>) -> Option<Self> {
+        let count = sessions.len();
+        let ascend = |session: &Session| {
+            session.batches.len() <= SESSION_BATCHES_MAX
+                && session.batches.iter().is_sorted_by(|a, b| a.sequence < b.sequence)
+        };
+        if count > SESSIONS_MAX || !sessions.iter().all(|(_, session)| ascend(session)) {
+            return None;
+        }
+        let by_use: BTreeMap<u64, SessionId> =
+            sessions.iter().map(|(id, session)| (session.last_used, *id)).collect();
+        let sessions: HashMap<SessionId, Session> = sessions.into_iter().collect();
+        (by_use.len() == count && sessions.len() == count).then_some(Self { sessions, by_use })
     }
 }
 
@@ -94,7 +106,7 @@ impl Sessions {
 mod tests {
     use pghc_api::limits::{SESSION_BATCHES_MAX, SESSIONS_MAX};
 
-    use super::{BatchRecord, Seen, Sessions};
+    use super::{BatchRecord, Seen, Session, SessionId, Sessions};
 
     fn batch(sequence: u64) -> BatchRecord {
         BatchRecord { sequence, first_id: None, writes: 1, without_id: Vec::new() }
@@ -119,6 +131,24 @@ mod tests {
         }
         assert_eq!(sessions.seen(&[1; 16], 1), Seen::Stale);
         assert_eq!(sessions.seen(&[1; 16], 2), Seen::Before(&batch(2)));
+    }
+
+    #[test]
+    fn sessions_that_cannot_be_are_not_restored() {
+        let mut sessions = Sessions::default();
+        sessions.record([1; 16], 1, batch(1));
+        sessions.record([1; 16], 2, batch(2));
+        sessions.record([2; 16], 3, batch(1));
+        let good = sessions.in_order();
+        assert_eq!(Sessions::restore(good.clone()).expect("as saved").in_order().len(), 2);
+        let with = |change: fn(&mut Vec<(SessionId, Session)>)| {
+            let mut changed = good.clone();
+            change(&mut changed);
+            Sessions::restore(changed)
+        };
+        assert!(with(|all| all[1].0 = all[0].0).is_none(), "one session twice");
+        assert!(with(|all| all[1].1.last_used = all[0].1.last_used).is_none(), "used at once");
+        assert!(with(|all| all[0].1.batches.swap(0, 1)).is_none(), "batches out of order");
     }
 
     #[test]

@@ -1,4 +1,6 @@
 //! The sequencer's state as bytes: a format byte, a CRC-32 of the rest, postcard.
+//!
+//! Format 2 is format 1 with [`Added`] behind it; both are read, 2 is written.
 
 use pghc_api::chain::Head;
 use pghc_api::id::ClusterId;
@@ -9,8 +11,11 @@ use super::keys::{KeyRecord, Keys};
 use super::positions::Positions;
 use super::sessions::{Session, Sessions};
 use super::state::Sequencer;
+use super::zones::Zones;
+use crate::sabotage::{self, Bug};
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
+const FORMAT_WITHOUT_ZONES: u8 = 1;
 const HEADER_BYTES: usize = 1 + 4;
 
 /// Why bytes are not a snapshot this build can restore.
@@ -36,6 +41,14 @@ struct State {
     positions: Positions,
 }
 
+/// What format 2 has more than format 1.
+#[derive(Default, Serialize, Deserialize)]
+struct Added {
+    /// [`Positions::bytes_since`].
+    bytes_since: u64,
+    zones: Zones,
+}
+
 impl Sequencer {
     /// The whole state as bytes. Equal states give equal bytes.
     #[must_use]
@@ -43,12 +56,18 @@ impl Sequencer {
         let state = State {
             cluster: self.cluster.clone(),
             head: self.head,
-            keys: self.keys.records().copied().collect(),
+            keys: if sabotage::is(Bug::KeysNotInSnapshot) {
+                Vec::new()
+            } else {
+                self.keys.records().copied().collect()
+            },
             sessions: self.sessions.in_order(),
             positions: self.positions.clone(),
         };
         let bytes = vec![FORMAT, 0, 0, 0, 0];
-        let mut bytes = postcard::to_extend(&state, bytes).expect("the state holds plain values");
+        let added = Added { bytes_since: self.positions.bytes_since, zones: self.zones.clone() };
+        let bytes = postcard::to_extend(&state, bytes).expect("the state holds plain values");
+        let mut bytes = postcard::to_extend(&added, bytes).expect("these are plain values");
         let sum = crc32fast::hash(&bytes[HEADER_BYTES..]);
         bytes[1..HEADER_BYTES].copy_from_slice(&sum.to_be_bytes());
         bytes
@@ -62,23 +81,33 @@ impl Sequencer {
         let damaged = |what: &str| SnapshotError::Damaged(what.to_owned());
         let (header, body) =
             bytes.split_first_chunk::<HEADER_BYTES>().ok_or_else(|| damaged("it is too short"))?;
-        if header[0] != FORMAT {
+        if ![FORMAT, FORMAT_WITHOUT_ZONES].contains(&header[0]) {
             return Err(SnapshotError::Unknown(header[0]));
         }
         if header[1..] != crc32fast::hash(body).to_be_bytes() {
             return Err(damaged("its checksum does not match"));
         }
-        let state: State =
-            postcard::from_bytes(body).map_err(|error| damaged(&error.to_string()))?;
+        let (mut state, rest): (State, _) =
+            postcard::take_from_bytes(body).map_err(|error| damaged(&error.to_string()))?;
+        let added: Added = match header[0] {
+            FORMAT => postcard::from_bytes(rest).map_err(|error| damaged(&error.to_string()))?,
+            _ => Added::default(),
+        };
+        if !added.zones.is_possible() {
+            return Err(damaged("its zones cannot be so"));
+        }
+        state.positions.bytes_since = added.bytes_since;
         if state.cluster != *cluster {
             return Err(SnapshotError::Foreign(state.cluster));
         }
         Ok(Self {
             cluster: state.cluster,
             head: state.head,
-            keys: Keys::restore(state.keys),
-            sessions: Sessions::restore(state.sessions),
+            keys: Keys::restore(state.keys).ok_or_else(|| damaged("its keys cannot be so"))?,
+            sessions: Sessions::restore(state.sessions)
+                .ok_or_else(|| damaged("its sessions cannot be so"))?,
             positions: state.positions,
+            zones: added.zones,
         })
     }
 }

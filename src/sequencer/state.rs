@@ -9,6 +9,8 @@ use super::entry::{Batch, Entry, EntryError, Write};
 use super::keys::{Keys, fingerprint};
 use super::positions::Positions;
 use super::sessions::{BatchRecord, Seen, Sessions};
+use super::zones::{ZoneChange, Zones};
+use crate::sabotage::{self, Bug};
 
 /// What became of one write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +23,7 @@ pub enum Outcome {
     KeyReused(WriteId),
 }
 
-/// What became of one entry.
+/// What became of one entry that carries a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sequenced {
     /// The batch it carried.
@@ -46,6 +48,7 @@ pub struct Sequencer {
     pub(super) keys: Keys,
     pub(super) sessions: Sessions,
     pub(super) positions: Positions,
+    pub(super) zones: Zones,
 }
 
 impl Sequencer {
@@ -58,6 +61,7 @@ impl Sequencer {
             keys: Keys::default(),
             sessions: Sessions::default(),
             positions: Positions::default(),
+            zones: Zones::default(),
         }
     }
 
@@ -79,23 +83,38 @@ impl Sequencer {
         &self.positions
     }
 
+    /// Which zones exist.
+    #[must_use]
+    pub fn zones(&self) -> &Zones {
+        &self.zones
+    }
+
     /// Forgets positions below the purged log's first index.
     pub fn forget_below(&mut self, index: u64) {
         self.positions.forget_below(index);
     }
 
-    /// Advances over the committed entry at Raft index `index`. Indexes must ascend; those of
-    /// entries without writes are left out.
+    /// Advances over the committed entry at Raft index `index`; `None` for an entry that carries no
+    /// batch but a change of the registry of zones. Indexes must ascend; those of entries of
+    /// openraft's own are left out.
     ///
     /// # Errors
     /// If this build cannot read the entry. Nothing has changed then, and the coordinator must stop:
     /// skipping an entry would give every later write another id than elsewhere.
-    pub fn advance(&mut self, index: u64, entry: Bytes) -> Result<Sequenced, EntryError> {
+    pub fn advance(&mut self, index: u64, entry: Bytes) -> Result<Option<Sequenced>, EntryError> {
+        if ZoneChange::is(&entry) {
+            self.zones.apply(index, ZoneChange::decode(entry)?);
+            return Ok(None);
+        }
+        let entry_bytes = entry.len();
         let entry = Entry::decode(entry)?;
         let bytes = entry.batch.clone();
         let batch = Batch::decode(entry.batch)?;
         let before = self.head;
         let written_at = commit_time(before, entry.proposed_at);
+        if let Some(head) = self.head.as_mut().filter(|_| sabotage::is(Bug::IdFromIndex)) {
+            head.id = head.id.max(WriteId::try_from(index).unwrap_or(head.id));
+        }
 
         let outcomes = match self.sessions.seen(&batch.session, batch.sequence) {
             Seen::Before(record) => repeat(record),
@@ -114,8 +133,9 @@ impl Sequencer {
             let record = record(batch.sequence, first_id, &outcomes);
             self.sessions.record(batch.session, index, record);
         }
-        self.positions.note(index, before, &without_id);
-        Ok(Sequenced { batch, bytes, outcomes, without_id, head: self.head, first_id })
+        self.positions.note(index, entry_bytes, before, &without_id);
+        let head = self.head;
+        Ok(Some(Sequenced { batch, bytes, outcomes, without_id, head, first_id }))
     }
 
     fn order(&mut self, batch: &Batch, written_at: Micros) -> Vec<Outcome> {
@@ -143,13 +163,16 @@ impl Sequencer {
     }
 }
 
-/// The commit time of what follows `head`: the leader's clock, but never back.
+/// The commit time of what follows `head`: the leader's clock, but never back, and never a time that
+/// PostgreSQL could not store or a snapshot could not say, whatever that clock shows.
 fn commit_time(head: Option<Head>, proposed_at: Micros) -> Micros {
+    let proposed_at = proposed_at.clamp(Micros::MIN, Micros::MAX);
     head.map_or(proposed_at, |head| head.written_at.max(proposed_at))
 }
 
-/// Computes an entry's new links again, from the head before it and the positions that got no id:
-/// for a tail that is served from the log instead of from memory.
+/// Computes an entry's new links again, up to the link `until`, from the head before it and the
+/// positions that got no id: for a tail that is served from the log instead of from memory. Answers
+/// the batch's bytes and the newest link; `None` for an entry that carries no batch.
 ///
 /// # Errors
 /// If this build cannot read the entry.
@@ -158,19 +181,26 @@ pub fn extend(
     head: Option<Head>,
     entry: Bytes,
     without_id: &[u32],
-) -> Result<(Batch, Bytes, Option<Head>), EntryError> {
+    until: u64,
+) -> Result<Option<(Bytes, Option<Head>)>, EntryError> {
+    if ZoneChange::is(&entry) {
+        return Ok(None);
+    }
     let entry = Entry::decode(entry)?;
     let bytes = entry.batch.clone();
     let batch = Batch::decode(entry.batch)?;
     let written_at = commit_time(head, entry.proposed_at);
     let mut after = head;
     for (position, write) in (0_u32..).zip(&batch.writes) {
+        if after.is_some_and(|after| after.id.get() >= until) {
+            break;
+        }
         if without_id.binary_search(&position).is_err() {
             let payload = write.payload.as_deref().map(payload_digest);
             after = Some(Head::extend(after.as_ref(), cluster, &batch.node, written_at, payload));
         }
     }
-    Ok((batch, bytes, after))
+    Ok(Some((bytes, after)))
 }
 
 fn record(sequence: u64, first_id: Option<WriteId>, outcomes: &[Outcome]) -> BatchRecord {

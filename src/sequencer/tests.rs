@@ -7,7 +7,8 @@ use pghc_api::time::Micros;
 use proptest::prelude::*;
 
 use super::{
-    Batch, Entry, EntryError, Outcome, Sequenced, Sequencer, SnapshotError, Write, extend,
+    Batch, Entry, EntryError, Outcome, Registration, Sequenced, Sequencer, SnapshotError, Write,
+    ZoneAct, ZoneChange, extend,
 };
 
 fn cluster() -> ClusterId {
@@ -24,6 +25,14 @@ fn entry(session: u8, sequence: u64, at: i64, writes: Vec<Write>) -> Bytes {
     Entry { proposed_at: Micros(at), batch: batch.encode() }.encode()
 }
 
+fn advance(sequencer: &mut Sequencer, index: u64, entry: Bytes) -> Sequenced {
+    sequencer.advance(index, entry).expect("a good entry").expect("a batch")
+}
+
+fn register(act: ZoneAct, zone: &str) -> Bytes {
+    ZoneChange { act, zone: zone.parse().expect("a plain name") }.encode()
+}
+
 fn ids(sequenced: &Sequenced) -> Vec<(char, u64)> {
     let id = |outcome: &Outcome| match outcome {
         Outcome::Ordered(head) => ('o', head.id.get()),
@@ -36,7 +45,7 @@ fn ids(sequenced: &Sequenced) -> Vec<(char, u64)> {
 #[test]
 fn ids_are_dense_and_repeats_take_none() {
     let mut sequencer = Sequencer::new(cluster());
-    let mut advance = |index, bytes| sequencer.advance(index, bytes).expect("a good entry");
+    let mut advance = |index, bytes| advance(&mut sequencer, index, bytes);
     let first = advance(5, entry(1, 1, 10, vec![write(Some("a"), "1"), write(None, "2")]));
     assert_eq!(ids(&first), [('o', 1), ('o', 2)]);
     let writes = vec![write(Some("a"), "1"), write(Some("b"), "3"), write(Some("a"), "9")];
@@ -54,7 +63,7 @@ fn ids_are_dense_and_repeats_take_none() {
 fn a_key_twice_in_one_batch_is_ordered_once() {
     let mut sequencer = Sequencer::new(cluster());
     let twice = vec![write(Some("a"), "1"), write(Some("a"), "1")];
-    let done = sequencer.advance(1, entry(1, 1, 0, twice)).expect("a good entry");
+    let done = advance(&mut sequencer, 1, entry(1, 1, 0, twice));
     assert_eq!(ids(&done), [('o', 1), ('r', 1)]);
 }
 
@@ -62,8 +71,11 @@ fn a_key_twice_in_one_batch_is_ordered_once() {
 fn the_commit_time_never_goes_back_though_the_leaders_clock_does() {
     let mut sequencer = Sequencer::new(cluster());
     let times = [50, 40, 60].into_iter().zip(1_u64..).map(|(at, index)| {
-        let done = sequencer.advance(index, entry(1, index, at, vec![write(None, "1")]));
-        done.expect("a good entry").head.expect("a link was made").written_at.0
+        advance(&mut sequencer, index, entry(1, index, at, vec![write(None, "1")]))
+            .head
+            .expect("a link was made")
+            .written_at
+            .0
     });
     assert_eq!(times.collect::<Vec<_>>(), [50, 50, 60]);
 }
@@ -72,10 +84,14 @@ fn the_commit_time_never_goes_back_though_the_leaders_clock_does() {
 fn an_entry_of_a_newer_version_changes_nothing_and_is_an_error() {
     let mut sequencer = Sequencer::new(cluster());
     let mut bytes = entry(1, 1, 0, vec![write(None, "1")]).to_vec();
-    bytes[0] = 2;
+    bytes[0] = 3;
     let before = sequencer.snapshot();
-    let error = sequencer.advance(1, bytes.into()).expect_err("format 2");
-    assert_eq!(error, EntryError::Unknown { what: "entry format", got: 2 });
+    let error = sequencer.advance(1, bytes.into()).expect_err("format 3");
+    assert_eq!(error, EntryError::Unknown { what: "entry format", got: 3 });
+    let mut bytes = register(ZoneAct::Add, "eu").to_vec();
+    bytes[3] = 3;
+    let error = sequencer.advance(1, bytes.into()).expect_err("act 3");
+    assert_eq!(error, EntryError::Unknown { what: "zone act", got: 3 });
     assert_eq!(sequencer.snapshot(), before);
 }
 
@@ -91,6 +107,20 @@ fn a_snapshot_of_another_cluster_or_with_a_flipped_bit_is_refused() {
         let mut flipped = bytes.clone();
         flipped[at / 8] ^= 1 << (at % 8);
         assert!(Sequencer::restore(&cluster(), &flipped).is_err(), "bit {at}");
+    }
+}
+
+/// A commit time that no text can say made a snapshot that could not be restored; one that PostgreSQL
+/// cannot store would have stopped every zone.
+#[test]
+fn a_leader_whose_clock_shows_an_impossible_time_harms_nothing() {
+    for (clock, written_at) in [(i64::MAX, Micros::MAX), (i64::MIN, Micros::MIN)] {
+        let mut sequencer = Sequencer::new(cluster());
+        let first = entry(1, 1, clock, vec![write(None, "1")]);
+        sequencer.advance(1, first).expect("a good entry");
+        assert_eq!(sequencer.head().map(|head| head.written_at), Some(written_at));
+        let restored = Sequencer::restore(&cluster(), &sequencer.snapshot()).expect("restored");
+        assert_eq!(restored.head(), sequencer.head());
     }
 }
 
@@ -111,11 +141,63 @@ fn in_batches(writes: &[Write], sizes: &[usize]) -> (Vec<Outcome>, Sequencer, Ve
         let size = rest.len().min(*sizes.next().expect("a cycle"));
         let index = log.len() as u64;
         log.push(entry(1, index + 1, 7, rest[..size].to_vec()));
-        let done = sequencer.advance(index, log[log.len() - 1].clone()).expect("a good entry");
+        let done = advance(&mut sequencer, index, log[log.len() - 1].clone());
         outcomes.extend(done.outcomes);
         rest = &rest[size..];
     }
     (outcomes, sequencer, log)
+}
+
+#[test]
+fn a_change_of_the_zones_takes_no_id_and_is_no_batch() {
+    let mut sequencer = Sequencer::new(cluster());
+    advance(&mut sequencer, 1, entry(1, 1, 0, vec![write(None, "1")]));
+    for (index, act) in [(2, ZoneAct::Register), (3, ZoneAct::Remove), (4, ZoneAct::Register)] {
+        let change = register(act, "us");
+        assert_eq!(sequencer.advance(index, change.clone()), Ok(None));
+        assert_eq!(extend(&cluster(), sequencer.head(), change, &[], u64::MAX), Ok(None));
+    }
+    let removed = sequencer.zones().that_are(Registration::Removed);
+    assert_eq!(removed.map(|zone| zone.as_str()).collect::<Vec<_>>(), ["us"]);
+    let after = advance(&mut sequencer, 5, entry(1, 2, 0, vec![write(None, "1")]));
+    assert_eq!(ids(&after), [('o', 2)]);
+}
+
+/// What builds before the registry of zones wrote: head 3, a key, a session of two batches.
+const FORMAT_1: &str = "01b53ee9c72430303030303030302d303030302d343030302d383030302d303030303030303030303031010320313931646665303862333134636135306361376534363765633665653839643640363938303932666237303362663130333266666431323239363063356466353936623638323039323630333266336565663034383837373465643434303465661b313937302d30312d30315430303a30303a30302e3030303032305a01ca978112ca1bbdcafac231b39a23dc4d6b86b273ff34fce19d6b804eff5a3f57010101010101010101010101010101010101040002010101020002010302010001000001030001040100";
+
+#[test]
+fn a_snapshot_of_format_1_is_restored_without_zones_and_goes_on() {
+    let bytes: Vec<u8> = (0..FORMAT_1.len() / 2)
+        .map(|at| u8::from_str_radix(&FORMAT_1[at * 2..at * 2 + 2], 16).expect("hex"))
+        .collect();
+    let mut sequencer = Sequencer::new(cluster());
+    advance(&mut sequencer, 3, entry(1, 1, 10, vec![write(Some("a"), "1"), write(None, "2")]));
+    let second = entry(1, 2, 20, vec![write(Some("a"), "1"), write(None, "3")]);
+    advance(&mut sequencer, 4, second.clone());
+    let mut restored = Sequencer::restore(&cluster(), &bytes).expect("an old snapshot");
+    assert_eq!(restored.head(), sequencer.head());
+    assert_eq!(restored.zones(), sequencer.zones());
+    assert_eq!(ids(&advance(&mut restored, 5, second)), [('r', 1), ('r', 3)]);
+    // Format 2: the same, the bytes since a head was remembered (120), and no zones.
+    let new = sequencer.snapshot();
+    assert_eq!((new[0], &new[5..new.len() - 2]), (2, &bytes[5..]));
+    assert_eq!(new[new.len() - 2..], [120, 0]);
+}
+
+#[test]
+fn positions_are_a_mebibyte_apart_at_most_however_large_the_entries_are() {
+    let mut sequencer = Sequencer::new(cluster());
+    let large = format!("\"{}\"", "x".repeat(300 << 10));
+    for index in 1..=12 {
+        advance(&mut sequencer, index, entry(1, index, 0, vec![write(None, &large)]));
+    }
+    let at = |after_id| sequencer.positions().before(after_id).expect("remembered").index;
+    assert_eq!([at(0), at(3), at(4), at(8)], [1, 1, 5, 9]);
+    let positions = sequencer.positions();
+    assert_eq!(positions.first_from(2).expect("one").index, 5);
+    assert_eq!(positions.last_upto(8).expect("one").index, 5);
+    assert!(positions.first_from(10).is_none() && positions.last_upto(0).is_none());
 }
 
 proptest! {
@@ -139,11 +221,12 @@ proptest! {
         before in any_writes(), after in any_writes())
     {
         let (_, mut original, _) = in_batches(&before, &[3]);
+        original.advance(900, register(ZoneAct::Register, "eu")).expect("a good entry");
         let mut restored = Sequencer::restore(&cluster(), &original.snapshot()).expect("restored");
         for index in 1_000..1_004_u64 {
             let bytes = entry(2, index / 2, 9, after.clone());
-            let expected = original.advance(index, bytes.clone()).expect("a good entry");
-            prop_assert_eq!(restored.advance(index, bytes).expect("a good entry"), expected);
+            let expected = advance(&mut original, index, bytes.clone());
+            prop_assert_eq!(advance(&mut restored, index, bytes), expected);
         }
         prop_assert_eq!(restored.snapshot(), original.snapshot());
     }
@@ -159,7 +242,8 @@ proptest! {
         for index in start.index..log.len() as u64 {
             let without = sequencer.positions().without_id(index).expect("nothing was purged");
             let bytes = log[usize::try_from(index).expect("small")].clone();
-            head = extend(&cluster(), head, bytes, without).expect("a good entry").2;
+            let extended = extend(&cluster(), head, bytes, without, u64::MAX);
+            head = extended.expect("a good entry").expect("a batch").1;
         }
         prop_assert_eq!(head, sequencer.head());
     }

@@ -45,6 +45,8 @@ pub enum WriteEnd {
     Draining,
     /// No leader in time.
     NoLeader,
+    /// Refused: the leader's disk is nearly full.
+    NoSpace,
     /// No answer in time.
     Unknown,
     /// Refused: the zone has halted.
@@ -99,13 +101,14 @@ impl Http {
 }
 
 impl WriteEnd {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Ordered,
         Self::Repeated,
         Self::KeyReused,
         Self::Overloaded,
         Self::Draining,
         Self::NoLeader,
+        Self::NoSpace,
         Self::Unknown,
         Self::Halted,
     ];
@@ -118,6 +121,7 @@ impl WriteEnd {
             Self::Overloaded => "overloaded",
             Self::Draining => "draining",
             Self::NoLeader => "no_leader",
+            Self::NoSpace => "no_space",
             Self::Unknown => "unknown",
             Self::Halted => "halted",
         }

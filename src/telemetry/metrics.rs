@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
@@ -95,9 +96,29 @@ pub struct Coordinator {
     pub is_leader: IdGauge,
     /// Size of the log on disk.
     pub log_bytes: IdGauge,
+    /// Free on the disk of the log.
+    pub disk_free_bytes: IdGauge,
+    /// 1 while that is below the reserve and no writes are taken, else 0.
+    pub is_short_of_disk: IdGauge,
     /// Time of each flush of the log.
     pub flush_seconds: Histogram,
+    /// Registered zones by state; the label's values are [`ZONE_STATES`].
+    pub zones: Family<[(&'static str, &'static str); 1], IdGauge>,
 }
+
+impl Coordinator {
+    /// The gauge of registered zones in the state with this number.
+    ///
+    /// # Panics
+    /// If there is no such state.
+    #[must_use]
+    pub fn zones_in(&self, state: usize) -> IdGauge {
+        self.zones.get_or_create_owned(&[("state", ZONE_STATES[state])])
+    }
+}
+
+/// Values of the label `state` of registered zones, in the order of the contract's numbers.
+pub const ZONE_STATES: [&str; 4] = ["live", "lagging", "detached", "reseeding"];
 
 impl Metrics {
     /// Metrics of an API node. `routes` are the closed set of the route label, in the order by which
@@ -146,7 +167,10 @@ impl Metrics {
                 head_id: IdGauge::default(),
                 is_leader: IdGauge::default(),
                 log_bytes: IdGauge::default(),
+                disk_free_bytes: IdGauge::default(),
+                is_short_of_disk: IdGauge::default(),
                 flush_seconds: histogram(STEP_SECONDS),
+                zones: Family::default(),
             },
             registry: Registry::default(),
         }
@@ -179,12 +203,19 @@ impl Metrics {
     #[rustfmt::skip]
     fn register_coordinator(&self, registry: &mut Registry) {
         let mut add = Add(registry);
-        let Coordinator { commit_seconds, head_id, is_leader, log_bytes, flush_seconds } = &self.coordinator;
+        let Coordinator { commit_seconds, head_id, is_leader, log_bytes, disk_free_bytes, is_short_of_disk, flush_seconds, .. } = &self.coordinator;
         add.metric("pghc_coordinator_commit_seconds", "Seconds from a batch's arrival at the leader to its commit", commit_seconds);
         add.metric("pghc_coordinator_head_id", "Newest committed id", head_id);
         add.metric("pghc_coordinator_is_leader", "1 while this coordinator leads, else 0", is_leader);
         add.metric("pghc_coordinator_log_bytes", "Bytes of the log on disk", log_bytes);
+        add.metric("pghc_coordinator_disk_free_bytes", "Bytes free on the disk of the log", disk_free_bytes);
+        add.metric("pghc_coordinator_disk_short", "1 while the disk is below its reserve and no writes are taken", is_short_of_disk);
         add.metric("pghc_coordinator_flush_seconds", "Seconds of each flush of the log to disk", flush_seconds);
+        let zones = &self.coordinator.zones;
+        for state in 0..ZONE_STATES.len() {
+            self.coordinator.zones_in(state).set(0);
+        }
+        add.metric("pghc_coordinator_zones", "Registered zones, by how this coordinator's log can feed them", zones);
     }
 }
 
@@ -223,6 +254,7 @@ mod tests {
         assert!(!text.contains("pghc_coordinator"));
         let coordinator = Metrics::for_coordinator().exposition();
         assert!(coordinator.contains("pghc_coordinator_flush_seconds_bucket"));
+        assert!(coordinator.contains("pghc_coordinator_zones{state=\"detached\"} 0"));
         assert!(!coordinator.contains("pghc_zone") && !coordinator.contains("pghc_http"));
     }
 }

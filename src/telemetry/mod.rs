@@ -8,4 +8,4 @@ mod metrics;
 
 pub use http::{Http, Route, WriteEnd};
 pub use logging::{BadLogging, Format, describe, set_up_logging};
-pub use metrics::{Coordinator, EXPOSITION_TYPE, IdGauge, Metrics, Submit, Zone};
+pub use metrics::{Coordinator, EXPOSITION_TYPE, IdGauge, Metrics, Submit, ZONE_STATES, Zone};

@@ -17,6 +17,9 @@ mod check;
 mod compare;
 mod database;
 mod export;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod plan;
 mod progress;
 mod record;

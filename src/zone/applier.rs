@@ -11,20 +11,21 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, OptionFuture};
 use pghc_api::chain::{Head, Link};
-use pghc_api::id::WriteId;
 use pghc_api::limits::{APPLY_BYTES_MAX, APPLY_LINKS_MAX};
 use tokio::time::Instant;
 
 use super::Identity;
+use super::auditor::Auditor;
 use super::coordinators::Coordinators;
+use super::database::{Database, Session};
+use super::fill::Filler;
+use super::halt::Halt;
 use super::plan::{PlanError, plan};
+use super::report::Views;
 use super::standing::Standing;
-use super::tail::Tail;
-use crate::postgres::{
-    Acquired, Applier, ApplyError, Batch, Commit, Dsn, Lease, Listener, MigrateError, Reader,
-    migrate,
-};
-use crate::rpc::v1::TailBatch;
+use super::tail::{Fed, Feed, Tail};
+use crate::postgres::{Acquired, ApplyError, Batch, CHAIN_DAMAGED, Lease, MigrateError};
+use crate::sabotage::{self, Bug};
 use crate::task::Tasks;
 use crate::telemetry::{Metrics, describe};
 
@@ -37,6 +38,9 @@ const RENEW_PERIOD: Duration = Duration::from_secs(1);
 /// An applier whose lease stood still for so long is replaced even if its session lives.
 const LEASE_MAX: Duration = Duration::from_secs(4);
 
+/// A transaction or renewal that is not answered for so long is told of.
+const STALL_AFTER: Duration = Duration::from_secs(2);
+
 /// Pause before the database is tried again.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -47,11 +51,13 @@ const PLANNED_BYTES_MAX: usize = 2 * APPLY_BYTES_MAX;
 /// What one node's applier works with.
 pub(super) struct Applying {
     pub(super) identity: Identity,
-    pub(super) dsn: Dsn,
-    pub(super) commit: Commit,
-    pub(super) reader: Reader,
+    pub(super) database: Arc<dyn Database>,
     pub(super) coordinators: Coordinators,
     pub(super) standing: Arc<Standing>,
+    pub(super) views: Arc<Views>,
+    /// For reading other zones.
+    pub(super) http: reqwest::Client,
+    pub(super) auditor: Option<Auditor>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tasks: Tasks,
 }
@@ -64,6 +70,8 @@ enum Ended {
     Unfit(String),
     /// Another node applies now.
     Replaced,
+    /// The chain here is not the one that was ordered.
+    Refused(String),
     /// Something is wrong that going on would make worse; a person must act.
     Halt(String),
 }
@@ -73,13 +81,16 @@ impl From<ApplyError> for Ended {
         match error {
             ApplyError::Fenced { .. } => Self::Replaced,
             ApplyError::Lost(_) => Self::Lost(describe(&error)),
+            ApplyError::Refused { ref sqlstate, .. } if sqlstate == CHAIN_DAMAGED => {
+                Self::Refused(describe(&error))
+            }
             ApplyError::Refused { .. } => Self::Halt(describe(&error)),
         }
     }
 }
 
 impl Applying {
-    /// Runs until it is dropped or the zone halts.
+    /// Runs until it is dropped. A zone that halts goes on when its database was replaced.
     pub(super) async fn run(self) {
         let mut migrated = false;
         // Whether this database ever was fit: then one that is not is being restored.
@@ -109,18 +120,25 @@ impl Applying {
                     tokio::time::sleep(RETRY).await;
                 }
                 Ended::Replaced => tracing::warn!("another node applies for this zone now"),
+                Ended::Refused(why) => {
+                    self.halt(why, true).await;
+                    migrated = false;
+                }
                 Ended::Halt(why) | Ended::Unfit(why) => {
-                    tracing::error!(why, "this zone halts; its data stays as it is");
-                    self.standing.frontier.set_halted(Some(why));
-                    return;
+                    self.halt(why, false).await;
+                    migrated = false;
                 }
             }
         }
     }
 
+    async fn halt(&self, why: String, is_chain: bool) {
+        let (standing, auditor) = (&self.standing, self.auditor.as_ref());
+        Halt { standing, auditor }.run(why, is_chain).await;
+    }
+
     async fn migrate(&self) -> Result<(), Ended> {
-        let Identity { cluster, zone, .. } = &self.identity;
-        match migrate(&self.dsn, cluster, zone, &self.tasks).await {
+        match self.database.migrate(&self.identity).await {
             Ok(findings) => {
                 for finding in findings {
                     tracing::warn!(%finding, "the zone's database could be better");
@@ -139,11 +157,11 @@ impl Applying {
 
     /// One connection: stands by until granted, then leads.
     async fn session(&self) -> Ended {
-        let session = match Applier::connect(&self.dsn, self.commit, &self.tasks).await {
-            Ok(session) => Arc::new(session),
+        let session = match self.database.connect().await {
+            Ok(session) => session,
             Err(error) => return Ended::Lost(describe(&error)),
         };
-        let (epoch, head) = match self.stand_by(&session).await {
+        let (epoch, head) = match self.stand_by(session.as_ref()).await {
             Ok(granted) => granted,
             Err(ended) => return ended,
         };
@@ -151,7 +169,7 @@ impl Applying {
     }
 
     /// Follows the frontier until this node may apply.
-    async fn stand_by(&self, session: &Applier) -> Result<(u64, Option<Head>), Ended> {
+    async fn stand_by(&self, session: &dyn Session) -> Result<(u64, Option<Head>), Ended> {
         let mut expired = None;
         let mut watch = LeaseWatch::default();
         let mut follow: Option<BoxFuture<'_, Ended>> = None;
@@ -167,17 +185,21 @@ impl Applying {
             }
             let follow = follow.get_or_insert_with(|| Box::pin(self.follow_frontier()));
             tokio::select! {
+                biased;
                 ended = follow => return Err(ended),
                 () = tokio::time::sleep(STANDBY_PERIOD) => {}
             }
-            let lease = self.reader.lease().await.map_err(|e| Ended::Lost(describe(&e)))?;
+            let lease = self.database.lease().await.map_err(|e| Ended::Lost(describe(&e)))?;
             expired = watch.expired(lease, Instant::now());
+            self.standing.apply_stalls(expired.map(|epoch| {
+                format!("the applier of epoch {epoch} is silent; another node takes over")
+            }));
         }
     }
 
     /// Passes the database's notifications on to the frontier; ends with the connection.
     async fn follow_frontier(&self) -> Ended {
-        let mut listener = match Listener::connect(&self.dsn).await {
+        let mut listener = match self.database.listen().await {
             Ok(listener) => listener,
             Err(error) => return Ended::Lost(describe(&error)),
         };
@@ -195,68 +217,130 @@ impl Applying {
     }
 
     /// Applies until the right or the database is lost.
-    async fn lead(&self, session: Arc<Applier>, epoch: u64, head: Option<Head>) -> Ended {
-        let applied = head.map_or(0, |head| head.id.get());
-        tracing::info!(epoch, applied, "applying for this zone");
-        self.standing.frontier.set(applied);
-        self.standing.set_flushed(session.flushed());
-        self.standing.set_applier(true);
-        self.standing.database_is_well();
-        self.standing.feed_fails(None);
-        self.metrics.zone.epoch.set(epoch);
-        self.metrics.zone.is_applier.set(1);
-        self.metrics.zone.frontier_id.set(applied);
-        let mut queue = Queue::new(self.tail(applied), head);
+    async fn lead(&self, session: Arc<dyn Session>, epoch: u64, head: Option<Head>) -> Ended {
+        if let Some(auditor) = &self.auditor {
+            // A fence of an earlier turn may have been dealt with; if not, its evidence is kept.
+            self.standing.unfence();
+            match auditor.evidence().await {
+                Ok(None) => {}
+                Ok(Some(evidence)) => return Ended::Halt(evidence.to_string()),
+                Err(error) => return Ended::Lost(describe(&error)),
+            }
+        }
+        self.begin(session.flushed(), epoch, head.map_or(0, |head| head.id.get()));
+        let mut queue = Queue::new(self.tail(head), head);
+        let mut fenced = std::pin::pin!(self.standing.fenced());
         let mut under_way: Option<BoxFuture<'_, _>> = None;
+        let mut renewing: Option<BoxFuture<'_, _>> = None;
         let mut renew = tokio::time::interval(RENEW_PERIOD);
+        let mut since = Instant::now();
         loop {
             if under_way.is_none()
                 && let Some(batch) = queue.next_batch()
             {
                 under_way = Some(apply(Arc::clone(&session), epoch, batch));
+                since = Instant::now();
             }
             tokio::select! {
+                biased;
+                why = &mut fenced => return Ended::Halt(why),
                 Some(done) = OptionFuture::from(under_way.as_mut()) => {
                     under_way = None;
                     match done {
-                        Ok(done) => self.applied(&session, &done),
+                        Ok(done) => self.applied(session.as_ref(), &queue, &done),
                         Err(error) => return error.into(),
                     }
+                    self.standing.apply_stalls(None);
                 }
-                Some(batch) = queue.tail.next(), if queue.has_room() => {
-                    if let Err(ended) = self.take(&mut queue, batch) {
+                Some(renewed) = OptionFuture::from(renewing.as_mut()) => {
+                    renewing = None;
+                    match renewed {
+                        Ok(flushed) => self.standing.set_flushed(flushed),
+                        Err(error) => return ApplyError::into(error),
+                    }
+                    if under_way.is_none() {
+                        self.standing.apply_stalls(None);
+                    }
+                }
+                _ = renew.tick() => {
+                    if renewing.is_none() {
+                        let session = Arc::clone(&session);
+                        if under_way.is_none() {
+                            since = Instant::now();
+                        }
+                        renewing = Some(Box::pin(async move { session.renew(epoch).await }));
+                    } else if since.elapsed() >= STALL_AFTER {
+                        self.standing.apply_stalls(Some(format!(
+                            "PostgreSQL has not answered a transaction for {} s; the write stays \
+                             ordered and is applied once, whatever becomes of it",
+                            since.elapsed().as_secs()
+                        )));
+                    }
+                }
+                fed = queue.tail.next(), if queue.has_room() => {
+                    if let Err(ended) = self.take(&mut queue, fed) {
                         return ended;
                     }
                 }
-                _ = renew.tick() => match session.renew(epoch).await {
-                    Ok(flushed) => self.standing.set_flushed(flushed),
-                    Err(error) => return error.into(),
-                },
             }
         }
     }
 
-    fn tail(&self, after_id: u64) -> Tail {
-        let (tail, work) = Tail::open(
-            self.coordinators.clone(),
+    fn begin(&self, flushed: u64, epoch: u64, applied: u64) {
+        tracing::info!(epoch, applied, "applying for this zone");
+        self.standing.frontier.set(applied);
+        self.standing.set_flushed(flushed);
+        self.standing.set_applier(true);
+        self.standing.database_is_well();
+        self.standing.feed_fails(None);
+        self.standing.apply_stalls(None);
+        self.metrics.zone.epoch.set(epoch);
+        self.metrics.zone.is_applier.set(1);
+        self.metrics.zone.frontier_id.set(applied);
+    }
+
+    fn tail(&self, head: Option<Head>) -> Tail {
+        let filler = Filler::new(
+            self.http.clone(),
+            self.identity.clone(),
             Arc::clone(&self.standing),
-            &self.identity,
-            after_id,
+            Arc::clone(&self.views),
         );
+        let feed = Feed {
+            coordinators: self.coordinators.clone(),
+            standing: Arc::clone(&self.standing),
+            identity: self.identity.clone(),
+            filler,
+        };
+        let (tail, work) = Tail::open(feed, head);
         self.tasks.spawn("zone tail", work);
         tail
     }
 
-    /// Plans a batch from the tail, and those already here behind it.
-    fn take(&self, queue: &mut Queue, batch: TailBatch) -> Result<(), Ended> {
-        let mut next = Some(batch);
-        while let Some(batch) = next {
-            match plan(&self.identity.cluster, queue.head, batch) {
-                Ok(links) => queue.push(links),
+    /// Plans what the tail fed, and what is already here behind it.
+    fn take(&self, queue: &mut Queue, fed: Option<Fed>) -> Result<(), Ended> {
+        let mut next = Some(fed.ok_or_else(|| Ended::Lost("the tail ended".to_owned()))?);
+        while let Some(fed) = next {
+            let planned = match fed {
+                Fed::Batch(batch) => {
+                    let last = batch.last_id;
+                    plan(&self.identity.cluster, queue.head, batch).map(|links| (links, last))
+                }
+                Fed::Links(links) => Ok((links, queue.confirmed)),
+                Fed::Refused(why) => return Err(Ended::Refused(why)),
+            };
+            match planned {
+                Ok((links, confirmed)) => {
+                    queue.push(links);
+                    queue.confirmed = confirmed;
+                }
                 Err(error @ PlanError::Gap { .. }) => {
                     tracing::warn!(%error, "opening the tail anew");
-                    queue.tail = self.tail(queue.head.map_or(0, |head| head.id.get()));
+                    queue.tail = self.tail(queue.head);
                     return Ok(());
+                }
+                Err(error @ PlanError::Diverged { .. }) => {
+                    return Err(Ended::Refused(describe(&error)));
                 }
                 Err(error) => return Err(Ended::Halt(describe(&error))),
             }
@@ -265,11 +349,15 @@ impl Applying {
         Ok(())
     }
 
-    fn applied(&self, session: &Applier, done: &Applied) {
-        self.standing.frontier.set(done.last.get());
+    fn applied(&self, session: &dyn Session, queue: &Queue, done: &Applied) {
+        let last = done.head.id.get();
+        if last <= queue.confirmed {
+            self.standing.confirm(Some(done.head));
+        }
+        self.standing.frontier.set(last);
         self.standing.set_flushed(session.flushed());
         let metrics = &self.metrics.zone;
-        metrics.frontier_id.set(done.last.get());
+        metrics.frontier_id.set(last);
         #[expect(clippy::cast_precision_loss, reason = "at most 1000 links")]
         metrics.apply_batch_links.observe(done.links as f64);
         metrics.apply_batch_seconds.observe(done.took.as_secs_f64());
@@ -278,23 +366,26 @@ impl Applying {
 
 /// A transaction that was committed.
 struct Applied {
-    last: WriteId,
+    head: Head,
     links: usize,
     took: Duration,
 }
 
 /// One transaction; boxed so that it can be under way while the next is planned.
 fn apply(
-    session: Arc<Applier>,
+    session: Arc<dyn Session>,
     epoch: u64,
     links: Vec<Link>,
 ) -> BoxFuture<'static, Result<Applied, ApplyError>> {
     Box::pin(async move {
         let started = Instant::now();
         let batch = Batch::new(links);
-        session.apply(epoch, &batch).await?;
-        let (last, links) = (batch.head().id, batch.links().len());
-        Ok(Applied { last, links, took: started.elapsed() })
+        match session.apply(epoch, &batch).await {
+            Err(ApplyError::Lost(_)) if sabotage::is(Bug::BlindCommit) => {}
+            applied => applied?,
+        }
+        let (head, links) = (batch.head(), batch.links().len());
+        Ok(Applied { head, links, took: started.elapsed() })
     })
 }
 
@@ -303,6 +394,8 @@ struct Queue {
     tail: Tail,
     /// The newest planned link.
     head: Option<Head>,
+    /// Newest id that a coordinator has confirmed: a batch's last, and so everything before it.
+    confirmed: u64,
     links: VecDeque<Link>,
     /// Payload bytes of the links.
     bytes: usize,
@@ -314,7 +407,7 @@ fn payload_bytes(link: &Link) -> usize {
 
 impl Queue {
     fn new(tail: Tail, head: Option<Head>) -> Self {
-        Self { tail, head, links: VecDeque::new(), bytes: 0 }
+        Self { tail, head, confirmed: 0, links: VecDeque::new(), bytes: 0 }
     }
 
     fn has_room(&self) -> bool {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pghc_api::id::ClusterId;
 
 use crate::rpc::v1::coordinator_client::CoordinatorClient;
-use crate::rpc::{self, Caller, MESSAGE_BYTES_MAX};
+use crate::rpc::{Caller, Dial, MESSAGE_BYTES_MAX};
 
 /// Longest a connection attempt, or the silence of a connection that was pinged, may last.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -31,11 +31,12 @@ impl Coordinators {
     /// # Errors
     /// If one of `urls` is not a URL.
     pub(super) fn new(
+        dial: &dyn Dial,
         cluster: &ClusterId,
         urls: &[String],
     ) -> Result<Self, tonic::transport::Error> {
         let coordinator = |url: &String| {
-            let caller = rpc::connect(url, cluster, PATIENCE)?;
+            let caller = dial.caller(url, cluster, PATIENCE)?;
             let client = CoordinatorClient::new(caller)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX);

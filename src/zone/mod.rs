@@ -4,17 +4,25 @@
 //! the HTTP layer put a double in its place.
 
 mod applier;
+pub mod audit;
+mod auditor;
 mod batcher;
 mod coordinators;
+pub mod database;
+mod fill;
 mod frontier;
+mod halt;
 mod node;
+mod peer;
 mod plan;
+mod reads;
 mod report;
 mod standing;
 mod submit;
 mod tail;
 
-pub use node::{Node, Settings};
+pub use auditor::Settings as Audit;
+pub use node::{Node, Outside, OwnChain, Settings};
 
 use futures::future::BoxFuture;
 use pghc_api::chain::{Head, Link, LinkHash};
@@ -57,6 +65,9 @@ pub enum SubmitError {
     /// The deadline passed while no coordinator with a leader was reachable.
     #[error("no leader was found in time")]
     NoLeader,
+    /// Nothing was handed over: the coordinators' disks are nearly full.
+    #[error("the disk of the coordinator that leads is nearly full")]
+    NoSpace,
     /// The write may or may not be in the log.
     #[error("no answer came in time")]
     Unknown,
@@ -94,10 +105,32 @@ pub struct Identity {
     pub zone: ZoneName,
     /// Its name: `node_id` of the links it accepts.
     pub node: NodeName,
+    /// Base URL under which other zones reach this node; empty when they cannot.
+    pub api_url: String,
 }
 
 /// What the original's clients read of a link.
 pub type Recent = (WriteId, LinkHash, NodeName);
+
+/// What a read must show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Need {
+    /// Everything up to this id, at least.
+    pub at_least: u64,
+    /// Until when it may wait for a server that does.
+    pub deadline: Instant,
+    /// Whether a replica is as good as the primary: the reader has said what it needs.
+    pub may_be_replica: bool,
+}
+
+/// What was read, and how far the chain was then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot<T> {
+    /// What was read.
+    pub value: T,
+    /// Newest id of the same snapshot; at least what was needed.
+    pub frontier: u64,
+}
 
 /// What the HTTP layer needs of a node. Every call ends by its deadline.
 pub trait Service: Send + Sync + 'static {
@@ -131,13 +164,29 @@ pub trait Service: Send + Sync + 'static {
     fn read_index(&self, deadline: Instant) -> BoxFuture<'_, Result<u64, ReadError>>;
 
     /// One link of this zone; `None` above the frontier.
-    fn link(&self, id: WriteId) -> BoxFuture<'_, Result<Option<Link>, ReadError>>;
+    fn link(
+        &self,
+        id: WriteId,
+        need: Need,
+    ) -> BoxFuture<'_, Result<Snapshot<Option<Link>>, ReadError>>;
+
+    /// The newest link of this zone; `None` while its chain is empty.
+    fn newest(&self, need: Need) -> BoxFuture<'_, Result<Snapshot<Option<Link>>, ReadError>>;
 
     /// Up to `limit` links above `after`, ascending.
-    fn page(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Link>, ReadError>>;
+    fn page(
+        &self,
+        after: u64,
+        limit: usize,
+        need: Need,
+    ) -> BoxFuture<'_, Result<Snapshot<Vec<Link>>, ReadError>>;
 
     /// The newest `count` links, newest first; for the original's clients.
-    fn recent(&self, count: usize) -> BoxFuture<'_, Result<Vec<Recent>, ReadError>>;
+    fn recent(
+        &self,
+        count: usize,
+        need: Need,
+    ) -> BoxFuture<'_, Result<Snapshot<Vec<Recent>>, ReadError>>;
 
     /// The cluster as this node's coordinator sees it.
     fn status(&self) -> BoxFuture<'_, Status>;

@@ -9,15 +9,22 @@ use pghc_api::wire::{CoordinatorStatus, Status, ZoneState, ZoneStatus};
 use tokio::time::{Instant, timeout_at};
 
 use super::applier::Applying;
+use super::auditor::{Auditor, Settings as Audit};
 use super::coordinators::Coordinators;
+use super::database::{Database, Postgres};
+use super::peer;
+use super::reads::Reads;
 use super::report::{self, Views};
 use super::standing::Standing;
 use super::submit::Submitter;
-use super::{Identity, NewWrite, Outcome, ReadError, Recent, Service, SubmitError};
-use crate::postgres::{self, Commit, Dsn, Reader};
+use super::{Identity, Need, NewWrite, Outcome, ReadError, Recent, Service, Snapshot, SubmitError};
+use crate::postgres::{Commit, Dsn, Reader};
+use crate::rpc::v1::zone_view::State;
 use crate::rpc::v1::{AwaitRequest, ReadIndexRequest, ZoneView};
+use crate::rpc::{Dial, Tcp};
+use crate::sabotage::{self, Bug};
 use crate::task::Tasks;
-use crate::telemetry::{Metrics, describe};
+use crate::telemetry::Metrics;
 
 /// Reading sessions of one node.
 const READERS: usize = 8;
@@ -31,12 +38,38 @@ pub struct Settings {
     pub identity: Identity,
     /// Its zone's database.
     pub database: Dsn,
+    /// Physical replicas of that database, which serve reads that say how far they must be.
+    pub replicas: Vec<Dsn>,
     /// When the applier's commits are answered.
     pub commit: Commit,
     /// URLs of the coordinators, nearest first.
     pub coordinators: Vec<String>,
+    /// How its chain is checked in the background; `None`: not at all.
+    pub audit: Option<Audit>,
     /// Metrics of the process.
     pub metrics: Arc<Metrics>,
+}
+
+/// What a node meets outside itself: real in every deployment, simulated in `tests/sim`.
+pub struct Outside {
+    /// Its zone's database.
+    pub database: Arc<dyn Database>,
+    /// Reaches the coordinators.
+    pub dial: Arc<dyn Dial>,
+    /// Names the node's batches; never used by another process, before or after.
+    pub session: crate::sequencer::SessionId,
+    /// What only a database that outsiders can reach needs: checks, evidence, replicas.
+    pub own: Option<OwnChain>,
+}
+
+/// The zone's own chain as it stands in a real database.
+pub struct OwnChain {
+    /// The database.
+    pub database: Dsn,
+    /// Its physical replicas, to be read from.
+    pub replicas: Vec<Dsn>,
+    /// How the chain is checked in the background; `None`: not at all.
+    pub audit: Option<Audit>,
 }
 
 /// A running API node, without its HTTP face.
@@ -44,7 +77,7 @@ pub struct Node {
     identity: Identity,
     standing: Arc<Standing>,
     submitter: Submitter,
-    reader: Reader,
+    reads: Reads,
     coordinators: Coordinators,
     views: Arc<Views>,
 }
@@ -56,11 +89,31 @@ impl Node {
     /// # Errors
     /// If a coordinator's URL is not a URL.
     pub fn start(settings: Settings, tasks: &Tasks) -> Result<Self, tonic::transport::Error> {
-        let Settings { identity, database, commit, coordinators, metrics } = settings;
-        let coordinators = Coordinators::new(&identity.cluster, &coordinators)?;
+        let Settings { identity, database, replicas, commit, coordinators, audit, metrics } =
+            settings;
+        let outside = Outside {
+            database: Arc::new(Postgres::new(database.clone(), commit, READERS, tasks)),
+            dial: Arc::new(Tcp),
+            session: uuid::Uuid::new_v4().into_bytes(),
+            own: Some(OwnChain { database, replicas, audit }),
+        };
+        Self::start_in(outside, identity, &coordinators, metrics, tasks)
+    }
+
+    /// As [`Self::start`], in any surroundings.
+    ///
+    /// # Errors
+    /// If a coordinator's URL is not a URL.
+    pub fn start_in(
+        outside: Outside,
+        identity: Identity,
+        coordinators: &[String],
+        metrics: Arc<Metrics>,
+        tasks: &Tasks,
+    ) -> Result<Self, tonic::transport::Error> {
+        let Outside { database, dial, session, own } = outside;
+        let coordinators = Coordinators::new(dial.as_ref(), &identity.cluster, coordinators)?;
         let standing = Arc::new(Standing::new());
-        let reader = Reader::new(&database, READERS);
-        let session = uuid::Uuid::new_v4().into_bytes();
         let submitter = Submitter::start(
             session,
             identity.node.clone(),
@@ -69,18 +122,37 @@ impl Node {
             tasks,
         );
         let views = report::start(&identity, &standing, &coordinators, &metrics, tasks);
+        let http = peer::client();
+        let auditor = own.as_ref().map(|own| Auditor {
+            identity: identity.clone(),
+            dsn: own.database.clone(),
+            reader: Reader::new(&own.database, 1),
+            standing: Arc::clone(&standing),
+            views: Arc::clone(&views),
+            http: http.clone(),
+            tasks: tasks.clone(),
+        });
+        if let Some((auditor, audit)) = auditor.clone().zip(own.as_ref().and_then(|o| o.audit)) {
+            tasks.spawn("auditor", auditor.run(audit));
+        }
+        let replica = |dsn: &Dsn| -> Arc<dyn Database> {
+            Arc::new(Postgres::new(dsn.clone(), Commit::OnDisk, READERS, tasks))
+        };
+        let replicas = own.iter().flat_map(|own| &own.replicas).map(replica).collect();
+        let reads = Reads::new(Arc::clone(&database), replicas, Arc::clone(&standing));
         let applying = Applying {
             identity: identity.clone(),
-            dsn: database,
-            commit,
-            reader: reader.clone(),
+            database,
             coordinators: coordinators.clone(),
             standing: Arc::clone(&standing),
+            views: Arc::clone(&views),
+            http,
+            auditor,
             metrics,
             tasks: tasks.clone(),
         };
         tasks.spawn("applier", applying.run());
-        Ok(Self { identity, standing, submitter, reader, coordinators, views })
+        Ok(Self { identity, standing, submitter, reads, coordinators, views })
     }
 
     async fn everywhere(&self, id: u64, deadline: Instant) -> Result<(), ReadError> {
@@ -147,25 +219,24 @@ impl Node {
             halted: self.standing.frontier.halted(),
         }
     }
+}
 
-    fn read_error(&self, error: postgres::ReadError) -> ReadError {
-        match self.standing.frontier.halted() {
-            Some(why) => ReadError::Halted(why),
-            None => ReadError::Database(describe(&error)),
-        }
+/// What an operator must know first comes first: that it must be filled, that it is not there, that
+/// it does not get on.
+fn zone_state(zone: &ZoneView) -> ZoneState {
+    match zone.state() {
+        State::Detached => ZoneState::Detached,
+        _ if zone.silent_ms > SILENT_MS => ZoneState::Silent,
+        _ if !zone.halted.is_empty() => ZoneState::Halted,
+        State::Reseeding => ZoneState::Reseeding,
+        _ if !zone.trouble.is_empty() => ZoneState::Stalled,
+        State::Lagging => ZoneState::Lagging,
+        State::Live => ZoneState::Live,
     }
 }
 
 fn zone_status(zone: ZoneView, head: u64) -> ZoneStatus {
-    let state = if zone.silent_ms > SILENT_MS {
-        ZoneState::Silent
-    } else if !zone.halted.is_empty() {
-        ZoneState::Halted
-    } else if !zone.trouble.is_empty() {
-        ZoneState::Stalled
-    } else {
-        ZoneState::Live
-    };
+    let state = zone_state(&zone);
     ZoneStatus {
         zone: zone.zone,
         state,
@@ -188,8 +259,8 @@ impl Service for Node {
     fn may_read(&self) -> Result<(), ReadError> {
         match (self.standing.frontier.halted(), self.standing.database_trouble()) {
             (Some(why), _) => Err(ReadError::Halted(why)),
-            (None, Some(why)) => Err(ReadError::Database(why)),
-            (None, None) => Ok(()),
+            (None, Some(why)) if !self.reads.has_replica() => Err(ReadError::Database(why)),
+            (None, _) => Ok(()),
         }
     }
 
@@ -197,7 +268,7 @@ impl Service for Node {
         if let Some(why) = self.standing.frontier.halted() {
             return Err(format!("the zone has halted: {why}"));
         }
-        if let Some(why) = self.standing.trouble() {
+        if let Some(why) = self.standing.trouble().or_else(|| self.standing.filling()) {
             return Err(why);
         }
         let view = self.views.of(self.coordinators.nearest().0);
@@ -222,6 +293,9 @@ impl Service for Node {
     }
 
     fn wait_applied(&self, id: u64, deadline: Instant) -> BoxFuture<'_, Result<u64, ReadError>> {
+        if sabotage::is(Bug::AckBeforeApply) {
+            return Box::pin(async move { Ok(id) });
+        }
         Box::pin(self.standing.frontier.reach(id, deadline))
     }
 
@@ -233,24 +307,55 @@ impl Service for Node {
         Box::pin(self.confirmed(deadline))
     }
 
-    fn link(&self, id: WriteId) -> BoxFuture<'_, Result<Option<Link>, ReadError>> {
+    fn link(
+        &self,
+        id: WriteId,
+        need: Need,
+    ) -> BoxFuture<'_, Result<Snapshot<Option<Link>>, ReadError>> {
         Box::pin(async move {
-            let (link, _) = self.reader.link(id).await.map_err(|error| self.read_error(error))?;
-            Ok(link)
+            let query = move |from: Arc<dyn Database>| -> BoxFuture<'static, _> {
+                Box::pin(async move { from.link(id).await })
+            };
+            self.reads.read(need, &query).await
         })
     }
 
-    fn page(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Link>, ReadError>> {
+    fn newest(&self, need: Need) -> BoxFuture<'_, Result<Snapshot<Option<Link>>, ReadError>> {
         Box::pin(async move {
-            let page = self.reader.page(after, limit).await;
-            Ok(page.map_err(|error| self.read_error(error))?.links)
+            let query = |from: Arc<dyn Database>| -> BoxFuture<'static, _> {
+                Box::pin(async move { from.newest().await })
+            };
+            self.reads.read(need, &query).await
         })
     }
 
-    fn recent(&self, count: usize) -> BoxFuture<'_, Result<Vec<Recent>, ReadError>> {
-        Box::pin(
-            async move { self.reader.recent(count).await.map_err(|error| self.read_error(error)) },
-        )
+    fn page(
+        &self,
+        after: u64,
+        limit: usize,
+        need: Need,
+    ) -> BoxFuture<'_, Result<Snapshot<Vec<Link>>, ReadError>> {
+        Box::pin(async move {
+            let query = move |from: Arc<dyn Database>| -> BoxFuture<'static, _> {
+                Box::pin(async move {
+                    from.page(after, limit).await.map(|page| (page.links, page.frontier))
+                })
+            };
+            self.reads.read(need, &query).await
+        })
+    }
+
+    fn recent(
+        &self,
+        count: usize,
+        need: Need,
+    ) -> BoxFuture<'_, Result<Snapshot<Vec<Recent>>, ReadError>> {
+        Box::pin(async move {
+            let query = move |from: Arc<dyn Database>| -> BoxFuture<'static, _> {
+                Box::pin(async move { from.recent(count).await })
+            };
+            self.reads.read(need, &query).await
+        })
     }
 
     fn status(&self) -> BoxFuture<'_, Status> {

@@ -1,16 +1,18 @@
 //! Tells every coordinator how far the zone is, and learns from each answer whether it lives, how
 //! far it is, and how the cluster looks.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pghc_api::id::ZoneName;
 use tokio::time::Instant;
 
 use super::Identity;
 use super::coordinators::Coordinators;
 use super::standing::Standing;
-use crate::rpc::v1::{Cluster, ZoneReport};
+use crate::rpc::v1::{Cluster, ZoneReport, ZoneView};
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
 
@@ -26,6 +28,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// A coordinator whose head has stood still so long while others went on is not asked.
 const STALE_AFTER: Duration = Duration::from_secs(2);
 
+/// A zone that has not reported for so long is not read from.
+const SOURCE_SILENT_MS: u64 = 5_000;
+
 #[derive(Clone)]
 struct View {
     cluster: Cluster,
@@ -38,7 +43,56 @@ pub(super) struct Views {
     views: Mutex<Vec<Option<View>>>,
 }
 
+/// A zone whose chain may be read over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Source {
+    /// Its name.
+    pub(super) zone: String,
+    /// Address of an API node there.
+    pub(super) url: String,
+    /// Newest id applied there.
+    pub(super) frontier: u64,
+}
+
 impl Views {
+    /// The other zones that are healthy and have told where they may be read, nearest first: in the
+    /// order of the coordinators, those without one last.
+    pub(super) fn sources(&self, own: &ZoneName) -> Vec<Source> {
+        let views = self.views.lock();
+        let place_of = |zone: &str| {
+            let stands_in = |view: &Option<View>| {
+                view.as_ref().is_some_and(|View { cluster, .. }| {
+                    let id = cluster.coordinator_id;
+                    cluster.members.iter().any(|m| m.coordinator_id == id && m.zone == zone)
+                })
+            };
+            views.iter().position(stands_in).unwrap_or(usize::MAX)
+        };
+        let mut newest: BTreeMap<String, ZoneView> = BTreeMap::new();
+        for zone in views.iter().flatten().flat_map(|view| &view.cluster.zones) {
+            let known = newest.get(&zone.zone);
+            if known.is_none_or(|known| zone.silent_ms < known.silent_ms) {
+                newest.insert(zone.zone.clone(), zone.clone());
+            }
+        }
+        let is_source = |zone: &ZoneView| {
+            let healthy = zone.halted.is_empty() && zone.silent_ms < SOURCE_SILENT_MS;
+            healthy && !zone.api_url.is_empty() && zone.zone != own.as_str()
+        };
+        let mut sources: Vec<ZoneView> = newest.into_values().filter(is_source).collect();
+        sources.sort_by_key(|zone| place_of(&zone.zone));
+        let source =
+            |zone: ZoneView| Source { zone: zone.zone, url: zone.api_url, frontier: zone.frontier };
+        sources.into_iter().map(source).collect()
+    }
+
+    /// First id that a coordinator's log can serve, the smallest there is; `None` when none says.
+    pub(super) fn log_first(&self) -> Option<u64> {
+        let views = self.views.lock();
+        let firsts = views.iter().flatten().map(|view| view.cluster.log_first_id);
+        firsts.filter(|first| *first != 0).min()
+    }
+
     /// The answer of the coordinator in place `place`.
     pub(super) fn of(&self, place: usize) -> Option<Cluster> {
         self.views.lock()[place].as_ref().map(|view| view.cluster.clone())
@@ -104,7 +158,12 @@ impl Reporter {
             request.set_timeout(ANSWER_MAX);
             let answer = tokio::time::timeout(ANSWER_MAX, client.report(request)).await;
             let answers = match answer {
+                Ok(Err(status)) if is_refusal(&status) => {
+                    self.standing.reports_refused(Some(status.message()));
+                    true
+                }
                 Ok(Ok(cluster)) => {
+                    self.standing.reports_refused(None);
                     self.views.take(self.place, cluster.into_inner(), Instant::now())
                 }
                 _ => false,
@@ -118,6 +177,8 @@ impl Reporter {
     }
 
     fn report(&self) -> ZoneReport {
+        let filling = self.standing.filling();
+        let trouble = self.standing.trouble().or_else(|| filling.clone());
         ZoneReport {
             zone: self.identity.zone.to_string(),
             node: self.identity.node.to_string(),
@@ -125,9 +186,16 @@ impl Reporter {
             frontier: self.standing.frontier.id(),
             flushed: self.standing.flushed(),
             halted: self.standing.frontier.halted().unwrap_or_default(),
-            trouble: self.standing.trouble().unwrap_or_default(),
+            trouble: trouble.unwrap_or_default(),
+            api_url: self.identity.api_url.clone(),
+            filling: filling.is_some(),
         }
     }
+}
+
+/// Whether a coordinator that is well does not want this zone's reports.
+fn is_refusal(status: &tonic::Status) -> bool {
+    [tonic::Code::FailedPrecondition, tonic::Code::ResourceExhausted].contains(&status.code())
 }
 
 #[cfg(test)]

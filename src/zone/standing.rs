@@ -4,7 +4,30 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use pghc_api::chain::Head;
+use tokio::sync::watch;
+
 use super::frontier::Frontier;
+
+/// How far the filling of a zone from another one is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Filling {
+    /// The zone it is filled from.
+    pub(super) zone: String,
+    /// Newest id that was read.
+    pub(super) at: u64,
+    /// Newest committed id.
+    pub(super) target: u64,
+    /// Ids a second.
+    pub(super) rate: f64,
+}
+
+impl std::fmt::Display for Filling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { zone, at, target, rate } = self;
+        write!(f, "filling from zone {zone}: at id {at} of {target}, {rate:.0} ids/s")
+    }
+}
 
 /// Shared between the applier (which writes it), the reports and the service (which read it).
 pub(super) struct Standing {
@@ -17,6 +40,16 @@ pub(super) struct Standing {
     database: Mutex<Option<String>>,
     /// Why no coordinator can feed this zone; `None` while one can.
     feed: Mutex<Option<String>>,
+    /// Why nothing is being applied although the database answers others; `None` while it is.
+    stall: Mutex<Option<String>>,
+    /// How far the filling from another zone is; `None` while there is none.
+    filling: Mutex<Option<Filling>>,
+    /// The newest head that was both computed here and confirmed by a coordinator.
+    confirmed: Mutex<Option<Head>>,
+    /// Why this zone must be fenced, as the auditor found it.
+    fenced: watch::Sender<Option<String>>,
+    /// Why the coordinators refuse this zone's reports; `None` while they take them.
+    refused: Mutex<Option<String>>,
 }
 
 impl Standing {
@@ -27,6 +60,11 @@ impl Standing {
             flushed: AtomicU64::new(0),
             database: Mutex::new(Some("the database was not reached yet".to_owned())),
             feed: Mutex::new(None),
+            stall: Mutex::new(None),
+            filling: Mutex::new(None),
+            confirmed: Mutex::new(None),
+            fenced: watch::Sender::new(None),
+            refused: Mutex::new(None),
         }
     }
 
@@ -51,9 +89,75 @@ impl Standing {
         self.database.lock().clone()
     }
 
-    /// What keeps this zone from getting on, though it tries: its database, or its feed.
+    /// What keeps this zone from getting on, though it tries: its database, the coordinators, or its
+    /// feed.
     pub(super) fn trouble(&self) -> Option<String> {
-        self.database_trouble().or_else(|| self.feed.lock().clone())
+        let known = [&self.database, &self.stall, &self.refused, &self.feed].into_iter();
+        known.filter_map(|trouble| trouble.lock().clone()).next()
+    }
+
+    /// How far the filling from another zone is; `None` while there is none.
+    pub(super) fn filling(&self) -> Option<String> {
+        self.filling.lock().as_ref().map(ToString::to_string)
+    }
+
+    pub(super) fn set_filling(&self, filling: Option<Filling>) {
+        let ends = filling.is_none();
+        let before = std::mem::replace(&mut *self.filling.lock(), filling);
+        if let Some(before) = before.filter(|_| ends) {
+            tracing::info!(last = %before, "filling from another zone ended");
+        }
+    }
+
+    /// The newest head that was both computed here and confirmed by a coordinator.
+    pub(super) fn confirmed(&self) -> Option<Head> {
+        *self.confirmed.lock()
+    }
+
+    pub(super) fn confirm(&self, head: Option<Head>) {
+        *self.confirmed.lock() = head;
+    }
+
+    /// Has the applier halt for this reason.
+    pub(super) fn fence(&self, why: String) {
+        self.fenced.send_replace(Some(why));
+    }
+
+    /// The fence is dealt with.
+    pub(super) fn unfence(&self) {
+        self.fenced.send_replace(None);
+    }
+
+    /// Resolves when the zone must be fenced, with the reason.
+    pub(super) async fn fenced(&self) -> String {
+        let mut fenced = self.fenced.subscribe();
+        let why = fenced.wait_for(Option::is_some).await.map(|why| why.clone());
+        why.ok().flatten().expect("the sender is ours and lives, and there is a reason")
+    }
+
+    /// Whether and why nothing is being applied although the database answers others.
+    pub(super) fn apply_stalls(&self, why: Option<String>) {
+        let mut known = self.stall.lock();
+        if *known != why {
+            match &why {
+                Some(why) => tracing::warn!(why, "applying stalls"),
+                None => tracing::info!("applying goes on"),
+            }
+            *known = why;
+        }
+    }
+
+    /// Whether and why the coordinators do not take this zone's reports; logged when it is news.
+    pub(super) fn reports_refused(&self, why: Option<&str>) {
+        let mut known = self.refused.lock();
+        if known.as_deref() == why {
+            return;
+        }
+        match why {
+            Some(why) => tracing::error!(why, "the coordinators refuse this zone's reports"),
+            None => tracing::info!("the coordinators take this zone's reports again"),
+        }
+        *known = why.map(ToOwned::to_owned);
     }
 
     /// Whether and why no coordinator can feed this zone.

@@ -25,6 +25,7 @@ use super::{NewWrite, Outcome, SubmitError};
 use crate::rpc::v1::write_outcome::Kind;
 use crate::rpc::v1::{SubmitReply, SubmitRequest, WriteOutcome};
 use crate::rpc::{NOT_TAKEN, never_sent};
+use crate::sabotage::{self, Bug};
 use crate::sequencer::{Batch, SessionId, Write};
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
@@ -244,20 +245,27 @@ struct Flight {
 
 /// Sends a batch until it is answered or nobody waits any longer; answers the round trip of the
 /// successful attempt.
-async fn send(coordinators: Coordinators, flight: Flight) -> Option<Duration> {
+async fn send(coordinators: Coordinators, mut flight: Flight) -> Option<Duration> {
     let deadline = flight.groups.iter().map(|group| group.deadline).max()?;
-    let mut maybe_taken = false;
+    let (mut maybe_taken, mut no_space) = (false, false);
     let mut least = Duration::from_millis(1);
     loop {
         let started = Instant::now();
         let left = deadline.saturating_duration_since(started);
         if left < std::mem::replace(&mut least, ATTEMPT_MIN) {
-            let error = if maybe_taken { SubmitError::Unknown } else { SubmitError::NoLeader };
+            let error = match (maybe_taken, no_space) {
+                (true, _) => SubmitError::Unknown,
+                (false, true) => SubmitError::NoSpace,
+                (false, false) => SubmitError::NoLeader,
+            };
             flight.fail(&error);
             return None;
         }
         let (place, mut client) = coordinators.nearest();
         let patience_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
+        if maybe_taken && sabotage::is(Bug::ResendAsNew) {
+            flight.renumber();
+        }
         let batch = flight.bytes.clone();
         let mut request = tonic::Request::new(SubmitRequest { batch, patience_ms });
         request.set_timeout(left);
@@ -274,6 +282,7 @@ async fn send(coordinators: Coordinators, flight: Flight) -> Option<Duration> {
             }
             Ok(Err(status)) => {
                 let not_taken = status.metadata().contains_key(NOT_TAKEN);
+                no_space = not_taken && status.code() == tonic::Code::ResourceExhausted;
                 maybe_taken |= !not_taken && !never_sent(&status);
                 coordinators.note(place, false);
                 tokio::time::sleep(RETRY).await;
@@ -290,6 +299,14 @@ fn is_final(status: &tonic::Status) -> bool {
 }
 
 impl Flight {
+    /// Makes another batch of it ([`Bug::ResendAsNew`]).
+    fn renumber(&mut self) {
+        if let Ok(mut batch) = Batch::decode(self.bytes.clone()) {
+            batch.session[0] = batch.session[0].wrapping_add(1);
+            self.bytes = batch.encode();
+        }
+    }
+
     fn fail(self, error: &SubmitError) {
         for group in self.groups {
             let _ = group.answer.send(Err(error.clone()));

@@ -1,16 +1,22 @@
-//! The zone's tail: committed batches from the nearest coordinator that answers, without end.
+//! What feeds the applier: committed batches from the nearest coordinator that answers, without
+//! end, and where no log reaches back far enough, links from another zone until one does.
 //!
 //! When that coordinator dies or falls behind, the next one goes on from the same id; when a nearer
-//! one is back, the tail returns to it.
+//! one is back, the tail returns to it. When every coordinator that answers says that this zone's
+//! chain is not theirs, the tail says so and ends.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use pghc_api::chain::{Digest, Head, Link, LinkHash};
+use pghc_api::id::WriteId;
+use pghc_api::time::Micros;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Identity;
 use super::coordinators::{Client, Coordinators};
+use super::fill::{Filler, Turn};
 use super::standing::Standing;
 use crate::rpc::v1::{TailBatch, TailRequest};
 
@@ -26,73 +32,105 @@ const PURGED_PAUSE: Duration = Duration::from_secs(30);
 /// How often a tail looks for a nearer coordinator.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 
+/// How long a coordinator's refusal of this zone's chain counts.
+const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+
+/// What the applier is fed with, in id order.
+#[derive(Debug)]
+pub(super) enum Fed {
+    /// A committed batch, not yet recomputed.
+    Batch(TailBatch),
+    /// Links of another zone, recomputed.
+    Links(Vec<Link>),
+    /// The coordinators refuse this zone's chain for this reason; nothing follows.
+    Refused(String),
+}
+
 /// A running tail; dropping it ends it at its next message.
 pub(super) struct Tail {
-    batches: mpsc::Receiver<TailBatch>,
+    fed: mpsc::Receiver<Fed>,
+}
+
+/// What a tail works with.
+pub(super) struct Feed {
+    pub(super) coordinators: Coordinators,
+    pub(super) standing: Arc<Standing>,
+    pub(super) identity: Identity,
+    pub(super) filler: Filler,
 }
 
 impl Tail {
-    /// Starts behind `after_id`. The returned future is the work; the caller spawns it.
+    /// Starts behind `head`. The returned future is the work; the caller spawns it.
     pub(super) fn open(
-        coordinators: Coordinators,
-        standing: Arc<Standing>,
-        identity: &Identity,
-        after_id: u64,
+        feed: Feed,
+        head: Option<Head>,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let (sender, batches) = mpsc::channel(QUEUE_BATCHES);
-        let request = TailRequest {
-            after_id,
-            zone: identity.zone.to_string(),
-            node: identity.node.to_string(),
-        };
-        (Self { batches }, run(coordinators, standing, request, sender))
+        let (sender, fed) = mpsc::channel(QUEUE_BATCHES);
+        (Self { fed }, run(feed, head, sender))
     }
 
-    /// The next batch.
-    pub(super) async fn next(&mut self) -> Option<TailBatch> {
-        self.batches.recv().await
+    /// What comes next; `None` behind a refusal.
+    pub(super) async fn next(&mut self) -> Option<Fed> {
+        self.fed.recv().await
     }
 
-    /// The next batch, if it is here already.
-    pub(super) fn ready(&mut self) -> Option<TailBatch> {
-        self.batches.try_recv().ok()
+    /// What comes next, if it is here already.
+    pub(super) fn ready(&mut self) -> Option<Fed> {
+        self.fed.try_recv().ok()
     }
 }
 
-async fn run(
-    coordinators: Coordinators,
-    standing: Arc<Standing>,
-    mut request: TailRequest,
-    batches: mpsc::Sender<TailBatch>,
-) {
-    let mut purged = Purged(vec![None; coordinators.count()]);
+async fn run(mut feed: Feed, mut head: Option<Head>, out: mpsc::Sender<Fed>) {
+    let count = feed.coordinators.count();
+    let (mut purged, mut refused) =
+        (Said::new(count, PURGED_PAUSE), Said::new(count, REFUSED_PAUSE));
     loop {
-        let (place, client) = coordinators.nearest_but(|place| purged.is(place));
-        let follow =
-            Follow { coordinators: &coordinators, standing: &standing, place, purged: &purged };
+        let unfit = |place: usize| purged.is(place) || refused.is(place);
+        let (place, client) = feed.coordinators.nearest_but(unfit);
+        let follow = Follow { feed: &feed, place, unfit: &unfit };
         let ended = tokio::select! {
-            ended = follow.run(client, &mut request, &batches) => ended,
-            () = batches.closed() => return,
+            biased;
+            () = out.closed() => return,
+            ended = follow.run(client, &mut head, &out) => ended,
         };
         match ended {
             Ended::Unread => return,
             Ended::Nearer => {}
             Ended::Failed(status) if status.code() == tonic::Code::OutOfRange => {
-                tracing::warn!(place, %status, "this coordinator cannot feed the zone yet");
-                purged.0[place] = Some(Instant::now());
-                if purged.wherever_one_answers(&coordinators) {
-                    standing.feed_fails(Some(format!(
-                        "no coordinator's log reaches back to id {}: this zone must be filled from \
-                         another zone",
-                        request.after_id + 1
-                    )));
-                    tokio::time::sleep(LOOK_AROUND).await;
+                tracing::debug!(place, %status, "this coordinator cannot feed the zone yet");
+                purged.say(place);
+                if somebody_else(&feed.coordinators, &purged, &refused) {
+                    continue;
                 }
-                tokio::time::sleep(RETRY).await;
+                match feed.filler.turn(&mut head, &out).await {
+                    Turn::Unread => return,
+                    Turn::GotOn => {
+                        feed.standing.feed_fails(None);
+                        purged.forget();
+                    }
+                    Turn::Stuck(why) => {
+                        let id = head.map_or(1, |head| head.id.get() + 1);
+                        feed.standing.feed_fails(Some(format!(
+                            "no coordinator's log reaches back to id {id}, and this zone cannot \
+                             be filled from another one: {why}; trying again"
+                        )));
+                        tokio::time::sleep(LOOK_AROUND).await;
+                        purged.forget();
+                    }
+                }
+            }
+            Ended::Refused(status) => {
+                tracing::warn!(place, %status, "this coordinator refuses the zone's chain");
+                refused.say(place);
+                if !somebody_else(&feed.coordinators, &purged, &refused) {
+                    let _ = out.send(Fed::Refused(status.message().to_owned())).await;
+                    return;
+                }
             }
             Ended::Failed(status) => {
-                tracing::warn!(place, %status, after_id = request.after_id, "tail ended");
-                coordinators.note(place, false);
+                let after_id = head.map_or(0, |head| head.id.get());
+                tracing::warn!(place, %status, after_id, "tail ended");
+                feed.coordinators.note(place, false);
                 tokio::time::sleep(RETRY).await;
             }
         }
@@ -104,64 +142,108 @@ enum Ended {
     Unread,
     /// Another coordinator should be followed.
     Nearer,
+    /// The coordinator has another chain, or less of it.
+    Refused(tonic::Status),
     /// The coordinator failed.
     Failed(tonic::Status),
 }
 
-/// When each coordinator last said that its log does not reach back far enough.
-struct Purged(Vec<Option<Instant>>);
+/// Which coordinators have said something that counts for a while.
+struct Said {
+    at: Vec<Option<Instant>>,
+    counts_for: Duration,
+}
 
-impl Purged {
+impl Said {
+    fn new(count: usize, counts_for: Duration) -> Self {
+        Self { at: vec![None; count], counts_for }
+    }
+
+    fn say(&mut self, place: usize) {
+        self.at[place] = Some(Instant::now());
+    }
+
+    fn forget(&mut self) {
+        self.at.fill(None);
+    }
+
     fn is(&self, place: usize) -> bool {
-        self.0[place].is_some_and(|said| said.elapsed() < PURGED_PAUSE)
+        self.at[place].is_some_and(|said| said.elapsed() < self.counts_for)
     }
+}
 
-    fn wherever_one_answers(&self, coordinators: &Coordinators) -> bool {
-        // Nobody is left to ask when the nearest fit one is one that has just said so.
-        self.is(coordinators.nearest_but(|place| self.is(place)).0)
-    }
+/// Whether a coordinator answers that has neither purged what is needed nor refused the chain.
+fn somebody_else(coordinators: &Coordinators, purged: &Said, refused: &Said) -> bool {
+    let unfit = |place: usize| purged.is(place) || refused.is(place);
+    // Nobody is left to ask when the nearest fit one is one that has just said so.
+    !unfit(coordinators.nearest_but(unfit).0)
 }
 
 /// The tail of one coordinator.
 struct Follow<'a> {
-    coordinators: &'a Coordinators,
-    standing: &'a Standing,
+    feed: &'a Feed,
     place: usize,
-    purged: &'a Purged,
+    /// Coordinators not to be gone to.
+    unfit: &'a (dyn Fn(usize) -> bool + Sync),
 }
 
 impl Follow<'_> {
     async fn run(
         &self,
         mut client: Client,
-        request: &mut TailRequest,
-        batches: &mpsc::Sender<TailBatch>,
+        head: &mut Option<Head>,
+        out: &mpsc::Sender<Fed>,
     ) -> Ended {
-        let mut stream = match client.tail(request.clone()).await {
+        let request = TailRequest {
+            after_id: head.map_or(0, |head| head.id.get()),
+            after_hash: head.map(|head| head.digest.0.to_vec()).unwrap_or_default().into(),
+            zone: self.feed.identity.zone.to_string(),
+            node: self.feed.identity.node.to_string(),
+        };
+        let mut stream = match client.tail(request).await {
             Ok(stream) => stream.into_inner(),
+            Err(status) if status.code() == tonic::Code::DataLoss => return Ended::Refused(status),
             Err(status) => return Ended::Failed(status),
         };
-        let mut look_around = tokio::time::interval(LOOK_AROUND);
+        let mut look_around = tokio::time::interval_at(Instant::now() + LOOK_AROUND, LOOK_AROUND);
         loop {
             tokio::select! {
+                biased;
+                _ = look_around.tick() => {
+                    // A log that did not reach back would have said so by now.
+                    self.feeds();
+                    if self.feed.coordinators.nearest_but(self.unfit).0 != self.place {
+                        return Ended::Nearer;
+                    }
+                }
                 message = stream.message() => match message {
                     Ok(Some(batch)) => {
-                        request.after_id = batch.last_id;
-                        self.standing.feed_fails(None);
-                        if batches.send(batch).await.is_err() {
+                        *head = behind(&batch).or(*head);
+                        self.feeds();
+                        if out.send(Fed::Batch(batch)).await.is_err() {
                             return Ended::Unread;
                         }
                     }
                     Ok(None) => return Ended::Failed(tonic::Status::unavailable("it ended")),
                     Err(status) => return Ended::Failed(status),
                 },
-                _ = look_around.tick() => {
-                    let fit = self.coordinators.nearest_but(|place| self.purged.is(place));
-                    if fit.0 != self.place {
-                        return Ended::Nearer;
-                    }
-                }
             }
         }
     }
+
+    fn feeds(&self) {
+        self.feed.standing.feed_fails(None);
+        self.feed.standing.set_filling(None);
+    }
+}
+
+/// The head behind a batch, as the coordinator has it; `None` for a batch that is not well-formed,
+/// which the plan refuses.
+fn behind(batch: &TailBatch) -> Option<Head> {
+    Some(Head {
+        id: WriteId::try_from(batch.last_id).ok()?,
+        hash: LinkHash(batch.hash[..].try_into().ok()?),
+        digest: Digest(batch.digest[..].try_into().ok()?),
+        written_at: Micros(batch.written_at),
+    })
 }

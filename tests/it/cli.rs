@@ -1,6 +1,7 @@
 //! The command lines: exit codes, and messages of one line that name the thing.
 
 mod parades;
+mod zones;
 
 use std::process::{Command, Output, Stdio};
 
@@ -101,8 +102,16 @@ fn a_coordinator_refuses_settings_that_cannot_be_right() {
         (format!("{any} --member 1=us=http://x:1"), ["--zone eu", "--member 1=us"]),
         (format!("{any} {member} {member}"), ["coordinator 1", "twice"]),
         (format!("{any} {member} --profile fast"), ["'fast'", "lan, wan"]),
+        (
+            format!("{any} {member} --log-bytes 9 --log-bytes-max 8"),
+            ["--log-bytes-max 8", "--log-bytes 9"],
+        ),
         (format!("{any} {member} --id 2"), ["'--id", "multiple times"]),
         (format!("--listen 0.0.0.0:0 {member}"), ["--listen 0.0.0.0:0", "not a loopback"]),
+        (
+            format!("--listen 192.0.2.1:1 --insecure-network {member}"),
+            ["cannot listen on 192.0.2.1:1", "another process"],
+        ),
         (format!("--listen nowhere {member}"), ["--listen", "invalid socket address"]),
     ] {
         refuses("pghc", &format!("{common} {rest}"), 2, &names);
@@ -120,7 +129,7 @@ fn a_coordinator_refuses_settings_that_cannot_be_right() {
         refuses(
             "pghc",
             &format!("{common} {any} {member}"),
-            2,
+            1,
             &[&shown, &holds, "nothing was changed"],
         );
         let kept = std::fs::read_to_string(data.join("identity.json")).expect("readable");
@@ -140,6 +149,10 @@ fn an_api_node_refuses_settings_that_cannot_be_right() {
         (format!("--listen 0.0.0.0:80 {rest} {dsn}"), ["--listen 0.0.0.0:80", "not a loopback"]),
         (format!("{any} {dsn} --coordinator nonsense"), ["--coordinator", "\"nonsense\""]),
         (format!("{any} {dsn}"), ["--coordinator", "not provided"]),
+        (
+            format!("--listen 192.0.2.1:1 --insecure-network {rest} {dsn}"),
+            ["cannot listen on 192.0.2.1:1", "another process"],
+        ),
         (format!("{any} {rest} {dsn} --cors-origin example.org"), ["--cors-origin", "example.org"]),
         (
             format!("{any} {rest} {dsn} --payload-bytes-max 2000000"),

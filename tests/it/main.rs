@@ -3,11 +3,16 @@
 mod api_contract;
 mod cli;
 mod coordinators;
+mod damage;
 mod dev;
+mod disk;
 mod harness;
 mod lab;
+mod members;
 mod original;
 mod postgres;
+mod recover;
 mod survive;
 mod verify;
 mod wan;
+mod zones;

@@ -154,7 +154,10 @@ async fn links_come_back_as_they_were_applied_byte_for_byte() {
     let (link, frontier) = reader.link(links[6].id).await.unwrap();
     assert_eq!((link.as_ref(), frontier), (Some(&links[6]), 10));
     assert_eq!(reader.link(WriteId::MAX).await.unwrap(), (None, 10));
-    let recent = reader.recent(3).await.unwrap();
+    let (recent, frontier) = reader.recent(3).await.unwrap();
+    assert_eq!(frontier, 10);
+    assert_eq!(reader.newest().await.unwrap(), (Some(links[9].clone()), 10));
+    assert_eq!(reader.evidence().await.unwrap(), None);
     assert_eq!(recent.iter().map(|link| link.0.get()).collect::<Vec<_>>(), [10, 9, 8]);
     assert_eq!(recent[0].1, links[9].hash);
     assert_eq!(reader.head().await.unwrap(), Some(Batch::new(links.clone()).head()));
@@ -183,7 +186,8 @@ async fn an_empty_chain_reads_as_empty() {
     assert_eq!(reader.head().await.unwrap(), None);
     assert_eq!(reader.frontier().await.unwrap(), 0);
     assert!(reader.page(0, 5).await.unwrap().links.is_empty());
-    assert!(reader.recent(10).await.unwrap().is_empty());
+    assert_eq!(reader.recent(10).await.unwrap(), (vec![], 0));
+    assert_eq!(reader.newest().await.unwrap(), (None, 0));
     assert_eq!(database.verify().await, []);
 }
 
@@ -475,7 +479,7 @@ async fn any_number_of_nodes_may_migrate_at_once_and_again() {
     assert_eq!(database.migrate().await.unwrap(), []);
     let count = "select count(*) from pghc.refinery_schema_history";
     let row = database.admin.query_one(count, &[]).await.unwrap();
-    assert_eq!(row.get::<_, i64>(0), 4);
+    assert_eq!(row.get::<_, i64>(0), 5);
     // Two databases of one server share its roles.
     let (one, two) = (Database::empty().await, Database::empty().await);
     let (one, two) = tokio::join!(one.migrate(), two.migrate());

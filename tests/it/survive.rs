@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 use pghc::dev::parade::Part;
 use pghc_api::wire::LinkBody;
 
-use crate::harness::{Crowd, Site, wait_for};
+use crate::harness::{Crowd, PATIENCE, Site, wait_for};
 
 const ZONES: [&str; 3] = ["eu", "us", "ap"];
 
@@ -179,6 +179,24 @@ async fn reads_go_on_while_no_coordinator_lives() {
     for zone in ZONES {
         site.parade.resume_supervision(zone, Part::Coordinator).await.expect("a child");
     }
+    site.check(&promises).await;
+    site.parade.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restarting_the_coordinators_one_after_the_other_under_load_shows_no_client_an_error() {
+    let site = Site::start(1).await;
+    let crowd = Crowd::start(&site, 2);
+    crowd.progress(50).await;
+    for zone in ZONES {
+        let by = Signal::SIGTERM;
+        site.parade.kill(zone, Part::Coordinator, by).await.expect("a child of this parade");
+        crowd.progress(50).await;
+        site.parade.ready(PATIENCE).await.expect("all are ready again");
+        crowd.progress(50).await;
+    }
+    assert_eq!(crowd.not_acknowledged(), 0, "answers other than 2xx");
+    let promises = crowd.finish().await;
     site.check(&promises).await;
     site.parade.stop().await;
 }

@@ -9,7 +9,7 @@ const FILE_LINES_MAX: usize = 600;
 
 /// Modules from the lowest layer up; ARCHITECTURE.md shows the same table.
 const LAYERS: &[(usize, &[&str])] = &[
-    (1, &["config", "rpc", "task", "telemetry"]),
+    (1, &["config", "rpc", "sabotage", "task", "telemetry"]),
     (2, &["postgres", "sequencer", "wan"]),
     (3, &["coordinator", "zone"]),
     (4, &["http", "verify"]),
@@ -193,4 +193,23 @@ fn nothing_unfinished_is_left_lying_about() {
             assert!(!source.text.contains(&leftover), "{leftover} in {}", source.path.display());
         }
     }
+}
+
+/// The simulation replays a run from its seed: an unbiased `select!` throws dice of its own.
+#[test]
+fn every_select_of_what_is_simulated_is_biased() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        if !["coordinator", "zone", "task"].contains(&source.module.as_str()) {
+            continue;
+        }
+        for (place, rest) in source.text.match_indices("select! {") {
+            let body = source.text[place + rest.len()..].trim_start();
+            if !body.starts_with("biased;") {
+                let line = source.text[..place].lines().count();
+                wrong.push(format!("{}:{line}", source.path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

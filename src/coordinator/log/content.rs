@@ -132,6 +132,10 @@ impl Content {
     /// Takes the step that `frame`, found at `at`, records. Answers false when it cannot follow.
     pub(super) fn apply(&mut self, frame: &Frame<'_>, at: At) -> bool {
         let body = || Bytes::copy_from_slice(frame.body);
+        // No record can follow the largest index; only a damaged log names it.
+        if frame.number == u64::MAX {
+            return false;
+        }
         match frame.kind {
             Kind::Record if frame.number != self.next() => return false,
             Kind::Record => self.append(frame.number, Place::new(at, frame.body.len())),
@@ -209,7 +213,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::{Cache, Content, Place};
-    use crate::coordinator::log::frame::At;
+    use crate::coordinator::log::frame::{At, Frame, Kind};
 
     fn content(records: u64) -> Content {
         let mut content = Content::default();
@@ -229,6 +233,16 @@ mod tests {
         assert!(content.existing(&(10..12)).is_empty());
         assert!(content.existing(&(12..20)).is_empty());
         assert_eq!(content.oldest_segment(), Some(1));
+    }
+
+    #[test]
+    fn no_step_may_name_the_largest_index_since_nothing_could_follow() {
+        let at = At { segment: 1, offset: 64 };
+        for kind in [Kind::Record, Kind::Truncate, Kind::Purge] {
+            let mut content = Content::default();
+            let frame = Frame { kind, session: 1, number: u64::MAX, body: b"" };
+            assert!(!content.apply(&frame, at), "{kind:?}");
+        }
     }
 
     #[test]

@@ -9,6 +9,11 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How often and how long a directory's lock is waited for, a fifth of a second in all.
+const LOCK_ATTEMPTS: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// One directory. Names are plain file names, never paths.
 pub trait Disk: Send + Sync + 'static {
@@ -53,6 +58,20 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// Those of the file system.
     fn sync_dir(&self) -> io::Result<()>;
+
+    /// Bytes that may still be written; by default without an end.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
+    /// How long the next sync takes in simulated time; a real one takes what it takes.
+    #[cfg(feature = "simulation")]
+    fn sync_takes(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
 }
 
 /// One open file.
@@ -86,11 +105,14 @@ pub trait DiskFile: Send + Sync {
 
 /// A directory of the operating system's.
 #[derive(Debug)]
-pub(super) struct Directory(PathBuf);
+pub struct Directory(PathBuf);
 
 impl Directory {
     /// Opens `path`, creating it, durably, where it does not exist.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn open(path: &Path) -> io::Result<Self> {
         if !path.is_dir() {
             std::fs::create_dir_all(path)?;
             if let Some(parent) = path.canonicalize()?.parent() {
@@ -105,7 +127,14 @@ impl Disk for Directory {
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
         let path = self.0.join("lock");
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
-        // The lock belongs to the open file: it ends with this process, however that ends.
+        // The lock belongs to the open file: it ends with this process, however that ends. One that is
+        // just ending, or a child between fork and exec, holds it a moment longer.
+        for _ in 0..LOCK_ATTEMPTS {
+            if file.try_lock().is_ok() {
+                return Ok(Box::new(file));
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
         file.try_lock()?;
         Ok(Box::new(file))
     }
@@ -134,6 +163,11 @@ impl Disk for Directory {
 
     fn remove(&self, name: &str) -> io::Result<()> {
         std::fs::remove_file(self.0.join(name))
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let stat = nix::sys::statvfs::statvfs(&self.0)?;
+        Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
     }
 
     fn sync_dir(&self) -> io::Result<()> {

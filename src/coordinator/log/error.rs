@@ -32,7 +32,8 @@ pub enum OpenError {
         "{file} is damaged at byte {offset}: {what}. This coordinator has lost writes or votes \
          that it had acknowledged, so nothing in its directory can be trusted and it must not \
          take part again under its old id. The others have the data and go on as long as a \
-         majority runs: keep this coordinator stopped"
+         majority runs: keep this coordinator stopped, and replace it by a new one with an empty \
+         directory (pghc members replace)"
     )]
     Damaged {
         /// The segment.

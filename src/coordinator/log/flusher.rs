@@ -16,6 +16,8 @@ use super::frame::At;
 use super::recover::{segment_name, spare_name};
 use super::stage::{Chunk, Group};
 use super::start::SPARES_MAX;
+use super::watermark::Watermark;
+use crate::sabotage::{self, Bug};
 
 /// Zeros written at a time when growing a file.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -34,6 +36,7 @@ pub(super) struct Flusher {
     pub(super) sealed_bytes: BTreeMap<u64, u64>,
     /// Names and sizes of files that can be used again.
     pub(super) spares: Vec<(String, u64)>,
+    pub(super) watermark: Watermark,
 }
 
 /// Fails the log when the flusher dies of a panic, so that nobody waits for it for ever.
@@ -51,33 +54,65 @@ impl Flusher {
     /// Flushes until the log is closed or fails.
     pub(super) fn run(mut self) {
         let _guard = FailOnPanic(Arc::clone(&self.shared));
-        while let Some(mut group) = self.shared.take() {
-            let done = std::mem::take(&mut group.done);
-            match self.write(&group) {
-                Ok(()) => {
-                    self.shared.written();
-                    done.into_iter().for_each(|done| done(Ok(())));
-                }
-                Err(error) => {
-                    let failure = Failure::of_disk(&error);
-                    tracing::error!(%error, segment = self.segment, "log write failed");
-                    self.shared.fail(failure.clone());
-                    return done.into_iter().for_each(|done| done(Err(failure.to_error())));
-                }
-            }
-            if let Err(error) = self.tidy(&group) {
-                tracing::error!(%error, segment = self.segment, "log write failed");
-                return self.shared.fail(Failure::of_disk(&error));
+        while let Some(group) = self.shared.take() {
+            let written = self.write(&group).and_then(|()| self.sync(&group));
+            if !self.finish(group, written) {
+                return;
             }
         }
+        self.end();
+    }
+
+    /// As [`Self::run`], in a simulated process: there is no thread but the one that counts.
+    #[cfg(feature = "simulation")]
+    pub(super) async fn simulate(mut self) {
+        while let Some(group) = self.shared.next().await {
+            let mut written = self.write(&group);
+            if written.is_ok() {
+                // A crash in the meantime may keep or lose what is written and not synced.
+                tokio::time::sleep(self.disk.sync_takes()).await;
+                written = self.sync(&group);
+            }
+            if !self.finish(group, written) {
+                return;
+            }
+        }
+        self.end();
+    }
+
+    /// Tells everyone what became of a group; whether the log goes on.
+    fn finish(&mut self, mut group: Group, written: io::Result<()>) -> bool {
+        let done = std::mem::take(&mut group.done);
+        match written {
+            Ok(()) => {
+                self.shared.written();
+                done.into_iter().for_each(|done| done(Ok(())));
+            }
+            Err(error) => {
+                let failure = Failure::of_disk(&error);
+                tracing::error!(%error, segment = self.segment, "log write failed");
+                self.shared.fail(failure.clone());
+                done.into_iter().for_each(|done| done(Err(failure.to_error())));
+                return false;
+            }
+        }
+        if let Err(error) = self.tidy(&group) {
+            tracing::error!(%error, segment = self.segment, "log write failed");
+            self.shared.fail(Failure::of_disk(&error));
+            return false;
+        }
+        true
+    }
+
+    fn end(self) {
         // Closed: the last mark must not be left to the kernel's leisure.
-        if let Err(error) = self.file.sync() {
+        if let Err(error) = self.file.sync().and_then(|()| self.watermark.sync()) {
             tracing::error!(%error, segment = self.segment, "log write failed");
             self.shared.fail(Failure::of_disk(&error));
         }
     }
 
-    /// Writes a group and makes it durable.
+    /// Writes a group.
     fn write(&mut self, group: &Group) -> io::Result<()> {
         for chunk in &group.chunks {
             if chunk.at.segment != self.segment {
@@ -86,7 +121,18 @@ impl Flusher {
             }
             self.write_chunk(chunk)?;
         }
-        if group.chunks.is_empty() { Ok(()) } else { self.file.sync() }
+        Ok(())
+    }
+
+    /// Makes a written group durable.
+    fn sync(&mut self, group: &Group) -> io::Result<()> {
+        let Some(last) = group.chunks.last() else { return Ok(()) };
+        if sabotage::is(Bug::SyncSkipped) {
+            return Ok(());
+        }
+        self.file.sync()?;
+        let offset = last.at.offset + last.bytes.len() as u64;
+        self.watermark.note(At { offset, ..last.at })
     }
 
     /// Does what a durable group allows, in an order that a crash may end anywhere.

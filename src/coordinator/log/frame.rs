@@ -61,7 +61,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn from_byte(byte: u8) -> Option<Self> {
+    pub(super) fn from_byte(byte: u8) -> Option<Self> {
         const KINDS: [Kind; 9] = [
             Kind::Restate,
             Kind::Record,

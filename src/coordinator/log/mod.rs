@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `frame` | the bytes on the disk |
 //! | `content` | what the log holds, in memory, and the cache of bodies |
+//! | `offline` | reading a log without opening it |
 //! | `options` | what callers give and get |
 //! | `plan` | reading records |
 //! | `stage` | what goes where: groups, segments |
@@ -17,6 +18,7 @@
 //! | `recover` | reading a directory back |
 //! | `start` | making it ready for writing |
 //! | `shared` | what the handles and the flusher share |
+//! | `watermark` | a second memory of how far it is durable |
 //! | `disk` | the seam to the file system |
 
 mod content;
@@ -24,6 +26,9 @@ pub mod disk;
 mod error;
 mod flusher;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(super) mod fuzzing;
+mod offline;
 mod options;
 mod plan;
 mod recover;
@@ -31,7 +36,8 @@ mod shared;
 mod stage;
 mod start;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
+mod watermark;
 
 use std::io;
 use std::ops::Range;
@@ -46,10 +52,12 @@ use self::disk::{Directory, Disk};
 pub use self::error::OpenError;
 use self::flusher::Flusher;
 use self::frame::Kind;
+pub use self::offline::Offline;
 pub use self::options::{Options, Record, State};
 use self::recover::recover;
 use self::shared::Shared;
 pub use self::stage::Done;
+use self::watermark::Watermark;
 
 /// Longest body of a record in bytes. A longer one is refused with [`io::ErrorKind::InvalidInput`].
 pub const BODY_BYTES_MAX: usize = 64 << 20;
@@ -108,6 +116,7 @@ impl Log {
             tracing::warn!(dir = %dir.display(), file, "removing unfinished or purged log segment");
         }
         let start = start::start(disk.as_ref(), &mut recovered).map_err(io)?;
+        let watermark = Watermark::start(disk.as_ref(), start.end).map_err(io)?;
         let spares = start::spares(disk.as_ref(), &recovered.spares).map_err(io)?;
         let newest = recovered.segments.last().expect("starting leaves a segment");
         let sealed = recovered.segments.iter().filter(|it| it.number != newest.number);
@@ -119,13 +128,12 @@ impl Log {
             grow_bytes,
             sealed_bytes: sealed.map(|it| (it.number, it.bytes)).collect(),
             spares,
+            watermark,
             shared: Arc::new(Shared::new(&recovered, start, options)),
         };
         flusher.shared.set_bytes_on_disk(flusher.bytes_on_disk());
         let shared = Arc::clone(&flusher.shared);
-        let flusher =
-            std::thread::Builder::new().name("log-flusher".to_owned()).spawn(|| flusher.run());
-        let flusher = Mutex::new(Some(flusher.map_err(io)?));
+        let flusher = Mutex::new(start_flusher(flusher).map_err(io)?);
         let log = Self(Arc::new(Owner { shared, flusher, lock: Mutex::new(Some(lock)) }));
         let State { first, last, bytes_on_disk, .. } = log.state();
         tracing::info!(dir = %dir.display(), session = start.session, first, last, bytes_on_disk,
@@ -262,6 +270,17 @@ impl Log {
     pub fn close(self) -> io::Result<()> {
         self.0.close()
     }
+}
+
+/// The thread to wait for at the end; a simulated process has none but a task.
+fn start_flusher(flusher: Flusher) -> io::Result<Option<JoinHandle<()>>> {
+    #[cfg(feature = "simulation")]
+    if crate::task::process::Process::current().is_some() {
+        drop(crate::task::spawn(flusher.simulate()));
+        return Ok(None);
+    }
+    let thread = std::thread::Builder::new().name("log-flusher".to_owned());
+    thread.spawn(|| flusher.run()).map(Some)
 }
 
 impl std::fmt::Debug for Log {

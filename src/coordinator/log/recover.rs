@@ -2,8 +2,8 @@
 //!
 //! A crash leaves at most one flush half written, and none of it was acknowledged: such a tail is
 //! cut. A bad frame with a [`Kind::Mark`] anywhere behind it was once durable: the log is refused.
-//! Only the newest flush before a power cut has no mark behind it yet; damage to that one cannot
-//! be told from a tear. This module reads; it changes nothing.
+//! The newest flush before a crash has no mark behind it yet; the [`watermark`] tells whether it was
+//! durable, as far as a power cut left that note. This module reads; it changes nothing.
 
 use std::io;
 use std::path::Path;
@@ -15,6 +15,7 @@ use super::error::OpenError;
 use super::frame::{
     At, BadHead, HEAD_BYTES, Kind, Restated, decode, decode_head, frame_bytes, holds_mark,
 };
+use super::watermark;
 
 const SEGMENT: &str = ".log";
 const SPARE: &str = ".spare";
@@ -94,6 +95,11 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered, OpenErro
         recovered.litter.push(segment_name(number));
     }
     recovered.check(dir, numbers.first().copied(), bad)?;
+    let start = At { segment: numbers.first().copied().unwrap_or(1), offset: 0 };
+    let end = recovered.end.unwrap_or(start);
+    if watermark::read(disk).map_err(io)?.is_some_and(|durable| durable > end) {
+        return Err(damaged(dir, end, "the log ends here although more of it was durable"));
+    }
     Ok(recovered)
 }
 
@@ -116,8 +122,14 @@ fn numbers(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<Vec<u64>> {
 }
 
 fn read_all(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
-    let size = usize::try_from(file.size()?).map_err(io::Error::other)?;
-    let mut bytes = vec![0; size];
+    // Checked before memory is taken: whatever lies there, no segment of ours is so large.
+    let size = u32::try_from(file.size()?).map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a segment is larger than 4 GiB, which none can be",
+        )
+    })?;
+    let mut bytes = vec![0; size as usize];
     file.read_at(&mut bytes, 0)?;
     Ok(bytes)
 }
@@ -228,6 +240,11 @@ impl Recovered {
 /// Reads the first frame of a segment: next index, content, and the bytes it takes.
 fn restated(bytes: &[u8], at: At) -> Option<(u64, Restated, u64)> {
     let frame = decode(bytes.get(HEAD_BYTES..)?, at).filter(|it| it.kind == Kind::Restate)?;
-    let restated = postcard::from_bytes(frame.body).ok()?;
+    let restated: Restated = postcard::from_bytes(frame.body).ok()?;
+    // No record can follow the largest index; only a damaged log names it.
+    let purged = restated.purged.as_ref().map_or(0, |(index, _)| *index);
+    if frame.number.max(purged) == u64::MAX {
+        return None;
+    }
     Some((frame.number, restated, frame_bytes(frame.body.len()) as u64))
 }

@@ -26,6 +26,9 @@ pub(super) struct Shared {
     work: Condvar,
     /// The queue has been emptied.
     room: Condvar,
+    /// As `work`, for a flusher that is a task.
+    #[cfg(feature = "simulation")]
+    bell: tokio::sync::Notify,
     queue_bytes: usize,
 }
 
@@ -125,6 +128,8 @@ impl Shared {
             inner: Mutex::new(inner),
             work: Condvar::new(),
             room: Condvar::new(),
+            #[cfg(feature = "simulation")]
+            bell: tokio::sync::Notify::new(),
             queue_bytes: options.queue_bytes,
         }
     }
@@ -142,7 +147,7 @@ impl Shared {
         while inner.stage.group.bytes >= self.queue_bytes {
             // What fills the queue may be of the kind that waits for company.
             inner.is_urgent = true;
-            self.work.notify_one();
+            self.ring();
             self.room.wait(&mut inner);
             inner.check()?;
         }
@@ -153,7 +158,14 @@ impl Shared {
     pub(super) fn flush(&self, inner: &mut Inner, done: Option<Done>) {
         inner.stage.group.done.extend(done);
         inner.is_urgent = true;
+        self.ring();
+    }
+
+    /// Wakes the flusher.
+    fn ring(&self) {
         self.work.notify_one();
+        #[cfg(feature = "simulation")]
+        self.bell.notify_one();
     }
 
     /// Waits for a group to flush; `None` when the log is closed and everything is flushed.
@@ -162,6 +174,24 @@ impl Shared {
         while !inner.is_urgent && !inner.is_closing {
             self.work.wait(&mut inner);
         }
+        self.take_from(&mut inner)
+    }
+
+    /// As [`Self::take`], without holding up the thread.
+    #[cfg(feature = "simulation")]
+    pub(super) async fn next(&self) -> Option<Group> {
+        loop {
+            {
+                let mut inner = self.inner.lock();
+                if inner.is_urgent || inner.is_closing {
+                    return self.take_from(&mut inner);
+                }
+            }
+            self.bell.notified().await;
+        }
+    }
+
+    fn take_from(&self, inner: &mut Inner) -> Option<Group> {
         inner.is_urgent = false;
         if inner.is_committed_new
             && let Some(committed) = inner.content.committed.clone()
@@ -196,6 +226,8 @@ impl Shared {
     pub(super) fn close(&self) {
         self.inner.lock().is_closing = true;
         self.work.notify_all();
+        #[cfg(feature = "simulation")]
+        self.bell.notify_one();
         self.room.notify_all();
     }
 

@@ -22,7 +22,7 @@ use super::double::Double;
 use crate::http::{Api, Cors, Limits, serve};
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
-use crate::zone::{Identity, NewWrite, Outcome, ReadError, Service, SubmitError};
+use crate::zone::{Identity, Need, NewWrite, Outcome, ReadError, Service, Snapshot, SubmitError};
 
 /// A node that does nothing but count.
 struct Counter {
@@ -69,17 +69,30 @@ impl Service for Counter {
     fn read_index(&self, _: Instant) -> BoxFuture<'_, Result<u64, ReadError>> {
         Box::pin(std::future::ready(Ok(0)))
     }
-    fn link(&self, _: WriteId) -> BoxFuture<'_, Result<Option<Link>, ReadError>> {
-        Box::pin(std::future::ready(Ok(None)))
+    fn link(
+        &self,
+        _: WriteId,
+        _: Need,
+    ) -> BoxFuture<'_, Result<Snapshot<Option<Link>>, ReadError>> {
+        Box::pin(std::future::ready(Ok(Snapshot { value: None, frontier: 0 })))
     }
-    fn page(&self, _: u64, _: usize) -> BoxFuture<'_, Result<Vec<Link>, ReadError>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
+    fn newest(&self, _: Need) -> BoxFuture<'_, Result<Snapshot<Option<Link>>, ReadError>> {
+        Box::pin(std::future::ready(Ok(Snapshot { value: None, frontier: 0 })))
+    }
+    fn page(
+        &self,
+        _: u64,
+        _: usize,
+        _: Need,
+    ) -> BoxFuture<'_, Result<Snapshot<Vec<Link>>, ReadError>> {
+        Box::pin(std::future::ready(Ok(Snapshot { value: Vec::new(), frontier: 0 })))
     }
     fn recent(
         &self,
         _: usize,
-    ) -> BoxFuture<'_, Result<Vec<(WriteId, LinkHash, NodeName)>, ReadError>> {
-        Box::pin(std::future::ready(Ok(Vec::new())))
+        _: Need,
+    ) -> BoxFuture<'_, Result<Snapshot<Vec<(WriteId, LinkHash, NodeName)>>, ReadError>> {
+        Box::pin(std::future::ready(Ok(Snapshot { value: Vec::new(), frontier: 0 })))
     }
     fn status(&self) -> BoxFuture<'_, Status> {
         unreachable!("nobody asks")

@@ -12,7 +12,7 @@ use pghc_api::wire::{Status, ZoneState, ZoneStatus};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::zone::{Identity, NewWrite, Outcome, ReadError, Service, SubmitError};
+use crate::zone::{Identity, Need, NewWrite, Outcome, ReadError, Service, Snapshot, SubmitError};
 
 /// How the double behaves; the default is well.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +25,8 @@ pub(super) struct Behaviour {
     pub(super) applies_nothing: bool,
     /// Fails every read.
     pub(super) read: Option<ReadError>,
+    /// Newest id that reads show, whatever the frontier is said to be.
+    pub(super) goes_back_to: Option<usize>,
     /// Fails `read_index`.
     pub(super) read_index: Option<ReadError>,
     /// Zones that never apply.
@@ -56,6 +58,7 @@ impl Double {
             cluster: "0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7".parse().expect("a UUID"),
             zone: "eu".parse().expect("a name"),
             node: "eu-api-1".parse().expect("a name"),
+            api_url: String::new(),
         };
         Arc::new(Self {
             identity,
@@ -114,11 +117,22 @@ impl Double {
         self.chain.lock().links[..frontier].to_vec()
     }
 
-    fn read<T>(&self, read: impl FnOnce(Vec<Link>) -> T) -> Result<T, ReadError> {
-        match self.behaviour.lock().read.clone() {
-            Some(error) => Err(error),
-            None => Ok(read(self.applied())),
+    fn read<T>(
+        &self,
+        need: Need,
+        read: impl FnOnce(Vec<Link>) -> T,
+    ) -> Result<Snapshot<T>, ReadError> {
+        if let Some(error) = self.behaviour.lock().read.clone() {
+            return Err(error);
         }
+        let mut links = self.applied();
+        // The database may have gone back to here since its frontier was told.
+        links.truncate(self.behaviour.lock().goes_back_to.unwrap_or(usize::MAX));
+        let frontier = links.len() as u64;
+        if frontier < need.at_least {
+            return Err(ReadError::Behind { frontier });
+        }
+        Ok(Snapshot { value: read(links), frontier })
     }
 }
 
@@ -181,28 +195,43 @@ impl Service for Double {
         Box::pin(std::future::ready(result))
     }
 
-    fn link(&self, id: WriteId) -> BoxFuture<'_, Result<Option<Link>, ReadError>> {
-        let result = self.read(|links| links.into_iter().find(|link| link.id == id));
-        Box::pin(std::future::ready(result))
+    fn link(
+        &self,
+        id: WriteId,
+        need: Need,
+    ) -> BoxFuture<'_, Result<Snapshot<Option<Link>>, ReadError>> {
+        let find = |links: Vec<Link>| links.into_iter().find(|link| link.id == id);
+        Box::pin(std::future::ready(self.read(need, find)))
     }
 
-    fn page(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Vec<Link>, ReadError>> {
+    fn newest(&self, need: Need) -> BoxFuture<'_, Result<Snapshot<Option<Link>>, ReadError>> {
+        let last = |links: Vec<Link>| links.into_iter().next_back();
+        Box::pin(std::future::ready(self.read(need, last)))
+    }
+
+    fn page(
+        &self,
+        after: u64,
+        limit: usize,
+        need: Need,
+    ) -> BoxFuture<'_, Result<Snapshot<Vec<Link>>, ReadError>> {
         let most = self.behaviour.lock().page_links;
         let limit = if most == 0 { limit } else { limit.min(most) };
         let above = |links: Vec<Link>| {
             links.into_iter().filter(|link| link.id.get() > after).take(limit).collect()
         };
-        Box::pin(std::future::ready(self.read(above)))
+        Box::pin(std::future::ready(self.read(need, above)))
     }
 
     fn recent(
         &self,
         count: usize,
-    ) -> BoxFuture<'_, Result<Vec<(WriteId, LinkHash, NodeName)>, ReadError>> {
+        need: Need,
+    ) -> BoxFuture<'_, Result<Snapshot<Vec<(WriteId, LinkHash, NodeName)>>, ReadError>> {
         let newest = |links: Vec<Link>| {
             links.into_iter().rev().take(count).map(|l| (l.id, l.hash, l.node)).collect()
         };
-        Box::pin(std::future::ready(self.read(newest)))
+        Box::pin(std::future::ready(self.read(need, newest)))
     }
 
     fn status(&self) -> BoxFuture<'_, Status> {

@@ -65,7 +65,7 @@ impl Got {
         assert_eq!(body["status"], status);
         assert_eq!(body["request_id"], self.header("x-request-id"));
         assert!(body["detail"].as_str().is_some_and(|detail| !detail.is_empty()), "{body}");
-        assert_eq!(self.headers.contains_key("retry-after"), matches!(status, 429 | 503));
+        assert_eq!(self.headers.contains_key("retry-after"), matches!(status, 429 | 503 | 507));
         body
     }
 }

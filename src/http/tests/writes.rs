@@ -125,6 +125,7 @@ async fn every_way_a_submit_fails_has_its_answer_and_is_counted() {
         (SubmitError::Draining, 503, "draining"),
         (SubmitError::Halted("digest differs at 7".to_owned()), 503, "zone_halted"),
         (SubmitError::NoLeader, 503, "no_leader"),
+        (SubmitError::NoSpace, 507, "no_space"),
         (SubmitError::Unknown, 504, "outcome_unknown"),
     ] {
         server.double.behave(|b| b.submit = Some((2, error)));

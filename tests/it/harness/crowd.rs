@@ -22,6 +22,7 @@ pub(crate) struct Promise {
 pub(crate) struct Crowd {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
+    not_acknowledged: Arc<AtomicU64>,
     writers: Vec<JoinHandle<Vec<Promise>>>,
 }
 
@@ -29,6 +30,7 @@ impl Crowd {
     /// Starts `per_zone` writers in each zone.
     pub(crate) fn start(site: &Site, per_zone: usize) -> Self {
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let not_acknowledged = Arc::new(AtomicU64::new(0));
         let urls: Arc<Vec<String>> =
             Arc::new(site.record().zones.into_iter().flat_map(|zone| zone.api).collect());
         let writer = |number: usize| {
@@ -37,12 +39,18 @@ impl Crowd {
                 urls: Arc::clone(&urls),
                 http: client(),
                 acknowledged: Arc::clone(&acknowledged),
+                not_acknowledged: Arc::clone(&not_acknowledged),
             };
             let stop = Arc::clone(&stop);
             tokio::task::spawn(async move { writer.run(&stop).await })
         };
         let writers = (0..urls.len() * per_zone).map(writer).collect();
-        Self { stop, acknowledged, writers }
+        Self { stop, acknowledged, not_acknowledged, writers }
+    }
+
+    /// How often a writer got another answer than 2xx, or none, and had to send again.
+    pub(crate) fn not_acknowledged(&self) -> u64 {
+        self.not_acknowledged.load(Ordering::Relaxed)
     }
 
     /// Waits until `count` more writes were acknowledged: the crowd gets on.
@@ -70,6 +78,7 @@ struct Writer {
     urls: Arc<Vec<String>>,
     http: reqwest::Client,
     acknowledged: Arc<AtomicU64>,
+    not_acknowledged: Arc<AtomicU64>,
 }
 
 impl Writer {
@@ -104,6 +113,7 @@ impl Writer {
                     return Promise { id: link.id, hash: link.hash.to_string(), payload };
                 }
             }
+            self.not_acknowledged.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("write {key} was not acknowledged in 600 attempts");

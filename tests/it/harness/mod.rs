@@ -158,3 +158,8 @@ pub(crate) async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Optio
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+/// Newest id in a zone's database; 0 when it has none.
+pub(crate) async fn head(dsn: &str) -> u64 {
+    rows(dsn).await.last().map_or(0, |(id, _, _)| *id)
+}

@@ -6,13 +6,16 @@ use std::collections::BTreeSet;
 use super::mem_disk::{Event, Image, MemDisk};
 use super::model::{Model, Run, calls};
 use super::{open, record, waiter};
+use crate::coordinator::log::watermark;
 
 /// Unsynced operations of which every subset is tried.
-const SUBSET_MAX: usize = 6;
+const SUBSET_MAX: usize = 8;
 const SECTOR_BYTES: usize = 512;
 
-/// The operations a power cut after the first `point` events may undo.
-fn unsynced(trace: &[Event], point: usize) -> Vec<usize> {
+/// The operations a power cut after the first `point` events may undo. The notes of how far the log
+/// is durable are never synced while it runs: the newest stands for all of them, since an older one
+/// that is there says no more than what is durable anyway.
+fn unsynced(notes: usize, trace: &[Event], point: usize) -> Vec<usize> {
     let (mut synced, mut is_dir_synced) = (BTreeSet::new(), false);
     let mut unsynced = Vec::new();
     for (at, event) in trace[..point].iter().enumerate().rev() {
@@ -21,7 +24,12 @@ fn unsynced(trace: &[Event], point: usize) -> Vec<usize> {
                 synced.insert(*node);
             }
             Event::SyncDir => is_dir_synced = true,
-            Event::Write { node, .. } if !synced.contains(node) => unsynced.push(at),
+            Event::Write { node, .. } if !synced.contains(node) => {
+                unsynced.push(at);
+                if *node == notes {
+                    synced.insert(notes);
+                }
+            }
             Event::Create { .. } | Event::Rename { .. } | Event::Remove { .. }
                 if !is_dir_synced =>
             {
@@ -32,6 +40,15 @@ fn unsynced(trace: &[Event], point: usize) -> Vec<usize> {
     }
     unsynced.reverse();
     unsynced
+}
+
+/// The file with the notes of how far the log is durable.
+fn notes(base: &Image, trace: &[Event]) -> usize {
+    let created = trace.iter().find_map(|event| match event {
+        Event::Create { name, node } if name == watermark::NAME => Some(*node),
+        _ => None,
+    });
+    created.or_else(|| base.names.get(watermark::NAME).copied()).unwrap_or(usize::MAX)
 }
 
 /// The parts of a write that a power cut may leave.
@@ -47,8 +64,13 @@ fn torn(offset: usize, bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
 }
 
 /// Calls `check` with what every power cut after the first `point` events may leave.
-fn power_cuts(base: &Image, trace: &[Event], point: usize, mut check: impl FnMut(Image)) {
-    let unsynced = unsynced(trace, point);
+pub(in crate::coordinator) fn power_cuts(
+    base: &Image,
+    trace: &[Event],
+    point: usize,
+    mut check: impl FnMut(Image),
+) {
+    let unsynced = unsynced(notes(base, trace), trace, point);
     let build = |dropped: &BTreeSet<usize>, last: Option<&Event>| {
         let mut image = base.clone();
         let kept = trace[..point].iter().enumerate().filter(|(at, _)| !dropped.contains(at));

@@ -11,7 +11,7 @@ use crate::coordinator::log::disk::{Disk, DiskFile};
 
 /// One thing that was done.
 #[derive(Debug, Clone)]
-pub(super) enum Event {
+pub(in crate::coordinator) enum Event {
     Create {
         name: String,
         node: usize,
@@ -40,15 +40,15 @@ pub(super) enum Event {
 
 /// Files and names, without any memory of what is durable.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Image {
-    pub(super) nodes: BTreeMap<usize, Vec<u8>>,
-    pub(super) names: BTreeMap<String, usize>,
+pub(in crate::coordinator) struct Image {
+    pub(in crate::coordinator) nodes: BTreeMap<usize, Vec<u8>>,
+    pub(in crate::coordinator) names: BTreeMap<String, usize>,
 }
 
 impl Image {
     /// Does what the event did. What it needs may be missing, since a power cut may have kept it
     /// from the disk.
-    pub(super) fn apply(&mut self, event: &Event) {
+    pub(in crate::coordinator) fn apply(&mut self, event: &Event) {
         match event {
             Event::Create { name, node } => {
                 self.names.insert(name.clone(), *node);
@@ -70,7 +70,7 @@ impl Image {
         }
     }
 
-    pub(super) fn file(&mut self, name: &str) -> &mut Vec<u8> {
+    pub(in crate::coordinator) fn file(&mut self, name: &str) -> &mut Vec<u8> {
         self.nodes.entry(self.names[name]).or_default()
     }
 }
@@ -89,7 +89,7 @@ struct Inner {
 
 /// See the module. Cheap to clone; clones are the same disk.
 #[derive(Clone, Default)]
-pub(super) struct MemDisk(Arc<(Mutex<Inner>, Condvar)>);
+pub(in crate::coordinator) struct MemDisk(Arc<(Mutex<Inner>, Condvar)>);
 
 struct MemFile(MemDisk, usize);
 
@@ -97,39 +97,39 @@ struct Lock(MemDisk);
 
 impl MemDisk {
     /// A disk with this on it, durable.
-    pub(super) fn of(image: Image) -> Self {
+    pub(in crate::coordinator) fn of(image: Image) -> Self {
         let disk = Self::default();
         disk.0.0.lock().nodes = image.nodes.keys().last().map_or(0, |node| node + 1);
         disk.0.0.lock().image = image;
         disk
     }
 
-    pub(super) fn image(&self) -> Image {
+    pub(in crate::coordinator) fn image(&self) -> Image {
         self.0.0.lock().image.clone()
     }
 
-    pub(super) fn trace(&self) -> Vec<Event> {
+    pub(in crate::coordinator) fn trace(&self) -> Vec<Event> {
         self.0.0.lock().trace.clone()
     }
 
-    pub(super) fn note(&self, event: Event) {
+    pub(in crate::coordinator) fn note(&self, event: Event) {
         self.0.0.lock().trace.push(event);
     }
 
     /// Number of file syncs begun.
-    pub(super) fn syncs(&self) -> usize {
+    pub(in crate::coordinator) fn syncs(&self) -> usize {
         self.0.0.lock().syncs
     }
 
     /// Makes syncs wait, or lets them go on.
-    pub(super) fn hold_syncs(&self, is_held: bool) {
+    pub(in crate::coordinator) fn hold_syncs(&self, is_held: bool) {
         let syncs = self.syncs();
         self.0.0.lock().syncs_allowed = is_held.then_some(syncs);
         self.0.1.notify_all();
     }
 
     /// Waits until so many file syncs have begun.
-    pub(super) fn wait_for_syncs(&self, syncs: usize) {
+    pub(in crate::coordinator) fn wait_for_syncs(&self, syncs: usize) {
         let mut inner = self.0.0.lock();
         while inner.syncs < syncs {
             self.0.1.wait(&mut inner);
@@ -137,7 +137,7 @@ impl MemDisk {
     }
 
     /// Makes one sync fail, after `more` have succeeded. Like a real disk it succeeds afterwards.
-    pub(super) fn fail_sync_after(&self, more: usize) {
+    pub(in crate::coordinator) fn fail_sync_after(&self, more: usize) {
         self.0.0.lock().syncs_until_failure = Some(more);
     }
 

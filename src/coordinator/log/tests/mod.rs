@@ -1,8 +1,8 @@
 //! Claims about the log as its callers see it. Random calls against a model are in `model`, power
 //! cuts in `crash`, damage in `rot`.
 
-mod crash;
-mod mem_disk;
+pub(in crate::coordinator) mod crash;
+pub(in crate::coordinator) mod mem_disk;
 mod model;
 mod rot;
 

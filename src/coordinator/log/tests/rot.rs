@@ -5,6 +5,7 @@ use super::model::{Call, Model, Run, calls};
 use super::{open, try_open};
 use crate::coordinator::log::OpenError;
 use crate::coordinator::log::recover::{Recovered, recover, segment_name};
+use crate::coordinator::log::watermark;
 
 fn recovered(image: &Image) -> Recovered {
     recover(&MemDisk::of(image.clone()), std::path::Path::new("/mem")).unwrap()
@@ -80,6 +81,85 @@ proptest::proptest! {
     }
 }
 
+/// What a log of `calls` leaves when its process is killed after the last answer, or ends by itself;
+/// what it held; and what was there halfway.
+fn left(calls: &[Call], is_killed: bool) -> (Image, Model, Image) {
+    let mut run = Run::new();
+    let (before, after) = calls.split_at(calls.len() / 2);
+    before.iter().for_each(|call| run.call(call));
+    run.wait();
+    let halfway = run.disk.image();
+    after.iter().for_each(|call| run.call(call));
+    run.wait();
+    let (disk, model) =
+        (run.disk.clone(), run.history.last().cloned().expect("it begins with one"));
+    let killed = disk.image();
+    drop(run);
+    (if is_killed { killed } else { disk.image() }, model, halfway)
+}
+
+/// Fails unless the log is refused as damaged, or holds what it held. Answers whether it is refused.
+#[track_caller]
+fn is_refused(image: &Image, model: &Model, how: &str) -> bool {
+    match try_open(&MemDisk::of(image.clone())) {
+        Ok(log) => assert_eq!(&Model::of(&log), model, "{how}: it is not what it was"),
+        Err(OpenError::Damaged { .. }) => return true,
+        Err(error) => panic!("{how}: {error}"),
+    }
+    false
+}
+
+proptest::proptest! {
+    #![proptest_config(super::cases(16))]
+
+    #[test]
+    fn whatever_is_cut_off_or_blanked_is_found_unless_nothing_is_lost(
+        calls in calls(24), is_killed in proptest::bool::ANY,
+    ) {
+        let (image, model, _) = left(&calls, is_killed);
+        let mut refused = 0;
+        for (name, node) in image.names.clone() {
+            let bytes = image.nodes.get(&node).cloned().unwrap_or_default();
+            // Frames begin at multiples of 8, so every boundary is among these.
+            for at in (0..bytes.len()).step_by(8) {
+                let mut cut = image.clone();
+                cut.file(&name).truncate(at);
+                refused += usize::from(is_refused(&cut, &model, &format!("{name} cut at {at}")));
+            }
+            for at in (0..bytes.len()).step_by(512) {
+                let mut blank = image.clone();
+                let to = bytes.len().min(at + 512);
+                blank.file(&name)[at..to].fill(0);
+                refused += usize::from(is_refused(&blank, &model, &format!("{name} blank at {at}")));
+            }
+        }
+        assert!(refused > 0);
+    }
+
+    #[test]
+    fn segments_that_changed_places_or_are_of_yesterday_are_found_unless_nothing_is_lost(
+        calls in calls(60), is_killed in proptest::bool::ANY,
+    ) {
+        let (image, model, halfway) = left(&calls, is_killed);
+        // The notes stay: with both gone, only the coordinator's identity knows that there was a log.
+        let names = image.names.keys().filter(|name| *name != watermark::NAME);
+        let names: Vec<String> = names.cloned().collect();
+        for one in &names {
+            for other in &names {
+                let mut swapped = image.clone();
+                swapped.names.insert(one.clone(), image.names[other]);
+                swapped.names.insert(other.clone(), image.names[one]);
+                is_refused(&swapped, &model, &format!("{one} for {other}"));
+            }
+            if let Some(node) = halfway.names.get(one) {
+                let mut old = image.clone();
+                *old.file(one) = halfway.nodes.get(node).cloned().unwrap_or_default();
+                is_refused(&old, &model, &format!("{one} of yesterday"));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_torn_end_is_cut_and_a_rotten_one_refused() {
     let calls = [Call::Append { records: 1, bytes: 600 }, Call::Await];
@@ -92,6 +172,10 @@ fn a_torn_end_is_cut_and_a_rotten_one_refused() {
     // The mark is gone, as in a power cut, and so is the end of the record before it.
     let mut torn = image.clone();
     torn.file(&name)[marked - 8..].fill(0);
+    let error = try_open(&MemDisk::of(torn.clone())).unwrap_err().to_string();
+    assert!(error.contains("although more of it was durable"), "{error}");
+    // A power cut within that flush leaves no note of its end.
+    torn.names.remove(watermark::NAME);
     assert_eq!(Model::of(&open(&MemDisk::of(torn))), Model::default());
     // The mark is there: the same damage is to something that was durable.
     let mut rotten = image;

@@ -1,0 +1,236 @@
+//! `pghc recover`: what is left when a majority of the coordinators is lost for good, and how the
+//! group goes on from it. Exit code 0: shown or written, 1: refused, 2: usage.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use pghc_api::chain::Head;
+use pghc_api::id::ZoneName;
+
+use super::process::{USAGE, complain};
+use crate::coordinator::recover::{Obstacle, Plan, RecoverError, Survivor, ZoneHead, write};
+use crate::postgres::{Dsn, Reader};
+
+/// Exit code when something is in the way.
+const REFUSED: u8 = 1;
+
+/// Go on after a majority of the coordinators was lost for good.
+///
+/// Reads the directories of the coordinators that are left, stopped, and says what they hold, what
+/// would be kept and what may be lost. Starts nothing and changes nothing without --write.
+///
+/// With --write, the survivor with the newest entry becomes the only member of the group, with every
+/// entry it has. Never do this while a majority can still come back: start that instead.
+#[derive(Debug, Args)]
+#[command(after_long_help = ALL_LOST)]
+pub struct Arguments {
+    /// Data directory of a stopped coordinator that is left; give every one there is.
+    #[arg(long = "data", value_name = "DIR", required = true)]
+    dirs: Vec<PathBuf>,
+    /// A zone's database, to prove that it holds nothing that would be lost; give every zone.
+    #[arg(long = "zone", value_name = "NAME=DSN", value_parser = zone)]
+    zones: Vec<(ZoneName, Dsn)>,
+    /// Make the survivor the only member of the group.
+    #[arg(long)]
+    write: bool,
+    /// Write although no zone is asked how far it is, so that nothing proves what is lost.
+    #[arg(long, requires = "write", conflicts_with = "zones")]
+    without_zones: bool,
+    /// Give up exactly so many ids that zones have and the survivor has not. Those zones then have to
+    /// be filled anew.
+    #[arg(long, value_name = "COUNT", requires = "write")]
+    give_up_ids: Option<u64>,
+}
+
+const ALL_LOST: &str = "When every coordinator is lost, the zones still hold every id they have \
+applied, with payloads and hashes: stop all API nodes, verify the zones (chain-verify) and keep the \
+database of the zone with the newest id. Ids that no zone has applied are lost. This version cannot \
+make a new group go on from a zone's database; nothing in it needs to be changed until one can.";
+
+fn zone(text: &str) -> Result<(ZoneName, Dsn), String> {
+    let (name, dsn) = text.split_once('=').ok_or("want NAME=postgres://…")?;
+    let name = name.parse().map_err(|error| format!("{error}"))?;
+    // The connection string itself is not repeated: it may hold a password.
+    Ok((name, dsn.parse::<Dsn>().map_err(|error| error.to_string())?))
+}
+
+/// Shows, and with `--write` does, the recovery.
+pub async fn run(args: Arguments) -> ExitCode {
+    let mut heads = Vec::new();
+    for (zone, dsn) in &args.zones {
+        match Reader::new(dsn, 1).head().await {
+            Ok(head) => heads.push(ZoneHead { zone: zone.to_string(), head }),
+            Err(error) => {
+                eprintln!("zone {zone} cannot be read, so what it holds is unknown");
+                return complain(&error, REFUSED);
+            }
+        }
+    }
+    let wanted = heads.iter().filter_map(|it| it.head.map(|head| head.id.get())).collect();
+    let plan = match plan(&args.dirs, &wanted, &heads) {
+        Ok(plan) => plan,
+        Err(error) => return complain(&error, USAGE),
+    };
+    print!("{}", describe(&plan, &heads));
+    let refusals = refusals(&plan, &args);
+    if !refusals.is_empty() {
+        refusals.iter().for_each(|text| println!("refused: {text}"));
+        return ExitCode::from(REFUSED);
+    }
+    if !args.write {
+        println!("nothing was changed; --write does it");
+        return ExitCode::SUCCESS;
+    }
+    match write(&plan) {
+        Ok(recovered) => {
+            print!("{}", written(&plan, recovered.index, recovered.term));
+            ExitCode::SUCCESS
+        }
+        Err(error) => complain(&error, REFUSED),
+    }
+}
+
+fn plan(
+    dirs: &[PathBuf],
+    wanted: &BTreeSet<u64>,
+    heads: &[ZoneHead],
+) -> Result<Plan, RecoverError> {
+    let survivors = dirs.iter().map(|dir| Survivor::read(dir, wanted));
+    Plan::new(survivors.collect::<Result<_, _>>()?, heads)
+}
+
+/// Why it is not done; empty when nothing is in the way of what was asked for.
+fn refusals(plan: &Plan, args: &Arguments) -> Vec<String> {
+    let mut refusals = Vec::new();
+    let lost = plan.lost_ids();
+    for obstacle in &plan.obstacles {
+        match obstacle {
+            Obstacle::QuorumIsThere => refusals.push(
+                "the directories given are a majority, so nothing is lost: start these \
+                 coordinators, and replace the missing ones then"
+                    .to_owned(),
+            ),
+            Obstacle::ZoneDiffers { zone, id } => refusals.push(format!(
+                "zone {zone} holds another link {id} than the survivor: another cluster, another \
+                 history, or rows that were edited; run chain-verify on the zones, and go on \
+                 without this one when it is known to be the wrong one"
+            )),
+            Obstacle::ZoneAhead { .. } if args.give_up_ids == Some(lost) => {}
+            Obstacle::ZoneAhead { zone, from, to } => refusals.push(format!(
+                "zone {zone} has ids {from} to {to}, which the survivor does not hold: they were \
+                 acknowledged and would be lost. Look for another coordinator's directory; if there \
+                 is none, --give-up-ids {lost} goes on without them, and zone {zone} must then be \
+                 filled anew"
+            )),
+            Obstacle::NoZoneAsked if args.write && !args.without_zones => refusals.push(
+                "no zone was asked, so nothing proves what would be lost: give every zone with \
+                 --zone NAME=DSN, or --without-zones when none can be read"
+                    .to_owned(),
+            ),
+            Obstacle::NoZoneAsked => {}
+        }
+    }
+    if let Some(count) = args.give_up_ids.filter(|count| *count != lost) {
+        refusals.push(format!("--give-up-ids {count}, but {lost} would be given up"));
+    }
+    refusals
+}
+
+fn head(head: Option<Head>) -> String {
+    head.map_or_else(
+        || "no id".to_owned(),
+        |head| format!("id {} with hash {} of {}", head.id, head.hash, head.written_at),
+    )
+}
+
+fn list(ids: impl IntoIterator<Item = u64>) -> String {
+    let ids: Vec<String> = ids.into_iter().map(|id| id.to_string()).collect();
+    if ids.is_empty() { "none".to_owned() } else { ids.join(", ") }
+}
+
+/// The report, for people.
+fn describe(plan: &Plan, zones: &[ZoneHead]) -> String {
+    let mut out = String::new();
+    for survivor in std::iter::once(&plan.keep).chain(&plan.others) {
+        describe_survivor(&mut out, survivor);
+    }
+    for zone in zones {
+        let _ = writeln!(out, "zone {}\n  newest         {}", zone.zone, head(zone.head));
+    }
+    let keep = &plan.keep;
+    let missing = plan.missing_voters();
+    let _ = writeln!(
+        out,
+        "kept: everything in {}, up to {}, with the entries that were not known to be committed: \
+         any of them may have been acknowledged",
+        keep.dir.display(),
+        head(keep.head)
+    );
+    if !plan.obstacles.contains(&Obstacle::QuorumIsThere) {
+        let _ = writeln!(
+            out,
+            "may be lost: writes after id {} that coordinators {} acknowledged without any of the \
+             directories above; the zones show {} such ids",
+            keep.newest_id(),
+            list(missing),
+            if zones.is_empty() {
+                "an unknown number of".to_owned()
+            } else {
+                plan.lost_ids().to_string()
+            },
+        );
+    }
+    for zone in &plan.unchecked {
+        let _ = writeln!(
+            out,
+            "zone {zone} is older than the entries that are left, so its newest link was not \
+             compared; chain-verify does that later"
+        );
+    }
+    out
+}
+
+fn describe_survivor(out: &mut String, it: &Survivor) {
+    let vote = it.vote.map_or("none".to_owned(), |(term, node, confirmed)| {
+        format!("term {term} for coordinator {node}{}", if confirmed { ", elected" } else { "" })
+    });
+    let entries =
+        it.entries.map_or("none".to_owned(), |(first, last)| format!("{first} to {last}"));
+    let newest =
+        it.last.map_or("none".to_owned(), |(index, term)| format!("{index} of term {term}"));
+    let committed = it.committed.map_or("none".to_owned(), |index| index.to_string());
+    let members: Vec<String> =
+        it.members.iter().map(|(id, zone)| format!("{id} in {zone}")).collect();
+    let _ = writeln!(
+        out,
+        "coordinator {} in {}\n  cluster        {}\n  members        {}\n  newest vote    {vote}\n  \
+         log entries    {entries}\n  newest entry   {newest}\n  known committed {committed}, {}\n  \
+         newest         {}",
+        it.id,
+        it.dir.display(),
+        it.cluster,
+        members.join(", "),
+        head(it.committed_head),
+        head(it.head),
+    );
+}
+
+fn written(plan: &Plan, index: u64, term: u64) -> String {
+    let keep = &plan.keep;
+    let zone = keep.members.get(&keep.id).map(String::as_str).unwrap_or_default();
+    format!(
+        "written: entry {index} of term {term} makes coordinator {id} the only member\n\
+         next:\n  \
+         1. see to it that coordinators {missing} never start again: together they would still be a \
+         majority of the old group, and order other writes under the same ids\n  \
+         2. start coordinator {id} on {dir} with --member {id}={zone}=URL alone\n  \
+         3. point the API nodes at it; zones that gave ids up have to be filled anew\n  \
+         4. add new coordinators, with ids that were never used and empty directories (pghc members add)\n",
+        id = keep.id,
+        dir = keep.dir.display(),
+        missing = list(plan.missing.iter().copied().chain(plan.others.iter().map(|it| it.id))),
+    )
+}

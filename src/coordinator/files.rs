@@ -1,0 +1,34 @@
+//! Small files beside the log, replaced whole.
+
+use std::io;
+
+use super::log::disk::Disk;
+
+/// Reads a file; `None` when it is not there.
+pub(super) fn read(disk: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {
+    let file = match disk.open(name) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = vec![0; usize::try_from(file.size()?).map_err(io::Error::other)?];
+    file.read_at(&mut bytes, 0)?;
+    Ok(Some(bytes))
+}
+
+/// Writes a file in the place of the one before it; durable when it returns. A crash leaves the old
+/// one or the new one.
+pub(super) fn write(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = format!("{name}.new");
+    match disk.remove(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = disk.create(&temporary)?;
+    file.write_at(bytes, 0)?;
+    file.sync()?;
+    // Else a file system that reorders may rename what an earlier attempt left.
+    disk.sync_dir()?;
+    disk.rename(&temporary, name)?;
+    disk.sync_dir()
+}

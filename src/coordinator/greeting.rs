@@ -1,0 +1,89 @@
+//! Answers of a coordinator to others that ask who it is and who they are; see `admission`.
+
+use tonic::Status;
+
+use super::roster::Roster;
+use super::sightings::{Sighting, Sightings};
+use super::type_config::Raft;
+use crate::rpc::v1::hello_reply::Reached;
+use crate::rpc::v1::raft_client::RaftClient;
+use crate::rpc::v1::{HelloReply, IntroduceRequest, Introduction};
+
+#[derive(Clone)]
+pub(super) struct Greeting {
+    /// As at the start.
+    me: Introduction,
+    raft: Raft,
+    roster: Roster,
+    sightings: Sightings,
+}
+
+impl Greeting {
+    pub(super) fn new(me: &Introduction, raft: &Raft, roster: &Roster, seen: &Sightings) -> Self {
+        let (me, raft, roster) = (me.clone(), raft.clone(), roster.clone());
+        Self { me, raft, roster, sightings: seen.clone() }
+    }
+
+    /// Who this coordinator is.
+    pub(super) fn introduction(&self) -> Introduction {
+        self.knowing(self.roster.members().1)
+    }
+
+    /// Who it is when it knows of the membership before index `next`.
+    fn knowing(&self, next: u64) -> Introduction {
+        Introduction {
+            membership_next: next,
+            founded: self.me.founded || next > 0,
+            ..self.me.clone()
+        }
+    }
+
+    /// What is known of the caller, whom it calls back.
+    pub(super) async fn hello(&self, it: &Introduction) -> Result<HelloReply, Status> {
+        let member = self.roster.member(it.coordinator_id);
+        let url = self.roster.url(it.coordinator_id, member.as_ref());
+        let url = url.unwrap_or_else(|| it.url.clone());
+        let reached = self.reach(&url, it).await;
+        // Read at once, so that the parts of the answer agree.
+        let (mut members, next) = self.roster.members();
+        let member = members.remove(&it.coordinator_id);
+        let seen = self.sightings.of(it, &self.raft);
+        let listed = member.is_some();
+        let incarnation = member.map(|member| member.incarnation).unwrap_or_default();
+        let is_known = incarnation.is_empty() || incarnation == it.incarnation;
+        if reached == Reached::Caller && listed && is_known && !forgot(it, &seen) {
+            let noted = self.sightings.note(it);
+            noted.map_err(|error| Status::unavailable(error.to_string()))?;
+        }
+        Ok(HelloReply {
+            me: Some(self.knowing(next)),
+            listed,
+            incarnation,
+            seen_starts: seen.starts,
+            seen_boot: seen.boot,
+            seen_term: seen.term,
+            seen_next_index: seen.next_index,
+            reached: reached.into(),
+            url,
+        })
+    }
+
+    /// Whether the process at `url` is the caller.
+    async fn reach(&self, url: &str, it: &Introduction) -> Reached {
+        let Some(caller) = self.roster.connect(url) else { return Reached::Nobody };
+        let mut client = RaftClient::new(caller);
+        let call = client.introduce(IntroduceRequest {});
+        match tokio::time::timeout(self.roster.patience(), call).await {
+            Ok(Ok(there)) if there.get_ref().boot == it.boot => Reached::Caller,
+            Ok(Ok(_)) => Reached::Another,
+            Ok(Err(_)) | Err(_) => Reached::Nobody,
+        }
+    }
+}
+
+fn forgot(it: &Introduction, seen: &Sighting) -> bool {
+    seen.starts > it.starts
+        || (seen.starts == it.starts && seen.boot != it.boot)
+        || seen.term > it.term
+        || seen.next_index > it.next_index
+}

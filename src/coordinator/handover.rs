@@ -1,0 +1,80 @@
+//! Planned moves of the lead: the most caught-up voter takes over at once, instead of after an
+//! election timeout.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use tokio::time::{Instant, timeout_at};
+
+use super::type_config::Raft;
+
+/// Who leads now, as far as is known here.
+pub(super) fn leader(raft: &Raft) -> Option<u64> {
+    raft.server_metrics().borrow_watched().current_leader
+}
+
+/// Has one of `heirs` lead, the one with the newest entries on its disk; ends when another leads
+/// than `id`, this coordinator, or at once if it does not lead. Whether somebody else leads within
+/// `limit`.
+///
+/// A member that was asked and does not take over in half of the time is passed over for the next.
+pub(super) async fn hand_over(
+    raft: &Raft,
+    id: u64,
+    heirs: &BTreeSet<u64>,
+    limit: Duration,
+) -> bool {
+    let until = Instant::now() + limit;
+    let mut asked = BTreeSet::new();
+    while leader(raft) == Some(id) {
+        let Some(heir) = best(raft, id, heirs, &asked) else { return false };
+        asked.insert(heir);
+        tracing::info!(heir, "handing the lead over");
+        if raft.trigger().transfer_leader(heir).await.is_err() {
+            return false;
+        }
+        let half = Instant::now() + limit / 2;
+        if !another_leads(raft, id, half.min(until)).await && Instant::now() >= until {
+            return false;
+        }
+    }
+    another_leads(raft, id, until).await
+}
+
+/// Lets the others elect one of them: for a leader whose heir did not take over, since openraft's
+/// leader takes no more writes once it has asked. Ends when `id`, this coordinator, does not lead, or
+/// after `limit`: when nobody else can be elected, going on as leader is better than silence.
+pub(super) async fn step_aside(raft: Raft, id: u64, limit: Duration) {
+    tracing::warn!("the heir did not take the lead over; waiting for an election");
+    raft.runtime_config().heartbeat(false);
+    let mut metrics = raft.server_metrics();
+    let until = Instant::now() + limit;
+    while leader(&raft) == Some(id)
+        && matches!(timeout_at(until, metrics.changed()).await, Ok(Ok(())))
+    {}
+    raft.runtime_config().heartbeat(true);
+}
+
+fn best(raft: &Raft, id: u64, heirs: &BTreeSet<u64>, asked: &BTreeSet<u64>) -> Option<u64> {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let replication = metrics.replication.as_ref()?;
+    let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+    let fit = |heir: &u64| *heir != id && voters.contains(heir) && !asked.contains(heir);
+    let fit = heirs.iter().copied().filter(fit);
+    fit.max_by_key(|heir| replication.get(heir).cloned().flatten())
+}
+
+/// Whether, by `until`, another than `id` leads.
+async fn another_leads(raft: &Raft, id: u64, until: Instant) -> bool {
+    let mut metrics = raft.server_metrics();
+    loop {
+        if metrics.borrow_watched().current_leader.is_some_and(|leader| leader != id) {
+            return true;
+        }
+        if !matches!(timeout_at(until, metrics.changed()).await, Ok(Ok(()))) {
+            return false;
+        }
+    }
+}

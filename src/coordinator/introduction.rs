@@ -1,0 +1,78 @@
+//! What a coordinator says of itself when it starts, and where its settings disagree with its log.
+
+use pghc_api::id::ZoneName;
+
+use super::identity::{Claim, fresh};
+use super::node::{Settings, StartError};
+use super::roster::Roster;
+use super::type_config::{Raft, StoredMembership};
+use crate::rpc::v1::Introduction;
+
+/// What this coordinator says of itself, from its settings and what its disk holds.
+pub(super) async fn introduction(
+    settings: &Settings,
+    claim: &Claim,
+    raft: &Raft,
+    roster: &Roster,
+) -> Result<Introduction, StartError> {
+    let read = raft.with_raft_state(|state| {
+        let newest = state.log_ids.last().cloned().max(state.snapshot_meta.last_log_id);
+        let effective = state.membership_state.effective();
+        let membership = StoredMembership::new(*effective.log_id(), effective.membership().clone());
+        (state.vote_ref().leader_id.term, newest, membership)
+    });
+    let (term, newest, membership) =
+        read.await.map_err(|error| StartError::Raft(error.to_string()))?;
+    roster.update(&membership);
+    warn_of_differences(settings, roster);
+    let founder = |(id, (zone, _)): (&u64, &(ZoneName, String))| format!("{id}={zone}");
+    let founders: Vec<String> = settings.members.iter().map(founder).collect();
+    let (zone, url) = settings.members.get(&settings.id).cloned().ok_or_else(|| {
+        StartError::Settings(format!("coordinator {} is not among the members", settings.id))
+    })?;
+    let membership_next = roster.members().1;
+    Ok(Introduction {
+        coordinator_id: settings.id,
+        incarnation: claim.incarnation().to_owned(),
+        starts: claim.starts(),
+        boot: fresh(),
+        zone: zone.to_string(),
+        url,
+        founders: if settings.join { String::new() } else { founders.join(",") },
+        founded: membership_next > 0,
+        term,
+        next_index: newest.map_or(0, |log_id| log_id.index() + 1),
+        membership_next,
+    })
+}
+
+/// Says where the settings name other members than the log does, which counts.
+fn warn_of_differences(settings: &Settings, roster: &Roster) {
+    let (members, next) = roster.members();
+    if next == 0 {
+        return;
+    }
+    for (id, (zone, _)) in &settings.members {
+        match members.get(id) {
+            None => tracing::warn!(
+                id,
+                "--member {id}={zone}=… is not a member of the stored group and is ignored; see: \
+                 pghc members list"
+            ),
+            Some(member) if member.zone != zone.as_str() => tracing::warn!(
+                id,
+                "--member {id}={zone}=… but the stored group has coordinator {id} in zone {}; only \
+                 the address is used",
+                member.zone
+            ),
+            Some(_) => {}
+        }
+    }
+    for (id, member) in members.iter().filter(|(id, _)| !settings.members.contains_key(id)) {
+        tracing::warn!(
+            id,
+            url = member.url,
+            "coordinator {id} is a member and not among --member; its stored address is used"
+        );
+    }
+}

@@ -1,0 +1,363 @@
+//! The part of the gRPC server that operators use: it lists and changes the members. Only the leader
+//! does; others pass the request on to it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::{ChangeMembers, Instant as _};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::handover::{hand_over, leader, step_aside};
+use super::plan::{Change, Group, Step};
+use super::roster::Roster;
+use super::sightings::acknowledged;
+use super::type_config::{Member, Raft};
+use crate::rpc::v1::change_request::Kind;
+use crate::rpc::v1::members_client::MembersClient;
+use crate::rpc::v1::members_server;
+use crate::rpc::v1::raft_client::RaftClient;
+use crate::rpc::v1::{
+    ChangeProgress, ChangeRequest, IntroduceRequest, Introduction, ListMembersRequest, MemberList,
+    MemberView,
+};
+use crate::task::Tasks;
+
+/// Entries by which a learner may be behind the commits to count as caught up.
+const CAUGHT_UP_ENTRIES: u64 = 200;
+
+/// Times a request is passed on before it is given up.
+const HOPS_MAX: u32 = 4;
+
+/// Lines of progress that wait for a slow reader.
+const LINES_MAX: usize = 64;
+
+/// Time between two lines about a member that catches up.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+pub(super) struct MembersService {
+    id: u64,
+    raft: Raft,
+    roster: Roster,
+    /// A longest election timeout.
+    election: Duration,
+    tasks: Tasks,
+}
+
+type Lines = mpsc::Sender<Result<ChangeProgress, Status>>;
+
+/// A line for the operator; one that has gone does not end the change.
+async fn tell(lines: &Lines, line: impl Into<String>) {
+    let _ = lines.send(Ok(ChangeProgress { line: line.into() })).await;
+}
+
+impl MembersService {
+    /// `election` is a longest election timeout.
+    pub(super) fn new(
+        id: u64,
+        raft: &Raft,
+        roster: &Roster,
+        election: Duration,
+        tasks: &Tasks,
+    ) -> Self {
+        Self { id, raft: raft.clone(), roster: roster.clone(), election, tasks: tasks.clone() }
+    }
+
+    /// Who leads, waiting through an election.
+    async fn known_leader(&self) -> Result<u64, Status> {
+        let until = Instant::now() + self.election * 6;
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            if let Some(leader) = metrics.borrow_watched().current_leader {
+                return Ok(leader);
+            }
+            if !matches!(tokio::time::timeout_at(until, metrics.changed()).await, Ok(Ok(()))) {
+                return Err(Status::unavailable(
+                    "no coordinator leads: a majority of the voters must be running; nothing was \
+                     changed; start them and repeat",
+                ));
+            }
+        }
+    }
+
+    fn client(&self, leader: u64) -> Result<MembersClient<crate::rpc::Caller>, Status> {
+        let caller = self.roster.caller(leader).ok_or_else(|| {
+            Status::unavailable(format!("no address of the leader, coordinator {leader}, is known"))
+        })?;
+        Ok(MembersClient::new(caller))
+    }
+
+    /// The group as this coordinator, the leader, sees it.
+    fn group(&self) -> Group {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = &metrics.membership_config;
+        let configs = membership.get_joint_config();
+        let recent = self.election * 2;
+        let heartbeat = metrics.heartbeat.iter().flatten();
+        let living = heartbeat.filter(|(_, at)| at.is_some_and(|at| at.elapsed() < recent));
+        Group {
+            members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
+            voters: configs.last().cloned().unwrap_or_default(),
+            joint: configs.len() > 1,
+            leader: self.id,
+            living: living.map(|(id, _)| *id).chain([self.id]).collect(),
+        }
+    }
+
+    /// The group, once every member has answered or was silent for long enough: a new leader has
+    /// heard of nobody yet.
+    async fn heard_group(&self) -> Group {
+        let until = Instant::now() + self.election * 2;
+        let mut metrics = self.raft.metrics();
+        loop {
+            let group = self.group();
+            if group.members.keys().all(|id| group.living.contains(id))
+                || !matches!(tokio::time::timeout_at(until, metrics.changed()).await, Ok(Ok(())))
+            {
+                return group;
+            }
+        }
+    }
+
+    async fn list(&self) -> MemberList {
+        let group = self.heard_group().await;
+        let mut acknowledged = acknowledged(&self.raft);
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let committed = metrics.cluster_committed.as_ref().map_or(0, |it| it.index() + 1);
+        acknowledged.insert(self.id, committed);
+        let view = |(id, member): (&u64, &Member)| MemberView {
+            coordinator_id: *id,
+            zone: member.zone.clone(),
+            url: self.roster.url(*id, Some(member)).unwrap_or_default(),
+            incarnation: member.incarnation.clone(),
+            voter: group.voters.contains(id),
+            living: group.living.contains(id),
+            acknowledged_next: acknowledged.get(id).copied().unwrap_or_default(),
+        };
+        MemberList {
+            leader: self.id,
+            term: metrics.vote.leader_id.term,
+            committed_next: committed,
+            members: group.members.iter().map(view).collect(),
+            joint: group.joint,
+        }
+    }
+
+    /// Plans and does what was asked; the answer is the last line.
+    async fn change(&self, request: ChangeRequest, lines: &Lines) -> Result<String, Status> {
+        let mut change = change(&request)?;
+        if let Change::Add { id, member, .. } | Change::Replace { new: id, member, .. } =
+            &mut change
+        {
+            match self.group().members.get(id) {
+                Some(known) if known.url == member.url => *member = known.clone(),
+                Some(_) => {}
+                None => member.incarnation = self.meet(*id, member).await?,
+            }
+        }
+        let plan = self.heard_group().await.plan(&change, request.force);
+        let plan = plan.map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
+        if plan.steps.is_empty() {
+            return Ok("nothing to do: it is so already".to_owned());
+        }
+        for line in plan.lines() {
+            tell(lines, line).await;
+        }
+        if request.dry_run {
+            return Ok("dry run: nothing was changed".to_owned());
+        }
+        let until = Instant::now() + Duration::from_secs(u64::from(request.wait_seconds));
+        for step in plan.steps {
+            tell(lines, format!("now: {step}")).await;
+            let handed_over = matches!(step, Step::HandOver { .. });
+            self.step(step, until, lines).await?;
+            if handed_over && !matches!(change, Change::Lead { .. }) {
+                // The rest is the new leader's to do.
+                return self.pass_on(request, lines).await;
+            }
+        }
+        Ok("done".to_owned())
+    }
+
+    async fn step(&self, step: Step, until: Instant, lines: &Lines) -> Result<(), Status> {
+        match step {
+            Step::HandOver { heirs } => {
+                let limit = self.election * 4;
+                if !hand_over(&self.raft, self.id, &heirs, limit).await {
+                    let aside = step_aside(self.raft.clone(), self.id, self.election * 20);
+                    self.tasks.spawn("step aside", aside);
+                    return Err(Status::unavailable(format!(
+                        "no other voter took the lead within {limit:?}; nothing is lost"
+                    )));
+                }
+                Ok(())
+            }
+            Step::AddLearner { id, member } => {
+                self.commit(ChangeMembers::AddNodes([(id, member)].into()), true).await
+            }
+            Step::CatchUp { id } => self.catch_up(id, until, lines).await,
+            Step::Voters(voters) => {
+                self.commit(ChangeMembers::ReplaceAllVoters(voters), true).await
+            }
+            Step::RemoveLearner { id } => {
+                self.commit(ChangeMembers::RemoveNodes(BTreeSet::from([id])), true).await
+            }
+        }
+    }
+
+    async fn commit(&self, change: ChangeMembers<u64, Member>, retain: bool) -> Result<(), Status> {
+        let changed = self.raft.change_membership(change, retain).await;
+        changed.map(|_| ()).map_err(|error| {
+            Status::unavailable(format!(
+                "the change was begun and may or may not have been agreed ({error}); nothing is lost; \
+                 repeat the command"
+            ))
+        })
+    }
+
+    /// Waits until a learner has nearly everything that is committed.
+    async fn catch_up(&self, id: u64, until: Instant, lines: &Lines) -> Result<(), Status> {
+        let mut tell_at = Instant::now() + TELL_EVERY;
+        let mut metrics = self.raft.metrics();
+        loop {
+            let committed = metrics
+                .borrow_watched()
+                .cluster_committed
+                .as_ref()
+                .map_or(0, |log_id| log_id.index() + 1);
+            let has = acknowledged(&self.raft).get(&id).copied().unwrap_or_default();
+            if has > 0 && has + CAUGHT_UP_ENTRIES >= committed {
+                return Ok(());
+            }
+            if leader(&self.raft) != Some(self.id) {
+                return Err(Status::unavailable(
+                    "the leader changed meanwhile; nothing is lost; repeat the command",
+                ));
+            }
+            let now = Instant::now();
+            if now >= until {
+                return Err(Status::deadline_exceeded(format!(
+                    "coordinator {id} has {has} of {committed} entries and was not waited for any \
+                     longer; it stays a learner and catches up; is it running, at the address \
+                     given? Repeat the command to go on"
+                )));
+            }
+            if now >= tell_at {
+                tell(lines, format!("coordinator {id} has {has} of {committed} entries")).await;
+                tell_at = now + TELL_EVERY;
+            }
+            let look = tell_at.min(until);
+            if let Ok(Err(_)) = tokio::time::timeout_at(look, metrics.changed()).await {
+                return Err(Status::unavailable("the coordinator is shutting down"));
+            }
+        }
+    }
+
+    /// Asks a coordinator that is to come who it is; answers its incarnation.
+    async fn meet(&self, id: u64, member: &Member) -> Result<String, Status> {
+        let url = self.roster.url(id, Some(member)).unwrap_or_default();
+        let refuse = |why: String| Err(Status::failed_precondition(why));
+        let Some(caller) = self.roster.connect(&url) else {
+            return refuse(format!("{url:?} is not a URL such as http://10.0.0.1:7101"));
+        };
+        let mut client = RaftClient::new(caller);
+        let call = client.introduce(IntroduceRequest {});
+        let it: Introduction = match tokio::time::timeout(self.election * 2, call).await {
+            Ok(Ok(it)) => it.into_inner(),
+            Ok(Err(_)) | Err(_) => {
+                return refuse(format!(
+                    "no coordinator of this cluster answers at {url}; nothing was changed; start it \
+                     first: pghc coordinator --id {id} --join …"
+                ));
+            }
+        };
+        if it.coordinator_id != id || it.zone != member.zone {
+            return refuse(format!(
+                "at {url} answers coordinator {} of zone {}, not coordinator {id} of zone {}; nothing \
+                 was changed",
+                it.coordinator_id, it.zone, member.zone
+            ));
+        }
+        if it.founded || !it.founders.is_empty() {
+            return refuse(format!(
+                "coordinator {id} at {url} is not new, or was started without --join; nothing was \
+                 changed; start it with an empty --data and --join"
+            ));
+        }
+        Ok(it.incarnation)
+    }
+
+    /// Has the leader do it, once it is known who that is; answers the last line.
+    async fn pass_on(&self, request: ChangeRequest, lines: &Lines) -> Result<String, Status> {
+        let leader = self.known_leader().await?;
+        if leader == self.id {
+            return Box::pin(self.change(request, lines)).await;
+        }
+        if request.hops >= HOPS_MAX {
+            return Err(Status::unavailable(
+                "the leader changed several times meanwhile; nothing is lost; repeat the command",
+            ));
+        }
+        let request = ChangeRequest { hops: request.hops + 1, ..request };
+        let mut answers = self.client(leader)?.change(request).await?.into_inner();
+        let mut last = None;
+        while let Some(ChangeProgress { line }) = answers.message().await? {
+            if let Some(line) = last.replace(line) {
+                tell(lines, line).await;
+            }
+        }
+        last.ok_or_else(|| Status::unavailable("the leader said nothing; repeat the command"))
+    }
+}
+
+/// A request in our own words.
+fn change(request: &ChangeRequest) -> Result<Change, Status> {
+    let id = request.coordinator_id;
+    let member =
+        Member { zone: request.zone.clone(), url: request.url.clone(), incarnation: String::new() };
+    let kind = Kind::try_from(request.kind);
+    Ok(match kind.map_err(|_| Status::invalid_argument("a change this pghc does not know"))? {
+        Kind::Add => Change::Add { id: request.new_id, member, learner: request.learner },
+        Kind::Replace => Change::Replace { old: id, new: request.new_id, member },
+        Kind::Remove => Change::Remove { id },
+        Kind::Promote => Change::Promote { id },
+        Kind::Demote => Change::Demote { id },
+        Kind::Lead => Change::Lead { id },
+    })
+}
+
+#[tonic::async_trait]
+impl members_server::Members for MembersService {
+    async fn list(
+        &self,
+        request: Request<ListMembersRequest>,
+    ) -> Result<Response<MemberList>, Status> {
+        let leader = self.known_leader().await?;
+        if leader != self.id {
+            return self.client(leader)?.list(request).await;
+        }
+        Ok(Response::new(self.list().await))
+    }
+
+    type ChangeStream = BoxStream<'static, Result<ChangeProgress, Status>>;
+
+    async fn change(
+        &self,
+        request: Request<ChangeRequest>,
+    ) -> Result<Response<Self::ChangeStream>, Status> {
+        let (lines, reader) = mpsc::channel(LINES_MAX);
+        let (service, request) = (self.clone(), request.into_inner());
+        self.tasks.spawn("change of members", async move {
+            let last = service.pass_on(request, &lines).await;
+            let _ = lines.send(last.map(|line| ChangeProgress { line })).await;
+        });
+        Ok(Response::new(tokio_stream::wrappers::ReceiverStream::new(reader).boxed()))
+    }
+}

@@ -1,0 +1,64 @@
+//! Makes the survivor's log one from which a group of one goes on.
+//!
+//! Raft's own means suffice: a membership entry of a newer term, behind everything that is kept, with
+//! the survivor as the only voter. Started, it elects itself and commits the whole log.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::mpsc;
+
+use openraft::entry::RaftEntry as _;
+use openraft::vote::RaftLeaderId as _;
+use openraft::{EntryPayload, Membership, Vote};
+
+use super::{Plan, RecoverError};
+use crate::coordinator::codec::encode;
+use crate::coordinator::log::{Log, Options, Record};
+use crate::coordinator::type_config::{Entry, LogId, Vote as RaftVote};
+
+/// What was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovered {
+    /// Index of the entry that makes the survivor the only member.
+    pub index: u64,
+    /// Its term, above any that a survivor has seen.
+    pub term: u64,
+}
+
+/// Appends the membership of one to the log of the survivor that `plan` keeps; durable on return.
+/// Whether the obstacles allow it is the caller's to decide.
+///
+/// # Errors
+/// [`RecoverError::Log`], or [`RecoverError::Write`]: it may or may not be there then, and writing
+/// once more does no harm.
+pub fn write(plan: &Plan) -> Result<Recovered, RecoverError> {
+    let keep = &plan.keep;
+    let (id, term) = (keep.id, plan.term + 1);
+    let index = keep.last_id.map_or(0, |last| last.index + 1);
+    let leader = openraft::impls::leader_id_adv::LeaderId::new(term, id);
+    let node = keep.nodes.get(&id).cloned().unwrap_or_default();
+    let failed = |error| RecoverError::Write(keep.dir.clone(), error);
+    let membership = Membership::new(vec![BTreeSet::from([id])], BTreeMap::from([(id, node)]))
+        .map_err(|error| failed(std::io::Error::other(error.to_string())))?;
+    let log_id = LogId::new(leader.to_committed(), index);
+    let entry = Entry::new(log_id, EntryPayload::Membership(membership));
+    let log = Log::open(&keep.dir.join("log"), Options::default()).map_err(RecoverError::Log)?;
+    // The snapshot may be ahead of the log, which then goes on behind it.
+    let state = log.state();
+    let next = state.last.or(state.purged.map(|(purged, _)| purged)).map_or(0, |last| last + 1);
+    if next < index {
+        let covered = encode(&keep.last_id.expect("an index above 0 is of an entry"));
+        log.purge_to(index - 1, covered).map_err(failed)?;
+    }
+    let vote: RaftVote = Vote::new(term, id);
+    log.append(vec![Record { index, body: encode(&entry) }], Box::new(drop)).map_err(failed)?;
+    let (sender, done) = mpsc::sync_channel(1);
+    let tell = Box::new(move |result| {
+        let _ = sender.send(result);
+    });
+    // The vote is the later of the two, so it is durable only with the entry.
+    log.set_vote(encode(&vote), tell).map_err(failed)?;
+    let flushed = done.recv().unwrap_or_else(|_| Err(std::io::ErrorKind::BrokenPipe.into()));
+    flushed.map_err(failed)?;
+    log.close().map_err(failed)?;
+    Ok(Recovered { index, term })
+}

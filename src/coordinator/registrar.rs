@@ -1,0 +1,129 @@
+//! Has the registry of zones changed: by itself for zones that are new, while this coordinator leads,
+//! and on request, through the leader.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pghc_api::id::ZoneName;
+use tokio::time::Instant;
+
+use super::forward::{Attempt, Forward};
+use super::zones::Zones;
+use crate::sequencer::{Registration, ZoneAct, ZoneChange};
+
+/// Pause before another attempt.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Longest time a change on request may take.
+const CHANGE_MAX: Duration = Duration::from_secs(10);
+
+/// Changes the registry.
+#[derive(Clone)]
+pub(super) struct Registrar {
+    pub(super) forward: Forward,
+    pub(super) zones: Arc<Zones>,
+    /// Zones that are registered though none of their nodes may have reported yet: those that have
+    /// a coordinator.
+    pub(super) expected: Vec<ZoneName>,
+    /// How long one attempt to reach the leader may take before it is made again.
+    pub(super) attempt_max: Duration,
+}
+
+/// Why a change did not come about.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ChangeError {
+    #[error("zone {0} is not known to this cluster; pghc zone list shows those that are")]
+    Unknown(ZoneName),
+    #[error("{0}")]
+    Full(String),
+    #[error(
+        "no majority of the coordinators has confirmed it within {} s; it may still come about: look \
+         with pghc zone list, or repeat it, which does no harm",
+        CHANGE_MAX.as_secs()
+    )]
+    NotConfirmed,
+}
+
+impl Registrar {
+    /// Registers what is new, until it is dropped.
+    pub(super) async fn run(self) {
+        let mut newcomers = self.zones.newcomers();
+        let mut leadership = self.forward.leadership();
+        loop {
+            newcomers.borrow_and_update();
+            leadership.borrow_and_update();
+            let mut done = true;
+            for zone in self.missing() {
+                let change = ZoneChange { act: ZoneAct::Register, zone: zone.clone() };
+                if self.forward.propose_zone_change(&change).await == Attempt::Committed {
+                    tracing::info!(%zone, "zone registered");
+                } else {
+                    done = false;
+                }
+            }
+            tokio::select! {
+                biased;
+                changed = leadership.changed() => if changed.is_err() { return },
+                changed = newcomers.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(RETRY), if !done => {}
+            }
+        }
+    }
+
+    /// Zones that should be registered and that the registry does not know; none while another
+    /// coordinator leads or there is no room for them.
+    fn missing(&self) -> Vec<ZoneName> {
+        let registry = Arc::clone(&self.zones.registry().borrow());
+        if !self.forward.leads() || registry.is_full() {
+            return Vec::new();
+        }
+        let mut missing = self.zones.unregistered();
+        missing.extend(self.expected.iter().filter(|zone| registry.get(zone).is_none()).cloned());
+        missing.sort();
+        missing.dedup();
+        missing
+    }
+
+    /// Has a zone added or removed and waits until it is so here; whether it was not so before.
+    /// Repeating it does no harm.
+    ///
+    /// # Errors
+    /// See [`ChangeError`].
+    pub(super) async fn change(&self, change: ZoneChange) -> Result<bool, ChangeError> {
+        let wanted = match change.act {
+            ZoneAct::Register | ZoneAct::Add => Registration::Registered,
+            ZoneAct::Remove => Registration::Removed,
+        };
+        let until = Instant::now() + CHANGE_MAX;
+        let mut registry = self.zones.registry();
+        let before = registry.borrow_and_update().get(&change.zone);
+        loop {
+            // Also when it is so already, as far as this coordinator knows: it may not know the newest.
+            let attempt = self.forward.attempt_zone_change(&change, self.attempt_max).await;
+            if attempt == Attempt::Committed {
+                // At the leader it is carried out already; here it comes with the next append.
+                let wait = if self.forward.leads() { Duration::ZERO } else { self.attempt_max };
+                let so = registry.wait_for(|zones| zones.get(&change.zone) == Some(wanted));
+                if tokio::time::timeout(wait, so).await.is_ok() {
+                    return Ok(before != Some(wanted));
+                }
+                let (zones, zone) = (registry.borrow(), change.zone.clone());
+                match zones.get(&zone) {
+                    None if zones.is_full() => {
+                        return Err(ChangeError::Full(
+                            super::zones::Refusal::Full(zone).to_string(),
+                        ));
+                    }
+                    None if wanted == Registration::Removed => {
+                        return Err(ChangeError::Unknown(zone));
+                    }
+                    _ => {}
+                }
+            }
+            if Instant::now() >= until {
+                return Err(ChangeError::NotConfirmed);
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What was found wrong with a zone's chain, kept in its database: while it is there, nobody
+//! applies to that zone, whichever node is restarted.
+
+use std::fmt;
+
+use pghc_api::id::NodeName;
+use pghc_api::verify::{Violation, ViolationKind};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::connect::{ConnectError, Dsn, Role};
+use super::read::ReadError;
+use crate::task::Tasks;
+
+/// Why a zone is fenced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// First bad id, 0 when it is not known.
+    pub id: i64,
+    /// What is wrong, one word.
+    pub what: String,
+    /// What a sound chain has there.
+    pub expected: String,
+    /// What was there.
+    pub found: String,
+    /// Node that found it.
+    pub node: String,
+}
+
+impl Evidence {
+    pub(super) fn from_row(row: &Row) -> Self {
+        Self {
+            id: row.get(0),
+            what: row.get(1),
+            expected: row.get(2),
+            found: row.get(3),
+            node: row.get(4),
+        }
+    }
+
+    /// What the verifier found, as `node` saw it.
+    #[must_use]
+    pub fn of(violation: &Violation, node: &NodeName) -> Self {
+        Self {
+            id: violation.id,
+            what: word(violation.kind),
+            expected: violation.expected.clone(),
+            found: violation.found.clone(),
+            node: node.to_string(),
+        }
+    }
+
+    /// Keeps it, and with it the row that it is about; the zone is fenced from then on.
+    ///
+    /// # Errors
+    /// See [`KeepError`]; nothing was kept then.
+    pub async fn keep(&self, dsn: &Dsn, tasks: &Tasks) -> Result<(), KeepError> {
+        let client = dsn.connect(Role::Applier, "evidence", tasks).await?;
+        let parameters: [&(dyn ToSql + Sync); 5] =
+            [&self.node, &self.id, &self.what, &self.expected, &self.found];
+        let sql = include_str!("../../sql/queries/add_evidence.sql");
+        client.query_one(sql, &parameters).await.map_err(ReadError::sort)?;
+        Ok(())
+    }
+}
+
+/// The stable name of a kind.
+fn word(kind: ViolationKind) -> String {
+    let json = serde_json::to_string(&kind).unwrap_or_default();
+    json.trim_matches('"').to_owned()
+}
+
+impl fmt::Display for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, what, expected, found, node } = self;
+        write!(
+            f,
+            "the chain in this zone's database is not the one that was ordered: the first bad id \
+             is {id} ({what}): expected {expected}, found {found}; found by {node}. Nothing is \
+             applied here and nothing is served; `pghc zone reseed` sets this chain aside as \
+             evidence and has the zone filled anew"
+        )
+    }
+}
+
+/// Why evidence was not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// There is no session.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The database did not take it.
+    #[error(transparent)]
+    Refused(#[from] ReadError),
+}

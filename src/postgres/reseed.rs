@@ -1,0 +1,131 @@
+//! Replacing a zone's chain, and giving a copy of one zone's database to another: what an operator
+//! does on purpose, with a login that owns the schema.
+//!
+//! Invariant: nothing is deleted. A chain that is replaced stays in the same database under another
+//! schema name, evidence and all.
+
+use pghc_api::id::ZoneName;
+use tokio_postgres::Client;
+
+use super::connect::{ConnectError, Dsn, Role, is_gone};
+use super::evidence::Evidence;
+use super::read::ReadError;
+use crate::task::Tasks;
+
+/// How a zone's database stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Standing {
+    /// The cluster it belongs to; empty while nobody has claimed it.
+    pub cluster: String,
+    /// The zone it belongs to; empty while nobody has claimed it.
+    pub zone: String,
+    /// Newest applied id.
+    pub applied_id: u64,
+    /// Node that applied last.
+    pub applier: Option<String>,
+    /// Seconds since the right to apply was renewed.
+    pub idle_s: f64,
+    /// Whether the server is a replica.
+    pub is_replica: bool,
+    /// Why the zone is fenced.
+    pub evidence: Option<Evidence>,
+}
+
+/// Why nothing was replaced or adopted. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReseedError {
+    /// There is no session.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// PostgreSQL refuses: most likely the login does not own the schema, or other objects of the
+    /// database stand on the view `public.chain`.
+    #[error("PostgreSQL refuses, and nothing was changed")]
+    Refused(#[from] ReadError),
+}
+
+/// An operator's session.
+#[derive(Debug)]
+pub struct Operator {
+    client: Client,
+}
+
+impl Operator {
+    /// Connects with the login role.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn connect(dsn: &Dsn, tasks: &Tasks) -> Result<Self, ReseedError> {
+        Ok(Self { client: dsn.connect(Role::Login, "operator", tasks).await? })
+    }
+
+    /// How the database stands; `None` when there is no chain in it.
+    ///
+    /// # Errors
+    /// [`ReseedError::Refused`].
+    pub async fn standing(&self) -> Result<Option<Standing>, ReseedError> {
+        let row = match self
+            .client
+            .query_one(include_str!("../../sql/queries/standing.sql"), &[])
+            .await
+        {
+            Ok(row) => row,
+            Err(error) if error.code().is_some_and(is_gone) => return Ok(None),
+            Err(error) => return Err(ReadError::sort(error).into()),
+        };
+        let sql = include_str!("../../sql/queries/evidence.sql");
+        let evidence = match self.client.query_opt(sql, &[]).await {
+            Ok(row) => row.as_ref().map(Evidence::from_row),
+            // A database of an older binary has no such table.
+            Err(error) if error.code().is_some_and(is_gone) => None,
+            Err(error) => return Err(ReadError::sort(error).into()),
+        };
+        Ok(Some(Standing {
+            cluster: row.get::<_, Option<String>>(0).unwrap_or_default(),
+            zone: row.get::<_, Option<String>>(1).unwrap_or_default(),
+            applied_id: row.get::<_, Option<i64>>(2).unwrap_or_default().cast_unsigned(),
+            applier: row.get(3),
+            idle_s: row.get::<_, Option<f64>>(4).unwrap_or(f64::INFINITY),
+            is_replica: row.get(5),
+            evidence,
+        }))
+    }
+
+    /// Which server, schema and chain this is, as text that only equality is asked of. It stays the
+    /// same while nothing is applied and the server is not started again.
+    ///
+    /// # Errors
+    /// [`ReseedError::Refused`].
+    pub async fn identify(&self) -> Result<String, ReseedError> {
+        let sql = include_str!("../../sql/queries/identify.sql");
+        let row = self.client.query_one(sql, &[]).await.map_err(ReadError::sort)?;
+        let text = |at| row.get::<_, Option<String>>(at);
+        let standing = self.standing().await?.map(|s| (s.cluster, s.zone, s.applied_id));
+        Ok(format!("{:?}", (text(0), text(1), standing)))
+    }
+
+    /// Sets the chain aside under the schema name `aside`; the database holds no chain then.
+    ///
+    /// # Errors
+    /// [`ReseedError::Refused`]; all of it happened, or nothing.
+    pub async fn set_aside(&self, aside: &str) -> Result<(), ReseedError> {
+        self.set("pghc.aside", aside).await?;
+        let sql = include_str!("../../sql/queries/set_aside.sql");
+        Ok(self.client.batch_execute(sql).await.map_err(ReadError::sort)?)
+    }
+
+    /// Gives the chain to `zone`.
+    ///
+    /// # Errors
+    /// [`ReseedError::Refused`]; all of it happened, or nothing.
+    pub async fn adopt(&self, zone: &ZoneName) -> Result<(), ReseedError> {
+        self.set("pghc.zone", zone.as_str()).await?;
+        let sql = include_str!("../../sql/queries/adopt.sql");
+        Ok(self.client.batch_execute(sql).await.map_err(ReadError::sort)?)
+    }
+
+    async fn set(&self, name: &str, value: &str) -> Result<(), ReseedError> {
+        let sql = "select set_config($1, $2, false)";
+        self.client.execute(sql, &[&name, &value]).await.map_err(ReadError::sort)?;
+        Ok(())
+    }
+}

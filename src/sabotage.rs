@@ -1,0 +1,74 @@
+//! Deliberate bugs, to prove that our tests would find them.
+//!
+//! Only a build with the feature `sabotage` knows them, and only the one that the environment
+//! variable `PGHC_SABOTAGE` names is committed. In every other build [`is`] is `false` at compile
+//! time and nothing of this is left. RELIABILITY.md says which check catches which.
+
+macro_rules! bugs {
+    ($($(#[$doc:meta])* $bug:ident = $name:literal,)*) => {
+        /// A deliberate bug.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Bug { $($(#[$doc])* $bug,)* }
+
+        impl Bug {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$bug,)*];
+
+            /// The name that `PGHC_SABOTAGE` takes.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$bug => $name,)* }
+            }
+        }
+    };
+}
+
+bugs! {
+    /// The log reports writes as durable before it has synced them.
+    AckBeforeSync = "ack-before-sync",
+    /// The log reports as durable what it has only written.
+    SyncSkipped = "sync-skipped",
+    /// A vote is reported as durable and never written.
+    VoteNotPersisted = "vote-not-persisted",
+    /// A write is answered before its own zone has applied it.
+    AckBeforeApply = "ack-before-apply",
+    /// The applier's update does not compare the epoch.
+    NoEpoch = "no-epoch",
+    /// A lost commit is taken for a committed one.
+    BlindCommit = "blind-commit",
+    /// A snapshot leaves the idempotency keys out.
+    KeysNotInSnapshot = "keys-not-in-snapshot",
+    /// A write's id depends on its entry's index in the log.
+    IdFromIndex = "id-from-index",
+    /// The log is purged without looking at the zones.
+    PurgeIgnoresZones = "purge-ignores-zones",
+    /// A leader answers a confirmed read without asking a majority.
+    ReadUnconfirmed = "read-unconfirmed",
+    /// A batch that is sent again is sent as another one.
+    ResendAsNew = "resend-as-new",
+    /// chain-verify does not look at the last link.
+    VerifySkipsLast = "verify-skips-last",
+    /// A coordinator whose log was wiped votes again under its old id.
+    WipedVotes = "wiped-votes",
+    /// The applier does not compare its chain with the sequencer's.
+    HashNotCompared = "hash-not-compared",
+    /// A read with a token does not wait for the frontier.
+    TokenNotAwaited = "token-not-awaited",
+}
+
+/// Whether this process commits `bug`.
+#[cfg(feature = "sabotage")]
+#[must_use]
+pub fn is(bug: Bug) -> bool {
+    use std::sync::OnceLock;
+    static CHOSEN: OnceLock<Option<String>> = OnceLock::new();
+    CHOSEN.get_or_init(|| std::env::var("PGHC_SABOTAGE").ok()).as_deref() == Some(bug.name())
+}
+
+/// Whether this process commits `bug`: never.
+#[cfg(not(feature = "sabotage"))]
+#[must_use]
+#[inline(always)]
+pub const fn is(_: Bug) -> bool {
+    false
+}

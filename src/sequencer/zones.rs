@@ -1,0 +1,269 @@
+//! The registry of zones: which exist, and so hold back the purge of the log. Replicated, because
+//! every coordinator must say the same, also after a restart; pure, like all of the sequencer.
+//!
+//! A change travels as an entry of its own, beside batches, and takes no write id:
+//!
+//! ```text
+//! entry   format u8 = 2 | group u16 = 0 | act u8 | zone: length u8, bytes
+//! act     0 register | 1 add | 2 remove
+//! ```
+
+use std::collections::BTreeMap;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use pghc_api::id::ZoneName;
+use pghc_api::limits::ZONES_MAX;
+use serde::{Deserialize, Serialize};
+
+use super::entry::{EntryError, GROUP, put_short, take, take_short};
+
+/// Format byte of an entry that changes the registry.
+const FORMAT: u8 = 2;
+
+/// What is done with a zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ZoneAct {
+    /// Registers a zone that nobody has heard of before; a removed one stays removed. This is what
+    /// a leader does by itself when a zone first reports.
+    Register,
+    /// Registers a zone, a removed one too. Only a person does this.
+    Add,
+    /// Takes a registered zone out, until it is added.
+    Remove,
+}
+
+impl ZoneAct {
+    const ALL: [Self; 3] = [Self::Register, Self::Add, Self::Remove];
+}
+
+/// A change of the registry, as it stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ZoneChange {
+    /// What is done.
+    pub act: ZoneAct,
+    /// With which zone.
+    pub zone: ZoneName,
+}
+
+impl ZoneChange {
+    /// Whether an entry is a change of the registry and not a batch.
+    #[must_use]
+    pub fn is(entry: &[u8]) -> bool {
+        entry.first() == Some(&FORMAT)
+    }
+
+    /// Encodes the entry.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let zone = self.zone.as_str().as_bytes();
+        let mut out = BytesMut::with_capacity(5 + zone.len());
+        out.put_u8(FORMAT);
+        out.put_u16(GROUP);
+        out.put_u8(match self.act {
+            ZoneAct::Register => 0,
+            ZoneAct::Add => 1,
+            ZoneAct::Remove => 2,
+        });
+        put_short(&mut out, zone);
+        out.freeze()
+    }
+
+    /// Decodes an entry of which [`ZoneChange::is`] is true.
+    ///
+    /// # Errors
+    /// If the bytes are not exactly one change that this build knows.
+    pub fn decode(mut bytes: Bytes) -> Result<Self, EntryError> {
+        let mut header = take(&mut bytes, 4)?;
+        let format = header.get_u8();
+        if format != FORMAT {
+            return Err(EntryError::Unknown { what: "entry format", got: u16::from(format) });
+        }
+        let group = header.get_u16();
+        if group != GROUP {
+            return Err(EntryError::Unknown { what: "group", got: group });
+        }
+        let act = header.get_u8();
+        let known = ZoneAct::ALL.get(usize::from(act)).copied();
+        let act = known.ok_or(EntryError::Unknown { what: "zone act", got: u16::from(act) })?;
+        let zone = take_short(&mut bytes)?;
+        let zone = std::str::from_utf8(&zone).ok().and_then(|name| name.parse().ok());
+        let zone = zone.ok_or(EntryError::Malformed("its zone name is not allowed"))?;
+        if !bytes.is_empty() {
+            return Err(EntryError::Malformed("bytes follow its zone name"));
+        }
+        Ok(Self { act, zone })
+    }
+}
+
+/// How a zone stands in the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Registration {
+    /// It exists.
+    Registered,
+    /// A person has taken it out; it does not come back by reporting.
+    Removed,
+}
+
+/// All zones by name, at most [`ZONES_MAX`] with the removed ones. When a new one comes into a full
+/// registry, the zone that was removed longest ago is forgotten; when none was removed, the new one
+/// is not taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Zones {
+    /// How each stands, and the Raft index of the change that made it so.
+    zones: BTreeMap<ZoneName, (Registration, u64)>,
+}
+
+impl Zones {
+    /// How `zone` stands; `None` when it is not known.
+    #[must_use]
+    pub fn get(&self, zone: &ZoneName) -> Option<Registration> {
+        self.zones.get(zone).map(|(registration, _)| *registration)
+    }
+
+    /// Names of the zones that stand so, ascending.
+    pub fn that_are(&self, wanted: Registration) -> impl Iterator<Item = &ZoneName> {
+        self.zones.iter().filter(move |(_, (is, _))| *is == wanted).map(|(name, _)| name)
+    }
+
+    /// Whether changes can have led to this.
+    pub(super) fn is_possible(&self) -> bool {
+        self.zones.len() <= ZONES_MAX
+    }
+
+    /// Whether a zone that is not known would not be taken.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.zones.len() >= ZONES_MAX && self.that_are(Registration::Removed).next().is_none()
+    }
+
+    /// Carries out the change at Raft index `index`; whether it changed anything.
+    pub(super) fn apply(&mut self, index: u64, change: ZoneChange) -> bool {
+        let ZoneChange { act, zone } = change;
+        let becomes = match (act, self.get(&zone)) {
+            (ZoneAct::Register | ZoneAct::Add, None) if self.is_full() => return false,
+            (ZoneAct::Register | ZoneAct::Add, None)
+            | (ZoneAct::Add, Some(Registration::Removed)) => Registration::Registered,
+            (ZoneAct::Remove, Some(Registration::Registered)) => Registration::Removed,
+            _ => return false,
+        };
+        if self.zones.len() >= ZONES_MAX && !self.zones.contains_key(&zone) {
+            self.forget_one();
+        }
+        self.zones.insert(zone, (becomes, index));
+        true
+    }
+
+    /// Forgets the zone that was removed longest ago.
+    fn forget_one(&mut self) {
+        let removed = self.zones.iter().filter(|(_, (is, _))| *is == Registration::Removed);
+        let oldest = removed.min_by_key(|(_, (_, index))| *index).map(|(name, _)| name.clone());
+        if let Some(oldest) = oldest {
+            self.zones.remove(&oldest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use bytes::Bytes;
+    use pghc_api::id::ZoneName;
+    use pghc_api::limits::ZONES_MAX;
+    use proptest::prelude::*;
+
+    use super::{EntryError, Registration, ZoneAct, ZoneChange, Zones};
+
+    fn change(act: ZoneAct, zone: &str) -> ZoneChange {
+        ZoneChange { act, zone: zone.parse().expect("a plain name") }
+    }
+
+    fn names(zones: &Zones, wanted: Registration) -> Vec<&str> {
+        zones.that_are(wanted).map(ZoneName::as_str).collect()
+    }
+
+    #[test]
+    fn the_bytes_of_a_change_never_change() {
+        for (act, byte) in [(ZoneAct::Register, 0), (ZoneAct::Add, 1), (ZoneAct::Remove, 2)] {
+            let bytes = change(act, "eu").encode();
+            assert_eq!(&bytes[..], [2, 0, 0, byte, 2, b'e', b'u']);
+            assert!(ZoneChange::is(&bytes));
+            assert_eq!(ZoneChange::decode(bytes).expect("a change"), change(act, "eu"));
+        }
+    }
+
+    #[test]
+    fn what_a_newer_version_wrote_is_refused_by_name() {
+        for (at, what) in [(0, "entry format"), (2, "group"), (3, "zone act")] {
+            let mut bytes = change(ZoneAct::Add, "eu").encode().to_vec();
+            bytes[at] = 7;
+            let error = ZoneChange::decode(bytes.into()).expect_err("not known");
+            assert_eq!(error, EntryError::Unknown { what, got: 7 });
+        }
+    }
+
+    #[test]
+    fn a_removed_zone_comes_back_by_being_added_and_not_by_reporting() {
+        let mut zones = Zones::default();
+        assert!(zones.apply(1, change(ZoneAct::Register, "eu")));
+        assert!(zones.apply(2, change(ZoneAct::Remove, "eu")));
+        assert!(!zones.apply(3, change(ZoneAct::Register, "eu")));
+        assert_eq!(names(&zones, Registration::Removed), ["eu"]);
+        assert!(zones.apply(4, change(ZoneAct::Add, "eu")));
+        assert_eq!(names(&zones, Registration::Registered), ["eu"]);
+        assert!(!zones.apply(5, change(ZoneAct::Remove, "us")), "nobody knows it");
+    }
+
+    #[test]
+    fn a_full_registry_forgets_the_zone_removed_longest_ago_and_else_takes_none() {
+        let mut zones = Zones::default();
+        for number in 0..ZONES_MAX as u64 {
+            assert!(zones.apply(number, change(ZoneAct::Register, &format!("z{number}"))));
+        }
+        assert!(zones.is_full() && !zones.apply(300, change(ZoneAct::Add, "new")));
+        assert!(zones.apply(301, change(ZoneAct::Remove, "z9")));
+        assert!(zones.apply(302, change(ZoneAct::Remove, "z3")));
+        assert!(zones.apply(303, change(ZoneAct::Add, "new")));
+        assert_eq!(names(&zones, Registration::Removed), ["z3"]);
+        assert_eq!(zones.zones.len(), ZONES_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn the_registry_is_what_the_changes_say(
+            acts in proptest::collection::vec((0_usize..3, 0_u8..5), 0..60))
+        {
+            let (mut zones, mut registered, mut removed) =
+                (Zones::default(), BTreeSet::new(), BTreeSet::new());
+            for (index, (act, zone)) in (1..).zip(acts) {
+                let (act, zone) = (ZoneAct::ALL[act], format!("z{zone}"));
+                let before = zones.clone();
+                let changed = zones.apply(index, change(act, &zone));
+                prop_assert_eq!(changed, zones != before);
+                match act {
+                    ZoneAct::Register if removed.contains(&zone) => {}
+                    ZoneAct::Register | ZoneAct::Add => {
+                        removed.remove(&zone);
+                        registered.insert(zone);
+                    }
+                    ZoneAct::Remove if registered.remove(&zone) => {
+                        removed.insert(zone);
+                    }
+                    ZoneAct::Remove => {}
+                }
+                let sorted = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>();
+                prop_assert_eq!(names(&zones, Registration::Registered), sorted(&registered));
+                prop_assert_eq!(names(&zones, Registration::Removed), sorted(&removed));
+            }
+        }
+
+        #[test]
+        fn foreign_bytes_are_refused_without_a_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..80))
+        {
+            let mut bytes = bytes;
+            bytes.insert(0, 2);
+            let _ = ZoneChange::decode(Bytes::from(bytes));
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The background check of this zone's own chain: every link recomputed from the first on, at a
+//! bounded rate, and the result compared with what the coordinators have confirmed.
+//!
+//! Invariant: what is reported is wrong, and nothing before the id reported is. A chain that was
+//! rewritten consistently from some link on shows only at its end; where it begins is then found by
+//! bisection over the digests of a zone that is sound. Nothing here changes the chain.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use pghc_api::chain::{Digest, Head};
+use pghc_api::id::{ClusterId, WriteId};
+use pghc_api::verify::{RawDigest, RawLink, RawTime, Verifier, Violation, ViolationKind};
+use tokio::time::Instant;
+
+use crate::postgres::{RawChain, RawHead, ReadError, raw};
+
+/// Rows checked between two looks at the clock.
+const ROWS_AT_ONCE: usize = 256;
+
+/// How fast a check may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Most rows a second, at least 1.
+    pub rows: u32,
+    /// Most payload bytes a second, at least 1.
+    pub bytes: u32,
+}
+
+impl Rate {
+    /// As fast as it goes.
+    pub const UNBOUNDED: Self = Self { rows: u32::MAX, bytes: u32::MAX };
+
+    /// How long this much may not take less than.
+    fn time_for(self, rows: u64, bytes: u64) -> Duration {
+        let share = |count: u64, rate: u32| {
+            Duration::from_micros(count.saturating_mul(1_000_000) / u64::from(rate.max(1)))
+        };
+        share(rows, self.rows).max(share(bytes, self.bytes))
+    }
+}
+
+/// What a check of the whole chain came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checked {
+    /// Sound up to this head, which is the frontier's; `None` while the chain is empty.
+    Sound(Option<Head>),
+    /// The first link that does not follow, or that the coordinators confirmed otherwise.
+    Bad(Violation),
+    /// The database was replaced or set back meanwhile: nothing is known.
+    Moved,
+}
+
+/// Where the digests of a sound chain can be asked for.
+pub trait Reference: Send + Sync {
+    /// The digest of link `id`; `None` when it cannot be had.
+    fn digest(&self, id: u64) -> BoxFuture<'_, Option<Digest>>;
+}
+
+/// Recomputes the chain from link 1 to its frontier. `confirmed` is a head that the coordinators
+/// have confirmed, if one is known.
+///
+/// # Errors
+/// When the database does not answer; nothing is known then.
+pub async fn check(
+    chain: &RawChain,
+    cluster: &ClusterId,
+    confirmed: Option<Head>,
+    rate: Rate,
+) -> Result<Checked, ReadError> {
+    let extent = chain.head().await?;
+    match walk(chain, cluster, &extent, confirmed, rate).await? {
+        Ok(head) => Ok(Checked::Sound(head)),
+        Err(violation) => {
+            // Whatever it is must still be there: a database that is being replaced shows the
+            // beginning of one chain and the end of another.
+            let now = chain.head().await?;
+            if now.applied_id < extent.applied_id || now.cluster != extent.cluster {
+                return Ok(Checked::Moved);
+            }
+            Ok(Checked::Bad(violation))
+        }
+    }
+}
+
+async fn walk(
+    chain: &RawChain,
+    cluster: &ClusterId,
+    extent: &RawHead,
+    confirmed: Option<Head>,
+    rate: Rate,
+) -> Result<Result<Option<Head>, Violation>, ReadError> {
+    let Some(applied) = extent.applied_id.and_then(|id| u64::try_from(id).ok()) else {
+        let kind = ViolationKind::WrongFrontier;
+        return Ok(Err(Violation::new(0, kind, "one row in pghc.frontier", "none, or no id")));
+    };
+    if let Some(first) = extent.first_id.filter(|first| *first < 1) {
+        let kind = ViolationKind::BadId;
+        return Ok(Err(Violation::new(first, kind, "no row below link 1", "a row")));
+    }
+    let mut verifier = Verifier::new(cluster.clone(), WriteId::FIRST);
+    let started = Instant::now();
+    let (mut rows, mut bytes) = (0_u64, 0_u64);
+    let links = chain.links(1, applied.cast_signed());
+    let mut links = std::pin::pin!(links.ready_chunks(ROWS_AT_ONCE));
+    while let Some(chunk) = links.next().await {
+        for row in chunk {
+            let row = row?;
+            rows += 1;
+            bytes += row.payload().map_or(0, |payload| payload.len() as u64);
+            let head = match verifier.check(&raw_link(&row)) {
+                Ok(head) => head,
+                Err(violation) => return Ok(Err(violation)),
+            };
+            if let Some(due) = confirmed.filter(|due| due.id == head.id && *due != head) {
+                let (id, kind) = (head.id.as_i64(), ViolationKind::Fork);
+                return Ok(Err(Violation::new(id, kind, due.digest, head.digest)));
+            }
+        }
+        tokio::time::sleep_until(started + rate.time_for(rows, bytes)).await;
+    }
+    if let Err(violation) = verifier.finish(applied) {
+        return Ok(Err(violation));
+    }
+    Ok(ends_well(extent, applied, verifier.head()).map(|()| verifier.head().copied()))
+}
+
+/// Whether frontier and rows of one snapshot end where the checked links do.
+fn ends_well(extent: &RawHead, applied: u64, head: Option<&Head>) -> Result<(), Violation> {
+    let at = applied.cast_signed();
+    let due = head.map(|head| (head.hash.to_string(), head.digest.0.to_vec(), head.written_at));
+    let named = extent.hash.clone().zip(extent.digest.clone()).zip(extent.written_at);
+    let named = named.map(|((hash, digest), at)| (hash, digest, at));
+    if named != due {
+        let expected =
+            head.map_or("no head".to_owned(), |h| format!("{} and {}", h.hash, h.digest));
+        let found = extent.hash.as_deref().unwrap_or("null");
+        let found = format!("hash {found}, another digest or another time in the frontier row");
+        return Err(Violation::new(at, ViolationKind::WrongFrontier, expected, found));
+    }
+    match extent.last_id.filter(|last| *last > at) {
+        None => Ok(()),
+        Some(last) => {
+            let expected = format!("no row above {applied}, where the frontier stands");
+            let found = format!("rows up to {last}");
+            Err(Violation::new(at + 1, ViolationKind::RowsAboveFrontier, expected, found))
+        }
+    }
+}
+
+/// Finds where a chain went wrong that shows `violation`: a link whose digest was made to fit its
+/// content shows only at the one behind it, a rewritten end only at its last. Asks the reference
+/// for O(log n) digests; without its help the violation stands as it is.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn locate(
+    chain: &RawChain,
+    violation: Violation,
+    reference: &dyn Reference,
+) -> Result<Violation, ReadError> {
+    let is_known_to_differ = violation.kind == ViolationKind::Fork;
+    // Up to here the links follow from each other, so that equal digests mean equal beginnings.
+    let end = if is_known_to_differ { violation.id } else { violation.id - 1 };
+    let Ok(mut different) = u64::try_from(end) else { return Ok(violation) };
+    let mut found = None;
+    if different > 0 && !is_known_to_differ {
+        match compare(chain, different, reference).await? {
+            Some(Difference::At(due, is)) => found = Some((due, is)),
+            Some(Difference::None) | None => return Ok(violation),
+        }
+    }
+    let mut equal = 0;
+    while different - equal > 1 {
+        let middle = equal + (different - equal) / 2;
+        match compare(chain, middle, reference).await? {
+            Some(Difference::At(due, is)) => (different, found) = (middle, Some((due, is))),
+            Some(Difference::None) => equal = middle,
+            None => return Ok(violation),
+        }
+    }
+    let Some((due, is)) = found else { return Ok(violation) };
+    Ok(Violation::new(different.cast_signed(), ViolationKind::Fork, due, is))
+}
+
+enum Difference {
+    None,
+    /// The reference's digest and ours.
+    At(Digest, String),
+}
+
+/// Compares one link with the reference; `None` when the reference does not have it.
+async fn compare(
+    chain: &RawChain,
+    id: u64,
+    reference: &dyn Reference,
+) -> Result<Option<Difference>, ReadError> {
+    let Some(due) = reference.digest(id).await else { return Ok(None) };
+    let is = own_digest(chain, id).await?;
+    let is_equal = is == Some(due);
+    let is = is.map_or("none".to_owned(), |digest| digest.to_string());
+    Ok(Some(if is_equal { Difference::None } else { Difference::At(due, is) }))
+}
+
+/// The digest of link `id` as it stands here; `None` when there is no such row, or none in it.
+pub(super) async fn own_digest(chain: &RawChain, id: u64) -> Result<Option<Digest>, ReadError> {
+    let mut row = std::pin::pin!(chain.links(id.cast_signed(), id.cast_signed()));
+    let Some(row) = row.next().await.transpose()? else { return Ok(None) };
+    Ok(row.digest().and_then(|digest| digest.try_into().ok()).map(Digest))
+}
+
+fn raw_link(row: &raw::RawLink) -> RawLink<'_> {
+    let text = |bytes| std::str::from_utf8(bytes).unwrap_or("bytes that are no text");
+    RawLink {
+        id: row.id(),
+        node: row.node().map(text),
+        hash: row.hash().map(text),
+        digest: row.digest().map(RawDigest::Bytes),
+        written_at: row.written_at().map(|time| RawTime::Micros(time.0)),
+        payload: row.payload(),
+        token: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Rate;
+
+    #[test]
+    fn a_check_goes_at_the_slower_of_its_two_rates() {
+        let rate = Rate { rows: 1_000, bytes: 1_000_000 };
+        assert_eq!(rate.time_for(500, 0), Duration::from_millis(500));
+        assert_eq!(rate.time_for(500, 2_000_000), Duration::from_secs(2));
+        assert!(Rate::UNBOUNDED.time_for(1_000_000, 1 << 30) < Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,88 @@
+//! A zone that has halted: finding out what is wrong with its chain, and waiting until another
+//! database, or another chain in it, stands in the place of this one.
+
+use std::time::Duration;
+
+use super::audit::Rate;
+use super::auditor::{Auditor, Examined};
+use super::standing::Standing;
+use crate::postgres::reseed::Operator;
+use crate::telemetry::describe;
+
+/// How often a halted zone looks whether its database was replaced.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+
+/// What a halted applier works with.
+pub(super) struct Halt<'a> {
+    pub(super) standing: &'a Standing,
+    /// `None` in surroundings where nobody can replace the database.
+    pub(super) auditor: Option<&'a Auditor>,
+}
+
+impl Halt<'_> {
+    /// Halts for `why`, finds out where the chain went wrong if it is the chain, and answers when the
+    /// database was replaced.
+    pub(super) async fn run(self, why: String, is_chain: bool) {
+        tracing::error!(why, "this zone halts; its data stays as it is");
+        self.standing.frontier.set_halted(Some(why));
+        let Some(auditor) = self.auditor else { return std::future::pending().await };
+        let look = Look { auditor };
+        let before = look.identify().await;
+        if is_chain {
+            look.find().await;
+        }
+        look.until_replaced(before).await;
+        tracing::info!("this zone's database was replaced; going on");
+        self.standing.unfence();
+        self.standing.confirm(None);
+        self.standing.frontier.set_halted(None);
+    }
+}
+
+struct Look<'a> {
+    auditor: &'a Auditor,
+}
+
+impl Look<'_> {
+    /// Looks for the first bad link and keeps what it finds. A chain that shows nothing wrong is left
+    /// alone: then it may be the coordinators that are wrong, and a restart tries again.
+    async fn find(&self) {
+        let found = loop {
+            match self.auditor.examine(self.auditor.standing.confirmed(), Rate::UNBOUNDED).await {
+                Ok(Examined::Bad(evidence)) => break evidence,
+                Ok(Examined::Sound(_)) => {
+                    tracing::error!("this chain is sound in itself; the coordinators have another");
+                    return;
+                }
+                Ok(Examined::Moved) => return,
+                Err(error) => {
+                    tracing::warn!(error = describe(&error), "the chain cannot be checked yet");
+                    tokio::time::sleep(LOOK_PERIOD).await;
+                }
+            }
+        };
+        if let Err(error) = found.keep(&self.auditor.dsn, &self.auditor.tasks).await {
+            tracing::error!(error = describe(&error), "the evidence was not kept");
+        }
+        tracing::error!(evidence = %found, "this is where the chain went wrong");
+        self.auditor.standing.frontier.set_halted(Some(found.to_string()));
+    }
+
+    async fn until_replaced(&self, mut before: Option<String>) {
+        loop {
+            tokio::time::sleep(LOOK_PERIOD).await;
+            let Some(now) = self.identify().await else { continue };
+            match &before {
+                Some(before) if *before != now => return,
+                Some(_) => {}
+                None => before = Some(now),
+            }
+        }
+    }
+
+    /// Which database this is and how its chain stands; `None` while it does not answer.
+    async fn identify(&self) -> Option<String> {
+        let operator = Operator::connect(&self.auditor.dsn, &self.auditor.tasks).await.ok()?;
+        operator.identify().await.ok()
+    }
+}

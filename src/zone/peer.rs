@@ -1,0 +1,102 @@
+//! Another zone's API node, as this zone reads the chain from it: pages and single links over HTTP.
+//!
+//! Nothing it says is trusted: who calls recomputes. Answers, waits and retries are bounded.
+
+use std::time::Duration;
+
+use pghc_api::chain::Digest;
+use pghc_api::error::Problem;
+use pghc_api::limits::PAGE_LINKS_MAX;
+use pghc_api::wire::{LinkBody, Page};
+
+use crate::telemetry::describe;
+
+/// Longest wait for a connection, and longest silence of an answer under way.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// Largest answer taken; a page that is larger is asked for again in smaller pieces.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// A node of another zone.
+#[derive(Debug, Clone)]
+pub(super) struct Peer {
+    client: reqwest::Client,
+    /// Name of its zone.
+    pub(super) zone: String,
+    /// Its base URL, without a slash at the end.
+    pub(super) url: String,
+}
+
+/// Why a peer gave no usable answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PeerError {
+    /// It does not answer, or not as an API node does.
+    #[error("{0}")]
+    Unusable(String),
+    /// The answer was over the limit.
+    #[error("the answer is larger than {ANSWER_BYTES_MAX} bytes")]
+    TooLarge,
+}
+
+/// The client that all peers share.
+pub(super) fn client() -> reqwest::Client {
+    let client = reqwest::Client::builder().connect_timeout(CONNECT_MAX).read_timeout(SILENCE_MAX);
+    // Zones reach each other directly; a proxy for the outside world knows nothing of them.
+    client.no_proxy().build().expect("these settings need nothing of the system")
+}
+
+impl Peer {
+    pub(super) fn new(client: reqwest::Client, zone: &str, url: &str) -> Self {
+        Self { client, zone: zone.to_owned(), url: url.trim_end_matches('/').to_owned() }
+    }
+
+    /// Links above `after`, ascending; none at its frontier.
+    pub(super) async fn page(&self, after: u64) -> Result<Vec<LinkBody>, PeerError> {
+        let mut limit = PAGE_LINKS_MAX;
+        loop {
+            let path = format!("/v1/chain?after={after}&limit={limit}");
+            match self.get(&path).await {
+                Ok(body) => {
+                    let page: Page = serde_json::from_slice(&body).map_err(|error| {
+                        PeerError::Unusable(format!("GET {path} is no page of links: {error}"))
+                    })?;
+                    return Ok(page.links);
+                }
+                Err(PeerError::TooLarge) if limit > 1 => limit = (limit / 8).max(1),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The digest of its link `id`.
+    pub(super) async fn digest(&self, id: u64) -> Result<Digest, PeerError> {
+        let path = format!("/v1/chain/{id}");
+        let link: LinkBody = serde_json::from_slice(&self.get(&path).await?)
+            .map_err(|error| PeerError::Unusable(format!("GET {path} is no link: {error}")))?;
+        if link.id == id {
+            return Ok(link.digest);
+        }
+        Err(PeerError::Unusable(format!("GET {path} answers link {}", link.id)))
+    }
+
+    async fn get(&self, path: &str) -> Result<Vec<u8>, PeerError> {
+        let unusable = |error: reqwest::Error| PeerError::Unusable(describe(&error.without_url()));
+        let request = self.client.get(format!("{}{path}", self.url));
+        let mut answer = request.send().await.map_err(unusable)?;
+        let mut body = Vec::new();
+        while let Some(piece) = answer.chunk().await.map_err(unusable)? {
+            if body.len() + piece.len() > ANSWER_BYTES_MAX {
+                return Err(PeerError::TooLarge);
+            }
+            body.extend_from_slice(&piece);
+        }
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(body);
+        }
+        let detail = serde_json::from_slice(&body).map(|problem: Problem| problem.detail);
+        let detail = detail.unwrap_or_default();
+        Err(PeerError::Unusable(format!("GET {path} is answered {status}: {detail}")))
+    }
+}

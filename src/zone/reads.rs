@@ -1,0 +1,122 @@
+//! Reads of this zone's chain: from its primary, or from a physical replica that is far enough.
+//!
+//! Invariant: what is answered shows at least everything up to the id that was needed, whichever
+//! server it came from and whatever became of that server meanwhile; else nothing is answered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::time::{Instant, timeout_at};
+
+use super::database::Database;
+use super::standing::Standing;
+use super::{Need, ReadError, Snapshot};
+use crate::postgres;
+use crate::sabotage::{self, Bug};
+use crate::telemetry::describe;
+
+/// Pause before a server that was not far enough is asked again.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// How long a replica that failed is not asked.
+const FAILED_PAUSE: Duration = Duration::from_secs(1);
+
+/// The servers of one zone that may be read.
+pub(super) struct Reads {
+    primary: Arc<dyn Database>,
+    replicas: Vec<Replica>,
+    /// Whose turn it is.
+    turn: AtomicUsize,
+    standing: Arc<Standing>,
+}
+
+struct Replica {
+    database: Arc<dyn Database>,
+    failed: Mutex<Option<Instant>>,
+}
+
+/// A query: what it found, and the frontier of the same snapshot.
+type Query<T> = dyn Fn(Arc<dyn Database>) -> BoxFuture<'static, Result<(T, u64), postgres::ReadError>>
+    + Send
+    + Sync;
+
+impl Reads {
+    pub(super) fn new(
+        primary: Arc<dyn Database>,
+        replicas: Vec<Arc<dyn Database>>,
+        standing: Arc<Standing>,
+    ) -> Self {
+        let replica = |database| Replica { database, failed: Mutex::new(None) };
+        let replicas = replicas.into_iter().map(replica).collect();
+        Self { primary, replicas, turn: AtomicUsize::new(0), standing }
+    }
+
+    /// Whether there is a replica to read from while the primary is away.
+    pub(super) fn has_replica(&self) -> bool {
+        !self.replicas.is_empty()
+    }
+
+    /// Asks one server after another until one shows what is needed.
+    pub(super) async fn read<T>(
+        &self,
+        need: Need,
+        query: &Query<T>,
+    ) -> Result<Snapshot<T>, ReadError> {
+        let mut furthest = 0;
+        let mut failed;
+        loop {
+            failed = None;
+            for (database, replica) in self.in_order(need.may_be_replica) {
+                match timeout_at(need.deadline, query(database)).await {
+                    Ok(Ok((value, frontier)))
+                        if frontier >= need.at_least || sabotage::is(Bug::TokenNotAwaited) =>
+                    {
+                        return Ok(Snapshot { value, frontier });
+                    }
+                    Ok(Ok((_, frontier))) => furthest = frontier.max(furthest),
+                    Ok(Err(error)) => {
+                        if let Some(replica) = replica {
+                            *replica.failed.lock() = Some(Instant::now());
+                        }
+                        failed = Some(error);
+                    }
+                    Err(_) => {}
+                }
+            }
+            let is_over = Instant::now() + RETRY >= need.deadline;
+            if is_over || (failed.is_some() && !self.has_replica()) {
+                break;
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        match (self.standing.frontier.halted(), failed) {
+            (Some(why), _) => Err(ReadError::Halted(why)),
+            (None, Some(error)) => Err(ReadError::Database(describe(&error))),
+            (None, None) => Err(ReadError::Behind { frontier: furthest }),
+        }
+    }
+
+    /// The servers to ask: replicas first where one will do, the primary unless it is known to be
+    /// away and a replica may answer instead.
+    fn in_order(&self, replicas_first: bool) -> Vec<(Arc<dyn Database>, Option<&Replica>)> {
+        let well = |replica: &&Replica| {
+            replica.failed.lock().is_none_or(|failed| failed.elapsed() >= FAILED_PAUSE)
+        };
+        let start = self.turn.fetch_add(1, Ordering::Relaxed);
+        let count = self.replicas.len();
+        let rotated = (0..count).map(|place| &self.replicas[(start + place) % count]);
+        let replicas: Vec<_> =
+            rotated.filter(well).map(|r| (Arc::clone(&r.database), Some(r))).collect();
+        let is_away = self.standing.database_trouble().is_some();
+        let primary = (!is_away || replicas.is_empty()).then(|| (Arc::clone(&self.primary), None));
+        if replicas_first || is_away {
+            // One replica that is behind says nothing of the others, but two waits are enough.
+            replicas.into_iter().take(2).chain(primary).collect()
+        } else {
+            primary.into_iter().chain(replicas.into_iter().take(1)).collect()
+        }
+    }
+}

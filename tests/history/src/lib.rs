@@ -1,0 +1,38 @@
+//! The checker of histories: what clients and zones saw, against what pghc promises.
+//!
+//! A run under faults records every request with its times and its answer ([`Operation`]), what a
+//! poller read from the databases meanwhile ([`Snapshot`]), and at the end the chain of every zone
+//! ([`Chain`]). [`check`] then says whether any promise was broken, and shows by which operations.
+//! The simulation and the nemesis both use it, so that both hold pghc to the same promises.
+//!
+//! Ids are the version order, so no search is needed as for a general linearizability checker:
+//! every check is one sweep over operations or links. The crate is pure: it reads no clock, and its
+//! only I/O is [`jsonl`] on a reader or writer that the caller opened. The same history always
+//! gives the same report.
+//!
+//! ```
+//! use pghc_history::{Options, Verdict, check, synthetic};
+//!
+//! let run = synthetic::Settings { operations: 1_000, ..Default::default() }.run(7);
+//! let report = check(&run.history, &run.zones, &Options::new(synthetic::cluster()));
+//! assert_eq!(report.verdict(), Verdict::Sound, "{}", report.render(&run.history));
+//! ```
+
+mod answers;
+mod chains;
+mod check;
+mod coverage;
+mod history;
+pub mod jsonl;
+mod order;
+mod report;
+mod sessions;
+pub mod synthetic;
+mod writes;
+
+pub use check::{Options, check};
+pub use coverage::Coverage;
+pub use history::{
+    Chain, Fingerprint, History, Link, Operation, ReadOutcome, Reset, Snapshot, What, WriteOutcome,
+};
+pub use report::{Counts, Kind, Report, Verdict, Violation};

@@ -1,0 +1,168 @@
+//! Two of three coordinators are destroyed for good: the group goes on from the third, and nothing
+//! acknowledged is given up unless it is counted.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+use pghc::dev::parade::Part;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+
+use crate::harness::{Crowd, Promise, Site, binary, wait_for};
+
+fn data(site: &Site, zone: &str) -> PathBuf {
+    site.parade.data().join("zones").join(zone).join("coordinator")
+}
+
+/// Ends a coordinator and keeps it from coming back.
+async fn end(site: &Site, zone: &str) {
+    let part = Part::Coordinator;
+    site.parade.pause_supervision(zone, part).await.expect("a child of this parade");
+    site.parade.kill(zone, part, Signal::SIGKILL).await.expect("a child of this parade");
+    wait_for("its end", async || site.parade.pid(zone, part).is_none().then_some(())).await;
+}
+
+/// Runs `pghc recover` on the directory of `zone`, with every zone's database.
+fn recover(site: &Site, zone: &str, more: &[&str]) -> (i32, String) {
+    let mut command = Command::new(binary());
+    command.arg("recover").arg("--data").arg(data(site, zone)).args(more);
+    for zone in site.record().zones {
+        command.arg("--zone").arg(format!("{}={}", zone.name, zone.dsn));
+    }
+    let output = command.output().expect("it was built");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().expect("no signal"), String::from_utf8(text).expect("text"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_goes_on_from_the_one_coordinator_that_is_left_and_loses_nothing() {
+    let site = Site::start(1).await;
+    let crowd = Crowd::start(&site, 1);
+    crowd.progress(60).await;
+    let mut promises = crowd.finish().await;
+    let head = site.settle().await;
+    for zone in ["us", "ap"] {
+        end(&site, zone).await;
+        std::fs::remove_dir_all(data(&site, zone)).expect("destroyed");
+    }
+    let (code, text) = recover(&site, "eu", &[]);
+    assert_eq!(code, 2, "it still runs: {text}");
+    assert!(text.contains("in use by another process"), "{text}");
+    end(&site, "eu").await;
+    let (code, text) = recover(&site, "eu", &[]);
+    assert_eq!(code, 0, "{text}");
+    assert!(
+        text.contains(&format!("kept: everything in {}", data(&site, "eu").display())),
+        "{text}"
+    );
+    assert!(text.contains(&format!("up to id {head} with hash ")), "{text}");
+    assert!(text.contains("the zones show 0 such ids"), "{text}");
+    let (code, text) = recover(&site, "eu", &["--write"]);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("makes coordinator 1 the only member"), "{text}");
+    let part = Part::Coordinator;
+    site.parade.resume_supervision("eu", part).await.expect("a child of this parade");
+    let crowd = Crowd::start(&site, 1);
+    // It sends the same keys again first: those are remembered.
+    crowd.progress(promises.len() as u64 + 40).await;
+    let after = crowd.finish().await;
+    for again in after.iter().filter(|it| it.id <= head) {
+        let known = |it: &Promise| (it.id, &it.payload) == (again.id, &again.payload);
+        assert!(promises.iter().any(known), "{again:?}");
+    }
+    promises.extend(after.into_iter().filter(|it| it.id > head));
+    assert!(promises.iter().any(|promise| promise.id == head + 1), "ids go on at {}", head + 1);
+    wait_for("every zone", async || {
+        let mut ids = Vec::new();
+        for zone in 0..3 {
+            ids.push(site.status(zone).await?.frontier);
+        }
+        (ids[0] > head && ids.iter().all(|id| *id == ids[0])).then_some(())
+    })
+    .await;
+    let proof = site.verify().await;
+    let text = String::from_utf8_lossy(&proof.stdout).into_owned();
+    assert_eq!(proof.status.code(), Some(0), "chain-verify:\n{text}");
+    site.parade.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_that_a_zone_has_and_the_survivor_has_not_are_given_up_only_when_counted() {
+    let site = Site::start(1).await;
+    let crowd = Crowd::start(&site, 1);
+    crowd.progress(20).await;
+    crowd.finish().await;
+    let kept = site.settle().await;
+    end(&site, "ap").await;
+    let crowd = Crowd::start(&site, 1);
+    crowd.progress(kept + 20).await;
+    crowd.finish().await;
+    for zone in ["eu", "us"] {
+        end(&site, zone).await;
+    }
+    let mut newest = 0;
+    for zone in site.record().zones {
+        newest = newest.max(crate::harness::head(&zone.dsn).await);
+    }
+    assert!(newest > kept);
+    let lost = (newest - kept).to_string();
+    for more in [&["--write"][..], &["--write", "--give-up-ids", "1"], &[]] {
+        let (code, text) = recover(&site, "ap", more);
+        assert_eq!(code, 1, "{more:?}: {text}");
+        assert!(text.contains(&format!("has ids {} to {newest}", kept + 1)), "{text}");
+        assert!(text.contains(&format!("--give-up-ids {lost} goes on without them")), "{text}");
+    }
+    // With the directory of one that has them, nothing is lost and nothing needs to be recovered.
+    let other = data(&site, "us").display().to_string();
+    let (code, text) = recover(&site, "ap", &["--data", &other, "--write"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("the directories given are a majority"), "{text}");
+    let (code, text) = recover(&site, "ap", &["--write", "--give-up-ids", &lost]);
+    assert_eq!(code, 0, "{text}");
+    site.parade.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_killed_at_once_comes_back_in_any_order_and_says_that_nothing_is_missing() {
+    let site = Site::start(1).await;
+    let crowd = Crowd::start(&site, 1);
+    crowd.progress(60).await;
+    let mut parts = Vec::new();
+    for zone in ["eu", "us", "ap"] {
+        for part in [Part::Coordinator, Part::Api(0), Part::Postgres] {
+            site.parade.pause_supervision(zone, part).await.expect("a child of this parade");
+            parts.push((zone, part));
+        }
+    }
+    for (zone, part) in &parts {
+        site.parade.kill(zone, *part, Signal::SIGKILL).await.expect("a child of this parade");
+    }
+    wait_for("the end of all", async || {
+        parts.iter().all(|(zone, part)| site.parade.pid(zone, *part).is_none()).then_some(())
+    })
+    .await;
+    let seed: u64 = rand::random();
+    parts.shuffle(&mut StdRng::seed_from_u64(seed));
+    println!("seed {seed}: {parts:?}");
+    let started = Instant::now();
+    for (zone, part) in &parts {
+        site.parade.resume_supervision(zone, *part).await.expect("a child of this parade");
+    }
+    crowd.progress(1).await;
+    println!("first answer {:?} after the first was started again", started.elapsed());
+    let promises = crowd.finish().await;
+    site.check(&promises).await;
+    for zone in ["eu", "us", "ap"] {
+        let log = site.parade.data().join("log").join(format!("{zone}-coordinator.log"));
+        wait_for("its word", async || {
+            let text = std::fs::read_to_string(&log).ok()?;
+            let restart = text.rmatch_indices("coordinator started").next()?.0;
+            text[restart..].contains("no acknowledged write is missing here").then_some(())
+        })
+        .await;
+    }
+    site.parade.stop().await;
+}

@@ -1,0 +1,173 @@
+//! Zones come and go: they are filled from each other, find out what was done to them, are fenced
+//! and healed, and keep what their reads promise.
+
+mod replica;
+mod tamper;
+mod town;
+
+use crate::harness::wait_for;
+use town::{Town, query};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zone_that_no_log_reaches_is_filled_from_another_one_while_writes_go_on() {
+    let mut town = Town::start().await;
+    town.zone("eu", &[]).await;
+    town.write("eu", 3_000).await;
+    town.forget().await;
+    let dsn = town.dsn("us");
+    query(&town.server.dsn(), "create database us").await;
+    town.node("us", &dsn, &[]);
+    // Writes through the new zone, too: ordering needs no database.
+    for _ in 0..20 {
+        town.write("eu", 20).await;
+    }
+    town.ready("us").await;
+    wait_for("the new zone to be filled, not fed by the log", async || {
+        town.node_of("us").logged().contains("filling begins").then_some(())
+    })
+    .await;
+    town.write("us", 20).await;
+    town.prove("us").await;
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_backup_that_no_log_reaches_is_filled_up_and_tokens_wait_for_it() {
+    let mut town = Town::start().await;
+    town.zone("eu", &[]).await;
+    town.zone("us", &[]).await;
+    town.write("us", 300).await;
+    town.node_of("us").stop().await;
+    let admin = town.server.dsn();
+    query(&admin, "create database backup template us").await;
+    town.write("eu", 900).await;
+    town.node_of("us").run();
+    town.ready("us").await;
+    let token = town.head("eu", "").await.and_then(|body| body.head).expect("a head").token;
+    town.prove("us").await;
+    town.forget().await;
+    // Yesterday's backup takes the place of today's database, under a node that runs.
+    query(&admin, "alter database us allow_connections false").await;
+    query(&admin, "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'us'")
+        .await;
+    query(&admin, "drop database us").await;
+    query(&admin, "create database us template backup").await;
+    let url = format!("{}/v1/chain/head?at_least={token}&timeout=60s", town.url("us"));
+    wait_for("the read that needs the token", async || {
+        let answer = town.http.get(&url).send().await.ok()?;
+        match answer.status().as_u16() {
+            200 => {
+                let head: pghc_api::wire::HeadBody = answer.json().await.expect("a head");
+                assert!(head.frontier >= token.id().get(), "less than the token promised");
+                Some(())
+            }
+            503 | 504 => None,
+            other => panic!("a read with a token is never answered {other}"),
+        }
+    })
+    .await;
+    assert!(town.node_of("us").logged().contains("filling begins"));
+    town.prove("us").await;
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edited_row_fences_its_zone_with_the_first_bad_id_and_a_reseed_heals_it() {
+    let mut town = Town::start().await;
+    town.zone("eu", &[]).await;
+    town.zone("us", &["--audit-period-s", "1"]).await;
+    town.write("us", 400).await;
+    let (code, words) = town.operate("us", &["reseed"]).await;
+    assert_eq!(code, Some(1), "{words}");
+    assert!(words.contains("nothing says that this chain is wrong"), "{words}");
+    // The digest is made to fit, so that link 222 is sound in itself and 223 no longer follows.
+    query(&town.dsn("us"), &tamper::edit_with_digest(222)).await;
+    let words = town.not_ready("us", "the first bad id is 222").await;
+    assert!(words.contains("pghc zone reseed"), "{words}");
+    for (path, write) in [("/v1/chain/1", false), ("/v1/chain", true)] {
+        let url = format!("{}{path}", town.url("us"));
+        let request = if write { town.http.post(url).body("{}") } else { town.http.get(url) };
+        let request = request.header("content-type", "application/json");
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(answer.status().as_u16(), 503, "{path}");
+        assert!(answer.text().await.expect("a body").contains("zone_halted"), "{path}");
+    }
+    // A restart does not lift the fence.
+    town.node_of("us").stop().await;
+    town.node_of("us").run();
+    town.not_ready("us", "the first bad id is 222").await;
+    town.write("eu", 50).await;
+    let (code, words) = town.operate("us", &["reseed", "--dry-run"]).await;
+    assert!(code == Some(0) && words.contains("nothing was changed"), "{code:?} {words}");
+    town.not_ready("us", "222").await;
+    let (code, words) = town.operate("us", &["reseed"]).await;
+    assert_eq!(code, Some(0), "{words}");
+    town.ready("us").await;
+    town.prove("us").await;
+    let kept = "select nspname from pg_namespace where nspname like 'pghc_evidence_%'";
+    let aside = query(&town.dsn("us"), kept).await;
+    let evidence = format!("select id || ' ' || link from {}.evidence", aside[0]);
+    let evidence = query(&town.dsn("us"), &evidence).await;
+    assert!(evidence[0].starts_with("222 (222,"), "{evidence:?}");
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zone_whose_newest_link_was_rewritten_is_fenced_by_the_next_batch() {
+    let mut town = Town::start().await;
+    town.zone("eu", &[]).await;
+    town.zone("us", &["--audit-rows", "0"]).await;
+    town.write("us", 120).await;
+    town.prove("us").await;
+    query(&town.dsn("us"), &tamper::rewrite_from(77)).await;
+    town.write("eu", 1).await;
+    town.not_ready("us", "the first bad id is 77").await;
+    // Nobody else is held up.
+    town.write("eu", 10).await;
+    town.ready("eu").await;
+    let (code, words) = town.operate("us", &["reseed"]).await;
+    assert_eq!(code, Some(0), "{words}");
+    town.ready("us").await;
+    town.prove("us").await;
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_one_zones_database_becomes_another_zones_only_when_it_is_adopted() {
+    let mut town = Town::start().await;
+    town.zone("eu", &[]).await;
+    town.write("eu", 200).await;
+    let (code, words) = town.operate("eu", &["adopt", "--zone", "ap"]).await;
+    assert!(code == Some(1) && words.contains("stop that node first"), "{code:?} {words}");
+    town.node_of("eu").stop().await;
+    query(&town.server.dsn(), "create database ap template eu").await;
+    query(
+        &town.dsn("ap"),
+        "set session_replication_role = replica;
+        update pghc.frontier set renewed_at = renewed_at - interval '1 hour'",
+    )
+    .await;
+    town.node_of("eu").run();
+    let dsn = town.dsn("ap");
+    town.node("ap", &dsn, &[]);
+    town.not_ready("ap", "belongs to zone eu").await;
+    let (code, words) = town.operate("ap", &["adopt", "--zone", "ap"]).await;
+    assert_eq!(code, Some(0), "{words}");
+    town.ready("ap").await;
+    town.ready("eu").await;
+    town.write("ap", 20).await;
+    town.prove("ap").await;
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zone_that_is_ahead_of_its_coordinators_stops_and_says_so() {
+    let mut town = Town::start().await;
+    town.zone("eu", &[]).await;
+    town.write("eu", 40).await;
+    town.lose().await;
+    town.not_ready("eu", "the zone is ahead of the log").await;
+    let rows = query(&town.dsn("eu"), "select count(*) from pghc.chain").await;
+    assert_eq!(rows, ["40"], "its data stays as it is");
+    town.stop().await;
+}

@@ -1,0 +1,176 @@
+//! A zone with a physical replica: what the replica serves, and what happens when it becomes the
+//! zone's database although it was behind.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use nix::sys::signal::Signal;
+use pghc::dev::postgres::{Install, Server, ServerOptions};
+use pghc_api::wire::{HeadBody, LinkBody};
+
+use super::town::{Town, query};
+use crate::dev::free_port;
+use crate::harness::wait_for;
+
+/// A replica of `primary`'s whole server, streaming from it.
+async fn replica_of(primary: &Server, directory: &Path) -> Server {
+    let owner = std::fs::metadata(primary.data_dir()).expect("it is there");
+    let home = directory.join("replica");
+    std::fs::create_dir(&home).expect("created");
+    std::os::unix::fs::chown(&home, Some(owner.uid()), Some(owner.gid())).expect("given");
+    let data = home.join("pg");
+    let mut command =
+        std::process::Command::new(Install::find().expect("it is there").bin.join("pg_basebackup"));
+    command.args(["-R", "-X", "stream", "-c", "fast", "-U", "postgres", "-h", "127.0.0.1"]);
+    command.arg("-p").arg(primary.port().to_string()).arg("-D").arg(&data);
+    if nix::unistd::Uid::effective().is_root() {
+        use std::os::unix::process::CommandExt as _;
+        command.uid(owner.uid()).gid(owner.gid());
+    }
+    command.current_dir(&home);
+    let output = command.output().expect("pg_basebackup runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Server::start(ServerOptions::new(data, free_port())).await.expect("the replica starts")
+}
+
+fn dsn(server: &Server) -> String {
+    format!("postgres://postgres@127.0.0.1:{}/us", server.port())
+}
+
+/// A town whose zone us has a replica and an API node that knows of both servers.
+async fn town_with_replica() -> (Town, Server) {
+    let mut town = Town::start().await;
+    town.zone("eu", &[]).await;
+    query(&town.server.dsn(), "create database us").await;
+    // The replica is of the whole server, so eu's database stands on one of its own.
+    let directory = town.directory();
+    let options = ServerOptions::new(directory.join("us/pg"), free_port());
+    let primary = Server::start(options).await.expect("PostgreSQL is installed");
+    query(&primary.dsn(), "create database us").await;
+    let replica = replica_of(&primary, &directory).await;
+    let both = format!(
+        "host=127.0.0.1,127.0.0.1 port={},{} user=postgres dbname=us \
+         target_session_attrs=read-write",
+        primary.port(),
+        replica.port()
+    );
+    town.node("us", &both, &["--replica", &dsn(&replica)]);
+    town.ready("us").await;
+    town.other = Some(primary);
+    (town, replica)
+}
+
+async fn get(town: &Town, path: &str) -> (u16, String) {
+    let answer = town.http.get(format!("{}{path}", town.url("us"))).send().await.expect("answered");
+    (answer.status().as_u16(), answer.text().await.expect("a body"))
+}
+
+async fn replayed(replica: &Server, id: u64) {
+    wait_for("the replica to replay", async || {
+        let at = query(&dsn(replica), "select applied_id from pghc.frontier").await;
+        (at.first()?.parse::<u64>().ok()? >= id).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_serves_what_it_has_and_never_less_than_was_asked_for() {
+    let (town, replica) = town_with_replica().await;
+    town.write("us", 50).await;
+    let head = town.head("us", "").await.expect("a head").frontier;
+    replayed(&replica, head).await;
+    let reads = "select coalesce(sum(numbackends), 0) from pg_stat_database where datname = 'us'";
+    let before = query(&dsn(&replica), reads).await;
+    let (status, _) = get(&town, &format!("/v1/chain/{head}?at_least={head}")).await;
+    assert_eq!(status, 200);
+    let after = query(&dsn(&replica), reads).await;
+    assert!(after > before, "the replica was not asked: {before:?} {after:?}");
+    // It stands still: what is newer comes from the primary.
+    query(&dsn(&replica), "select pg_wal_replay_pause()").await;
+    town.write("us", 10).await;
+    let newer = town.head("us", "?linearizable=true").await.expect("a head");
+    assert_eq!(newer.frontier, head + 10);
+    let (status, body) = get(&town, &format!("/v1/chain/{0}?at_least={0}", head + 10)).await;
+    assert_eq!(status, 200, "{body}");
+    // The primary is away: what the replica has is served, what it has not is waited for.
+    town.other.as_ref().expect("the primary").signal(Signal::SIGKILL);
+    town.not_ready("us", "not").await;
+    let (status, body) = get(&town, &format!("/v1/chain/{head}?at_least={head}")).await;
+    assert_eq!(status, 200, "{body}");
+    let newer = format!("/v1/chain/{}?at_least={}&timeout=1s", head + 10, head + 10);
+    let (status, body) = get(&town, &newer).await;
+    assert!(matches!(status, 503 | 504), "{status} {body}");
+    query(&dsn(&replica), "select pg_wal_replay_resume()").await;
+    wait_for("the replica to have it", async || {
+        let (status, body) = get(&town, &newer).await;
+        let link = (status == 200).then(|| serde_json::from_str::<LinkBody>(&body));
+        (link?.expect("a link").id == head + 10).then_some(())
+    })
+    .await;
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_promoted_while_behind_is_filled_up_and_no_token_is_broken() {
+    let (town, replica) = town_with_replica().await;
+    town.write("us", 60).await;
+    let old = town.head("us", "").await.expect("a head").frontier;
+    replayed(&replica, old).await;
+    // It loses its primary and so falls behind.
+    query(&dsn(&replica), "alter system set primary_conninfo = ''").await;
+    query(&dsn(&replica), "select pg_reload_conf()").await;
+    wait_for("the stream to end", async || {
+        let count = query(&dsn(&replica), "select count(*) from pg_stat_wal_receiver").await;
+        (count == ["0"]).then_some(())
+    })
+    .await;
+    town.write("us", 70).await;
+    let token = town.head("us", "").await.and_then(|body| body.head).expect("a head").token;
+    town.other.as_ref().expect("the primary").signal(Signal::SIGKILL);
+    let url = format!("{}/v1/chain/head?at_least={token}&timeout=2s", town.url("us"));
+    let read = async || -> Option<u64> {
+        let answer = town.http.get(&url).send().await.ok()?;
+        match answer.status().as_u16() {
+            200 => Some(answer.json::<HeadBody>().await.expect("a head").frontier),
+            503 | 504 => None,
+            other => panic!("a read with a token is never answered {other}"),
+        }
+    };
+    assert_eq!(read().await, None, "nobody has it");
+    query(&dsn(&replica), "select pg_promote()").await;
+    let served = wait_for("the read with the token", read).await;
+    assert!(served >= token.id().get());
+    town.ready("us").await;
+    town.write("us", 10).await;
+    town.prove("us").await;
+    let rows = query(&dsn(&replica), "select count(*) from pghc.verify()").await;
+    assert_eq!(rows, ["0"]);
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_answer_a_transaction_is_told_of_and_applies_it_once() {
+    let mut town = Town::start().await;
+    town.zone("eu", &[]).await;
+    town.zone("us", &[]).await;
+    town.write("us", 10).await;
+    let backend = query(
+        &town.dsn("us"),
+        "select pid from pg_stat_activity where application_name = 'pghc applier'
+            and datname = 'us'",
+    )
+    .await;
+    let backend = nix::unistd::Pid::from_raw(backend[0].parse().expect("a process id"));
+    nix::sys::signal::kill(backend, Signal::SIGSTOP).expect("we may");
+    let stopped = std::time::Instant::now();
+    town.write("eu", 30).await;
+    let words = town.not_ready("us", "has not answered a transaction").await;
+    println!("told of after {:?}: {words}", stopped.elapsed());
+    let (status, body) = get(&town, "/v1/chain/3").await;
+    assert_eq!(status, 200, "reads go on: {body}");
+    nix::sys::signal::kill(backend, Signal::SIGCONT).expect("we may");
+    town.ready("us").await;
+    town.prove("us").await;
+    assert_eq!(query(&town.dsn("us"), "select count(*) from pghc.chain").await, ["40"]);
+    town.stop().await;
+}

@@ -1,0 +1,316 @@
+//! A small cluster whose log forgets soon: one coordinator in this process, and zones that are real
+//! API nodes over databases of one real server.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pghc::coordinator::{Coordinator, Retention, Settings, Timing};
+use pghc::dev::postgres::{Server, ServerOptions};
+use pghc::dev::process::Process;
+use pghc::dev::scratch::Scratch;
+use pghc::rpc;
+use pghc::rpc::v1::TailRequest;
+use pghc::rpc::v1::coordinator_client::CoordinatorClient;
+use pghc::telemetry::Metrics;
+use pghc_api::id::{ClusterId, ZoneName};
+use pghc_api::wire::HeadBody;
+use tokio_postgres::NoTls;
+
+use crate::dev::free_port;
+use crate::harness::{binary, client, wait_for};
+
+/// One API node.
+pub(crate) struct Node {
+    pub(crate) url: String,
+    pub(crate) process: Process,
+    log: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Node {
+    /// Starts it, again if it ran before.
+    pub(crate) fn run(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(&self.log);
+        let log = log.expect("a log file");
+        let mut command = tokio::process::Command::new(binary());
+        command.args(&self.arguments).stdout(log.try_clone().expect("a file")).stderr(log);
+        self.process.spawn(&mut command).expect("it starts");
+    }
+
+    /// Ends it.
+    pub(crate) async fn stop(&mut self) {
+        let by = nix::sys::signal::Signal::SIGTERM;
+        self.process.stop(by, Duration::from_secs(10)).await.expect("it ends");
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn logged(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+/// The cluster.
+pub(crate) struct Town {
+    pub(crate) http: reqwest::Client,
+    pub(crate) server: Server,
+    pub(crate) nodes: BTreeMap<String, Node>,
+    /// A second server, of a zone that has one of its own.
+    pub(crate) other: Option<Server>,
+    coordinator: Option<Coordinator>,
+    listen: SocketAddr,
+    scratch: Scratch,
+}
+
+pub(crate) const CLUSTER: &str = "00000000-0000-4000-8000-000000000001";
+
+fn cluster() -> ClusterId {
+    CLUSTER.parse().expect("a UUID")
+}
+
+impl Town {
+    /// A coordinator that purges whatever zone eu has kept, and a server without zones.
+    pub(crate) async fn start() -> Self {
+        let scratch = Scratch::new("town").expect("a temporary directory");
+        let mut options = ServerOptions::new(scratch.path().join("pg"), free_port());
+        options.temporary = true;
+        let server = Server::start(options).await.expect("PostgreSQL is installed");
+        let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let (http, nodes) = (client(), BTreeMap::new());
+        let mut town =
+            Self { http, server, nodes, other: None, coordinator: None, listen, scratch };
+        town.start_coordinator().await;
+        town
+    }
+
+    async fn start_coordinator(&mut self) {
+        let period = Duration::from_millis(50);
+        let eu: ZoneName = "eu".parse().expect("a name");
+        let settings = Settings {
+            cluster: cluster(),
+            id: 1,
+            data: self.scratch.path().join("coordinator"),
+            listen: self.listen,
+            members: [(1, (eu.clone(), format!("http://{}", self.listen)))].into(),
+            zones: vec![eu],
+            timing: Timing::LAN,
+            join: false,
+            retention: Retention {
+                log_bytes: 0,
+                log_bytes_max: u64::MAX,
+                snapshot_entries: 10,
+                period,
+                ..Retention::default()
+            },
+            metrics: Metrics::for_coordinator(),
+        };
+        // One that has just been stopped in this process gives its log free a moment later.
+        let started = wait_for("the coordinator to start", async || {
+            Coordinator::start(settings.clone()).await.ok()
+        });
+        self.coordinator = Some(started.await);
+    }
+
+    /// Starts an API node of `zone` on a database of that name, which is made if it is not there.
+    pub(crate) async fn zone(&mut self, zone: &str, more: &[&str]) {
+        let made = format!("create database {zone}");
+        let _ = try_query(&self.server.dsn(), &made).await;
+        let dsn = self.dsn(zone);
+        self.node(zone, &dsn, more);
+        self.ready(zone).await;
+    }
+
+    /// Starts an API node of `zone` on `dsn` and does not wait for it.
+    pub(crate) fn node(&mut self, zone: &str, dsn: &str, more: &[&str]) {
+        let listen = format!("127.0.0.1:{}", free_port());
+        let coordinator = format!("http://{}", self.listen);
+        let name = format!("{zone}-1");
+        let fixed = [
+            "api",
+            "--cluster-id",
+            CLUSTER,
+            "--zone",
+            zone,
+            "--node",
+            &name,
+            "--database",
+            dsn,
+            "--listen",
+            &listen,
+            "--coordinator",
+            &coordinator,
+            "--lifeline",
+        ];
+        let mut node = Node {
+            url: format!("http://{listen}"),
+            process: Process::default(),
+            log: self.scratch.path().join(format!("{zone}.log")),
+            arguments: fixed.iter().chain(more).map(|word| (*word).to_owned()).collect(),
+        };
+        node.run();
+        self.nodes.insert(zone.to_owned(), node);
+    }
+
+    pub(crate) fn node_of(&mut self, zone: &str) -> &mut Node {
+        self.nodes.get_mut(zone).expect("it was started")
+    }
+
+    pub(crate) fn url(&self, zone: &str) -> String {
+        self.nodes[zone].url.clone()
+    }
+
+    /// Connection string of the superuser to the database `name`.
+    pub(crate) fn dsn(&self, name: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{name}", self.server.port())
+    }
+
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.scratch.path().to_owned()
+    }
+
+    pub(crate) async fn ready(&self, zone: &str) {
+        wait_for(&format!("zone {zone} ready"), async || {
+            let answer = self.http.get(format!("{}/readyz", self.url(zone))).send().await.ok()?;
+            answer.status().is_success().then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until `/readyz` of a zone says something with `words` in it; answers what it says.
+    pub(crate) async fn not_ready(&self, zone: &str, words: &str) -> String {
+        wait_for(&format!("{words:?} from zone {zone}"), async || {
+            let answer = self.http.get(format!("{}/readyz", self.url(zone))).send().await.ok()?;
+            let text = answer.text().await.ok()?;
+            text.contains(words).then_some(text)
+        })
+        .await
+    }
+
+    /// Writes `count` links through `zone`, one request of many lines at a time.
+    pub(crate) async fn write(&self, zone: &str, count: usize) {
+        let mut left = count;
+        while left > 0 {
+            let lines = left.min(200);
+            let body: String = (0..lines)
+                .map(|line| format!("{{\"payload\":{{\"n\": {}, \"é\":\"ž\"}}}}\n", left - line))
+                .collect();
+            let request = self.http.post(format!("{}/v1/chain?timeout=30s", self.url(zone)));
+            let request = request.header("content-type", "application/x-ndjson").body(body);
+            let answer = request.send().await.expect("an answer");
+            let status = answer.status();
+            let text = answer.text().await.expect("a body");
+            assert!(status.is_success(), "{status}: {text}");
+            left -= lines;
+        }
+    }
+
+    pub(crate) async fn head(&self, zone: &str, query: &str) -> Option<HeadBody> {
+        let url = format!("{}/v1/chain/head{query}", self.url(zone));
+        self.http.get(url).send().await.ok()?.error_for_status().ok()?.json().await.ok()
+    }
+
+    /// Has the coordinator forget all that zone eu has kept: what its log held is purged, and the
+    /// newest batches in its memory go with a restart.
+    pub(crate) async fn forget(&mut self) {
+        for _ in 0..20 {
+            // Snapshots and purges follow writes.
+            for _ in 0..15 {
+                self.write("eu", 1).await;
+            }
+            // A coordinator in this process leaves connections behind that a real one takes with it.
+            for node in self.nodes.values_mut() {
+                node.stop().await;
+            }
+            self.coordinator.take().expect("it runs").stop().await;
+            self.start_coordinator().await;
+            let zones: Vec<String> = self.nodes.keys().cloned().collect();
+            for zone in zones {
+                self.node_of(&zone).run();
+                self.ready(&zone).await;
+            }
+            if self.has_forgotten().await {
+                return;
+            }
+        }
+        panic!("the log was not purged");
+    }
+
+    /// Has the coordinator lose everything it ever knew.
+    pub(crate) async fn lose(&mut self) {
+        for node in self.nodes.values_mut() {
+            node.stop().await;
+        }
+        self.coordinator.take().expect("it runs").stop().await;
+        let data = self.scratch.path().join("coordinator");
+        std::fs::remove_dir_all(data).expect("it was there");
+        self.start_coordinator().await;
+        for node in self.nodes.values_mut() {
+            node.run();
+        }
+    }
+
+    async fn has_forgotten(&self) -> bool {
+        let url = format!("http://{}", self.listen);
+        let caller = rpc::connect(&url, &cluster(), Duration::from_secs(1)).expect("a URL");
+        let mut stream = CoordinatorClient::new(caller)
+            .tail(TailRequest { after_id: 0, ..TailRequest::default() })
+            .await
+            .expect("a tail")
+            .into_inner();
+        matches!(stream.message().await, Err(status) if status.code() == tonic::Code::OutOfRange)
+    }
+
+    /// Waits until `zone` has everything that `eu` has, then proves both chains.
+    pub(crate) async fn prove(&self, zone: &str) {
+        let eu = self.head("eu", "?linearizable=true").await.expect("eu answers").frontier;
+        wait_for(&format!("zone {zone} at {eu}"), async || {
+            let head = self.head(zone, "?timeout=1s").await?;
+            (head.frontier >= eu).then_some(())
+        })
+        .await;
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_chain-verify"));
+        for name in ["eu", zone] {
+            command.arg("--zone").arg(format!("{name}={}", self.url(name)));
+        }
+        let proof = command.output().await.expect("chain-verify runs");
+        let text = String::from_utf8_lossy(&proof.stdout).into_owned();
+        assert_eq!(proof.status.code(), Some(0), "chain-verify:\n{text}");
+    }
+
+    /// Runs `pghc zone …` on the database of `zone`; answers exit code and all it printed.
+    pub(crate) async fn operate(&self, zone: &str, words: &[&str]) -> (Option<i32>, String) {
+        let mut command = tokio::process::Command::new(binary());
+        command.arg("zone").args(words).args(["--database", &self.dsn(zone)]);
+        let output = command.output().await.expect("it runs");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    }
+
+    pub(crate) async fn stop(mut self) {
+        for node in self.nodes.values_mut() {
+            node.stop().await;
+        }
+        if let Some(coordinator) = self.coordinator.take() {
+            coordinator.stop().await;
+        }
+    }
+}
+
+/// First column of what `sql` answers.
+pub(crate) async fn query(dsn: &str, sql: &str) -> Vec<String> {
+    try_query(dsn, sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+}
+
+async fn try_query(dsn: &str, sql: &str) -> Result<Vec<String>, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(dsn, NoTls).await?;
+    let messages = tokio::select! {
+        messages = client.simple_query(sql) => messages?,
+        ended = connection => return ended.map(|()| Vec::new()),
+    };
+    let row = |message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    };
+    Ok(messages.into_iter().filter_map(row).collect())
+}

@@ -1,0 +1,129 @@
+//! What the cluster says of itself, asked again and again: who leads, who applies, how far it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use pghc::lab::client::{Connection, get};
+use pghc_api::wire::{Status, ZoneState};
+
+use super::{Cluster, ZONES};
+
+/// Pause between two looks.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Longest time one answer may take.
+const ANSWER_MAX: Duration = Duration::from_millis(800);
+
+/// One look.
+#[derive(Debug, Clone, Default)]
+pub struct Look {
+    /// Zone of the leader of the newest term.
+    pub leader: Option<usize>,
+    /// The newest term.
+    pub term: u64,
+    /// Node name of each zone's applier.
+    pub appliers: Vec<Option<String>>,
+    /// Newest committed id anyone knows.
+    pub head: u64,
+    /// Each node's own frontier; `None` when it did not answer or is not ready.
+    pub frontiers: Vec<Option<u64>>,
+    /// What keeps the cluster from being whole.
+    pub troubles: Vec<String>,
+}
+
+/// The newest look.
+#[derive(Debug, Default)]
+pub struct View {
+    newest: Mutex<Look>,
+}
+
+impl View {
+    /// The newest look.
+    pub fn look(&self) -> Look {
+        self.newest.lock().clone()
+    }
+
+    /// Looks until the task is dropped.
+    pub async fn watch(self: Arc<Self>, cluster: Arc<Cluster>) {
+        loop {
+            let look = Self::ask(&cluster).await;
+            *self.newest.lock() = look;
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Asks every API node.
+    pub async fn ask(cluster: &Cluster) -> Look {
+        let nodes = cluster.nodes();
+        let asked = nodes.iter().map(|(_, address)| status(*address));
+        let answers = futures::future::join_all(asked).await;
+        let mut look = Look { appliers: vec![None; ZONES], ..Look::default() };
+        for ((zone, address), answer) in nodes.into_iter().zip(answers) {
+            let Some(status) = answer else {
+                look.frontiers.push(None);
+                look.troubles.push(format!("{address} does not answer"));
+                continue;
+            };
+            look.take(zone, &status);
+        }
+        let head = look.head;
+        if look.frontiers.iter().any(|frontier| *frontier != Some(head)) {
+            look.troubles.push(format!("head {head}, frontiers {:?}", look.frontiers));
+        }
+        look
+    }
+
+    /// Asks whether every node is ready, beside what they say of the cluster.
+    pub async fn ready(cluster: &Cluster) -> Vec<String> {
+        let mut troubles = Self::ask(cluster).await.troubles;
+        for (_, address) in cluster.nodes() {
+            match fetch(address, "/readyz").await {
+                Some((200, _)) => {}
+                Some((status, body)) => troubles
+                    .push(format!("{address}/readyz: {status} {}", String::from_utf8_lossy(&body))),
+                None => troubles.push(format!("{address}/readyz does not answer")),
+            }
+        }
+        troubles
+    }
+}
+
+impl Look {
+    fn take(&mut self, zone: usize, status: &Status) {
+        self.head = self.head.max(status.head);
+        self.frontiers.push(Some(status.frontier));
+        if status.term >= self.term && status.leader.is_some() {
+            self.term = status.term;
+            let index = |id: u64| usize::try_from(id).ok()?.checked_sub(1).filter(|id| *id < ZONES);
+            self.leader = status.leader.and_then(index);
+        }
+        if status.leader.is_none() {
+            self.troubles.push(format!("{} knows no leader", status.node_id));
+        }
+        if status.is_applier {
+            self.appliers[zone] = Some(status.node_id.clone());
+        }
+        if let Some(why) = &status.halted {
+            self.troubles.push(format!("{} has halted: {why}", status.node_id));
+        }
+        for other in status.zones.iter().filter(|other| other.state != ZoneState::Live) {
+            let (who, state) = (&status.node_id, other.state);
+            self.troubles
+                .push(format!("{who} says {} is {state:?}: {:?}", other.zone, other.message));
+        }
+    }
+}
+
+async fn status(address: std::net::SocketAddr) -> Option<Status> {
+    let (code, body) = fetch(address, "/v1/status").await?;
+    (code == 200).then(|| serde_json::from_slice(&body).ok()).flatten()
+}
+
+async fn fetch(address: std::net::SocketAddr, path: &str) -> Option<(u16, Vec<u8>)> {
+    let asking = async {
+        let mut connection = Connection::open(address).await.ok()?;
+        let answer = connection.exchange(&get("nemesis", path)).await.ok()?;
+        Some((answer.status, answer.body.to_vec()))
+    };
+    tokio::time::timeout(ANSWER_MAX, asking).await.ok().flatten()
+}

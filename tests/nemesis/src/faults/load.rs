@@ -1,0 +1,89 @@
+//! Too many requests, and garbage on the coordinators' port: F27, F30.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use futures::FutureExt as _;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::{Aim, Class, Needs, Outcome, Scene, until};
+
+/// By how much the load grows.
+const FACTOR: u64 = 10;
+/// Strange connections of one fault.
+const STRANGERS: usize = 60;
+
+/// Longest time until a coordinator is back from another fault.
+const UP_MAX: Duration = Duration::from_secs(15);
+/// How long a stranger listens to the answer.
+const LISTEN: Duration = Duration::from_millis(100);
+
+pub(super) fn classes() -> Vec<Class> {
+    let class = |name, number, aim, needs, hold_ms, run| Class {
+        name,
+        number,
+        reduced: true,
+        hold_ms,
+        aim,
+        needs,
+        weight: 1,
+        run,
+    };
+    vec![
+        class("overload", "F27", Aim::Any, Needs::Load, (1_000, 2_000), |s| {
+            overload(s).boxed_local()
+        }),
+        class("garbage", "F30", Aim::Biased, Needs::Load, (200, 500), |s| garbage(s).boxed_local()),
+    ]
+}
+
+async fn overload(scene: Scene) -> Outcome {
+    let book = &scene.load.book;
+    let before = book.requests();
+    scene.load.burst(FACTOR);
+    scene.hold().await;
+    scene.load.burst(1);
+    let sent = book.requests() - before;
+    ensure!(sent > 0, "no request was sent");
+    Ok(format!("{sent} requests planned in {:?}", scene.hold))
+}
+
+/// Bytes that no coordinator ever sends to another.
+fn nonsense(random: &mut StdRng) -> Vec<u8> {
+    let mut bytes = match random.random_range(0..4) {
+        0 => Vec::new(),
+        1 => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        2 => b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
+        // A frame that claims sixteen megabytes.
+        _ => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\x00\x00\x00\x00\x00\x01".to_vec(),
+    };
+    let length = random.random_range(1..4_000);
+    bytes.extend((0..length).map(|_| random.random_range(0..=255_u8)));
+    bytes
+}
+
+/// Strangers talk nonsense to a coordinator; it must not mind.
+async fn garbage(scene: Scene) -> Outcome {
+    let address = scene.cluster.ground.coordinator(scene.zone);
+    let mut random = StdRng::seed_from_u64(scene.dice);
+    let (mut sent, mut talks, mut closed) = (0, 0, 0);
+    let up = until("it listens", UP_MAX, async || TcpStream::connect(address).await.ok());
+    up.await?;
+    for _ in 0..STRANGERS {
+        let bytes = nonsense(&mut random);
+        // It may go down by another fault.
+        let Ok(mut stream) = TcpStream::connect(address).await else { continue };
+        if stream.write_all(&bytes).await.is_ok() {
+            sent += bytes.len();
+            talks += 1;
+        }
+        let mut answer = Vec::new();
+        let end = tokio::time::timeout(LISTEN, stream.read_to_end(&mut answer)).await;
+        closed += usize::from(end.is_ok());
+    }
+    ensure!(sent > 0, "no connection was accepted");
+    Ok(format!("{talks} talks, {sent} bytes of nonsense; the coordinator hung up {closed} times"))
+}

@@ -1,0 +1,158 @@
+//! Cut, lossy, slow and flapping links between zones: F5 to F8.
+//!
+//! Packet filters stand on the bridge, in the path between zones and not in ours to them: clients
+//! reach both sides of a partition, as I7 wants. Each fault has a table of its own, whose counters are
+//! the evidence.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use futures::FutureExt as _;
+
+use super::{Aim, Class, Needs, Outcome, Scene};
+use crate::cluster::ZONES;
+use crate::sandbox::{script, tool};
+
+pub(super) fn classes() -> Vec<Class> {
+    let class = |name, number, aim, hold_ms, weight, run| Class {
+        name,
+        number,
+        reduced: false,
+        hold_ms,
+        aim,
+        needs: Needs::Network,
+        weight,
+        run,
+    };
+    vec![
+        class("leader-isolated", "F5", Aim::Leader, (500, 5_000), 3, |s| isolated(s).boxed_local()),
+        class("one-way-cut", "F6", Aim::Biased, (500, 4_000), 2, |s| one_way(s).boxed_local()),
+        class("non-transitive-cut", "F6", Aim::Biased, (500, 4_000), 2, |s| pair(s).boxed_local()),
+        class("packet-loss", "F7", Aim::Biased, (2_000, 5_000), 2, |s| loss(s).boxed_local()),
+        class("flapping-link", "F7", Aim::Biased, (3_000, 6_000), 1, |s| flapping(s).boxed_local()),
+        class("slow-link", "F8", Aim::Biased, (2_000, 6_000), 1, |s| slow(s).boxed_local()),
+    ]
+}
+
+/// Zones other than `zone`.
+fn others(zone: usize) -> impl Iterator<Item = usize> {
+    (1..ZONES).map(move |step| (zone + step) % ZONES)
+}
+
+/// Drops what comes from one zone for another, `verdict` of it.
+fn rule(from: usize, to: usize, verdict: &str) -> String {
+    format!("iifname \"v{}\" oifname \"v{}\" {verdict}\n", from + 1, to + 1)
+}
+
+/// Puts the rules on the bridge for a while; they must have dropped something.
+async fn filtered(scene: &Scene, rules: String) -> Outcome {
+    let table = format!("fault{}", scene.dice);
+    let text = format!(
+        "table bridge {table} {{\nchain between {{\ntype filter hook forward priority 0;\n{rules}}}\n}}\n"
+    );
+    script(&["nft", "-f", "-"], &text)?;
+    scene.hold().await;
+    let listed = tool(&["nft", "list", "table", "bridge", &table]);
+    tool(&["nft", "delete", "table", "bridge", &table])?;
+    let dropped = counted(&listed?);
+    ensure!(dropped > 0, "no packet met the filter");
+    Ok(format!("{dropped} packets dropped on the bridge in {:?}", scene.hold))
+}
+
+/// Sum of the packet counters of a listed table.
+fn counted(listing: &str) -> u64 {
+    let counters = listing.split("counter packets ").skip(1);
+    counters.filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+async fn isolated(scene: Scene) -> Outcome {
+    let zone = scene.zone;
+    let cut = |other| rule(zone, other, "counter drop") + &rule(other, zone, "counter drop");
+    filtered(&scene, others(zone).map(cut).collect()).await
+}
+
+/// The zone hears and is not heard, or is heard and does not hear.
+async fn one_way(scene: Scene) -> Outcome {
+    let zone = scene.zone;
+    let deaf = scene.dice.is_multiple_of(2);
+    let cut = |other| match deaf {
+        true => rule(other, zone, "counter drop"),
+        false => rule(zone, other, "counter drop"),
+    };
+    let evidence = filtered(&scene, others(zone).map(cut).collect()).await?;
+    Ok(format!("zone {} {}: {evidence}", zone + 1, if deaf { "deaf" } else { "mute" }))
+}
+
+/// Two zones do not reach each other; the third reaches both.
+async fn pair(scene: Scene) -> Outcome {
+    let zone = scene.zone;
+    let step = 1 + usize::try_from(scene.dice % 2)?;
+    let other = (zone + step) % ZONES;
+    let rules = rule(zone, other, "counter drop") + &rule(other, zone, "counter drop");
+    filtered(&scene, rules).await
+}
+
+async fn loss(scene: Scene) -> Outcome {
+    const LOSS: &str = "numgen random mod 100 < 30 counter drop";
+    let zone = scene.zone;
+    let cut = |other| rule(zone, other, LOSS) + &rule(other, zone, LOSS);
+    filtered(&scene, others(zone).map(cut).collect()).await
+}
+
+/// The zone's cable is pulled and put back; clients lose it too.
+async fn flapping(scene: Scene) -> Outcome {
+    let link = format!("v{}", scene.zone + 1);
+    let downs = || -> anyhow::Result<u64> {
+        let path = format!("/sys/class/net/{link}/carrier_down_count");
+        Ok(std::fs::read_to_string(path)?.trim().parse()?)
+    };
+    let end = tokio::time::Instant::now() + scene.hold;
+    let (mut pulled, before) = (0, downs().unwrap_or(0));
+    while tokio::time::Instant::now() < end {
+        tool(&["ip", "link", "set", &link, "down"])?;
+        pulled += u64::from(is_down(&link));
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        tool(&["ip", "link", "set", &link, "up"])?;
+        tokio::time::sleep(Duration::from_millis(600)).await;
+    }
+    ensure!(pulled > 0, "the link never went down");
+    let counted = downs().unwrap_or(before).saturating_sub(before);
+    Ok(format!("{link} went down {pulled} times (carrier lost {counted} times)"))
+}
+
+fn is_down(link: &str) -> bool {
+    tool(&["ip", "-o", "link", "show", link]).is_ok_and(|text| text.contains("state DOWN"))
+}
+
+/// What leaves the zone passes one megabit a second.
+async fn slow(scene: Scene) -> Outcome {
+    let netns = format!("z{}", scene.zone + 1);
+    let tc = |words: &str| {
+        let line = format!("-n {netns} {words}");
+        let words: Vec<&str> = ["tc"].into_iter().chain(line.split(' ')).collect();
+        tool(&words)
+    };
+    tc("qdisc add dev e0 root tbf rate 1mbit burst 4kb latency 200ms")?;
+    scene.hold().await;
+    let shown = tc("-s qdisc show dev e0");
+    tc("qdisc del dev e0 root")?;
+    let shown = shown?;
+    let over =
+        shown.split("overlimits ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+    let over: u64 = over.unwrap_or(0);
+    ensure!(over > 0, "the limit was never met: {shown}");
+    Ok(format!("{over} packets met the limit of 1 Mbit/s"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counted;
+
+    #[test]
+    fn counters_of_a_listing_are_summed() {
+        let listing =
+            "iifname \"v1\" counter packets 12 bytes 600 drop\ncounter packets 3 bytes 9 drop";
+        assert_eq!(counted(listing), 15);
+        assert_eq!(counted("table bridge x { }"), 0);
+    }
+}

@@ -1,0 +1,149 @@
+//! Too little processor, none at all, or too little memory, by control groups: F23, F26.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use futures::FutureExt as _;
+
+use super::{Aim, Class, Needs, Outcome, Scene, until};
+
+/// Where the controllers are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+pub(super) fn classes() -> Vec<Class> {
+    if !Path::new(CGROUPS).join("freezer/cgroup.procs").exists() {
+        return Vec::new();
+    }
+    let class = |name, number, aim, needs, hold_ms, run| Class {
+        name,
+        number,
+        reduced: false,
+        hold_ms,
+        aim,
+        needs,
+        weight: 1,
+        run,
+    };
+    vec![
+        class("cpu-quota", "F26", Aim::Biased, Needs::Zone, (2_000, 5_000), |s| {
+            quota(s).boxed_local()
+        }),
+        class("zone-freeze", "F23", Aim::Biased, Needs::Zone, (500, 4_000), |s| {
+            frozen(s).boxed_local()
+        }),
+        class("memory-limit", "F26", Aim::Biased, Needs::Coordinator, (1_500, 3_000), |s| {
+            memory(s).boxed_local()
+        }),
+    ]
+}
+
+/// A control group of one fault; its processes go back when it is left.
+struct Group {
+    path: PathBuf,
+    root: PathBuf,
+}
+
+impl Group {
+    fn create(scene: &Scene, controller: &str) -> anyhow::Result<Self> {
+        let root = Path::new(CGROUPS).join(controller);
+        let path = root.join(&scene.cluster.ground.group).join(format!("fault{}", scene.dice));
+        fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+        Ok(Self { path, root })
+    }
+
+    fn set(&self, name: &str, value: &str) -> anyhow::Result<()> {
+        fs::write(self.path.join(name), value).with_context(|| format!("write {name}"))
+    }
+
+    fn get(&self, name: &str) -> anyhow::Result<String> {
+        fs::read_to_string(self.path.join(name)).with_context(|| format!("read {name}"))
+    }
+
+    /// Moves processes in. One that is gone is no error.
+    fn take(&self, pids: &[u32]) -> anyhow::Result<usize> {
+        let moved = pids.iter().filter(|pid| self.set("cgroup.procs", &pid.to_string()).is_ok());
+        let moved = moved.count();
+        ensure!(moved > 0, "no process could be moved into {}", self.path.display());
+        Ok(moved)
+    }
+
+    /// Moves everything back, also what was started meanwhile.
+    fn leave(self) -> anyhow::Result<()> {
+        for pid in self.get("cgroup.procs")?.lines() {
+            // It may end meanwhile.
+            let _ = fs::write(self.root.join("cgroup.procs"), pid);
+        }
+        // A directory that is still busy is removed at the end of the run.
+        let _ = fs::remove_dir(&self.path);
+        Ok(())
+    }
+}
+
+/// Every process of the zone, backends too.
+async fn of_zone(scene: &Scene) -> Vec<u32> {
+    let mut pids = Vec::new();
+    for unit in scene.zone().units() {
+        pids.extend(unit.pid().await.ok());
+    }
+    let parents = pids.clone();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let parent =
+            stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+        if parent.is_some_and(|parent: u32| parents.contains(&parent)) {
+            pids.push(pid);
+        }
+    }
+    pids
+}
+
+/// The whole zone gets a tenth of a processor.
+async fn quota(scene: Scene) -> Outcome {
+    let group = Group::create(&scene, "cpu")?;
+    group.set("cpu.cfs_period_us", "100000")?;
+    group.set("cpu.cfs_quota_us", "10000")?;
+    let moved = group.take(&of_zone(&scene).await)?;
+    scene.hold().await;
+    let stat = group.get("cpu.stat");
+    group.leave()?;
+    let stat = stat?;
+    let throttled = stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")?.parse().ok());
+    let throttled: u64 = throttled.unwrap_or(0);
+    ensure!(throttled > 0, "{moved} processes were never throttled");
+    Ok(format!("{moved} processes throttled {throttled} times"))
+}
+
+/// The whole zone stands still.
+async fn frozen(scene: Scene) -> Outcome {
+    let group = Group::create(&scene, "freezer")?;
+    let moved = group.take(&of_zone(&scene).await)?;
+    group.set("freezer.state", "FROZEN")?;
+    scene.hold().await;
+    let state = group.get("freezer.state");
+    group.set("freezer.state", "THAWED")?;
+    group.leave()?;
+    let state = state?;
+    ensure!(state.trim() == "FROZEN", "{state}");
+    Ok(format!("{moved} processes frozen for {:?}", scene.hold))
+}
+
+/// The coordinator gets next to no new memory: it waits for what it frees, or is killed.
+async fn memory(scene: Scene) -> Outcome {
+    let group = Group::create(&scene, "memory")?;
+    group.set("memory.limit_in_bytes", "262144")?;
+    let unit = &scene.zone().coordinator;
+    let pid = unit.pid().await?;
+    group.take(&[pid])?;
+    let hits = until("the limit is met", Duration::from_secs(10), async || {
+        let hits: u64 = group.get("memory.failcnt").ok()?.trim().parse().ok()?;
+        (hits > 0 || unit.peek() != Some(pid)).then_some(hits)
+    });
+    let hits = hits.await;
+    scene.hold().await;
+    group.leave()?;
+    let (hits, ended) = (hits?, unit.peek() != Some(pid));
+    Ok(format!("{} met the limit {hits} times{}", unit.name, if ended { " and ended" } else { "" }))
+}

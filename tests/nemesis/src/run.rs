@@ -1,0 +1,264 @@
+//! A run: a cluster, its load, its keeper, and epochs of faults with a check at the end of each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use pghc::task::Tasks;
+use tokio::time::Instant;
+
+use crate::check::{Checker, Evidence};
+use crate::cluster::{Cluster, Ground, Unit, View};
+use crate::faults::{Class, Needs, Scene};
+use crate::load::{Load, Rates};
+use crate::report::{EpochReport, Happening, RunReport};
+use crate::schedule::{Board, LANES, deck};
+
+/// Pause between two looks at the processes.
+const TEND: Duration = Duration::from_millis(50);
+/// Longest time until a new cluster is whole.
+const START_MAX: Duration = Duration::from_secs(60);
+/// After an epoch's faults: longest time until all writes have their answer, and until all zones are
+/// equal.
+const CALM_MAX: Duration = Duration::from_secs(100);
+/// Longest time until all zones are equal once the load has stopped.
+pub const CONVERGE_MAX: Duration = Duration::from_secs(30);
+/// Longest pause between two faults of a lane, in milliseconds.
+const GAP_MS: u64 = 500;
+/// How long after a fault a stall is still counted as its own.
+const TAIL: Duration = Duration::from_secs(2);
+
+/// A running cluster under load.
+pub struct Run {
+    /// The cluster.
+    pub cluster: Arc<Cluster>,
+    /// What it says of itself.
+    pub view: Arc<View>,
+    /// The clients.
+    pub load: Arc<Load>,
+    /// Chains and verdicts so far.
+    pub checker: Checker,
+    /// Most memory of any one process of pghc so far, in bytes, with its name.
+    pub peak: Arc<Mutex<(u64, String)>>,
+    classes: Vec<Class>,
+    tasks: Tasks,
+}
+
+impl Run {
+    /// Starts everything and waits until the cluster is whole. The load waits for
+    /// [`Load::resume`].
+    ///
+    /// # Errors
+    /// When it does not become whole.
+    pub async fn start(ground: Ground, rates: Rates, seed: u64) -> anyhow::Result<Self> {
+        let classes: Vec<Class> = crate::faults::catalogue()
+            .into_iter()
+            .filter(|class| ground.sandbox || class.reduced)
+            .collect();
+        let cluster = Cluster::start(ground).await?;
+        let (view, tasks) = (Arc::new(View::default()), Tasks::default());
+        let load = Load::new(cluster.nodes(), rates, seed);
+        let peak = Arc::new(Mutex::default());
+        tasks.spawn("keeper", keep(Arc::clone(&cluster), Arc::clone(&load), Arc::clone(&peak)));
+        tasks.spawn("view", Arc::clone(&view).watch(Arc::clone(&cluster)));
+        let checker = Checker::new(&cluster)?;
+        tasks.spawn("poller", crate::check::poll(Arc::clone(&cluster), Arc::clone(&load.book)));
+        let run = Self { cluster, view, load, checker, peak, classes, tasks };
+        run.converged(START_MAX).await?;
+        run.tasks.spawn("load", Arc::clone(&run.load).run());
+        Ok(run)
+    }
+
+    /// Waits until every node is ready and every zone is at the head; answers how long it took. The
+    /// load must stand still.
+    ///
+    /// # Errors
+    /// After `longest`, with what was missing.
+    pub async fn converged(&self, longest: Duration) -> anyhow::Result<Duration> {
+        let started = Instant::now();
+        loop {
+            let troubles = View::ready(&self.cluster).await;
+            if troubles.is_empty() {
+                return Ok(started.elapsed());
+            }
+            anyhow::ensure!(
+                started.elapsed() < longest,
+                "not whole within {longest:?} after healing: {}",
+                troubles.join("; ")
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// One epoch: faults for `length`, then calm, convergence and checks.
+    pub async fn epoch(&mut self, seed: u64, length: Duration) -> EpochReport {
+        let started = self.load.book.now();
+        self.load.resume();
+        let cards = Mutex::new(deck(&self.classes, seed));
+        let (board, end) = (Board::default(), Instant::now() + length);
+        let lanes = (0..LANES).map(|_| self.lane(&board, &cards, end));
+        let happenings: Vec<Happening> =
+            futures::future::join_all(lanes).await.into_iter().flatten().collect();
+        let mut report = EpochReport::new(seed, happenings);
+        self.settle(&mut report).await;
+        self.account(&mut report, started);
+        report
+    }
+
+    /// Stops the load, waits until all zones are equal, and checks.
+    pub async fn settle(&mut self, report: &mut EpochReport) {
+        let healed = Instant::now();
+        if !self.load.pause(CALM_MAX).await {
+            report.failures.push(format!("writes without an answer {CALM_MAX:?} after healing"));
+        }
+        match self.converged(CONVERGE_MAX).await {
+            Ok(_) => report.converged_seconds = healed.elapsed().as_secs_f64(),
+            Err(error) => report.failures.push(format!("{error:#}")),
+        }
+        report.failures.extend(self.load.book.findings());
+        let checked = Instant::now();
+        match self.checker.check(&self.cluster, &self.load.book).await {
+            Ok(verdict) => report.failures.extend(verdict),
+            Err(error) => report.failures.push(format!("the check was not possible: {error:#}")),
+        }
+        report.check_seconds = checked.elapsed().as_secs_f64();
+    }
+
+    async fn lane(
+        &self,
+        board: &Board,
+        cards: &Mutex<std::collections::VecDeque<crate::schedule::Card>>,
+        end: Instant,
+    ) -> Vec<Happening> {
+        let mut happenings = Vec::new();
+        while Instant::now() < end {
+            let dealt = board.deal(&mut cards.lock(), &self.classes, &self.view.look());
+            let Some((card, taken)) = dealt else {
+                if cards.lock().is_empty() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            let class = &self.classes[card.class];
+            let scene = self.scene(taken.zone, card.hold, card.dice);
+            let happening = perform(class, scene).await;
+            drop(taken);
+            happenings.push(happening);
+            tokio::time::sleep(Duration::from_millis(card.dice % GAP_MS)).await;
+        }
+        happenings
+    }
+
+    /// A scene for a fault.
+    pub fn scene(&self, zone: usize, hold: Duration, dice: u64) -> Scene {
+        let (cluster, view) = (Arc::clone(&self.cluster), Arc::clone(&self.view));
+        Scene { cluster, view, load: Arc::clone(&self.load), zone, hold, dice }
+    }
+
+    /// The class of this name.
+    pub fn class(&self, name: &str) -> Option<&Class> {
+        self.classes.iter().find(|class| class.name == name)
+    }
+
+    /// The report of what has been, with a last check of everything if nothing was wrong so far.
+    ///
+    /// # Errors
+    /// When the last check is not possible.
+    pub async fn report(
+        &mut self,
+        command: String,
+        seed: u64,
+        started: Instant,
+        epochs: Vec<EpochReport>,
+    ) -> anyhow::Result<RunReport> {
+        let mut failures = Vec::new();
+        if epochs.iter().all(|epoch| epoch.failures.is_empty()) {
+            failures = self.checker.check_whole(&self.cluster, &self.load.book).await?;
+        }
+        Ok(RunReport {
+            command,
+            seed,
+            reduced: !self.cluster.ground.sandbox,
+            seconds: started.elapsed().as_secs_f64(),
+            epochs,
+            tally: self.load.book.tally(),
+            links: self.checker.chains[0].links.len() as u64,
+            proofs: self.checker.proofs,
+            peak_memory: self.peak.lock().clone(),
+            failures,
+            gaps: Vec::new(),
+        })
+    }
+
+    /// Fills in what happened since `begun`.
+    pub fn account(&self, report: &mut EpochReport, begun: u64) {
+        let (book, now) = (&self.load.book, self.load.book.now());
+        report.stalls(book, TAIL);
+        report.seconds = Duration::from_nanos(now - begun).as_secs_f64();
+        report.acknowledged = book.acks_between(begun, now).len() as u64;
+    }
+
+    /// Kills everything and answers what was seen.
+    pub async fn end(self) -> Evidence {
+        self.tasks.shut_down().await;
+        self.cluster.put_down().await;
+        let history = self.load.book.with_history(std::mem::take);
+        self.checker.evidence(history)
+    }
+}
+
+/// Runs one fault and writes down what became of it.
+pub async fn perform(class: &Class, scene: Scene) -> Happening {
+    let (zone, book, cluster) =
+        (scene.zone, Arc::clone(&scene.load.book), Arc::clone(&scene.cluster));
+    let touched = touched(&cluster, zone, class.needs);
+    touched.iter().for_each(|unit| unit.excuse());
+    let started = book.now();
+    let outcome = (class.run)(scene).await;
+    let ended = book.now();
+    touched.iter().for_each(|unit| unit.no_excuse());
+    let happened = outcome.is_ok();
+    let evidence = outcome.unwrap_or_else(|error| format!("{error:#}"));
+    let (class, number) = (class.name, class.number);
+    Happening { class, number, zone, started, ended, happened, evidence, stall: 0 }
+}
+
+/// The processes whose end such a fault excuses.
+fn touched(cluster: &Cluster, zone: usize, needs: Needs) -> Vec<&Unit> {
+    let here = &cluster.zones[zone];
+    match needs {
+        Needs::Coordinator => vec![&here.coordinator],
+        Needs::Database => vec![&here.postgres],
+        Needs::Api => here.api.iter().collect(),
+        Needs::Zone => here.units().collect(),
+        Needs::Network | Needs::Load => Vec::new(),
+        Needs::Everything => cluster.units().collect(),
+    }
+}
+
+/// Starts again what ended, tells of what ended without an excuse, and watches memory.
+async fn keep(cluster: Arc<Cluster>, load: Arc<Load>, peak: Arc<Mutex<(u64, String)>>) {
+    loop {
+        for unit in cluster.units() {
+            match unit.tend() {
+                Ok(None) => {}
+                Ok(Some(finding)) => load.book.finding(finding),
+                Err(error) => load.book.finding(format!("{error:#}")),
+            }
+            let bytes = unit.peek().and_then(resident_peak).unwrap_or(0);
+            let mut peak = peak.lock();
+            if bytes > peak.0 && !unit.name.ends_with("postgres") {
+                *peak = (bytes, unit.name.clone());
+            }
+        }
+        tokio::time::sleep(TEND).await;
+    }
+}
+
+/// Most memory that a process had resident so far, in bytes.
+fn resident_peak(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
+}

@@ -1,0 +1,204 @@
+//! What happens in an epoch: a deck of faults shuffled by the seed, dealt to three lanes, so that up
+//! to three overlap. The board keeps them apart: no two work on the same thing, and at most one zone
+//! loses its vote, unless a class has everything for itself.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::cluster::{Look, ZONES};
+use crate::faults::{Aim, Class, Needs};
+
+/// Lanes: most faults at once.
+pub const LANES: usize = 3;
+
+/// A fault to come.
+#[derive(Debug, Clone)]
+pub struct Card {
+    /// Place of its class in the catalogue.
+    pub class: usize,
+    /// How long it lasts.
+    pub hold: Duration,
+    /// A random number for its own choices, zone included.
+    pub dice: u64,
+}
+
+/// The deck of an epoch: every class as often as it weighs, in an order of the seed's.
+pub fn deck(classes: &[Class], seed: u64) -> VecDeque<Card> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut cards = Vec::new();
+    for (index, class) in classes.iter().enumerate() {
+        for _ in 0..class.weight {
+            let hold = random.random_range(class.hold_ms.0..=class.hold_ms.1);
+            let hold = Duration::from_millis(hold);
+            cards.push(Card { class: index, hold, dice: random.random() });
+        }
+    }
+    cards.shuffle(&mut random);
+    cards.into()
+}
+
+/// What one zone's faults have in use.
+#[derive(Debug, Clone, Copy, Default)]
+struct Use {
+    coordinator: bool,
+    database: bool,
+    api: bool,
+    network: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    zones: [Use; ZONES],
+    load: bool,
+    running: usize,
+    everything: bool,
+}
+
+/// Who works on what.
+#[derive(Debug, Default)]
+pub struct Board {
+    state: Mutex<State>,
+}
+
+/// A place on the board; given back when it is dropped.
+#[derive(Debug)]
+pub struct Taken<'a> {
+    board: &'a Board,
+    needs: Needs,
+    /// The zone that was chosen.
+    pub zone: usize,
+}
+
+impl Board {
+    /// Takes the first card of the deck that may begin now, and its zone.
+    pub fn deal<'a>(
+        &'a self,
+        deck: &mut VecDeque<Card>,
+        classes: &[Class],
+        look: &Look,
+    ) -> Option<(Card, Taken<'a>)> {
+        let mut state = self.state.lock();
+        if state.everything {
+            return None;
+        }
+        for place in 0..deck.len() {
+            let class = &classes[deck[place].class];
+            if let Some(zone) = state.place(class, deck[place].dice, look) {
+                state.take(class.needs, zone, true);
+                let card = deck.remove(place)?;
+                return Some((card, Taken { board: self, needs: class.needs, zone }));
+            }
+            if class.needs == Needs::Everything {
+                // Nothing overtakes it, or it would wait for ever.
+                return None;
+            }
+        }
+        None
+    }
+}
+
+impl State {
+    /// The zone in which this fault may begin now.
+    fn place(&self, class: &Class, dice: u64, look: &Look) -> Option<usize> {
+        let any = usize::try_from(dice % 3).unwrap_or(0);
+        let zone = match (class.aim, look.leader) {
+            (Aim::Any, _) => any,
+            (Aim::Pair, _) => ZONES - 1,
+            (_, None) => return None,
+            (Aim::Leader, Some(leader)) => leader,
+            (Aim::Biased, Some(leader)) if (dice >> 8).is_multiple_of(2) => leader,
+            (Aim::Biased | Aim::Follower, Some(leader)) => {
+                (leader + 1 + usize::try_from((dice >> 9) % 2).unwrap_or(0)) % ZONES
+            }
+        };
+        let (here, running) = (self.zones[zone], self.running);
+        let vote = (0..ZONES).all(|other| other == zone || !self.zones[other].votes_away());
+        let free = match class.needs {
+            Needs::Coordinator => !here.coordinator && vote,
+            Needs::Network => !here.network && vote,
+            Needs::Database => !here.database,
+            Needs::Api => !here.api,
+            Needs::Zone => !here.coordinator && !here.database && !here.api && vote,
+            Needs::Load => !self.load,
+            Needs::Everything => running == 0,
+        };
+        free.then_some(zone)
+    }
+
+    fn take(&mut self, needs: Needs, zone: usize, taken: bool) {
+        let here = &mut self.zones[zone];
+        match needs {
+            Needs::Coordinator => here.coordinator = taken,
+            Needs::Database => here.database = taken,
+            Needs::Api => here.api = taken,
+            Needs::Network => here.network = taken,
+            Needs::Zone => {
+                let network = here.network;
+                *here = Use { coordinator: taken, database: taken, api: taken, network };
+            }
+            Needs::Load => self.load = taken,
+            Needs::Everything => self.everything = taken,
+        }
+        self.running = if taken { self.running + 1 } else { self.running - 1 };
+    }
+}
+
+impl Use {
+    fn votes_away(self) -> bool {
+        self.coordinator || self.network
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.board.state.lock().take(self.needs, self.zone, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Board, deck};
+    use crate::cluster::Look;
+    use crate::faults::{Needs, catalogue};
+
+    #[test]
+    fn the_same_seed_deals_the_same_deck() {
+        let classes = catalogue();
+        let order = |seed| deck(&classes, seed).iter().map(|card| card.dice).collect::<Vec<_>>();
+        assert_eq!(order(7), order(7));
+        assert_ne!(order(7), order(8));
+    }
+
+    /// Whatever overlaps, a majority keeps its votes, and what has everything is alone.
+    #[test]
+    fn a_quorum_is_kept_unless_a_class_is_about_losing_it() {
+        let classes = catalogue();
+        for seed in 0..200 {
+            let (board, mut cards) = (Board::default(), deck(&classes, seed));
+            let look = Look { leader: Some(usize::try_from(seed % 3).unwrap()), ..Look::default() };
+            let mut running = Vec::new();
+            while !cards.is_empty() {
+                match board.deal(&mut cards, &classes, &look) {
+                    Some(dealt) => running.push(dealt),
+                    None => drop(running.remove(0)),
+                }
+                let needs = |card: &super::Card| classes[card.class].needs;
+                let away: std::collections::BTreeSet<usize> = running
+                    .iter()
+                    .filter(|(card, _)| {
+                        matches!(needs(card), Needs::Coordinator | Needs::Network | Needs::Zone)
+                    })
+                    .map(|(_, taken)| taken.zone)
+                    .collect();
+                assert!(away.len() <= 1, "seed {seed}: {away:?}");
+                let alone = running.iter().any(|(card, _)| needs(card) == Needs::Everything);
+                assert!(!alone || running.len() == 1, "seed {seed}");
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Clients: they write and read in any zone, retry what they do not know, carry tokens from zone to
+//! zone, and record everything.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pghc::zone::{Need, NewWrite, Node, Outcome, Service as _, SubmitError};
+use pghc_history::{Fingerprint, Operation, ReadOutcome, What, WriteOutcome};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::dice::Dice;
+use super::world::World;
+
+/// A node that does not answer for so long after the deadline is given up.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Attempts at one write.
+const ATTEMPTS_MAX: usize = 40;
+
+pub(crate) struct Client {
+    pub(crate) world: Arc<World>,
+    pub(crate) dice: Dice,
+    pub(crate) number: u32,
+    /// Newest id this client knows of.
+    token: u64,
+    writes: u64,
+}
+
+impl Client {
+    pub(crate) fn new(world: &Arc<World>, number: u32) -> Self {
+        Self { world: Arc::clone(world), dice: world.dice.fork(), number, token: 0, writes: 0 }
+    }
+
+    /// Works until the world is told to stop.
+    pub(crate) async fn run(mut self, stop: tokio_util::sync::CancellationToken) -> u64 {
+        while !stop.is_cancelled() {
+            sleep(self.dice.millis(1, 120)).await;
+            match self.dice.below(10) {
+                0..=5 => self.write().await,
+                6..=7 => self.read(false).await,
+                _ => self.read(true).await,
+            }
+        }
+        self.token
+    }
+
+    async fn write(&mut self) {
+        self.writes += 1;
+        let payload = format!("{{\"client\":{},\"write\":{}}}", self.number, self.writes);
+        let key = self.dice.per_mille(700).then_some(u64::from(self.number) << 32 | self.writes);
+        for _ in 0..ATTEMPTS_MAX {
+            let again = self.attempt(key, &payload).await;
+            if !again {
+                return;
+            }
+            sleep(self.dice.millis(1, 400)).await;
+        }
+    }
+
+    /// One attempt; whether another should be made.
+    async fn attempt(&mut self, key: Option<u64>, payload: &str) -> bool {
+        let place = self.dice.below(self.world.places.len());
+        let within = self.dice.millis(200, 4000);
+        let started = self.world.now();
+        let write = NewWrite {
+            key: key.map(|key| format!("k{key}").parse().expect("a plain key")),
+            payload: Some(Bytes::copy_from_slice(payload.as_bytes())),
+        };
+        let done = self.at(place, within, move |node, until| write_at(node, write, until)).await;
+        let Some(done) = done else { return true };
+        let outcome = done.unwrap_or(WriteOutcome::Unknown);
+        if let WriteOutcome::Acknowledged { id, .. } | WriteOutcome::Committed { id } = outcome {
+            self.token = self.token.max(id);
+        }
+        let payload = Some(Fingerprint::of(payload.as_bytes()));
+        self.record(place, started, What::Write { key, payload, outcome });
+        match outcome {
+            WriteOutcome::Acknowledged { .. } => false,
+            WriteOutcome::Refused => true,
+            // Without a key a retry would be another write.
+            WriteOutcome::Committed { .. } | WriteOutcome::Unknown => key.is_some(),
+        }
+    }
+
+    async fn read(&mut self, linearizable: bool) {
+        let place = self.dice.below(self.world.places.len());
+        let within = self.dice.millis(200, 3000);
+        let (started, token) = (self.world.now(), self.token);
+        let on_disk = self.world.zones[self.world.places[place].zone].on_disk;
+        let seen =
+            self.at(place, within, move |node, until| read_at(node, linearizable, token, until));
+        let Some(seen) = seen.await else { return };
+        let outcome = seen.unwrap_or(ReadOutcome::Failed);
+        if let ReadOutcome::Seen { frontier, hash } = outcome {
+            if hash.is_none() && frontier > 0 && on_disk {
+                self.world
+                    .fail(&format!("a node says that {frontier} is applied, and it is not there"));
+            }
+            self.token = self.token.max(frontier);
+        }
+        let at_least = Some(token).filter(|token| *token > 0);
+        self.record(place, started, What::Read { at_least, linearizable, outcome });
+    }
+
+    /// Runs a request in a node's process, as its HTTP server would. `None` when nothing was sent;
+    /// `Some(None)` when no answer came.
+    async fn at<T, F>(
+        &self,
+        place: usize,
+        within: Duration,
+        request: impl FnOnce(Arc<Node>, Instant) -> F,
+    ) -> Option<Option<T>>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let (process, node) = self.world.node(place)?;
+        let answer = process.spawn(request(node?, Instant::now() + within));
+        let answer = timeout(within + GRACE, answer).await;
+        Some(answer.ok().and_then(Result::ok))
+    }
+
+    fn record(&self, place: usize, started: u64, what: What) {
+        let zone = u16::try_from(self.world.places[place].zone).expect("three zones");
+        let (client, session) = (self.number, self.number);
+        let operation = Operation { client, session, zone, started, ended: self.world.now(), what };
+        tracing::debug!(?operation, "OPERATION");
+        self.world.history.lock().operations.push(operation);
+        let _ = self.world.is_calm.load(Ordering::Relaxed);
+    }
+}
+
+/// What `POST /v1/writes` does.
+async fn write_at(node: Arc<Node>, write: NewWrite, until: Instant) -> WriteOutcome {
+    let outcome = match node.submit(vec![write], until).await {
+        Ok(outcomes) => outcomes.into_iter().next().expect("one for each"),
+        Err(SubmitError::Unknown) => return WriteOutcome::Unknown,
+        Err(_) => return WriteOutcome::Refused,
+    };
+    let (id, hash, repeated) = match outcome {
+        Outcome::Ordered(head) => (head.id, Some(head.hash), false),
+        Outcome::Repeated(id) => (id, None, true),
+        Outcome::KeyReused(_) => return WriteOutcome::Refused,
+    };
+    if node.wait_applied(id.get(), until).await.is_err() {
+        return WriteOutcome::Committed { id: id.get() };
+    }
+    let hash = match hash {
+        Some(hash) => hash,
+        None => match node.link(id, need(id.get(), until)).await.map(|seen| seen.value) {
+            Ok(Some(link)) => link.hash,
+            _ => return WriteOutcome::Committed { id: id.get() },
+        },
+    };
+    WriteOutcome::Acknowledged { id: id.get(), hash, repeated, applied: true }
+}
+
+/// What `GET /v1/chain?at_least=…` does.
+async fn read_at(node: Arc<Node>, linearizable: bool, token: u64, until: Instant) -> ReadOutcome {
+    if node.may_read().is_err() {
+        return ReadOutcome::Failed;
+    }
+    let mut at_least = token;
+    if linearizable {
+        match node.read_index(until).await {
+            Ok(id) => at_least = at_least.max(id),
+            Err(_) => return ReadOutcome::Failed,
+        }
+    }
+    match node.newest(need(at_least, until)).await {
+        Ok(seen) => {
+            ReadOutcome::Seen { frontier: seen.frontier, hash: seen.value.map(|link| link.hash) }
+        }
+        Err(_) => ReadOutcome::Failed,
+    }
+}
+
+fn need(at_least: u64, deadline: Instant) -> Need {
+    Need { at_least, deadline, may_be_replica: true }
+}

@@ -1,0 +1,242 @@
+//! The contract of a zone's database: one random script of statements, carried out by the twin and
+//! by a real PostgreSQL, has the same answers, so that the twin cannot lie.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pghc::dev::postgres::{Server, ServerOptions};
+use pghc::dev::scratch::Scratch;
+use pghc::postgres::{Acquired, ApplyError, Batch, Commit};
+use pghc::task::Tasks;
+use pghc::zone::Identity;
+use pghc::zone::database::{Database, Postgres, Session};
+use pghc_api::chain::{Head, Link, payload_digest};
+use pghc_api::id::WriteId;
+use pghc_api::time::Micros;
+
+use super::dice::Dice;
+use super::twin::Twin;
+use super::world::cluster;
+
+/// Sessions at a time.
+const SESSIONS: usize = 3;
+
+/// One of the two, and who is connected to it.
+struct Side {
+    database: Arc<dyn Database>,
+    sessions: Vec<Arc<dyn Session>>,
+}
+
+impl Side {
+    async fn new(database: Arc<dyn Database>, identity: &Identity) -> Self {
+        database.migrate(identity).await.expect("it is well");
+        let mut side = Self { database, sessions: Vec::new() };
+        for _ in 0..SESSIONS {
+            side.connect().await;
+        }
+        side
+    }
+
+    async fn connect(&mut self) {
+        self.sessions.push(self.database.connect().await.expect("it is well"));
+    }
+
+    /// Carries out a step; answers what can be compared.
+    async fn carry_out(&mut self, step: &Step) -> String {
+        match step {
+            Step::Acquire { session, expired } => {
+                let node = format!("n{session}").parse().expect("a plain name");
+                shown(self.sessions[*session].acquire(&node, *expired).await)
+            }
+            Step::Apply { session, epoch, links } => {
+                let batch = Batch::new(links.clone());
+                shown(self.sessions[*session].apply(*epoch, &batch).await)
+            }
+            Step::Renew { session, epoch } => shown(self.sessions[*session].renew(*epoch).await),
+            Step::Flushed { session } => format!("{}", self.sessions[*session].flushed()),
+            Step::Lease => {
+                let lease = self.database.lease().await.expect("it is well");
+                format!("{} {} {:?}", lease.epoch, lease.applied_id, lease.applier)
+            }
+            Step::Page { after, limit } => {
+                format!("{:?}", self.database.page(*after, *limit).await.ok())
+            }
+            Step::Link { id } => {
+                let id = WriteId::try_from(*id).expect("an id");
+                format!("{:?}", self.database.link(id).await.ok())
+            }
+            Step::Recent { count } => format!("{:?}", self.database.recent(*count).await.ok()),
+            Step::Leave { session } => {
+                drop(self.sessions.remove(*session));
+                self.connect().await;
+                self.take_over().await
+            }
+        }
+    }
+
+    /// Waits until the last session is let in: who held the lock before is gone.
+    async fn take_over(&self) -> String {
+        let node = "heir".parse().expect("a plain name");
+        for _ in 0..2000 {
+            let acquired = self.sessions[SESSIONS - 1].acquire(&node, None).await;
+            if !matches!(acquired, Ok(Acquired::Held { .. })) {
+                return shown(acquired);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        "never let in".to_owned()
+    }
+}
+
+#[derive(Debug)]
+enum Step {
+    Acquire {
+        session: usize,
+        expired: Option<u64>,
+    },
+    Apply {
+        session: usize,
+        epoch: u64,
+        links: Vec<Link>,
+    },
+    Renew {
+        session: usize,
+        epoch: u64,
+    },
+    Flushed {
+        session: usize,
+    },
+    Lease,
+    Page {
+        after: u64,
+        limit: usize,
+    },
+    Link {
+        id: u64,
+    },
+    Recent {
+        count: usize,
+    },
+    /// A session ends, another comes, and the last one is let in if nobody else is.
+    Leave {
+        session: usize,
+    },
+}
+
+fn shown<T: std::fmt::Debug>(result: Result<T, ApplyError>) -> String {
+    match result {
+        Ok(done) => format!("{done:?}"),
+        Err(ApplyError::Fenced { epoch, applied_id }) => format!("fenced {epoch} {applied_id}"),
+        Err(ApplyError::Lost(_)) => "lost".to_owned(),
+        Err(ApplyError::Refused { sqlstate, .. }) => format!("refused {sqlstate}"),
+    }
+}
+
+/// What the script's author believes, so that many steps are good ones.
+struct Author {
+    dice: Dice,
+    head: Option<Head>,
+    epoch: u64,
+    leader: usize,
+}
+
+impl Author {
+    fn links(&self) -> Vec<Link> {
+        let node = "n1".parse().expect("a plain name");
+        let (mut head, mut links) = (self.head, Vec::new());
+        for _ in 0..self.dice.between(1, 5) {
+            let payload = format!("{{\"n\":{}}}", self.dice.below(1000));
+            let at = Micros(head.map_or(1_000_000, |head| head.written_at.0 + 1));
+            let digest = payload_digest(payload.as_bytes());
+            let next = Head::extend(head.as_ref(), &cluster(), &node, at, Some(digest));
+            let Head { id, hash, digest, written_at } = next;
+            let payload = Some(payload.into());
+            links.push(Link { id, node: node.clone(), hash, digest, written_at, payload });
+            head = Some(next);
+        }
+        links
+    }
+
+    fn epoch(&self) -> u64 {
+        if self.dice.per_mille(800) { self.epoch } else { self.dice.between(0, self.epoch + 1) }
+    }
+
+    fn step(&self) -> Step {
+        let any = self.dice.below(SESSIONS);
+        let session = if self.dice.per_mille(800) { self.leader } else { any };
+        let newest = self.head.map_or(0, |head| head.id.get());
+        match self.dice.below(16) {
+            0..=1 => Step::Acquire {
+                session: any,
+                expired: self.dice.per_mille(400).then(|| self.epoch()),
+            },
+            2..=7 => Step::Apply { session, epoch: self.epoch(), links: self.links() },
+            8..=9 => Step::Renew { session, epoch: self.epoch() },
+            10 => Step::Flushed { session },
+            11 => Step::Lease,
+            12 => Step::Page { after: self.dice.between(0, newest + 2), limit: self.dice.below(7) },
+            13 => Step::Link { id: self.dice.between(1, newest + 2) },
+            14 => Step::Recent { count: self.dice.below(5) },
+            // Only who holds the lock leaves: then the last can be let in.
+            _ => Step::Leave { session: self.leader },
+        }
+    }
+
+    fn learn(&mut self, step: &Step, answer: &str, frontier: (u64, Option<Link>)) {
+        self.head = frontier.1.map(|link| {
+            let Link { id, hash, digest, written_at, .. } = link;
+            Head { id, hash, digest, written_at }
+        });
+        self.epoch = frontier.0;
+        if answer.starts_with("Granted") {
+            self.leader = match step {
+                Step::Acquire { session, .. } => *session,
+                _ => SESSIONS - 1,
+            };
+        }
+    }
+}
+
+/// Runs a script of `steps` against both.
+///
+/// # Panics
+/// Where they differ.
+pub(crate) async fn run(seed: u64, steps: usize) {
+    let scratch = Scratch::new("sim-pg").expect("a temporary directory");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr());
+    let port = port.expect("loopback has free ports").port();
+    let options = ServerOptions::new(scratch.path().join("data"), port);
+    let server = Server::start(options).await.expect("PostgreSQL is installed");
+    let tasks = Tasks::default();
+    let dsn = server.dsn().parse().expect("our own");
+    let dice = Dice::new(seed);
+    let identity = Identity {
+        cluster: cluster(),
+        zone: "eu".parse().expect("a plain name"),
+        node: "eu-1".parse().expect("a plain name"),
+        api_url: String::new(),
+    };
+    let postgres = Arc::new(Postgres::new(dsn, Commit::OnDisk, 2, &tasks));
+    let twin = Arc::new(Twin::new(dice.fork(), true, Arc::new(|_, _| {})));
+    let mut twin = Side::new(twin, &identity).await;
+    let mut postgres = Side::new(postgres, &identity).await;
+    let mut author = Author { dice, head: None, epoch: 0, leader: 0 };
+    for number in 0..steps {
+        let step =
+            if number == 0 { Step::Acquire { session: 0, expired: None } } else { author.step() };
+        let (real, twins) = (postgres.carry_out(&step).await, twin.carry_out(&step).await);
+        assert_eq!(real, twins, "seed {seed}, step {number}: {step:?}: PostgreSQL and the twin");
+        let lease = postgres.database.lease().await.expect("it is well");
+        let newest = WriteId::try_from(lease.applied_id).ok();
+        let link = match newest {
+            Some(id) => postgres.database.link(id).await.expect("it is well").0,
+            None => None,
+        };
+        author.learn(&step, &real, (lease.epoch, link));
+    }
+    println!(
+        "seed {seed}: PostgreSQL and the twin agree in {steps} steps, up to id {}",
+        author.head.map_or(0, |head| head.id.get())
+    );
+    tasks.shut_down().await;
+}

@@ -1,0 +1,256 @@
+//! Faults: what goes wrong, when, and how it is put right again. Each is a plug-in of one function;
+//! up to [`AT_ONCE_MAX`] overlap. Whatever was broken is mended when the world becomes calm.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use pghc_history::Reset;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::dice::Dice;
+use super::world::World;
+
+/// Faults under way at a time.
+const AT_ONCE_MAX: usize = 4;
+
+/// What a fault works with.
+#[derive(Clone)]
+pub(crate) struct Trouble {
+    pub(crate) world: Arc<World>,
+    pub(crate) dice: Dice,
+    /// The time of faults is over.
+    pub(crate) calm: CancellationToken,
+}
+
+type Fault = fn(Trouble) -> BoxFuture<'static, ()>;
+
+/// All classes of faults by name. A change of membership is one more line here.
+pub(crate) const FAULTS: &[(&str, Fault)] = &[
+    ("split", |it| Box::pin(it.split())),
+    ("one way cut", |it| Box::pin(it.one_way())),
+    ("pair cut", |it| Box::pin(it.pair())),
+    ("flapping", |it| Box::pin(it.flapping())),
+    ("slow link", |it| Box::pin(it.slow_link())),
+    ("coordinator killed", |it| Box::pin(it.coordinator_down(false))),
+    ("coordinator without power", |it| Box::pin(it.coordinator_down(true))),
+    ("coordinator paused", |it| Box::pin(it.coordinator_paused())),
+    ("slow disk", |it| Box::pin(it.slow_disk())),
+    ("clock jump", |it| Box::pin(async move { it.clock_jump() })),
+    ("node killed", |it| Box::pin(it.node_killed())),
+    ("node paused", |it| Box::pin(it.node_paused())),
+    ("database crash", |it| Box::pin(it.database_crash())),
+    ("database connections lost", |it| Box::pin(it.database_loses())),
+    ("power cut everywhere", |it| Box::pin(it.power_cut())),
+];
+
+/// Makes trouble until it is calm; ends when everything is mended.
+pub(crate) async fn run(world: Arc<World>, calm: CancellationToken) {
+    let dice = world.dice.fork();
+    let mut under_way = Vec::new();
+    // A seed has its favourites, so that some classes meet often.
+    let favourites: Vec<usize> =
+        (0..dice.between(2, 6)).map(|_| dice.below(FAULTS.len())).collect();
+    while !calm.is_cancelled() {
+        let pause = dice.millis(100, 2500);
+        tokio::select! {
+            biased;
+            () = calm.cancelled() => break,
+            () = sleep(pause) => {}
+        }
+        under_way.retain(|fault: &tokio::task::JoinHandle<()>| !fault.is_finished());
+        if under_way.len() >= AT_ONCE_MAX {
+            continue;
+        }
+        let any = dice.below(FAULTS.len());
+        let chosen = if dice.per_mille(700) { dice.pick(&favourites) } else { any };
+        // Power cuts of everything are rare.
+        let (class, fault) = match FAULTS[chosen] {
+            ("power cut everywhere", _) if dice.per_mille(700) => FAULTS[any],
+            chosen => chosen,
+        };
+        world.fault(class);
+        let it = Trouble { world: Arc::clone(&world), dice: dice.fork(), calm: calm.clone() };
+        under_way.push(tokio::spawn(fault(it)));
+    }
+    for fault in under_way {
+        fault.await.expect("faults do not panic");
+    }
+    world.net.mend_all();
+}
+
+impl Trouble {
+    /// Lets some time pass, less when it becomes calm; whether it still is time for trouble.
+    async fn last(&self, low_ms: u64, high_ms: u64) -> bool {
+        let time = self.dice.millis(low_ms, high_ms);
+        tokio::select! {
+            biased;
+            () = self.calm.cancelled() => false,
+            () = sleep(time) => true,
+        }
+    }
+
+    /// Three election time-outs: long enough for everything that waits for one.
+    fn long_ms(&self) -> u64 {
+        self.world.timing.election_max_ms * 8
+    }
+
+    fn hosts(&self) -> usize {
+        self.world.machines.len() + self.world.places.len()
+    }
+
+    fn any_coordinator(&self) -> usize {
+        self.dice.below(self.world.machines.len())
+    }
+
+    fn set(&self, links: &[(usize, usize)], is_cut: bool) {
+        for (from, to) in links {
+            if is_cut {
+                self.world.net.cut(*from, *to);
+            } else {
+                self.world.net.mend(*from, *to);
+            }
+        }
+    }
+
+    async fn split(self) {
+        let sides: Vec<bool> = (0..self.hosts()).map(|_| self.dice.per_mille(400)).collect();
+        let mut links = Vec::new();
+        for from in 0..sides.len() {
+            links.extend(
+                (0..sides.len()).filter(|to| sides[*to] != sides[from]).map(|to| (from, to)),
+            );
+        }
+        self.set(&links, true);
+        self.last(50, self.long_ms()).await;
+        self.set(&links, false);
+    }
+
+    async fn one_way(self) {
+        let (from, to) = (self.dice.below(self.hosts()), self.any_coordinator());
+        self.set(&[(from, to)], true);
+        self.last(50, self.long_ms()).await;
+        self.set(&[(from, to)], false);
+    }
+
+    /// With three coordinators: both still reach the third.
+    async fn pair(self) {
+        let (one, two) = (self.any_coordinator(), self.any_coordinator());
+        self.set(&[(one, two), (two, one)], true);
+        self.last(50, self.long_ms()).await;
+        self.set(&[(one, two), (two, one)], false);
+    }
+
+    async fn flapping(self) {
+        let (from, to) = (self.any_coordinator(), self.any_coordinator());
+        let links = [(from, to), (to, from)];
+        for _ in 0..self.dice.between(3, 15) {
+            self.set(&links, true);
+            let goes_on = self.last(20, 600).await;
+            self.set(&links, false);
+            if !goes_on || !self.last(20, 600).await {
+                return;
+            }
+        }
+    }
+
+    async fn slow_link(self) {
+        let (from, to) = (self.dice.below(self.hosts()), self.any_coordinator());
+        let slow = self.dice.pick(&[(20_000, 80_000), (0, 300_000), (500_000, 900_000)]);
+        self.world.net.set_delay(from, to, slow);
+        self.world.net.set_delay(to, from, slow);
+        self.last(200, self.long_ms()).await;
+        self.world.net.set_delay(from, to, (200, 2_000));
+        self.world.net.set_delay(to, from, (200, 2_000));
+    }
+
+    async fn coordinator_down(self, with_power: bool) {
+        let place = self.any_coordinator();
+        self.world.kill_coordinator(place, with_power);
+        self.last(1, self.long_ms()).await;
+        self.world.start_coordinator(place);
+    }
+
+    async fn coordinator_paused(self) {
+        let Some(process) = self.world.coordinator(self.any_coordinator()) else { return };
+        process.pause();
+        self.world.net.note();
+        self.last(20, self.world.timing.election_max_ms * 5).await;
+        process.resume();
+        self.world.net.note();
+    }
+
+    async fn slow_disk(self) {
+        let place = self.any_coordinator();
+        let (low, high) = self.dice.pick(&[(5_000, 50_000), (0, 400_000), (500_000, 2_000_000)]);
+        self.world.slow_disk(place, low, high);
+        self.last(100, self.long_ms()).await;
+        self.world.slow_disk(place, 200, 2_000);
+    }
+
+    fn clock_jump(&self) {
+        let by_s = self.dice.pick(&[-5000, -1, 1, 3600, 86_400]);
+        self.world.skew(self.any_coordinator(), by_s * 1_000_000);
+    }
+
+    async fn node_killed(self) {
+        let place = self.dice.below(self.world.places.len());
+        self.world.kill_node(place);
+        self.last(1, 4000).await;
+        self.world.start_node(place);
+    }
+
+    async fn node_paused(self) {
+        let place = self.dice.below(self.world.places.len());
+        let Some((process, _)) = self.world.node(place) else { return };
+        process.pause();
+        // The lease of an applier runs out after 4 s.
+        self.last(20, 8000).await;
+        process.resume();
+    }
+
+    async fn database_crash(self) {
+        let zone = self.dice.below(self.world.zones.len());
+        let started = self.world.now();
+        self.world.zones[zone].database.crash();
+        self.last(100, 3000).await;
+        self.world.zones[zone].database.start();
+        if !self.world.zones[zone].on_disk {
+            let (zone, ended) = (u16::try_from(zone).expect("three zones"), self.world.now());
+            self.world.history.lock().resets.push(Reset { zone, started, ended });
+        }
+    }
+
+    async fn database_loses(self) {
+        let database = self.world.zones[self.dice.below(self.world.zones.len())].database.clone();
+        let latency = self.dice.pick(&[(150, 900), (1_000, 50_000), (1_000, 6_000_000)]);
+        database.trouble(self.dice.between(0, 300), latency);
+        self.last(200, 6000).await;
+        database.trouble(0, (150, 900));
+    }
+
+    /// Every machine loses power at one moment.
+    async fn power_cut(self) {
+        let (machines, places) = (self.world.machines.len(), self.world.places.len());
+        let started = self.world.now();
+        (0..machines).for_each(|place| self.world.kill_coordinator(place, true));
+        (0..places).for_each(|place| self.world.kill_node(place));
+        self.world.zones.iter().for_each(|zone| zone.database.crash());
+        sleep(Duration::from_millis(50)).await;
+        self.last(1, 1500).await;
+        self.world.zones.iter().for_each(|zone| zone.database.start());
+        for (number, zone) in self.world.zones.iter().enumerate() {
+            if !zone.on_disk {
+                let zone = u16::try_from(number).expect("three zones");
+                let ended = self.world.now();
+                self.world.history.lock().resets.push(Reset { zone, started, ended });
+            }
+        }
+        for place in 0..machines {
+            self.last(0, 300).await;
+            self.world.start_coordinator(place);
+        }
+        (0..places).for_each(|place| self.world.start_node(place));
+    }
+}

@@ -1,0 +1,410 @@
+//! The twin of a zone's database: what `sql/` promises, in memory, with the ways to fail that a
+//! server has. `contract.rs` holds it to what PostgreSQL does.
+//!
+//! A statement that was sent is carried out by the server whatever becomes of the process that sent
+//! it, late or not at all when the connection is lost.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use pghc::postgres::{
+    Acquired, ApplyError, Batch, ConnectError, Finding, Lease, MigrateError, Page, ReadError,
+};
+use pghc::zone::database::{Database, Heard, Session};
+use pghc::zone::{Identity, Recent};
+use pghc_api::chain::{Head, Link};
+use pghc_api::id::{NodeName, WriteId};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::dice::Dice;
+use super::net::unowned;
+
+/// Longest a client waits for an answer, as `postgres::apply` does.
+const ANSWER_MAX: Duration = Duration::from_secs(15);
+
+/// The clock's step.
+const STATEMENT_APART: Duration = Duration::from_millis(1);
+
+/// Told of every commit before its answer is sent: the zone's links from this place on.
+pub(crate) type Committed = Arc<dyn Fn(&[Link], usize) + Send + Sync>;
+
+struct State {
+    links: Vec<Link>,
+    /// Links on disk.
+    flushed: usize,
+    epoch: u64,
+    applier: Option<String>,
+    renewals: i64,
+    /// The session that holds the lock of the newest epoch, while it lives.
+    holder: Option<u64>,
+    sessions: BTreeMap<u64, u64>,
+    next_session: u64,
+    /// Counts starts of the server.
+    run: u64,
+    is_up: bool,
+    /// Chance in a thousand that a statement's connection is lost.
+    loss_per_mille: u64,
+    latency_us: (u64, u64),
+}
+
+struct Inner {
+    state: Mutex<State>,
+    heard: watch::Sender<(u64, u64)>,
+    dice: Dice,
+    committed: Committed,
+    /// Whether commits wait for the disk.
+    on_disk: bool,
+}
+
+/// A database server with a zone's chain. Clones are the same one.
+#[derive(Clone)]
+pub(crate) struct Twin(Arc<Inner>);
+
+struct TwinSession {
+    twin: Twin,
+    id: u64,
+    run: u64,
+    /// The epoch that it was let in with; 0: none.
+    epoch: Arc<AtomicU64>,
+    flushed: AtomicU64,
+    /// When the newest statement reaches the server: they stay in order.
+    newest: Mutex<Instant>,
+}
+
+fn head_of(links: &[Link]) -> Option<Head> {
+    let Link { id, hash, digest, written_at, .. } = *links.last()?;
+    Some(Head { id, hash, digest, written_at })
+}
+
+impl Twin {
+    /// An empty database.
+    pub(crate) fn new(dice: Dice, on_disk: bool, committed: Committed) -> Self {
+        let state = State {
+            links: Vec::new(),
+            flushed: 0,
+            epoch: 0,
+            applier: None,
+            renewals: 0,
+            holder: None,
+            sessions: BTreeMap::new(),
+            next_session: 1,
+            run: 1,
+            is_up: true,
+            loss_per_mille: 0,
+            latency_us: (150, 900),
+        };
+        let heard = watch::Sender::new((1, 0));
+        Self(Arc::new(Inner { state: Mutex::new(state), heard, dice, committed, on_disk }))
+    }
+
+    /// All links.
+    pub(crate) fn links(&self) -> Vec<Link> {
+        self.0.state.lock().links.clone()
+    }
+
+    /// Newest applied id.
+    pub(crate) fn frontier(&self) -> u64 {
+        self.0.state.lock().links.len() as u64
+    }
+
+    /// The server's process is killed, or its machine; what was not flushed is lost.
+    pub(crate) fn crash(&self) {
+        let mut state = self.0.state.lock();
+        (state.is_up, state.holder) = (false, None);
+        state.run += 1;
+        state.sessions.clear();
+        let flushed = state.flushed;
+        state.links.truncate(flushed);
+        let told = (state.run, flushed as u64);
+        drop(state);
+        self.0.heard.send_replace(told);
+    }
+
+    /// It runs again.
+    pub(crate) fn start(&self) {
+        self.0.state.lock().is_up = true;
+    }
+
+    /// How often connections are lost, and how long statements take.
+    pub(crate) fn trouble(&self, loss_per_mille: u64, latency_us: (u64, u64)) {
+        let mut state = self.0.state.lock();
+        (state.loss_per_mille, state.latency_us) = (loss_per_mille, latency_us);
+    }
+
+    fn latency(&self) -> Duration {
+        let (low, high) = self.0.state.lock().latency_us;
+        Duration::from_micros(self.0.dice.between(low, high))
+    }
+
+    fn connect_error() -> ConnectError {
+        ConnectError::Unavailable { dsn: "the twin".to_owned(), source: None }
+    }
+
+    /// Reads in one snapshot.
+    fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&State) -> T + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, ReadError>> {
+        Box::pin(async move {
+            sleep(self.latency()).await;
+            let seen = {
+                let state = self.0.state.lock();
+                state.is_up.then(|| look(&state))
+            };
+            sleep(self.latency()).await;
+            seen.ok_or(ReadError::Unavailable(None))
+        })
+    }
+}
+
+impl TwinSession {
+    /// Has the server carry out a statement. It answers `None` when the connection was lost.
+    async fn statement<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Twin, &mut State) -> T + Send + 'static,
+    ) -> Result<T, ApplyError> {
+        let (sender, answer) = oneshot::channel();
+        let (twin, id, run) = (self.twin.clone(), self.id, self.run);
+        let (there, back) = (twin.latency(), twin.latency());
+        let arrival = {
+            let mut newest = self.newest.lock();
+            *newest = (*newest + STATEMENT_APART).max(Instant::now() + there);
+            *newest
+        };
+        let loss = {
+            let chance = twin.0.state.lock().loss_per_mille;
+            twin.0.dice.per_mille(chance).then(|| twin.0.dice.below(3))
+        };
+        unowned(async move {
+            sleep_until(arrival).await;
+            if loss == Some(0) {
+                // Lost on the way: the server never sees it, and notices later.
+                return twin.lose(id).await;
+            }
+            let done = {
+                let mut state = twin.0.state.lock();
+                let lives = state.is_up && state.run == run && state.sessions.contains_key(&id);
+                lives.then(|| act(&twin, &mut state))
+            };
+            if loss.is_some() {
+                return twin.lose(id).await;
+            }
+            sleep(back).await;
+            if let Some(done) = done {
+                let _ = sender.send(done);
+            }
+        });
+        match tokio::time::timeout(ANSWER_MAX, answer).await {
+            Ok(Ok(done)) => Ok(done),
+            _ => Err(ApplyError::Lost(None)),
+        }
+    }
+
+    fn fenced(state: &State) -> ApplyError {
+        ApplyError::Fenced { epoch: state.epoch, applied_id: state.links.len() as u64 }
+    }
+}
+
+impl Twin {
+    /// Ends a session, after the server has noticed that its client is gone.
+    async fn lose(&self, id: u64) {
+        sleep(self.0.dice.millis(0, 3000)).await;
+        self.end(id);
+    }
+
+    fn end(&self, id: u64) {
+        let mut state = self.0.state.lock();
+        state.sessions.remove(&id);
+        if state.holder == Some(id) {
+            state.holder = None;
+        }
+    }
+}
+
+impl Drop for TwinSession {
+    fn drop(&mut self) {
+        let (twin, id) = (self.twin.clone(), self.id);
+        if tokio::runtime::Handle::try_current().is_ok() {
+            unowned(async move {
+                sleep(twin.latency()).await;
+                twin.end(id);
+            });
+        }
+    }
+}
+
+impl Database for Twin {
+    fn migrate<'a>(&'a self, _: &'a Identity) -> BoxFuture<'a, Result<Vec<Finding>, MigrateError>> {
+        Box::pin(async {
+            sleep(self.latency() * 4).await;
+            match self.0.state.lock().is_up {
+                true => Ok(Vec::new()),
+                false => Err(MigrateError::Connect(Self::connect_error())),
+            }
+        })
+    }
+
+    fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Session>, ConnectError>> {
+        Box::pin(async {
+            sleep(self.latency() * 2).await;
+            let mut state = self.0.state.lock();
+            if !state.is_up {
+                return Err(Self::connect_error());
+            }
+            let (id, run) = (state.next_session, state.run);
+            state.next_session += 1;
+            state.sessions.insert(id, run);
+            let (epoch, flushed) = (Arc::default(), AtomicU64::new(0));
+            let (twin, newest) = (self.clone(), Mutex::new(Instant::now()));
+            Ok(Arc::new(TwinSession { twin, id, run, epoch, flushed, newest }) as Arc<dyn Session>)
+        })
+    }
+
+    fn listen(&self) -> BoxFuture<'_, Result<Heard, ConnectError>> {
+        Box::pin(async {
+            sleep(self.latency() * 2).await;
+            let (run, first) = {
+                let state = self.0.state.lock();
+                if !state.is_up {
+                    return Err(Self::connect_error());
+                }
+                (state.run, state.links.len() as u64)
+            };
+            let heard = self.0.heard.subscribe();
+            let later =
+                futures::stream::unfold((heard, first), move |(mut heard, newest)| async move {
+                    loop {
+                        if heard.changed().await.is_err() {
+                            return None;
+                        }
+                        let (now, id) = *heard.borrow_and_update();
+                        if now != run {
+                            return None;
+                        }
+                        if id > newest {
+                            return Some((Ok(id), (heard, id)));
+                        }
+                    }
+                });
+            Ok(futures::stream::once(async move { Ok(first) }).chain(later).boxed())
+        })
+    }
+
+    fn lease(&self) -> BoxFuture<'_, Result<Lease, ReadError>> {
+        self.read(|state| Lease {
+            epoch: state.epoch,
+            applied_id: state.links.len() as u64,
+            applier: state.applier.clone(),
+            renewed_at: state.renewals,
+        })
+    }
+
+    fn link(&self, id: WriteId) -> BoxFuture<'_, Result<(Option<Link>, u64), ReadError>> {
+        self.read(move |state| {
+            let place = usize::try_from(id.get() - 1).unwrap_or(usize::MAX);
+            (state.links.get(place).cloned(), state.links.len() as u64)
+        })
+    }
+
+    fn page(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Page, ReadError>> {
+        self.read(move |state| {
+            let after = usize::try_from(after).unwrap_or(usize::MAX).min(state.links.len());
+            let links = state.links[after..].iter().take(limit).cloned().collect();
+            Page { links, frontier: state.links.len() as u64 }
+        })
+    }
+
+    fn newest(&self) -> BoxFuture<'_, Result<(Option<Link>, u64), ReadError>> {
+        self.read(|state| (state.links.last().cloned(), state.links.len() as u64))
+    }
+
+    fn recent(&self, count: usize) -> BoxFuture<'_, Result<(Vec<Recent>, u64), ReadError>> {
+        self.read(move |state| {
+            let newest = state.links.iter().rev().take(count);
+            let newest = newest.map(|link| (link.id, link.hash, link.node.clone())).collect();
+            (newest, state.links.len() as u64)
+        })
+    }
+}
+
+impl Session for TwinSession {
+    fn acquire<'a>(
+        &'a self,
+        node: &'a NodeName,
+        expired: Option<u64>,
+    ) -> BoxFuture<'a, Result<Acquired, ApplyError>> {
+        Box::pin(async move {
+            let (id, node, own) = (self.id, node.to_string(), Arc::clone(&self.epoch));
+            let acquired = self
+                .statement(move |_, state| {
+                    if expired != Some(state.epoch) && state.holder.is_some_and(|it| it != id) {
+                        let (epoch, applier) = (state.epoch, state.applier.clone());
+                        return Acquired::Held { epoch, applier };
+                    }
+                    state.epoch += 1;
+                    (state.applier, state.holder) = (Some(node), Some(id));
+                    state.renewals += 1;
+                    state.flushed = state.links.len();
+                    own.store(state.epoch, Ordering::Relaxed);
+                    Acquired::Granted { epoch: state.epoch, head: head_of(&state.links) }
+                })
+                .await?;
+            if let Acquired::Granted { head, .. } = &acquired {
+                self.flushed.fetch_max(head.map_or(0, |head| head.id.get()), Ordering::Relaxed);
+            }
+            Ok(acquired)
+        })
+    }
+
+    fn apply<'a>(&'a self, epoch: u64, batch: &'a Batch) -> BoxFuture<'a, Result<(), ApplyError>> {
+        Box::pin(async move {
+            let (links, own) = (batch.links().to_vec(), self.epoch.load(Ordering::Relaxed));
+            self.statement(move |twin, state| {
+                let before = usize::try_from(links[0].id.get() - 1).expect("small");
+                if state.epoch != epoch || state.links.len() != before || own != epoch {
+                    return Err(Self::fenced(state));
+                }
+                state.links.extend(links);
+                if twin.0.on_disk {
+                    state.flushed = state.links.len();
+                }
+                (twin.0.committed)(&state.links, before);
+                let newest = (state.run, state.links.len() as u64);
+                twin.0.heard.send_replace(newest);
+                Ok(())
+            })
+            .await??;
+            if self.twin.0.on_disk {
+                self.flushed.fetch_max(batch.head().id.get(), Ordering::Relaxed);
+            }
+            Ok(())
+        })
+    }
+
+    fn renew(&self, epoch: u64) -> BoxFuture<'_, Result<u64, ApplyError>> {
+        Box::pin(async move {
+            let flushed = self
+                .statement(move |_, state| {
+                    if state.epoch != epoch {
+                        return Err(Self::fenced(state));
+                    }
+                    state.renewals += 1;
+                    state.flushed = state.links.len();
+                    Ok(state.flushed as u64)
+                })
+                .await??;
+            self.flushed.fetch_max(flushed, Ordering::Relaxed);
+            Ok(self.flushed())
+        })
+    }
+
+    fn flushed(&self) -> u64 {
+        self.flushed.load(Ordering::Relaxed)
+    }
+}
