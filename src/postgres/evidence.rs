@@ -27,6 +27,15 @@ pub struct Evidence {
     pub node: String,
 }
 
+/// What keeping evidence does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// The zone is fenced from then on.
+    Fence,
+    /// Newer words for a zone that is fenced; nothing when its database was replaced meanwhile.
+    Refine,
+}
+
 impl Evidence {
     pub(super) fn from_row(row: &Row) -> Self {
         Self {
@@ -50,16 +59,16 @@ impl Evidence {
         }
     }
 
-    /// Keeps it, and with it the row that it is about; the zone is fenced from then on.
+    /// Keeps it, and with it the row that it is about.
     ///
     /// # Errors
     /// See [`KeepError`]; nothing was kept then.
-    pub async fn keep(&self, dsn: &Dsn, tasks: &Tasks) -> Result<(), KeepError> {
+    pub async fn keep(&self, how: Keep, dsn: &Dsn, tasks: &Tasks) -> Result<(), KeepError> {
         let client = dsn.connect(Role::Applier, "evidence", tasks).await?;
-        let parameters: [&(dyn ToSql + Sync); 5] =
-            [&self.node, &self.id, &self.what, &self.expected, &self.found];
+        let parameters: [&(dyn ToSql + Sync); 6] =
+            [&self.node, &self.id, &self.what, &self.expected, &self.found, &(how == Keep::Fence)];
         let sql = include_str!("../../sql/queries/add_evidence.sql");
-        client.query_one(sql, &parameters).await.map_err(ReadError::sort)?;
+        client.query_opt(sql, &parameters).await.map_err(ReadError::sort)?;
         Ok(())
     }
 }

@@ -149,9 +149,19 @@ fn ends_well(extent: &RawHead, applied: u64, head: Option<&Head>) -> Result<(), 
     }
 }
 
+/// Where a chain went wrong, as far as it could be found out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Located {
+    /// The first link known to be wrong.
+    pub violation: Violation,
+    /// Whether nothing before it is wrong; `false` when the reference did not answer all that was
+    /// asked, and asking again may find an earlier one.
+    pub is_first: bool,
+}
+
 /// Finds where a chain went wrong that shows `violation`: a link whose digest was made to fit its
 /// content shows only at the one behind it, a rewritten end only at its last. Asks the reference
-/// for O(log n) digests; without its help the violation stands as it is.
+/// for O(log n) digests.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -159,29 +169,32 @@ pub async fn locate(
     chain: &RawChain,
     violation: Violation,
     reference: &dyn Reference,
-) -> Result<Violation, ReadError> {
+) -> Result<Located, ReadError> {
     let is_known_to_differ = violation.kind == ViolationKind::Fork;
     // Up to here the links follow from each other, so that equal digests mean equal beginnings.
     let end = if is_known_to_differ { violation.id } else { violation.id - 1 };
-    let Ok(mut different) = u64::try_from(end) else { return Ok(violation) };
-    let mut found = None;
+    let Ok(mut different) = u64::try_from(end) else {
+        return Ok(Located { violation, is_first: true });
+    };
+    let fork = |id: u64, due, is| Violation::new(id.cast_signed(), ViolationKind::Fork, due, is);
+    let mut first = violation;
     if different > 0 && !is_known_to_differ {
         match compare(chain, different, reference).await? {
-            Some(Difference::At(due, is)) => found = Some((due, is)),
-            Some(Difference::None) | None => return Ok(violation),
+            Some(Difference::At(due, is)) => first = fork(different, due, is),
+            Some(Difference::None) => return Ok(Located { violation: first, is_first: true }),
+            None => return Ok(Located { violation: first, is_first: false }),
         }
     }
     let mut equal = 0;
     while different - equal > 1 {
         let middle = equal + (different - equal) / 2;
         match compare(chain, middle, reference).await? {
-            Some(Difference::At(due, is)) => (different, found) = (middle, Some((due, is))),
+            Some(Difference::At(due, is)) => (different, first) = (middle, fork(middle, due, is)),
             Some(Difference::None) => equal = middle,
-            None => return Ok(violation),
+            None => return Ok(Located { violation: first, is_first: false }),
         }
     }
-    let Some((due, is)) = found else { return Ok(violation) };
-    Ok(Violation::new(different.cast_signed(), ViolationKind::Fork, due, is))
+    Ok(Located { violation: first, is_first: true })
 }
 
 enum Difference {

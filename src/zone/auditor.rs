@@ -10,11 +10,11 @@ use pghc_api::verify::{Violation, ViolationKind};
 use tokio::time::Instant;
 
 use super::Identity;
-use super::audit::{self, Checked, Rate, Reference};
+use super::audit::{self, Checked, Located, Rate, Reference};
 use super::peer::Peer;
 use super::report::Views;
 use super::standing::Standing;
-use crate::postgres::{Dsn, Evidence, RawChain, ReadError, Reader};
+use crate::postgres::{Dsn, Evidence, Keep, RawChain, ReadError, Reader};
 use crate::task::Tasks;
 use crate::telemetry::describe;
 
@@ -29,6 +29,9 @@ pub struct Settings {
 
 /// Pause before a check that was not possible is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How often other zones are asked where a chain went wrong before what is known must do.
+const LOCATE_TRIES: u32 = 60;
 
 /// What the auditor works with.
 #[derive(Clone)]
@@ -58,7 +61,7 @@ impl Auditor {
                     tracing::info!(id, seconds, "the chain of this zone was checked and is sound");
                     tokio::time::sleep_until((begun + settings.period).max(begun + RETRY)).await;
                 }
-                Ok(Examined::Bad(evidence)) => self.fence(evidence).await,
+                Ok(Examined::Bad(found)) => self.fence(found).await,
                 Ok(Examined::Moved) => tokio::time::sleep(RETRY).await,
                 Err(error) => {
                     tracing::warn!(error = describe(&error), "the chain could not be checked");
@@ -79,8 +82,7 @@ impl Auditor {
         confirmed: Option<Head>,
         rate: Rate,
     ) -> Result<Examined, ReadError> {
-        let connect = RawChain::connect_as(&self.dsn, "auditor", &self.tasks);
-        let chain = connect.await.map_err(|error| ReadError::Unavailable(Some(error.into())))?;
+        let chain = self.connect().await?;
         let violation = match audit::check(&chain, &self.identity.cluster, confirmed, rate).await? {
             Checked::Moved => return Ok(Examined::Moved),
             Checked::Bad(violation) => violation,
@@ -89,27 +91,69 @@ impl Auditor {
                 Some(violation) => violation,
             },
         };
-        let others = Others { peers: self.peers(violation.id.cast_unsigned()), confirmed };
-        let found = audit::locate(&chain, violation, &others).await?;
-        Ok(Examined::Bad(Evidence::of(&found, &self.identity.node)))
+        let others = Others { peers: self.peers(), confirmed };
+        audit::locate(&chain, violation, &others).await.map(Examined::Bad)
     }
 
     /// Keeps what was found and has the applier stop. Kept or not, the zone halts.
-    async fn fence(&self, evidence: Evidence) {
-        if let Err(error) = evidence.keep(&self.dsn, &self.tasks).await {
-            tracing::error!(error = describe(&error), %evidence, "the evidence was not kept");
-        }
+    async fn fence(&self, found: Located) {
+        let evidence = self.keep(&found, Keep::Fence).await;
         self.standing.fence(evidence.to_string());
         while self.standing.frontier.halted().is_none() && self.standing.is_applier() {
             tokio::time::sleep(RETRY).await;
         }
+        self.refine(found).await;
     }
 
-    /// Other zones that have link `id`, nearest first.
-    fn peers(&self, id: u64) -> Vec<Peer> {
+    /// Keeps what was found; answers it as it is told to people.
+    pub(super) async fn keep(&self, found: &Located, how: Keep) -> Evidence {
+        let mut evidence = Evidence::of(&found.violation, &self.identity.node);
+        if !found.is_first {
+            evidence.found += " (no sound zone has said yet whether an earlier one is wrong, too)";
+        }
+        if let Err(error) = evidence.keep(how, &self.dsn, &self.tasks).await {
+            tracing::error!(error = describe(&error), %evidence, "the evidence was not kept");
+        }
+        evidence
+    }
+
+    /// Asks the other zones again where a chain went wrong that has halted this zone, until they
+    /// have answered or [`LOCATE_TRIES`] are over. The finding so far is kept before that.
+    pub(super) async fn refine(&self, mut found: Located) {
+        for _ in 0..LOCATE_TRIES {
+            if found.is_first || self.standing.frontier.halted().is_none() {
+                return;
+            }
+            tokio::time::sleep(RETRY).await;
+            match self.relocate(found.violation.clone()).await {
+                Ok(now) if now == found => {}
+                Ok(now) => {
+                    let evidence = self.keep(&now, Keep::Refine).await;
+                    self.standing.frontier.set_halted(Some(evidence.to_string()));
+                    found = now;
+                }
+                Err(error) => {
+                    tracing::warn!(error = describe(&error), "the chain cannot be compared yet");
+                }
+            }
+        }
+    }
+
+    async fn relocate(&self, violation: Violation) -> Result<Located, ReadError> {
+        let chain = self.connect().await?;
+        let others = Others { peers: self.peers(), confirmed: self.standing.confirmed() };
+        audit::locate(&chain, violation, &others).await
+    }
+
+    async fn connect(&self) -> Result<RawChain, ReadError> {
+        let connect = RawChain::connect_as(&self.dsn, "auditor", &self.tasks);
+        connect.await.map_err(|error| ReadError::Unavailable(Some(error.into())))
+    }
+
+    /// The other zones, nearest first. One that is behind says so when it is asked.
+    fn peers(&self) -> Vec<Peer> {
         let sources = self.views.sources(&self.identity.zone).into_iter();
-        let ahead = sources.filter(|source| source.frontier >= id);
-        ahead.map(|source| Peer::new(self.http.clone(), &source.zone, &source.url)).collect()
+        sources.map(|source| Peer::new(self.http.clone(), &source.zone, &source.url)).collect()
     }
 
     /// Compares a chain that is sound in itself with the other zones'. It is a violation when more
@@ -152,7 +196,7 @@ impl Auditor {
 /// What an examination came to.
 pub(super) enum Examined {
     Sound(Option<Head>),
-    Bad(Evidence),
+    Bad(Located),
     Moved,
 }
 

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use super::audit::Rate;
+use super::audit::{Located, Rate};
 use super::auditor::{Auditor, Examined};
 use super::standing::Standing;
+use crate::postgres::Keep;
 use crate::postgres::reseed::Operator;
 use crate::telemetry::describe;
 
@@ -28,10 +29,12 @@ impl Halt<'_> {
         let Some(auditor) = self.auditor else { return std::future::pending().await };
         let look = Look { auditor };
         let before = look.identify().await;
-        if is_chain {
-            look.find().await;
+        let found = if is_chain { look.find().await } else { None };
+        tokio::select! {
+            biased;
+            () = look.until_replaced(before) => {}
+            () = look.refine(found) => {}
         }
-        look.until_replaced(before).await;
         tracing::info!("this zone's database was replaced; going on");
         self.standing.unfence();
         self.standing.confirm(None);
@@ -46,26 +49,33 @@ struct Look<'a> {
 impl Look<'_> {
     /// Looks for the first bad link and keeps what it finds. A chain that shows nothing wrong is left
     /// alone: then it may be the coordinators that are wrong, and a restart tries again.
-    async fn find(&self) {
+    async fn find(&self) -> Option<Located> {
         let found = loop {
             match self.auditor.examine(self.auditor.standing.confirmed(), Rate::UNBOUNDED).await {
                 Ok(Examined::Bad(evidence)) => break evidence,
                 Ok(Examined::Sound(_)) => {
                     tracing::error!("this chain is sound in itself; the coordinators have another");
-                    return;
+                    return None;
                 }
-                Ok(Examined::Moved) => return,
+                Ok(Examined::Moved) => return None,
                 Err(error) => {
                     tracing::warn!(error = describe(&error), "the chain cannot be checked yet");
                     tokio::time::sleep(LOOK_PERIOD).await;
                 }
             }
         };
-        if let Err(error) = found.keep(&self.auditor.dsn, &self.auditor.tasks).await {
-            tracing::error!(error = describe(&error), "the evidence was not kept");
+        let evidence = self.auditor.keep(&found, Keep::Fence).await;
+        tracing::error!(%evidence, "this is where the chain went wrong");
+        self.auditor.standing.frontier.set_halted(Some(evidence.to_string()));
+        Some(found)
+    }
+
+    /// Goes on looking for where the chain went wrong. Never returns.
+    async fn refine(&self, found: Option<Located>) {
+        if let Some(found) = found {
+            self.auditor.refine(found).await;
         }
-        tracing::error!(evidence = %found, "this is where the chain went wrong");
-        self.auditor.standing.frontier.set_halted(Some(found.to_string()));
+        std::future::pending().await
     }
 
     async fn until_replaced(&self, mut before: Option<String>) {

@@ -133,6 +133,35 @@ async fn a_zone_whose_newest_link_was_rewritten_is_fenced_by_the_next_batch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_a_fenced_chain_went_wrong_is_found_once_another_zone_answers() {
+    let mut town = Town::start().await;
+    town.zone("eu", &[]).await;
+    town.zone("us", &["--audit-rows", "0"]).await;
+    town.write("us", 120).await;
+    wait_for("eu to have it all", async || {
+        town.head("eu", "").await.filter(|body| body.frontier == 120)
+    })
+    .await;
+    town.prove("us").await;
+    town.node_of("eu").stop().await;
+    query(&town.dsn("us"), &tamper::rewrite_from(77)).await;
+    let url = format!("{}/v1/chain?timeout=1s", town.url("us"));
+    let request = town.http.post(url).header("content-type", "application/json").body("{}");
+    let answer = request.send().await.expect("an answer");
+    assert!(!answer.status().is_success(), "{}", answer.status());
+    let words = town.not_ready("us", "the first bad id is 120").await;
+    assert!(words.contains("no sound zone has said yet"), "{words}");
+    town.node_of("eu").run();
+    let words = town.not_ready("us", "the first bad id is 77").await;
+    assert!(!words.contains("no sound zone has said yet"), "{words}");
+    let (code, words) = town.operate("us", &["reseed"]).await;
+    assert_eq!(code, Some(0), "{words}");
+    town.ready("us").await;
+    town.prove("us").await;
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_copy_of_one_zones_database_becomes_another_zones_only_when_it_is_adopted() {
     let mut town = Town::start().await;
     town.zone("eu", &[]).await;

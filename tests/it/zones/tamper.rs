@@ -138,7 +138,9 @@ impl Victim {
         let audit = match checked.expect("it is readable") {
             Checked::Bad(violation) => {
                 let found = locate(&self.chain, violation, &self.truth).await;
-                Some(found.expect("it is readable").id)
+                let found = found.expect("it is readable");
+                assert!(found.is_first, "the truth answers everything");
+                Some(found.violation.id)
             }
             other => panic!("{other:?} after {sql}"),
         };
