@@ -8,6 +8,7 @@ pub mod dev;
 pub mod fuzzing;
 pub mod load;
 pub mod members;
+pub mod pghc;
 pub mod process;
 pub mod recover;
 pub mod reseed;

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use futures::FutureExt as _;
 use nix::sys::signal::Signal;
 use pghc::dev::process::signal;
 
 use super::{Aim, Class, Needs, Outcome, Scene, until};
+
+/// Backends tried to be killed before the fault counts as one that did not happen.
+const BACKENDS_MAX: u32 = 5;
 
 pub(super) fn classes() -> Vec<Class> {
     let class = |name, number, hold_ms, weight, run| Class {
@@ -54,31 +57,43 @@ async fn backend(scene: &Scene) -> anyhow::Result<u32> {
     pid.await
 }
 
+/// Kills backends until the postmaster tells that one was: one may end by itself, its node
+/// reconnecting, between being found and being killed.
 async fn backend_kill(scene: Scene) -> Outcome {
     let unit = &scene.zone().postgres;
     let (before, from) = (unit.pid().await?, unit.log_bytes());
-    let pid = backend(&scene).await?;
-    signal(pid, Signal::SIGKILL);
-    let said = format!("(PID {pid}) was terminated by signal 9");
-    let told = until("the postmaster tells of it", Duration::from_secs(5), async || {
-        unit.log_since(from).contains(&said).then_some(())
-    });
-    told.await?;
-    scene.hold().await;
-    ensure!(unit.pid().await? == before, "the postmaster itself ended");
-    Ok(format!("server process {said}"))
+    for _ in 0..BACKENDS_MAX {
+        let pid = backend(&scene).await?;
+        signal(pid, Signal::SIGKILL);
+        let said = format!("(PID {pid}) was terminated by signal 9");
+        let told = until("the postmaster tells of it", Duration::from_secs(2), async || {
+            unit.log_since(from).contains(&said).then_some(())
+        });
+        if told.await.is_ok() {
+            scene.hold().await;
+            ensure!(unit.pid().await? == before, "the postmaster itself ended");
+            return Ok(format!("server process {said}"));
+        }
+    }
+    bail!("{BACKENDS_MAX} backends were killed, and the postmaster tells of none");
 }
 
 /// Stops the backend that applies: its client hangs on a connection that looks alive.
 async fn backend_pause(scene: Scene) -> Outcome {
-    let pid = backend(&scene).await?;
-    signal(pid, Signal::SIGSTOP);
-    let stopped = until("SIGSTOP", Duration::from_secs(1), async || {
-        (super::process::state(pid)? == 'T').then_some(())
-    });
-    let stopped = stopped.await;
-    scene.hold().await;
-    signal(pid, Signal::SIGCONT);
-    stopped?;
-    Ok(format!("backend {pid} was in state T for {:?}", scene.hold))
+    for _ in 0..BACKENDS_MAX {
+        let pid = backend(&scene).await?;
+        signal(pid, Signal::SIGSTOP);
+        let stopped = until("SIGSTOP", Duration::from_secs(1), async || {
+            (super::process::state(pid)? == 'T').then_some(())
+        });
+        let stopped = stopped.await.is_ok();
+        if stopped {
+            scene.hold().await;
+        }
+        signal(pid, Signal::SIGCONT);
+        if stopped {
+            return Ok(format!("backend {pid} was in state T for {:?}", scene.hold));
+        }
+    }
+    bail!("{BACKENDS_MAX} backends were stopped, and none stood still");
 }

@@ -1,0 +1,80 @@
+//! The command `pghc`: arguments in, exit code out.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use super::process::{USAGE, complain, parse};
+use super::{api, coordinator, dev, members, recover, status, zone};
+
+/// A consensus-ordered write layer over plain PostgreSQL with a verifiable hash chain.
+#[derive(Debug, Parser)]
+#[command(name = "pghc", version, about, propagate_version = true, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a whole parade on this machine: databases, coordinators and API nodes in every zone.
+    Dev(dev::Arguments),
+    /// Show how a running parade is doing. Exit code 0: healthy, 1: something is wrong, 2: nothing
+    /// answers.
+    Status(status::Arguments),
+    /// Show or change the members of the Raft group. Exit code 0: done, 1: refused, 2: nothing
+    /// answers.
+    Members(members::Arguments),
+    Zone(zone::Arguments),
+    Coordinator(Box<coordinator::Arguments>),
+    Api(Box<api::Arguments>),
+    Recover(recover::Arguments),
+}
+
+/// Runs the program. The whole of it is compiled here, in the library: what `async` functions become
+/// is compiled where they are run, and a second time in each binary that runs them.
+#[must_use]
+pub fn main() -> ExitCode {
+    let is_set = |variable: &str| std::env::var_os(variable).is_some();
+    let words = match crate::config::with_file(std::env::args_os().collect(), is_set) {
+        Ok(words) => words,
+        Err(error) => return complain(&error, USAGE),
+    };
+    let arguments: Arguments = match parse("pghc", words.words.clone(), |flag| words.origin(flag)) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let mut logging = (variable("PGHC_LOG"), variable("PGHC_LOG_FORMAT"));
+    if logging.0.is_empty()
+        && matches!(
+            arguments.command,
+            Command::Dev(_)
+                | Command::Status(_)
+                | Command::Members(_)
+                | Command::Zone(_)
+                | Command::Recover(_)
+        )
+    {
+        // These talk to a person; what they log is only what is odd.
+        "warn".clone_into(&mut logging.0);
+    }
+    if let Err(error) = crate::telemetry::set_up_logging(&logging.0, &logging.1) {
+        return complain(&error, USAGE);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return complain(&error, 1),
+    };
+    runtime.block_on(async {
+        match arguments.command {
+            Command::Dev(arguments) => dev::run(arguments).await,
+            Command::Status(arguments) => status::run(arguments).await,
+            Command::Members(arguments) => members::run(arguments).await,
+            Command::Zone(arguments) => zone::run(arguments).await,
+            Command::Coordinator(arguments) => coordinator::run(*arguments).await,
+            Command::Api(arguments) => api::run(*arguments).await,
+            Command::Recover(arguments) => recover::run(arguments).await,
+        }
+    })
+}
