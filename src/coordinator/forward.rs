@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::host::Clock;
 use super::roster::Roster;
@@ -38,6 +38,9 @@ pub(super) enum Attempt {
     Unknown,
 }
 
+/// Attempts under way; further ones count as not taken.
+const ATTEMPTS_MAX: usize = 2_048;
+
 #[derive(Clone)]
 pub(super) struct Forward {
     id: u64,
@@ -46,6 +49,8 @@ pub(super) struct Forward {
     leadership: watch::Receiver<Leadership>,
     metrics: Arc<Metrics>,
     clock: Clock,
+    places: Arc<Semaphore>,
+    tasks: Tasks,
 }
 
 impl Forward {
@@ -59,7 +64,8 @@ impl Forward {
     ) -> Self {
         let leadership = watch_leadership(id, raft, Arc::clone(metrics), roster.clone(), tasks);
         let (raft, metrics) = (raft.clone(), Arc::clone(metrics));
-        Self { id, raft, roster, leadership, metrics, clock }
+        let (places, tasks) = (Arc::new(Semaphore::new(ATTEMPTS_MAX)), tasks.clone());
+        Self { id, raft, roster, leadership, metrics, clock, places, tasks }
     }
 
     pub(super) fn raft(&self) -> &Raft {
@@ -87,8 +93,24 @@ impl Forward {
         )
     }
 
-    /// Tries once to have `batch` committed, here or by the leader, within `deadline`.
+    /// Tries once to have `batch` committed, here or by the leader, within `deadline`. Who waits for
+    /// it may go away: the attempt itself goes on. A call that is given up while its answer is on the
+    /// way resets its stream, and HTTP/2 ends a connection on which that happens too often.
     pub(super) async fn attempt(&self, batch: Bytes, deadline: Duration) -> Attempt {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return Attempt::NotTaken;
+        };
+        let (tell, told) = oneshot::channel();
+        let this = self.clone();
+        self.tasks.spawn("attempt to order a batch", async move {
+            let attempt = tokio::time::timeout(deadline, this.try_once(batch, deadline)).await;
+            let _ = tell.send(attempt.unwrap_or(Attempt::Unknown));
+            drop(place);
+        });
+        told.await.unwrap_or(Attempt::Unknown)
+    }
+
+    async fn try_once(&self, batch: Bytes, deadline: Duration) -> Attempt {
         if self.leads() {
             return self.propose(batch).await;
         }

@@ -31,6 +31,11 @@ use crate::rpc::v1::Frame;
 use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::{Caller, MESSAGE_BYTES_MAX};
 
+/// First and longest pause after a stream of appends could not be opened; each is twice the one
+/// before.
+const REOPEN_MIN: Duration = Duration::from_millis(5);
+const REOPEN_MAX: Duration = Duration::from_millis(50);
+
 /// Bytes of a snapshot in one message.
 const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
 
@@ -64,7 +69,30 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             client,
             gate: self.gate.clone(),
             retry: self.roster.patience() / 4,
+            reopen: Pacing::default(),
         }
+    }
+}
+
+/// How long to wait before the next attempt to open a stream. openraft waits only before it sends
+/// something down a stream that is open; a peer whose machine refuses connections at once would be
+/// called thousands of times a second.
+#[derive(Default)]
+struct Pacing {
+    pause: Duration,
+}
+
+impl Pacing {
+    /// Answers whether it is the first failure in a row.
+    fn failed(&mut self) -> bool {
+        let is_first = self.pause.is_zero();
+        self.pause = (self.pause * 2).clamp(REOPEN_MIN, REOPEN_MAX);
+        is_first
+    }
+
+    /// Answers whether attempts had failed before.
+    fn worked(&mut self) -> bool {
+        !std::mem::take(&mut self.pause).is_zero()
     }
 }
 
@@ -76,6 +104,7 @@ pub(super) struct Peer {
     client: Option<RaftClient<Caller>>,
     gate: Gate,
     retry: Duration,
+    reopen: Pacing,
 }
 
 impl Peer {
@@ -141,9 +170,30 @@ impl NetStreamAppend<TypeConfig> for Peer {
         Box::pin(async move {
             // The connection attempt and a dead connection are bounded by the channel's patience;
             // a stream that makes progress has no deadline.
+            if !self.reopen.pause.is_zero() {
+                tokio::time::sleep(self.reopen.pause).await;
+            }
             let requests = input.map(|request| frame(&request));
             let requests = self.address(requests);
-            let answers = self.client()?.append(requests).await.map_err(unreachable)?;
+            let opened = match self.client() {
+                Ok(mut client) => client.append(requests).await.map_err(unreachable),
+                Err(error) => Err(error),
+            };
+            let answers = match opened {
+                Ok(answers) => {
+                    if self.reopen.worked() {
+                        tracing::info!(coordinator = self.target, "it takes appends again");
+                    }
+                    answers
+                }
+                Err(error) => {
+                    if self.reopen.failed() {
+                        let target = self.target;
+                        tracing::warn!(coordinator = target, %error, "it takes no appends");
+                    }
+                    return Err(error);
+                }
+            };
             let results = answers.into_inner().map(|answer| {
                 let answer = answer.map_err(unreachable)?;
                 decode::<StreamAppendResult<TypeConfig>>(&answer.body).map_err(malformed)
@@ -208,5 +258,23 @@ impl NetSnapshot<TypeConfig> for Peer {
             closed = cancel => Err(StreamingError::Closed(closed)),
             answer = sent => Ok(answer?),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Pacing, REOPEN_MAX, REOPEN_MIN};
+
+    #[test]
+    fn a_peer_that_cannot_be_reached_is_called_ever_more_slowly_until_it_answers() {
+        let mut pacing = Pacing::default();
+        assert!(pacing.failed());
+        assert_eq!(pacing.pause, REOPEN_MIN);
+        assert!(!pacing.failed());
+        assert_eq!(pacing.pause, REOPEN_MIN * 2);
+        (0..99).for_each(|_| drop(pacing.failed()));
+        assert_eq!(pacing.pause, REOPEN_MAX);
+        assert!(pacing.worked());
+        assert!(pacing.pause.is_zero() && !pacing.worked());
     }
 }

@@ -7,6 +7,12 @@ use std::str::FromStr;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
+/// What is logged unless `PGHC_LOG` says otherwise. Of openraft only what is odd, and not each of the
+/// many attempts to reach a coordinator that is away: we tell of that ourselves, once.
+const DEFAULT_FILTER: &str = "info,openraft=warn,openraft::replication=error,\
+    openraft::core::heartbeat=error,openraft::engine::handler::replication_handler=error,\
+    openraft::raft::responder=error";
+
 /// Form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
@@ -42,15 +48,15 @@ impl FromStr for Format {
     }
 }
 
-/// Sets up logging for the whole process from the texts of `PGHC_LOG` (a filter; empty: `info`, and of openraft only warnings) and
-/// `PGHC_LOG_FORMAT` (`text` or `json`; empty: `text`).
+/// Sets up logging for the whole process from the texts of `PGHC_LOG` (a filter; empty: `info`, and
+/// of openraft only what is odd) and `PGHC_LOG_FORMAT` (`text` or `json`; empty: `text`).
 ///
 /// # Errors
 /// [`BadLogging`]; nothing is set up then, except that another subscriber may be.
 pub fn set_up_logging(filter: &str, format: &str) -> Result<(), BadLogging> {
     let format: Format = format.parse()?;
     let filter = match filter {
-        "" => EnvFilter::new("info,openraft=warn"),
+        "" => EnvFilter::new(DEFAULT_FILTER),
         text => EnvFilter::try_new(text).map_err(|_| BadLogging::Filter(text.to_owned()))?,
     };
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

@@ -118,6 +118,7 @@ impl Node {
             session,
             identity.node.clone(),
             coordinators.clone(),
+            Arc::clone(&standing),
             Arc::clone(&metrics),
             tasks,
         );

@@ -12,6 +12,9 @@ use pghc::dev::process::signal;
 use crate::ext4;
 use crate::sandbox::tool;
 
+/// Files that are made at most to fill a volume.
+const FILL_PIECES_MAX: u32 = 64;
+
 /// Longest time until nothing holds the file system any more.
 const BUSY_MAX: Duration = Duration::from_secs(10);
 
@@ -94,15 +97,18 @@ impl Volume {
     /// # Errors
     /// When there is still room.
     pub fn fill(&self) -> anyhow::Result<String> {
-        let ballast = self.ballast();
-        let stat = nix::sys::statvfs::statvfs(&self.mount)?;
-        let mut free = stat.blocks_free() * stat.fragment_size();
-        while free >= 4096 {
-            let size = free.to_string();
-            let path = format!("{}-{free}", ballast.display());
-            if tool(&["fallocate", "-l", &size, &path]).is_err() {
+        // Others work in it meanwhile and may give room back, so a piece that fits is not the last.
+        let mut share = 1;
+        for piece in 0..FILL_PIECES_MAX {
+            let stat = nix::sys::statvfs::statvfs(&self.mount)?;
+            let size = stat.blocks_free() * stat.fragment_size() / share;
+            if size < 4096 {
+                break;
+            }
+            let path = format!("{}-{piece}", self.ballast().display());
+            if tool(&["fallocate", "-l", &size.to_string(), &path]).is_err() {
                 // It may have taken what it could.
-                free /= 2;
+                share *= 2;
             }
         }
         let probe = self.mount.join("ballast-probe");
