@@ -120,7 +120,7 @@ pub(super) async fn head(State(api): State<Shared>, request: Request) -> Result<
 ///
 /// The zone's database may go back after that, since one that was restored is filled again. So the
 /// read itself makes sure: it must show what the reader asked for, or, when the reader did not say,
-/// what this node knew to be applied.
+/// what this node ever knew to be applied: its readers may have seen that.
 pub(super) async fn reach(api: &Api, ask: &Ask) -> Result<Need, Refusal> {
     let service = &api.service;
     let cluster = &service.identity().cluster;
@@ -147,7 +147,7 @@ pub(super) async fn reach(api: &Api, ask: &Ask) -> Result<Need, Refusal> {
         check_token(api, token, need).await?;
     }
     if !may_be_replica {
-        need.at_least = service.frontier();
+        need.at_least = service.seen();
     }
     Ok(need)
 }

@@ -4,6 +4,7 @@
 //! waiters simply go on waiting.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
@@ -16,6 +17,8 @@ use super::ReadError;
 pub(super) struct Frontier {
     waiting: Mutex<Waiting>,
     id: watch::Sender<u64>,
+    /// The newest it ever was: what readers may have seen, whatever became of the database since.
+    seen: AtomicU64,
     halted: watch::Sender<Option<String>>,
 }
 
@@ -30,6 +33,7 @@ impl Frontier {
         Self {
             waiting: Mutex::default(),
             id: watch::Sender::new(0),
+            seen: AtomicU64::new(0),
             halted: watch::Sender::new(None),
         }
     }
@@ -37,6 +41,11 @@ impl Frontier {
     /// Newest applied id; 0 while nothing is applied or known.
     pub(super) fn id(&self) -> u64 {
         *self.id.borrow()
+    }
+
+    /// Newest id that was ever known to be applied here.
+    pub(super) fn seen(&self) -> u64 {
+        self.seen.load(Ordering::Acquire)
     }
 
     /// The id and its changes.
@@ -51,6 +60,7 @@ impl Frontier {
 
     /// The zone is at `id`: wakes exactly those who waited for it or less.
     pub(super) fn set(&self, id: u64) {
+        self.seen.fetch_max(id, Ordering::AcqRel);
         self.id.send_if_modified(|known| std::mem::replace(known, id) != id);
         let mut waiting = self.waiting.lock();
         let later = waiting.by_id.split_off(&(id + 1, 0));
@@ -126,6 +136,14 @@ mod tests {
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(20)
+    }
+
+    #[test]
+    fn what_was_seen_stays_seen_when_the_database_goes_back() {
+        let frontier = Frontier::new();
+        frontier.set(7);
+        frontier.set(3);
+        assert_eq!((frontier.id(), frontier.seen()), (3, 7));
     }
 
     #[tokio::test]

@@ -140,6 +140,10 @@ pub trait Service: Send + Sync + 'static {
     /// Newest id known to be applied in this zone; 0 while nothing is.
     fn frontier(&self) -> u64;
 
+    /// Newest id that this node ever knew to be applied: the frontier, unless the database went back
+    /// and what it lost is not applied again yet.
+    fn seen(&self) -> u64;
+
     /// Whether reads of this zone may be served: its database answers, so that the frontier is known,
     /// and the zone has not halted. Needs no coordinator.
     fn may_read(&self) -> Result<(), ReadError>;

@@ -257,6 +257,10 @@ impl Service for Node {
         self.standing.frontier.id()
     }
 
+    fn seen(&self) -> u64 {
+        self.standing.frontier.seen()
+    }
+
     fn may_read(&self) -> Result<(), ReadError> {
         match (self.standing.frontier.halted(), self.standing.database_trouble()) {
             (Some(why), _) => Err(ReadError::Halted(why)),

@@ -34,6 +34,10 @@ impl Service for Counter {
     fn identity(&self) -> &Identity {
         &self.identity
     }
+    fn seen(&self) -> u64 {
+        self.frontier()
+    }
+
     fn frontier(&self) -> u64 {
         self.id.load(Ordering::Relaxed)
     }

@@ -141,6 +141,10 @@ impl Service for Double {
         &self.identity
     }
 
+    fn seen(&self) -> u64 {
+        self.frontier()
+    }
+
     fn frontier(&self) -> u64 {
         *self.frontier.borrow()
     }
