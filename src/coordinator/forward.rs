@@ -9,6 +9,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use tokio::sync::watch;
 
 use super::host::Clock;
+use super::readers::Readers;
 use super::roster::Roster;
 use super::type_config::{Proposal, Raft};
 use crate::rpc::v1::ProposeRequest;
@@ -34,6 +35,8 @@ pub(super) enum Attempt {
     NotTaken,
     /// Nothing was appended: the leader's disk is nearly full.
     NoSpace,
+    /// Nothing was appended: not every member has said that it reads such an entry.
+    NotReadable,
     /// It may or may not be in the log; a resend is recognised.
     Unknown,
 }
@@ -43,6 +46,7 @@ pub(super) struct Forward {
     id: u64,
     raft: Raft,
     roster: Roster,
+    readers: Readers,
     leadership: watch::Receiver<Leadership>,
     metrics: Arc<Metrics>,
     clock: Clock,
@@ -54,12 +58,13 @@ impl Forward {
         raft: &Raft,
         metrics: &Arc<Metrics>,
         roster: Roster,
+        readers: Readers,
         clock: Clock,
         tasks: &Tasks,
     ) -> Self {
         let leadership = watch_leadership(id, raft, Arc::clone(metrics), roster.clone(), tasks);
         let (raft, metrics) = (raft.clone(), Arc::clone(metrics));
-        Self { id, raft, roster, leadership, metrics, clock }
+        Self { id, raft, roster, readers, leadership, metrics, clock }
     }
 
     pub(super) fn raft(&self) -> &Raft {
@@ -115,6 +120,7 @@ impl Forward {
         match leader.propose(request).await {
             Ok(reply) if reply.get_ref().accepted => Attempt::Committed,
             Ok(reply) if reply.get_ref().no_space => Attempt::NoSpace,
+            Ok(reply) if reply.get_ref().not_readable => Attempt::NotReadable,
             Ok(_) => Attempt::NotTaken,
             Err(status) if never_sent(&status) => Attempt::NotTaken,
             Err(_) => Attempt::Unknown,
@@ -131,9 +137,12 @@ impl Forward {
         attempt
     }
 
-    /// Appends a change of the registry of zones to the log if this coordinator leads; ends when it
-    /// is committed and carried out here.
+    /// Appends a change of the registry of zones to the log if this coordinator leads and all members
+    /// can read it; ends when it is committed and carried out here.
     pub(super) async fn propose_zone_change(&self, change: &ZoneChange) -> Attempt {
+        if !self.readers.read_zone_changes().await {
+            return Attempt::NotReadable;
+        }
         self.append(change.encode()).await
     }
 
