@@ -98,7 +98,6 @@ impl Admission {
             self.roster.ids().into_iter().filter(|id| *id != self.me.coordinator_id).collect();
         let answers = join_all(others.iter().map(|id| self.ask(*id))).await;
         let mut verdicts = Vec::new();
-        let mut replies = Vec::new();
         for reply in answers.into_iter() {
             let verdict = match &reply {
                 Ok(reply) => judge(&self.me, reply),
@@ -108,43 +107,39 @@ impl Admission {
                 return Err(why);
             }
             tracing::debug!(?verdict, "an answer");
-            verdicts.push(verdict);
-            replies.extend(reply.ok().and_then(|reply| reply.me));
+            verdicts.push((verdict, reply.ok().and_then(|reply| reply.me)));
         }
-        let vouched = verdicts.iter().filter(|verdict| **verdict == Verdict::Vouched).count();
+        let vouched = verdicts.iter().filter(|(verdict, _)| *verdict == Verdict::Vouched).count();
+        let new =
+            |(verdict, it): (Verdict, Option<Introduction>)| it.filter(|_| verdict == Verdict::New);
+        let new: Vec<Introduction> = verdicts.into_iter().filter_map(new).collect();
         if self.me.founded {
-            return Ok(vouched >= self.needed() || self.is_before_all(&verdicts, &replies));
+            return Ok(vouched >= self.needed() || self.is_before_all(&new));
         }
         if vouched > 0 {
             // A group this coordinator belongs to, be it a moment older than itself.
             return Ok(true);
         }
         let is_founder = !self.me.founders.is_empty();
-        let all_new = verdicts.iter().all(|verdict| *verdict == Verdict::New);
-        if !is_founder || !all_new || replies.len() != others.len() {
+        if !is_founder || new.len() != others.len() {
             return Ok(false);
         }
-        self.found(replies).await?;
+        self.found(new).await?;
         Ok(true)
     }
 
-    /// Whether this founder and enough others are where founding left them: they know of no group, are
-    /// the directories that founded it, and nothing else was ever seen of them.
-    fn is_before_all(&self, verdicts: &[Verdict], replies: &[Introduction]) -> bool {
+    /// Whether this founder and enough of the `new`, who know of no group, are where founding left them:
+    /// they are the directories that founded it, and nothing else was ever seen of them.
+    fn is_before_all(&self, new: &[Introduction]) -> bool {
         let (members, next) = self.roster.members();
-        // The founders' own entry has index 0: no other membership was ever agreed on.
-        if next != 1 || verdicts.len() != replies.len() {
-            return false;
-        }
-        let is_new = |(verdict, it): &(&Verdict, &Introduction)| {
+        let is_left = |it: &&Introduction| {
             let named = members.get(&it.coordinator_id).map(|member| member.incarnation.as_str());
-            **verdict == Verdict::New
-                && !it.incarnation.is_empty()
+            !it.incarnation.is_empty()
                 && named == Some(it.incarnation.as_str())
                 && !self.sightings.of(it, &self.raft).is_beyond(it)
         };
-        let new = verdicts.iter().zip(replies).filter(is_new).count();
-        is_unused(self.roster.voters().len(), new)
+        // The founders' own entry has index 0: no other membership was ever agreed on.
+        next == 1 && is_unused(self.roster.voters().len(), new.iter().filter(is_left).count())
     }
 
     /// Looks up the membership as openraft knows it, which has read the log by now.
