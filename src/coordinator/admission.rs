@@ -16,6 +16,7 @@ use super::gate::Gate;
 use super::identity::{Claim, WAY_OUT};
 use super::log_store::LogStore;
 use super::roster::Roster;
+use super::sightings::Sightings;
 use super::type_config::{Member, Raft};
 use crate::rpc::v1::hello_reply::Reached;
 use crate::rpc::v1::raft_client::RaftClient;
@@ -48,6 +49,7 @@ pub(super) struct Admission {
     pub(super) gate: Gate,
     pub(super) claim: Claim,
     pub(super) log: LogStore,
+    pub(super) sightings: Sightings,
     /// Where a refusal is told.
     pub(super) refused: watch::Sender<Option<String>>,
 }
@@ -96,7 +98,6 @@ impl Admission {
             self.roster.ids().into_iter().filter(|id| *id != self.me.coordinator_id).collect();
         let answers = join_all(others.iter().map(|id| self.ask(*id))).await;
         let mut verdicts = Vec::new();
-        let mut replies = Vec::new();
         for reply in answers.into_iter() {
             let verdict = match &reply {
                 Ok(reply) => judge(&self.me, reply),
@@ -106,24 +107,39 @@ impl Admission {
                 return Err(why);
             }
             tracing::debug!(?verdict, "an answer");
-            verdicts.push(verdict);
-            replies.extend(reply.ok().and_then(|reply| reply.me));
+            verdicts.push((verdict, reply.ok().and_then(|reply| reply.me)));
         }
-        let vouched = verdicts.iter().filter(|verdict| **verdict == Verdict::Vouched).count();
+        let vouched = verdicts.iter().filter(|(verdict, _)| *verdict == Verdict::Vouched).count();
+        let new =
+            |(verdict, it): (Verdict, Option<Introduction>)| it.filter(|_| verdict == Verdict::New);
+        let new: Vec<Introduction> = verdicts.into_iter().filter_map(new).collect();
         if self.me.founded {
-            return Ok(vouched >= self.needed());
+            return Ok(vouched >= self.needed() || self.is_before_all(&new));
         }
         if vouched > 0 {
             // A group this coordinator belongs to, be it a moment older than itself.
             return Ok(true);
         }
         let is_founder = !self.me.founders.is_empty();
-        let all_new = verdicts.iter().all(|verdict| *verdict == Verdict::New);
-        if !is_founder || !all_new || replies.len() != others.len() {
+        if !is_founder || new.len() != others.len() {
             return Ok(false);
         }
-        self.found(replies).await?;
+        self.found(new).await?;
         Ok(true)
+    }
+
+    /// Whether this founder and enough of the `new`, who know of no group, are where founding left them:
+    /// they are the directories that founded it, and nothing else was ever seen of them.
+    fn is_before_all(&self, new: &[Introduction]) -> bool {
+        let (members, next) = self.roster.members();
+        let is_left = |it: &&Introduction| {
+            let named = members.get(&it.coordinator_id).map(|member| member.incarnation.as_str());
+            !it.incarnation.is_empty()
+                && named == Some(it.incarnation.as_str())
+                && !self.sightings.of(it, &self.raft).is_beyond(it)
+        };
+        // The founders' own entry has index 0: no other membership was ever agreed on.
+        next == 1 && is_unused(self.roster.voters().len(), new.iter().filter(is_left).count())
     }
 
     /// Looks up the membership as openraft knows it, which has read the log by now.
@@ -161,8 +177,11 @@ impl Admission {
         let mut client = RaftClient::new(caller);
         match tokio::time::timeout(limit, client.hello(self.me.clone())).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
-            // One of the first version, which knows of no incarnations.
-            Ok(Err(status)) if status.code() == tonic::Code::Unimplemented => Err(Verdict::Vouched),
+            // One of the first version, which knows of no incarnations and so cannot tell a new
+            // directory from a wiped one.
+            Ok(Err(status)) if status.code() == tonic::Code::Unimplemented => {
+                Err(older(self.me.founded, id))
+            }
             Ok(Err(status)) => Err(Verdict::NotYet(format!("coordinator {id}: {status}"))),
             Err(_) => Err(Verdict::NotYet(format!("coordinator {id} does not answer"))),
         }
@@ -185,6 +204,23 @@ impl Admission {
     }
 }
 
+/// What it means that coordinator `id` runs a build that cannot be asked.
+fn older(founded: bool, id: u64) -> Verdict {
+    if founded {
+        return Verdict::Vouched;
+    }
+    Verdict::NotYet(format!(
+        "coordinator {id} runs an older pghc, which cannot vouch for a new directory"
+    ))
+}
+
+/// Whether nothing was ever acknowledged in a group of `voters` of which `new` others have never had
+/// an entry: those that may have one are no majority. Then a founder that lost power before it sent
+/// anything may go on, whatever its log says, since there is nothing that it could have forgotten.
+fn is_unused(voters: usize, new: usize) -> bool {
+    voters.saturating_sub(new) < voters / 2 + 1
+}
+
 /// What an answer means for the coordinator that asked.
 fn judge(me: &Introduction, reply: &HelloReply) -> Verdict {
     let Some(other) = &reply.me else {
@@ -192,7 +228,8 @@ fn judge(me: &Introduction, reply: &HelloReply) -> Verdict {
     };
     let (my_id, other_id) = (me.coordinator_id, other.coordinator_id);
     let says = format!("coordinator {other_id} says:");
-    let is_newer = other.membership_next > me.membership_next;
+    // Only what is committed takes a member out for good.
+    let is_newer = reply.committed_next > me.membership_next;
     if sabotage::is(Bug::WipedVotes) && other.membership_next > 0 {
         return Verdict::Vouched;
     }
@@ -204,6 +241,18 @@ fn judge(me: &Introduction, reply: &HelloReply) -> Verdict {
             "{says} coordinator {my_id} is a member with another data directory than this one, which \
              was wiped or exchanged; it must not vote under this id, since it may have forgotten \
              acknowledged writes; {WAY_OUT}"
+        ));
+    }
+    if other.membership_next > 0
+        && reply.listed
+        && reply.incarnation.is_empty()
+        && !me.founded
+        && !sabotage::is(Bug::WipedVotes)
+    {
+        return Verdict::Refused(format!(
+            "{says} coordinator {my_id} is a member since before directories had names, and this \
+             data directory has never held a log: it was wiped or is new; it must not vote under \
+             this id, since it may have forgotten acknowledged writes; {WAY_OUT}"
         ));
     }
     if other.membership_next > 0 && !reply.listed {
@@ -266,4 +315,74 @@ fn older_than_seen(me: &Introduction, reply: &HelloReply) -> Option<String> {
             me.next_index
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HelloReply, Introduction, Reached, Verdict, is_unused, judge, older};
+
+    fn member(id: u64, membership_next: u64) -> Introduction {
+        Introduction {
+            coordinator_id: id,
+            incarnation: format!("directory {id}"),
+            starts: 2,
+            founded: membership_next > 0,
+            membership_next,
+            next_index: 40,
+            ..Introduction::default()
+        }
+    }
+
+    /// Of coordinator 1, which knows the membership before index 5, about coordinator 2.
+    fn reply() -> HelloReply {
+        HelloReply {
+            me: Some(member(1, 5)),
+            listed: true,
+            incarnation: "directory 2".to_owned(),
+            reached: Reached::Caller.into(),
+            committed_next: 5,
+            ..HelloReply::default()
+        }
+    }
+
+    fn is_refused(verdict: &Verdict, words: &str) -> bool {
+        matches!(verdict, Verdict::Refused(why) if why.contains(words))
+    }
+
+    #[test]
+    fn only_a_committed_membership_removes_a_coordinator() {
+        let me = member(2, 5);
+        assert_eq!(judge(&me, &reply()), Verdict::Vouched);
+        // An entry that may be cut: the member that knows it says no more than "not yet".
+        let begun = HelloReply { me: Some(member(1, 9)), listed: false, ..reply() };
+        assert!(matches!(judge(&me, &begun), Verdict::NotYet(_)), "{:?}", judge(&me, &begun));
+        let done = HelloReply { committed_next: 9, ..begun };
+        assert!(is_refused(&judge(&me, &done), "it was removed"));
+    }
+
+    #[test]
+    fn a_new_directory_of_a_member_without_a_recorded_incarnation_is_refused() {
+        let nameless = HelloReply { incarnation: String::new(), ..reply() };
+        assert_eq!(judge(&member(2, 5), &nameless), Verdict::Vouched);
+        let wiped = Introduction { next_index: 0, ..member(2, 0) };
+        assert!(is_refused(&judge(&wiped, &nameless), "pghc members replace"));
+    }
+
+    #[test]
+    fn a_build_that_cannot_be_asked_vouches_only_for_who_has_a_log() {
+        assert_eq!(older(true, 1), Verdict::Vouched);
+        assert!(matches!(older(false, 1), Verdict::NotYet(_)));
+    }
+
+    #[test]
+    fn a_group_is_unused_when_those_that_may_hold_an_entry_are_no_majority() {
+        for voters in 1..=9_usize {
+            for new in 0..voters {
+                // Whoever is not new may have acknowledged, this coordinator too.
+                let acknowledged = voters - new > voters / 2;
+                assert_eq!(is_unused(voters, new), !acknowledged, "{new} of {voters}");
+            }
+        }
+        assert!(!is_unused(3, 1) && is_unused(3, 2) && !is_unused(5, 2) && is_unused(5, 3));
+    }
 }

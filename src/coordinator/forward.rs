@@ -9,6 +9,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::host::Clock;
+use super::readers::Readers;
 use super::roster::Roster;
 use super::type_config::{Proposal, Raft};
 use crate::rpc::v1::ProposeRequest;
@@ -34,6 +35,8 @@ pub(super) enum Attempt {
     NotTaken,
     /// Nothing was appended: the leader's disk is nearly full.
     NoSpace,
+    /// Nothing was appended: not every member has said that it reads such an entry.
+    NotReadable,
     /// It may or may not be in the log; a resend is recognised.
     Unknown,
 }
@@ -46,6 +49,7 @@ pub(super) struct Forward {
     id: u64,
     raft: Raft,
     roster: Roster,
+    readers: Readers,
     leadership: watch::Receiver<Leadership>,
     metrics: Arc<Metrics>,
     clock: Clock,
@@ -59,13 +63,14 @@ impl Forward {
         raft: &Raft,
         metrics: &Arc<Metrics>,
         roster: Roster,
+        readers: Readers,
         clock: Clock,
         tasks: &Tasks,
     ) -> Self {
         let leadership = watch_leadership(id, raft, Arc::clone(metrics), roster.clone(), tasks);
         let (raft, metrics) = (raft.clone(), Arc::clone(metrics));
         let (places, tasks) = (Arc::new(Semaphore::new(ATTEMPTS_MAX)), tasks.clone());
-        Self { id, raft, roster, leadership, metrics, clock, places, tasks }
+        Self { id, raft, roster, readers, leadership, metrics, clock, places, tasks }
     }
 
     pub(super) fn raft(&self) -> &Raft {
@@ -137,6 +142,7 @@ impl Forward {
         match leader.propose(request).await {
             Ok(reply) if reply.get_ref().accepted => Attempt::Committed,
             Ok(reply) if reply.get_ref().no_space => Attempt::NoSpace,
+            Ok(reply) if reply.get_ref().not_readable => Attempt::NotReadable,
             Ok(_) => Attempt::NotTaken,
             Err(status) if never_sent(&status) => Attempt::NotTaken,
             Err(_) => Attempt::Unknown,
@@ -153,9 +159,12 @@ impl Forward {
         attempt
     }
 
-    /// Appends a change of the registry of zones to the log if this coordinator leads; ends when it
-    /// is committed and carried out here.
+    /// Appends a change of the registry of zones to the log if this coordinator leads and all members
+    /// can read it; ends when it is committed and carried out here.
     pub(super) async fn propose_zone_change(&self, change: &ZoneChange) -> Attempt {
+        if !self.readers.read_zone_changes().await {
+            return Attempt::NotReadable;
+        }
         self.append(change.encode()).await
     }
 

@@ -2,8 +2,9 @@
 
 use tonic::Status;
 
+use super::membership::{Listing, Memberships};
 use super::roster::Roster;
-use super::sightings::{Sighting, Sightings};
+use super::sightings::Sightings;
 use super::type_config::Raft;
 use crate::rpc::v1::hello_reply::Reached;
 use crate::rpc::v1::raft_client::RaftClient;
@@ -45,14 +46,14 @@ impl Greeting {
         let url = url.unwrap_or_else(|| it.url.clone());
         let reached = self.reach(&url, it).await;
         // Read at once, so that the parts of the answer agree.
-        let (mut members, next) = self.roster.members();
-        let member = members.remove(&it.coordinator_id);
+        let memberships = Memberships::read(&self.raft).await;
+        let memberships = memberships.map_err(|error| Status::unavailable(error.to_string()))?;
+        let Listing { listed, incarnation, next, committed_next } =
+            memberships.listing(it.coordinator_id);
         let seen = self.sightings.of(it, &self.raft);
-        let listed = member.is_some();
-        let incarnation = member.map(|member| member.incarnation).unwrap_or_default();
         let is_known = incarnation.is_empty() || incarnation == it.incarnation;
-        if reached == Reached::Caller && listed && is_known && !forgot(it, &seen) {
-            let noted = self.sightings.note(it);
+        if reached == Reached::Caller && listed && is_known && !seen.is_beyond(it) {
+            let noted = self.sightings.note(it).await;
             noted.map_err(|error| Status::unavailable(error.to_string()))?;
         }
         Ok(HelloReply {
@@ -65,6 +66,7 @@ impl Greeting {
             seen_next_index: seen.next_index,
             reached: reached.into(),
             url,
+            committed_next,
         })
     }
 
@@ -79,11 +81,4 @@ impl Greeting {
             Ok(Err(_)) | Err(_) => Reached::Nobody,
         }
     }
-}
-
-fn forgot(it: &Introduction, seen: &Sighting) -> bool {
-    seen.starts > it.starts
-        || (seen.starts == it.starts && seen.boot != it.boot)
-        || seen.term > it.term
-        || seen.next_index > it.next_index
 }

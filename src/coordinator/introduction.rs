@@ -7,6 +7,7 @@ use super::node::{Settings, StartError};
 use super::roster::Roster;
 use super::type_config::{Raft, StoredMembership};
 use crate::rpc::v1::Introduction;
+use crate::sequencer::ENTRY_FORMAT;
 
 /// What this coordinator says of itself, from its settings and what its disk holds.
 pub(super) async fn introduction(
@@ -43,6 +44,7 @@ pub(super) async fn introduction(
         term,
         next_index: newest.map_or(0, |log_id| log_id.index() + 1),
         membership_next,
+        entry_format: ENTRY_FORMAT,
     })
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::{ChangeMembers, Instant as _};
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Instant as _, Precondition};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
@@ -16,7 +17,7 @@ use super::handover::{hand_over, leader, step_aside};
 use super::plan::{Change, Group, Step};
 use super::roster::Roster;
 use super::sightings::acknowledged;
-use super::type_config::{Member, Raft};
+use super::type_config::{LogId, Member, Raft};
 use crate::rpc::v1::change_request::Kind;
 use crate::rpc::v1::members_client::MembersClient;
 use crate::rpc::v1::members_server;
@@ -25,6 +26,7 @@ use crate::rpc::v1::{
     ChangeProgress, ChangeRequest, IntroduceRequest, Introduction, ListMembersRequest, MemberList,
     MemberView,
 };
+use crate::sequencer::ENTRY_FORMAT;
 use crate::task::Tasks;
 
 /// Entries by which a learner may be behind the commits to count as caught up.
@@ -33,7 +35,7 @@ const CAUGHT_UP_ENTRIES: u64 = 200;
 /// Times a request is passed on before it is given up.
 const HOPS_MAX: u32 = 4;
 
-/// Lines of progress that wait for a slow reader.
+/// Lines of progress that wait for a slow reader; more are left out, but never the last.
 const LINES_MAX: usize = 64;
 
 /// Time between two lines about a member that catches up.
@@ -51,9 +53,10 @@ pub(super) struct MembersService {
 
 type Lines = mpsc::Sender<Result<ChangeProgress, Status>>;
 
-/// A line for the operator; one that has gone does not end the change.
-async fn tell(lines: &Lines, line: impl Into<String>) {
-    let _ = lines.send(Ok(ChangeProgress { line: line.into() })).await;
+/// A line for the operator. It is left out when the operator does not read, or has gone: what was
+/// begun goes on all the same.
+fn tell(lines: &Lines, line: impl Into<String>) {
+    let _ = lines.try_send(Ok(ChangeProgress { line: line.into() }));
 }
 
 impl MembersService {
@@ -92,8 +95,8 @@ impl MembersService {
         Ok(MembersClient::new(caller))
     }
 
-    /// The group as this coordinator, the leader, sees it.
-    fn group(&self) -> Group {
+    /// The group as this coordinator, the leader, sees it, and the entry that says so.
+    fn group(&self) -> (Group, Option<LogId>) {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = &metrics.membership_config;
@@ -101,32 +104,33 @@ impl MembersService {
         let recent = self.election * 2;
         let heartbeat = metrics.heartbeat.iter().flatten();
         let living = heartbeat.filter(|(_, at)| at.is_some_and(|at| at.elapsed() < recent));
-        Group {
+        let group = Group {
             members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
             voters: configs.last().cloned().unwrap_or_default(),
             joint: configs.len() > 1,
             leader: self.id,
             living: living.map(|(id, _)| *id).chain([self.id]).collect(),
-        }
+        };
+        (group, *membership.log_id())
     }
 
     /// The group, once every member has answered or was silent for long enough: a new leader has
     /// heard of nobody yet.
-    async fn heard_group(&self) -> Group {
+    async fn heard_group(&self) -> (Group, Option<LogId>) {
         let until = Instant::now() + self.election * 2;
         let mut metrics = self.raft.metrics();
         loop {
-            let group = self.group();
+            let (group, at) = self.group();
             if group.members.keys().all(|id| group.living.contains(id))
                 || !matches!(tokio::time::timeout_at(until, metrics.changed()).await, Ok(Ok(())))
             {
-                return group;
+                return (group, at);
             }
         }
     }
 
     async fn list(&self) -> MemberList {
-        let group = self.heard_group().await;
+        let (group, _) = self.heard_group().await;
         let mut acknowledged = acknowledged(&self.raft);
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -156,28 +160,29 @@ impl MembersService {
         if let Change::Add { id, member, .. } | Change::Replace { new: id, member, .. } =
             &mut change
         {
-            match self.group().members.get(id) {
+            match self.group().0.members.get(id) {
                 Some(known) if known.url == member.url => *member = known.clone(),
                 Some(_) => {}
                 None => member.incarnation = self.meet(*id, member).await?,
             }
         }
-        let plan = self.heard_group().await.plan(&change, request.force);
+        let (group, mut at) = self.heard_group().await;
+        let plan = group.plan(&change, request.force);
         let plan = plan.map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
         if plan.steps.is_empty() {
             return Ok("nothing to do: it is so already".to_owned());
         }
         for line in plan.lines() {
-            tell(lines, line).await;
+            tell(lines, line);
         }
         if request.dry_run {
             return Ok("dry run: nothing was changed".to_owned());
         }
         let until = Instant::now() + Duration::from_secs(u64::from(request.wait_seconds));
         for step in plan.steps {
-            tell(lines, format!("now: {step}")).await;
+            tell(lines, format!("now: {step}"));
             let handed_over = matches!(step, Step::HandOver { .. });
-            self.step(step, until, lines).await?;
+            self.step(step, &mut at, until, lines).await?;
             if handed_over && !matches!(change, Change::Lead { .. }) {
                 // The rest is the new leader's to do.
                 return self.pass_on(request, lines).await;
@@ -186,7 +191,15 @@ impl MembersService {
         Ok("done".to_owned())
     }
 
-    async fn step(&self, step: Step, until: Instant, lines: &Lines) -> Result<(), Status> {
+    /// Does one step of a plan. `at` is the entry of the membership that the plan goes on from: what
+    /// another command has changed meanwhile is not undone.
+    async fn step(
+        &self,
+        step: Step,
+        at: &mut Option<LogId>,
+        until: Instant,
+        lines: &Lines,
+    ) -> Result<(), Status> {
         match step {
             Step::HandOver { heirs } => {
                 let limit = self.election * 4;
@@ -200,26 +213,40 @@ impl MembersService {
                 Ok(())
             }
             Step::AddLearner { id, member } => {
-                self.commit(ChangeMembers::AddNodes([(id, member)].into()), true).await
+                self.commit(ChangeMembers::AddNodes([(id, member)].into()), at).await
             }
             Step::CatchUp { id } => self.catch_up(id, until, lines).await,
-            Step::Voters(voters) => {
-                self.commit(ChangeMembers::ReplaceAllVoters(voters), true).await
-            }
+            Step::Voters(voters) => self.commit(ChangeMembers::ReplaceAllVoters(voters), at).await,
             Step::RemoveLearner { id } => {
-                self.commit(ChangeMembers::RemoveNodes(BTreeSet::from([id])), true).await
+                self.commit(ChangeMembers::RemoveNodes(BTreeSet::from([id])), at).await
             }
         }
     }
 
-    async fn commit(&self, change: ChangeMembers<u64, Member>, retain: bool) -> Result<(), Status> {
-        let changed = self.raft.change_membership(change, retain).await;
-        changed.map(|_| ()).map_err(|error| {
-            Status::unavailable(format!(
+    /// Has `change` agreed on if the membership is still that of entry `at`, which it moves on.
+    async fn commit(
+        &self,
+        change: ChangeMembers<u64, Member>,
+        at: &mut Option<LogId>,
+    ) -> Result<(), Status> {
+        let unchanged = Precondition::LastMembershipLogId { last_membership_log_id: *at };
+        match self.raft.change_membership_if(change, true, [unchanged]).await {
+            Ok(done) => {
+                *at = Some(done.log_id);
+                Ok(())
+            }
+            Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_))) => {
+                Err(Status::unavailable(
+                    "the members were changed by somebody else meanwhile; nothing of that is undone, \
+                     and this change was not gone on with; look at pghc members list and repeat the \
+                     command",
+                ))
+            }
+            Err(error) => Err(Status::unavailable(format!(
                 "the change was begun and may or may not have been agreed ({error}); nothing is lost; \
                  repeat the command"
-            ))
-        })
+            ))),
+        }
     }
 
     /// Waits until a learner has nearly everything that is committed.
@@ -250,7 +277,7 @@ impl MembersService {
                 )));
             }
             if now >= tell_at {
-                tell(lines, format!("coordinator {id} has {has} of {committed} entries")).await;
+                tell(lines, format!("coordinator {id} has {has} of {committed} entries"));
                 tell_at = now + TELL_EVERY;
             }
             let look = tell_at.min(until);
@@ -285,6 +312,12 @@ impl MembersService {
                 it.coordinator_id, it.zone, member.zone
             ));
         }
+        if it.entry_format < ENTRY_FORMAT {
+            return refuse(format!(
+                "coordinator {id} at {url} runs an older pghc than the leader and could not read its \
+                 log; nothing was changed; start it with this version"
+            ));
+        }
         if it.founded || !it.founders.is_empty() {
             return refuse(format!(
                 "coordinator {id} at {url} is not new, or was started without --join; nothing was \
@@ -310,7 +343,7 @@ impl MembersService {
         let mut last = None;
         while let Some(ChangeProgress { line }) = answers.message().await? {
             if let Some(line) = last.replace(line) {
-                tell(lines, line).await;
+                tell(lines, line);
             }
         }
         last.ok_or_else(|| Status::unavailable("the leader said nothing; repeat the command"))
@@ -354,10 +387,36 @@ impl members_server::Members for MembersService {
     ) -> Result<Response<Self::ChangeStream>, Status> {
         let (lines, reader) = mpsc::channel(LINES_MAX);
         let (service, request) = (self.clone(), request.into_inner());
+        // Kept free for the last line, so that telling it never waits.
+        let place = lines.clone().try_reserve_owned();
+        let place = place.map_err(|_| Status::internal("a new channel has no room"))?;
         self.tasks.spawn("change of members", async move {
             let last = service.pass_on(request, &lines).await;
-            let _ = lines.send(last.map(|line| ChangeProgress { line })).await;
+            place.send(last.map(|line| ChangeProgress { line }));
         });
         Ok(Response::new(tokio_stream::wrappers::ReceiverStream::new(reader).boxed()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::{ChangeProgress, LINES_MAX, tell};
+
+    #[tokio::test]
+    async fn an_operator_who_stops_reading_holds_nothing_up_and_still_gets_the_last_line() {
+        let (lines, mut reader) = mpsc::channel(LINES_MAX);
+        let place = lines.clone().try_reserve_owned().expect("it is empty");
+        for number in 0..LINES_MAX * 2 {
+            tell(&lines, number.to_string());
+        }
+        place.send(Ok(ChangeProgress { line: "done".to_owned() }));
+        drop(lines);
+        let mut last = None;
+        while let Some(Ok(ChangeProgress { line })) = reader.recv().await {
+            last = Some(line);
+        }
+        assert_eq!(last.as_deref(), Some("done"));
     }
 }

@@ -22,6 +22,7 @@ use super::greeting::Greeting;
 use super::handover::{hand_over, leader};
 use super::host::Host;
 use super::identity::Claim;
+use super::incarnations::Incarnations;
 use super::introduction::introduction;
 use super::log::disk::{Directory, Disk};
 use super::log::{Log, Options};
@@ -30,6 +31,7 @@ use super::maintenance::{Maintenance, Retention};
 use super::members_service::MembersService;
 use super::network::Network;
 use super::raft_service::RaftService;
+use super::readers::Readers;
 use super::registrar::Registrar;
 use super::roster::Roster;
 use super::sequencing::Sequencing;
@@ -175,14 +177,11 @@ impl Coordinator {
         let me = introduction(&settings, &claim, &raft, &roster).await?;
         let (id, election) = (settings.id, Duration::from_millis(settings.timing.election_max_ms));
         let (clock, metrics) = (host.clock, Arc::clone(&settings.metrics));
-        let forward = Forward::new(id, &raft, &metrics, roster.clone(), clock, &tasks);
-        let outlook = Outlook::new(&sequencing, &store);
-        let registrar = Registrar {
-            forward: forward.clone(),
-            zones: Arc::clone(&outlook.zones),
-            expected: settings.zones.clone(),
-            attempt_max: patience * 4,
-        };
+        let readers = Readers::new(id, &raft, &roster, sequencing.zones());
+        let forward =
+            Forward::new(id, &raft, &metrics, roster.clone(), readers.clone(), clock, &tasks);
+        let outlook = Outlook::new(&sequencing, &store, settings.zones.clone());
+        let registrar = Registrar::new(&forward, &outlook.zones, patience * 4);
         let tails = tails(&settings, &sequencing, &store, &tasks);
         let services = Services {
             raft: RaftService {
@@ -203,6 +202,7 @@ impl Coordinator {
         };
         (host.serve)(services.routes(&settings.cluster), &tasks);
         let (refusal, refused) = watch::channel(None);
+        let incarnations = Incarnations { me: me.clone(), raft: raft.clone(), readers };
         let admission = Admission {
             me,
             raft: raft.clone(),
@@ -210,6 +210,7 @@ impl Coordinator {
             gate,
             claim,
             log: store.clone(),
+            sightings: sightings.clone(),
             refused: refusal,
         };
         let maintenance = Maintenance {
@@ -221,6 +222,7 @@ impl Coordinator {
             metrics: Arc::clone(&metrics),
         };
         tasks.spawn("admission", admission.run());
+        tasks.spawn("incarnations", incarnations.run());
         tasks.spawn("sightings", sightings.follow(raft.clone(), roster));
         tasks.spawn("maintenance", maintenance.run());
         tasks.spawn("registrar", registrar.run());

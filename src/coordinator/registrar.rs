@@ -14,19 +14,19 @@ use crate::sequencer::{Registration, ZoneAct, ZoneChange};
 /// Pause before another attempt.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// Pause before all members are asked again whether they can read the first registration.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
 /// Longest time a change on request may take.
 const CHANGE_MAX: Duration = Duration::from_secs(10);
 
 /// Changes the registry.
 #[derive(Clone)]
 pub(super) struct Registrar {
-    pub(super) forward: Forward,
-    pub(super) zones: Arc<Zones>,
-    /// Zones that are registered though none of their nodes may have reported yet: those that have
-    /// a coordinator.
-    pub(super) expected: Vec<ZoneName>,
+    forward: Forward,
+    zones: Arc<Zones>,
     /// How long one attempt to reach the leader may take before it is made again.
-    pub(super) attempt_max: Duration,
+    attempt_max: Duration,
 }
 
 /// Why a change did not come about.
@@ -37,6 +37,13 @@ pub(super) enum ChangeError {
     #[error("{0}")]
     Full(String),
     #[error(
+        "nothing was changed: this would be the first zone that is registered, and not every \
+         coordinator runs a version that knows of zones and answers; the log of the leader names \
+         those that are waited for; start or upgrade them, or take them out (pghc members remove), \
+         and repeat"
+    )]
+    NotReadable,
+    #[error(
         "no majority of the coordinators has confirmed it within {} s; it may still come about: look \
          with pghc zone list, or repeat it, which does no harm",
         CHANGE_MAX.as_secs()
@@ -45,6 +52,11 @@ pub(super) enum ChangeError {
 }
 
 impl Registrar {
+    /// `attempt_max` bounds one attempt to reach the leader; then it is made again.
+    pub(super) fn new(forward: &Forward, zones: &Arc<Zones>, attempt_max: Duration) -> Self {
+        Self { forward: forward.clone(), zones: Arc::clone(zones), attempt_max }
+    }
+
     /// Registers what is new, until it is dropped.
     pub(super) async fn run(self) {
         let mut newcomers = self.zones.newcomers();
@@ -52,20 +64,23 @@ impl Registrar {
         loop {
             newcomers.borrow_and_update();
             leadership.borrow_and_update();
-            let mut done = true;
+            let mut again = None;
             for zone in self.missing() {
                 let change = ZoneChange { act: ZoneAct::Register, zone: zone.clone() };
-                if self.forward.propose_zone_change(&change).await == Attempt::Committed {
-                    tracing::info!(%zone, "zone registered");
-                } else {
-                    done = false;
+                match self.forward.propose_zone_change(&change).await {
+                    Attempt::Committed => tracing::info!(%zone, "zone registered"),
+                    Attempt::NotReadable => {
+                        again = Some(ASK_AGAIN);
+                        break;
+                    }
+                    _ => again = Some(RETRY),
                 }
             }
             tokio::select! {
                 biased;
                 changed = leadership.changed() => if changed.is_err() { return },
                 changed = newcomers.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(RETRY), if !done => {}
+                () = tokio::time::sleep(again.unwrap_or(RETRY)), if again.is_some() => {}
             }
         }
     }
@@ -77,11 +92,7 @@ impl Registrar {
         if !self.forward.leads() || registry.is_full() {
             return Vec::new();
         }
-        let mut missing = self.zones.unregistered();
-        missing.extend(self.expected.iter().filter(|zone| registry.get(zone).is_none()).cloned());
-        missing.sort();
-        missing.dedup();
-        missing
+        self.zones.unregistered()
     }
 
     /// Has a zone added or removed and waits until it is so here; whether it was not so before.
@@ -121,7 +132,12 @@ impl Registrar {
                 }
             }
             if Instant::now() >= until {
-                return Err(ChangeError::NotConfirmed);
+                let is_early = attempt == Attempt::NotReadable;
+                return Err(if is_early {
+                    ChangeError::NotReadable
+                } else {
+                    ChangeError::NotConfirmed
+                });
             }
             tokio::time::sleep(RETRY).await;
         }

@@ -103,17 +103,17 @@ impl CoordinatorService {
                 attempt = attempt => attempt,
                 _ = leadership.changed() => Attempt::Unknown,
             };
-            handed_over |= !matches!(attempt, Attempt::NotTaken | Attempt::NoSpace);
+            handed_over |= matches!(attempt, Attempt::Committed | Attempt::Unknown);
             let wait = match attempt {
                 // Committed at the leader: it reaches this coordinator with the next append.
                 Attempt::Committed => self.attempt_max,
                 Attempt::Unknown => RESEND_PAUSE,
-                Attempt::NotTaken | Attempt::NoSpace
+                Attempt::NotTaken | Attempt::NoSpace | Attempt::NotReadable
                     if !handed_over && Instant::now() >= patient_until =>
                 {
                     return Err(if attempt == Attempt::NoSpace { no_space() } else { no_leader() });
                 }
-                Attempt::NotTaken | Attempt::NoSpace => {
+                Attempt::NotTaken | Attempt::NoSpace | Attempt::NotReadable => {
                     let rest = patient_until.saturating_duration_since(Instant::now());
                     let pause = if handed_over { NO_LEADER_PAUSE } else { rest };
                     elected(&mut leadership, pause.min(NO_LEADER_PAUSE)).await?;
@@ -308,10 +308,13 @@ impl coordinator_server::Coordinator for CoordinatorService {
         let ProposeRequest { batch, zone_change } = request.into_inner();
         let malformed = |error: EntryError| Status::invalid_argument(error.to_string());
         let leader = self.forward.leadership().borrow().leader.unwrap_or_default();
-        let reply =
-            |accepted, no_space| Ok(Response::new(ProposeReply { accepted, leader, no_space }));
+        let reply = |attempt| {
+            let (accepted, no_space) = (attempt == Attempt::Committed, attempt == Attempt::NoSpace);
+            let not_readable = attempt == Attempt::NotReadable;
+            Ok(Response::new(ProposeReply { accepted, leader, no_space, not_readable }))
+        };
         if self.space.is_short() && leader == self.id {
-            return reply(false, true);
+            return reply(Attempt::NoSpace);
         }
         let attempt = if zone_change.is_empty() {
             Batch::decode(batch.clone()).map_err(malformed)?;
@@ -321,10 +324,8 @@ impl coordinator_server::Coordinator for CoordinatorService {
             self.forward.propose_zone_change(&change).await
         };
         match attempt {
-            Attempt::Committed => reply(true, false),
-            Attempt::NotTaken => reply(false, false),
-            Attempt::NoSpace => reply(false, true),
             Attempt::Unknown => Err(Status::unknown("leadership was lost while committing")),
+            attempt => reply(attempt),
         }
     }
 

@@ -27,8 +27,13 @@ pub(super) struct Outlook {
 }
 
 impl Outlook {
-    pub(super) fn new(sequencing: &Arc<Sequencing>, log: &LogStore) -> Self {
-        let zones = Arc::new(Zones::new(sequencing.zones(), Instant::now()));
+    /// `expected` are the zones that have a coordinator.
+    pub(super) fn new(
+        sequencing: &Arc<Sequencing>,
+        log: &LogStore,
+        expected: Vec<ZoneName>,
+    ) -> Self {
+        let zones = Arc::new(Zones::new(sequencing.zones(), expected, Instant::now()));
         Self { sequencing: Arc::clone(sequencing), zones, log: log.clone() }
     }
 
@@ -83,7 +88,9 @@ impl zones_server::Zones for ZoneService {
         let changed = changed.map_err(|error| match error {
             ChangeError::Unknown(_) => Status::not_found(error.to_string()),
             ChangeError::Full(_) => Status::resource_exhausted(error.to_string()),
-            ChangeError::NotConfirmed => Status::unavailable(error.to_string()),
+            ChangeError::NotConfirmed | ChangeError::NotReadable => {
+                Status::unavailable(error.to_string())
+            }
         })?;
         tracing::info!(%zone, ?act, changed, "zone changed on request");
         Ok(Response::new(ChangeZoneReply { changed }))

@@ -1,7 +1,7 @@
 //! What this coordinator knows of the zones: which exist, by the replicated registry; how far each
 //! has applied and when it last spoke, by the reports of its API nodes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +75,8 @@ impl Zone {
 pub(super) struct Zones {
     /// The registry as this coordinator has sequenced it.
     registry: watch::Receiver<Arc<sequencer::Zones>>,
+    /// Zones that have a coordinator.
+    expected: Vec<ZoneName>,
     /// Since when they could have been heard of.
     since: Instant,
     heard: Mutex<BTreeMap<ZoneName, Zone>>,
@@ -84,10 +86,15 @@ pub(super) struct Zones {
 }
 
 impl Zones {
-    pub(super) fn new(registry: watch::Receiver<Arc<sequencer::Zones>>, since: Instant) -> Self {
+    /// `expected` are the zones that count before any is registered.
+    pub(super) fn new(
+        registry: watch::Receiver<Arc<sequencer::Zones>>,
+        expected: Vec<ZoneName>,
+        since: Instant,
+    ) -> Self {
         let (changed, newcomer) = (watch::Sender::new(()), watch::Sender::new(()));
         let (heard, heads) = (Mutex::default(), Mutex::default());
-        Self { registry, since, heard, heads, changed, newcomer }
+        Self { registry, expected, since, heard, heads, changed, newcomer }
     }
 
     /// The registry as this coordinator has sequenced it, and its changes.
@@ -165,11 +172,21 @@ impl Zones {
     /// Newest id up to which no registered zone needs the log, of those for which it holds all they
     /// need; what a zone lacks that was purged already is no reason to keep the rest. `None`
     /// while the applier of one of them is unheard of, so that it may need everything.
+    ///
+    /// Before any zone is registered, as during a rolling upgrade, the zones that have a coordinator
+    /// count, and those that were heard of.
     pub(super) fn needless(&self, feed: Feed) -> Option<u64> {
         let registry = self.registry.borrow();
         let zones = self.heard.lock();
         let mut least = u64::MAX;
-        for name in registry.that_are(Registration::Registered) {
+        let counting: BTreeSet<&ZoneName> = match registry.is_empty() {
+            true => self.expected.iter().chain(zones.keys()).collect(),
+            false => registry.that_are(Registration::Registered).collect(),
+        };
+        if counting.is_empty() && registry.is_empty() {
+            return None;
+        }
+        for name in counting {
             let zone = zones.get(name)?;
             zone.known_frontier()?;
             let flushed = zone.flushed;
@@ -180,11 +197,12 @@ impl Zones {
         Some(least)
     }
 
-    /// Zones that were heard of and that the registry does not know.
+    /// Zones that were heard of, or have a coordinator, and that the registry does not know; ascending.
     pub(super) fn unregistered(&self) -> Vec<ZoneName> {
         let registry = self.registry.borrow();
         let zones = self.heard.lock();
-        zones.keys().filter(|name| registry.get(name).is_none()).cloned().collect()
+        let known: BTreeSet<&ZoneName> = self.expected.iter().chain(zones.keys()).collect();
+        known.into_iter().filter(|name| registry.get(name).is_none()).cloned().collect()
     }
 
     /// Changes when [`Zones::unregistered`] may hold a zone that it did not.

@@ -18,4 +18,4 @@ pub use entry::{Batch, Entry, EntryError, SessionId, Write};
 pub use positions::{Position, Positions};
 pub use snapshot::SnapshotError;
 pub use state::{Outcome, Sequenced, Sequencer, extend};
-pub use zones::{Registration, ZoneAct, ZoneChange, Zones};
+pub use zones::{ENTRY_FORMAT, Registration, ZoneAct, ZoneChange, Zones};

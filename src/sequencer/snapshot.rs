@@ -1,6 +1,8 @@
 //! The sequencer's state as bytes: a format byte, a CRC-32 of the rest, postcard.
 //!
-//! Format 2 is format 1 with [`Added`] behind it; both are read, 2 is written.
+//! Format 2 is format 1 with [`Added`] behind it. While no zone was ever registered it is called
+//! format 1: builds before format 2 leave out what follows, so they still read it, which a rolling
+//! upgrade needs.
 
 use pghc_api::chain::Head;
 use pghc_api::id::ClusterId;
@@ -64,7 +66,8 @@ impl Sequencer {
             sessions: self.sessions.in_order(),
             positions: self.positions.clone(),
         };
-        let bytes = vec![FORMAT, 0, 0, 0, 0];
+        let format = if self.zones.is_empty() { FORMAT_WITHOUT_ZONES } else { FORMAT };
+        let bytes = vec![format, 0, 0, 0, 0];
         let added = Added { bytes_since: self.positions.bytes_since, zones: self.zones.clone() };
         let bytes = postcard::to_extend(&state, bytes).expect("the state holds plain values");
         let mut bytes = postcard::to_extend(&added, bytes).expect("these are plain values");
@@ -90,8 +93,8 @@ impl Sequencer {
         let (mut state, rest): (State, _) =
             postcard::take_from_bytes(body).map_err(|error| damaged(&error.to_string()))?;
         let added: Added = match header[0] {
-            FORMAT => postcard::from_bytes(rest).map_err(|error| damaged(&error.to_string()))?,
-            _ => Added::default(),
+            FORMAT_WITHOUT_ZONES if rest.is_empty() => Added::default(),
+            _ => postcard::from_bytes(rest).map_err(|error| damaged(&error.to_string()))?,
         };
         if !added.zones.is_possible() {
             return Err(damaged("its zones cannot be so"));

@@ -179,10 +179,24 @@ fn a_snapshot_of_format_1_is_restored_without_zones_and_goes_on() {
     assert_eq!(restored.head(), sequencer.head());
     assert_eq!(restored.zones(), sequencer.zones());
     assert_eq!(ids(&advance(&mut restored, 5, second)), [('r', 1), ('r', 3)]);
-    // Format 2: the same, the bytes since a head was remembered (120), and no zones.
+    // Behind the same: the bytes since a head was remembered (120), and no zones.
     let new = sequencer.snapshot();
-    assert_eq!((new[0], &new[5..new.len() - 2]), (2, &bytes[5..]));
+    assert_eq!((new[0], &new[5..new.len() - 2]), (1, &bytes[5..]));
     assert_eq!(new[new.len() - 2..], [120, 0]);
+}
+
+#[test]
+fn a_snapshot_is_of_format_1_until_a_zone_was_ever_registered() {
+    let mut sequencer = Sequencer::new(cluster());
+    advance(&mut sequencer, 1, entry(1, 1, 0, vec![write(None, "1")]));
+    let before = sequencer.snapshot();
+    assert_eq!(before[0], 1, "builds of before zones read it");
+    let restored = Sequencer::restore(&cluster(), &before).expect("restored");
+    assert_eq!(restored.snapshot(), before, "nothing of it is lost");
+    for (index, act) in [(2, ZoneAct::Register), (3, ZoneAct::Remove)] {
+        sequencer.advance(index, register(act, "us")).expect("a good entry");
+        assert_eq!(sequencer.snapshot()[0], 2);
+    }
 }
 
 #[test]

@@ -20,6 +20,10 @@ use super::entry::{EntryError, GROUP, put_short, take, take_short};
 /// Format byte of an entry that changes the registry.
 const FORMAT: u8 = 2;
 
+/// Newest format of entries that this build reads. A build that does not know an entry's format
+/// stops at it, so nothing is proposed in a format that a member has not said it reads.
+pub const ENTRY_FORMAT: u32 = FORMAT as u32;
+
 /// What is done with a zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ZoneAct {
@@ -118,6 +122,12 @@ impl Zones {
     #[must_use]
     pub fn get(&self, zone: &ZoneName) -> Option<Registration> {
         self.zones.get(zone).map(|(registration, _)| *registration)
+    }
+
+    /// Whether no zone was ever registered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.zones.is_empty()
     }
 
     /// Names of the zones that stand so, ascending.

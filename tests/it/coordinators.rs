@@ -3,20 +3,22 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pghc::coordinator::{Coordinator, Retention, Settings, Timing};
+use pghc::coordinator::{Coordinator, Host, Retention, Settings, Timing};
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
 use pghc::rpc::v1::write_outcome::Kind;
 use pghc::rpc::v1::{
     ReadIndexRequest, SubmitRequest, TailBatch, TailRequest, WriteOutcome, ZoneReport,
 };
-use pghc::rpc::{self, Caller};
+use pghc::rpc::{self, Caller, Dial};
 use pghc::sequencer::{Batch, Write};
 use pghc::telemetry::Metrics;
 use pghc_api::id::{ClusterId, ZoneName};
 
+mod upgrade;
 mod zones;
 
 const ZONES: [&str; 3] = ["eu", "us", "ap"];
@@ -34,6 +36,8 @@ struct Group {
     addresses: Vec<SocketAddr>,
     running: BTreeMap<u64, Coordinator>,
     retention: Retention,
+    zones: Vec<ZoneName>,
+    dial: Option<Arc<dyn Dial>>,
 }
 
 impl Group {
@@ -42,14 +46,24 @@ impl Group {
     }
 
     async fn keeping(retention: Retention) -> Self {
+        let zones = ZONES.iter().map(|zone| zone.parse().expect("a plain name")).collect();
+        Self::new(retention, zones, None).await
+    }
+
+    /// A group whose coordinators reach each other by `dial` and expect no zones.
+    async fn dialing(dial: Arc<dyn Dial>) -> Self {
+        Self::new(Retention::default(), Vec::new(), Some(dial)).await
+    }
+
+    async fn new(retention: Retention, zones: Vec<ZoneName>, dial: Option<Arc<dyn Dial>>) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         // Ports are taken and given back; nothing else asks for these in between.
         let listeners: Vec<_> =
             (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
         let addresses = listeners.iter().map(|l| l.local_addr().expect("bound")).collect();
         drop(listeners);
-        let mut group =
-            Self { cluster: cluster(), dir, addresses, running: BTreeMap::new(), retention };
+        let (cluster, running) = (cluster(), BTreeMap::new());
+        let mut group = Self { cluster, dir, addresses, running, retention, zones, dial };
         for id in 1..=3 {
             group.run(id).await;
         }
@@ -69,12 +83,21 @@ impl Group {
             listen: self.addresses[place],
             members: self.addresses.iter().enumerate().map(member).collect(),
             join: false,
-            zones: ZONES.iter().map(|zone| zone.parse().expect("a plain name")).collect(),
+            zones: self.zones.clone(),
             timing: Timing::LAN,
             retention: self.retention,
             metrics: Metrics::for_coordinator(),
         };
-        let coordinator = Coordinator::start(settings).await.expect("started");
+        let coordinator = match &self.dial {
+            None => Coordinator::start(settings).await,
+            Some(dial) => {
+                let listener = tokio::net::TcpListener::bind(settings.listen).await;
+                let host = Host::machine(&settings.data, listener.expect("its own port"));
+                let host = Host { dial: Arc::clone(dial), ..host.expect("its own directory") };
+                Coordinator::start_on(host, settings.listen, settings).await
+            }
+        };
+        let coordinator = coordinator.expect("started");
         self.running.insert(id, coordinator);
     }
 

@@ -11,8 +11,8 @@ async fn a_group_is_founded_when_all_its_founders_are_there_and_never_again() {
     let mut group = Group::empty();
     group.run(1);
     group.run(2);
-    // Nothing tells that it never happens; that nobody leads while one is missing is the claim.
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    group.waits(1).await;
+    group.waits(2).await;
     let mut client = group.client(1);
     let view = client.report(pghc::rpc::v1::ZoneReport::default()).await.expect("it serves");
     assert_eq!((view.get_ref().leader, view.get_ref().members.len()), (0, 0));

@@ -135,6 +135,24 @@ impl SimDisk {
         }
     }
 
+    /// Another disk in its place: empty.
+    pub(crate) fn wipe(&self) {
+        let mut platter = self.platter.lock();
+        platter.generation += 1;
+        platter.files.clear();
+        platter.names.clear();
+        platter.durable_names.clear();
+        platter.unsynced_names.clear();
+    }
+
+    /// Whether a power cut would leave a file `name` that holds `text`.
+    pub(crate) fn keeps(&self, name: &str, text: &str) -> bool {
+        let platter = self.platter.lock();
+        let node = platter.durable_names.get(name);
+        let file = node.and_then(|node| platter.files.get(node));
+        file.is_some_and(|file| String::from_utf8_lossy(&file.durable).contains(text))
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut Platter) -> io::Result<T>) -> io::Result<T> {
         let mut platter = self.platter.lock();
         if platter.generation != self.generation {

@@ -2,11 +2,12 @@
 //! up to [`AT_ONCE_MAX`] overlap. Whatever was broken is mended when the world becomes calm.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use pghc_history::Reset;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::dice::Dice;
@@ -26,7 +27,15 @@ pub(crate) struct Trouble {
 
 type Fault = fn(Trouble) -> BoxFuture<'static, ()>;
 
-/// All classes of faults by name. A change of membership is one more line here.
+/// The class of [`found`].
+pub(crate) const FOUNDER_DOWN: &str = "founder without power";
+
+/// Classes that change the members: one of them at a time, since two wiped disks of three may lose
+/// what was acknowledged, rightly.
+const DISK_WIPED: &str = "disk wiped";
+const MEMBERS_CHANGED: &str = "members changed";
+
+/// All classes of faults that may come at any time, by name.
 pub(crate) const FAULTS: &[(&str, Fault)] = &[
     ("split", |it| Box::pin(it.split())),
     ("one way cut", |it| Box::pin(it.one_way())),
@@ -35,6 +44,9 @@ pub(crate) const FAULTS: &[(&str, Fault)] = &[
     ("slow link", |it| Box::pin(it.slow_link())),
     ("coordinator killed", |it| Box::pin(it.coordinator_down(false))),
     ("coordinator without power", |it| Box::pin(it.coordinator_down(true))),
+    ("coordinator stopped", |it| Box::pin(it.coordinator_stopped())),
+    (DISK_WIPED, |it| Box::pin(it.disk_wiped())),
+    (MEMBERS_CHANGED, |it| Box::pin(it.members_changed())),
     ("coordinator paused", |it| Box::pin(it.coordinator_paused())),
     ("slow disk", |it| Box::pin(it.slow_disk())),
     ("clock jump", |it| Box::pin(async move { it.clock_jump() })),
@@ -70,6 +82,11 @@ pub(crate) async fn run(world: Arc<World>, calm: CancellationToken) {
             ("power cut everywhere", _) if dice.per_mille(700) => FAULTS[any],
             chosen => chosen,
         };
+        if [DISK_WIPED, MEMBERS_CHANGED].contains(&class)
+            && world.is_changing.swap(true, Ordering::Relaxed)
+        {
+            continue;
+        }
         world.fault(class);
         let it = Trouble { world: Arc::clone(&world), dice: dice.fork(), calm: calm.clone() };
         under_way.push(tokio::spawn(fault(it)));
@@ -80,9 +97,50 @@ pub(crate) async fn run(world: Arc<World>, calm: CancellationToken) {
     world.net.mend_all();
 }
 
+/// Longest time from the first start to the first write in every zone.
+const FOUND_MAX: Duration = Duration::from_secs(60);
+
+/// Starts everything, the coordinators one after the other, and waits until writes flow. In half of the
+/// seeds the first of the founders loses power as soon as it has founded the group, which the others may
+/// not know yet.
+pub(crate) async fn found(world: &Arc<World>) {
+    let dice = world.dice.fork();
+    (0..world.places.len()).for_each(|place| world.start_node(place));
+    let first = dice.below(world.founders);
+    let patience = dice.pick(&[0, 20, 300]);
+    for place in 0..world.founders {
+        world.start_coordinator((first + place) % world.founders);
+        sleep(dice.millis(0, patience)).await;
+    }
+    let until = Instant::now() + FOUND_MAX;
+    if dice.per_mille(500) {
+        let victim = loop {
+            let first = (0..world.founders).find(|place| world.has_founded(*place));
+            if let Some(first) = first {
+                break first;
+            }
+            if Instant::now() > until {
+                world.fail("nobody founds a group");
+            }
+            sleep(Duration::from_micros(100)).await;
+        };
+        sleep(dice.millis(0, dice.pick(&[0, 0, 5, 300]))).await;
+        world.fault(FOUNDER_DOWN);
+        world.kill_coordinator(victim, true);
+        sleep(dice.millis(1, 3000)).await;
+        world.start_coordinator(victim);
+    }
+    while world.frontiers().1.contains(&0) {
+        if Instant::now() > until {
+            world.fail("the group that was founded takes no writes");
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
 impl Trouble {
     /// Lets some time pass, less when it becomes calm; whether it still is time for trouble.
-    async fn last(&self, low_ms: u64, high_ms: u64) -> bool {
+    pub(crate) async fn last(&self, low_ms: u64, high_ms: u64) -> bool {
         let time = self.dice.millis(low_ms, high_ms);
         tokio::select! {
             biased;
@@ -92,7 +150,7 @@ impl Trouble {
     }
 
     /// Three election time-outs: long enough for everything that waits for one.
-    fn long_ms(&self) -> u64 {
+    pub(crate) fn long_ms(&self) -> u64 {
         self.world.timing.election_max_ms * 8
     }
 
@@ -168,6 +226,14 @@ impl Trouble {
     async fn coordinator_down(self, with_power: bool) {
         let place = self.any_coordinator();
         self.world.kill_coordinator(place, with_power);
+        self.last(1, self.long_ms()).await;
+        self.world.start_coordinator(place);
+    }
+
+    /// As an operator stops it: it hands the lead over first.
+    async fn coordinator_stopped(self) {
+        let place = self.any_coordinator();
+        self.world.retire_coordinator(place).await;
         self.last(1, self.long_ms()).await;
         self.world.start_coordinator(place);
     }

@@ -12,6 +12,7 @@ mod dice;
 mod disk;
 mod faults;
 mod many;
+mod members;
 mod net;
 mod run;
 mod sabotage;

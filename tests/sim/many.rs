@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::faults::FAULTS;
+use super::faults::{FAULTS, FOUNDER_DOWN};
 
 /// A seed that takes longer than this hangs: some thousand times what one takes.
 const SEED_MAX: Duration = Duration::from_secs(900);
@@ -48,7 +48,7 @@ impl Summary {
 
     /// What never happened although it should.
     fn gaps(&self) -> Vec<&str> {
-        let classes = FAULTS.iter().map(|(class, _)| *class);
+        let classes = FAULTS.iter().map(|(class, _)| *class).chain([FOUNDER_DOWN]);
         let mut gaps: Vec<&str> =
             classes.filter(|class| !self.faults.contains_key(*class)).collect();
         let done = [

@@ -28,13 +28,13 @@ pub(crate) fn run(seed: u64, seconds: u64, directory: &Path) -> Summary {
 
 async fn simulate(seed: u64, seconds: u64, directory: &Path) -> Summary {
     let world = World::new(seed, directory);
-    world.start_all();
     let (stop, calm) = (CancellationToken::new(), CancellationToken::new());
     let count = u32::try_from(world.dice.between(3, 10)).expect("few");
     let clients: Vec<_> = (1..=count)
         .map(|number| tokio::spawn(Client::new(&world, number).run(stop.clone())))
         .collect();
     let poller = tokio::spawn(poll(Arc::clone(&world), stop.clone()));
+    faults::found(&world).await;
     let trouble = tokio::spawn(faults::run(Arc::clone(&world), calm.clone()));
     sleep(Duration::from_secs(seconds * 2 / 3)).await;
     calm.cancel();

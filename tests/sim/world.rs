@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -17,7 +17,8 @@ use pghc_api::chain::Link;
 use pghc_api::id::{ClusterId, ZoneName};
 use pghc_api::time::Micros;
 use pghc_history::History;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::dice::Dice;
 use super::disk::SimDisk;
@@ -27,14 +28,44 @@ use super::twin::Twin;
 /// Wall clock at the start of every run, in microseconds.
 const EPOCH_US: i64 = 1_700_000_000_000_000;
 
+/// A coordinator that was told to stop and has not for so long is killed.
+const RETIRE_MAX: Duration = Duration::from_secs(15);
+
 /// One coordinator's machine.
 pub(crate) struct Machine {
-    pub(crate) id: u64,
     log: SimDisk,
     snapshots: SimDisk,
     directory: PathBuf,
-    running: Mutex<Option<Process>>,
+    /// Whose machine it is; nobody's: it stands ready for a new coordinator.
+    owner: Mutex<Option<Owner>>,
+    running: Mutex<Option<Running>>,
     skew_us: Arc<AtomicI64>,
+}
+
+/// The coordinator that has a machine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owner {
+    pub(crate) id: u64,
+    pub(crate) standing: Standing,
+}
+
+/// How a coordinator stands towards the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It must never be refused.
+    Sound,
+    /// Its disks were wiped: it must be refused before it votes.
+    Wiped,
+    /// It was removed: when it starts again it may be told so.
+    Removed,
+    /// One of the last two, and it was told.
+    Refused,
+}
+
+struct Running {
+    process: Process,
+    /// Tells it to stop by itself.
+    retire: CancellationToken,
 }
 
 /// One API node's place.
@@ -65,6 +96,11 @@ pub(crate) struct World {
     pub(crate) history: Mutex<History>,
     /// The faults are over.
     pub(crate) is_calm: AtomicBool,
+    /// A fault is changing the members.
+    pub(crate) is_changing: AtomicBool,
+    /// Coordinators that found the group; the last machine is a spare one.
+    pub(crate) founders: usize,
+    next_id: AtomicU64,
     retention: Retention,
     started: Instant,
 }
@@ -112,14 +148,16 @@ impl World {
     pub(crate) fn new(seed: u64, directory: &std::path::Path) -> Arc<Self> {
         let dice = Dice::new(seed);
         let started = Instant::now();
-        let coordinators = dice.pick(&[3, 3, 3, 5]);
+        let founders = dice.pick(&[3, 3, 3, 5]);
+        let coordinators = founders + 1;
         let per_zone: Vec<usize> = (0..3).map(|_| dice.pick(&[1, 2])).collect();
         let nodes: usize = per_zone.iter().sum();
         let is_wide = dice.per_mille(250);
         let delay_us = if is_wide { (10_000, 60_000) } else { (200, 2_000) };
         let net = Net::new(coordinators + nodes, delay_us, dice.fork());
+        let founder = |place: usize| Owner { id: place as u64 + 1, standing: Standing::Sound };
         let machine = |place: usize| Machine {
-            id: place as u64 + 1,
+            owner: Mutex::new((place < founders).then(|| founder(place))),
             log: SimDisk::new(dice.fork()),
             snapshots: SimDisk::new(dice.fork()),
             directory: directory.join(format!("c{}", place + 1)),
@@ -167,6 +205,9 @@ impl World {
             places,
             history: Mutex::default(),
             is_calm: AtomicBool::new(false),
+            is_changing: AtomicBool::new(false),
+            founders,
+            next_id: AtomicU64::new(coordinators as u64),
             retention,
             started,
         })
@@ -187,20 +228,17 @@ impl World {
         tracing::info!(class, "FAULT");
     }
 
-    pub(crate) fn start_all(self: &Arc<Self>) {
-        (0..self.machines.len()).for_each(|place| self.start_coordinator(place));
-        (0..self.places.len()).for_each(|place| self.start_node(place));
-    }
-
-    /// Starts a coordinator that does not run.
+    /// Starts a coordinator that does not run, if the machine is anybody's.
     pub(crate) fn start_coordinator(self: &Arc<Self>, place: usize) {
         let machine = &self.machines[place];
+        let Some(Owner { id, .. }) = self.owner(place) else { return };
         let mut running = machine.running.lock();
         if running.is_some() {
             return;
         }
-        let process = Process::new(&format!("coordinator {}", machine.id), self.dice.roll());
-        *running = Some(process.clone());
+        let process = Process::new(&format!("coordinator {id}"), self.dice.roll());
+        let retire = CancellationToken::new();
+        *running = Some(Running { process: process.clone(), retire: retire.clone() });
         drop(running);
         self.net.up(place, &process);
         let (net, skew, started) = (self.net.clone(), Arc::clone(&machine.skew_us), self.started);
@@ -214,42 +252,140 @@ impl World {
                 Micros(EPOCH_US + since + skew.load(Ordering::Relaxed))
             }),
         };
-        let member = |(at, machine): (usize, &Machine)| {
-            (machine.id, (self.zones[at % self.zones.len()].name.clone(), url(at)))
-        };
-        let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        let settings = Settings {
+        let settings = self.settings(place, id);
+        let world = Arc::clone(self);
+        let owner = process.clone();
+        drop(process.spawn(async move {
+            let why = match Coordinator::start_on(host, settings.listen, settings).await {
+                Ok(coordinator) => {
+                    let ended = tokio::select! {
+                        biased;
+                        why = coordinator.stopped() => Some(why),
+                        () = retire.cancelled() => None,
+                    };
+                    match ended {
+                        Some(why) => format!("stopped by itself: {why}"),
+                        None => {
+                            coordinator.retire().await;
+                            return world.end_coordinator(place, &owner);
+                        }
+                    }
+                }
+                Err(error) => format!("does not start: {}", pghc::telemetry::describe(&error)),
+            };
+            world.refused(place, &why);
+            world.end_coordinator(place, &owner);
+        }));
+    }
+
+    /// Of coordinator `id` on machine `place`. Those that founded the group are named for ever.
+    fn settings(&self, place: usize, id: u64) -> Settings {
+        let named = |at: usize, id: u64| (id, (self.zone_at(at), url(at)));
+        let founders = (0..self.founders).map(|at| named(at, at as u64 + 1));
+        Settings {
             cluster: cluster(),
-            id: machine.id,
-            data: machine.directory.clone(),
-            listen: address,
-            members: self.machines.iter().enumerate().map(member).collect(),
-            join: false,
+            id,
+            data: self.machines[place].directory.clone(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 1)),
+            members: founders.chain([named(place, id)]).collect(),
+            join: id > self.founders as u64,
             zones: self.zones.iter().map(|zone| zone.name.clone()).collect(),
             timing: self.timing,
             retention: self.retention,
             metrics: Metrics::for_coordinator(),
+        }
+    }
+
+    /// The zone of a machine.
+    pub(crate) fn zone_at(&self, place: usize) -> ZoneName {
+        self.zones[place % self.zones.len()].name.clone()
+    }
+
+    /// A coordinator has ended by itself: only one that must not take part may, with the way out.
+    fn refused(&self, place: usize, why: &str) {
+        let mut owner = self.machines[place].owner.lock();
+        let Some(owner) = owner.as_mut() else { return };
+        let is_right = match owner.standing {
+            Standing::Sound => false,
+            Standing::Wiped => why.contains("pghc members replace"),
+            Standing::Removed => why.contains("it was removed"),
+            Standing::Refused => true,
         };
-        let world = Arc::clone(self);
-        let id = machine.id;
-        drop(process.spawn(async move {
-            match Coordinator::start_on(host, address, settings).await {
-                Ok(coordinator) => {
-                    let why = coordinator.stopped().await;
-                    world.fail(&format!("coordinator {id} stopped by itself: {why}"));
-                }
-                Err(error) => world.fail(&format!(
-                    "coordinator {id} does not start: {}",
-                    pghc::telemetry::describe(&error)
-                )),
-            }
-        }));
+        if !is_right {
+            let Owner { id, standing } = *owner;
+            self.fail(&format!("coordinator {id} ({standing:?}) {why}"));
+        }
+        owner.standing = Standing::Refused;
+    }
+
+    /// What is left of a process that has ended by itself goes.
+    fn end_coordinator(&self, place: usize, process: &Process) {
+        let machine = &self.machines[place];
+        if process.is_killed() {
+            return;
+        }
+        drop(machine.running.lock().take());
+        process.kill();
+        machine.log.detach();
+        machine.snapshots.detach();
+        self.net.down(place, true);
+    }
+
+    /// Tells a coordinator to stop and waits until it has; kills it when it does not.
+    pub(crate) async fn retire_coordinator(&self, place: usize) {
+        let running = &self.machines[place].running;
+        let Some(retire) = running.lock().as_ref().map(|it| it.retire.clone()) else { return };
+        retire.cancel();
+        let until = Instant::now() + RETIRE_MAX;
+        let is_there =
+            || running.lock().as_ref().is_some_and(|running| running.retire.is_cancelled());
+        while is_there() && Instant::now() < until {
+            sleep(Duration::from_millis(5)).await;
+        }
+        if is_there() {
+            self.kill_coordinator(place, false);
+        }
+    }
+
+    /// Who has a machine.
+    pub(crate) fn owner(&self, place: usize) -> Option<Owner> {
+        *self.machines[place].owner.lock()
+    }
+
+    /// Sets how the coordinator of a machine stands.
+    pub(crate) fn stands(&self, place: usize, standing: Standing) {
+        if let Some(owner) = self.machines[place].owner.lock().as_mut() {
+            owner.standing = standing;
+        }
+    }
+
+    /// Empties a machine's disks; what ran on it is gone.
+    pub(crate) fn wipe(&self, place: usize) {
+        self.kill_coordinator(place, true);
+        let machine = &self.machines[place];
+        machine.log.wipe();
+        machine.snapshots.wipe();
+    }
+
+    /// Gives a machine, emptied, to a new coordinator, which is answered, or to nobody.
+    pub(crate) fn pass_on(&self, place: usize, to_new: bool) -> u64 {
+        self.wipe(place);
+        let id = self.next_id.load(Ordering::Relaxed);
+        let owner = to_new.then_some(Owner { id, standing: Standing::Sound });
+        self.next_id.fetch_add(u64::from(to_new), Ordering::Relaxed);
+        *self.machines[place].owner.lock() = owner;
+        id
+    }
+
+    /// Whether a power cut would leave a founder that knows it has founded the group.
+    pub(crate) fn has_founded(&self, place: usize) -> bool {
+        self.machines[place].snapshots.keeps("identity.json", "\"founded\": true")
     }
 
     /// Ends a coordinator at this instant, with its machine's power or without.
     pub(crate) fn kill_coordinator(&self, place: usize, with_power: bool) {
         let machine = &self.machines[place];
-        let Some(process) = machine.running.lock().take() else { return };
+        let Some(Running { process, .. }) = machine.running.lock().take() else { return };
         process.kill();
         for disk in [&machine.log, &machine.snapshots] {
             if with_power {
@@ -262,7 +398,7 @@ impl World {
     }
 
     pub(crate) fn coordinator(&self, place: usize) -> Option<Process> {
-        self.machines[place].running.lock().clone()
+        self.machines[place].running.lock().as_ref().map(|running| running.process.clone())
     }
 
     /// Makes a coordinator's disk take so long for a sync, in microseconds.
@@ -297,7 +433,7 @@ impl World {
         let node = at.name.parse().expect("a plain name");
         let api_url = String::new();
         let identity = Identity { cluster: cluster(), zone: zone.name.clone(), node, api_url };
-        let count = self.machines.len();
+        let count = self.founders;
         let nearest_first: Vec<String> = (0..count).map(|n| url((at.zone + n) % count)).collect();
         let world = Arc::clone(self);
         let owner = process.clone();

@@ -31,7 +31,7 @@ fn registry(acts: &[(ZoneAct, &str)]) -> Arc<Registry> {
 fn zones_of(names: &[&str], since: Instant) -> (watch::Sender<Arc<Registry>>, Zones) {
     let acts: Vec<_> = names.iter().map(|name| (ZoneAct::Register, *name)).collect();
     let (sender, receiver) = watch::channel(registry(&acts));
-    (sender, Zones::new(receiver, since))
+    (sender, Zones::new(receiver, Vec::new(), since))
 }
 
 #[test]
@@ -83,6 +83,22 @@ fn nothing_is_needless_before_every_registered_zone_was_heard_of() {
     zones.report(report("us", 2), now).expect("taken");
     zones.report(report("not-registered", 1), now).expect("taken");
     assert_eq!(zones.needless(ALL), Some(2));
+}
+
+#[test]
+fn before_any_zone_is_registered_those_that_are_known_hold_the_log() {
+    let now = Instant::now();
+    let (registry_changes, receiver) = watch::channel(registry(&[]));
+    let zones = Zones::new(receiver, vec!["us".parse().expect("a plain name")], now);
+    assert_eq!(zones.needless(ALL), None);
+    zones.report(report("eu", 3), now).expect("taken");
+    assert_eq!(zones.needless(ALL), None, "us has a coordinator and was not heard of");
+    zones.report(report("us", 2), now).expect("taken");
+    assert_eq!(zones.needless(ALL), Some(2));
+    registry_changes.send_replace(registry(&[(ZoneAct::Register, "eu")]));
+    assert_eq!(zones.needless(ALL), Some(3));
+    let (_registry, nobody) = zones_of(&[], now);
+    assert_eq!(nobody.needless(ALL), None, "whoever comes may need everything");
 }
 
 #[test]

@@ -24,23 +24,23 @@ fn zones_client(group: &Group, id: u64) -> ZonesClient<Caller> {
     ZonesClient::new(rpc::connect(&url, &group.cluster, Duration::from_secs(1)).expect("a URL"))
 }
 
-async fn list(group: &Group, id: u64) -> ListZonesReply {
+pub(super) async fn list(group: &Group, id: u64) -> ListZonesReply {
     let list = zones_client(group, id).list(ListZonesRequest {}).await;
     list.expect("a list").into_inner()
 }
 
-async fn change(group: &Group, id: u64, act: Act, zone: &str) -> Result<bool, Status> {
+pub(super) async fn change(group: &Group, id: u64, act: Act, zone: &str) -> Result<bool, Status> {
     let request = ChangeZoneRequest { act: act.into(), zone: zone.to_owned() };
     Ok(zones_client(group, id).change(request).await?.into_inner().changed)
 }
 
-fn state_of(list: &ListZonesReply, zone: &str) -> Option<(State, bool)> {
+pub(super) fn state_of(list: &ListZonesReply, zone: &str) -> Option<(State, bool)> {
     let view = list.zones.iter().find(|view| view.zone == zone)?;
     Some((view.state(), view.registered))
 }
 
 /// Reports to every coordinator that the applier of `zone` has kept everything up to `id`.
-async fn report_at(group: &Group, zone: &str, id: u64) -> Result<(), Status> {
+pub(super) async fn report_at(group: &Group, zone: &str, id: u64) -> Result<(), Status> {
     for coordinator in group.running.keys() {
         let (zone, node) = (zone.to_owned(), format!("{zone}-1"));
         let (frontier, flushed) = (id, id);

@@ -159,6 +159,14 @@ impl Group {
         assert!(error.contains(words), "{words:?} in {said}");
     }
 
+    /// Waits until a coordinator has asked the others in vain for so long that it says so.
+    pub(super) async fn waits(&self, id: u64) {
+        wait_for("a coordinator that is not admitted", async || {
+            self.said(id).contains("not admitted yet").then_some(())
+        })
+        .await;
+    }
+
     /// What a process has said so far.
     pub(super) fn said(&self, id: u64) -> String {
         fs::read_to_string(self.errors(id)).expect("readable")

@@ -54,9 +54,8 @@ fn distribution(what: &str, mut all: Vec<Duration>) {
     );
 }
 
-/// `cargo test --release --test it members::planned -- --ignored --nocapture`
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement of minutes"]
+#[ignore = "a measurement of minutes; cargo test --release --test it members::planned -- --ignored --nocapture"]
 async fn pauses_of_planned_and_unplanned_moves_of_the_lead() {
     let mut group = Group::start().await;
     let (mut planned, mut killed) = (Vec::new(), Vec::new());

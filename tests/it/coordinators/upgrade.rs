@@ -1,0 +1,74 @@
+//! A rolling upgrade: what a build of before would stop at is written when all members read it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use pghc::rpc::v1::change_zone_request::Act;
+use pghc::rpc::{Carrier, CarryError, Dial, Tcp};
+use tower::Service as _;
+use tower::util::BoxCloneSyncService;
+
+use super::zones::{change, list, report_at, state_of};
+use super::*;
+
+/// TCP, but some coordinators answer as builds of before do: they do not say who they are.
+#[derive(Clone, Default)]
+pub(super) struct Mixed {
+    older: Arc<Mutex<BTreeSet<String>>>,
+    /// How often one of those was asked.
+    asked: Arc<AtomicU64>,
+}
+
+impl Dial for Mixed {
+    fn dial(&self, url: &str, patience: Duration) -> Result<Carrier, tonic::transport::Error> {
+        let (mixed, url, carrier) = (self.clone(), url.to_owned(), Tcp.dial(url, patience)?);
+        Ok(BoxCloneSyncService::new(tower::service_fn(
+            move |request: tonic::codegen::http::Request<_>| {
+                let (mixed, url, mut carrier) = (mixed.clone(), url.clone(), carrier.clone());
+                async move {
+                    let is_asked = request.uri().path().ends_with("/Introduce");
+                    if is_asked && mixed.older.lock().contains(&url) {
+                        mixed.asked.fetch_add(1, Ordering::Relaxed);
+                        return Ok(tonic::Status::unimplemented("of before").into_http());
+                    }
+                    std::future::poll_fn(|context| carrier.poll_ready(context)).await?;
+                    let answer: Result<_, CarryError> = carrier.call(request).await;
+                    answer
+                }
+            },
+        )))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_zone_is_registered_before_every_member_can_read_it() {
+    let mixed = Mixed::default();
+    let mut group = Group::dialing(Arc::new(mixed.clone())).await;
+    let older = group.leader().await % 3 + 1;
+    let url = format!("http://{}", group.running[&older].address());
+    mixed.older.lock().insert(url);
+    report_at(&group, "eu", 0).await.expect("zones work without");
+    submit(&mut group.client(1), batch(1, 3)).await;
+    wait_for("a second try to register it", async || {
+        (mixed.asked.load(Ordering::Relaxed) >= 2).then_some(())
+    })
+    .await;
+    let refusal = change(&group, 1, Act::Add, "us").await.expect_err("nobody may add one either");
+    assert!(refusal.message().contains("nothing was changed"), "{refusal}");
+    for id in 1..=3 {
+        let zones = list(&group, id).await;
+        assert_eq!(state_of(&zones, "eu").map(|(_, registered)| registered), Some(false));
+    }
+    mixed.older.lock().clear();
+    wait_for("the registration", async || {
+        let (_, registered) = state_of(&list(&group, older).await, "eu")?;
+        registered.then_some(())
+    })
+    .await;
+    // Once one is, a member that does not answer holds nothing up.
+    group.stop(older).await;
+    for id in group.running.keys().copied().collect::<Vec<_>>() {
+        change(&group, id, Act::Add, "us").await.expect("a majority is enough");
+    }
+}

@@ -1,0 +1,145 @@
+//! Faults that change who the members are: a wiped disk, which must be refused and is replaced, and
+//! what operators do. Each ends with as many voters as before, however long that takes.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use pghc::rpc::Dial as _;
+use pghc::rpc::v1::ChangeRequest;
+use pghc::rpc::v1::change_request::Kind;
+use pghc::rpc::v1::members_client::MembersClient;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::faults::Trouble;
+use super::net::url;
+use super::world::{Owner, Standing, cluster};
+
+/// Longest wait for one answer to an operator.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// Seconds that a new member is waited for within one command.
+const CATCH_UP_S: u32 = 10;
+
+/// Time until a wiped disk is refused, or a command is done, after faults have ended.
+const DONE_MAX: Duration = Duration::from_secs(120);
+
+impl Trouble {
+    /// A coordinator's disks are replaced by empty ones, which it does not know. It must be refused,
+    /// whatever else happens, and a new one takes its place.
+    pub(crate) async fn disk_wiped(self) {
+        let place = self.dice.below(self.world.founders);
+        let Owner { id: old, .. } = self.world.owner(place).expect("a member's machine");
+        self.world.stands(place, Standing::Wiped);
+        self.world.wipe(place);
+        self.last(1, 2000).await;
+        self.world.start_coordinator(place);
+        let mut calm_since = None;
+        while self.world.owner(place).map(|owner| owner.standing) != Some(Standing::Refused) {
+            let what = format!("coordinator {old} is not refused although its disks were wiped");
+            self.wait(&mut calm_since, &what).await;
+        }
+        self.last(1, self.long_ms()).await;
+        self.bring(place, Kind::Replace, old, false).await;
+        self.done();
+    }
+
+    /// Something that operators do, and back.
+    pub(crate) async fn members_changed(self) {
+        let place = self.dice.below(self.world.founders);
+        let Owner { id, .. } = self.world.owner(place).expect("a member's machine");
+        let about = |kind: Kind| request(kind, id);
+        match self.dice.below(4) {
+            0 => drop(self.command(&about(Kind::Lead)).await),
+            1 => {
+                self.insist(&about(Kind::Demote)).await;
+                self.last(1, self.long_ms()).await;
+                self.insist(&about(Kind::Promote)).await;
+            }
+            2 => {
+                // From here on, wherever it starts, it may be told.
+                self.world.stands(place, Standing::Removed);
+                self.insist(&about(Kind::Remove)).await;
+                self.last(1, self.long_ms()).await;
+                self.bring(place, Kind::Add, 0, false).await;
+            }
+            _ => {
+                let spare = self.world.machines.len() - 1;
+                let learner = self.dice.per_mille(500);
+                let id = self.bring(spare, Kind::Add, 0, learner).await;
+                self.last(1, self.long_ms()).await;
+                self.world.stands(spare, Standing::Removed);
+                self.insist(&request(Kind::Remove, id)).await;
+                self.world.pass_on(spare, false);
+            }
+        }
+        self.done();
+    }
+
+    fn done(&self) {
+        self.world.is_changing.store(false, Ordering::Relaxed);
+    }
+
+    /// Has a new coordinator on machine `place` take part, in the place of `old` or beside the
+    /// others; answers its id.
+    async fn bring(&self, place: usize, kind: Kind, old: u64, learner: bool) -> u64 {
+        let new_id = self.world.pass_on(place, true);
+        self.world.start_coordinator(place);
+        let (zone, url) = (self.world.zone_at(place).to_string(), url(place));
+        let request = ChangeRequest { new_id, zone, url, learner, ..request(kind, old) };
+        self.insist(&request).await;
+        new_id
+    }
+
+    /// Repeats a command until it is done.
+    async fn insist(&self, request: &ChangeRequest) {
+        let mut calm_since = None;
+        loop {
+            let said = match self.command(request).await {
+                Ok(last) if last == "done" || last.contains("nothing to do") => return,
+                Ok(said) | Err(said) => said,
+            };
+            self.wait(&mut calm_since, &format!("{request:?} is not done: {said}")).await;
+        }
+    }
+
+    /// Gives a command once, to any coordinator; the last line.
+    async fn command(&self, request: &ChangeRequest) -> Result<String, String> {
+        let from = self.world.machines.len() + self.dice.below(self.world.places.len());
+        let to = url(self.dice.below(self.world.founders));
+        let caller = self.world.net.dialer(from).caller(&to, &cluster(), ANSWER_MAX / 4);
+        let mut client = MembersClient::new(caller.expect("a URL of this network"));
+        let all = async {
+            let mut lines = client.change(request.clone()).await?.into_inner();
+            let mut last = String::new();
+            while let Some(progress) = lines.message().await? {
+                last = progress.line;
+            }
+            Ok::<_, tonic::Status>(last)
+        };
+        let ended = timeout(ANSWER_MAX, all).await.map_err(|_| "no answer in time".to_owned())?;
+        tracing::info!(?request, ?ended, "members");
+        ended.map_err(|status| status.message().to_owned())
+    }
+
+    /// Waits a little; ends the run when it was calm for too long.
+    async fn wait(&self, calm_since: &mut Option<Instant>, what: &str) {
+        if self.calm.is_cancelled() {
+            let since = *calm_since.get_or_insert_with(Instant::now);
+            if since.elapsed() > DONE_MAX {
+                self.world.fail(what);
+            }
+        }
+        sleep(self.dice.millis(50, 500)).await;
+    }
+}
+
+/// A command about coordinator `id`, with which nothing is said of a new one.
+fn request(kind: Kind, id: u64) -> ChangeRequest {
+    ChangeRequest {
+        kind: kind.into(),
+        coordinator_id: id,
+        force: true,
+        wait_seconds: CATCH_UP_S,
+        ..ChangeRequest::default()
+    }
+}
