@@ -2,8 +2,8 @@
 //! and healed, and keep what their reads promise.
 
 mod replica;
-mod tamper;
-mod town;
+pub(crate) mod tamper;
+pub(crate) mod town;
 
 use crate::harness::wait_for;
 use town::Town;
@@ -140,7 +140,7 @@ async fn quiet_town() -> Town {
         town.zone(zone, &["--audit-rows", "0"]).await;
     }
     town.write("us", 120).await;
-    for zone in ["eu", "us", "ap"] {
+    for zone in ["us", "ap"] {
         town.prove(zone).await;
     }
     town
@@ -158,8 +158,7 @@ async fn two_bad_zones_do_not_outvote_a_sound_one_that_was_restarted_in_a_quiet_
     wait_for("the check of eu", async || {
         let text = town.node_of("eu").logged();
         let restart = text.rmatch_indices("applying for this zone").next()?.0;
-        let is_told = text[restart..].contains("another zone has another chain than this one");
-        (is_told && text[restart..].contains("is sound")).then_some(())
+        text[restart..].contains("the chain of this zone was checked and is sound").then_some(())
     })
     .await;
     town.ready("eu").await;
@@ -175,16 +174,22 @@ async fn two_bad_zones_do_not_outvote_a_sound_one_that_was_restarted_in_a_quiet_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zone_that_was_rewritten_while_it_was_down_is_fenced_though_nothing_is_written() {
+async fn a_zone_that_was_rewritten_while_it_was_down_is_fenced_whether_or_not_anything_is_written()
+{
     let mut town = quiet_town().await;
-    town.node_of("us").stop().await;
-    query(&town.dsn("us"), &tamper::rewrite_from(77)).await;
-    town.node_of("us").run();
-    town.not_ready("us", "the first bad id is 77").await;
-    let (code, words) = town.operate("us", &["reseed"]).await;
-    assert_eq!(code, Some(0), "{words}");
-    town.ready("us").await;
-    town.prove("us").await;
+    for is_quiet in [true, false] {
+        town.node_of("us").stop().await;
+        query(&town.dsn("us"), &tamper::rewrite_from(77)).await;
+        if !is_quiet {
+            town.write("eu", 30).await;
+        }
+        town.node_of("us").run();
+        town.not_ready("us", "the first bad id is 77").await;
+        let (code, words) = town.operate("us", &["reseed"]).await;
+        assert_eq!(code, Some(0), "{words}");
+        town.ready("us").await;
+        town.prove("us").await;
+    }
     town.stop().await;
 }
 
