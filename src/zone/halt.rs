@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::audit::{Located, Rate};
 use super::auditor::{Auditor, Examined, LOCATE_TRIES};
 use super::standing::Standing;
+use crate::failpoint::{self, Point};
 use crate::postgres::Keep;
 use crate::postgres::reseed::Operator;
 use crate::telemetry::describe;
@@ -39,6 +40,7 @@ impl Halt<'_> {
             () = look.until_replaced(before) => {}
             () = look.search(is_chain) => {}
         }
+        failpoint::pass(Point::ReplacedSeen);
         tracing::info!("this zone's database was replaced; going on");
         self.standing.unfence();
         self.standing.confirm(None);
