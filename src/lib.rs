@@ -5,6 +5,7 @@
 
 // layer 1
 pub mod config;
+pub mod failpoint;
 pub mod rpc;
 pub mod sabotage;
 pub mod task;

@@ -1,18 +1,18 @@
 //! `pghc recover`: what is left when a majority of the coordinators is lost for good, and how the
 //! group goes on from it. Exit code 0: shown or written, 1: refused, 2: usage.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use pghc_api::chain::Head;
-use pghc_api::id::ZoneName;
+use pghc_api::chain::{Head, Link};
+use pghc_api::id::{WriteId, ZoneName};
 
 use super::process::{USAGE, complain};
-use crate::coordinator::recover::{Obstacle, Plan, RecoverError, Survivor, ZoneHead, write};
-use crate::postgres::{Dsn, Reader};
+use crate::coordinator::recover::{Obstacle, Plan, Survivor, ZoneChain, write};
+use crate::postgres::{Dsn, ReadError, Reader};
 
 /// Exit code when something is in the way.
 const REFUSED: u8 = 1;
@@ -59,23 +59,31 @@ fn zone(text: &str) -> Result<(ZoneName, Dsn), String> {
 
 /// Shows, and with `--write` does, the recovery.
 pub async fn run(args: Arguments) -> ExitCode {
-    let mut heads = Vec::new();
-    for (zone, dsn) in &args.zones {
-        match Reader::new(dsn, 1).head().await {
-            Ok(head) => heads.push(ZoneHead { zone: zone.to_string(), head }),
-            Err(error) => {
-                eprintln!("zone {zone} cannot be read, so what it holds is unknown");
-                return complain(&error, REFUSED);
-            }
-        }
-    }
-    let wanted = heads.iter().filter_map(|it| it.head.map(|head| head.id.get())).collect();
-    let plan = match plan(&args.dirs, &wanted, &heads) {
-        Ok(plan) => plan,
+    let mut zones = match heads(&args.zones).await {
+        Ok(zones) => zones,
+        Err(unread) => return unread.complain(),
+    };
+    let wanted = zones.iter().filter_map(|it| it.head.map(|head| head.id.get())).collect();
+    let survivors: Result<Vec<_>, _> =
+        args.dirs.iter().map(|dir| Survivor::read(dir, &wanted)).collect();
+    let survivors = match survivors {
+        Ok(survivors) => survivors,
         Err(error) => return complain(&error, USAGE),
     };
-    print!("{}", describe(&plan, &heads));
-    let refusals = refusals(&plan, &args);
+    let compared = survivors.iter().flat_map(Survivor::ids_to_compare).collect();
+    if let Err(unread) = links(&args.zones, &mut zones, &compared).await {
+        return unread.complain();
+    }
+    match Plan::new(survivors, &zones) {
+        Ok(plan) => show(&plan, &zones, &args),
+        Err(error) => complain(&error, USAGE),
+    }
+}
+
+/// Shows the plan, and does it if that was asked for and nothing is in the way.
+fn show(plan: &Plan, zones: &[ZoneChain], args: &Arguments) -> ExitCode {
+    print!("{}", describe(plan, zones));
+    let refusals = refusals(plan, args);
     if !refusals.is_empty() {
         refusals.iter().for_each(|text| println!("refused: {text}"));
         return ExitCode::from(REFUSED);
@@ -84,22 +92,56 @@ pub async fn run(args: Arguments) -> ExitCode {
         println!("nothing was changed; --write does it");
         return ExitCode::SUCCESS;
     }
-    match write(&plan) {
+    match write(plan) {
         Ok(recovered) => {
-            print!("{}", written(&plan, recovered.index, recovered.term));
+            print!("{}", written(plan, recovered.index, recovered.term));
             ExitCode::SUCCESS
         }
         Err(error) => complain(&error, REFUSED),
     }
 }
 
-fn plan(
-    dirs: &[PathBuf],
-    wanted: &BTreeSet<u64>,
-    heads: &[ZoneHead],
-) -> Result<Plan, RecoverError> {
-    let survivors = dirs.iter().map(|dir| Survivor::read(dir, wanted));
-    Plan::new(survivors.collect::<Result<_, _>>()?, heads)
+/// A zone that does not answer.
+struct Unread(ZoneName, ReadError);
+
+impl Unread {
+    fn complain(&self) -> ExitCode {
+        eprintln!(
+            "zone {} cannot be read, so what it holds is unknown; nothing was changed",
+            self.0
+        );
+        complain(&self.1, REFUSED)
+    }
+}
+
+/// How far each zone is.
+async fn heads(zones: &[(ZoneName, Dsn)]) -> Result<Vec<ZoneChain>, Unread> {
+    let mut chains = Vec::new();
+    for (zone, dsn) in zones {
+        let head = Reader::new(dsn, 1).head().await.map_err(|e| Unread(zone.clone(), e))?;
+        chains.push(ZoneChain { zone: zone.to_string(), head, links: BTreeMap::new() });
+    }
+    Ok(chains)
+}
+
+/// Asks each zone for its links under the ids in `compared` that it has.
+async fn links(
+    zones: &[(ZoneName, Dsn)],
+    chains: &mut [ZoneChain],
+    compared: &BTreeSet<u64>,
+) -> Result<(), Unread> {
+    for ((zone, dsn), chain) in zones.iter().zip(chains) {
+        let reader = Reader::new(dsn, 1);
+        let newest = chain.head.map_or(0, |head| head.id.get());
+        for at in compared.range(..=newest) {
+            let Ok(id) = WriteId::try_from(*at) else { continue };
+            let (link, _) = reader.link(id).await.map_err(|e| Unread(zone.clone(), e))?;
+            let head =
+                |Link { id, hash, digest, written_at, .. }| Head { id, hash, digest, written_at };
+            chain.links.insert(*at, link.map(head));
+        }
+    }
+    Ok(())
 }
 
 /// Why it is not done; empty when nothing is in the way of what was asked for.
@@ -113,11 +155,7 @@ fn refusals(plan: &Plan, args: &Arguments) -> Vec<String> {
                  coordinators, and replace the missing ones then"
                     .to_owned(),
             ),
-            Obstacle::ZoneDiffers { zone, id } => refusals.push(format!(
-                "zone {zone} holds another link {id} than the survivor: another cluster, another \
-                 history, or rows that were edited; run chain-verify on the zones, and go on \
-                 without this one when it is known to be the wrong one"
-            )),
+            Obstacle::ZoneDiffers { .. } => refusals.extend(another_history(&plan.keep, obstacle)),
             Obstacle::ZoneAhead { .. } if args.give_up_ids == Some(lost) => {}
             Obstacle::ZoneAhead { zone, from, to } => refusals.push(format!(
                 "zone {zone} has ids {from} to {to}, which the survivor does not hold: they were \
@@ -139,6 +177,44 @@ fn refusals(plan: &Plan, args: &Arguments) -> Vec<String> {
     refusals
 }
 
+/// What it means that a zone has another history than the survivor, and what to do.
+fn another_history(keep: &Survivor, obstacle: &Obstacle) -> Option<String> {
+    let Obstacle::ZoneDiffers { zone, id, agrees_to, to, backed_by } = obstacle else {
+        return None;
+    };
+    let committed = keep.committed_head.map_or(0, |head| head.id.get());
+    let what = format!(
+        "zone {zone} has another history: the same link {agrees_to} as the survivor (0: none that was \
+         compared), and another link {id}. "
+    );
+    let why = if !backed_by.is_empty() {
+        format!(
+            "The survivor's link {id} is that of zones {}, so zone {zone} is the odd one: its rows \
+             were edited, or it is the database of another cluster. chain-verify says where it begins",
+            backed_by.join(", ")
+        )
+    } else if committed > 0 && *agrees_to >= committed {
+        format!(
+            "Coordinator {} never knew its own writes after id {committed} to be committed; what the \
+             zone holds in their place was ordered by a later leader and may have been acknowledged. \
+             Going on from here would give ids {} to {to} to other writes. Look for the directory of \
+             another coordinator; if there is none, those ids of zone {zone} are lost",
+            keep.id,
+            agrees_to + 1
+        )
+    } else {
+        "It is the database of another cluster, or its rows were edited, or the directory is that of \
+         another history: run chain-verify on the zones to find out which is the odd one, and look for \
+         the directory of another coordinator"
+            .to_owned()
+    };
+    let then = format!(
+        "Once zone {zone} is to be given up, go on without --zone {zone}, and have it filled anew then \
+         (pghc zone reseed --force)"
+    );
+    Some(format!("{what}{why}. {then}"))
+}
+
 fn head(head: Option<Head>) -> String {
     head.map_or_else(
         || "no id".to_owned(),
@@ -152,7 +228,7 @@ fn list(ids: impl IntoIterator<Item = u64>) -> String {
 }
 
 /// The report, for people.
-fn describe(plan: &Plan, zones: &[ZoneHead]) -> String {
+fn describe(plan: &Plan, zones: &[ZoneChain]) -> String {
     let mut out = String::new();
     for survivor in std::iter::once(&plan.keep).chain(&plan.others) {
         describe_survivor(&mut out, survivor);

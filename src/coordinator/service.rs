@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use openraft::ReadPolicy;
+use pghc_api::chain::Head;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
@@ -136,7 +137,7 @@ impl CoordinatorService {
     }
 
     /// Tries until a majority confirms, across a change of leadership, within one attempt's time.
-    async fn read_index(&self, forwarded: bool) -> Result<u64, Status> {
+    async fn read_index(&self, forwarded: bool) -> Result<ReadIndexReply, Status> {
         let until = Instant::now() + self.attempt_max;
         let mut leadership = self.forward.leadership();
         loop {
@@ -150,19 +151,19 @@ impl CoordinatorService {
         }
     }
 
-    async fn confirm(&self, forwarded: bool) -> Result<u64, Status> {
+    async fn confirm(&self, forwarded: bool) -> Result<ReadIndexReply, Status> {
         if !forwarded && let Some(mut leader) = self.forward.leader() {
             let mut request = Request::new(ReadIndexRequest { forwarded: true });
             request.set_timeout(self.attempt_max);
-            return Ok(leader.read_index(request).await?.into_inner().id);
+            return Ok(leader.read_index(request).await?.into_inner());
         }
         if sabotage::is(Bug::ReadUnconfirmed) {
-            return Ok(*self.sequencing.head_id().borrow());
+            return Ok(read_index_reply(self.sequencing.head()));
         }
         let confirmed = self.forward.raft().ensure_linearizable(ReadPolicy::ReadIndex).await;
         confirmed.map_err(|error| Status::unavailable(error.to_string()))?;
         // The leader has sequenced everything up to the confirmed index.
-        Ok(*self.sequencing.head_id().borrow())
+        Ok(read_index_reply(self.sequencing.head()))
     }
 
     /// Refuses a tail whose reader has links that are not of this chain: a zone that is ahead of the
@@ -174,7 +175,7 @@ impl CoordinatorService {
         }
         if after_id > *self.sequencing.head_id().borrow() {
             // A zone applies what is committed only, so what it has was committed before it asked.
-            let committed = self.read_index(false).await?;
+            let committed = self.read_index(false).await?.id;
             if after_id > committed {
                 return Err(Status::data_loss(format!(
                     "the zone is ahead of the log: it has id {after_id}, and a majority of the \
@@ -256,6 +257,15 @@ fn no_space() -> Status {
 
 fn closing() -> Status {
     Status::unavailable("the coordinator is shutting down")
+}
+
+fn read_index_reply(head: Option<Head>) -> ReadIndexReply {
+    head.map_or_else(ReadIndexReply::default, |head| ReadIndexReply {
+        id: head.id.get(),
+        hash: head.hash.0.to_vec().into(),
+        digest: head.digest.0.to_vec().into(),
+        written_at: head.written_at.0,
+    })
 }
 
 fn outcome(outcome: &Outcome) -> WriteOutcome {
@@ -358,8 +368,7 @@ impl coordinator_server::Coordinator for CoordinatorService {
         &self,
         request: Request<ReadIndexRequest>,
     ) -> Result<Response<ReadIndexReply>, Status> {
-        let id = self.read_index(request.into_inner().forwarded).await?;
-        Ok(Response::new(ReadIndexReply { id }))
+        Ok(Response::new(self.read_index(request.into_inner().forwarded).await?))
     }
 
     async fn await_everywhere(

@@ -15,6 +15,7 @@ use tokio_postgres::{Client, Row, Statement};
 
 use super::column::{Bytes32, Hex, JsonText, Timestamp};
 use super::connect::{ConnectError, Dsn, Role, STATEMENT_MAX, is_gone, is_passing};
+use crate::failpoint::{self, Point};
 use crate::sabotage::{self, Bug};
 use crate::task::Tasks;
 
@@ -209,11 +210,13 @@ impl Applier {
         let expired = expired.map(u64::cast_signed);
         let node = node.as_str();
         let parameters: [&(dyn ToSql + Sync); 2] = [&node, &expired];
-        let row = answered(self.client.query_one(&self.acquire, &parameters)).await?;
+        let asked = self.client.query_one(&self.acquire, &parameters);
+        let row = answered(failpoint::within(Point::AcquireSent, asked)).await?;
         let epoch = unsigned(row.get(1));
         if !row.get::<_, bool>(0) {
             return Ok(Acquired::Held { epoch, applier: row.get(2) });
         }
+        failpoint::pass(Point::AcquireAnswered);
         let head = head_from(&row, 3).map_err(|error| ApplyError::Lost(Some(error)))?;
         self.advance_flushed(head.map_or(0, |head| head.id.get()));
         Ok(Acquired::Granted { epoch, head })
@@ -252,8 +255,11 @@ impl Applier {
             &times,
             &payloads,
         ];
-        match answered(self.client.execute(&self.apply, &parameters)).await {
+        failpoint::pass(Point::ApplyBefore);
+        let sent = self.client.execute(&self.apply, &parameters);
+        match answered(failpoint::within(Point::ApplySent, sent)).await {
             Ok(1) => {
+                failpoint::pass(Point::ApplyAnswered);
                 if self.commit == Commit::OnDisk {
                     self.advance_flushed(head.id.get());
                 }
@@ -273,8 +279,13 @@ impl Applier {
     /// # Errors
     /// See [`ApplyError`].
     pub async fn renew(&self, epoch: u64) -> Result<u64, ApplyError> {
-        let row = answered(self.client.query_opt(&self.renew, &[&epoch.cast_signed()])).await?;
+        failpoint::pass(Point::RenewBefore);
+        let epoch = epoch.cast_signed();
+        let parameters: [&(dyn ToSql + Sync); 1] = [&epoch];
+        let sent = self.client.query_opt(&self.renew, &parameters);
+        let row = answered(failpoint::within(Point::RenewSent, sent)).await?;
         let Some(row) = row else { return Err(self.fenced().await) };
+        failpoint::pass(Point::RenewAnswered);
         self.advance_flushed(unsigned(row.get(0)));
         Ok(self.flushed())
     }

@@ -10,6 +10,7 @@ use tokio_postgres::types::ToSql;
 
 use super::connect::{ConnectError, Dsn, Role};
 use super::read::ReadError;
+use crate::failpoint::{self, Point};
 use crate::task::Tasks;
 
 /// Why a zone is fenced.
@@ -68,7 +69,10 @@ impl Evidence {
         let parameters: [&(dyn ToSql + Sync); 6] =
             [&self.node, &self.id, &self.what, &self.expected, &self.found, &(how == Keep::Fence)];
         let sql = include_str!("../../sql/queries/add_evidence.sql");
-        client.query_opt(sql, &parameters).await.map_err(ReadError::sort)?;
+        failpoint::pass(Point::EvidenceBefore);
+        let kept = client.query_opt(sql, &parameters);
+        failpoint::within(Point::EvidenceSent, kept).await.map_err(ReadError::sort)?;
+        failpoint::pass(Point::EvidenceKept);
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use tokio_postgres::Client;
 
 use super::connect::{ConnectError, Dsn, Role, is_passing};
 use super::preflight::{self, Finding};
+use crate::failpoint::{self, Point};
 use crate::task::Tasks;
 
 /// Longest time to wait for another node that migrates.
@@ -117,6 +118,7 @@ pub async fn migrate(
     }
     let mut findings = preflight::sort(server.findings)?;
     take_turn(&client).await?;
+    failpoint::pass(Point::MigrateBegun);
     let has_history = preflight::server(&client).await?.has_history;
     let is_claimed = has_history
         && match preflight::owner(&client, cluster, zone).await {
@@ -129,7 +131,9 @@ pub async fn migrate(
         run(&mut client).await?;
     }
     if !is_claimed {
+        failpoint::pass(Point::MigrateUnclaimed);
         claim(&client, cluster, zone).await?;
+        failpoint::pass(Point::MigrateClaimed);
     }
     // The session ends here and its lock with it.
     findings.extend(preflight::sort(preflight::schema(&client).await?)?);
@@ -145,11 +149,12 @@ async fn take_turn(client: &Client) -> Result<(), MigrateError> {
 
 async fn run(client: &mut Client) -> Result<(), MigrateError> {
     create_roles(client).await?;
+    failpoint::pass(Point::MigrateRoles);
     client.batch_execute(include_str!("../../sql/queries/before_migrations.sql")).await?;
     let migrations = migrations();
     let mut runner = Runner::new(&migrations);
     runner.set_migration_table_name(HISTORY);
-    match runner.run_async(client).await {
+    match failpoint::within(Point::MigrateRunning, runner.run_async(client)).await {
         Ok(report) => {
             for migration in report.applied_migrations() {
                 tracing::info!(%migration, "migrated the zone's database");

@@ -5,6 +5,7 @@
 
 use futures::stream::{Stream, StreamExt as _, TryStreamExt as _};
 use pghc_api::time::Micros;
+use pghc_api::verify;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
@@ -56,6 +57,22 @@ impl RawLink {
     #[must_use]
     pub fn payload(&self) -> Option<&[u8]> {
         bytes(&self.0, 5)
+    }
+
+    /// The row as the verifier takes it. Bytes that are no text become words that no column of a
+    /// sound link holds.
+    #[must_use]
+    pub fn to_verify(&self) -> verify::RawLink<'_> {
+        let text = |bytes| std::str::from_utf8(bytes).unwrap_or("bytes that are no text");
+        verify::RawLink {
+            id: self.id(),
+            node: self.node().map(text),
+            hash: self.hash().map(text),
+            digest: self.digest().map(verify::RawDigest::Bytes),
+            written_at: self.written_at().map(|time| verify::RawTime::Micros(time.0)),
+            payload: self.payload(),
+            token: None,
+        }
     }
 }
 

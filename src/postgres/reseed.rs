@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 use super::connect::{ConnectError, Dsn, Role, is_gone};
 use super::evidence::Evidence;
 use super::read::ReadError;
+use crate::failpoint::{self, Point};
 use crate::task::Tasks;
 
 /// How a zone's database stands.
@@ -110,7 +111,11 @@ impl Operator {
     pub async fn set_aside(&self, aside: &str) -> Result<(), ReseedError> {
         self.set("pghc.aside", aside).await?;
         let sql = include_str!("../../sql/queries/set_aside.sql");
-        Ok(self.client.batch_execute(sql).await.map_err(ReadError::sort)?)
+        failpoint::pass(Point::ReseedBefore);
+        let set_aside = self.client.batch_execute(sql);
+        failpoint::within(Point::ReseedSent, set_aside).await.map_err(ReadError::sort)?;
+        failpoint::pass(Point::ReseedDone);
+        Ok(())
     }
 
     /// Gives the chain to `zone`.

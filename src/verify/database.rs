@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::stream::StreamExt as _;
 use pghc_api::chain::Head;
-use pghc_api::verify::{RawDigest, RawLink, RawTime, Violation, ViolationKind};
+use pghc_api::verify::{Violation, ViolationKind};
 use tokio::time::timeout;
 
 use super::source::{ReadError, Sink, Standing};
@@ -90,16 +90,7 @@ impl Database {
             };
             for row in rows {
                 let row = row.map_err(|error| unreadable(&error))?;
-                let link = RawLink {
-                    id: row.id(),
-                    node: row.node().map(text),
-                    hash: row.hash().map(text),
-                    digest: row.digest().map(RawDigest::Bytes),
-                    written_at: row.written_at().map(|time| RawTime::Micros(time.0)),
-                    payload: row.payload(),
-                    token: None,
-                };
-                if sink(&link) == ControlFlow::Break(()) {
+                if sink(&row.to_verify()) == ControlFlow::Break(()) {
                     return Ok(());
                 }
             }
@@ -136,11 +127,6 @@ fn standing(seen: &RawHead) -> Result<Standing, ReadError> {
         end: u64::try_from(applied).unwrap_or(0),
         head: None,
     })
-}
-
-/// Text as it is, or something no column of a sound link holds.
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap_or("bytes that are no text")
 }
 
 /// An error with its causes in one line.

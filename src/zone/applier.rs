@@ -24,6 +24,7 @@ use super::plan::{PlanError, plan};
 use super::report::Views;
 use super::standing::Standing;
 use super::tail::{Fed, Feed, Tail};
+use crate::failpoint::{self, Point};
 use crate::postgres::{Acquired, ApplyError, Batch, CHAIN_DAMAGED, Lease, MigrateError};
 use crate::sabotage::{self, Bug};
 use crate::task::Tasks;
@@ -331,6 +332,7 @@ impl Applying {
             };
             match planned {
                 Ok((links, confirmed)) => {
+                    failpoint::pass(Point::Planned);
                     queue.push(links);
                     queue.confirmed = confirmed;
                 }
@@ -355,6 +357,7 @@ impl Applying {
             self.standing.confirm(Some(done.head));
         }
         self.standing.frontier.set(last);
+        failpoint::pass(Point::FrontierMoved);
         self.standing.set_flushed(session.flushed());
         let metrics = &self.metrics.zone;
         metrics.frontier_id.set(last);

@@ -11,10 +11,10 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use pghc_api::chain::{Digest, Head};
 use pghc_api::id::{ClusterId, WriteId};
-use pghc_api::verify::{RawDigest, RawLink, RawTime, Verifier, Violation, ViolationKind};
+use pghc_api::verify::{Verifier, Violation, ViolationKind};
 use tokio::time::Instant;
 
-use crate::postgres::{RawChain, RawHead, ReadError, raw};
+use crate::postgres::{RawChain, RawHead, ReadError};
 
 /// Rows checked between two looks at the clock.
 const ROWS_AT_ONCE: usize = 256;
@@ -109,7 +109,7 @@ async fn walk(
             let row = row?;
             rows += 1;
             bytes += row.payload().map_or(0, |payload| payload.len() as u64);
-            let head = match verifier.check(&raw_link(&row)) {
+            let head = match verifier.check(&row.to_verify()) {
                 Ok(head) => head,
                 Err(violation) => return Ok(Err(violation)),
             };
@@ -221,19 +221,6 @@ pub(super) async fn own_digest(chain: &RawChain, id: u64) -> Result<Option<Diges
     let mut row = std::pin::pin!(chain.links(id.cast_signed(), id.cast_signed()));
     let Some(row) = row.next().await.transpose()? else { return Ok(None) };
     Ok(row.digest().and_then(|digest| digest.try_into().ok()).map(Digest))
-}
-
-fn raw_link(row: &raw::RawLink) -> RawLink<'_> {
-    let text = |bytes| std::str::from_utf8(bytes).unwrap_or("bytes that are no text");
-    RawLink {
-        id: row.id(),
-        node: row.node().map(text),
-        hash: row.hash().map(text),
-        digest: row.digest().map(RawDigest::Bytes),
-        written_at: row.written_at().map(|time| RawTime::Micros(time.0)),
-        payload: row.payload(),
-        token: None,
-    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use super::plan::follow;
 use super::report::{Source, Views};
 use super::standing::{Filling, Standing};
 use super::tail::Fed;
+use crate::failpoint::{self, Point};
 use crate::telemetry::describe;
 
 /// How long a source is left alone after it failed.
@@ -125,8 +126,10 @@ impl Filler {
                     return Ended::Failed(format!("what it has does not follow: {violation}"));
                 }
             };
+            failpoint::pass(Point::FillChecked);
             let (passed, next) = tokio::join!(pass(links, out), peer.page(last));
             let Some(newest) = passed else { return Ended::Unread };
+            failpoint::pass(Point::FillPassed);
             *head = Some(newest);
             let reaches = self.views.log_first().map(|first| first <= newest.id.get() + 1);
             if reaches == Some(true) || (reaches.is_none() && Instant::now() >= until) {

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use super::audit::{Located, Rate};
-use super::auditor::{Auditor, Examined};
+use super::auditor::{Auditor, Examined, LOCATE_TRIES};
 use super::standing::Standing;
+use crate::failpoint::{self, Point};
 use crate::postgres::Keep;
 use crate::postgres::reseed::Operator;
 use crate::telemetry::describe;
@@ -25,16 +26,21 @@ impl Halt<'_> {
     /// database was replaced.
     pub(super) async fn run(self, why: String, is_chain: bool) {
         tracing::error!(why, "this zone halts; its data stays as it is");
+        let look = self.auditor.map(|auditor| Look { auditor });
+        // Before anybody is told: who is told may replace the database at once, and then the one that
+        // halted the zone would never have been seen.
+        let before = match &look {
+            Some(look) => tokio::time::timeout(LOOK_PERIOD, look.identify()).await.ok().flatten(),
+            None => None,
+        };
         self.standing.frontier.set_halted(Some(why));
-        let Some(auditor) = self.auditor else { return std::future::pending().await };
-        let look = Look { auditor };
-        let before = look.identify().await;
-        let found = if is_chain { look.find().await } else { None };
+        let Some(look) = look else { return std::future::pending().await };
         tokio::select! {
             biased;
             () = look.until_replaced(before) => {}
-            () = look.refine(found) => {}
+            () = look.search(is_chain) => {}
         }
+        failpoint::pass(Point::ReplacedSeen);
         tracing::info!("this zone's database was replaced; going on");
         self.standing.unfence();
         self.standing.confirm(None);
@@ -50,10 +56,15 @@ impl Look<'_> {
     /// Looks for the first bad link and keeps what it finds. A chain that shows nothing wrong is left
     /// alone: then it may be the coordinators that are wrong, and a restart tries again.
     async fn find(&self) -> Option<Located> {
+        let mut unproved = 0;
         let found = loop {
             match self.auditor.examine(self.auditor.standing.confirmed(), Rate::UNBOUNDED).await {
                 Ok(Examined::Bad(evidence)) => break evidence,
-                Ok(Examined::Sound(_)) => {
+                Ok(Examined::Unproved) if unproved < LOCATE_TRIES => {
+                    unproved += 1;
+                    tokio::time::sleep(LOOK_PERIOD).await;
+                }
+                Ok(Examined::Sound(_) | Examined::Unproved) => {
                     tracing::error!("this chain is sound in itself; the coordinators have another");
                     return None;
                 }
@@ -70,9 +81,9 @@ impl Look<'_> {
         Some(found)
     }
 
-    /// Goes on looking for where the chain went wrong. Never returns.
-    async fn refine(&self, found: Option<Located>) {
-        if let Some(found) = found {
+    /// Looks for where the chain went wrong, if it is the chain, until it is found. Never returns.
+    async fn search(&self, is_chain: bool) {
+        if is_chain && let Some(found) = self.find().await {
             self.auditor.refine(found).await;
         }
         std::future::pending().await

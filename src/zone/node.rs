@@ -128,6 +128,7 @@ impl Node {
             identity: identity.clone(),
             dsn: own.database.clone(),
             reader: Reader::new(&own.database, 1),
+            coordinators: coordinators.clone(),
             standing: Arc::clone(&standing),
             views: Arc::clone(&views),
             http: http.clone(),

@@ -69,9 +69,9 @@ impl Peer {
         }
     }
 
-    /// The digest of its link `id`.
+    /// The digest of its link `id`, which is waited for a moment if it is behind.
     pub(super) async fn digest(&self, id: u64) -> Result<Digest, PeerError> {
-        let path = format!("/v1/chain/{id}");
+        let path = format!("/v1/chain/{id}?at_least={id}&timeout=1s");
         let link: LinkBody = serde_json::from_slice(&self.get(&path).await?)
             .map_err(|error| PeerError::Unusable(format!("GET {path} is no link: {error}")))?;
         if link.id == id {

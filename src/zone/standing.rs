@@ -109,13 +109,19 @@ impl Standing {
         }
     }
 
-    /// The newest head that was both computed here and confirmed by a coordinator.
+    /// The newest head that was both computed here and confirmed by a coordinator, as far as this
+    /// process knows.
     pub(super) fn confirmed(&self) -> Option<Head> {
         *self.confirmed.lock()
     }
 
     pub(super) fn confirm(&self, head: Option<Head>) {
         *self.confirmed.lock() = head;
+    }
+
+    /// A head that the auditor found confirmed; what the applier knows counts more.
+    pub(super) fn confirm_first(&self, head: Head) {
+        self.confirmed.lock().get_or_insert(head);
     }
 
     /// Has the applier halt for this reason.

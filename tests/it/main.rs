@@ -6,6 +6,8 @@ mod coordinators;
 mod damage;
 mod dev;
 mod disk;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod harness;
 mod lab;
 mod members;

@@ -13,6 +13,8 @@ use rand::seq::SliceRandom as _;
 
 use crate::harness::{Crowd, Promise, Site, binary, wait_for};
 
+const ZONES: [&str; 3] = ["eu", "us", "ap"];
+
 fn data(site: &Site, zone: &str) -> PathBuf {
     site.parade.data().join("zones").join(zone).join("coordinator")
 }
@@ -115,6 +117,21 @@ async fn ids_that_a_zone_has_and_the_survivor_has_not_are_given_up_only_when_cou
         assert!(text.contains(&format!("has ids {} to {newest}", kept + 1)), "{text}");
         assert!(text.contains(&format!("--give-up-ids {lost} goes on without them")), "{text}");
     }
+    // Nor are they given up where the zone has another link under an id that both have.
+    let us = &site.record().zones[1].dsn;
+    let change = |set: &str| {
+        format!(
+            "set session_replication_role = replica; update pghc.chain set {set} where id = {kept}"
+        )
+    };
+    crate::zones::query(us, &change("hash = reverse(hash)")).await;
+    let (code, text) = recover(&site, "ap", &["--write", "--give-up-ids", &lost]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("zone us has another history"), "{text}");
+    let odd = format!("link {kept} is that of zones eu, ap, so zone us is the odd one");
+    assert!(text.contains(&odd), "{text}");
+    assert!(!text.contains("zone eu has another history"), "{text}");
+    crate::zones::query(us, &change("hash = reverse(hash)")).await;
     // With the directory of one that has them, nothing is lost and nothing needs to be recovered.
     let other = data(&site, "us").display().to_string();
     let (code, text) = recover(&site, "ap", &["--data", &other, "--write"]);
@@ -122,6 +139,78 @@ async fn ids_that_a_zone_has_and_the_survivor_has_not_are_given_up_only_when_cou
     assert!(text.contains("the directories given are a majority"), "{text}");
     let (code, text) = recover(&site, "ap", &["--write", "--give-up-ids", &lost]);
     assert_eq!(code, 0, "{text}");
+    site.parade.stop().await;
+}
+
+/// Leaves the coordinator of `zone`, which leads, with a write in its log that no majority confirmed;
+/// all three coordinators are down then. Answers the newest id that it holds.
+async fn leave_a_tail(site: &Site, zone: &str) -> Option<u64> {
+    let common = site.settle().await;
+    for other in ZONES.into_iter().filter(|other| *other != zone) {
+        end(site, other).await;
+    }
+    let place = ZONES.iter().position(|it| *it == zone).expect("one of them");
+    let request = site.http.post(format!("{}/v1/chain?timeout=1s", site.api(place)));
+    let request = request.header("content-type", "application/json").body("{}");
+    assert!(!request.send().await.expect("an answer").status().is_success());
+    end(site, zone).await;
+    let (code, text) = recover(site, zone, &[]);
+    assert_eq!(code, 0, "the zones have nothing else: {text}");
+    let newest = text.split("up to id ").nth(1).expect("what is kept");
+    let newest = newest.split(' ').next().and_then(|id| id.parse().ok()).expect("an id");
+    (newest > common).then_some(newest)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_survivor_with_writes_that_were_never_acknowledged_does_not_replace_those_that_were() {
+    let site = Site::start(1).await;
+    let crowd = Crowd::start(&site, 1);
+    crowd.progress(20).await;
+    let known = crowd.finish().await.len() as u64;
+    let part = Part::Coordinator;
+    let mut left = None;
+    // It may give the lead up before the write reaches it; then once more.
+    for _ in 0..5 {
+        let zone = site.leader_zone().await;
+        left = leave_a_tail(&site, &zone).await.map(|newest| (zone, newest));
+        if left.is_some() {
+            break;
+        }
+        for zone in ZONES {
+            site.parade.resume_supervision(zone, part).await.expect("a child of this parade");
+        }
+    }
+    let (zone, newest) = left.expect("a tail within five attempts");
+    let others: Vec<&str> = ZONES.into_iter().filter(|other| *other != zone).collect();
+    for other in &others {
+        site.parade.resume_supervision(other, part).await.expect("a child of this parade");
+    }
+    let crowd = Crowd::start(&site, 1);
+    // It sends the same keys again first: those are remembered.
+    crowd.progress(known + 20).await;
+    crowd.finish().await;
+    let dsns: Vec<_> = site.record().zones.into_iter().map(|it| (it.name, it.dsn)).collect();
+    for (_, dsn) in &dsns {
+        wait_for("other links", async || (crate::harness::head(dsn).await > newest).then_some(()))
+            .await;
+    }
+    for other in &others {
+        end(&site, other).await;
+    }
+    for more in [&["--write"][..], &["--write", "--give-up-ids", "1"], &[]] {
+        let (code, text) = recover(&site, &zone, more);
+        assert_eq!(code, 1, "{more:?}: {text}");
+        for (name, _) in &dsns {
+            assert!(text.contains(&format!("zone {name} has another history")), "{text}");
+        }
+        assert!(text.contains(&format!("and another link {newest}.")), "{text}");
+        assert!(text.contains("was ordered by a later leader"), "{text}");
+    }
+    // One that was in the majority has all of it.
+    let other = data(&site, others[0]).display().to_string();
+    let (code, text) = recover(&site, &zone, &["--data", &other]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("are a majority") && !text.contains("another history"), "{text}");
     site.parade.stop().await;
 }
 

@@ -2,11 +2,12 @@
 //! and healed, and keep what their reads promise.
 
 mod replica;
-mod tamper;
-mod town;
+pub(crate) mod tamper;
+pub(crate) mod town;
 
 use crate::harness::wait_for;
-use town::{Town, query};
+use town::Town;
+pub(crate) use town::query;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zone_that_no_log_reaches_is_filled_from_another_one_while_writes_go_on() {
@@ -129,6 +130,66 @@ async fn a_zone_whose_newest_link_was_rewritten_is_fenced_by_the_next_batch() {
     assert_eq!(code, Some(0), "{words}");
     town.ready("us").await;
     town.prove("us").await;
+    town.stop().await;
+}
+
+/// Three zones with 120 links each, and nothing written any longer.
+async fn quiet_town() -> Town {
+    let mut town = Town::start().await;
+    for zone in ["eu", "us", "ap"] {
+        town.zone(zone, &["--audit-rows", "0"]).await;
+    }
+    town.write("us", 120).await;
+    for zone in ["us", "ap"] {
+        town.prove(zone).await;
+    }
+    town
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_bad_zones_do_not_outvote_a_sound_one_that_was_restarted_in_a_quiet_cluster() {
+    let mut town = quiet_town().await;
+    town.node_of("eu").stop().await;
+    for zone in ["us", "ap"] {
+        query(&town.dsn(zone), &tamper::rewrite_from(77)).await;
+    }
+    let dsn = town.dsn("eu");
+    town.node("eu", &dsn, &["--audit-period-s", "1"]);
+    wait_for("the check of eu", async || {
+        let text = town.node_of("eu").logged();
+        let restart = text.rmatch_indices("applying for this zone").next()?.0;
+        text[restart..].contains("the chain of this zone was checked and is sound").then_some(())
+    })
+    .await;
+    town.ready("eu").await;
+    let fences = query(&dsn, "select count(*) from pghc.evidence").await;
+    assert_eq!(fences, ["0"]);
+    // The next batch shows who is wrong.
+    town.write("eu", 1).await;
+    for zone in ["us", "ap"] {
+        town.not_ready(zone, "the first bad id is 77").await;
+    }
+    town.ready("eu").await;
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zone_that_was_rewritten_while_it_was_down_is_fenced_whether_or_not_anything_is_written()
+{
+    let mut town = quiet_town().await;
+    for is_quiet in [true, false] {
+        town.node_of("us").stop().await;
+        query(&town.dsn("us"), &tamper::rewrite_from(77)).await;
+        if !is_quiet {
+            town.write("eu", 30).await;
+        }
+        town.node_of("us").run();
+        town.not_ready("us", "the first bad id is 77").await;
+        let (code, words) = town.operate("us", &["reseed"]).await;
+        assert_eq!(code, Some(0), "{words}");
+        town.ready("us").await;
+        town.prove("us").await;
+    }
     town.stop().await;
 }
 

@@ -4,12 +4,13 @@
 //! Invariants: every entry of the survivor is kept, committed or not, since what a majority may have
 //! acknowledged must never be dropped; of several survivors the one with the newest entry has every
 //! acknowledged write that any of them has (a later leader's log holds everything committed before
-//! it); ids that a zone has and the survivor has not are never given up unless they are counted.
+//! it); ids that a zone has and the survivor has not are never given up unless they are counted; a
+//! zone that has another link than the survivor under any id that was compared is in the way.
 
 mod survivor;
 mod write;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
@@ -49,13 +50,29 @@ pub enum RecoverError {
     Write(PathBuf, #[source] io::Error),
 }
 
-/// How far a zone's database is.
+/// What a zone's database was asked for.
 #[derive(Debug, Clone)]
-pub struct ZoneHead {
+pub struct ZoneChain {
     /// The zone.
     pub zone: String,
     /// Its newest link; `None` when it has none.
     pub head: Option<Head>,
+    /// Its links at the ids of [`Survivor::ids_to_compare`], as far as its newest reaches; `None`
+    /// where no such row is.
+    pub links: BTreeMap<u64, Option<Head>>,
+}
+
+impl ZoneChain {
+    /// Newest id there is, 0 for none.
+    fn newest_id(&self) -> u64 {
+        self.head.map_or(0, |head| head.id.get())
+    }
+
+    /// The links to compare, by id.
+    fn compared(&self) -> BTreeMap<u64, Option<Head>> {
+        let head = self.head.map(|head| (head.id.get(), Some(head)));
+        self.links.clone().into_iter().chain(head).collect()
+    }
 }
 
 /// What stands in the way of going on from the survivor.
@@ -72,12 +89,19 @@ pub enum Obstacle {
         /// Last one.
         to: u64,
     },
-    /// A zone holds another link than the survivor: another history, or edited rows.
+    /// A zone holds another link than the survivor: another history, or edited rows. What it holds
+    /// above the survivor's newest is not counted beside this.
     ZoneDiffers {
         /// The zone.
         zone: String,
-        /// Where.
+        /// The first id compared where they differ.
         id: u64,
+        /// The newest id compared below it where both have the same link, 0 for none.
+        agrees_to: u64,
+        /// The zone's newest id.
+        to: u64,
+        /// Zones that have the survivor's link under `id`.
+        backed_by: Vec<String>,
     },
     /// No zone was asked how far it is.
     NoZoneAsked,
@@ -101,12 +125,17 @@ pub struct Plan {
     term: u64,
 }
 
+/// Whether a zone's link is the survivor's. The time is part of the digest.
+fn is_same(theirs: Option<Head>, ours: &Head) -> bool {
+    theirs.is_some_and(|theirs| (theirs.hash, theirs.digest) == (ours.hash, ours.digest))
+}
+
 impl Plan {
     /// Weighs the survivors against the zones.
     ///
     /// # Errors
     /// [`RecoverError::Mismatched`].
-    pub fn new(mut survivors: Vec<Survivor>, zones: &[ZoneHead]) -> Result<Self, RecoverError> {
+    pub fn new(mut survivors: Vec<Survivor>, zones: &[ZoneChain]) -> Result<Self, RecoverError> {
         let mismatched = |text: String| Err(RecoverError::Mismatched(text));
         survivors.sort_by_key(|it| it.last_id);
         let ids: BTreeSet<u64> = survivors.iter().map(|it| it.id).collect();
@@ -147,7 +176,7 @@ impl Plan {
         Ok(plan)
     }
 
-    fn weigh(&mut self, ids: &BTreeSet<u64>, zones: &[ZoneHead]) {
+    fn weigh(&mut self, ids: &BTreeSet<u64>, zones: &[ZoneChain]) {
         let has_majority =
             |voters: &BTreeSet<u64>| voters.intersection(ids).count() > voters.len() / 2;
         if self.keep.configs.iter().all(has_majority) {
@@ -156,18 +185,36 @@ impl Plan {
         if zones.is_empty() {
             self.obstacles.push(Obstacle::NoZoneAsked);
         }
-        let newest = self.keep.newest_id();
-        for ZoneHead { zone, head } in zones {
-            let (Some(head), zone) = (head, zone.clone()) else { continue };
-            let id = head.id.get();
-            match self.keep.heads.get(&id) {
-                _ if id > newest => {
-                    self.obstacles.push(Obstacle::ZoneAhead { zone, from: newest + 1, to: id });
-                }
-                Some(ours) if (ours.hash, ours.digest) == (head.hash, head.digest) => {}
-                Some(_) => self.obstacles.push(Obstacle::ZoneDiffers { zone, id }),
-                None => self.unchecked.push(zone),
+        for zone in zones {
+            self.compare(zone, zones);
+        }
+    }
+
+    /// Whether one zone's chain goes together with the survivor's, as far as both can tell.
+    fn compare(&mut self, chain: &ZoneChain, zones: &[ZoneChain]) {
+        let (newest, to, zone) = (self.keep.newest_id(), chain.newest_id(), chain.zone.clone());
+        let (mut agrees_to, mut differs) = (0, None);
+        for (id, theirs) in chain.compared() {
+            let Some(ours) = self.keep.heads.get(&id) else { continue };
+            if is_same(theirs, ours) {
+                agrees_to = id;
+            } else {
+                differs = Some(id);
+                break;
             }
+        }
+        if let Some(id) = differs {
+            let ours = &self.keep.heads[&id];
+            let backs = |it: &&ZoneChain| is_same(it.compared().get(&id).copied().flatten(), ours);
+            let backed_by = zones.iter().filter(backs).map(|it| it.zone.clone()).collect();
+            self.obstacles.push(Obstacle::ZoneDiffers { zone, id, agrees_to, to, backed_by });
+            return;
+        }
+        if agrees_to == 0 && to.min(newest) > 0 {
+            self.unchecked.push(zone.clone());
+        }
+        if to > newest {
+            self.obstacles.push(Obstacle::ZoneAhead { zone, from: newest + 1, to });
         }
     }
 

@@ -53,7 +53,8 @@ pub struct Survivor {
     pub(super) configs: Vec<BTreeSet<u64>>,
     pub(super) nodes: BTreeMap<u64, Member>,
     pub(super) last_id: Option<LogId>,
-    /// Heads at the ids that were asked for, where the entries still tell.
+    /// Heads at the ids that were asked for, where the entries still tell, and at those of
+    /// [`Survivor::ids_to_compare`].
     pub(super) heads: BTreeMap<u64, Head>,
 }
 
@@ -84,6 +85,9 @@ impl Survivor {
         // An index below the snapshot's is covered by it.
         let committed = committed.max(replay.last_id.map(|last| last.index));
         replay.read(&log, committed).map_err(io)?;
+        for head in [replay.committed_head, replay.sequencer.head()].into_iter().flatten() {
+            replay.heads.insert(head.id.get(), head);
+        }
         let nodes: BTreeMap<u64, Member> =
             replay.membership.nodes().map(|(id, member)| (*id, member.clone())).collect();
         Ok(Self {
@@ -108,6 +112,14 @@ impl Survivor {
     #[must_use]
     pub fn newest_id(&self) -> u64 {
         self.head.map_or(0, |head| head.id.get())
+    }
+
+    /// The ids at which every zone's links must be compared with this survivor's: its newest, and the
+    /// newest that it knew to be committed. Where a zone differs at the first and not at the second,
+    /// it is the survivor's tail that was never acknowledged.
+    #[must_use]
+    pub fn ids_to_compare(&self) -> BTreeSet<u64> {
+        [self.committed_head, self.head].into_iter().flatten().map(|head| head.id.get()).collect()
     }
 }
 

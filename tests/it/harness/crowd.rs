@@ -29,10 +29,14 @@ pub(crate) struct Crowd {
 impl Crowd {
     /// Starts `per_zone` writers in each zone.
     pub(crate) fn start(site: &Site, per_zone: usize) -> Self {
+        Self::over(site.record().zones.into_iter().flat_map(|zone| zone.api).collect(), per_zone)
+    }
+
+    /// Starts `per_url` writers at each of these API nodes.
+    pub(crate) fn over(urls: Vec<String>, per_url: usize) -> Self {
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let not_acknowledged = Arc::new(AtomicU64::new(0));
-        let urls: Arc<Vec<String>> =
-            Arc::new(site.record().zones.into_iter().flat_map(|zone| zone.api).collect());
+        let urls = Arc::new(urls);
         let writer = |number: usize| {
             let writer = Writer {
                 number,
@@ -44,7 +48,7 @@ impl Crowd {
             let stop = Arc::clone(&stop);
             tokio::task::spawn(async move { writer.run(&stop).await })
         };
-        let writers = (0..urls.len() * per_zone).map(writer).collect();
+        let writers = (0..urls.len() * per_url).map(writer).collect();
         Self { stop, acknowledged, not_acknowledged, writers }
     }
 

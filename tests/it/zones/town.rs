@@ -27,6 +27,7 @@ pub(crate) struct Node {
     pub(crate) process: Process,
     log: PathBuf,
     arguments: Vec<String>,
+    failpoints: PathBuf,
 }
 
 impl Node {
@@ -35,7 +36,8 @@ impl Node {
         let log = std::fs::File::options().create(true).append(true).open(&self.log);
         let log = log.expect("a log file");
         let mut command = tokio::process::Command::new(binary());
-        command.args(&self.arguments).stdout(log.try_clone().expect("a file")).stderr(log);
+        command.args(&self.arguments).env("PGHC_FAILPOINTS", &self.failpoints);
+        command.stdout(log.try_clone().expect("a file")).stderr(log);
         self.process.spawn(&mut command).expect("it starts");
     }
 
@@ -146,6 +148,7 @@ impl Town {
             url: format!("http://{listen}"),
             process: Process::default(),
             log: self.scratch.path().join(format!("{zone}.log")),
+            failpoints: self.failpoints(zone),
             arguments: fixed.iter().chain(more).map(|word| (*word).to_owned()).collect(),
         };
         node.run();
@@ -163,6 +166,12 @@ impl Town {
     /// Connection string of the superuser to the database `name`.
     pub(crate) fn dsn(&self, name: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{name}", self.server.port())
+    }
+
+    /// Where a zone's processes look for the points at which they crash, in a proving build; see
+    /// `pghc::failpoint`.
+    pub(crate) fn failpoints(&self, zone: &str) -> PathBuf {
+        self.scratch.path().join(format!("{zone}-failpoints"))
     }
 
     pub(crate) fn directory(&self) -> PathBuf {
@@ -282,6 +291,7 @@ impl Town {
     pub(crate) async fn operate(&self, zone: &str, words: &[&str]) -> (Option<i32>, String) {
         let mut command = tokio::process::Command::new(binary());
         command.arg("zone").args(words).args(["--database", &self.dsn(zone)]);
+        command.env("PGHC_FAILPOINTS", self.failpoints(zone));
         let output = command.output().await.expect("it runs");
         let text = [output.stdout, output.stderr].concat();
         (output.status.code(), String::from_utf8_lossy(&text).into_owned())

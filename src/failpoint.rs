@@ -1,0 +1,155 @@
+//! Crashes at chosen steps, to prove that none of them costs anything.
+//!
+//! Only a build with the feature `failpoints` knows them, and only while the environment variable
+//! `PGHC_FAILPOINTS` names a directory. A file there with the name of a point arms it, for whichever
+//! process of that directory comes by first: the file is renamed to `NAME.hit` and the process aborts,
+//! as it would by SIGKILL. The file holds two numbers, how often the point is to be passed before that
+//! and, for a point within a statement, for how many milliseconds it has then been under way. In every
+//! other build nothing of this is left.
+
+macro_rules! points {
+    ($($(#[$doc:meta])* $point:ident = $name:literal,)*) => {
+        /// A step at which a process may be made to crash.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Point { $($(#[$doc])* $point,)* }
+
+        impl Point {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$point,)*];
+
+            /// The name of the file that arms it.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$point => $name,)* }
+            }
+        }
+    };
+}
+
+points! {
+    /// The right to migrate is held, nothing is changed yet.
+    MigrateBegun = "migrate-begun",
+    /// Roles are there, no migration is.
+    MigrateRoles = "migrate-roles",
+    /// Migrations are being run.
+    MigrateRunning = "migrate-running",
+    /// The schema is there and belongs to no cluster yet.
+    MigrateUnclaimed = "migrate-unclaimed",
+    /// The database is claimed and not looked at.
+    MigrateClaimed = "migrate-claimed",
+    /// The right to apply is being asked for.
+    AcquireSent = "acquire-sent",
+    /// The epoch is raised and nobody has begun to apply in it.
+    AcquireAnswered = "acquire-answered",
+    /// Links are planned and not queued.
+    Planned = "planned",
+    /// A batch is built and nothing of it sent.
+    ApplyBefore = "apply-before",
+    /// Its statement is at the server: before, within or after its commit.
+    ApplySent = "apply-sent",
+    /// It is committed and nobody in this process knows.
+    ApplyAnswered = "apply-answered",
+    /// Whoever waited for it has been woken and has not answered its client.
+    FrontierMoved = "frontier-moved",
+    /// The lease is about to be renewed.
+    RenewBefore = "renew-before",
+    /// Its statement is at the server.
+    RenewSent = "renew-sent",
+    /// It is renewed and what is flushed has not been reported.
+    RenewAnswered = "renew-answered",
+    /// A page of another zone is checked and not passed on.
+    FillChecked = "fill-checked",
+    /// It is passed on and perhaps not applied.
+    FillPassed = "fill-passed",
+    /// A chain is known to be wrong and nothing says so.
+    EvidenceBefore = "evidence-before",
+    /// The evidence is being kept.
+    EvidenceSent = "evidence-sent",
+    /// It is kept and the zone goes on as if it were not.
+    EvidenceKept = "evidence-kept",
+    /// A chain is about to be set aside.
+    ReseedBefore = "reseed-before",
+    /// It is being set aside.
+    ReseedSent = "reseed-sent",
+    /// It is set aside and the operator was not told.
+    ReseedDone = "reseed-done",
+    /// A halted zone has seen that its database was replaced.
+    ReplacedSeen = "replaced-seen",
+}
+
+#[cfg(feature = "failpoints")]
+mod armed {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use parking_lot::Mutex;
+
+    use super::Point;
+
+    /// How often each armed point was passed.
+    static PASSED: Mutex<BTreeMap<&'static str, u64>> = Mutex::new(BTreeMap::new());
+
+    fn file(point: Point) -> Option<PathBuf> {
+        std::env::var_os("PGHC_FAILPOINTS")
+            .map(|directory| PathBuf::from(directory).join(point.name()))
+    }
+
+    /// For how long the statement shall be under way when the process crashes, if it is its turn.
+    fn due(point: Point) -> Option<Duration> {
+        let text = std::fs::read_to_string(file(point)?).ok()?;
+        let mut numbers = text.split_whitespace().map(|word| word.parse().unwrap_or(0));
+        let (to_pass, millis) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        let mut passed = PASSED.lock();
+        let count = passed.entry(point.name()).or_insert(0);
+        *count += 1;
+        (*count > to_pass).then(|| Duration::from_millis(millis))
+    }
+
+    fn crash(point: Point) {
+        let Some(file) = file(point) else { return };
+        // Another process may have been faster: then that one crashes.
+        if std::fs::rename(&file, file.with_extension("hit")).is_ok() {
+            eprintln!("failpoint {}: this process aborts", point.name());
+            std::process::abort();
+        }
+    }
+
+    /// Crashes here if the point is armed.
+    pub fn pass(point: Point) {
+        if due(point).is_some() {
+            crash(point);
+        }
+    }
+
+    /// Does `work`, and crashes within or right after it if the point is armed.
+    pub async fn within<T>(point: Point, work: impl Future<Output = T>) -> T {
+        let Some(after) = due(point) else { return work.await };
+        let done = tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = tokio::time::sleep(after) => None,
+        };
+        crash(point);
+        match done {
+            Some(done) => done,
+            // The work is cancelled, as by a crash; a caller that still lives must not take it for done.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(feature = "failpoints")]
+pub use armed::{pass, within};
+
+/// Does nothing: this build knows no fail points.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub const fn pass(_: Point) {}
+
+/// Does `work`: this build knows no fail points.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn within<T, F: Future<Output = T>>(_: Point, work: F) -> F {
+    work
+}
