@@ -228,6 +228,27 @@ async fn a_lost_leader_is_replaced_and_what_was_ordered_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_refuses_connections_at_once_is_not_called_without_a_pause() {
+    const CALLS: usize = 60;
+    let mut group = Group::start().await;
+    let leader = group.leader().await;
+    let away = leader % 3 + 1;
+    group.stop(away).await;
+    let address = group.addresses[usize::try_from(away).expect("small") - 1];
+    let listener = tokio::net::TcpListener::bind(address).await.expect("its port");
+    // Something to send, which goes on meanwhile.
+    submit(&mut group.client(leader), batch(1, 1)).await;
+    let began = tokio::time::Instant::now();
+    for _ in 0..CALLS {
+        drop(listener.accept().await.expect("a call"));
+    }
+    let took = began.elapsed();
+    // Without pauses it is some ten milliseconds, and a core is busy with nothing else.
+    assert!(took >= Duration::from_millis(300), "{CALLS} calls within {took:?}");
+    submit(&mut group.client(leader), batch(2, 1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_was_stopped_whole_carries_on() {
     let mut group = Group::start().await;
     let first = submit(&mut group.client(1), batch(1, 5)).await;
