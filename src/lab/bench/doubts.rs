@@ -21,8 +21,11 @@ pub(super) fn doubts(rounds: &[Round], marks: &[Mark]) -> Vec<String> {
     let turns = || rounds.iter().flat_map(|round| &round.turns);
     let mut doubts = Vec::new();
     if rounds.len() < ROUNDS_MIN {
-        let count = rounds.len();
-        doubts.push(format!("{count} rounds: a median needs {ROUNDS_MIN} to be worth the name"));
+        let count = match rounds.len() {
+            1 => "one round".to_owned(),
+            count => format!("{count} rounds"),
+        };
+        doubts.push(format!("{count}: a median needs {ROUNDS_MIN} to be worth the name"));
     }
     let cpu = Spread::of(turns().map(|turn| turn.machine.cpu_ms));
     if let Some(cpu) = cpu.filter(|cpu| cpu.width() > CPU_WIDTH_MAX) {
@@ -46,7 +49,9 @@ pub(super) fn doubts(rounds: &[Round], marks: &[Mark]) -> Vec<String> {
         let of = turns().filter(|turn| turn.contestant == *contestant);
         let failed = of.filter(|turn| has_failed(turn)).count();
         if failed > 0 {
-            doubts.push(format!("{contestant}: operations were refused in {failed} rounds"));
+            doubts.push(format!(
+                "{contestant}: over 1 % of the operations failed, in {failed} of the rounds"
+            ));
         }
     }
     doubts
@@ -106,8 +111,8 @@ mod tests {
         assert!(check(rounds)[0].contains("0.20 to 0.50"));
         rounds = [(50.0, 20.0, 0); 5];
         rounds[2].2 = 10;
-        assert!(check(rounds)[0].contains("refused in 1 rounds"));
+        assert!(check(rounds)[0].contains("in 1 of the rounds"));
         let few = [round(50.0, 20.0, 0)];
-        assert!(doubts(&few, &marks(&few))[0].contains("1 rounds"));
+        assert!(doubts(&few, &marks(&few))[0].contains("one round"));
     }
 }

@@ -19,7 +19,7 @@ pub(super) const CONNECTIONS: usize = 64;
 /// Most lines of one bulk request.
 const BULK_LINES_MAX: usize = 1_000;
 /// Most bytes of one bulk request; large payloads make it shorter.
-const BULK_BYTES_MAX: usize = 4 << 20;
+const BULK_BYTES_MAX: usize = 1 << 20;
 
 /// Bulk requests under way in each zone.
 const BULK_STREAMS_PER_ZONE: usize = 4;
@@ -29,7 +29,7 @@ const BULK_STREAMS_PER_ZONE: usize = 4;
 pub(super) const ALONE_RATE: f64 = 200.0;
 
 /// Longest wait for an answer.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// Single writes by the original interface, which has no payload.
 ///

@@ -21,6 +21,9 @@ use crate::lab::target::{Endpoint, Target};
 /// Sends of one client that may be overdue; more are dropped, and the client then has failed.
 const OVERDUE_MAX: usize = 1_024;
 
+/// How long after the window one client may still work off what is overdue.
+const LATE_MAX: Duration = Duration::from_secs(5);
+
 /// Longest wait for an answer; a write without one by then is a failure.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
@@ -34,7 +37,8 @@ impl Drop for StopOnDrop {
 }
 
 /// Repeats `operation` on one connection, `rate` times a second, until the window ends. Only what
-/// was planned inside the window counts.
+/// was planned inside the window counts. What is still overdue 5 s after the window is given up: it
+/// counts as failed, and with the latency it had by then.
 ///
 /// # Errors
 /// The operation's own, and sends that were dropped because the client was too far behind: their
@@ -54,7 +58,13 @@ pub(super) async fn alone(
         tokio::task::spawn_blocking(move || pacer::run(start, vec![Lane { plan, sender }], &flag));
     let mut tally = Tally { seconds: window.seconds(), ..Tally::default() };
     while let Some(Due { planned, .. }) = due.recv().await {
-        let outcome = operation().await?;
+        let is_too_late = Instant::now() >= window.end() + LATE_MAX;
+        let outcome = if is_too_late {
+            tally.latencies.record(planned.elapsed());
+            Outcome::Refused(0, format!("given up {LATE_MAX:?} after the end: too far behind"))
+        } else {
+            operation().await?
+        };
         if planned < window.begin() {
             continue;
         }
@@ -94,8 +104,11 @@ pub(super) struct Crowd {
     pub(super) rate: f64,
     /// Connections to each zone: the most that are under way there.
     pub(super) connections: usize,
-    /// How long new writes are planned.
+    /// How long new writes are planned, the warm-up included.
     pub(super) length: Duration,
+    /// How long from the start nothing counts as written in time: the first answers are still
+    /// under way.
+    pub(super) warm_up: Duration,
     /// Size of a payload.
     pub(super) payload_bytes: usize,
 }
@@ -105,7 +118,7 @@ pub(super) struct Crowd {
 pub(super) struct Seen {
     /// Slots of [`SLOT`] by the planned time, from the start.
     pub(super) slots: Vec<Slot>,
-    /// Acknowledged before the last write was planned.
+    /// Acknowledged after the warm-up and before the last write was planned.
     pub(super) written_in_time: u64,
     /// Writes that were due.
     pub(super) planned: u64,
@@ -128,10 +141,11 @@ impl Seen {
     }
 }
 
-/// When a crowd began and when it plans its last write.
+/// When a crowd began, was warm, and plans its last write.
 #[derive(Debug, Clone, Copy)]
 struct Term {
     start: Instant,
+    warm: Instant,
     end: Instant,
 }
 
@@ -158,7 +172,7 @@ impl Crowd {
             zones.push((zone, opened));
         }
         let start = Instant::now();
-        let term = Term { start, end: start + self.length };
+        let term = Term { start, warm: start + self.warm_up, end: start + self.length };
         #[expect(clippy::cast_precision_loss, reason = "zones are few")]
         let rate = self.rate / target.zones.len() as f64;
         // All workers are one task; a histogram for each would take gigabytes.
@@ -224,7 +238,8 @@ impl Worker<'_> {
         match failure {
             None => {
                 slot.latencies.record(now - planned);
-                seen.written_in_time += u64::from(now <= self.term.end);
+                let in_time = (self.term.warm..=self.term.end).contains(&now);
+                seen.written_in_time += u64::from(in_time);
             }
             Some(reason) => {
                 slot.failures += 1;
@@ -310,7 +325,8 @@ mod tests {
         let tasks = Tasks::default();
         let target = zone_that_answers(answer, &tasks).await;
         let length = Duration::from_millis(600);
-        let crowd = Crowd { rate: 500.0, connections: 64, length, payload_bytes: 200 };
+        let warm_up = Duration::ZERO;
+        let crowd = Crowd { rate: 500.0, connections: 64, length, warm_up, payload_bytes: 200 };
         let seen = crowd.drive(&target, stop).await.expect("the node can be reached");
         tasks.shut_down().await;
         seen

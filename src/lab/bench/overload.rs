@@ -12,6 +12,7 @@ use super::closed::Window;
 use super::open::{Crowd, SLOT, Seen, Slot};
 use super::sample::{Curve, Sample};
 use super::{Measure, load};
+use crate::lab::histogram::Latencies;
 
 /// How many times the peak the crowd asks for.
 const TIMES: f64 = 10.0;
@@ -32,7 +33,7 @@ const BACK_TIMES: f64 = 2.0;
 const BACK_MS: f64 = 2.0;
 
 /// Measures the peak, exceeds it, and watches the recovery. The rate is the goodput: writes
-/// acknowledged while the crowd was there. Figures: `peak_per_second`, `offered_per_second`,
+/// acknowledged while the crowd was there and warm; the latency is the crowd's. Figures: `peak_per_second`, `offered_per_second`,
 /// `recovery_s` (the whole time watched when latency never came back).
 ///
 /// # Errors
@@ -40,11 +41,14 @@ const BACK_MS: f64 = 2.0;
 pub(super) async fn overload(measure: &Measure<'_>) -> anyhow::Result<Sample> {
     let (target, bytes) = (measure.target, measure.payload_bytes);
     let stop = Arc::<AtomicBool>::default();
-    let longest = BEFORE + 2 * measure.length + measure.warm_up + AFTER + Duration::from_secs(90);
+    let loads = 2 * (measure.warm_up + measure.length);
+    // An answer may take half a minute; then the steady clients must still be there.
+    let longest = BEFORE + loads + AFTER + Duration::from_secs(90);
     let steady = Crowd {
         rate: STEADY_RATE,
         connections: STEADY_CONNECTIONS,
         length: longest,
+        warm_up: Duration::ZERO,
         payload_bytes: bytes,
     };
     let start = Instant::now();
@@ -55,13 +59,14 @@ pub(super) async fn overload(measure: &Measure<'_>) -> anyhow::Result<Sample> {
         let crowd = Crowd {
             rate: (TIMES * peak).max(1.0),
             connections: CONNECTIONS,
-            length: measure.length,
+            length: measure.warm_up + measure.length,
+            warm_up: measure.warm_up,
             payload_bytes: bytes,
         };
         let begun = start.elapsed();
         let seen = crowd.drive(target, &Arc::default()).await?;
         // The crowd's last answers may come later; what counts is when it stopped sending.
-        let ended = begun + measure.length;
+        let ended = begun + crowd.length;
         tokio::time::sleep(AFTER.saturating_sub(start.elapsed().saturating_sub(ended))).await;
         anyhow::Ok((peak, seen, begun, ended))
     };
@@ -73,15 +78,19 @@ pub(super) async fn overload(measure: &Measure<'_>) -> anyhow::Result<Sample> {
     let (seen, steps) = tokio::join!(steady.drive(target, &stop), steps);
     let (seen, (peak, crowd, begun, ended)) = (seen?, steps?);
     let length = measure.length.as_secs_f64();
+    let planned_for = (measure.warm_up + measure.length).as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let (written, planned) = (crowd.written_in_time as f64, crowd.planned as f64);
     let mut sample = Sample::new(written / length);
     sample.failures = crowd.failures;
     sample.first_failure = crowd.first_failure.clone();
     sample.figure("peak_per_second", peak);
-    sample.figure("offered_per_second", planned / length);
+    sample.figure("offered_per_second", planned / planned_for);
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    sample.figure("not_sent_per_second", crowd.dropped as f64 / length);
+    sample.figure("not_sent_per_second", crowd.dropped as f64 / planned_for);
+    let mut latencies = Latencies::default();
+    crowd.slots.iter().for_each(|slot| latencies.merge(&slot.latencies));
+    sample.latency = Some(latencies.summary());
     sample.figure("recovery_s", recovery(&seen.slots, ended));
     sample.curves.push(curve(&seen, begun, ended));
     Ok(sample)

@@ -156,7 +156,7 @@ fn row_cells(row: &Row) -> Vec<(String, Tone)> {
         told_or_dash(row.p50_ms.as_ref(), 2),
         told_or_dash(row.p99_ms.as_ref(), 2),
         row.failures.to_string(),
-        told_or_dash(row.client_cores.as_ref(), 1),
+        told_or_dash(row.client_cores.as_ref(), 2),
     ]
     .map(|text| (text, Tone::Plain))
     .into()

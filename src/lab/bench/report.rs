@@ -123,7 +123,7 @@ impl Report {
         let Self { cores, postgres, seconds, rounds, .. } = self;
         let commit = if self.raw_is_synchronous { "on" } else { "off" };
         format!(
-            "{cores} cores shared by all, the client too; PostgreSQL {postgres}; {} rounds, \
+            "{cores} cores shared by all, the client too; PostgreSQL {postgres}; rounds: {}; \
              {seconds} s a turn; raw limit with synchronous_commit {commit}; median (min to max)",
             rounds.len()
         )
@@ -173,7 +173,7 @@ impl fmt::Display for Report {
                 told_or_dash(one.p50_ms.as_ref(), 2),
                 told_or_dash(one.p99_ms.as_ref(), 2),
                 one.failures.to_string(),
-                told_or_dash(one.client_cores.as_ref(), 1),
+                told_or_dash(one.client_cores.as_ref(), 2),
             ]));
         }
         writeln!(f, "{}", rates.trim_fmt())?;
