@@ -34,7 +34,7 @@ pub(super) struct Bench {
     seconds: u32,
     /// Only these contestants, with commas between: raw, raw-one, plain, replicas, replicas-alone,
     /// original, single, bulk, alone, catch-up, verify, slow-zone, overload, memory [default: all
-    /// but memory]
+    /// but memory; with --against, those that need not stop processes]
     #[arg(long, value_name = "NAME", value_delimiter = ',', env = "PGHC_LOAD_ONLY")]
     only: Vec<Contestant>,
     /// Minutes for which contestant `memory` loads everything, 1 to 1440
@@ -146,15 +146,21 @@ impl Files {
 }
 
 impl Bench {
+    /// Who takes part when nobody is named; nobody whose turn would stop processes of others.
+    fn usual(&self) -> Vec<Contestant> {
+        let is_ours = self.site.options().against.is_none();
+        let usual = Contestant::ALL.iter().copied().filter(|one| one.is_usual());
+        usual.filter(|one| is_ours || !one.needs_own_parade()).collect()
+    }
+
     /// A mark that is missed is printed and fails nothing; a chain that does not verify does.
     pub(super) async fn run(&self) -> anyhow::Result<bool> {
         if let Some(Table::Scale(scale)) = &self.table {
             return scale.run().await;
         }
         self.files.check()?;
-        let usual = || Contestant::ALL.iter().copied().filter(|one| one.is_usual()).collect();
         let options = bench::Options {
-            contestants: if self.only.is_empty() { usual() } else { self.only.clone() },
+            contestants: if self.only.is_empty() { self.usual() } else { self.only.clone() },
             rounds: self.rounds.into(),
             length: Duration::from_secs(self.seconds.into()),
             memory_length: Duration::from_secs(u64::from(self.minutes) * 60),

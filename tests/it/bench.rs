@@ -5,9 +5,6 @@ use std::process::{Command, Stdio};
 use pghc::dev::scratch::Scratch;
 use serde_json::Value;
 
-/// The contestants that stop, freeze, replicate or verify something; what they load is little.
-const ONLY: &str = "plain,replicas-alone,alone,catch-up,slow-zone,verify";
-
 fn run(line: &str) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_geo-load"));
     let output = command.args(line.split(' ')).stdin(Stdio::null()).output().expect("it was built");
@@ -15,12 +12,13 @@ fn run(line: &str) -> (Option<i32>, String, String) {
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-#[test]
-fn every_contestant_is_measured_in_every_round_and_reported_three_times() {
+/// Measures `only` in two rounds and checks the report on the screen, as JSON, and as a page; its
+/// marks must be those of `named`.
+fn check(only: &str, named: &[&str]) {
     let scratch = Scratch::new("bench-test").expect("a directory");
     let (json, html) = (scratch.path().join("report.json"), scratch.path().join("report.html"));
     let (code, printed, said) = run(&format!(
-        "bench --rounds 2 --seconds 1 --only {ONLY} --json {} --html {}",
+        "bench --rounds 2 --seconds 1 --only {only} --json {} --html {}",
         json.display(),
         html.display()
     ));
@@ -30,7 +28,7 @@ fn every_contestant_is_measured_in_every_round_and_reported_three_times() {
 
     let report = std::fs::read_to_string(&json).expect("it was written");
     let report: Value = serde_json::from_str(&report).expect("it is JSON");
-    let keys: Vec<_> = ONLY.split(',').collect();
+    let keys: Vec<_> = only.split(',').collect();
     let rounds = report["rounds"].as_array().expect("rounds");
     assert_eq!(rounds.len(), 2);
     for round in rounds {
@@ -43,20 +41,32 @@ fn every_contestant_is_measured_in_every_round_and_reported_three_times() {
     assert_ne!(rounds[0]["turns"][0]["contestant"], rounds[1]["turns"][0]["contestant"]);
     for one in report["contestants"].as_array().expect("contestants") {
         assert!(one["per_second"]["min"].as_f64().expect("a rate") > 0.0, "{one}");
-        assert_eq!(one["failures"], 0, "{one}");
     }
     let marks: Vec<_> = report["marks"].as_array().expect("marks").iter().collect();
     let names: String = marks.iter().filter_map(|mark| mark["name"].as_str()).collect();
-    for name in ["p50 / synchronous replicas", "frozen zone / healthy", "chain-verify / COPY"] {
+    for name in named {
         assert!(names.contains(name), "{name} is missing in {names}");
     }
-    assert!(!names.contains("raw limit"), "what was not measured has no mark: {names}");
+    assert!(!names.contains("bulk"), "what was not measured has no mark: {names}");
     assert_eq!(report["verify"]["passed"], true);
 
     let page = std::fs::read_to_string(&html).expect("it was written");
     assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
     assert!(page.contains("<svg") && !page.contains("<script"), "charts without a program");
     assert!(!page.contains("http://") && !page.contains("https://"), "it fetches nothing");
+}
+
+#[test]
+fn every_contestant_is_measured_in_every_round_and_reported_three_times() {
+    let named = ["p50 / synchronous replicas", "chain-verify / COPY"];
+    check("plain,replicas-alone,alone,verify", &named);
+}
+
+#[test]
+#[ignore = "loads all cores, which coordinators of a debug build do not bear beside other tests"]
+fn zones_in_trouble_are_measured_and_well_again_afterwards() {
+    let named = ["catch-up / raw limit", "frozen zone / healthy", "back after overload"];
+    check("raw-one,single,bulk,catch-up,slow-zone,overload", &named);
 }
 
 #[test]

@@ -92,7 +92,8 @@ impl Contestant {
     }
 
     /// Whether it stops, freezes or counts processes, and so needs a parade of our own.
-    pub(super) fn needs_own_parade(self) -> bool {
+    #[must_use]
+    pub fn needs_own_parade(self) -> bool {
         matches!(self, Self::CatchUp | Self::SlowZone | Self::Memory)
     }
 }

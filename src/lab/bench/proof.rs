@@ -23,7 +23,7 @@ use crate::lab::verdict::sibling;
 /// Links verified in one turn; of a shorter chain all of it.
 const LINKS: u64 = 100_000;
 /// Links a chain must have to measure anything; what is missing is written first.
-const LINKS_MIN: u64 = 20_000;
+const LINKS_MIN: u64 = 5_000;
 /// Longest time a verification may take.
 const VERIFY_MAX: Duration = Duration::from_secs(600);
 /// Time between two looks at the verifier's memory.
