@@ -10,13 +10,12 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::bench::Bench;
 use super::process::{parse, with_causes};
-use crate::lab::bench::{self, Phase};
 use crate::lab::load::LoadOptions;
 use crate::lab::pacer::Arrival;
 use crate::lab::quick;
 use crate::lab::site::{Site, SiteOptions};
-use crate::task::Tasks;
 
 /// Drives a parade with writes and reports how long they took.
 #[derive(Debug, Parser)]
@@ -30,12 +29,12 @@ struct Cli {
 enum Command {
     /// Open-loop writes in every zone for some seconds, then a report and a verification
     Quick(Quick),
-    /// pghc and plain PostgreSQL side by side: rates, ratios and marks
+    /// pghc and PostgreSQL side by side, in rounds: rates, ratios and marks
     Bench(Bench),
 }
 
 #[derive(Debug, Args)]
-struct SiteArgs {
+pub(super) struct SiteArgs {
     /// Drive the running parade of this parade.json (or the directory that holds it) instead of an
     /// own one
     #[arg(long, value_name = "FILE", env = "PGHC_LOAD_AGAINST",
@@ -60,7 +59,7 @@ struct SiteArgs {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     /// For people
     Table,
     /// For programs
@@ -98,19 +97,6 @@ struct Quick {
     payload_bytes: u32,
 }
 
-#[derive(Debug, Args)]
-struct Bench {
-    #[command(flatten)]
-    site: SiteArgs,
-    /// Measured seconds of each phase, 1 to 600
-    #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(1..=600),
-          env = "PGHC_LOAD_SECONDS")]
-    seconds: u32,
-    /// Only these phases: raw, plain, original, single, bulk, alone
-    #[arg(long, value_name = "PHASE", value_delimiter = ',', env = "PGHC_LOAD_ONLY")]
-    only: Vec<Phase>,
-}
-
 fn parse_rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
     let allowed = rate > 0.0 && rate <= 100_000.0;
@@ -118,7 +104,7 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 }
 
 impl SiteArgs {
-    fn options(&self) -> SiteOptions {
+    pub(super) fn options(&self) -> SiteOptions {
         SiteOptions {
             against: self.against.clone(),
             zones: self.zones.map(usize::from),
@@ -128,10 +114,22 @@ impl SiteArgs {
         }
     }
 
-    fn print(&self, report: &(impl std::fmt::Display + serde::Serialize)) -> anyhow::Result<()> {
-        match self.format {
-            Format::Table => println!("{report}"),
-            Format::Json => println!("{}", serde_json::to_string_pretty(report)?),
+    pub(super) fn print(
+        &self,
+        report: &(impl std::fmt::Display + serde::Serialize),
+    ) -> anyhow::Result<()> {
+        self.format.print(report)
+    }
+}
+
+impl Format {
+    pub(super) fn print(
+        self,
+        report: &(impl std::fmt::Display + serde::Serialize),
+    ) -> anyhow::Result<()> {
+        match self {
+            Self::Table => println!("{report}"),
+            Self::Json => println!("{}", serde_json::to_string_pretty(report)?),
         }
         Ok(())
     }
@@ -157,28 +155,6 @@ impl Quick {
     }
 }
 
-impl Bench {
-    /// A mark that is missed is printed and fails nothing; a chain that does not verify does.
-    async fn run(&self) -> anyhow::Result<bool> {
-        let phases = if self.only.is_empty() { Phase::ALL } else { &*self.only };
-        let length = Duration::from_secs(self.seconds.into());
-        let tasks = Tasks::default();
-        let mut measured = interruptible(bench::run_postgres(phases, length, &tasks)).await?;
-        let mut verdict = None;
-        if phases.iter().any(|phase| phase.is_of_pghc()) {
-            let of_pghc = with_site(&self.site, async |site| {
-                bench::run_pghc(phases, length, site.target()).await
-            });
-            let (more, verified) = of_pghc.await?;
-            measured.extend(more);
-            verdict = Some(verified);
-        }
-        let report = bench::report(measured, length, verdict, &tasks).await?;
-        self.site.print(&report)?;
-        Ok(report.verify.is_none_or(|verdict| verdict.passed))
-    }
-}
-
 /// Opens the site, does `work` there unless interrupted, and closes the site whatever happened.
 async fn with_site<T>(
     arguments: &SiteArgs,
@@ -194,7 +170,9 @@ async fn with_site<T>(
 }
 
 /// Ends `work` early on Ctrl-C or SIGTERM.
-async fn interruptible<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+pub(super) async fn interruptible<T>(
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -248,7 +226,8 @@ mod tests {
             "geo-load quick",
             "geo-load quick --zones 3 --wan m.csv --rate 0.5 --seconds 1 --format json",
             "geo-load quick --against parade.json --arrival uniform --seed 7",
-            "geo-load bench --only raw,plain --seconds 3",
+            "geo-load bench --only raw,plain --seconds 3 --rounds 1 --json x --html y",
+            "geo-load bench scale --zones 1,3 --payloads none --links 0 --html y",
         ] {
             assert!(Cli::try_parse_from(good.split(' ')).is_ok(), "{good}");
         }
@@ -259,6 +238,11 @@ mod tests {
             "geo-load quick --zones 10",
             "geo-load quick --against parade.json --zones 3",
             "geo-load bench --only fast",
+            "geo-load bench --rounds 0",
+            "geo-load bench --synchronous-commit local",
+            "geo-load bench --only raw scale",
+            "geo-load bench scale --zones 0",
+            "geo-load bench scale --only raw",
         ] {
             assert!(Cli::try_parse_from(bad.split(' ')).is_err(), "{bad}");
         }

@@ -7,6 +7,7 @@
 pub mod bench;
 pub mod client;
 pub mod histogram;
+pub mod html;
 pub mod ledger;
 pub mod load;
 pub mod pacer;

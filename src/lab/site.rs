@@ -68,6 +68,12 @@ impl Site {
         &self.target
     }
 
+    /// Its processes, when it is an own one.
+    #[must_use]
+    pub fn parade(&self) -> Option<&Parade> {
+        self.own.as_ref()
+    }
+
     /// The emulator between its zones, when this process runs one.
     #[must_use]
     pub fn emulator(&self) -> Option<&Wan> {

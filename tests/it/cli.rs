@@ -62,6 +62,9 @@ fn every_program_refuses_what_it_does_not_know_by_name() {
     refuses("geo-load", "quick --wan /no/such.csv", 2, &["/no/such.csv", "No such file"]);
     refuses("geo-load", "quick --against /no/such", 2, &["/no/such"]);
     refuses("geo-load", "bench --only fast", 2, &["--only", "fast"]);
+    refuses("geo-load", "bench --rounds 0", 2, &["--rounds", "1..=100"]);
+    refuses("geo-load", "bench --synchronous-commit no", 2, &["'no'", "on, off"]);
+    refuses("geo-load", "bench scale --zones 1,12", 2, &["--zones", "\"12\"", "1 to 9"]);
     refuses("chain-verify", "", 3, &["--zone, --api or --file"]);
     refuses("chain-verify", "--nope", 3, &["'--nope'"]);
     refuses("chain-verify", "--zone eu", 3, &["--zone", "NAME=URL"]);

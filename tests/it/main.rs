@@ -1,6 +1,7 @@
 //! Integration tests against real processes and real PostgreSQL servers.
 
 mod api_contract;
+mod bench;
 mod cli;
 mod coordinators;
 mod damage;

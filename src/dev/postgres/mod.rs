@@ -14,6 +14,7 @@ mod directory;
 mod error;
 mod install;
 mod lock;
+mod standby;
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::path::{Path, PathBuf};

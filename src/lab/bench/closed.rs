@@ -24,10 +24,24 @@ pub(super) struct Window {
 
 impl Window {
     /// A window of `length` after a warm-up.
-    #[must_use]
     pub(super) fn after(warm_up: Duration, length: Duration) -> Self {
         let begin = Instant::now() + warm_up;
         Self { begin, end: begin + length }
+    }
+
+    /// When measuring begins.
+    pub(super) fn begin(self) -> Instant {
+        self.begin
+    }
+
+    /// When it ends.
+    pub(super) fn end(self) -> Instant {
+        self.end
+    }
+
+    /// Its length in seconds.
+    pub(super) fn seconds(self) -> f64 {
+        (self.end - self.begin).as_secs_f64()
     }
 
     /// Share of the time from `from` to `to` that lies in the window, 0 to 1.
@@ -40,22 +54,22 @@ impl Window {
 
 /// What the workers of a phase achieved inside the window.
 #[derive(Debug, Clone, Default)]
-pub struct Tally {
+pub(super) struct Tally {
     /// Rows or writes done.
-    pub units: f64,
+    pub(super) units: f64,
     /// Time of each operation that began inside.
-    pub latencies: Latencies,
+    pub(super) latencies: Latencies,
     /// Operations the server refused.
-    pub failures: u64,
+    pub(super) failures: u64,
     /// What the first of them said.
-    pub first_failure: Option<String>,
-    seconds: f64,
+    pub(super) first_failure: Option<String>,
+    /// Length of the window.
+    pub(super) seconds: f64,
 }
 
 impl Tally {
     /// Units per second.
-    #[must_use]
-    pub fn rate(&self) -> f64 {
+    pub(super) fn rate(&self) -> f64 {
         self.units / self.seconds
     }
 
@@ -122,7 +136,7 @@ pub(super) async fn together(
 ) -> anyhow::Result<Tally> {
     let tallies = try_join_all(workers).await?;
     let sum = tallies.into_iter().fold(Tally::default(), Tally::merge);
-    Ok(Tally { seconds: (window.end - window.begin).as_secs_f64(), ..sum })
+    Ok(Tally { seconds: window.seconds(), ..sum })
 }
 
 #[cfg(test)]

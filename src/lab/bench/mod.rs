@@ -1,195 +1,235 @@
-//! `geo-load bench`: pghc and plain PostgreSQL on the same machine, in one run, so that their
-//! ratios mean something where the absolute figures of a small machine do not.
+//! `geo-load bench`: pghc and what it is compared with on the same machine, in one run, so that
+//! their ratios mean something where the absolute figures of a small machine do not.
 //!
-//! Each phase has the machine to itself: the raw servers are stopped before a parade is driven. All
-//! rows are alike: 200 bytes of payload, the columns of a link.
+//! Contestants take turns in rounds, in an order that rotates, and each has the machine to itself;
+//! ratios are taken inside a round. All rows are alike: 200 bytes of payload, the columns of a link.
 
+mod away;
 mod closed;
-mod parade;
+mod contestant;
+mod doubts;
+mod grounds;
+mod load;
+mod marks;
+mod memory;
+mod open;
+mod overload;
+mod page;
 mod postgres;
+mod probe;
+mod proof;
 mod report;
+mod sample;
+pub mod scale;
+mod servers;
+mod spread;
+mod zones;
 
-use std::fmt;
-use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use serde::{Serialize, Serializer};
+use anyhow::bail;
 
-pub use self::closed::Tally;
-pub use self::report::{Mark, Measured, Report};
+use self::closed::Window;
+pub use self::contestant::Contestant;
+use self::contestant::{Ground, order};
+pub use self::grounds::Grounds;
+pub use self::marks::{Mark, Side};
+pub use self::probe::Probe;
+pub use self::report::{Report, Row};
+pub use self::sample::{Curve, Round, Sample, Turn};
+pub use self::spread::Spread;
 use super::target::Target;
-use super::verdict::{self, Verdict};
-use crate::task::Tasks;
+use super::verdict;
 
-/// Bytes of every payload.
+/// Bytes of every payload, but where a table is of payload sizes.
 const PAYLOAD_BYTES: usize = 200;
 
 /// Time before each measured window.
-const WARM_UP: Duration = Duration::from_secs(2);
+const WARM_UP: Duration = Duration::from_secs(1);
 
-macro_rules! phases {
-    ($($(#[$doc:meta])* $name:ident = $key:literal, $title:literal;)*) => {
-        /// One measurement.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Phase {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl Phase {
-            /// All, in the order in which they run.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// Its name on the command line and in JSON.
-            #[must_use]
-            pub fn key(self) -> &'static str {
-                match self { $(Self::$name => $key,)* }
-            }
-        }
-
-        impl fmt::Display for Phase {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $(Self::$name => $title,)* })
-            }
-        }
-    };
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Who takes part; not empty.
+    pub contestants: Vec<Contestant>,
+    /// How many turns each has, from 1.
+    pub rounds: usize,
+    /// Measured time of each turn.
+    pub length: Duration,
+    /// How long [`Contestant::Memory`] runs.
+    pub memory_length: Duration,
+    /// Whether the raw limit waits for the disk at each commit, as the applier does by default.
+    pub raw_is_synchronous: bool,
 }
 
-phases! {
-    /// Batches of 1000 rows into three servers at once.
-    Raw = "raw", "raw limit: 3 servers, batches of 1000";
-    /// Single inserts into one server.
-    Plain = "plain", "plain PostgreSQL: 1 server, single inserts, 32 connections";
-    /// `POST /chain`.
-    Original = "original", "pghc POST /chain, 64 connections";
-    /// `POST /v1/chain`, one write a request.
-    Single = "single", "pghc POST /v1/chain, 64 connections";
-    /// `POST /v1/chain`, NDJSON.
-    Bulk = "bulk", "pghc bulk NDJSON, 4 streams a zone";
-    /// One client, one write at a time.
-    Alone = "alone", "pghc single write, one client";
+/// How one turn is measured.
+struct Measure<'a> {
+    target: &'a Target,
+    payload_bytes: usize,
+    warm_up: Duration,
+    length: Duration,
 }
 
-impl Phase {
-    /// Whether it needs a parade.
-    #[must_use]
-    pub fn is_of_pghc(self) -> bool {
-        !matches!(self, Self::Raw | Self::Plain)
+impl<'a> Measure<'a> {
+    fn new(target: &'a Target, length: Duration) -> Self {
+        Self { target, payload_bytes: PAYLOAD_BYTES, warm_up: WARM_UP, length }
+    }
+
+    /// A window that begins after the warm-up, counted from now.
+    fn window(&self) -> Window {
+        Window::after(self.warm_up, self.length)
     }
 }
 
-impl FromStr for Phase {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let known = || Self::ALL.iter().map(|phase| phase.key()).collect::<Vec<_>>().join(", ");
-        let found = Self::ALL.iter().find(|phase| phase.key() == text);
-        found.copied().ok_or_else(|| format!("{text:?} is none of {}", known()))
+/// A JSON value of exactly so many bytes, or of the few more that its number takes; `null` for 0.
+fn payload(number: usize, bytes: usize) -> String {
+    if bytes == 0 {
+        return "null".to_owned();
     }
-}
-
-impl Serialize for Phase {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.key())
-    }
-}
-
-/// A JSON value of exactly [`PAYLOAD_BYTES`].
-fn payload(number: usize) -> String {
     let start = format!(r#"{{"n":{number},"pad":""#);
-    let pad = "x".repeat(PAYLOAD_BYTES - start.len() - 2);
+    let pad = "x".repeat(bytes.saturating_sub(start.len() + 2));
     format!(r#"{start}{pad}"}}"#)
 }
 
-/// Runs the phases that need PostgreSQL alone.
+/// Runs all rounds, lets `chain-verify` look at what was written, and reports.
 ///
 /// # Errors
-/// When a server cannot be started or a statement fails: nothing was measured then.
-pub async fn run_postgres(
-    phases: &[Phase],
-    length: Duration,
-    tasks: &Tasks,
-) -> anyhow::Result<Vec<Measured>> {
-    let mut measured = Vec::new();
-    for phase in phases.iter().copied().filter(|phase| !phase.is_of_pghc()) {
-        announce(phase);
-        let tally = match phase {
-            Phase::Raw => postgres::raw_limit(WARM_UP, length, tasks).await?,
-            _ => postgres::single_inserts(WARM_UP, length, tasks).await?,
-        };
-        measured.push(Measured::new(phase, tally, None));
+/// When a contestant cannot be set up, a node refuses most of what is sent, or a contestant needs
+/// an own parade and there is none; nothing is reported then.
+pub async fn run(grounds: &mut Grounds, options: &Options) -> anyhow::Result<Report> {
+    let of_others = options.contestants.iter().find(|one| one.needs_own_parade());
+    if let Some(one) = of_others.filter(|_| !grounds.has_own_parade()) {
+        bail!(
+            "{} stops or watches processes, which is done only to a parade of our own; leave it \
+             out by --only, or leave out --against",
+            one.key()
+        );
     }
-    Ok(measured)
-}
-
-/// Runs the phases that need a parade against `target`, and lets `chain-verify` look at what they
-/// wrote.
-///
-/// # Errors
-/// When a node cannot be reached, or refuses most of what is sent; when chain-verify cannot be run.
-pub async fn run_pghc(
-    phases: &[Phase],
-    length: Duration,
-    target: &Target,
-) -> anyhow::Result<(Vec<Measured>, Verdict)> {
-    let mut measured = Vec::new();
-    for phase in phases.iter().copied().filter(|phase| phase.is_of_pghc()) {
-        announce(phase);
-        let tally = match phase {
-            Phase::Original => parade::original(target, WARM_UP, length).await?,
-            Phase::Bulk => parade::bulk(target, WARM_UP, length).await?,
-            Phase::Alone => parade::version_1(target, Some(1), WARM_UP, length).await?,
-            _ => parade::version_1(target, None, WARM_UP, length).await?,
-        };
-        let status = target.status().await?;
-        let behind = status.zones.iter().map(|zone| zone.lag_ids).max();
-        measured.push(Measured::new(phase, tally, behind));
+    let mut rounds = Vec::with_capacity(options.rounds);
+    for round in 0..options.rounds {
+        let mut turns = Vec::new();
+        for contestant in order(&options.contestants, round, options.rounds) {
+            eprintln!("round {} of {}: {contestant}", round + 1, options.rounds);
+            turns.push(turn(grounds, contestant, options).await?);
+        }
+        rounds.push(Round { turns });
     }
-    eprintln!("verifying the chain");
-    Ok((measured, verdict::verify(target).await?))
+    if options.contestants.contains(&Contestant::Memory) {
+        eprintln!("once: {}", Contestant::Memory);
+        let turn = turn(grounds, Contestant::Memory, options).await?;
+        rounds.first_mut().expect("there is at least one round").turns.push(turn);
+    }
+    let mut proved = None;
+    if options.contestants.iter().any(|one| one.ground() == Ground::Parade) {
+        eprintln!("verifying the chain");
+        grounds.bring(Ground::Parade).await?;
+        grounds.zones().await?.settled().await?;
+        proved = Some(verdict::verify(grounds.target()?).await?);
+    }
+    let version = version(grounds).await?;
+    Ok(Report::new(options, rounds, version, proved)?)
 }
 
-/// Puts the figures together.
-///
-/// # Errors
-/// When PostgreSQL does not tell its version.
-pub async fn report(
-    phases: Vec<Measured>,
-    length: Duration,
-    verify: Option<Verdict>,
-    tasks: &Tasks,
-) -> anyhow::Result<Report> {
-    Ok(Report {
-        cores: std::thread::available_parallelism()?.get(),
-        postgres: postgres::version(tasks).await?,
-        seconds: length.as_secs_f64(),
-        marks: report::marks(&phases),
-        phases,
-        verify,
-    })
+/// The version of PostgreSQL, asked of whatever runs.
+async fn version(grounds: &Grounds) -> anyhow::Result<String> {
+    let tasks = grounds.tasks();
+    let client = match grounds.servers() {
+        Ok(servers) => servers.connect_first(1, tasks).await?.remove(0),
+        Err(_) => servers::connect_to(&grounds.target()?.zones[0].dsn, tasks).await?,
+    };
+    postgres::version(&client).await
 }
 
-/// Says on stderr what runs now, since a phase is silent for seconds.
-fn announce(phase: Phase) {
-    eprintln!("measuring {phase}");
+/// One turn: brings up what it needs, probes the machine, measures.
+async fn turn(
+    grounds: &mut Grounds,
+    contestant: Contestant,
+    options: &Options,
+) -> anyhow::Result<Turn> {
+    grounds.bring(contestant.ground()).await?;
+    let machine = Probe::take(grounds.directory()).await?;
+    let (begun, cpu) = (Instant::now(), probe::own_cpu());
+    let sample = match contestant.ground() {
+        Ground::Parade => of_pghc(grounds, contestant, options).await,
+        _ => of_postgres(grounds, contestant, options).await,
+    };
+    let sample = sample.map_err(|error| error.context(format!("cannot measure {contestant}")))?;
+    let seconds = begun.elapsed().as_secs_f64();
+    let used = probe::own_cpu().zip(cpu).map(|(after, before)| after.saturating_sub(before));
+    let client_cores = used.map(|used| used.as_secs_f64() / seconds);
+    Ok(Turn { contestant, machine, client_cores, seconds, sample })
+}
+
+async fn of_postgres(
+    grounds: &Grounds,
+    contestant: Contestant,
+    options: &Options,
+) -> anyhow::Result<Sample> {
+    let (servers, tasks) = (grounds.servers()?, grounds.tasks());
+    let commit = if options.raw_is_synchronous { "on" } else { "off" };
+    let window = || Window::after(WARM_UP, options.length);
+    let tally = match contestant {
+        Contestant::Raw => postgres::raw_limit(servers, 3, commit, window, tasks).await?,
+        Contestant::RawOne => postgres::raw_limit(servers, 1, commit, window, tasks).await?,
+        Contestant::Plain => postgres::single_inserts(servers, None, window, tasks).await?,
+        Contestant::Replicas => {
+            postgres::single_inserts(servers, Some(load::CONNECTIONS), window, tasks).await?
+        }
+        Contestant::ReplicasAlone => postgres::alone(servers, window, tasks).await?,
+        other => bail!("{other} is not measured on bare servers"),
+    };
+    Ok(Sample::of(tally))
+}
+
+async fn of_pghc(
+    grounds: &Grounds,
+    contestant: Contestant,
+    options: &Options,
+) -> anyhow::Result<Sample> {
+    let target = grounds.target()?;
+    let measure = Measure::new(target, options.length);
+    let zones = grounds.zones().await?;
+    let window = measure.window();
+    let load = async {
+        match contestant {
+            Contestant::Original => load::original(target, window).await,
+            Contestant::Bulk => load::bulk(target, PAYLOAD_BYTES, window).await,
+            Contestant::Alone => load::alone(target, PAYLOAD_BYTES, window).await,
+            _ => load::single(target, PAYLOAD_BYTES, window).await,
+        }
+    };
+    let sample = match contestant {
+        Contestant::CatchUp => away::catch_up(&measure, grounds.parade()?, &zones).await?,
+        Contestant::SlowZone => away::slow_zone(&measure, grounds.parade()?, &zones).await?,
+        Contestant::Verify => proof::verify(&measure, &zones).await?,
+        Contestant::Overload => overload::overload(&measure).await?,
+        Contestant::Memory => {
+            memory::memory(&measure, grounds.parade()?, options.memory_length).await?
+        }
+        _ => {
+            let (tally, applied) = tokio::try_join!(load, zones.applied_in(window))?;
+            let mut sample = Sample::of(tally);
+            sample.figure("applied_per_second", applied);
+            sample
+        }
+    };
+    // The next turn shall not begin with the backlog of this one.
+    zones.settled().await?;
+    Ok(sample)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{PAYLOAD_BYTES, Phase, payload};
+    use super::payload;
 
     #[test]
-    fn a_payload_is_json_of_200_bytes() {
+    fn a_payload_is_json_of_the_size_that_was_asked_for() {
         for number in [0, 7, 999, 1_234_567] {
-            let text = payload(number);
-            assert_eq!(text.len(), PAYLOAD_BYTES);
-            assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text}");
+            for bytes in [0, 200, 256, 4_096] {
+                let text = payload(number, bytes);
+                assert_eq!(text.len(), if bytes == 0 { 4 } else { bytes });
+                assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text}");
+            }
         }
-    }
-
-    #[test]
-    fn a_phase_is_known_by_its_key() {
-        for phase in Phase::ALL {
-            assert_eq!(phase.key().parse(), Ok(*phase));
-        }
-        assert!("fast".parse::<Phase>().expect_err("no phase").contains("raw, plain"));
     }
 }

@@ -1,32 +1,24 @@
-//! What PostgreSQL does by itself: the raw limit of batches into three servers at once, and the
-//! single inserts of an application without pghc.
-//!
-//! The table, the rows and the servers' settings are those of a parade. All servers of a phase are
-//! stopped at its end, so that nothing of them runs while pghc is measured.
+//! What PostgreSQL does by itself: the raw limit of batches, and the single inserts of an
+//! application without pghc.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
 
-use anyhow::Context as _;
-use futures::future::try_join_all;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Statement};
 
 use super::closed::{Outcome, Tally, Window, together, work};
-use crate::dev::postgres::{Server, ServerOptions};
-use crate::dev::scratch::Scratch;
+use super::servers::Servers;
+use super::{PAYLOAD_BYTES, load, open, payload};
 use crate::task::Tasks;
 
-const TABLE: &str = include_str!("../../../sql/bench/table.sql");
 const INSERT_BATCH: &str = include_str!("../../../sql/bench/insert_batch.sql");
 const INSERT_ONE: &str = include_str!("../../../sql/bench/insert_one.sql");
+const NEWEST: &str = "select coalesce(max(id), 0) from public.bench_chain";
 
 /// Rows of one batch.
 const BATCH_ROWS: usize = 1_000;
 
-/// Servers written to at once, as a parade of three zones does.
-const SERVERS: usize = 3;
-
-/// Connections that insert single rows.
+/// Connections that insert single rows into a plain server.
 const CONNECTIONS: usize = 32;
 
 /// The rows of a batch, column by column; only their ids change from batch to batch.
@@ -39,155 +31,137 @@ struct Rows {
 }
 
 impl Rows {
-    fn new(count: usize) -> Self {
+    fn new() -> Self {
         let digit = |place: usize| u8::try_from(place % 256).unwrap_or_default();
         Self {
-            nodes: vec!["eu-1".to_owned(); count],
-            hashes: (0..count).map(|place| format!("{place:032x}")).collect(),
-            digests: (0..count).map(|place| vec![digit(place); 32]).collect(),
-            times: vec![jiff::Timestamp::now(); count],
-            payloads: (0..count).map(super::payload).collect(),
+            nodes: vec!["eu-1".to_owned(); BATCH_ROWS],
+            hashes: (0..BATCH_ROWS).map(|place| format!("{place:032x}")).collect(),
+            digests: (0..BATCH_ROWS).map(|place| vec![digit(place); 32]).collect(),
+            times: vec![jiff::Timestamp::now(); BATCH_ROWS],
+            payloads: (0..BATCH_ROWS).map(|place| payload(place, PAYLOAD_BYTES)).collect(),
         }
     }
-}
 
-/// Servers of a phase and where their data lies; both go with this value.
-struct Servers {
-    servers: Vec<Server>,
-    _scratch: Scratch,
-}
-
-impl Servers {
-    async fn start(count: usize) -> anyhow::Result<Self> {
-        let scratch = Scratch::new("bench").context("cannot make a temporary directory")?;
-        let mut starting = Vec::with_capacity(count);
-        for place in 0..count {
-            let data_dir = scratch.path().join(format!("pg{place}"));
-            starting.push(Server::start(ServerOptions::new(data_dir, free_port()?)));
-        }
-        Ok(Self { servers: try_join_all(starting).await?, _scratch: scratch })
-    }
-
-    async fn stop(mut self) -> anyhow::Result<()> {
-        for server in &mut self.servers {
-            server.stop().await?;
-        }
+    async fn insert_batch(
+        &self,
+        client: &Client,
+        insert: &Statement,
+        after: i64,
+    ) -> anyhow::Result<()> {
+        let ids: Vec<i64> = (after + 1..=after + BATCH_ROWS.cast_signed() as i64).collect();
+        let Self { nodes, hashes, digests, times, payloads } = self;
+        client.execute(insert, &[&ids, nodes, hashes, digests, times, payloads]).await?;
         Ok(())
     }
+
+    async fn insert_one(
+        &self,
+        client: &Client,
+        insert: &Statement,
+        id: i64,
+    ) -> anyhow::Result<Outcome> {
+        let place = usize::try_from(id).unwrap_or_default() % BATCH_ROWS;
+        let Self { nodes, hashes, digests, times, payloads } = self;
+        let row: [&(dyn ToSql + Sync); 6] =
+            [&id, &nodes[place], &hashes[place], &digests[place], &times[place], &payloads[place]];
+        client.execute(insert, &row).await?;
+        Ok(Outcome::Done(1))
+    }
 }
 
-/// A port nobody listens on now. It may be taken before it is used; the server then says so.
-fn free_port() -> std::io::Result<u16> {
-    let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?.port())
+async fn newest(client: &Client) -> anyhow::Result<i64> {
+    Ok(client.query_one(NEWEST, &[]).await?.try_get(0)?)
 }
 
-async fn connect(server: &Server, tasks: &Tasks) -> anyhow::Result<Client> {
-    let (client, connection) = tokio_postgres::connect(&server.dsn(), NoTls).await?;
-    tasks.spawn("bench connection", async move {
-        if let Err(error) = connection.await {
-            tracing::warn!(%error, "connection to a bench server ended");
-        }
-    });
-    Ok(client)
-}
-
-/// The version of the PostgreSQL that all phases use.
+/// The version of these servers.
 ///
 /// # Errors
-/// When a server cannot be started or asked.
-pub(super) async fn version(tasks: &Tasks) -> anyhow::Result<String> {
-    let servers = Servers::start(1).await?;
-    let client = connect(&servers.servers[0], tasks).await?;
-    let row = client.query_one("show server_version", &[]).await?;
-    let version = row.try_get(0)?;
-    servers.stop().await?;
-    Ok(version)
+/// When it is not told.
+pub(super) async fn version(client: &Client) -> anyhow::Result<String> {
+    Ok(client.query_one("show server_version", &[]).await?.try_get(0)?)
 }
 
-/// Rows that three servers take at once in batches from one connection each. The rate counts a row
-/// once although it is written three times.
+/// Rows that the first `count` servers take at once in batches from one connection each, with this
+/// `synchronous_commit`. The rate counts a row once although it is written `count` times.
 ///
 /// # Errors
-/// When a server cannot be started or refuses a row.
+/// When a server refuses a row.
 pub(super) async fn raw_limit(
-    warm_up: Duration,
-    length: Duration,
+    servers: &Servers,
+    count: usize,
+    commit: &str,
+    window: impl Fn() -> Window,
     tasks: &Tasks,
 ) -> anyhow::Result<Tally> {
-    let servers = Servers::start(SERVERS).await?;
     let mut clients = Vec::new();
-    for server in &servers.servers {
-        let client = connect(server, tasks).await?;
-        client.batch_execute(TABLE).await?;
+    for client in servers.connect_each(tasks).await?.into_iter().take(count) {
         // As the applier has it: planning each batch anew would slow the limit down.
         client.batch_execute("set plan_cache_mode = force_generic_plan").await?;
-        let insert = client.prepare(INSERT_BATCH).await?;
-        clients.push((client, insert));
+        client.batch_execute(&format!("set synchronous_commit = {commit}")).await?;
+        let (insert, after) = (client.prepare(INSERT_BATCH).await?, newest(&client).await?);
+        clients.push((client, insert, after));
     }
-    let rows = Rows::new(BATCH_ROWS);
-    let window = Window::after(warm_up, length);
-    let workers = clients.iter().map(async |(client, insert)| {
-        let mut next = 1_i64;
+    let (rows, window) = (Rows::new(), window());
+    let workers = clients.iter().map(async |(client, insert, after)| {
+        let mut after = *after;
         work(window, async || {
-            let last = next + BATCH_ROWS.cast_signed() as i64;
-            let ids: Vec<i64> = (next..last).collect();
-            next = last;
-            let Rows { nodes, hashes, digests, times, payloads } = &rows;
-            client.execute(insert, &[&ids, nodes, hashes, digests, times, payloads]).await?;
+            rows.insert_batch(client, insert, after).await?;
+            after += BATCH_ROWS.cast_signed() as i64;
             Ok(Outcome::Done(BATCH_ROWS as u64))
         })
         .await
     });
     let mut tally = together(window, workers).await?;
-    tally.units /= SERVERS as f64;
-    drop(clients);
-    servers.stop().await?;
+    #[expect(clippy::cast_precision_loss, reason = "servers are few")]
+    let count = count as f64;
+    tally.units /= count;
     Ok(tally)
 }
 
-/// Single inserts, one transaction each, into one server over many connections.
+/// Single inserts, one transaction each, into the first server; `connections` are those of a plain
+/// server when not given.
 ///
 /// # Errors
-/// When the server cannot be started or refuses a row.
+/// When the server refuses a row.
 pub(super) async fn single_inserts(
-    warm_up: Duration,
-    length: Duration,
+    servers: &Servers,
+    connections: Option<usize>,
+    window: impl Fn() -> Window,
     tasks: &Tasks,
 ) -> anyhow::Result<Tally> {
-    let servers = Servers::start(1).await?;
+    let connections = connections.unwrap_or(CONNECTIONS);
     let mut clients = Vec::new();
-    for place in 0..CONNECTIONS {
-        let client = connect(&servers.servers[0], tasks).await?;
-        if place == 0 {
-            client.batch_execute(TABLE).await?;
-        }
+    for client in servers.connect_first(connections, tasks).await? {
         let insert = client.prepare(INSERT_ONE).await?;
         clients.push((client, insert));
     }
-    let rows = Rows::new(BATCH_ROWS);
-    let next = AtomicI64::new(1);
-    let window = Window::after(warm_up, length);
+    let next = AtomicI64::new(newest(&clients[0].0).await? + 1);
+    let (rows, window) = (Rows::new(), window());
     let workers = clients.iter().map(async |(client, insert)| {
         work(window, async || {
-            let id = next.fetch_add(1, Ordering::Relaxed);
-            let place = usize::try_from(id).unwrap_or_default() % BATCH_ROWS;
-            let Rows { nodes, hashes, digests, times, payloads } = &rows;
-            let row: [&(dyn tokio_postgres::types::ToSql + Sync); 6] = [
-                &id,
-                &nodes[place],
-                &hashes[place],
-                &digests[place],
-                &times[place],
-                &payloads[place],
-            ];
-            client.execute(insert, &row).await?;
-            Ok(Outcome::Done(1))
+            rows.insert_one(client, insert, next.fetch_add(1, Ordering::Relaxed)).await
         })
         .await
     });
-    let tally = together(window, workers).await?;
-    drop(clients);
-    servers.stop().await?;
-    Ok(tally)
+    together(window, workers).await
+}
+
+/// One client that inserts single rows into the first server at planned times.
+///
+/// # Errors
+/// When the server refuses a row, or the client falls far behind its plan.
+pub(super) async fn alone(
+    servers: &Servers,
+    window: impl Fn() -> Window,
+    tasks: &Tasks,
+) -> anyhow::Result<Tally> {
+    let clients = servers.connect_first(1, tasks).await?;
+    let client = &clients[0];
+    let (insert, mut id) = (client.prepare(INSERT_ONE).await?, newest(client).await?);
+    let rows = Rows::new();
+    let insert_next = async || {
+        id += 1;
+        rows.insert_one(client, &insert, id).await
+    };
+    open::alone(load::ALONE_RATE, window(), insert_next).await
 }

@@ -1,106 +1,137 @@
-//! The figures of a bench run side by side, and how they stand to the marks.
+//! The figures of a run side by side, how they stand to the marks, and what speaks against them.
 
 use std::fmt;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::Phase;
-use super::closed::Tally;
-use crate::lab::histogram::Summary;
-
-/// Single writes of pghc against single inserts of plain PostgreSQL, at least.
-const MARK_SINGLE: f64 = 0.25;
-/// Bulk writes of pghc against the raw limit, at least.
-const MARK_BULK: f64 = 0.30;
-/// Median of one client alone in milliseconds, at most.
-const MARK_ALONE_MS: f64 = 5.0;
-
-/// What one phase measured.
-#[derive(Debug, Clone, Serialize)]
-pub struct Measured {
-    /// The phase.
-    pub phase: Phase,
-    /// Rows or writes per second; a write counts once although three zones apply it.
-    pub per_second: f64,
-    /// Of one operation: a statement or a request.
-    pub latency: Summary,
-    /// Operations that were refused.
-    pub failures: u64,
-    /// What the first of them said.
-    pub first_failure: Option<String>,
-    /// Writes the slowest zone had yet to apply when the phase ended; only phases of pghc.
-    pub slowest_zone_behind: Option<u64>,
-}
-
-impl Measured {
-    pub(super) fn new(phase: Phase, tally: Tally, slowest_zone_behind: Option<u64>) -> Self {
-        Self {
-            phase,
-            per_second: tally.rate(),
-            latency: tally.latencies.summary(),
-            failures: tally.failures,
-            first_failure: tally.first_failure,
-            slowest_zone_behind,
-        }
-    }
-}
-
-/// One figure against its mark.
-#[derive(Debug, Clone, Serialize)]
-pub struct Mark {
-    /// What is compared.
-    pub name: String,
-    /// The figure.
-    pub value: f64,
-    /// Where it should be.
-    pub mark: f64,
-    /// Whether it is there.
-    pub met: bool,
-}
+use super::Options;
+use super::contestant::Contestant;
+use super::doubts::doubts;
+use super::marks::{Mark, Side, marks};
+use super::sample::Round;
+use super::spread::Spread;
+use crate::lab::verdict::Verdict;
 
 /// A whole run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
+    /// When it began, RFC 3339.
+    pub at: String,
     /// Cores of this machine, which all processes share.
     pub cores: usize,
     /// Version of PostgreSQL.
     pub postgres: String,
-    /// Measured seconds of each phase.
+    /// Whether this is a build for speed; figures of another one mean nothing.
+    pub is_release: bool,
+    /// Whether the raw limit waits for the disk at each commit.
+    pub raw_is_synchronous: bool,
+    /// Measured seconds of each turn.
     pub seconds: f64,
-    /// The phases, in the order of their numbers.
-    pub phases: Vec<Measured>,
-    /// Marks whose phases were run.
+    /// The contestants, in the order of their numbers.
+    pub contestants: Vec<Row>,
+    /// Marks of which all that counts was measured.
     pub marks: Vec<Mark>,
+    /// Why these figures are not to be trusted; empty when nothing speaks against them.
+    pub doubts: Vec<String>,
+    /// Every turn of every round.
+    pub rounds: Vec<Round>,
     /// What `chain-verify` said at the end, when pghc was measured.
-    pub verify: Option<crate::lab::verdict::Verdict>,
+    pub verify: Option<Verdict>,
 }
 
-/// The marks that can be told from `phases`.
-pub(super) fn marks(phases: &[Measured]) -> Vec<Mark> {
-    let find = |wanted| phases.iter().find(|measured| measured.phase == wanted);
-    let ratio = |above, below, mark| {
-        let value = find(above)?.per_second / find(below)?.per_second;
-        let name = format!("{above} / {below}");
-        Some(Mark { name, value, mark, met: value >= mark })
-    };
-    let alone = find(Phase::Alone).map(|alone| {
-        let value = alone.latency.p50_ms;
-        let name = format!("{}, p50 in ms", Phase::Alone);
-        Mark { name, value, mark: MARK_ALONE_MS, met: value <= MARK_ALONE_MS }
-    });
-    [
-        ratio(Phase::Original, Phase::Plain, MARK_SINGLE),
-        ratio(Phase::Single, Phase::Plain, MARK_SINGLE),
-        ratio(Phase::Bulk, Phase::Raw, MARK_BULK),
-        alone,
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+/// One contestant over all rounds.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// Who.
+    pub contestant: Contestant,
+    /// Its rate in each round.
+    pub rounds: Vec<f64>,
+    /// Its rate.
+    pub per_second: Spread,
+    /// Median latency of an operation in milliseconds.
+    pub p50_ms: Option<Spread>,
+    /// Latency that 99 of 100 operations kept, in milliseconds.
+    pub p99_ms: Option<Spread>,
+    /// Operations that were refused, over all rounds.
+    pub failures: u64,
+    /// What the first of them said.
+    pub first_failure: Option<String>,
+    /// Cores that the client was busy with.
+    pub client_cores: Option<Spread>,
+    /// What else was measured.
+    pub figures: Vec<(&'static str, Spread)>,
 }
 
-fn table(header: &[&str]) -> Table {
+impl Row {
+    /// `None` when the contestant had no turn.
+    fn of(contestant: Contestant, rounds: &[Round]) -> Option<Self> {
+        let turns: Vec<_> = rounds
+            .iter()
+            .flat_map(|round| &round.turns)
+            .filter(|turn| turn.contestant == contestant)
+            .collect();
+        let spread = |figure: &str| Spread::of(turns.iter().filter_map(|t| t.sample.get(figure)));
+        let mut names: Vec<_> =
+            turns.iter().flat_map(|turn| turn.sample.figures.keys().copied()).collect();
+        names.sort_unstable();
+        names.dedup();
+        Some(Self {
+            contestant,
+            rounds: turns.iter().map(|turn| turn.sample.per_second).collect(),
+            per_second: spread("per_second")?,
+            p50_ms: spread("p50_ms"),
+            p99_ms: spread("p99_ms"),
+            failures: turns.iter().map(|turn| turn.sample.failures).sum(),
+            first_failure: turns.iter().find_map(|turn| turn.sample.first_failure.clone()),
+            client_cores: Spread::of(turns.iter().filter_map(|turn| turn.client_cores)),
+            figures: names.into_iter().filter_map(|name| Some((name, spread(name)?))).collect(),
+        })
+    }
+}
+
+impl Report {
+    pub(super) fn new(
+        options: &Options,
+        rounds: Vec<Round>,
+        postgres: String,
+        verify: Option<Verdict>,
+    ) -> std::io::Result<Self> {
+        let marks = marks(&rounds);
+        let is_release = !cfg!(debug_assertions);
+        let mut doubts = doubts(&rounds, &marks);
+        if !is_release {
+            doubts.insert(0, "this is a debug build: build with --release".to_owned());
+        }
+        Ok(Self {
+            at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            cores: std::thread::available_parallelism()?.get(),
+            postgres,
+            is_release,
+            raw_is_synchronous: options.raw_is_synchronous,
+            seconds: options.length.as_secs_f64(),
+            contestants: Contestant::ALL.iter().filter_map(|one| Row::of(*one, &rounds)).collect(),
+            doubts,
+            marks,
+            rounds,
+            verify,
+        })
+    }
+
+    /// What was measured how, in one line.
+    pub(super) fn conditions(&self) -> String {
+        let Self { cores, postgres, seconds, rounds, .. } = self;
+        let commit = if self.raw_is_synchronous { "on" } else { "off" };
+        format!(
+            "{cores} cores shared by all, the client too; PostgreSQL {postgres}; rounds: {}; \
+             {seconds} s a turn; raw limit with synchronous_commit {commit}; median (min to max)",
+            rounds.len()
+        )
+    }
+}
+
+/// A table without lines, whose first column is text and whose others are figures.
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(row(header.iter().map(ToString::to_string)));
@@ -108,50 +139,63 @@ fn table(header: &[&str]) -> Table {
 }
 
 /// The first cell is a name, the others are figures.
-fn row(cells: impl Iterator<Item = String>) -> Vec<Cell> {
+pub(super) fn row(cells: impl IntoIterator<Item = String>) -> Vec<Cell> {
     let align = |(place, text)| match place {
         0 => Cell::new(text),
         _ => Cell::new(text).set_alignment(CellAlignment::Right),
     };
-    cells.enumerate().map(align).collect()
+    cells.into_iter().enumerate().map(align).collect()
+}
+
+/// A spread as text with so many digits.
+pub(super) fn told(spread: &Spread, digits: usize) -> String {
+    let Spread { median, min, max } = *spread;
+    if min == max {
+        return format!("{median:.digits$}");
+    }
+    format!("{median:.digits$} ({min:.digits$} to {max:.digits$})")
+}
+
+/// As [`told`], `-` where there is none.
+pub(super) fn told_or_dash(spread: Option<&Spread>, digits: usize) -> String {
+    spread.map_or_else(|| "-".to_owned(), |spread| told(spread, digits))
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cores, postgres, seconds, .. } = self;
-        writeln!(
-            f,
-            "{cores} cores shared by all, the client too; PostgreSQL {postgres}; {seconds} s a phase"
-        )?;
-        let mut phases = table(&["phase", "per second", "p50 ms", "p99 ms", "failed", "behind"]);
-        for measured in &self.phases {
-            let Summary { p50_ms, p99_ms, .. } = measured.latency;
-            let behind = measured.slowest_zone_behind.map(|ids| ids.to_string());
-            phases.add_row(row([
-                measured.phase.to_string(),
-                format!("{:.0}", measured.per_second),
-                format!("{p50_ms:.2}"),
-                format!("{p99_ms:.2}"),
-                measured.failures.to_string(),
-                behind.unwrap_or_else(|| "-".to_owned()),
-            ]
-            .into_iter()));
+        writeln!(f, "{}", self.conditions())?;
+        let mut rates =
+            table(&["contestant", "per second", "p50 ms", "p99 ms", "failed", "client cores"]);
+        for one in &self.contestants {
+            rates.add_row(row([
+                one.contestant.to_string(),
+                told(&one.per_second, 0),
+                told_or_dash(one.p50_ms.as_ref(), 2),
+                told_or_dash(one.p99_ms.as_ref(), 2),
+                one.failures.to_string(),
+                told_or_dash(one.client_cores.as_ref(), 2),
+            ]));
         }
-        writeln!(f, "{}", phases.trim_fmt())?;
-        for measured in &self.phases {
-            if let Some(reason) = &measured.first_failure {
-                writeln!(f, "{}: first failure: {reason}", measured.phase)?;
-            }
-        }
+        writeln!(f, "{}", rates.trim_fmt())?;
+        self.fmt_details(f)?;
         if !self.marks.is_empty() {
-            let mut marks = table(&["against", "value", "mark", "verdict"]);
+            let mut marks = table(&["mark", "median (min to max)", "should be", "verdict"]);
             for mark in &self.marks {
-                let verdict = if mark.met { "met" } else { "below the mark" };
-                let figures = [format!("{:.2}", mark.value), format!("{:.2}", mark.mark)];
-                let [value, at] = figures;
-                marks.add_row(row([mark.name.clone(), value, at, verdict.to_owned()].into_iter()));
+                let side = match mark.side {
+                    Side::AtLeast => ">=",
+                    Side::AtMost => "<=",
+                };
+                let should = format!("{side} {:.2}", mark.mark);
+                let cells = [mark.name.to_owned(), told(&mark.value, 2), should];
+                marks.add_row(row(cells.into_iter().chain([mark.verdict().to_owned()])));
             }
             writeln!(f, "\n{}", marks.trim_fmt())?;
+        }
+        if self.doubts.is_empty() {
+            writeln!(f, "\nthe machine was quiet enough to trust these figures")?;
+        } else {
+            writeln!(f, "\nTOO NOISY TO TRUST, or not enough of it:")?;
+            self.doubts.iter().try_for_each(|doubt| writeln!(f, "  {doubt}"))?;
         }
         match &self.verify {
             Some(verdict) if verdict.passed => {
@@ -160,5 +204,25 @@ impl fmt::Display for Report {
             Some(verdict) => write!(f, "chain-verify DID NOT PASS:\n{}", verdict.report.trim_end()),
             None => Ok(()),
         }
+    }
+}
+
+impl Report {
+    /// What has no column of its own.
+    fn fmt_details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for one in &self.contestants {
+            let figures = one.figures.iter().map(|(name, spread)| {
+                let digits = if spread.max < 100.0 { 2 } else { 0 };
+                format!("{name} {}", told(spread, digits))
+            });
+            let figures: Vec<_> = figures.collect();
+            if !figures.is_empty() {
+                writeln!(f, "{}: {}", one.contestant.key(), figures.join(", "))?;
+            }
+            if let Some(reason) = &one.first_failure {
+                writeln!(f, "{}: first failure: {reason}", one.contestant.key())?;
+            }
+        }
+        Ok(())
     }
 }

@@ -1,0 +1,46 @@
+//! Physical replicas of a server.
+
+use super::{Error, SUPERUSER, Server, ServerOptions, directory};
+use crate::dev::process::Process;
+
+impl Server {
+    /// Copies this server by `pg_basebackup` and starts the copy as a streaming replica that calls
+    /// itself `name`, the way `synchronous_standby_names` knows it. The copy takes a checkpoint at
+    /// once.
+    ///
+    /// # Errors
+    /// See [`Error`]; no replica runs then, and this server is as before.
+    pub async fn replica(&self, name: &str, options: ServerOptions) -> Result<Self, Error> {
+        let mut options = options;
+        options.data_dir = directory::prepare_parent(&options.data_dir)?;
+        // The backup makes its own directory only where its user may write.
+        std::fs::create_dir(&options.data_dir).map_err(Error::io("create the data directory"))?;
+        if let Some(owner) = self.owner {
+            owner.open_path(&options.data_dir)?;
+            owner
+                .take(&options.data_dir)
+                .map_err(Error::io("give the data directory to its user"))?;
+        }
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        std::fs::set_permissions(&options.data_dir, mode)
+            .map_err(Error::io("close the data directory"))?;
+        let mut backup = self.command("pg_basebackup", &options.data_dir)?;
+        let from = format!(
+            "host=127.0.0.1 port={} user={SUPERUSER} application_name={name}",
+            self.options.port
+        );
+        backup.args(["-R", "-X", "stream", "-c", "fast", "-d", &from]);
+        if options.temporary {
+            backup.arg("--no-sync");
+        }
+        backup.arg("-D").arg(&options.data_dir);
+        let mut process = Process::default();
+        process.spawn(&mut backup).map_err(Error::io("run pg_basebackup"))?;
+        let status = process.exited().await.map_err(Error::io("run pg_basebackup"))?;
+        let status = status.expect("it was just started");
+        if !status.success() {
+            return Err(Error::exited(status, &self.options, self.log_start));
+        }
+        Self::start(options).await
+    }
+}

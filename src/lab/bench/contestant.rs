@@ -1,0 +1,154 @@
+//! Who is measured, on what ground, and in which order: pure.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Serialize, Serializer};
+
+/// What must run for a contestant. Only one ground is up at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ground {
+    /// Three PostgreSQL servers that know nothing of each other.
+    Servers,
+    /// A primary and two synchronous replicas.
+    Replicas,
+    /// A parade.
+    Parade,
+}
+
+macro_rules! contestants {
+    ($($(#[$doc:meta])* $name:ident = $key:literal, $ground:ident, $title:literal;)*) => {
+        /// One thing that is measured.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Contestant {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Contestant {
+            /// All, in the order of a report.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// Its name on the command line and in JSON.
+            #[must_use]
+            pub fn key(self) -> &'static str {
+                match self { $(Self::$name => $key,)* }
+            }
+
+            /// What it needs.
+            pub(super) fn ground(self) -> Ground {
+                match self { $(Self::$name => Ground::$ground,)* }
+            }
+        }
+
+        impl fmt::Display for Contestant {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(match self { $(Self::$name => $title,)* })
+            }
+        }
+    };
+}
+
+contestants! {
+    /// Batches of 1000 rows into three servers at once.
+    Raw = "raw", Servers, "raw limit: 3 servers, batches of 1000";
+    /// The same into one server while the others rest.
+    RawOne = "raw-one", Servers, "raw limit of one server alone";
+    /// Single inserts into one server.
+    Plain = "plain", Servers, "plain PostgreSQL: 1 server, single inserts, 32 connections";
+    /// Single inserts into a primary with two synchronous replicas.
+    Replicas = "replicas", Replicas, "synchronous replicas: single inserts, 64 connections";
+    /// One client of the same.
+    ReplicasAlone = "replicas-alone", Replicas, "synchronous replicas: one client";
+    /// `POST /chain`.
+    Original = "original", Parade, "pghc POST /chain, 64 connections";
+    /// `POST /v1/chain`, one write a request.
+    Single = "single", Parade, "pghc POST /v1/chain, 64 connections";
+    /// `POST /v1/chain`, NDJSON.
+    Bulk = "bulk", Parade, "pghc bulk NDJSON, 4 streams a zone";
+    /// One client, one write at a time.
+    Alone = "alone", Parade, "pghc single write, one client";
+    /// A zone that was away.
+    CatchUp = "catch-up", Parade, "pghc catch-up of a zone that was away";
+    /// `chain-verify` against `COPY` of the same rows.
+    Verify = "verify", Parade, "chain-verify, links a zone";
+    /// Single writes in two zones while the database of another is frozen.
+    SlowZone = "slow-zone", Parade, "pghc single writes, another zone's database frozen";
+    /// Ten times the peak.
+    Overload = "overload", Parade, "pghc goodput at ten times the peak";
+    /// Memory of all processes under full load, once and for minutes.
+    Memory = "memory", Parade, "pghc full load for minutes: memory";
+}
+
+impl Contestant {
+    /// Whether it runs unless `--only` says otherwise: all but the one that takes minutes.
+    #[must_use]
+    pub fn is_usual(self) -> bool {
+        self != Self::Memory
+    }
+
+    /// Whether it runs once after all rounds instead of in each.
+    pub(super) fn runs_once(self) -> bool {
+        self == Self::Memory
+    }
+
+    /// Whether it stops, freezes or counts processes, and so needs a parade of our own.
+    #[must_use]
+    pub fn needs_own_parade(self) -> bool {
+        matches!(self, Self::CatchUp | Self::SlowZone | Self::Memory)
+    }
+}
+
+impl FromStr for Contestant {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let known = || Self::ALL.iter().map(|one| one.key()).collect::<Vec<_>>().join(", ");
+        let found = Self::ALL.iter().find(|one| one.key() == text);
+        found.copied().ok_or_else(|| format!("{text:?} is none of {}", known()))
+    }
+}
+
+impl Serialize for Contestant {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.key())
+    }
+}
+
+/// The order of round `round` of `rounds`, from 0: everybody once, and nobody always at the same
+/// place, so that a machine that drifts hurts all alike. Neighbours stay neighbours, since each
+/// change of ground costs seconds.
+pub(super) fn order(contestants: &[Contestant], round: usize, rounds: usize) -> Vec<Contestant> {
+    let mut order: Vec<_> = contestants.iter().copied().filter(|one| !one.runs_once()).collect();
+    if !order.is_empty() {
+        let by = order.len() * round / rounds.max(1) % order.len();
+        order.rotate_left(by);
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{Contestant, order};
+
+    #[test]
+    fn a_contestant_is_known_by_its_key() {
+        for contestant in Contestant::ALL {
+            assert_eq!(contestant.key().parse(), Ok(*contestant));
+        }
+        assert!("fast".parse::<Contestant>().expect_err("nobody").contains("raw, raw-one, plain"));
+    }
+
+    #[test]
+    fn every_round_has_everybody_once_and_begins_with_another() {
+        let wanted: Vec<_> = Contestant::ALL.iter().copied().filter(|one| one.is_usual()).collect();
+        let rounds: Vec<_> = (0..5).map(|round| order(&wanted, round, 5)).collect();
+        for round in &rounds {
+            let all: BTreeSet<_> = round.iter().collect();
+            assert_eq!((all.len(), round.len()), (wanted.len(), wanted.len()));
+        }
+        let first: BTreeSet<_> = rounds.iter().map(|round| round[0]).collect();
+        assert_eq!(first.len(), 5);
+        assert!(order(&[Contestant::Memory], 0, 5).is_empty(), "it runs once, not in rounds");
+    }
+}

@@ -1,0 +1,159 @@
+//! What contestants run on. Everything is set up once; one ground is up at a time, and the others
+//! are stopped, not merely idle: even an idle server wakes up, checkpoints and cleans tables.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use super::contestant::Ground;
+use super::servers::Servers;
+use super::zones::Zones;
+use crate::dev::parade::Parade;
+use crate::dev::scratch::Scratch;
+use crate::lab::site::{Site, SiteOptions};
+use crate::lab::target::Target;
+use crate::task::Tasks;
+
+/// The grounds of a run. Whoever makes one closes it, also after an error; merely dropped, its
+/// servers are stopped without waiting for a checkpoint, and its parade is killed.
+#[derive(Debug)]
+pub struct Grounds {
+    // Before the directory that holds their data, which is removed last.
+    bare: Option<Servers>,
+    replicas: Option<Servers>,
+    site: Option<Site>,
+    up: Option<Ground>,
+    options: SiteOptions,
+    own_parade: bool,
+    tasks: Tasks,
+    scratch: Scratch,
+}
+
+impl Grounds {
+    /// Prepares a directory; nothing is started.
+    ///
+    /// # Errors
+    /// When the temporary directory cannot be written.
+    pub fn new(options: &SiteOptions) -> anyhow::Result<Self> {
+        let scratch = Scratch::new("bench").context("cannot make a temporary directory")?;
+        let own_parade = options.against.is_none();
+        let mut options = options.clone();
+        if own_parade && options.data.is_none() {
+            // A directory of ours, so that the parade finds its chain again in each round.
+            options.data = Some(scratch.path().join("parade"));
+        }
+        Ok(Self {
+            bare: None,
+            replicas: None,
+            site: None,
+            up: None,
+            options,
+            own_parade,
+            tasks: Tasks::default(),
+            scratch,
+        })
+    }
+
+    /// Whether the parade is one that this run starts and may stop.
+    pub(super) fn has_own_parade(&self) -> bool {
+        self.own_parade
+    }
+
+    /// Where probes may write.
+    pub(super) fn directory(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// Tasks of connections.
+    pub(super) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
+    /// Makes `wanted` the one that runs.
+    ///
+    /// # Errors
+    /// When something of it does not start, or something else does not stop.
+    pub(super) async fn bring(&mut self, wanted: Ground) -> anyhow::Result<()> {
+        if self.up == Some(wanted) {
+            return Ok(());
+        }
+        self.rest().await?;
+        let (directory, tasks) = (self.scratch.path(), &self.tasks);
+        match wanted {
+            Ground::Servers => match &mut self.bare {
+                Some(servers) => servers.wake(tasks).await?,
+                None => self.bare = Some(Servers::bare(directory, tasks).await?),
+            },
+            Ground::Replicas => match &mut self.replicas {
+                Some(servers) => servers.wake(tasks).await?,
+                None => self.replicas = Some(Servers::replicated(directory, tasks).await?),
+            },
+            Ground::Parade => self.site = Some(Site::open(&self.options).await?),
+        }
+        self.up = Some(wanted);
+        Ok(())
+    }
+
+    /// Stops what runs. A parade that is not ours is left alone.
+    async fn rest(&mut self) -> anyhow::Result<()> {
+        match self.up.take() {
+            Some(Ground::Servers) => {
+                self.bare.as_mut().context("bare servers were up")?.rest().await?;
+            }
+            Some(Ground::Replicas) => {
+                self.replicas.as_mut().context("replicas were up")?.rest().await?;
+            }
+            Some(Ground::Parade) | None => {}
+        }
+        if let Some(site) = self.site.take() {
+            site.close().await;
+        }
+        Ok(())
+    }
+
+    /// The servers that are up.
+    ///
+    /// # Errors
+    /// When none are: a bug of the caller.
+    pub(super) fn servers(&self) -> anyhow::Result<&Servers> {
+        let servers = match self.up {
+            Some(Ground::Servers) => self.bare.as_ref(),
+            Some(Ground::Replicas) => self.replicas.as_ref(),
+            _ => None,
+        };
+        servers.context("no servers are up")
+    }
+
+    /// What clients see of the parade that is up.
+    ///
+    /// # Errors
+    /// When none is: a bug of the caller.
+    pub(super) fn target(&self) -> anyhow::Result<&Target> {
+        Ok(self.site.as_ref().context("no parade is up")?.target())
+    }
+
+    /// The processes of the parade that is up.
+    ///
+    /// # Errors
+    /// When there is none, or when it is not ours to stop.
+    pub(super) fn parade(&self) -> anyhow::Result<&Parade> {
+        let parade = self.site.as_ref().and_then(Site::parade);
+        parade.context("only a parade of our own may be stopped; leave out --against")
+    }
+
+    /// Connections to the databases of the parade that is up.
+    ///
+    /// # Errors
+    /// When one cannot be reached.
+    pub(super) async fn zones(&self) -> anyhow::Result<Zones> {
+        Zones::connect(self.target()?, &self.tasks).await
+    }
+
+    /// Stops everything that this run started.
+    pub async fn close(mut self) {
+        if let Err(error) = self.rest().await {
+            tracing::warn!(error = format!("{error:#}"), "a server of the bench did not stop");
+        }
+        self.tasks.shut_down().await;
+    }
+}

@@ -1,0 +1,105 @@
+//! What one contestant showed in one round.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::closed::Tally;
+use super::contestant::Contestant;
+use super::probe::Probe;
+use crate::lab::histogram::Summary;
+
+/// One turn of one contestant.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Sample {
+    /// Rows, writes or links per second; a write counts once although every zone applies it. 0 where
+    /// only latency is measured.
+    pub per_second: f64,
+    /// Latency of one operation, a statement or a request; only where one is measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Summary>,
+    /// What else was measured, by name; the unit is the end of the name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub figures: BTreeMap<&'static str, f64>,
+    /// Curves over time.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub curves: Vec<Curve>,
+    /// Operations that were refused.
+    pub failures: u64,
+    /// What the first of them said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_failure: Option<String>,
+}
+
+/// Values over time.
+#[derive(Debug, Clone, Serialize)]
+pub struct Curve {
+    /// What it shows.
+    pub name: String,
+    /// What the values are.
+    pub unit: &'static str,
+    /// Seconds from the start, and the value.
+    pub points: Vec<(f64, f64)>,
+}
+
+impl Sample {
+    pub(super) fn new(per_second: f64) -> Self {
+        Self { per_second, ..Self::default() }
+    }
+
+    pub(super) fn of(tally: Tally) -> Self {
+        Self {
+            per_second: tally.rate(),
+            latency: Some(tally.latencies.summary()),
+            failures: tally.failures,
+            first_failure: tally.first_failure,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn figure(&mut self, name: &'static str, value: f64) {
+        self.figures.insert(name, value);
+    }
+
+    /// A figure by its name; `per_second`, `p50_ms` and `p99_ms` are those of the sample itself.
+    pub(super) fn get(&self, name: &str) -> Option<f64> {
+        match name {
+            "per_second" => Some(self.per_second),
+            "p50_ms" => self.latency.map(|latency| latency.p50_ms),
+            "p99_ms" => self.latency.map(|latency| latency.p99_ms),
+            _ => self.figures.get(name).copied(),
+        }
+    }
+}
+
+/// A turn: who, what the machine was like, and what was measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Turn {
+    /// Who was measured.
+    pub contestant: Contestant,
+    /// The machine right before.
+    pub machine: Probe,
+    /// Cores that this program itself was busy with on average, client and all; none where the
+    /// system does not tell.
+    pub client_cores: Option<f64>,
+    /// How long the turn took, with all that is not measured.
+    pub seconds: f64,
+    /// What was measured.
+    #[serde(flatten)]
+    pub sample: Sample,
+}
+
+/// One round: the turns in the order in which they ran.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Round {
+    /// Its turns.
+    pub turns: Vec<Turn>,
+}
+
+impl Round {
+    /// A figure of a contestant in this round.
+    pub(super) fn get(&self, contestant: Contestant, figure: &str) -> Option<f64> {
+        let turn = self.turns.iter().find(|turn| turn.contestant == contestant)?;
+        turn.sample.get(figure)
+    }
+}
