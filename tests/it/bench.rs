@@ -40,7 +40,9 @@ fn check(only: &str, named: &[&str]) {
     }
     assert_ne!(rounds[0]["turns"][0]["contestant"], rounds[1]["turns"][0]["contestant"]);
     for one in report["contestants"].as_array().expect("contestants") {
-        assert!(one["per_second"]["min"].as_f64().expect("a rate") > 0.0, "{one}");
+        // A machine with other work may be too slow for the plan; then the report says so.
+        let is_told = one["first_failure"].is_string();
+        assert!(one["per_second"]["min"].as_f64().expect("a rate") > 0.0 || is_told, "{one}");
     }
     let marks: Vec<_> = report["marks"].as_array().expect("marks").iter().collect();
     let names: String = marks.iter().filter_map(|mark| mark["name"].as_str()).collect();
