@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::geo::{Net, Predict};
 use super::process::{parse, with_causes};
 use crate::lab::bench::{self, Phase};
 use crate::lab::load::LoadOptions;
@@ -30,6 +31,10 @@ struct Cli {
 enum Command {
     /// Open-loop writes in every zone for some seconds, then a report and a verification
     Quick(Quick),
+    /// What the distances of a matrix allow: limits and predictions; nothing is started
+    Predict(Predict),
+    /// Look at and change the distances of a running parade
+    Net(Net),
     /// pghc and plain PostgreSQL side by side: rates, ratios and marks
     Bench(Bench),
 }
@@ -44,10 +49,10 @@ struct SiteArgs {
     /// Zones of the own parade [default: those of --data, else 3]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9), env = "PGHC_LOAD_ZONES")]
     zones: Option<u8>,
-    /// Emulate the distances of this matrix, whose first zones are used: CSV of round trips in ms
-    /// with a header `zone,<z1>,<z2>,…`
-    #[arg(long, value_name = "FILE", env = "PGHC_LOAD_WAN")]
-    wan: Option<PathBuf>,
+    /// Emulate the distances of this matrix, whose zones are used: aws3, aws5, aws9, or a CSV file of
+    /// round trips in ms with a header `zone,<z1>,<z2>,…`
+    #[arg(long, value_name = "MATRIX", env = "PGHC_LOAD_WAN")]
+    wan: Option<String>,
     /// Keep the own parade's data in this directory [default: a temporary one]
     #[arg(long, value_name = "DIR", env = "PGHC_LOAD_DATA")]
     data: Option<PathBuf>,
@@ -222,6 +227,8 @@ pub fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         match &cli.command {
             Command::Quick(quick) => quick.run().await,
+            Command::Predict(predict) => predict.run(),
+            Command::Net(net) => net.run().await,
             Command::Bench(bench) => bench.run().await,
         }
     });
@@ -248,6 +255,10 @@ mod tests {
             "geo-load quick",
             "geo-load quick --zones 3 --wan m.csv --rate 0.5 --seconds 1 --format json",
             "geo-load quick --against parade.json --arrival uniform --seed 7",
+            "geo-load predict aws5 --voters 3 --weights us-east-1=8,eu-west-1=1",
+            "geo-load net show --against parade.json",
+            "geo-load net cut us-east-1,eu-west-1 --way out --how reset --for 5s --url http://h:1",
+            "geo-load net set * eu --loss 0.01 --bandwidth 1Gbit --url http://h:1",
             "geo-load bench --only raw,plain --seconds 3",
         ] {
             assert!(Cli::try_parse_from(good.split(' ')).is_ok(), "{good}");

@@ -8,7 +8,7 @@ use anyhow::ensure;
 use pghc_api::id::ZoneName;
 
 use super::target::Target;
-use crate::dev::parade::{Parade, ParadeOptions, Profile, default_zones, zones_of};
+use crate::dev::parade::{Parade, ParadeOptions, Profile, ZONES_MAX, default_zones, zones_of};
 use crate::wan::{Matrix, Wan};
 
 /// Longest wait until a new parade serves.
@@ -24,8 +24,8 @@ pub struct SiteOptions {
     pub against: Option<PathBuf>,
     /// Zones of an own parade; `None`: those its data is of, else three.
     pub zones: Option<usize>,
-    /// Latency matrix of an own parade; its zones give their names.
-    pub wan: Option<PathBuf>,
+    /// Latency matrix of an own parade, a built-in name or a file; its zones give their names.
+    pub wan: Option<String>,
     /// Data directory of an own parade, kept; `None`: a temporary one, removed.
     pub data: Option<PathBuf>,
     /// First port of an own parade; `None`: any.
@@ -83,7 +83,7 @@ impl Site {
 }
 
 fn parade_options(options: &SiteOptions) -> anyhow::Result<ParadeOptions> {
-    let matrix = options.wan.as_deref().map(Matrix::read).transpose()?;
+    let matrix = options.wan.as_deref().map(Matrix::find).transpose()?;
     let held = options.data.as_deref().map(zones_of).transpose()?.flatten();
     Ok(ParadeOptions {
         zones: choose_zones(matrix.as_ref(), options.zones, held)?,
@@ -95,8 +95,8 @@ fn parade_options(options: &SiteOptions) -> anyhow::Result<ParadeOptions> {
     })
 }
 
-/// The first zones of the matrix, else those the data is of, else the usual ones; three when
-/// nothing says how many.
+/// The zones of the matrix, or its first ones, else those the data is of, else the usual ones; three
+/// when nothing says how many.
 fn choose_zones(
     matrix: Option<&Matrix>,
     wanted: Option<usize>,
@@ -108,7 +108,7 @@ fn choose_zones(
         return Ok(held.unwrap_or_else(|| default_zones(count.unwrap_or(ZONES_DEFAULT))));
     };
     let names = matrix.zones();
-    let count = count.unwrap_or(names.len().min(ZONES_DEFAULT));
+    let count = count.unwrap_or(names.len().min(ZONES_MAX));
     ensure!(count <= names.len(), "the matrix has {} zones, not {count}", names.len());
     Ok(names[..count].to_vec())
 }
@@ -130,7 +130,8 @@ mod tests {
     fn zones_are_those_of_the_matrix_else_of_the_data_else_the_usual() {
         let rows = "a,0,1,1,1\nb,1,0,1,1\nc,1,1,0,1\nd,1,1,1,0";
         let matrix: Matrix = format!("zone,a,b,c,d\n{rows}").parse().expect("a good matrix");
-        assert_eq!(check(Some(&matrix), None, None), "a b c");
+        assert_eq!(check(Some(&matrix), None, None), "a b c d");
+        assert_eq!(check(Some(&matrix), Some(3), None), "a b c");
         assert_eq!(check(Some(&matrix), Some(4), None), "a b c d");
         assert_eq!(check(Some(&matrix), Some(5), None), "the matrix has 4 zones, not 5");
         assert_eq!(check(Some(&matrix), None, Some("x")), "a");

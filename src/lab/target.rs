@@ -46,13 +46,8 @@ impl Target {
     /// # Errors
     /// When the file cannot be read or names no zone with an API node.
     pub async fn read(path: &Path) -> anyhow::Result<Self> {
-        let file = if path.is_dir() { path.join(record::FILE) } else { path.to_owned() };
-        let text = std::fs::read(&file).with_context(|| {
-            format!("cannot read {}; is a parade running there?", file.display())
-        })?;
-        let damaged = || format!("{} is not the record of a parade", file.display());
-        let parade: ParadeRecord = serde_json::from_slice(&text).with_context(damaged)?;
-        Self::of(&parade).await.with_context(damaged)
+        let damaged = || format!("{} is not the record of a parade", path.display());
+        Self::of(&read_record(path)?).await.with_context(damaged)
     }
 
     /// The parade of a record.
@@ -87,6 +82,18 @@ impl Target {
         }
         Err(newest.context("no API node tells the cluster's status"))
     }
+}
+
+/// Reads `parade.json`, or that of a directory.
+///
+/// # Errors
+/// When there is none, or it is not a record.
+pub fn read_record(path: &Path) -> anyhow::Result<ParadeRecord> {
+    let file = if path.is_dir() { path.join(record::FILE) } else { path.to_owned() };
+    let text = std::fs::read(&file)
+        .with_context(|| format!("cannot read {}; is a parade running there?", file.display()))?;
+    serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not the record of a parade", file.display()))
 }
 
 impl Endpoint {
