@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::geo::{Net, Predict};
+use super::geo::{Compare, Net, Predict, Report, Run, Sweep};
 use super::process::{parse, with_causes};
 use crate::lab::bench::{self, Phase};
 use crate::lab::load::LoadOptions;
@@ -31,6 +31,14 @@ struct Cli {
 enum Command {
     /// Open-loop writes in every zone for some seconds, then a report and a verification
     Quick(Quick),
+    /// A scenario: distances, clients, faults; figures, charts and a verdict
+    Run(Run),
+    /// The same scenario at many rates, or the highest rate that keeps what is hoped
+    Sweep(Sweep),
+    /// Whether two runs differ by more than chance
+    Compare(Compare),
+    /// Write the page of a run again and print its table
+    Report(Report),
     /// What the distances of a matrix allow: limits and predictions; nothing is started
     Predict(Predict),
     /// Look at and change the distances of a running parade
@@ -40,12 +48,16 @@ enum Command {
 }
 
 #[derive(Debug, Args)]
-struct SiteArgs {
+pub(super) struct SiteArgs {
     /// Drive the running parade of this parade.json (or the directory that holds it) instead of an
     /// own one
     #[arg(long, value_name = "FILE", env = "PGHC_LOAD_AGAINST",
           conflicts_with_all = ["zones", "wan", "data", "base_port"])]
     against: Option<PathBuf>,
+    /// Drive the running parade of these API nodes, one or more for each zone, instead of an own one
+    #[arg(long, value_name = "ZONE=URL", value_parser = target,
+          conflicts_with_all = ["against", "zones", "wan", "data", "base_port"])]
+    target: Vec<(String, String)>,
     /// Zones of the own parade [default: those of --data, else 3]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9), env = "PGHC_LOAD_ZONES")]
     zones: Option<u8>,
@@ -116,6 +128,11 @@ struct Bench {
     only: Vec<Phase>,
 }
 
+fn target(text: &str) -> Result<(String, String), String> {
+    let (zone, url) = text.split_once('=').ok_or("want ZONE=http://host:port")?;
+    Ok((zone.to_owned(), url.to_owned()))
+}
+
 fn parse_rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
     let allowed = rate > 0.0 && rate <= 100_000.0;
@@ -123,17 +140,31 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 }
 
 impl SiteArgs {
-    fn options(&self) -> SiteOptions {
+    pub(super) fn options(&self) -> SiteOptions {
         SiteOptions {
             against: self.against.clone(),
             zones: self.zones.map(usize::from),
             wan: self.wan.clone(),
             data: self.data.clone(),
             base_port: self.base_port,
+            targets: self.target.clone(),
         }
     }
 
-    fn print(&self, report: &(impl std::fmt::Display + serde::Serialize)) -> anyhow::Result<()> {
+    /// A scenario says itself which zones there are and how far apart.
+    pub(super) fn refuse_shape(&self) -> anyhow::Result<()> {
+        if self.zones.is_some() || self.wan.is_some() {
+            bail!(
+                "the scenario says which zones there are; use --set matrix.zones=N or matrix.file"
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn print(
+        &self,
+        report: &(impl std::fmt::Display + serde::Serialize),
+    ) -> anyhow::Result<()> {
         match self.format {
             Format::Table => println!("{report}"),
             Format::Json => println!("{}", serde_json::to_string_pretty(report)?),
@@ -153,7 +184,8 @@ impl Quick {
             connections: self.connections.into(),
             payload_bytes: self.payload_bytes as usize,
         };
-        let report = with_site(&self.site, async |site| {
+        let open = async || Site::open(&self.site.options()).await;
+        let report = with_site(&self.site, open, async |site| {
             quick::run(site.target(), &options, site.emulator()).await
         });
         let report = report.await?;
@@ -171,7 +203,8 @@ impl Bench {
         let mut measured = interruptible(bench::run_postgres(phases, length, &tasks)).await?;
         let mut verdict = None;
         if phases.iter().any(|phase| phase.is_of_pghc()) {
-            let of_pghc = with_site(&self.site, async |site| {
+            let open = async || Site::open(&self.site.options()).await;
+            let of_pghc = with_site(&self.site, open, async |site| {
                 bench::run_pghc(phases, length, site.target()).await
             });
             let (more, verified) = of_pghc.await?;
@@ -185,14 +218,15 @@ impl Bench {
 }
 
 /// Opens the site, does `work` there unless interrupted, and closes the site whatever happened.
-async fn with_site<T>(
+pub(super) async fn with_site<T>(
     arguments: &SiteArgs,
+    open: impl AsyncFnOnce() -> anyhow::Result<Site>,
     work: impl AsyncFnOnce(&Site) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    if arguments.against.is_none() {
+    if arguments.against.is_none() && arguments.target.is_empty() {
         eprintln!("starting a parade");
     }
-    let site = interruptible(Site::open(&arguments.options())).await?;
+    let site = interruptible(open()).await?;
     let outcome = interruptible(work(&site)).await;
     site.close().await;
     outcome
@@ -227,6 +261,10 @@ pub fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         match &cli.command {
             Command::Quick(quick) => quick.run().await,
+            Command::Run(run) => run.run().await,
+            Command::Sweep(sweep) => sweep.run().await,
+            Command::Compare(compare) => compare.run(),
+            Command::Report(report) => report.run(),
             Command::Predict(predict) => predict.run(),
             Command::Net(net) => net.run().await,
             Command::Bench(bench) => bench.run().await,
@@ -255,6 +293,12 @@ mod tests {
             "geo-load quick",
             "geo-load quick --zones 3 --wan m.csv --rate 0.5 --seconds 1 --format json",
             "geo-load quick --against parade.json --arrival uniform --seed 7",
+            "geo-load run aws3 --set duration=10s --set clients.0.rate=20 --out /tmp/x",
+            "geo-load run my.toml --target eu=http://h:1 --target us=http://h:2",
+            "geo-load sweep near --rates 50,100 --set duration=5s",
+            "geo-load sweep saturation --until p99<1s,err<1% --from 200",
+            "geo-load compare a b --fail-if p50>5%",
+            "geo-load report /tmp/x",
             "geo-load predict aws5 --voters 3 --weights us-east-1=8,eu-west-1=1",
             "geo-load net show --against parade.json",
             "geo-load net cut us-east-1,eu-west-1 --way out --how reset --for 5s --url http://h:1",
@@ -269,6 +313,9 @@ mod tests {
             "geo-load quick --rate NaN",
             "geo-load quick --zones 10",
             "geo-load quick --against parade.json --zones 3",
+            "geo-load sweep near",
+            "geo-load sweep near --rates 1 --until p99<1s",
+            "geo-load compare a",
             "geo-load bench --only fast",
         ] {
             assert!(Cli::try_parse_from(bad.split(' ')).is_err(), "{bad}");

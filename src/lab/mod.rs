@@ -13,6 +13,8 @@ pub mod net;
 pub mod pacer;
 pub mod predict;
 pub mod quick;
+pub mod report;
+pub mod run;
 pub mod site;
 pub mod target;
 pub mod verdict;

@@ -7,8 +7,10 @@ use std::time::Duration;
 use anyhow::ensure;
 use pghc_api::id::ZoneName;
 
-use super::target::Target;
+use super::net::Remote;
+use super::target::{Target, read_record};
 use crate::dev::parade::{Parade, ParadeOptions, Profile, ZONES_MAX, default_zones, zones_of};
+use crate::dev::record::ParadeRecord;
 use crate::wan::{Matrix, Wan};
 
 /// Longest wait until a new parade serves.
@@ -30,6 +32,21 @@ pub struct SiteOptions {
     pub data: Option<PathBuf>,
     /// First port of an own parade; `None`: any.
     pub base_port: Option<u16>,
+    /// Zones of any parade and the URLs of their API nodes; empty: as the rest says.
+    pub targets: Vec<(String, String)>,
+}
+
+/// A parade to start for a run, as its scenario says.
+#[derive(Debug, Clone)]
+pub struct OwnSite {
+    /// Its zones.
+    pub zones: Vec<ZoneName>,
+    /// Their distances.
+    pub matrix: Option<Matrix>,
+    /// API nodes in each zone.
+    pub api_nodes: usize,
+    /// Throws the emulator's dice.
+    pub seed: u64,
 }
 
 /// A parade to drive.
@@ -37,6 +54,8 @@ pub struct SiteOptions {
 pub struct Site {
     target: Target,
     own: Option<Parade>,
+    /// Of a parade that is found by its `parade.json`.
+    record: Option<ParadeRecord>,
 }
 
 impl Site {
@@ -45,16 +64,52 @@ impl Site {
     /// # Errors
     /// When there is none to drive; what was started is stopped again.
     pub async fn open(options: &SiteOptions) -> anyhow::Result<Self> {
-        if let Some(path) = &options.against {
-            return Ok(Self { target: Target::read(path).await?, own: None });
+        if let Some(found) = Self::find(options).await? {
+            return Ok(found);
         }
-        let parade = Parade::start(parade_options(options)?).await?;
+        Self::start(parade_options(options)?).await
+    }
+
+    /// The running parade that the options name, if they do.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub async fn find(options: &SiteOptions) -> anyhow::Result<Option<Self>> {
+        if !options.targets.is_empty() {
+            let target = Target::of_urls(&options.targets).await?;
+            return Ok(Some(Self { target, own: None, record: None }));
+        }
+        let Some(path) = &options.against else { return Ok(None) };
+        let record = read_record(path)?;
+        Ok(Some(Self { target: Target::of(&record).await?, own: None, record: Some(record) }))
+    }
+
+    /// Starts a parade for a scenario and waits until it serves.
+    ///
+    /// # Errors
+    /// When it does not; what was started is stopped again.
+    pub async fn open_own(options: &SiteOptions, own: OwnSite) -> anyhow::Result<Self> {
+        Self::start(ParadeOptions {
+            zones: own.zones,
+            data: options.data.clone(),
+            base_port: options.base_port,
+            api_nodes: own.api_nodes,
+            profile: if own.matrix.is_some() { Profile::Wan } else { Profile::Lan },
+            wan: own.matrix,
+            wan_seed: own.seed,
+            ..ParadeOptions::default()
+        })
+        .await
+    }
+
+    async fn start(options: ParadeOptions) -> anyhow::Result<Self> {
+        let parade = Parade::start(options).await?;
         let ready = async {
             parade.ready(READY_MAX).await?;
             Target::of(&parade.record()).await
         };
         match ready.await {
-            Ok(target) => Ok(Self { target, own: Some(parade) }),
+            Ok(target) => Ok(Self { target, own: Some(parade), record: None }),
             Err(error) => {
                 parade.stop().await;
                 Err(error.context("the parade started for this run does not serve"))
@@ -74,6 +129,24 @@ impl Site {
         self.own.as_ref().and_then(Parade::wan)
     }
 
+    /// The parade that was started for the run.
+    #[must_use]
+    pub fn parade(&self) -> Option<&Parade> {
+        self.own.as_ref()
+    }
+
+    /// Where everything is, when more than the API nodes is known.
+    #[must_use]
+    pub fn record(&self) -> Option<ParadeRecord> {
+        self.own.as_ref().map(Parade::record).or_else(|| self.record.clone())
+    }
+
+    /// What changes the distances between its zones, if it has any.
+    #[must_use]
+    pub fn net(&self) -> Option<Remote> {
+        self.record()?.wan.map(|url| Remote::at(&url))
+    }
+
     /// Stops an own parade; leaves another alone.
     pub async fn close(self) {
         if let Some(parade) = &self.own {
@@ -91,6 +164,7 @@ fn parade_options(options: &SiteOptions) -> anyhow::Result<ParadeOptions> {
         base_port: options.base_port,
         profile: if matrix.is_some() { Profile::Wan } else { Profile::Lan },
         wan: matrix,
+        wan_seed: rand::random(),
         ..ParadeOptions::default()
     })
 }

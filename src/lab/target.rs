@@ -27,7 +27,7 @@ pub struct Endpoint {
 pub struct Zone {
     /// Its name.
     pub name: String,
-    /// Connection string of its database.
+    /// Where its chain is read: connection string of its database, else URL of an API node.
     pub dsn: String,
     /// Its API nodes, at least one.
     pub nodes: Vec<Endpoint>,
@@ -65,6 +65,27 @@ impl Target {
             zones.push(Zone { name: zone.name.to_string(), dsn: zone.dsn.clone(), nodes });
         }
         ensure!(!zones.is_empty(), "it names no zone");
+        Ok(Self { zones })
+    }
+
+    /// A parade that is known by the URLs of its API nodes: zone and URL, a zone once for each node.
+    /// `chain-verify` reads it through the first node of each zone.
+    ///
+    /// # Errors
+    /// When a URL leads nowhere.
+    pub async fn of_urls(nodes: &[(String, String)]) -> anyhow::Result<Self> {
+        let mut zones: Vec<Zone> = Vec::new();
+        for (name, url) in nodes {
+            let node = Endpoint::resolve(url).await?;
+            match zones.iter_mut().find(|zone| zone.name == *name) {
+                Some(zone) => zone.nodes.push(node),
+                None => {
+                    let (name, dsn) = (name.clone(), url.clone());
+                    zones.push(Zone { name, dsn, nodes: vec![node] });
+                }
+            }
+        }
+        ensure!(!zones.is_empty(), "no zone is named");
         Ok(Self { zones })
     }
 

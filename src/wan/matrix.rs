@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use pghc_api::id::ZoneName;
 
+use super::lines::LineView;
+
 /// Most zones a matrix may have.
 pub const ZONES_MAX: usize = 256;
 
@@ -100,6 +102,32 @@ impl Matrix {
         };
         let round_trips = (0..count * count).map(cell).collect();
         Self { zones, round_trips }
+    }
+
+    /// The matrix of a running emulator's lines, without their jitter and cuts; `None` when a line is
+    /// missing. Both directions get the mean of the two.
+    #[must_use]
+    pub fn of_lines(lines: &[LineView]) -> Option<Self> {
+        let mut zones: Vec<ZoneName> = Vec::new();
+        for line in lines {
+            for zone in [&line.from, &line.to] {
+                if !zones.contains(zone) {
+                    zones.push(zone.clone());
+                }
+            }
+        }
+        let delay_ms = |from: &ZoneName, to: &ZoneName| {
+            let line = lines.iter().find(|line| line.from == *from && line.to == *to);
+            if from == to { Some(0.0) } else { line.map(|line| line.delay_ms) }
+        };
+        let mut round_trips = Vec::with_capacity(zones.len() * zones.len());
+        for from in &zones {
+            for to in &zones {
+                let both = delay_ms(from, to)? + delay_ms(to, from)?;
+                round_trips.push(Duration::try_from_secs_f64(both / 1e3).ok()?);
+            }
+        }
+        Some(Self { zones, round_trips })
     }
 
     /// Reads a matrix from a CSV file.

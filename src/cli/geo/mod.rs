@@ -2,6 +2,8 @@
 
 mod net;
 mod predict;
+mod run;
 
 pub(super) use self::net::Net;
 pub(super) use self::predict::Predict;
+pub(super) use self::run::{Compare, Report, Run, Sweep};
