@@ -195,7 +195,7 @@ pub(super) fn visibility(outcome: &Outcome) -> String {
                 continue;
             };
             let (p50, p99) = (cell.latency.p50_ms, cell.latency.p99_ms);
-            let share = 12.0 + 68.0 * p50 / most;
+            let share = 8.0 + 47.0 * p50 / most;
             let _ = write!(
                 inside,
                 "<td style=\"--h:{share:.0}%\" title=\"{} writes\">{p50:.0}<small>p99 {p99:.0}</small></td>",

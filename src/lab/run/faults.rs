@@ -218,16 +218,17 @@ pub async fn lead(site: &Site, zone: &str) -> anyhow::Result<()> {
         if Instant::now() >= deadline {
             bail!("the lead was not moved to {zone} within {LEAD_MAX:?}");
         }
-        if status.leader_zone.as_deref() != Some(zone) {
-            let of_zone =
-                status.coordinators.iter().find(|member| member.zone == zone && member.voter);
-            let id = of_zone.with_context(|| format!("no voter stands in {zone}"))?.coordinator_id;
+        // A group that has just been founded may not know its members yet.
+        let voter = status.coordinators.iter().find(|member| member.zone == zone && member.voter);
+        if status.leader_zone.as_deref() != Some(zone)
+            && let Some(voter) = voter
+        {
             let mut command = Command::new(sibling("pghc")?);
             command.args(["members", "--cluster-id", record.cluster_id.as_str()]);
             for zone in &record.zones {
                 command.args(["--coordinator", &zone.coordinator]);
             }
-            command.args(["lead", &id.to_string()]).kill_on_drop(true);
+            command.args(["lead", &voter.coordinator_id.to_string()]).kill_on_drop(true);
             // Refused while there is an election; then it is tried again.
             let _ = tokio::time::timeout(LEAD_MAX, command.output()).await;
         }

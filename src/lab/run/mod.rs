@@ -106,7 +106,7 @@ struct Seen {
 /// When the parade cannot be driven or verified at all; a run that merely fails is an outcome.
 pub async fn run(scenario: &Scenario, site: &Site) -> anyhow::Result<Finished> {
     let target = site.target();
-    let started = jiff::Timestamp::now().to_string();
+    let started = format!("{:.0}", jiff::Timestamp::now());
     let newest = ledger::frontier(&target.zones[0].nodes[0]).await?;
     let name = uuid::Uuid::now_v7().simple().to_string();
     let mut seen = watched(scenario, site, newest, &name).await?;
