@@ -32,7 +32,7 @@ pub(super) fn escape(text: &str) -> String {
 /// Inner edges of a plot.
 const LEFT: f64 = 46.0;
 const TOP: f64 = 10.0;
-const BELOW: f64 = 36.0;
+const BELOW: f64 = 40.0;
 
 /// A plot that is being drawn.
 pub(super) struct Plot {
@@ -90,7 +90,7 @@ impl Plot {
         let most = if self.width > 500.0 { 12 } else { 6 };
         for tick in ticks(self.x, most) {
             let x = self.px(tick);
-            let (at, text) = (bottom + 15.0, number(tick));
+            let (at, text) = (bottom + 19.0, number(tick));
             self.put(format_args!(r#"<path class="g" d="M{x:.1} {bottom}v4"/>"#));
             self.put(format_args!(r#"<text x="{x:.1}" y="{at:.1}" class="m">{text}</text>"#));
         }
@@ -148,12 +148,12 @@ impl Plot {
         ));
     }
 
-    /// A strip along the bottom of the plot.
+    /// A strip along the plot, below its axis.
     pub(super) fn strip(&mut self, from: f64, to: f64, colour: &str, says: &str) {
         let (from, to, says) = (self.px(from), self.px(to), escape(says));
-        let (width, top) = ((to - from).max(0.5), self.bottom() - 9.0);
+        let (width, top) = ((to - from).max(0.5), self.bottom() + 1.0);
         self.put(format_args!(
-            r#"<rect x="{from:.1}" y="{top:.1}" width="{width:.1}" height="9" fill="{colour}" opacity=".75"><title>{says}</title></rect>"#
+            r#"<rect x="{from:.1}" y="{top:.1}" width="{width:.1}" height="6" fill="{colour}"><title>{says}</title></rect>"#
         ));
     }
 

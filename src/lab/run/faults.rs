@@ -1,4 +1,7 @@
-//! Breaking things on schedule, and mending them again whatever happens.
+//! Breaking things on schedule, and mending them again.
+//!
+//! A run that is interrupted stops its own parade; a cut in another's stays there until
+//! `geo-load net heal`.
 
 use std::time::{Duration, Instant};
 
@@ -91,10 +94,10 @@ impl<'a> Tools<'a> {
 
     /// Does one fault at its time, and undoes it. `zero` is the end of the warm-up.
     pub async fn run(&self, fault: &Fault, zero: Instant, done: &CancellationToken) -> Event {
-        tokio::select! {
-            () = tokio::time::sleep_until((zero + fault.at.0).into()) => {}
-            () = done.cancelled() => {}
-        }
+        let on_time = tokio::select! {
+            () = tokio::time::sleep_until((zero + fault.at.0).into()) => true,
+            () = done.cancelled() => false,
+        };
         let mut event = Event {
             what: fault.sentence(),
             zones: Vec::new(),
@@ -103,8 +106,17 @@ impl<'a> Tools<'a> {
             error: None,
             unavailable_s: 0.0,
         };
+        if !on_time {
+            event.error = Some("everything had been sent before its time".to_owned());
+            event.to_s = event.from_s;
+            return event;
+        }
         match self.begin(fault, &mut event.zones).await {
             Ok(undo) => {
+                if let Some(zone) = event.zones.first() {
+                    // Who that was is known now.
+                    event.what = event.what.replace("leader", zone);
+                }
                 let end = zero + fault.at.0 + fault.lasting.unwrap_or_default().0;
                 tokio::select! {
                     () = tokio::time::sleep_until(end.into()) => {}

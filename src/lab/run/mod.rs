@@ -1,7 +1,7 @@
 //! `geo-load run`: a scenario against a parade, and everything that is known of it afterwards.
 //!
-//! Invariant: whatever happens, every fault is undone and every acknowledged write is looked up in
-//! the chain before there is an outcome.
+//! Invariant: before there is an outcome, every fault is undone and every acknowledged write has been
+//! looked up in the chain.
 
 pub mod compare;
 pub mod console;

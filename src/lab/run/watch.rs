@@ -122,7 +122,10 @@ pub async fn leaders(
             (status.term, status.leader_zone.is_some())
         });
         let at = seconds_from(zero);
-        let (zone, term) = newest.map_or((None, 0), |status| (status.leader_zone, status.term));
+        let known = newest.map(|status| (status.leader_zone, status.term));
+        // When nobody answers, nothing has been seen to change.
+        let known = known.or_else(|| reigns.last().map(|last| (last.zone.clone(), last.term)));
+        let (zone, term) = known.unwrap_or((None, 0));
         now.lock().clone_from(&zone);
         match reigns.last_mut() {
             Some(last) if last.zone == zone && last.term == term => last.to_s = at,
