@@ -242,15 +242,15 @@ impl Raw<'_> {
         }
     }
 
-    /// Longest stretch between two acknowledgements of a zone that reaches into this time; 0 for a
-    /// zone that writes nothing.
+    /// Longest stretch between two acknowledgements of a zone that reaches into this time, all of it
+    /// when there is none; 0 for a zone that writes nothing.
     fn silence(&self, zone: usize, from_s: f64, until_s: f64) -> f64 {
         let warmup = self.scenario.warmup.0.as_secs_f64();
         let samples = self.of_zone(zone).flat_map(|log| &log.samples);
         let written = samples.filter(|sample| sample.op == Op::Write && sample.ok);
         let mut ends: Vec<f64> =
             written.map(|s| (s.planned + s.latency).as_secs_f64() - warmup).collect();
-        if ends.is_empty() {
+        if self.of_zone(zone).all(|log| log.writes.is_empty()) {
             return 0.0;
         }
         ends.sort_by(f64::total_cmp);
@@ -457,5 +457,11 @@ mod tests {
         raw.measure_faults(&mut events);
         // From 5.0 s, the last acknowledgement, to 7.15 s: both counted from the warm-up's start.
         assert!((events[0].unavailable_s - 2.15).abs() < 1e-6, "{:?}", events[0]);
+
+        let mut deaf = log(1);
+        deaf.samples.iter_mut().for_each(|sample| sample.ok = false);
+        let logs = [log(0), deaf];
+        Raw { logs: &logs, ..raw }.measure_faults(&mut events);
+        assert!((events[0].unavailable_s - 6.0).abs() < 1e-6, "no answer at all: {:?}", events[0]);
     }
 }

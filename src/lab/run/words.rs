@@ -284,7 +284,7 @@ mod tests {
                 counts[usize::try_from(drawer.next(&mut random)).expect("small")] += 1;
             }
             let sum: f64 = (1..=space).map(|rank| f64::from(rank).powf(-exponent)).sum();
-            for rank in [1, 2, 3, 10, 50, 100] {
+            for rank in [1_u32, 2, 3, 10, 50, 100] {
                 let wanted = f64::from(draws) * f64::from(rank).powf(-exponent) / sum;
                 let got = f64::from(counts[rank as usize - 1]);
                 let five_sigma = 5.0 * wanted.sqrt() + 1.0;
