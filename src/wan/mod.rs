@@ -5,7 +5,7 @@
 //! matrix's round trip each way, and a new connection costs one round trip more. On top come jitter,
 //! losses (as the stalls that TCP makes of them), bandwidth that all connections of two zones share,
 //! and cuts; all can be changed while it runs ([`control`]). When bytes come out is decided by
-//! [`line`] and [`link`], which are pure; the proxy is a shell around them.
+//! [`mod@line`] and [`link`], which are pure; the proxy is a shell around them.
 //!
 //! Invariant: a route changes when bytes arrive and never which or in what order. The emulator
 //! measures its own lateness ([`Wan::check`], [`Wan::stats`]), because a figure measured through it
