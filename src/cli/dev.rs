@@ -17,9 +17,9 @@ use tokio::sync::broadcast::error::RecvError;
 use super::view;
 use crate::dev::observe::{Node, Observer};
 use crate::dev::parade::{
-    Change, Error, Event, Parade, ParadeOptions, Profile, default_zones, zones_of,
+    Change, Error, Event, Parade, ParadeOptions, Profile, ZONES_MAX, default_zones, zones_of,
 };
-use crate::wan::Matrix;
+use crate::wan::{Matrix, Wan};
 
 /// How often the status is asked for and shown on a terminal.
 const LIVE_EVERY: Duration = Duration::from_millis(500);
@@ -43,9 +43,10 @@ pub struct Arguments {
     /// API nodes in each zone, 1 to 8
     #[arg(long, env = "PGHC_API_NODES", value_name = "N", default_value_t = 1)]
     api_nodes: usize,
-    /// Delay what crosses zones by this matrix of round trips in milliseconds, whose zones are used
-    #[arg(long, env = "PGHC_WAN", value_name = "MATRIX.csv")]
-    wan: Option<PathBuf>,
+    /// Delay what crosses zones by this matrix of round trips, whose zones are used: aws3, aws5,
+    /// aws9, or a CSV file in milliseconds
+    #[arg(long, env = "PGHC_WAN", value_name = "MATRIX")]
+    wan: Option<String>,
     /// Program to run as coordinators and API nodes [default: this one]
     #[arg(long, value_name = "FILE", hide = true)]
     binary: Option<PathBuf>,
@@ -91,6 +92,13 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     }
     view::print(&view::endpoints(&parade.record()).to_string());
     view::print(&format!("data: {}", parade.data().display()));
+    if let (Some(url), Some(check)) = (parade.record().wan, parade.wan().and_then(Wan::checked)) {
+        let late = |us: u64| Duration::from_micros(us).as_secs_f64() * 1e3;
+        let (p50, p99) = (late(check.late_p50_us), late(check.late_p99_us));
+        view::print(&format!(
+            "distances: changed by `geo-load net` at {url}; one way late by p50 {p50:.2} p99 {p99:.2} ms"
+        ));
+    }
     let screen = Screen::new();
     let code = tokio::select! {
         error = attend(&parade, &screen, started) => {
@@ -114,14 +122,15 @@ pub async fn run(arguments: Arguments) -> ExitCode {
 
 /// What is asked for, in the terms of the library; or why not, for people.
 fn options(arguments: Arguments) -> Result<ParadeOptions, String> {
-    let matrix = arguments.wan.as_deref().map(Matrix::read).transpose();
+    let matrix = arguments.wan.as_deref().map(Matrix::find).transpose();
     let matrix = matrix.map_err(|error| view::error(&error))?;
     let held = arguments.data.as_deref().map(zones_of).transpose();
     let held = held.map_err(|error| view::error(&error))?.flatten();
     let zones = match (&matrix, arguments.zones, held) {
         (Some(matrix), count, held) => {
             let names = matrix.zones();
-            let count = count.or(held.map(|zones| zones.len())).unwrap_or(names.len().min(3));
+            let count =
+                count.or(held.map(|zones| zones.len())).unwrap_or(names.len().min(ZONES_MAX));
             if count > names.len() {
                 let text = format!("the matrix has {} zones, not {count}", names.len());
                 return Err(format!("pghc: {text}; nothing was started"));
@@ -140,6 +149,7 @@ fn options(arguments: Arguments) -> Result<ParadeOptions, String> {
         binary: arguments.binary,
         profile: if matrix.is_some() { Profile::Wan } else { Profile::Lan },
         wan: matrix,
+        wan_seed: rand::random(),
         settings: Vec::new(),
     })
 }

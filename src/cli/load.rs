@@ -11,6 +11,7 @@ use anyhow::bail;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bench::Bench;
+use super::geo::{Compare, Net, Predict, Report, Run, Sweep};
 use super::process::{parse, with_causes};
 use crate::lab::load::LoadOptions;
 use crate::lab::pacer::Arrival;
@@ -29,6 +30,18 @@ struct Cli {
 enum Command {
     /// Open-loop writes in every zone for some seconds, then a report and a verification
     Quick(Quick),
+    /// A scenario: distances, clients, faults; figures, charts and a verdict
+    Run(Run),
+    /// The same scenario at many rates, or the highest rate that keeps what is hoped
+    Sweep(Sweep),
+    /// Whether two runs differ by more than chance
+    Compare(Compare),
+    /// Write the page of a run again and print its table
+    Report(Report),
+    /// What the distances of a matrix allow: limits and predictions; nothing is started
+    Predict(Predict),
+    /// Look at and change the distances of a running parade
+    Net(Net),
     /// pghc and PostgreSQL side by side, in rounds: rates, ratios and marks
     Bench(Bench),
 }
@@ -40,13 +53,17 @@ pub(super) struct SiteArgs {
     #[arg(long, value_name = "FILE", env = "PGHC_LOAD_AGAINST",
           conflicts_with_all = ["zones", "wan", "data", "base_port"])]
     against: Option<PathBuf>,
+    /// Drive the running parade of these API nodes, one or more for each zone, instead of an own one
+    #[arg(long, value_name = "ZONE=URL", value_parser = target,
+          conflicts_with_all = ["against", "zones", "wan", "data", "base_port"])]
+    target: Vec<(String, String)>,
     /// Zones of the own parade [default: those of --data, else 3]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9), env = "PGHC_LOAD_ZONES")]
     zones: Option<u8>,
-    /// Emulate the distances of this matrix, whose first zones are used: CSV of round trips in ms
-    /// with a header `zone,<z1>,<z2>,…`
-    #[arg(long, value_name = "FILE", env = "PGHC_LOAD_WAN")]
-    wan: Option<PathBuf>,
+    /// Emulate the distances of this matrix, whose zones are used: aws3, aws5, aws9, or a CSV file of
+    /// round trips in ms with a header `zone,<z1>,<z2>,…`
+    #[arg(long, value_name = "MATRIX", env = "PGHC_LOAD_WAN")]
+    wan: Option<String>,
     /// Keep the own parade's data in this directory [default: a temporary one]
     #[arg(long, value_name = "DIR", env = "PGHC_LOAD_DATA")]
     data: Option<PathBuf>,
@@ -97,6 +114,11 @@ struct Quick {
     payload_bytes: u32,
 }
 
+fn target(text: &str) -> Result<(String, String), String> {
+    let (zone, url) = text.split_once('=').ok_or("want ZONE=http://host:port")?;
+    Ok((zone.to_owned(), url.to_owned()))
+}
+
 fn parse_rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
     let allowed = rate > 0.0 && rate <= 100_000.0;
@@ -111,7 +133,18 @@ impl SiteArgs {
             wan: self.wan.clone(),
             data: self.data.clone(),
             base_port: self.base_port,
+            targets: self.target.clone(),
         }
+    }
+
+    /// A scenario says itself which zones there are and how far apart.
+    pub(super) fn refuse_shape(&self) -> anyhow::Result<()> {
+        if self.zones.is_some() || self.wan.is_some() {
+            bail!(
+                "the scenario says which zones there are; use --set matrix.zones=N or matrix.file"
+            );
+        }
+        Ok(())
     }
 
     pub(super) fn print(
@@ -146,7 +179,8 @@ impl Quick {
             connections: self.connections.into(),
             payload_bytes: self.payload_bytes as usize,
         };
-        let report = with_site(&self.site, async |site| {
+        let open = async || Site::open(&self.site.options()).await;
+        let report = with_site(&self.site, open, async |site| {
             quick::run(site.target(), &options, site.emulator()).await
         });
         let report = report.await?;
@@ -156,14 +190,15 @@ impl Quick {
 }
 
 /// Opens the site, does `work` there unless interrupted, and closes the site whatever happened.
-async fn with_site<T>(
+pub(super) async fn with_site<T>(
     arguments: &SiteArgs,
+    open: impl AsyncFnOnce() -> anyhow::Result<Site>,
     work: impl AsyncFnOnce(&Site) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    if arguments.against.is_none() {
+    if arguments.against.is_none() && arguments.target.is_empty() {
         eprintln!("starting a parade");
     }
-    let site = interruptible(Site::open(&arguments.options())).await?;
+    let site = interruptible(open()).await?;
     let outcome = interruptible(work(&site)).await;
     site.close().await;
     outcome
@@ -200,6 +235,12 @@ pub fn main() -> ExitCode {
     let outcome = runtime.block_on(async {
         match &cli.command {
             Command::Quick(quick) => quick.run().await,
+            Command::Run(run) => run.run().await,
+            Command::Sweep(sweep) => sweep.run().await,
+            Command::Compare(compare) => compare.run(),
+            Command::Report(report) => report.run(),
+            Command::Predict(predict) => predict.run(),
+            Command::Net(net) => net.run().await,
             Command::Bench(bench) => bench.run().await,
         }
     });
@@ -228,6 +269,16 @@ mod tests {
             "geo-load quick --against parade.json --arrival uniform --seed 7",
             "geo-load bench --only raw,plain --seconds 3 --rounds 1 --json x --html y",
             "geo-load bench scale --zones 1,3 --payloads none --links 0 --html y",
+            "geo-load run aws3 --set duration=10s --set clients.0.rate=20 --out /tmp/x",
+            "geo-load run my.toml --target eu=http://h:1 --target us=http://h:2",
+            "geo-load sweep near --rates 50,100 --set duration=5s",
+            "geo-load sweep saturation --until p99<1s,err<1% --from 200",
+            "geo-load compare a b --fail-if p50>5%",
+            "geo-load report /tmp/x",
+            "geo-load predict aws5 --voters 3 --weights us-east-1=8,eu-west-1=1",
+            "geo-load net show --against parade.json",
+            "geo-load net cut us-east-1,eu-west-1 --way out --how reset --for 5s --url http://h:1",
+            "geo-load net set * eu --loss 0.01 --bandwidth 1Gbit --url http://h:1",
         ] {
             assert!(Cli::try_parse_from(good.split(' ')).is_ok(), "{good}");
         }
@@ -237,6 +288,9 @@ mod tests {
             "geo-load quick --rate NaN",
             "geo-load quick --zones 10",
             "geo-load quick --against parade.json --zones 3",
+            "geo-load sweep near",
+            "geo-load sweep near --rates 1 --until p99<1s",
+            "geo-load compare a",
             "geo-load bench --only fast",
             "geo-load bench --rounds 0",
             "geo-load bench --synchronous-commit local",

@@ -7,6 +7,7 @@ pub mod dev;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod geo;
 pub mod load;
 pub mod members;
 pub mod pghc;

@@ -20,6 +20,10 @@ pub struct ParadeRecord {
     pub cluster_id: ClusterId,
     /// Its zones; the first is the one that was named first.
     pub zones: Vec<ZoneRecord>,
+    /// URL at which the emulator of the distances between the zones takes orders; absent when they
+    /// have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wan: Option<String>,
 }
 
 /// One zone of a parade.

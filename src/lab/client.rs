@@ -37,6 +37,8 @@ pub struct Answer<'a> {
     pub body: &'a [u8],
     /// The server closes this connection now.
     pub closes: bool,
+    /// What the server says of its own time, as it wrote it (`Server-Timing`).
+    pub timing: Option<&'a str>,
 }
 
 /// What an answer's head says.
@@ -47,6 +49,8 @@ struct Head {
     length: usize,
     chunked: bool,
     closes: bool,
+    /// Where in the head the value of `Server-Timing` stands.
+    timing: Option<(usize, usize)>,
 }
 
 impl Connection {
@@ -75,7 +79,9 @@ impl Connection {
             tokio::try_join!(write.write_all(request), receiving)?.1
         };
         let body = &self.received[head.bytes..head.bytes + head.length];
-        Ok(Answer { status: head.status, body, closes: head.closes })
+        let timing = head.timing.and_then(|(from, to)| self.received.get(from..to));
+        let timing = timing.and_then(|bytes| std::str::from_utf8(bytes).ok());
+        Ok(Answer { status: head.status, body, closes: head.closes, timing })
     }
 }
 
@@ -149,8 +155,9 @@ fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
 
 /// Parses a status line and headers, each with its line end.
 fn parse_head(text: &[u8]) -> io::Result<Head> {
+    let bytes = text.len() + 2;
     let mut head =
-        Head { status: 0, bytes: text.len() + 2, length: 0, chunked: false, closes: false };
+        Head { status: 0, bytes, length: 0, chunked: false, closes: false, timing: None };
     let text = std::str::from_utf8(text).map_err(|_| broken("the answer's head is not text"))?;
     let mut lines = text.split_terminator("\r\n");
     let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 "));
@@ -164,6 +171,9 @@ fn parse_head(text: &[u8]) -> io::Result<Head> {
             head.chunked = value.eq_ignore_ascii_case("chunked");
         } else if name.eq_ignore_ascii_case("connection") {
             head.closes = value.eq_ignore_ascii_case("close");
+        } else if name.eq_ignore_ascii_case("server-timing") {
+            let from = value.as_ptr() as usize - text.as_ptr() as usize;
+            head.timing = Some((from, from + value.len()));
         }
     }
     if head.length > BODY_BYTES_MAX {
@@ -283,6 +293,13 @@ mod tests {
         let request = vec![b'x'; 100 + CHUNK * CHUNKS];
         let answer = connection.exchange(&request).await.expect("an answer");
         assert_eq!((answer.status, answer.body.len()), (200, CHUNK * CHUNKS));
+    }
+
+    #[test]
+    fn the_time_that_a_server_tells_is_found_in_the_head() {
+        let text = b"HTTP/1.1 200 OK\r\nserver-timing: apply;dur=1.5, push;dur=2\r\n";
+        let (from, to) = super::parse_head(text).expect("a head").timing.expect("a timing");
+        assert_eq!(&text[from..to], b"apply;dur=1.5, push;dur=2");
     }
 
     #[test]

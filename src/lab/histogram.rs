@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Longest latency told apart, in microseconds; longer ones count as this.
 const MICROS_MAX: u64 = 3_600_000_000;
@@ -46,7 +46,7 @@ impl Latencies {
 }
 
 /// Percentiles in milliseconds; all 0 when there was nothing to measure.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Summary {
     /// Half were not slower.
     pub p50_ms: f64,

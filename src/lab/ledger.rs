@@ -5,16 +5,25 @@ use std::collections::HashMap;
 
 use anyhow::Context as _;
 use pghc_api::wire::{HeadBody, Page};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::load::{Fate, Mark, ZoneLoad};
+use super::load::{Fate, Mark};
 use super::target::Endpoint;
 
 /// Links asked for at a time.
 const PAGE_LINKS: usize = 1_000;
 
+/// One client's book: what became of each of its writes, in the order of its numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct Book<'a> {
+    /// Whose: the `zone` in its payloads.
+    pub name: &'a str,
+    /// What became of each.
+    pub fates: &'a [Fate],
+}
+
 /// What the comparison found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Balance {
     /// Links of this run in the chain.
     pub found: u64,
@@ -58,9 +67,9 @@ pub async fn settle(
     node: &Endpoint,
     after: u64,
     run: &str,
-    loads: &[ZoneLoad],
+    books: &[Book<'_>],
 ) -> anyhow::Result<Balance> {
-    let mut books = Books::new(run, loads);
+    let mut books = Books::new(run, books);
     let mut after = after;
     loop {
         let path = format!("/v1/chain?after={after}&limit={PAGE_LINKS}&linearizable=true");
@@ -86,10 +95,9 @@ struct Books<'a> {
 }
 
 impl<'a> Books<'a> {
-    fn new(run: &'a str, loads: &'a [ZoneLoad]) -> Self {
-        let zones = loads
-            .iter()
-            .map(|load| (load.zone.as_str(), (&*load.fates, vec![false; load.fates.len()])));
+    fn new(run: &'a str, books: &[Book<'a>]) -> Self {
+        let zones =
+            books.iter().map(|book| (book.name, (book.fates, vec![false; book.fates.len()])));
         Self { run, zones: zones.collect(), balance: Balance::default() }
     }
 
@@ -134,13 +142,11 @@ impl<'a> Books<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Balance, Books};
-    use crate::lab::load::{Fate, ZoneLoad};
+    use super::{Balance, Book, Books};
+    use crate::lab::load::Fate;
 
     fn check(fates: &[Fate], chain: &[(u64, &str, u64)], wanted: Balance) {
-        let load = ZoneLoad { zone: "eu".into(), fates: fates.to_vec(), ..ZoneLoad::default() };
-        let loads = [load];
-        let mut books = Books::new("r", &loads);
+        let mut books = Books::new("r", &[Book { name: "eu", fates }]);
         for (id, run, n) in chain {
             books.see(*id, &format!(r#"{{"run":"{run}","zone":"eu","n":{n},"pad":"x"}}"#));
         }

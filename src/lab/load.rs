@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::client::{Connection, post};
 use super::histogram::Latencies;
+use super::ledger::Book;
 use super::pacer::{self, Arrival, Due, Lane, Plan};
 use super::target::{Endpoint, Target, Zone};
 
@@ -80,6 +81,12 @@ pub struct ZoneLoad {
 }
 
 impl ZoneLoad {
+    /// Its part of the books.
+    #[must_use]
+    pub fn book(&self) -> Book<'_> {
+        Book { name: &self.zone, fates: &self.fates }
+    }
+
     /// How many planned writes ended like this.
     #[must_use]
     pub fn count(&self, wanted: impl Fn(Fate) -> bool) -> u64 {
@@ -105,7 +112,7 @@ pub async fn drive(target: &Target, options: &LoadOptions, run: &str) -> Vec<Zon
     for (place, zone) in target.zones.iter().enumerate() {
         let (sender, receiver) = mpsc::channel(BACKLOG_MAX);
         let plan = Plan::new(options.arrival, options.rate, options.length, options.seed, place);
-        lanes.push(Lane { plan, sender });
+        lanes.push(Lane { plan: Box::new(plan), sender });
         zones.push(drive_zone(zone, receiver, options, run));
     }
     let flag = Arc::clone(&stop.0);
@@ -192,9 +199,9 @@ impl Done {
 }
 
 /// Why a write was not acknowledged.
-struct Failure {
-    fate: Fate,
-    kind: String,
+pub(super) struct Failure {
+    pub(super) fate: Fate,
+    pub(super) kind: String,
 }
 
 async fn write(
@@ -237,7 +244,7 @@ async fn write(
 }
 
 /// What an answer says of its write: 2xx is written, 4xx never will be, anything else leaves it open.
-fn judge(status: u16, body: &[u8]) -> Result<u64, Failure> {
+pub(super) fn judge(status: u16, body: &[u8]) -> Result<u64, Failure> {
     #[derive(Deserialize)]
     struct Written {
         id: u64,

@@ -97,12 +97,17 @@ pub struct Due {
 }
 
 /// One zone of a run: its plan, where its requests go, and those that found no room.
-#[derive(Debug)]
 pub struct Lane {
-    /// When to send.
-    pub plan: Plan,
+    /// When to send, from the start of the run, in order.
+    pub plan: Box<dyn Iterator<Item = Duration> + Send>,
     /// Who sends. Its length bounds the backlog; what does not fit is dropped and counted.
     pub sender: mpsc::Sender<Due>,
+}
+
+impl std::fmt::Debug for Lane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lane").finish_non_exhaustive()
+    }
 }
 
 /// What became of a lane's plan.
@@ -172,8 +177,10 @@ mod tests {
         let plan = |place| Plan::new(Arrival::Uniform, 1_000.0, length, 1, place);
         let (full, _kept) = mpsc::channel(1);
         let (free, mut received) = mpsc::channel(100);
-        let lanes =
-            vec![Lane { plan: plan(0), sender: full }, Lane { plan: plan(1), sender: free }];
+        let lanes = vec![(plan(0), full), (plan(1), free)]
+            .into_iter()
+            .map(|(plan, sender)| Lane { plan: Box::new(plan), sender })
+            .collect();
         let start = Instant::now();
         let paced = run(start, lanes, &AtomicBool::new(false));
         assert!(start.elapsed() >= Duration::from_millis(19));

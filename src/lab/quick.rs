@@ -99,7 +99,8 @@ pub async fn run(
     let after = ledger::frontier(first).await?;
     let name = run_name();
     let loads = load::drive(target, options, &name).await;
-    let balance = ledger::settle(first, after, &name, &loads).await?;
+    let books: Vec<_> = loads.iter().map(ZoneLoad::book).collect();
+    let balance = ledger::settle(first, after, &name, &books).await?;
     let verify = verdict::verify(target).await?;
     let status = target.status().await?;
 

@@ -7,8 +7,10 @@ use std::time::Duration;
 use anyhow::ensure;
 use pghc_api::id::ZoneName;
 
-use super::target::Target;
-use crate::dev::parade::{Parade, ParadeOptions, Profile, default_zones, zones_of};
+use super::net::Remote;
+use super::target::{Target, read_record};
+use crate::dev::parade::{Parade, ParadeOptions, Profile, ZONES_MAX, default_zones, zones_of};
+use crate::dev::record::ParadeRecord;
 use crate::wan::{Matrix, Wan};
 
 /// Longest wait until a new parade serves.
@@ -24,12 +26,27 @@ pub struct SiteOptions {
     pub against: Option<PathBuf>,
     /// Zones of an own parade; `None`: those its data is of, else three.
     pub zones: Option<usize>,
-    /// Latency matrix of an own parade; its zones give their names.
-    pub wan: Option<PathBuf>,
+    /// Latency matrix of an own parade, a built-in name or a file; its zones give their names.
+    pub wan: Option<String>,
     /// Data directory of an own parade, kept; `None`: a temporary one, removed.
     pub data: Option<PathBuf>,
     /// First port of an own parade; `None`: any.
     pub base_port: Option<u16>,
+    /// Zones of any parade and the URLs of their API nodes; empty: as the rest says.
+    pub targets: Vec<(String, String)>,
+}
+
+/// A parade to start for a run, as its scenario says.
+#[derive(Debug, Clone)]
+pub struct OwnSite {
+    /// Its zones.
+    pub zones: Vec<ZoneName>,
+    /// Their distances.
+    pub matrix: Option<Matrix>,
+    /// API nodes in each zone.
+    pub api_nodes: usize,
+    /// Throws the emulator's dice.
+    pub seed: u64,
 }
 
 /// A parade to drive.
@@ -37,6 +54,8 @@ pub struct SiteOptions {
 pub struct Site {
     target: Target,
     own: Option<Parade>,
+    /// Of a parade that is found by its `parade.json`.
+    record: Option<ParadeRecord>,
 }
 
 impl Site {
@@ -45,16 +64,52 @@ impl Site {
     /// # Errors
     /// When there is none to drive; what was started is stopped again.
     pub async fn open(options: &SiteOptions) -> anyhow::Result<Self> {
-        if let Some(path) = &options.against {
-            return Ok(Self { target: Target::read(path).await?, own: None });
+        if let Some(found) = Self::find(options).await? {
+            return Ok(found);
         }
-        let parade = Parade::start(parade_options(options)?).await?;
+        Self::start(parade_options(options)?).await
+    }
+
+    /// The running parade that the options name, if they do.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub async fn find(options: &SiteOptions) -> anyhow::Result<Option<Self>> {
+        if !options.targets.is_empty() {
+            let target = Target::of_urls(&options.targets).await?;
+            return Ok(Some(Self { target, own: None, record: None }));
+        }
+        let Some(path) = &options.against else { return Ok(None) };
+        let record = read_record(path)?;
+        Ok(Some(Self { target: Target::of(&record).await?, own: None, record: Some(record) }))
+    }
+
+    /// Starts a parade for a scenario and waits until it serves.
+    ///
+    /// # Errors
+    /// When it does not; what was started is stopped again.
+    pub async fn open_own(options: &SiteOptions, own: OwnSite) -> anyhow::Result<Self> {
+        Self::start(ParadeOptions {
+            zones: own.zones,
+            data: options.data.clone(),
+            base_port: options.base_port,
+            api_nodes: own.api_nodes,
+            profile: if own.matrix.is_some() { Profile::Wan } else { Profile::Lan },
+            wan: own.matrix,
+            wan_seed: own.seed,
+            ..ParadeOptions::default()
+        })
+        .await
+    }
+
+    async fn start(options: ParadeOptions) -> anyhow::Result<Self> {
+        let parade = Parade::start(options).await?;
         let ready = async {
             parade.ready(READY_MAX).await?;
             Target::of(&parade.record()).await
         };
         match ready.await {
-            Ok(target) => Ok(Self { target, own: Some(parade) }),
+            Ok(target) => Ok(Self { target, own: Some(parade), record: None }),
             Err(error) => {
                 parade.stop().await;
                 Err(error.context("the parade started for this run does not serve"))
@@ -80,6 +135,18 @@ impl Site {
         self.own.as_ref().and_then(Parade::wan)
     }
 
+    /// Where everything is, when more than the API nodes is known.
+    #[must_use]
+    pub fn record(&self) -> Option<ParadeRecord> {
+        self.own.as_ref().map(Parade::record).or_else(|| self.record.clone())
+    }
+
+    /// What changes the distances between its zones, if it has any.
+    #[must_use]
+    pub fn net(&self) -> Option<Remote> {
+        self.record()?.wan.map(|url| Remote::at(&url))
+    }
+
     /// Stops an own parade; leaves another alone.
     pub async fn close(self) {
         if let Some(parade) = &self.own {
@@ -89,7 +156,7 @@ impl Site {
 }
 
 fn parade_options(options: &SiteOptions) -> anyhow::Result<ParadeOptions> {
-    let matrix = options.wan.as_deref().map(Matrix::read).transpose()?;
+    let matrix = options.wan.as_deref().map(Matrix::find).transpose()?;
     let held = options.data.as_deref().map(zones_of).transpose()?.flatten();
     Ok(ParadeOptions {
         zones: choose_zones(matrix.as_ref(), options.zones, held)?,
@@ -97,12 +164,13 @@ fn parade_options(options: &SiteOptions) -> anyhow::Result<ParadeOptions> {
         base_port: options.base_port,
         profile: if matrix.is_some() { Profile::Wan } else { Profile::Lan },
         wan: matrix,
+        wan_seed: rand::random(),
         ..ParadeOptions::default()
     })
 }
 
-/// The first zones of the matrix, else those the data is of, else the usual ones; three when
-/// nothing says how many.
+/// The zones of the matrix, or its first ones, else those the data is of, else the usual ones; three
+/// when nothing says how many.
 fn choose_zones(
     matrix: Option<&Matrix>,
     wanted: Option<usize>,
@@ -114,7 +182,7 @@ fn choose_zones(
         return Ok(held.unwrap_or_else(|| default_zones(count.unwrap_or(ZONES_DEFAULT))));
     };
     let names = matrix.zones();
-    let count = count.unwrap_or(names.len().min(ZONES_DEFAULT));
+    let count = count.unwrap_or(names.len().min(ZONES_MAX));
     ensure!(count <= names.len(), "the matrix has {} zones, not {count}", names.len());
     Ok(names[..count].to_vec())
 }
@@ -136,7 +204,8 @@ mod tests {
     fn zones_are_those_of_the_matrix_else_of_the_data_else_the_usual() {
         let rows = "a,0,1,1,1\nb,1,0,1,1\nc,1,1,0,1\nd,1,1,1,0";
         let matrix: Matrix = format!("zone,a,b,c,d\n{rows}").parse().expect("a good matrix");
-        assert_eq!(check(Some(&matrix), None, None), "a b c");
+        assert_eq!(check(Some(&matrix), None, None), "a b c d");
+        assert_eq!(check(Some(&matrix), Some(3), None), "a b c");
         assert_eq!(check(Some(&matrix), Some(4), None), "a b c d");
         assert_eq!(check(Some(&matrix), Some(5), None), "the matrix has 4 zones, not 5");
         assert_eq!(check(Some(&matrix), None, Some("x")), "a");

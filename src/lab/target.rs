@@ -27,7 +27,7 @@ pub struct Endpoint {
 pub struct Zone {
     /// Its name.
     pub name: String,
-    /// Connection string of its database.
+    /// Where its chain is read: connection string of its database, else URL of an API node.
     pub dsn: String,
     /// Its API nodes, at least one.
     pub nodes: Vec<Endpoint>,
@@ -46,13 +46,8 @@ impl Target {
     /// # Errors
     /// When the file cannot be read or names no zone with an API node.
     pub async fn read(path: &Path) -> anyhow::Result<Self> {
-        let file = if path.is_dir() { path.join(record::FILE) } else { path.to_owned() };
-        let text = std::fs::read(&file).with_context(|| {
-            format!("cannot read {}; is a parade running there?", file.display())
-        })?;
-        let damaged = || format!("{} is not the record of a parade", file.display());
-        let parade: ParadeRecord = serde_json::from_slice(&text).with_context(damaged)?;
-        Self::of(&parade).await.with_context(damaged)
+        let damaged = || format!("{} is not the record of a parade", path.display());
+        Self::of(&read_record(path)?).await.with_context(damaged)
     }
 
     /// The parade of a record.
@@ -73,6 +68,27 @@ impl Target {
         Ok(Self { zones })
     }
 
+    /// A parade that is known by the URLs of its API nodes: zone and URL, a zone once for each node.
+    /// `chain-verify` reads it through the first node of each zone.
+    ///
+    /// # Errors
+    /// When a URL leads nowhere.
+    pub async fn of_urls(nodes: &[(String, String)]) -> anyhow::Result<Self> {
+        let mut zones: Vec<Zone> = Vec::new();
+        for (name, url) in nodes {
+            let node = Endpoint::resolve(url).await?;
+            match zones.iter_mut().find(|zone| zone.name == *name) {
+                Some(zone) => zone.nodes.push(node),
+                None => {
+                    let (name, dsn) = (name.clone(), url.clone());
+                    zones.push(Zone { name, dsn, nodes: vec![node] });
+                }
+            }
+        }
+        ensure!(!zones.is_empty(), "no zone is named");
+        Ok(Self { zones })
+    }
+
     /// What the first node that answers says of the cluster.
     ///
     /// # Errors
@@ -87,6 +103,18 @@ impl Target {
         }
         Err(newest.context("no API node tells the cluster's status"))
     }
+}
+
+/// Reads `parade.json`, or that of a directory.
+///
+/// # Errors
+/// When there is none, or it is not a record.
+pub fn read_record(path: &Path) -> anyhow::Result<ParadeRecord> {
+    let file = if path.is_dir() { path.join(record::FILE) } else { path.to_owned() };
+    let text = std::fs::read(&file)
+        .with_context(|| format!("cannot read {}; is a parade running there?", file.display()))?;
+    serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not the record of a parade", file.display()))
 }
 
 impl Endpoint {

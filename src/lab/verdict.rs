@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use super::target::Target;
@@ -15,7 +15,7 @@ use super::target::Target;
 const VERIFY_MAX: Duration = Duration::from_secs(600);
 
 /// What `chain-verify` said.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Exit code 0: proved.
     pub passed: bool,

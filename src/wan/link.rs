@@ -1,10 +1,12 @@
-//! One direction of one connection over a wide-area link, as a pure engine: a payload goes in at
-//! a time, the time at which it comes out is the answer.
+//! One direction of one connection over a wide-area [`Line`], as a pure engine: a payload goes in
+//! at a time, the time at which it comes out is the answer.
 //!
 //! Invariants: deadlines never go back, so order is kept; never more than the window is under way.
 //! It does no I/O and reads no clock: shells around it are a proxy of real sockets or a simulation.
 
 use std::time::{Duration, Instant};
+
+use super::line::Line;
 
 /// Bytes one direction of one connection holds under way. When they are, the shell stops reading,
 /// which is the back-pressure a sender of a full TCP window feels. At 150 ms one way the window
@@ -20,7 +22,6 @@ pub const PAYLOADS_MAX: usize = WINDOW_BYTES / PAYLOAD_COST_MIN;
 /// One direction of one connection.
 #[derive(Debug)]
 pub struct Link {
-    delay: Duration,
     /// Nothing sent earlier leaves before: the connection is not established yet.
     established: Instant,
     /// Deadline of the newest payload.
@@ -53,10 +54,10 @@ impl Handshake {
 }
 
 impl Link {
-    /// A link of this one-way delay on which nothing leaves before `established`.
+    /// A link on which nothing leaves before `established`.
     #[must_use]
-    pub fn new(delay: Duration, established: Instant) -> Self {
-        Self { delay, established, newest: established, used_bytes: 0 }
+    pub fn new(established: Instant) -> Self {
+        Self { established, newest: established, used_bytes: 0 }
     }
 
     /// Bytes the link takes now; 0 means: read nothing until something was [delivered](Self::delivered).
@@ -66,24 +67,32 @@ impl Link {
         if free < PAYLOAD_COST_MIN { 0 } else { free }
     }
 
-    /// Takes a payload of `bytes` at `now` and answers when it is to be delivered.
+    /// Takes a payload of `bytes` at `now` onto `line` and answers when it is to be delivered.
     ///
     /// # Panics
     /// If it is larger than the [room](Self::room_bytes).
-    pub fn send(&mut self, now: Instant, bytes: usize) -> Instant {
+    pub fn send(&mut self, line: &mut Line, now: Instant, bytes: usize) -> Instant {
         let cost = bytes.max(PAYLOAD_COST_MIN);
         assert!(cost <= self.room_bytes(), "{bytes} bytes were sent into a full link");
+        let follows = self.used_bytes > 0;
         self.used_bytes += cost;
-        self.next_deadline(now)
+        self.next_deadline(line, now, bytes, follows)
     }
 
     /// Takes the end of the stream, which costs no room, and answers when it is to be delivered.
-    pub fn close(&mut self, now: Instant) -> Instant {
-        self.next_deadline(now)
+    pub fn close(&mut self, line: &mut Line, now: Instant) -> Instant {
+        self.next_deadline(line, now, 0, self.used_bytes > 0)
     }
 
-    fn next_deadline(&mut self, now: Instant) -> Instant {
-        self.newest = self.newest.max(now.max(self.established) + self.delay);
+    fn next_deadline(
+        &mut self,
+        line: &mut Line,
+        now: Instant,
+        bytes: usize,
+        follows: bool,
+    ) -> Instant {
+        let arrival = line.carry(now.max(self.established), bytes, follows);
+        self.newest = self.newest.max(arrival);
         self.newest
     }
 
@@ -96,12 +105,6 @@ impl Link {
         assert!(cost <= self.used_bytes, "{bytes} bytes left a link that did not hold them");
         self.used_bytes -= cost;
     }
-
-    /// The one-way delay.
-    #[must_use]
-    pub fn delay(&self) -> Duration {
-        self.delay
-    }
 }
 
 #[cfg(test)]
@@ -109,17 +112,39 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::{Handshake, Link, PAYLOAD_COST_MIN, PAYLOADS_MAX, WINDOW_BYTES};
+    use crate::wan::conditions::{Conditions, Jitter};
+    use crate::wan::line::Line;
 
     const MS: Duration = Duration::from_millis(1);
+
+    fn line(delay: Duration) -> Line {
+        Line::new(Conditions { delay, ..Conditions::default() }, 1)
+    }
 
     #[test]
     fn a_payload_comes_out_one_delay_later_and_never_before_the_one_before_it() {
         let start = Instant::now();
-        let mut link = Link::new(10 * MS, start);
-        assert_eq!(link.send(start, 1), start + 10 * MS);
-        assert_eq!(link.send(start + 3 * MS, 1), start + 13 * MS);
-        assert_eq!(link.send(start + MS, 1), start + 13 * MS, "a clock that went back");
-        assert_eq!(link.close(start + 4 * MS), start + 14 * MS);
+        let (mut line, mut link) = (line(10 * MS), Link::new(start));
+        assert_eq!(link.send(&mut line, start, 1), start + 10 * MS);
+        assert_eq!(link.send(&mut line, start + 3 * MS, 1), start + 13 * MS);
+        assert_eq!(link.send(&mut line, start + MS, 1), start + 13 * MS, "a clock that went back");
+        assert_eq!(link.close(&mut line, start + 4 * MS), start + 14 * MS);
+    }
+
+    #[test]
+    fn order_is_kept_through_jitter_and_through_a_line_that_becomes_shorter() {
+        let start = Instant::now();
+        let jitter = Jitter::Uniform(20 * MS);
+        let conditions = Conditions { delay: 10 * MS, jitter, ..Conditions::default() };
+        let (mut line, mut link) = (Line::new(conditions, 7), Link::new(start));
+        let mut newest = start;
+        for step in 0..1_000 {
+            let deadline = link.send(&mut line, start + step * MS, 1);
+            assert!(deadline >= newest);
+            newest = deadline;
+        }
+        line.set(Conditions::default());
+        assert_eq!(link.close(&mut line, start + 1_000 * MS), newest.max(start + 1_000 * MS));
     }
 
     #[test]
@@ -127,22 +152,24 @@ mod tests {
         let start = Instant::now();
         let shake = Handshake::begin(start, 10 * MS, 30 * MS);
         assert_eq!(shake.syn_at_server, start + 10 * MS);
-        let mut forth = Link::new(10 * MS, shake.client);
-        let mut back = Link::new(30 * MS, shake.server);
-        assert_eq!(forth.send(start, 1), start + 50 * MS);
-        assert_eq!(back.send(start + 10 * MS, 1), start + 80 * MS);
-        assert_eq!(forth.send(start + 60 * MS, 1), start + 70 * MS, "later ones pay no more");
+        let (mut there, mut here) = (line(10 * MS), line(30 * MS));
+        let mut forth = Link::new(shake.client);
+        let mut back = Link::new(shake.server);
+        assert_eq!(forth.send(&mut there, start, 1), start + 50 * MS);
+        assert_eq!(back.send(&mut here, start + 10 * MS, 1), start + 80 * MS);
+        let later = forth.send(&mut there, start + 60 * MS, 1);
+        assert_eq!(later, start + 70 * MS, "later ones pay no more");
     }
 
     #[test]
     fn a_full_link_has_no_room_until_something_is_delivered() {
         let start = Instant::now();
-        let mut link = Link::new(MS, start);
-        link.send(start, WINDOW_BYTES - 1);
+        let (mut line, mut link) = (line(MS), Link::new(start));
+        link.send(&mut line, start, WINDOW_BYTES - 1);
         assert_eq!(link.room_bytes(), 0);
         link.delivered(WINDOW_BYTES - 1);
         for _ in 0..PAYLOADS_MAX {
-            link.send(start, 1);
+            link.send(&mut line, start, 1);
         }
         assert_eq!(link.room_bytes(), 0, "small payloads are bounded in number");
         link.delivered(1);

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use pghc_api::id::ZoneName;
 
+use super::lines::LineView;
+
 /// Most zones a matrix may have.
 pub const ZONES_MAX: usize = 256;
 
@@ -40,7 +42,10 @@ pub struct BadMatrix {
 #[derive(Debug, thiserror::Error)]
 pub enum MatrixFileError {
     /// The file cannot be read; check its name.
-    #[error("cannot read the latency matrix {path}")]
+    #[error(
+        "cannot read the latency matrix {path}; aws3, aws5 and aws9 are built in, anything else is \
+         a file"
+    )]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -57,7 +62,74 @@ pub enum MatrixFileError {
     },
 }
 
+/// Matrices that come with the program: name, what it is, text. The texts cite their sources.
+const BUILT_IN: [(&str, &str, &str); 3] = [
+    ("aws3", "us-east-1, eu-west-1, ap-northeast-1", include_str!("../../deploy/wan/aws3.csv")),
+    (
+        "aws5",
+        "California, Oregon, Virginia, Tokyo, Ireland",
+        include_str!("../../deploy/wan/aws5.csv"),
+    ),
+    ("aws9", "nine regions on five continents", include_str!("../../deploy/wan/aws9.csv")),
+];
+
 impl Matrix {
+    /// Names of the matrices that come with the program, and what each is.
+    pub fn built_in() -> impl Iterator<Item = (&'static str, &'static str)> {
+        BUILT_IN.iter().map(|(name, what, _)| (*name, *what))
+    }
+
+    /// The built-in matrix of this name, else the one in the file of this name.
+    ///
+    /// # Errors
+    /// If it is not built in, and the file cannot be read or is not a matrix.
+    ///
+    /// # Panics
+    /// Never: a test reads the built-in ones.
+    pub fn find(name: &str) -> Result<Self, MatrixFileError> {
+        match BUILT_IN.iter().find(|(known, ..)| *known == name) {
+            Some((.., text)) => Ok(text.parse().expect("the built-in matrices are well formed")),
+            None => Self::read(Path::new(name)),
+        }
+    }
+
+    /// A matrix in which every two of these zones are one `round_trip` apart.
+    #[must_use]
+    pub fn even(zones: Vec<ZoneName>, round_trip: Duration) -> Self {
+        let count = zones.len();
+        let cell = |place: usize| {
+            if place / count == place % count { Duration::ZERO } else { round_trip }
+        };
+        let round_trips = (0..count * count).map(cell).collect();
+        Self { zones, round_trips }
+    }
+
+    /// The matrix of a running emulator's lines, without their jitter and cuts; `None` when a line is
+    /// missing. Both directions get the mean of the two.
+    #[must_use]
+    pub fn of_lines(lines: &[LineView]) -> Option<Self> {
+        let mut zones: Vec<ZoneName> = Vec::new();
+        for line in lines {
+            for zone in [&line.from, &line.to] {
+                if !zones.contains(zone) {
+                    zones.push(zone.clone());
+                }
+            }
+        }
+        let delay_ms = |from: &ZoneName, to: &ZoneName| {
+            let line = lines.iter().find(|line| line.from == *from && line.to == *to);
+            if from == to { Some(0.0) } else { line.map(|line| line.delay_ms) }
+        };
+        let mut round_trips = Vec::with_capacity(zones.len() * zones.len());
+        for from in &zones {
+            for to in &zones {
+                let both = delay_ms(from, to)? + delay_ms(to, from)?;
+                round_trips.push(Duration::try_from_secs_f64(both / 1e3).ok()?);
+            }
+        }
+        Some(Self { zones, round_trips })
+    }
+
     /// Reads a matrix from a CSV file.
     ///
     /// # Errors
@@ -118,26 +190,30 @@ impl FromStr for Matrix {
     type Err = BadMatrix;
 
     /// Parses a CSV text: header `zone,<z1>,<z2>,…`, then one row per zone in the same order, cells
-    /// in milliseconds. Spaces around cells and empty lines at the end are allowed.
+    /// in milliseconds. Spaces around cells, empty lines at the end and lines that begin with `#` are
+    /// allowed.
     fn from_str(text: &str) -> Result<Self, BadMatrix> {
-        let mut lines = text.trim_end().lines();
-        let zones = parse_header(lines.next().unwrap_or_default())?;
+        let lines = text.trim_end().lines().enumerate();
+        let mut lines = lines.filter(|(_, text)| !text.starts_with('#'));
+        let (first, header) = lines.next().unwrap_or_default();
+        let zones = parse_header(first + 1, header)?;
         let mut round_trips = Vec::with_capacity(zones.len() * zones.len());
-        let mut rows = 0;
-        for (line, text) in lines.enumerate() {
-            parse_row(line + 2, text, line, &zones, &mut round_trips)?;
+        let (mut rows, mut last) = (0, first + 1);
+        for (place, text) in lines {
+            last = place + 1;
+            parse_row(last, text, rows, &zones, &mut round_trips)?;
             rows += 1;
         }
         if rows != zones.len() {
             let problem = format!("the matrix ends after {rows} of {} rows", zones.len());
-            return Err(BadMatrix { line: rows + 1, column: 1, problem });
+            return Err(BadMatrix { line: last, column: 1, problem });
         }
         Ok(Self { zones, round_trips })
     }
 }
 
-fn parse_header(header: &str) -> Result<Vec<ZoneName>, BadMatrix> {
-    let bad = |column: usize, problem: String| Err(BadMatrix { line: 1, column, problem });
+fn parse_header(line: usize, header: &str) -> Result<Vec<ZoneName>, BadMatrix> {
+    let bad = |column: usize, problem: String| Err(BadMatrix { line, column, problem });
     let mut cells = header.split(',').map(str::trim);
     let corner = cells.next().unwrap_or_default();
     if corner != "zone" {
@@ -220,6 +296,22 @@ mod tests {
         assert_eq!(two, "zone,us,eu\nus,0,69.6\neu,70,0".parse().expect("a good matrix"));
         assert_eq!(matrix.first(7), matrix);
         assert!(matrix.first(0).zones().is_empty());
+    }
+
+    #[test]
+    fn the_built_in_matrices_are_well_formed_and_comments_are_skipped() {
+        for (name, zones) in [("aws3", 3), ("aws5", 5), ("aws9", 9)] {
+            let matrix = Matrix::find(name).expect(name);
+            assert_eq!(matrix.zones().len(), zones);
+            for (a, b) in matrix.zones().iter().zip(matrix.zones().iter().skip(1)) {
+                assert_eq!(matrix.round_trip(a, b), matrix.round_trip(b, a), "{name}: {a} {b}");
+                assert!(matrix.round_trip(a, b) > Duration::from_millis(20), "{name}: {a} {b}");
+            }
+        }
+        assert_eq!(Matrix::built_in().count(), 3);
+        assert!(Matrix::find("aws4").is_err());
+        let error = "# a\nzone,a\n# b\na,x".parse::<Matrix>().expect_err("x is no number");
+        assert_eq!((error.line, error.column), (4, 2), "{error}");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! ways, each way late by its link's delay.
 //!
 //! Invariants: bytes and order are kept; the end of a stream and a broken connection travel as late
-//! as bytes do. It knows no protocol above TCP, and a chunk's borders mean nothing.
+//! as bytes do; nothing comes through a line that is cut. It knows no protocol above TCP, and a
+//! chunk's borders mean nothing.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
+use super::lines::Lane;
 use super::link::{Handshake, Link, PAYLOADS_MAX};
 use super::stats::Counters;
 use super::timer::{Frame, Timer};
@@ -32,7 +34,7 @@ const READ_BYTES_MAX: usize = 64 << 10;
 const READ_BYTES_MIN: usize = 4 << 10;
 
 /// Pause after the system refused to accept, for example for want of file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Longest wait for the upstream to take a connection on the same machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,8 +43,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub(super) struct Route {
     pub(super) upstream: SocketAddr,
-    pub(super) to_server: Duration,
-    pub(super) to_client: Duration,
+    pub(super) to_server: Lane,
+    pub(super) to_client: Lane,
     pub(super) timer: Timer,
     pub(super) counters: Arc<Counters>,
     pub(super) tasks: Tasks,
@@ -91,8 +93,18 @@ impl Drop for Open<'_> {
 
 /// Carries one connection to its end.
 async fn carry(client: TcpStream, route: &Route) -> io::Result<()> {
-    let shake = Handshake::begin(Instant::now(), route.to_server, route.to_client);
+    let (to_server, to_client) = (route.to_server.clone(), route.to_client.clone());
     client.set_nodelay(true)?;
+    // A SYN, or its answer, that is lost in silence is sent again until it comes through.
+    let mut refused = to_server.open(&route.timer).await;
+    if refused.is_ok() {
+        refused = to_client.open(&route.timer).await;
+    }
+    let shake = Handshake::begin(Instant::now(), to_server.delay(), to_client.delay());
+    if let Err(error) = refused {
+        route.timer.sleep_until(shake.client).await;
+        return Err(error);
+    }
     route.timer.sleep_until(shake.syn_at_server).await;
     let attempt = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(route.upstream)).await;
     let server = match attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
@@ -106,36 +118,43 @@ async fn carry(client: TcpStream, route: &Route) -> io::Result<()> {
     server.set_nodelay(true)?;
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
-    let forth = Direction::new(Link::new(route.to_server, shake.client), route);
-    let back = Direction::new(Link::new(route.to_client, shake.server), route);
-    tokio::try_join!(
-        forth.carry(client_read, server_write, route.to_client),
-        back.carry(server_read, client_write, route.to_server),
-    )?;
-    Ok(())
+    let forth = Direction::new(Link::new(shake.client), to_server.clone(), route);
+    let back = Direction::new(Link::new(shake.server), to_client.clone(), route);
+    let (opposite, forward) = (to_client.clone(), to_server.clone());
+    tokio::select! {
+        done = async {
+            tokio::try_join!(
+                forth.carry(client_read, server_write, &opposite),
+                back.carry(server_read, client_write, &forward),
+            )
+        } => done.map(|_| ()),
+        () = to_server.reset() => Err(io::ErrorKind::ConnectionReset.into()),
+        () = to_client.reset() => Err(io::ErrorKind::ConnectionReset.into()),
+    }
 }
 
 /// One direction of one connection.
 struct Direction<'a> {
     link: Mutex<Link>,
+    lane: Lane,
     drained: Notify,
     timer: &'a Timer,
     counters: &'a Counters,
 }
 
 impl<'a> Direction<'a> {
-    fn new(link: Link, route: &'a Route) -> Self {
+    fn new(link: Link, lane: Lane, route: &'a Route) -> Self {
         let (timer, counters) = (&route.timer, route.counters.as_ref());
-        Self { link: Mutex::new(link), drained: Notify::new(), timer, counters }
+        Self { link: Mutex::new(link), lane, drained: Notify::new(), timer, counters }
     }
 
-    /// Passes bytes on until the stream ends. `opposite` is the delay of the other direction, which
-    /// the news of a broken receiver must travel.
+    /// Passes bytes on until the stream ends. `opposite` is the other direction, in which the news
+    /// of a broken receiver must travel.
     async fn carry(
         &self,
         from: OwnedReadHalf,
         to: OwnedWriteHalf,
-        opposite: Duration,
+        opposite: &Lane,
     ) -> io::Result<()> {
         // One more than the link's payloads, for the end of the stream.
         let (sender, receiver) = mpsc::channel(PAYLOADS_MAX + 1);
@@ -158,6 +177,12 @@ impl<'a> Direction<'a> {
                 }
                 self.drained.notified().await;
             };
+            // What waits for bandwidth is bounded: a full queue holds the sender.
+            let full = self.lane.line().full_until(Instant::now());
+            if let Some(until) = full {
+                self.timer.sleep_until(until).await;
+                continue;
+            }
             // Small payloads share a block: one of its own for each would hold far more memory than
             // the window counts.
             if buffer.capacity() - buffer.len() < READ_BYTES_MIN {
@@ -168,13 +193,14 @@ impl<'a> Direction<'a> {
             let now = Instant::now();
             match outcome {
                 Ok(count) if count > 0 => {
-                    let deadline = self.link.lock().send(now, count);
+                    let deadline = self.link.lock().send(&mut self.lane.line(), now, count);
                     let frame = Frame::Bytes(buffer.split().freeze(), deadline);
                     self.timer.send_at(deadline, sender.clone(), frame);
                 }
                 ended => {
                     let frame = if ended.is_ok() { Frame::End } else { Frame::Reset };
-                    self.timer.send_at(self.link.lock().close(now), sender, frame);
+                    let deadline = self.link.lock().close(&mut self.lane.line(), now);
+                    self.timer.send_at(deadline, sender, frame);
                     return;
                 }
             }
@@ -186,18 +212,23 @@ impl<'a> Direction<'a> {
         &self,
         mut to: OwnedWriteHalf,
         mut receiver: mpsc::Receiver<Frame>,
-        opposite: Duration,
+        opposite: &Lane,
     ) -> io::Result<()> {
         loop {
-            let idle_since = Instant::now();
-            match receiver.recv().await {
+            let mut idle_since = Instant::now();
+            let frame = receiver.recv().await;
+            if self.lane.open(self.timer).await? {
+                // What a cut held back is not the emulator's lateness.
+                idle_since = Instant::now();
+            }
+            match frame {
                 Some(Frame::Bytes(bytes, deadline)) => {
                     // What the receiver kept us from writing is not the emulator's lateness.
                     let late = Instant::now().saturating_duration_since(deadline.max(idle_since));
                     // Before the bytes, so that who has them finds them counted.
                     self.counters.passed(bytes.len(), late);
                     if let Err(error) = to.write_all(&bytes).await {
-                        self.timer.sleep_until(Instant::now() + opposite).await;
+                        self.timer.sleep_until(Instant::now() + opposite.delay()).await;
                         return Err(error);
                     }
                     self.link.lock().delivered(bytes.len());

@@ -14,6 +14,8 @@ use pghc::lab::ledger::{self, Balance};
 use pghc::lab::load::{self, Fate, LoadOptions, ZoneLoad};
 use pghc::lab::pacer::Arrival;
 use pghc::lab::quick;
+use pghc::lab::run::drive::{Ground, Log, Op, Progress, drive};
+use pghc::lab::run::scenario::Scenario;
 use pghc::lab::target::{Endpoint, Target, Zone};
 use pghc::task::Tasks;
 use pghc_api::chain::{Digest, LinkHash};
@@ -96,6 +98,8 @@ async fn head(State(standin): State<Standin>) -> Json<HeadBody> {
     Json(HeadBody { head: None, frontier: standin.links.lock().len() as u64 })
 }
 
+const TIMING: [(&str, &str); 1] = [("server-timing", "apply;dur=1.5")];
+
 async fn status() -> Json<Status> {
     Json(Status {
         cluster_id: "00000000-0000-4000-8000-000000000001".to_owned(),
@@ -120,6 +124,7 @@ async fn target(treatment: Treatment, tasks: &Tasks) -> Target {
         .route("/v1/chain", post(write))
         .route("/v1/chain", get(page))
         .route("/v1/chain/head", get(head))
+        .route("/v1/chain/{id}", get(async || (TIMING, "{}")))
         .route("/v1/status", get(status))
         .with_state(standin);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
@@ -156,7 +161,7 @@ fn options() -> LoadOptions {
 async fn check(treatment: Treatment, options: &LoadOptions, tasks: &Tasks) -> (ZoneLoad, Balance) {
     let target = target(treatment, tasks).await;
     let mut loads = load::drive(&target, options, "run1").await;
-    let balance = ledger::settle(&target.zones[0].nodes[0], 0, "run1", &loads).await;
+    let balance = ledger::settle(&target.zones[0].nodes[0], 0, "run1", &[loads[0].book()]).await;
     (loads.remove(0), balance.expect("the stand-in answers"))
 }
 
@@ -252,5 +257,69 @@ async fn a_run_whose_zones_cannot_be_verified_does_not_pass() {
     assert_eq!(report.balance, Balance { found: 100, ..Balance::default() });
     assert!(!report.verify.passed && !report.passed, "{}", report.verify.report);
     assert!(report.to_string().contains("DID NOT PASS (exit 2)"), "{report}");
+    tasks.shut_down().await;
+}
+
+/// Drives a scenario of half a second of warm-up and a second, and answers its logs and the books.
+async fn run_scenario(treatment: Treatment, clients: &str, tasks: &Tasks) -> (Vec<Log>, Balance) {
+    let text = format!(
+        "name = 'x'\nseed = 7\nduration = '1s'\nwarmup = '500ms'\n[[clients]]\nzone = 'eu'\n{clients}"
+    );
+    let scenario = Scenario::parse(&text, &[]).expect(&text);
+    let target = target(treatment, tasks).await;
+    let (progress, start) = (Progress::default(), Ground::start_from_now());
+    let (target_of, of) = (&target, &scenario);
+    let ground = Ground {
+        target: target_of,
+        scenario: of,
+        run: "run2",
+        newest: 0,
+        start,
+        progress: &progress,
+    };
+    let logs = drive(ground).await;
+    let books: Vec<_> =
+        logs.iter().map(|log| ledger::Book { name: &log.name, fates: &log.fates }).collect();
+    let balance = ledger::settle(&target.zones[0].nodes[0], 0, "run2", &books).await;
+    (logs, balance.expect("the stand-in answers"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_clients_keep_to_their_plan_and_mix_and_their_books_agree() {
+    let tasks = Tasks::default();
+    let clients = "rate = 300\nmix = { write = 2, read-local = 1, read-session = 1 }";
+    let (logs, balance) = run_scenario(|_| Treat::Write, clients, &tasks).await;
+    let log = &logs[0];
+    assert_eq!((logs.len(), log.dropped), (1, 0));
+    // 450 expected; six standard deviations.
+    assert!(log.samples.len().abs_diff(450) < 130, "{}", log.samples.len());
+    assert!(log.samples.iter().all(|sample| sample.ok), "{:?}", log.failures);
+    let writes = log.samples.iter().filter(|sample| sample.op == Op::Write).count();
+    assert!(writes.abs_diff(log.samples.len() / 2) < 80, "{writes}");
+    assert_eq!((log.fates.len(), log.writes.len()), (writes, writes));
+    assert_eq!(balance, Balance { found: writes as u64, ..Balance::default() });
+    let (sum, count) = log.timing["apply"];
+    assert!((sum / count as f64 - 1.5).abs() < 1e-9, "what the server tells is kept");
+    tasks.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_and_what_is_lost_stand_in_the_books_of_closed_clients() {
+    let tasks = Tasks::default();
+    let clients = "arrival = 'closed'\nusers = 4\nthink = '5ms'";
+    let treat = |number| match number % 10 {
+        3 => Treat::Refuse,
+        7 => Treat::Lose,
+        _ => Treat::Write,
+    };
+    let (logs, balance) = run_scenario(treat, clients, &tasks).await;
+    let count = |wanted: fn(&Fate) -> bool| logs[0].fates.iter().filter(|f| wanted(f)).count();
+    let (written, refused) =
+        (count(|fate| matches!(fate, Fate::Written(_))), count(|fate| *fate == Fate::Refused));
+    assert!(written > 0 && refused > 0, "{written} {refused}");
+    assert_eq!(written + refused, logs[0].fates.len());
+    assert_eq!(balance.found + balance.lost, written as u64, "{balance:?}");
+    assert!(balance.lost > 0 && !balance.agrees(), "{balance:?}");
+    assert_eq!(logs[0].failures["429 overloaded"], refused as u64);
     tasks.shut_down().await;
 }

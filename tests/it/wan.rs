@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use pghc::task::Tasks;
-use pghc::wan::{Matrix, Wan};
+use pghc::wan::conditions::Change;
+use pghc::wan::line::How;
+use pghc::wan::{Cut, Matrix, Wan, Way};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,7 +25,7 @@ fn matrix() -> Matrix {
 }
 
 fn wan(tasks: &Tasks) -> Wan {
-    Wan::start(matrix(), tasks).expect("a thread")
+    Wan::start(matrix(), 7, tasks).expect("a thread")
 }
 
 async fn route(wan: &Wan, upstream: SocketAddr) -> SocketAddr {
@@ -180,4 +182,120 @@ async fn a_route_to_a_zone_outside_the_matrix_is_an_error() {
     let nowhere = "nowhere".parse().expect("a plain name");
     let error = wan.route(&here, &nowhere, ([127, 0, 0, 1], 1).into()).await.expect_err("no zone");
     assert!(error.to_string().contains("nowhere"), "{error}");
+}
+
+fn cut(way: Way, how: How) -> Cut {
+    Cut { from: vec!["a".to_owned()], to: vec!["b".to_owned()], way, how }
+}
+
+/// How long a silence is held before it is healed. Only a lower bound is asserted of it.
+const SILENCE: Duration = Duration::from_millis(300);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_into_silence_arrives_after_the_healing_and_the_other_way_goes_on() {
+    let tasks = Tasks::default();
+    let wan = wan(&tasks);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
+    let address = route(&wan, listener.local_addr().expect("an address")).await;
+    let mut client = TcpStream::connect(address).await.expect("a route");
+    client.write_all(b"1").await.expect("an open connection");
+    let (mut server, _) = listener.accept().await.expect("the proxy connects");
+    server.read_exact(&mut [0]).await.expect("the byte arrives");
+
+    let number = wan.cut(cut(Way::Out, How::Silence)).expect("two zones");
+    client.write_all(b"2").await.expect("the sender notices nothing");
+    server.write_all(b"3").await.expect("an open connection");
+    client.read_exact(&mut [0]).await.expect("the other way is open");
+    let unheard = tokio::time::timeout(SILENCE, server.read_exact(&mut [0])).await;
+    assert!(unheard.is_err(), "nothing comes through a silent line");
+
+    let healed = Instant::now();
+    assert_eq!(wan.heal(Some(number)), 1);
+    let mut byte = [0];
+    server.read_exact(&mut byte).await.expect("it was kept");
+    assert_eq!(byte, *b"2");
+    assert!(healed.elapsed() >= Duration::from_millis(200), "TCP needs its time to notice");
+    tasks.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_breaks_connections_refuses_new_ones_and_ends_with_its_cut() {
+    let tasks = Tasks::default();
+    let wan = wan(&tasks);
+    let address = route(&wan, echo(&tasks).await).await;
+    let mut stream = TcpStream::connect(address).await.expect("a route");
+    ping(&mut stream).await;
+    wan.cut(cut(Way::In, How::Reset)).expect("two zones");
+    let ended = stream.read(&mut [0]).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    let mut stream = TcpStream::connect(address).await.expect("the route itself is up");
+    let ended = stream.read(&mut [0]).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    assert_eq!(wan.heal(None), 1);
+    ping(&mut TcpStream::connect(address).await.expect("a route")).await;
+    tasks.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_of_two_zones_share_the_bandwidth_between_them() {
+    let tasks = Tasks::default();
+    let wan = wan(&tasks);
+    // One way 8 Mbit/s: two connections of 250 kB need half a second together, not a quarter.
+    let narrow = Change { bandwidth: Some("8Mbit".parse().expect("a rate")), ..Change::default() };
+    wan.set("a", "b", &narrow).expect("two zones");
+    let address = route(&wan, echo(&tasks).await).await;
+    let begun = Instant::now();
+    let send = async || {
+        let (mut read, mut write) =
+            TcpStream::connect(address).await.expect("a route").into_split();
+        let sending = async {
+            write.write_all(&vec![7; 250_000]).await.expect("an open connection");
+            write.shutdown().await.expect("an open connection");
+        };
+        let mut got = Vec::new();
+        let (read, ()) = tokio::join!(read.read_to_end(&mut got), sending);
+        assert_eq!(read.expect("the end arrives"), 250_000);
+    };
+    tokio::join!(send(), send());
+    assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
+    tasks.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_emulator_is_changed_over_http_and_says_what_it_does() {
+    let tasks = Tasks::default();
+    let wan = wan(&tasks);
+    wan.check().await.expect("loopback works");
+    let url = format!("http://{}/v1", wan.serve().await.expect("a loopback port"));
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let send = async |method: &str, path: &str, body: &str| {
+        let method = method.parse().expect("a method");
+        let request = http.request(method, format!("{url}/{path}")).body(body.to_owned());
+        let response = request.send().await.expect("an answer");
+        (response.status().as_u16(), response.text().await.expect("a body"))
+    };
+    assert_eq!(
+        send("PATCH", "links/a/b", r#"{"delay_ms": 3, "jitter": "uniform 2ms"}"#).await.0,
+        200
+    );
+    let (status, answer) = send("POST", "cuts", r#"{"from": ["b"], "how": "reset"}"#).await;
+    assert_eq!((status, &*answer), (200, r#"{"cut":1}"#));
+    let net: serde_json::Value =
+        serde_json::from_str(&send("GET", "net", "").await.1).expect("JSON");
+    assert_eq!(net["links"][0]["delay_ms"], 3.0, "{net}");
+    assert_eq!(net["links"][0]["jitter"], "uniform 2ms", "{net}");
+    assert_eq!(net["links"][1]["cut"], "reset", "{net}");
+    assert!(net["check"]["late_p99_us"].is_u64(), "{net}");
+    assert_eq!(send("DELETE", "cuts", "").await.1, r#"{"healed":1}"#);
+    for (method, path, body, status) in [
+        ("PATCH", "links/a/x", "{}", 400),
+        ("PATCH", "links/a/b", r#"{"speed": 1}"#, 400),
+        ("PATCH", "links/a/b", r#"{"loss": 2}"#, 400),
+        ("POST", "cuts", r#"{"from": ["a"], "to": ["a"]}"#, 400),
+        ("DELETE", "cuts/x", "", 400),
+        ("GET", "nothing", "", 404),
+    ] {
+        assert_eq!(send(method, path, body).await.0, status, "{method} {path} {body}");
+    }
+    tasks.shut_down().await;
 }

@@ -129,8 +129,8 @@ fn dsn(zone: &ZonePlan) -> String {
     format!("postgres://{SUPERUSER}@127.0.0.1:{}/{DATABASE}", zone.postgres)
 }
 
-/// Where everything of `plan` will be; no process ids yet.
-pub(super) fn record(plan: &Plan) -> ParadeRecord {
+/// Where everything of `plan` will be; no process ids yet. `wan` is the emulator's URL.
+pub(super) fn record(plan: &Plan, wan: Option<String>) -> ParadeRecord {
     let url = |port: u16| format!("http://{}", SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let zone = |zone: &ZonePlan| ZoneRecord {
         name: zone.name.clone(),
@@ -140,5 +140,5 @@ pub(super) fn record(plan: &Plan) -> ParadeRecord {
         pids: Pids { api: vec![0; zone.api.len()], ..Pids::default() },
     };
     let zones = plan.zones.iter().map(zone).collect();
-    ParadeRecord { cluster_id: plan.cluster_id.clone(), zones }
+    ParadeRecord { cluster_id: plan.cluster_id.clone(), zones, wan }
 }

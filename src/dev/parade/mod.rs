@@ -105,7 +105,7 @@ impl Parade {
         let plan = Plan::with_ports(before.as_ref(), &options.zones, ports.0, ports.1)?;
         plan.write(&data)?;
         let tasks = Tasks::default();
-        let routes = Routes::open(&plan.zones, options.wan, &tasks).await?;
+        let routes = Routes::open(&plan.zones, options.wan, options.wan_seed, &tasks).await?;
         let (routes, profile, settings) = (&routes, options.profile, &options.settings);
         let temporary = options.data.is_none();
         let assembly = Assembly {
@@ -123,7 +123,7 @@ impl Parade {
             program.launch().await?;
         }
         children.append(&mut programs);
-        let board = Arc::new(Board::new(data.clone(), assemble::record(&plan)));
+        let board = Arc::new(Board::new(data.clone(), assemble::record(&plan, routes.control())));
         let keepers = BTreeMap::new();
         let abort = CancellationToken::new();
         let wan = routes.emulator().cloned();

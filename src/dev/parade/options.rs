@@ -50,6 +50,8 @@ pub struct ParadeOptions {
     pub profile: Profile,
     /// Distances between the zones; it must name all of them. `None`: none.
     pub wan: Option<Matrix>,
+    /// Throws the dice of jitter and losses between the zones.
+    pub wan_seed: u64,
     /// Settings of every PostgreSQL server, name and value, over our own.
     pub settings: Vec<(String, String)>,
 }
@@ -65,6 +67,7 @@ impl Default for ParadeOptions {
             binary: None,
             profile: Profile::Lan,
             wan: None,
+            wan_seed: 0,
             settings: Vec::new(),
         }
     }

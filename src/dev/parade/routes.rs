@@ -15,6 +15,7 @@ use crate::wan::{Matrix, Wan};
 pub(super) struct Routes {
     zones: Vec<Seen>,
     emulator: Option<Wan>,
+    control: Option<String>,
 }
 
 /// How one zone reaches every coordinator, in the order of the zones.
@@ -30,10 +31,18 @@ impl Routes {
     pub(super) async fn open(
         zones: &[ZonePlan],
         matrix: Option<Matrix>,
+        seed: u64,
         tasks: &Tasks,
     ) -> Result<Self, Error> {
-        let start = |matrix| Wan::start(matrix, tasks).map_err(Error::io("start", "WAN emulator"));
+        let start =
+            |matrix| Wan::start(matrix, seed, tasks).map_err(Error::io("start", "WAN emulator"));
         let emulator = matrix.map(start).transpose()?;
+        let mut control = None;
+        if let Some(wan) = &emulator {
+            wan.check().await.map_err(Error::io("check", "WAN emulator"))?;
+            let address = wan.serve().await.map_err(Error::io("serve", "WAN emulator"))?;
+            control = Some(format!("http://{address}"));
+        }
         let mut seen = Vec::new();
         for from in zones {
             let mut addresses = Vec::new();
@@ -43,7 +52,12 @@ impl Routes {
             }
             seen.push(Seen { from: from.name.clone(), addresses });
         }
-        Ok(Self { zones: seen, emulator })
+        Ok(Self { zones: seen, emulator, control })
+    }
+
+    /// URL at which the emulator takes orders.
+    pub(super) fn control(&self) -> Option<String> {
+        self.control.clone()
     }
 
     /// The emulator, if there are distances.

@@ -54,8 +54,9 @@ pub(super) async fn alone(
     let plan = Plan::new(Arrival::Uniform, rate, length, 1, 0);
     let stop = StopOnDrop(Arc::default());
     let flag = Arc::clone(&stop.0);
-    let pacing =
-        tokio::task::spawn_blocking(move || pacer::run(start, vec![Lane { plan, sender }], &flag));
+    let pacing = tokio::task::spawn_blocking(move || {
+        pacer::run(start, vec![Lane { plan: Box::new(plan), sender }], &flag)
+    });
     let mut tally = Tally { seconds: window.seconds(), ..Tally::default() };
     while let Some(Due { planned, .. }) = due.recv().await {
         let is_too_late = Instant::now() >= window.end() + LATE_MAX;
@@ -182,7 +183,7 @@ impl Crowd {
             // A long queue here would only show its own waiting.
             let (sender, due) = mpsc::channel((self.connections / 8).max(1));
             let plan = Plan::new(Arrival::Uniform, rate, self.length, 1, place);
-            lanes.push(Lane { plan, sender });
+            lanes.push(Lane { plan: Box::new(plan), sender });
             let due = Arc::new(Mutex::new(due));
             for (number, connection) in opened.into_iter().enumerate() {
                 let node = &zone.nodes[number % zone.nodes.len()];

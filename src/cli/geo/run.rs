@@ -1,0 +1,219 @@
+//! `geo-load run`, `sweep`, `compare` and `report`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::ensure;
+use clap::Args;
+
+use crate::cli::load::{SiteArgs, with_site};
+use crate::lab::report::{self, Step};
+use crate::lab::run::compare::{FailIf, compare};
+use crate::lab::run::outcome::Outcome;
+use crate::lab::run::scenario::Scenario;
+use crate::lab::run::sweep::{self, Search, Until};
+use crate::lab::run::{self, Finished, files};
+use crate::lab::site::Site;
+
+/// Arguments of `geo-load run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// near, aws3, aws5, hub-partition, leader-loss, follow-the-traffic, saturation, original, or a
+    /// TOML file
+    scenario: String,
+    /// Directory for what is found [default: geo-load-NAME]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Other values of keys, such as duration=10s or clients.0.rate=20; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Another seed
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How often; each run has a directory of its own in --out
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=100))]
+    repeat: u8,
+    /// A word for the report
+    #[arg(long)]
+    label: Option<String>,
+    #[command(flatten)]
+    site: SiteArgs,
+}
+
+/// Arguments of `geo-load sweep`.
+#[derive(Debug, Args)]
+pub(crate) struct Sweep {
+    /// A built-in scenario or a TOML file
+    scenario: String,
+    /// Rates to try, in each zone
+    #[arg(
+        long,
+        value_delimiter = ',',
+        conflicts_with = "until",
+        required_unless_present = "until"
+    )]
+    rates: Vec<f64>,
+    /// Instead of rates: find the highest that keeps this, such as 'p99<250ms,err<0.1%'
+    #[arg(long)]
+    until: Option<Until>,
+    /// Where a search begins
+    #[arg(long, default_value_t = 100.0)]
+    from: f64,
+    /// Directory for what is found [default: geo-load-sweep-NAME]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Other values of keys; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    #[command(flatten)]
+    site: SiteArgs,
+}
+
+/// Arguments of `geo-load compare`.
+#[derive(Debug, Args)]
+pub(crate) struct Compare {
+    /// Directory of a run
+    first: PathBuf,
+    /// Directory of another
+    second: PathBuf,
+    /// End with 1 if the second is surely worse, such as 'p50>5%,p99>20%'
+    #[arg(long)]
+    fail_if: Option<FailIf>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `geo-load report`.
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// Directory of a run
+    directory: PathBuf,
+}
+
+impl Run {
+    pub(crate) async fn run(&self) -> anyhow::Result<bool> {
+        let scenario = self.scenario()?;
+        self.site.refuse_shape()?;
+        let directory = self
+            .out
+            .clone()
+            .unwrap_or_else(|| PathBuf::from(format!("geo-load-{}", scenario.name)));
+        let open = async || run::open(&scenario, &self.site.options()).await;
+        let passed = with_site(&self.site, open, async |site| {
+            let mut passed = true;
+            for number in 1..=self.repeat {
+                let directory = match self.repeat {
+                    1 => directory.clone(),
+                    _ => directory.join(number.to_string()),
+                };
+                passed &= self.once(&scenario, site, &directory).await?;
+            }
+            Ok(passed)
+        });
+        passed.await
+    }
+
+    fn scenario(&self) -> anyhow::Result<Scenario> {
+        let mut changes = self.set.clone();
+        changes.extend(self.seed.map(|seed| format!("seed={seed}")));
+        Scenario::find(&self.scenario, &changes)
+    }
+
+    async fn once(&self, scenario: &Scenario, site: &Site, at: &Path) -> anyhow::Result<bool> {
+        let Finished { mut outcome, logs } = run::run(scenario, site).await?;
+        outcome.label.clone_from(&self.label);
+        let finished = Finished { outcome, logs };
+        files::write(at, scenario, &finished)?;
+        self.site.print(&finished.outcome)?;
+        eprintln!("written to {}; look at {}", at.display(), at.join(files::REPORT).display());
+        Ok(finished.outcome.passed)
+    }
+}
+
+impl Sweep {
+    pub(crate) async fn run(&self) -> anyhow::Result<bool> {
+        let scenario = Scenario::find(&self.scenario, &self.set)?;
+        self.site.refuse_shape()?;
+        for rate in self.rates.iter().chain([&self.from]) {
+            ensure!(*rate > 0.0 && *rate <= 100_000.0, "a rate of {rate} is not possible");
+        }
+        let name = format!("geo-load-sweep-{}", scenario.name);
+        let directory = self.out.clone().unwrap_or_else(|| PathBuf::from(name));
+        let open = async || run::open(&scenario, &self.site.options()).await;
+        let steps =
+            with_site(&self.site, open, async |site| self.steps(&scenario, site, &directory).await);
+        let steps = steps.await?;
+        let mut text = "offered,done,p50_ms,p99_ms,errors,ok\n".to_owned();
+        for Step { offered, done, p50_ms, p99_ms, errors, ok } in &steps {
+            text.push_str(&format!(
+                "{offered:.1},{done:.1},{p50_ms:.3},{p99_ms:.3},{errors:.6},{ok}\n"
+            ));
+        }
+        std::fs::write(directory.join("sweep.csv"), &text)?;
+        let page = report::sweep_page(&scenario.name, &scenario.about, &steps);
+        std::fs::write(directory.join(files::REPORT), page)?;
+        print!("{text}");
+        let best = steps.iter().filter(|step| step.ok).map(|step| step.done).fold(0.0, f64::max);
+        println!("most that kept what was hoped: {best:.0} writes/s, all zones together");
+        println!("look at {}", directory.join(files::REPORT).display());
+        Ok(best > 0.0)
+    }
+
+    async fn steps(
+        &self,
+        scenario: &Scenario,
+        site: &Site,
+        at: &Path,
+    ) -> anyhow::Result<Vec<Step>> {
+        let until = self.until.clone().unwrap_or_default();
+        let mut steps = Vec::new();
+        let mut one = async |rate: f64| {
+            let scenario = sweep::at_rate(scenario, rate).map_err(anyhow::Error::msg)?;
+            let finished = run::run(&scenario, site).await?;
+            files::write(&at.join(format!("{rate}")), &scenario, &finished)?;
+            let step = sweep::step_of(&scenario, &finished.outcome, &until);
+            let Step { done, p99_ms, ok, .. } = step;
+            eprintln!("{rate} a zone: {done:.0} writes/s, p99 {p99_ms:.1} ms, {ok}");
+            ensure!(finished.outcome.balance.agrees(), "books and chain disagree at {rate}");
+            ensure!(finished.outcome.verify.passed, "the chain is not proved at {rate}");
+            steps.push(step);
+            anyhow::Ok(ok)
+        };
+        if self.until.is_some() {
+            let mut search = Search::new(self.from);
+            while let Some(rate) = search.next() {
+                let ok = one(rate).await?;
+                search.note(ok);
+            }
+        } else {
+            for rate in &self.rates {
+                one(*rate).await?;
+            }
+        }
+        steps.sort_by(|a, b| a.offered.total_cmp(&b.offered));
+        Ok(steps)
+    }
+}
+
+impl Compare {
+    pub(crate) fn run(&self) -> anyhow::Result<bool> {
+        let (first, second) = (files::read(&self.first)?, files::read(&self.second)?);
+        let comparison = compare(&first, &second, &self.fail_if.clone().unwrap_or_default());
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&comparison)?);
+        } else {
+            println!("{comparison}");
+        }
+        Ok(comparison.passed())
+    }
+}
+
+impl Report {
+    /// Writes the page again and prints the table.
+    pub(crate) fn run(&self) -> anyhow::Result<bool> {
+        let outcome: Outcome = files::read(&self.directory)?;
+        std::fs::write(self.directory.join(files::REPORT), report::page(&outcome))?;
+        println!("{outcome}");
+        Ok(outcome.passed)
+    }
+}

@@ -1,0 +1,262 @@
+//! Breaking things on schedule, and mending them again.
+//!
+//! A run that is interrupted stops its own parade; a cut in another's stays there until
+//! `geo-load net heal`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use nix::sys::signal::Signal;
+use pghc_api::wire::Status;
+use serde::{Deserialize, Serialize};
+use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
+
+use super::scenario::{Fault, LineChange};
+use super::watch::seconds_from;
+use super::words::Who;
+use crate::dev::parade::Parade;
+use crate::lab::net::Remote;
+use crate::lab::site::Site;
+use crate::lab::target::Target;
+use crate::lab::verdict::sibling;
+use crate::wan::conditions::Change;
+use crate::wan::{Cut, LineView};
+
+/// Longest time that a move of the lead may take.
+const LEAD_MAX: Duration = Duration::from_secs(60);
+
+/// What became of a fault.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// In words.
+    pub what: String,
+    /// Zones that are cut off or have lost a process by it.
+    pub zones: Vec<String>,
+    /// Seconds after the end of the warm-up at which it was done.
+    pub from_s: f64,
+    /// And undone.
+    pub to_s: f64,
+    /// Why it was not done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Longest time without any acknowledged write after it, in zones that it did not strike.
+    #[serde(default)]
+    pub unavailable_s: f64,
+}
+
+/// What faults are done with.
+#[derive(Debug)]
+pub struct Tools<'a> {
+    site: &'a Site,
+    remote: Option<Remote>,
+    leader: &'a parking_lot::Mutex<Option<String>>,
+}
+
+/// How a fault is undone.
+enum Undo {
+    Nothing,
+    Heal(u64),
+    Resume(String, Who),
+    Continue(String, Who),
+    Change(Vec<LineView>),
+}
+
+impl<'a> Tools<'a> {
+    /// Tools for the site.
+    ///
+    /// # Errors
+    /// When the site cannot do what a fault asks for.
+    pub fn new(
+        site: &'a Site,
+        faults: &[Fault],
+        leader: &'a parking_lot::Mutex<Option<String>>,
+    ) -> anyhow::Result<Self> {
+        let of_net = |fault: &Fault| fault.cut.is_some() || fault.change.is_some();
+        let of_process =
+            |fault: &Fault| fault.kill.is_some() || fault.stop.is_some() || fault.pause.is_some();
+        let remote = site.net();
+        ensure!(
+            remote.is_some() || !faults.iter().any(of_net),
+            "this parade has no distances that could be cut or changed"
+        );
+        ensure!(
+            site.parade().is_some() || !faults.iter().any(of_process),
+            "only processes of a parade that was started for the run are killed; leave --against \
+             and --target away"
+        );
+        ensure!(
+            site.record().is_some() || faults.iter().all(|fault| fault.lead.is_none()),
+            "the lead of a parade that is known by its API nodes only cannot be moved"
+        );
+        Ok(Self { site, remote, leader })
+    }
+
+    /// Does one fault at its time, and undoes it. `zero` is the end of the warm-up.
+    pub async fn run(&self, fault: &Fault, zero: Instant, done: &CancellationToken) -> Event {
+        let on_time = tokio::select! {
+            () = tokio::time::sleep_until((zero + fault.at.0).into()) => true,
+            () = done.cancelled() => false,
+        };
+        let mut event = Event {
+            what: fault.sentence(),
+            zones: Vec::new(),
+            from_s: seconds_from(zero),
+            to_s: 0.0,
+            error: None,
+            unavailable_s: 0.0,
+        };
+        if !on_time {
+            event.error = Some("everything had been sent before its time".to_owned());
+            event.to_s = event.from_s;
+            return event;
+        }
+        match self.begin(fault, &mut event.zones).await {
+            Ok(undo) => {
+                if let Some(zone) = event.zones.first() {
+                    // Who that was is known now.
+                    event.what = event.what.replace("leader", zone);
+                }
+                let end = zero + fault.at.0 + fault.lasting.unwrap_or_default().0;
+                tokio::select! {
+                    () = tokio::time::sleep_until(end.into()) => {}
+                    () = done.cancelled() => {}
+                }
+                event.error = self.undo(undo).await.err().map(|error| format!("{error:#}"));
+            }
+            Err(error) => event.error = Some(format!("{error:#}")),
+        }
+        event.to_s = seconds_from(zero);
+        event
+    }
+
+    async fn begin(&self, fault: &Fault, zones: &mut Vec<String>) -> anyhow::Result<Undo> {
+        if let Some(cut) = &fault.cut {
+            let cut = self.resolve(cut)?;
+            zones.clone_from(&cut.from);
+            return Ok(Undo::Heal(self.net()?.cut(&cut).await?));
+        }
+        if let Some(LineChange { from, to, change }) = &fault.change {
+            let before = self.net()?.show().await?.links;
+            self.net()?.set(from, to, change).await?;
+            let undo = if fault.lasting.is_some() { Undo::Change(before) } else { Undo::Nothing };
+            return Ok(undo);
+        }
+        if let Some(zone) = &fault.lead {
+            lead(self.site, zone).await?;
+            return Ok(Undo::Nothing);
+        }
+        let by = [
+            (&fault.kill, Signal::SIGKILL),
+            (&fault.stop, Signal::SIGTERM),
+            (&fault.pause, Signal::SIGSTOP),
+        ];
+        let act = by.into_iter().find_map(|(who, by)| Some((who.as_ref()?, by)));
+        let (who, by) = act.context("the fault does nothing")?;
+        let zone = self.zone(&who.zone)?;
+        zones.push(zone.clone());
+        let parade = self.parade()?;
+        if by != Signal::SIGSTOP {
+            parade.pause_supervision(&zone, who.part.into()).await?;
+        }
+        let hit = parade.kill(&zone, who.part.into(), by).await?;
+        ensure!(hit.is_some(), "{who} did not run");
+        Ok(match by {
+            Signal::SIGSTOP => Undo::Continue(zone, who.clone()),
+            _ => Undo::Resume(zone, who.clone()),
+        })
+    }
+
+    async fn undo(&self, undo: Undo) -> anyhow::Result<()> {
+        match undo {
+            Undo::Nothing => {}
+            Undo::Heal(number) => drop(self.net()?.heal(Some(number)).await?),
+            Undo::Resume(zone, who) => {
+                self.parade()?.resume_supervision(&zone, who.part.into()).await?;
+            }
+            Undo::Continue(zone, who) => {
+                self.parade()?.kill(&zone, who.part.into(), Signal::SIGCONT).await?;
+            }
+            Undo::Change(before) => {
+                for line in before {
+                    let change = Change {
+                        delay_ms: Some(line.delay_ms),
+                        jitter: Some(line.jitter),
+                        loss: Some(line.loss),
+                        bandwidth: Some(line.bandwidth),
+                    };
+                    self.net()?.set(line.from.as_str(), line.to.as_str(), &change).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn net(&self) -> anyhow::Result<&Remote> {
+        self.remote.as_ref().context("this parade has no distances")
+    }
+
+    fn parade(&self) -> anyhow::Result<&Parade> {
+        self.site.parade().context("this parade was not started for the run")
+    }
+
+    fn zone(&self, name: &str) -> anyhow::Result<String> {
+        if name != "leader" {
+            return Ok(name.to_owned());
+        }
+        self.leader.lock().clone().context("nobody leads, so that its zone cannot be struck")
+    }
+
+    fn resolve(&self, cut: &Cut) -> anyhow::Result<Cut> {
+        let names = |names: &[String]| names.iter().map(|name| self.zone(name)).collect();
+        let (from, to): (anyhow::Result<_>, anyhow::Result<_>) = (names(&cut.from), names(&cut.to));
+        Ok(Cut { from: from?, to: to?, ..cut.clone() })
+    }
+}
+
+/// Moves the lead to the coordinator of `zone` and waits until it leads.
+///
+/// # Errors
+/// When it is not done in time.
+pub async fn lead(site: &Site, zone: &str) -> anyhow::Result<()> {
+    let record = site.record().context("the coordinators of this parade are not known")?;
+    let target = site.target();
+    let deadline = Instant::now() + LEAD_MAX;
+    loop {
+        let status = target.status().await?;
+        if status.leader_zone.as_deref() == Some(zone) && everyone_agrees(target, &status).await {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            bail!("the lead was not moved to {zone} within {LEAD_MAX:?}");
+        }
+        // A group that has just been founded may not know its members yet.
+        let voter = status.coordinators.iter().find(|member| member.zone == zone && member.voter);
+        if status.leader_zone.as_deref() != Some(zone)
+            && let Some(voter) = voter
+        {
+            let mut command = Command::new(sibling("pghc")?);
+            command.args(["members", "--cluster-id", record.cluster_id.as_str()]);
+            for zone in &record.zones {
+                command.args(["--coordinator", &zone.coordinator]);
+            }
+            command.args(["lead", &voter.coordinator_id.to_string()]).kill_on_drop(true);
+            // Refused while there is an election; then it is tried again.
+            let _ = tokio::time::timeout(LEAD_MAX, command.output()).await;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Whether every zone knows of this leader.
+async fn everyone_agrees(target: &Target, wanted: &Status) -> bool {
+    for zone in &target.zones {
+        let body = zone.nodes[0].fetch("/v1/status").await;
+        let status = body.ok().and_then(|body| serde_json::from_slice::<Status>(&body).ok());
+        if status.is_none_or(|status| (status.leader, status.term) != (wanted.leader, wanted.term))
+        {
+            return false;
+        }
+    }
+    true
+}

@@ -1,0 +1,316 @@
+//! `geo-load run`: a scenario against a parade, and everything that is known of it afterwards.
+//!
+//! Invariant: before there is an outcome, every fault is undone and every acknowledged write has been
+//! looked up in the chain.
+
+pub mod compare;
+pub mod console;
+pub mod drive;
+pub mod faults;
+pub mod files;
+pub mod outcome;
+pub mod plan;
+pub mod reckon;
+pub mod scenario;
+pub mod sweep;
+pub mod watch;
+pub mod words;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use tokio_util::sync::CancellationToken;
+
+use self::drive::{Ground, Log, Progress};
+use self::faults::{Event, Tools};
+use self::outcome::{Outcome, VERSION};
+use self::reckon::Raw;
+use self::scenario::Scenario;
+use self::watch::{Reign, Steps};
+use super::ledger::{self, Book};
+use super::site::{OwnSite, Site, SiteOptions};
+use super::target::Target;
+use super::verdict;
+use crate::wan::{Matrix, SelfCheck, Stats};
+
+/// Longest wait, after the run, until every zone has applied everything.
+const CALM_MAX: Duration = Duration::from_secs(120);
+const CALM_EVERY: Duration = Duration::from_millis(100);
+
+/// A run, with what is too much for its [`Outcome`].
+#[derive(Debug)]
+pub struct Finished {
+    /// The figures.
+    pub outcome: Outcome,
+    /// Every request.
+    pub logs: Vec<Log>,
+}
+
+/// The parade of a scenario: the one that is named, or a new one.
+///
+/// # Errors
+/// When there is none, or it lacks zones of the scenario.
+pub async fn open(scenario: &Scenario, options: &SiteOptions) -> anyhow::Result<Site> {
+    let (zones, matrix) = scenario.distances()?;
+    let site = match Site::find(options).await? {
+        Some(site) => site,
+        None => {
+            let api_nodes = scenario.cluster.api_nodes;
+            let own = OwnSite { zones: zones.clone(), matrix, api_nodes, seed: scenario.seed };
+            Site::open_own(options, own).await?
+        }
+    };
+    let ready = prepare(scenario, &site).await;
+    if let Err(error) = ready {
+        site.close().await;
+        return Err(error);
+    }
+    Ok(site)
+}
+
+/// Conditions of the network, and the leader.
+async fn prepare(scenario: &Scenario, site: &Site) -> anyhow::Result<()> {
+    let known = |zone: &str| site.target().zones.iter().any(|other| other.name == zone);
+    for clients in &scenario.clients {
+        let zone = &clients.zone;
+        ensure!(zone == "*" || known(zone), "the parade has no zone {zone}");
+    }
+    if site.parade().is_some()
+        && let Some(net) = site.net()
+    {
+        net.set("*", "*", &scenario.conditions()).await?;
+    }
+    match &scenario.cluster.leader {
+        Some(zone) if site.record().is_some() => faults::lead(site, zone).await,
+        Some(zone) if site.target().status().await?.leader_zone.as_ref() != Some(zone) => {
+            bail!("{zone} does not lead, and a parade known by --target only is not changed")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What goes on beside the sending.
+struct Seen {
+    logs: Vec<Log>,
+    steps: Vec<Steps>,
+    reigns: Vec<Reign>,
+    events: Vec<Event>,
+    cpu: Option<f64>,
+}
+
+/// Runs the scenario.
+///
+/// # Errors
+/// When the parade cannot be driven or verified at all; a run that merely fails is an outcome.
+pub async fn run(scenario: &Scenario, site: &Site) -> anyhow::Result<Finished> {
+    let target = site.target();
+    let started = format!("{:.0}", jiff::Timestamp::now());
+    let newest = ledger::frontier(&target.zones[0].nodes[0]).await?;
+    let name = uuid::Uuid::now_v7().simple().to_string();
+    let mut seen = watched(scenario, site, newest, &name).await?;
+    calm(target).await?;
+    let node = &target.zones[0].nodes[0];
+    let books: Vec<_> =
+        seen.logs.iter().map(|log| Book { name: &log.name, fates: &log.fates }).collect();
+    let balance = ledger::settle(node, newest, &name, &books).await?;
+    let verify = verdict::verify(target).await?;
+    let zones: Vec<String> = target.zones.iter().map(|zone| zone.name.clone()).collect();
+    let matrix = matrix_of(site, scenario, &zones).await;
+    let raw = Raw {
+        scenario,
+        zones: &zones,
+        matrix: matrix.as_ref(),
+        logs: &seen.logs,
+        steps: &seen.steps,
+        reigns: &seen.reigns,
+    };
+    raw.measure_faults(&mut seen.events);
+    let (emulator, emulator_check) = emulator(site).await;
+    let (by_zone, all) = raw.zones();
+    let (visibility, visible_everywhere) = raw.visibility();
+    let mut outcome = Outcome {
+        version: VERSION,
+        name: scenario.name.clone(),
+        about: scenario.about.clone(),
+        label: None,
+        seed: scenario.seed,
+        started,
+        seconds: scenario.duration.0.as_secs_f64(),
+        warmup_s: scenario.warmup.0.as_secs_f64(),
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        optimised: !cfg!(debug_assertions),
+        zones: by_zone,
+        all,
+        reads: raw.reads(),
+        round_trips_ms: matrix.as_ref().map(round_trips),
+        commit: scenario.cluster.commit,
+        leader: raw.leader(),
+        reigns: seen.reigns.clone(),
+        timeline: raw.timeline(),
+        events: seen.events,
+        visibility,
+        visible_everywhere,
+        balance,
+        verify,
+        slip: raw.slip(),
+        emulator,
+        emulator_check,
+        cpu: seen.cpu,
+        warm_up_failures: raw.warm_up_failures(),
+        invalid: Vec::new(),
+        slo: Vec::new(),
+        passed: false,
+    };
+    outcome.invalid = raw.invalid(&outcome);
+    outcome.slo = reckon::judge(scenario, &outcome);
+    outcome.passed = outcome.all.ok > 0
+        && outcome.balance.agrees()
+        && outcome.verify.passed
+        && outcome.events.iter().all(|event| event.error.is_none())
+        && outcome.slo.iter().all(|judged| judged.ok);
+    Ok(Finished { outcome, logs: seen.logs })
+}
+
+/// Sends, watches, breaks and mends.
+async fn watched(
+    scenario: &Scenario,
+    site: &Site,
+    newest: u64,
+    name: &str,
+) -> anyhow::Result<Seen> {
+    let target = site.target();
+    let (done, progress) = (CancellationToken::new(), Progress::default());
+    let leader = parking_lot::Mutex::new(target.status().await?.leader_zone);
+    let tools = Tools::new(site, &scenario.faults, &leader)?;
+    let start = Ground::start_from_now();
+    let zero = start + scenario.warmup.0;
+    let ground = Ground { target, scenario, run: name, newest, start, progress: &progress };
+    let before = processors();
+    let sending = async {
+        let logs = drive::drive(ground).await;
+        done.cancel();
+        logs
+    };
+    let breaking = futures::future::join_all(
+        scenario.faults.iter().map(|fault| tools.run(fault, zero, &done)),
+    );
+    let followed = if scenario.cluster.visibility { &target.zones[..] } else { &[] };
+    let following = futures::future::join_all(
+        followed.iter().map(|zone| watch::frontier(&zone.nodes[0], start, newest, &done)),
+    );
+    let (logs, events, steps, reigns, ()) = tokio::join!(
+        sending,
+        breaking,
+        following,
+        watch::leaders(target, zero, &done, &leader),
+        show(scenario, start, &progress, &done),
+    );
+    let cpu = before.zip(processors()).and_then(|(before, after)| share(before, after));
+    Ok(Seen { logs, steps, reigns, events, cpu })
+}
+
+/// A line for people each second, on a terminal only.
+async fn show(scenario: &Scenario, start: Instant, progress: &Progress, done: &CancellationToken) {
+    let length = scenario.length().as_secs();
+    let mut before = 0;
+    while std::io::stderr().is_terminal() {
+        let (ok, failed) =
+            (progress.ok.load(Ordering::Relaxed), progress.failed.load(Ordering::Relaxed));
+        let since = start.elapsed().as_secs().min(length);
+        let warm = if since < scenario.warmup.0.as_secs() { ", warming up" } else { "" };
+        let rate = ok - before;
+        before = ok;
+        let line = format!("{since:>4} of {length} s{warm}: {ok} ok ({rate}/s), {failed} failed");
+        // A terminal that has gone is no reason to end.
+        let _ = write!(std::io::stderr(), "\r{line:<70}");
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            () = done.cancelled() => {
+                let _ = write!(std::io::stderr(), "\r{:<70}\r", "");
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until every zone has applied what is committed.
+async fn calm(target: &Target) -> anyhow::Result<()> {
+    let deadline = Instant::now() + CALM_MAX;
+    loop {
+        let Err(error) = settled(target).await else { return Ok(()) };
+        if Instant::now() >= deadline {
+            return Err(error.context(format!("the zones are not alike after {CALM_MAX:?}")));
+        }
+        tokio::time::sleep(CALM_EVERY).await;
+    }
+}
+
+async fn settled(target: &Target) -> anyhow::Result<()> {
+    let mut frontiers = Vec::new();
+    for zone in &target.zones {
+        for node in &zone.nodes {
+            let body = node.fetch("/v1/chain/head?linearizable=true").await?;
+            let head: pghc_api::wire::HeadBody =
+                serde_json::from_slice(&body).context("the head is not one of pghc")?;
+            frontiers.push(head.frontier);
+        }
+    }
+    ensure!(frontiers.windows(2).all(|two| two[0] == two[1]), "frontiers {frontiers:?}");
+    Ok(())
+}
+
+/// The distances that the run really had: the scenario's, if the parade was started for it.
+async fn matrix_of(site: &Site, scenario: &Scenario, zones: &[String]) -> Option<Matrix> {
+    let matrix = match site.parade() {
+        Some(parade) => parade.wan().map(|wan| wan.matrix().clone()),
+        None => {
+            // What the emulator of the running parade says, else what the scenario takes for true.
+            let links = match site.net() {
+                Some(net) => net.show().await.ok().map(|net| net.links),
+                None => None,
+            };
+            match links {
+                Some(links) => Matrix::of_lines(&links),
+                None => scenario.distances().ok().and_then(|(_, matrix)| matrix),
+            }
+        }
+    };
+    let names = matrix
+        .as_ref()
+        .map(|matrix| matrix.zones().iter().map(ToString::to_string).collect::<Vec<_>>());
+    matrix.filter(|_| names.as_deref() == Some(zones))
+}
+
+fn round_trips(matrix: &Matrix) -> Vec<Vec<f64>> {
+    let zones = matrix.zones();
+    let ms = |a, b| (matrix.one_way(a, b) + matrix.one_way(b, a)).as_secs_f64() * 1e3;
+    zones.iter().map(|a| zones.iter().map(|b| ms(a, b)).collect()).collect()
+}
+
+async fn emulator(site: &Site) -> (Option<Stats>, Option<SelfCheck>) {
+    if let Some(wan) = site.emulator() {
+        return (Some(wan.stats()), wan.checked());
+    }
+    match site.net() {
+        Some(net) => net.show().await.map_or((None, None), |net| (Some(net.stats), net.check)),
+        None => (None, None),
+    }
+}
+
+/// Busy and all ticks of the machine's processors so far, where the system says.
+fn processors() -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/stat").ok()?;
+    let line = text.lines().next()?.strip_prefix("cpu ")?;
+    let ticks: Vec<u64> = line.split_whitespace().filter_map(|tick| tick.parse().ok()).collect();
+    // user nice system idle iowait irq softirq steal; what follows is part of user.
+    let all: u64 = ticks.iter().take(8).sum();
+    let idle: u64 = ticks.iter().skip(3).take(2).sum();
+    Some((all - idle, all))
+}
+
+fn share(before: (u64, u64), after: (u64, u64)) -> Option<f64> {
+    let all = after.1.checked_sub(before.1).filter(|all| *all > 0)?;
+    Some(after.0.checked_sub(before.0)? as f64 / all as f64)
+}

@@ -1,0 +1,260 @@
+//! What a run found, as it is kept in `summary.json`: everything that reports are made of.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::drive::Op;
+use super::faults::Event;
+use super::watch::Reign;
+use crate::lab::histogram::Summary;
+use crate::lab::ledger::Balance;
+use crate::lab::predict::model::Commit;
+use crate::lab::verdict::Verdict;
+use crate::wan::{SelfCheck, Stats};
+
+/// Version of `summary.json`; it grows when a field changes its meaning.
+pub const VERSION: u32 = 1;
+
+/// What a run found. Times are in ms or s as their names say; seconds count from the end of the
+/// warm-up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Outcome {
+    /// [`VERSION`] of who wrote it.
+    pub version: u32,
+    /// The scenario's name.
+    pub name: String,
+    /// What the scenario shows.
+    pub about: String,
+    /// What the one who ran it said.
+    #[serde(default)]
+    pub label: Option<String>,
+    /// The scenario's seed.
+    pub seed: u64,
+    /// When it started, RFC 3339.
+    pub started: String,
+    /// Measured time.
+    pub seconds: f64,
+    /// Time before that.
+    pub warmup_s: f64,
+    /// Version of this program.
+    pub program: String,
+    /// Whether this program was built with optimisations.
+    pub optimised: bool,
+    /// Writes, zone by zone.
+    pub zones: Vec<ZoneOutcome>,
+    /// Writes of all zones.
+    pub all: ZoneOutcome,
+    /// Reads, by zone and kind.
+    pub reads: Vec<ReadOutcome>,
+    /// Round trips between the zones, in their order; `None`: no distances.
+    pub round_trips_ms: Option<Vec<Vec<f64>>>,
+    /// The formula that `model_ms` is of.
+    pub commit: Commit,
+    /// Zone that led longest.
+    pub leader: Option<String>,
+    /// Who led when.
+    pub reigns: Vec<Reign>,
+    /// Second by second.
+    pub timeline: Vec<Point>,
+    /// What was broken.
+    pub events: Vec<Event>,
+    /// From zone to zone; empty when it was not followed.
+    pub visibility: Vec<Visible>,
+    /// Until every zone had it, of all writes.
+    pub visible_everywhere: Option<Summary>,
+    /// The books against the chain.
+    pub balance: Balance,
+    /// What `chain-verify` said.
+    pub verify: Verdict,
+    /// How late requests left.
+    pub slip: Summary,
+    /// What the emulator carried, and how late it was.
+    pub emulator: Option<Stats>,
+    /// How late it was before the run.
+    pub emulator_check: Option<SelfCheck>,
+    /// Share of the machine's processors that was used, by anything.
+    pub cpu: Option<f64>,
+    /// Writes of the warm-up that were not acknowledged.
+    pub warm_up_failures: u64,
+    /// Why the figures are not to be trusted; empty: they are.
+    pub invalid: Vec<String>,
+    /// What was hoped for, and whether it came.
+    pub slo: Vec<Judged>,
+    /// Whether the books agree, the chain is proved, nothing was refused that should not be, and
+    /// all hopes came true.
+    pub passed: bool,
+}
+
+/// Writes of one zone, or of all, after the warm-up.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ZoneOutcome {
+    /// The zone, or `all`.
+    pub zone: String,
+    /// Sent.
+    pub sent: u64,
+    /// Acknowledged.
+    pub ok: u64,
+    /// Refused for good.
+    pub refused: u64,
+    /// Given up without an answer that says.
+    pub unknown: u64,
+    /// Planned requests, reads too, that were never sent: the backlog was full. Warm-up included.
+    pub dropped: u64,
+    /// Attempts beyond the first, reads and warm-up included.
+    pub retries: u64,
+    /// From the planned time to the acknowledgement.
+    pub latency: Summary,
+    /// 999 of 1000 were not slower.
+    pub p999_ms: f64,
+    /// From the first sending to the acknowledgement.
+    pub service: Summary,
+    /// Least that the distances allow; absent without distances.
+    pub limit_ms: Option<f64>,
+    /// What the formula says of the leader that led longest.
+    pub model_ms: Option<f64>,
+    /// Latencies in ms at rising shares.
+    pub cdf: Vec<(f64, f64)>,
+    /// What went wrong, reads and warm-up included.
+    pub failures: BTreeMap<String, u64>,
+    /// Mean ms of the parts that the servers tell of their own time.
+    pub timing_ms: BTreeMap<String, f64>,
+}
+
+/// Reads of one kind in one zone, after the warm-up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReadOutcome {
+    /// The zone.
+    pub zone: String,
+    /// The kind.
+    pub op: Op,
+    /// Answered.
+    pub ok: u64,
+    /// Not answered as asked.
+    pub failed: u64,
+    /// From the planned time.
+    pub latency: Summary,
+}
+
+/// Writes of one zone that were planned within one second.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Point {
+    /// The second; below 0 in the warm-up.
+    pub second: i64,
+    /// The zone.
+    pub zone: String,
+    /// Acknowledged.
+    pub ok: u64,
+    /// Not.
+    pub failed: u64,
+    /// Half were not slower.
+    pub p50_ms: f64,
+    /// 99 of 100 were not slower.
+    pub p99_ms: f64,
+}
+
+/// Writes of one zone as seen in another.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Visible {
+    /// Where they were written.
+    pub from: String,
+    /// Where they were seen.
+    pub to: String,
+    /// How many.
+    pub count: u64,
+    /// From the planned time until applied there.
+    pub latency: Summary,
+}
+
+/// A hope and what came.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Judged {
+    /// What.
+    pub what: String,
+    /// The limit, in words.
+    pub limit: String,
+    /// What came, in words.
+    pub got: String,
+    /// Whether it is within the limit.
+    pub ok: bool,
+}
+
+impl ZoneOutcome {
+    /// The measured median against the limit.
+    #[must_use]
+    pub fn ratio(&self) -> Option<f64> {
+        self.limit_ms
+            .filter(|limit| *limit > 0.0 && self.ok > 0)
+            .map(|limit| self.latency.p50_ms / limit)
+    }
+
+    /// The measured median against the formula.
+    #[must_use]
+    pub fn model_ratio(&self) -> Option<f64> {
+        self.model_ms
+            .filter(|model| *model > 0.0 && self.ok > 0)
+            .map(|model| self.latency.p50_ms / model)
+    }
+}
+
+impl Outcome {
+    /// Mean of the zones' medians: the figure that predictions give.
+    #[must_use]
+    pub fn mean_p50_ms(&self) -> f64 {
+        mean(self.zones.iter().filter(|zone| zone.ok > 0).map(|zone| zone.latency.p50_ms))
+    }
+
+    /// Mean of the limits of the zones that wrote.
+    #[must_use]
+    pub fn mean_limit_ms(&self) -> Option<f64> {
+        let limits: Option<Vec<f64>> =
+            self.zones.iter().filter(|zone| zone.ok > 0).map(|zone| zone.limit_ms).collect();
+        limits.map(|limits| mean(limits.into_iter()))
+    }
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = values.fold((0.0, 0_u32), |(sum, count), value| (sum + value, count + 1));
+    if count == 0 { 0.0 } else { sum / f64::from(count) }
+}
+
+/// Percentiles of durations in microseconds; they are sorted here.
+#[must_use]
+pub fn summary_of(micros: &mut [u64]) -> Summary {
+    micros.sort_unstable();
+    Summary {
+        p50_ms: at(micros, 0.5),
+        p90_ms: at(micros, 0.9),
+        p99_ms: at(micros, 0.99),
+        max_ms: at(micros, 1.0),
+    }
+}
+
+/// The value in ms below which this share of sorted microseconds lies; 0 of none.
+#[must_use]
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a place in a list"
+)]
+pub fn at(sorted: &[u64], share: f64) -> f64 {
+    let place = (share * sorted.len() as f64).ceil() as usize;
+    sorted.get(place.max(1) - 1).or(sorted.last()).map_or(0.0, |micros| *micros as f64 / 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{at, summary_of};
+
+    #[test]
+    fn percentiles_are_those_of_the_sorted_list() {
+        let mut micros: Vec<u64> = (1..=1000).rev().map(|ms| ms * 1000).collect();
+        let summary = summary_of(&mut micros);
+        assert_eq!(
+            [summary.p50_ms, summary.p90_ms, summary.p99_ms, summary.max_ms],
+            [500.0, 900.0, 990.0, 1000.0]
+        );
+        assert_eq!([at(&[], 0.5), at(&[7_000], 0.001)], [0.0, 7.0]);
+    }
+}

@@ -1,0 +1,596 @@
+//! A scenario: what is started, what is sent, what is broken and what is hoped for, as a TOML file.
+//!
+//! Unknown keys are errors. A scenario that was read is checked: everything in it can be done.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use pghc_api::id::ZoneName;
+use serde::{Deserialize, Serialize};
+
+use super::words::{Draw, Sizes, Time, Who};
+use crate::lab::pacer::Arrival;
+use crate::lab::predict::model::Commit;
+use crate::wan::conditions::{Bandwidth, Change, Jitter};
+use crate::wan::{Cut, Matrix};
+
+/// Longest run, warm-up included.
+const RUN_MAX: Duration = Duration::from_secs(6 * 3600);
+/// Most groups of clients, phases and faults.
+const ITEMS_MAX: usize = 64;
+/// Most users or connections of one group in one zone.
+const CONNECTIONS_MAX: usize = 4_096;
+/// Highest rate of one group in one zone.
+const RATE_MAX: f64 = 100_000.0;
+
+/// A scenario.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// Its name: letters, digits and hyphens.
+    pub name: String,
+    /// What it shows, for the report.
+    #[serde(default)]
+    pub about: String,
+    /// Makes plans and dice.
+    #[serde(default)]
+    pub seed: u64,
+    /// Measured time.
+    pub duration: Time,
+    /// Time before that, whose requests are sent and not measured.
+    #[serde(default = "five_seconds")]
+    pub warmup: Time,
+    /// Distances.
+    #[serde(default)]
+    pub matrix: MatrixPart,
+    /// The parade.
+    #[serde(default)]
+    pub cluster: ClusterPart,
+    /// Who sends.
+    pub clients: Vec<Clients>,
+    /// How rates change.
+    #[serde(default, rename = "phase")]
+    pub phases: Vec<Phase>,
+    /// What is broken.
+    #[serde(default, rename = "fault")]
+    pub faults: Vec<Fault>,
+    /// What is hoped for; a run that misses it does not pass.
+    #[serde(default)]
+    pub slo: Slo,
+}
+
+/// Distances between the zones.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MatrixPart {
+    /// aws3, aws5, aws9, or a CSV file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Instead of a file: how many zones, or with a file: only its first so many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zones: Option<usize>,
+    /// Instead of a file: the round trip between every two zones; absent: no distances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round_trip: Option<Time>,
+    /// Added to every delay.
+    #[serde(default)]
+    pub jitter: Jitter,
+    /// Share of lost segments.
+    #[serde(default)]
+    pub loss: f64,
+    /// Between two zones, each way.
+    #[serde(default)]
+    pub bandwidth: Bandwidth,
+}
+
+/// The parade.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterPart {
+    /// Zone that is made leader before the start; absent: whoever was elected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
+    /// API nodes in each zone.
+    #[serde(default = "one")]
+    pub api_nodes: usize,
+    /// Which formula the measured times are held against.
+    #[serde(default = "leader_push")]
+    pub commit: Commit,
+    /// Whether each zone's frontier is followed, which costs a read for every step of it.
+    #[serde(default = "yes")]
+    pub visibility: bool,
+}
+
+/// Clients, the same in each of their zones.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clients {
+    /// A zone, or `*` for each.
+    pub zone: String,
+    /// Open loop, or closed.
+    #[serde(default = "poisson")]
+    pub arrival: ArrivalWord,
+    /// Requests a second in each zone, of an open loop.
+    #[serde(default)]
+    pub rate: f64,
+    /// Users in each zone, of a closed loop.
+    #[serde(default)]
+    pub users: usize,
+    /// Mean of a user's pause between answer and next request; drawn exponentially.
+    #[serde(default)]
+    pub think: Time,
+    /// Most requests under way in each zone, of an open loop.
+    #[serde(default = "many")]
+    pub connections: usize,
+    /// After this long, retries included, a request is given up.
+    #[serde(default = "five_seconds")]
+    pub timeout: Time,
+    /// What is sent.
+    #[serde(default)]
+    pub mix: Mix,
+    /// Which keys are written, and how far behind the newest link is read.
+    #[serde(default)]
+    pub keys: Keys,
+    /// Sizes of payloads.
+    #[serde(default = "usual_size")]
+    pub value: Sizes,
+}
+
+/// How requests arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ArrivalWord {
+    /// Open loop, exponential gaps.
+    Poisson,
+    /// Open loop, equal gaps.
+    Uniform,
+    /// Each user waits for the answer.
+    Closed,
+}
+
+/// Shares of the kinds of requests; only their proportion counts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Mix {
+    /// Writes, acknowledged when the zone has applied them.
+    #[serde(default)]
+    pub write: f64,
+    /// Reads of what the zone has.
+    #[serde(default)]
+    pub read_local: f64,
+    /// Reads no older than what these clients wrote and saw.
+    #[serde(default)]
+    pub read_session: f64,
+    /// Reads of the newest that is committed anywhere.
+    #[serde(default)]
+    pub read_linear: f64,
+}
+
+/// Keys.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// How many.
+    pub space: u64,
+    /// How they are drawn.
+    pub dist: Draw,
+}
+
+/// A change of the rates of open loops.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    /// When it begins, after the warm-up.
+    pub at: Time,
+    /// Which zone's clients; `*`: all.
+    #[serde(default = "star")]
+    pub zone: String,
+    /// The new rate at once, and from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<f64>,
+    /// From one rate evenly to another, and that from then on; needs `over`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ramp: Option<[f64; 2]>,
+    /// This rate, and then what it was before; needs `over`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<f64>,
+    /// How long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<Time>,
+}
+
+/// Something that is broken or changed: exactly one of its acts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// When, after the warm-up.
+    pub at: Time,
+    /// How long; required of cuts, kills, stops and pauses.
+    #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
+    pub lasting: Option<Time>,
+    /// Cut these zones off. `leader` stands for the leader's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<Cut>,
+    /// SIGKILL; started again at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kill: Option<Who>,
+    /// SIGTERM; started again at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<Who>,
+    /// SIGSTOP; SIGCONT at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Who>,
+    /// Other conditions of lines; back at the end, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<LineChange>,
+    /// Move the lead to this zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lead: Option<String>,
+}
+
+/// A change of lines.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LineChange {
+    /// Zone, or `*`.
+    pub from: String,
+    /// Zone, or `*`.
+    pub to: String,
+    /// What changes.
+    #[serde(flatten)]
+    pub change: Change,
+}
+
+/// What is hoped for. What is absent is not judged.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slo {
+    /// Of writes, over all zones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p99: Option<Time>,
+    /// Share of writes that may be refused, dropped or unknown; 0 when absent and nothing is broken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors: Option<f64>,
+    /// Mean p50 against the mean of the limits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ratio_to_limit: Option<f64>,
+    /// Longest time without an acknowledgement after a fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Time>,
+}
+
+fn five_seconds() -> Time {
+    Time(Duration::from_secs(5))
+}
+fn one() -> usize {
+    1
+}
+fn many() -> usize {
+    512
+}
+fn yes() -> bool {
+    true
+}
+fn leader_push() -> Commit {
+    Commit::LeaderPush
+}
+fn poisson() -> ArrivalWord {
+    ArrivalWord::Poisson
+}
+fn usual_size() -> Sizes {
+    Sizes { least: 256, most: 256 }
+}
+fn star() -> String {
+    "*".to_owned()
+}
+
+impl Default for ClusterPart {
+    fn default() -> Self {
+        Self { leader: None, api_nodes: one(), commit: leader_push(), visibility: yes() }
+    }
+}
+
+impl Default for Mix {
+    fn default() -> Self {
+        Self { write: 1.0, read_local: 0.0, read_session: 0.0, read_linear: 0.0 }
+    }
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self { space: 100_000, dist: Draw::Zipf(0.99) }
+    }
+}
+
+/// Scenarios that come with the program: name and text.
+const BUILT_IN: [(&str, &str); 8] = [
+    ("near", include_str!("../../../deploy/scenarios/near.toml")),
+    ("aws3", include_str!("../../../deploy/scenarios/aws3.toml")),
+    ("aws5", include_str!("../../../deploy/scenarios/aws5.toml")),
+    ("hub-partition", include_str!("../../../deploy/scenarios/hub-partition.toml")),
+    ("leader-loss", include_str!("../../../deploy/scenarios/leader-loss.toml")),
+    ("follow-the-traffic", include_str!("../../../deploy/scenarios/follow-the-traffic.toml")),
+    ("saturation", include_str!("../../../deploy/scenarios/saturation.toml")),
+    ("original", include_str!("../../../deploy/scenarios/original.toml")),
+];
+
+impl Scenario {
+    /// Names of the scenarios that come with the program.
+    pub fn built_in() -> impl Iterator<Item = &'static str> {
+        BUILT_IN.iter().map(|(name, _)| *name)
+    }
+
+    /// The built-in scenario of this name, else the one in the file of this name, with `changes`
+    /// such as `duration=30s` or `cluster.leader=eu` made first.
+    ///
+    /// # Errors
+    /// When there is none, it is not understood, or it asks for what cannot be done.
+    pub fn find(name: &str, changes: &[String]) -> anyhow::Result<Self> {
+        let text = match BUILT_IN.iter().find(|(known, _)| *known == name) {
+            Some((_, text)) => (*text).to_owned(),
+            None => std::fs::read_to_string(Path::new(name)).with_context(|| {
+                let known: Vec<_> = Self::built_in().collect();
+                format!("cannot read the scenario {name}; built in are {}", known.join(", "))
+            })?,
+        };
+        Self::parse(&text, changes).with_context(|| format!("the scenario {name} cannot be run"))
+    }
+
+    /// Reads a scenario.
+    ///
+    /// # Errors
+    /// When it is not understood, or asks for what cannot be done.
+    pub fn parse(text: &str, changes: &[String]) -> anyhow::Result<Self> {
+        let mut table: toml::Table = text.parse()?;
+        for change in changes {
+            let (path, value) =
+                change.split_once('=').with_context(|| format!("{change:?} is not KEY=VALUE"))?;
+            set(&mut table, path, value)?;
+        }
+        let scenario: Self = table.try_into()?;
+        scenario.check()?;
+        Ok(scenario)
+    }
+
+    /// Distances and zones; no matrix when there are no distances.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn distances(&self) -> anyhow::Result<(Vec<ZoneName>, Option<Matrix>)> {
+        let MatrixPart { file, zones, round_trip, .. } = &self.matrix;
+        if let Some(file) = file {
+            let matrix = Matrix::find(file)?;
+            let matrix = matrix.first(zones.unwrap_or(usize::MAX));
+            return Ok((matrix.zones().to_vec(), Some(matrix)));
+        }
+        let names = crate::dev::parade::default_zones(zones.unwrap_or(3));
+        let matrix = round_trip.map(|time| Matrix::even(names.clone(), time.0));
+        Ok((names, matrix))
+    }
+
+    /// What every line does beside its delay.
+    #[must_use]
+    pub fn conditions(&self) -> Change {
+        let MatrixPart { jitter, loss, bandwidth, .. } = self.matrix;
+        let (jitter, bandwidth) = (Some(jitter), Some(bandwidth));
+        Change { delay_ms: None, jitter, loss: Some(loss), bandwidth }
+    }
+
+    /// Everything together.
+    #[must_use]
+    pub fn length(&self) -> Duration {
+        self.warmup.0 + self.duration.0
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
+        ensure!(
+            (1..=64).contains(&self.name.len()) && self.name.chars().all(is_name),
+            "a name is 1 to 64 letters, digits and hyphens, not {:?}",
+            self.name
+        );
+        ensure!(!self.duration.0.is_zero(), "duration must be above 0");
+        ensure!(self.length() <= RUN_MAX, "a run takes {RUN_MAX:?} at most");
+        ensure!(!self.clients.is_empty(), "nobody sends anything: there are no [[clients]]");
+        let items = [self.clients.len(), self.phases.len(), self.faults.len()];
+        ensure!(items.iter().all(|count| *count <= ITEMS_MAX), "at most {ITEMS_MAX} of a kind");
+        self.conditions().check().map_err(anyhow::Error::msg)?;
+        let (zones, matrix) = self.distances()?;
+        let known = |zone: &str| zone == "*" || zones.iter().any(|name| name.as_str() == zone);
+        let leader =
+            self.cluster.leader.iter().chain(self.faults.iter().filter_map(|f| f.lead.as_ref()));
+        let named = self.clients.iter().map(|clients| &clients.zone);
+        let named = named.chain(self.phases.iter().map(|phase| &phase.zone)).chain(leader);
+        for zone in named {
+            ensure!(known(zone), "there is no zone {zone:?}");
+        }
+        self.clients.iter().try_for_each(Clients::check)?;
+        self.phases.iter().try_for_each(Phase::check)?;
+        for fault in &self.faults {
+            let of_net = fault.cut.is_some() || fault.change.is_some();
+            ensure!(matrix.is_some() || !of_net, "there are no distances to cut or change");
+            fault.check(self.duration.0)?;
+        }
+        Ok(())
+    }
+}
+
+impl Clients {
+    fn check(&self) -> anyhow::Result<()> {
+        if self.arrival == ArrivalWord::Closed {
+            ensure!(
+                (1..=CONNECTIONS_MAX).contains(&self.users),
+                "closed clients need users, 1 to {CONNECTIONS_MAX}"
+            );
+            ensure!(self.rate == 0.0, "closed clients have no rate");
+        } else {
+            let allowed = self.rate > 0.0 && self.rate <= RATE_MAX;
+            ensure!(allowed, "open clients need a rate above 0 and at most {RATE_MAX}");
+            ensure!(self.users == 0, "open clients have no users");
+            ensure!((1..=CONNECTIONS_MAX).contains(&self.connections), "connections out of range");
+        }
+        ensure!(!self.timeout.0.is_zero(), "timeout must be above 0");
+        ensure!(self.keys.space > 0, "keys.space must be above 0");
+        let Mix { write, read_local, read_session, read_linear } = self.mix;
+        let shares = [write, read_local, read_session, read_linear];
+        ensure!(shares.iter().all(|share| share.is_finite() && *share >= 0.0), "a bad mix");
+        ensure!(shares.iter().sum::<f64>() > 0.0, "the mix is empty");
+        Ok(())
+    }
+
+    /// As the plan needs it; `None` of closed clients.
+    #[must_use]
+    pub fn open(&self) -> Option<Arrival> {
+        match self.arrival {
+            ArrivalWord::Poisson => Some(Arrival::Poisson),
+            ArrivalWord::Uniform => Some(Arrival::Uniform),
+            ArrivalWord::Closed => None,
+        }
+    }
+}
+
+impl Phase {
+    fn check(&self) -> anyhow::Result<()> {
+        let over = self.over.is_some_and(|over| !over.0.is_zero());
+        let rates = match (self.step, self.ramp, self.burst) {
+            (Some(rate), None, None) if self.over.is_none() => vec![rate],
+            (None, Some(rates), None) if over => rates.to_vec(),
+            (None, None, Some(rate)) if over => vec![rate],
+            _ => bail!("a phase is one of `step`, or `ramp` or `burst` with `over`"),
+        };
+        ensure!(
+            rates.iter().all(|rate| (0.0..=RATE_MAX).contains(rate)),
+            "rates of a phase lie between 0 and {RATE_MAX}"
+        );
+        Ok(())
+    }
+}
+
+impl Fault {
+    fn check(&self, duration: Duration) -> anyhow::Result<()> {
+        let acts = [
+            self.cut.is_some(),
+            self.kill.is_some(),
+            self.stop.is_some(),
+            self.pause.is_some(),
+            self.change.is_some(),
+            self.lead.is_some(),
+        ];
+        ensure!(
+            acts.iter().filter(|act| **act).count() == 1,
+            "a fault is exactly one of cut, kill, stop, pause, change, lead"
+        );
+        let needs_end = acts[..4].contains(&true);
+        ensure!(!needs_end || self.lasting.is_some(), "a fault needs an end: `for`");
+        let end = self.at.0 + self.lasting.unwrap_or_default().0;
+        ensure!(end <= duration, "a fault ends after the run");
+        if let Some(change) = &self.change {
+            change.change.check().map_err(anyhow::Error::msg)?;
+        }
+        Ok(())
+    }
+
+    /// In words, for people.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        if let Some(cut) = &self.cut {
+            let (way, how) = (format!("{:?}", cut.way), format!("{:?}", cut.how));
+            return format!("cut {} | {} ({way}, {how})", cut.from.join(","), cut.to.join(","));
+        }
+        if let Some(change) = &self.change {
+            return format!("change {} to {}", change.from, change.to);
+        }
+        let acts = [("kill", &self.kill), ("stop", &self.stop), ("pause", &self.pause)];
+        match (acts.iter().find_map(|(act, who)| Some((act, who.as_ref()?))), &self.lead) {
+            (Some((act, who)), _) => format!("{act} {who}"),
+            (None, Some(zone)) => format!("move the lead to {zone}"),
+            (None, None) => "nothing".to_owned(),
+        }
+    }
+}
+
+/// Sets `a.b=value` in a table; a number in the path is a place in a list.
+fn set(table: &mut toml::Table, path: &str, value: &str) -> anyhow::Result<()> {
+    let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("v"));
+    // What is no TOML value is meant as a text, so that --set duration=30s works without quotes.
+    let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
+    let (inner, last) = match path.rsplit_once('.') {
+        Some((before, last)) => (Some(before), last),
+        None => (None, path),
+    };
+    let mut at = table;
+    let mut names = inner.into_iter().flat_map(|inner| inner.split('.')).peekable();
+    while let Some(name) = names.next() {
+        let entry = at.entry(name).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        let entry = match (entry, names.peek().and_then(|place| place.parse::<usize>().ok())) {
+            (toml::Value::Array(list), Some(place)) => {
+                names.next();
+                list.get_mut(place).with_context(|| format!("{path}: there is no item {place}"))?
+            }
+            (entry, _) => entry,
+        };
+        at = entry.as_table_mut().with_context(|| format!("{path}: {name} holds no keys"))?;
+    }
+    at.insert(last.to_owned(), value);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Scenario;
+
+    const SMALL: &str = r#"
+        name = "small"
+        duration = "10s"
+        [matrix]
+        file = "aws3"
+        [[clients]]
+        zone = "*"
+        rate = 10
+    "#;
+
+    #[test]
+    fn every_built_in_scenario_can_be_run_and_is_the_same_after_being_written() {
+        for name in Scenario::built_in() {
+            let scenario = Scenario::find(name, &[]).expect(name);
+            assert_eq!(scenario.name, name);
+            assert!(!scenario.about.is_empty(), "{name} says what it shows");
+            let text = toml::to_string(&scenario).expect("a scenario is a TOML file");
+            assert_eq!(Scenario::parse(&text, &[]).expect(&text), scenario, "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_can_be_set_from_outside() {
+        let changes =
+            ["duration=3s", "clients.0.rate=20", "cluster.leader=eu-west-1", "matrix.loss=0.01"];
+        let scenario = Scenario::parse(SMALL, &changes.map(str::to_owned)).expect("good changes");
+        assert_eq!(scenario.duration.0.as_secs(), 3);
+        assert!((scenario.clients[0].rate - 20.0).abs() < 1e-9);
+        assert_eq!(scenario.cluster.leader.as_deref(), Some("eu-west-1"));
+        assert!((scenario.matrix.loss - 0.01).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_before_anything_starts() {
+        for (bad, says) in [
+            ("duration=0s", "above 0"),
+            ("duration=fast", "not a duration"),
+            ("speed=1", "unknown field"),
+            ("clients.0.zone=mars", "no zone"),
+            ("clients.0.rate=0", "rate"),
+            ("clients.0.users=4", "no users"),
+            ("clients.3.users=4", "no item"),
+            ("clients.0.arrival=closed", "users"),
+            ("cluster.leader=mars", "no zone"),
+            ("matrix.loss=2", "loss"),
+            ("fault=[{at='1s', kill='coordinator@leader'}]", "an end"),
+            ("fault=[{at='1s', for='1s'}]", "exactly one"),
+            ("fault=[{at='9s', for='2s', kill='api@leader'}]", "after the run"),
+            ("phase=[{at='1s', step=1, burst=2}]", "a phase is one of"),
+        ] {
+            let error = Scenario::parse(SMALL, &[bad.to_owned()]).expect_err(bad);
+            assert!(format!("{error:#}").contains(says), "{bad}: {error:#}");
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Watching while a run goes on: how far each zone has applied, and who leads.
+
+use std::time::{Duration, Instant};
+
+use pghc_api::wire::Status;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::lab::client::{Connection, get};
+use crate::lab::target::{Endpoint, Target};
+
+/// Longest wait of the zone for the next link; then it is asked again.
+const WAIT_MS: u64 = 2_000;
+/// Pause after a zone that did not answer.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Time between two looks at who leads.
+const LEADER_EVERY: Duration = Duration::from_millis(200);
+/// Longest wait for a status.
+const STATUS_MAX: Duration = Duration::from_secs(1);
+/// Most steps that are kept of one zone; later ones are not seen.
+const STEPS_MAX: usize = 5_000_000;
+
+/// The frontier of one zone over time: ids are applied at the first step that reaches them.
+#[derive(Debug, Clone, Default)]
+pub struct Steps(pub Vec<(Duration, u64)>);
+
+impl Steps {
+    /// When `id` was seen to be applied.
+    #[must_use]
+    pub fn reached(&self, id: u64) -> Option<Duration> {
+        let place = self.0.partition_point(|(_, frontier)| *frontier < id);
+        self.0.get(place).map(|(at, _)| *at)
+    }
+}
+
+/// A stretch of time with one leader.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reign {
+    /// Seconds after the end of the warm-up; below 0 inside it.
+    pub from_s: f64,
+    /// Its end.
+    pub to_s: f64,
+    /// Zone of the leader; `None`: nobody knew of one.
+    pub zone: Option<String>,
+    /// Raft term.
+    pub term: u64,
+}
+
+/// Follows the frontier of a zone until `done`.
+pub async fn frontier(
+    node: &Endpoint,
+    start: Instant,
+    from: u64,
+    done: &CancellationToken,
+) -> Steps {
+    let mut steps = Steps::default();
+    let following = async {
+        let (mut newest, mut connection) = (from, None);
+        while steps.0.len() < STEPS_MAX {
+            match next(node, newest, &mut connection).await {
+                Ok(Some(frontier)) => {
+                    newest = frontier;
+                    steps.0.push((start.elapsed(), frontier));
+                }
+                Ok(None) => {}
+                Err(_) => {
+                    connection = None;
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = following => {}
+        () = done.cancelled() => {}
+    }
+    steps
+}
+
+/// Waits until the zone has more than `newest`; answers how far it is, or `None` after the wait.
+async fn next(
+    node: &Endpoint,
+    newest: u64,
+    kept: &mut Option<Connection>,
+) -> anyhow::Result<Option<u64>> {
+    #[derive(Deserialize)]
+    struct Head {
+        frontier: u64,
+    }
+    let mut connection = match kept.take() {
+        Some(connection) => connection,
+        None => Connection::open(node.address).await?,
+    };
+    let path = format!("/v1/chain/head?at_least={}&timeout={WAIT_MS}", newest + 1);
+    let request = get(&node.host, &path);
+    let limit = Duration::from_millis(2 * WAIT_MS);
+    let answer = tokio::time::timeout(limit, connection.exchange(&request)).await??;
+    let frontier = match answer.status {
+        200 => Some(serde_json::from_slice::<Head>(answer.body)?.frontier),
+        504 => None,
+        status => anyhow::bail!("it answered {status}"),
+    };
+    if !answer.closes {
+        *kept = Some(connection);
+    }
+    Ok(frontier.filter(|frontier| *frontier > newest))
+}
+
+/// Looks who leads until `done`; seconds count from `zero`.
+pub async fn leaders(
+    target: &Target,
+    zero: Instant,
+    done: &CancellationToken,
+    now: &parking_lot::Mutex<Option<String>>,
+) -> Vec<Reign> {
+    let mut reigns: Vec<Reign> = Vec::new();
+    loop {
+        let statuses = target.zones.iter().map(|zone| status(&zone.nodes[0]));
+        let statuses = futures::future::join_all(statuses).await;
+        let newest = statuses.into_iter().flatten().max_by_key(|status| {
+            // Of the same term, who knows a leader knows more.
+            (status.term, status.leader_zone.is_some())
+        });
+        let at = seconds_from(zero);
+        let known = newest.map(|status| (status.leader_zone, status.term));
+        // When nobody answers, nothing has been seen to change.
+        let known = known.or_else(|| reigns.last().map(|last| (last.zone.clone(), last.term)));
+        let (zone, term) = known.unwrap_or((None, 0));
+        now.lock().clone_from(&zone);
+        match reigns.last_mut() {
+            Some(last) if last.zone == zone && last.term == term => last.to_s = at,
+            last => {
+                let from_s = last.map_or(at, |last| {
+                    last.to_s = at;
+                    at
+                });
+                reigns.push(Reign { from_s, to_s: at, zone, term });
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LEADER_EVERY) => {}
+            () = done.cancelled() => return reigns,
+        }
+    }
+}
+
+/// Seconds since `zero`, below 0 before it.
+#[must_use]
+pub fn seconds_from(zero: Instant) -> f64 {
+    let now = Instant::now();
+    match now.checked_duration_since(zero) {
+        Some(since) => since.as_secs_f64(),
+        None => -(zero - now).as_secs_f64(),
+    }
+}
+
+async fn status(node: &Endpoint) -> Option<Status> {
+    let body = tokio::time::timeout(STATUS_MAX, node.fetch("/v1/status")).await.ok()?.ok()?;
+    serde_json::from_slice(&body).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Steps;
+
+    #[test]
+    fn an_id_is_visible_from_the_first_step_that_reaches_it() {
+        let at = Duration::from_secs;
+        let steps = Steps(vec![(at(1), 5), (at(2), 9)]);
+        assert_eq!([1, 5, 6, 9].map(|id| steps.reached(id)), [1, 1, 2, 2].map(|s| Some(at(s))));
+        assert_eq!(steps.reached(10), None);
+    }
+}
