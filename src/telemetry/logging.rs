@@ -7,11 +7,9 @@ use std::str::FromStr;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
-/// What is logged unless `PGHC_LOG` says otherwise. Of openraft only what is odd, and not each of the
-/// many attempts to reach a coordinator that is away: we tell of that ourselves, once.
-const DEFAULT_FILTER: &str = "info,openraft=warn,openraft::replication=error,\
-    openraft::core::heartbeat=error,openraft::engine::handler::replication_handler=error,\
-    openraft::raft::responder=error";
+/// What is logged unless `PGHC_LOG` says otherwise. Of openraft only errors: it warns of each of the
+/// many attempts to reach a coordinator that is away, of which we tell ourselves, once.
+const DEFAULT_FILTER: &str = "info,openraft=error";
 
 /// Form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,7 +47,7 @@ impl FromStr for Format {
 }
 
 /// Sets up logging for the whole process from the texts of `PGHC_LOG` (a filter; empty: `info`, and
-/// of openraft only what is odd) and `PGHC_LOG_FORMAT` (`text` or `json`; empty: `text`).
+/// of openraft only errors) and `PGHC_LOG_FORMAT` (`text` or `json`; empty: `text`).
 ///
 /// # Errors
 /// [`BadLogging`]; nothing is set up then, except that another subscriber may be.

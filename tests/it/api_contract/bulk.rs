@@ -38,18 +38,20 @@ pub(super) async fn two_and_a_half_thousand_lines_are_answered_one_by_one(site: 
         let before = site.head().await;
         let (got, answers) = bulk(site, zone, None, body(bad)).await;
         assert_eq!(answers.len(), LINES);
-        let mut last = before;
+        let mut ids = Vec::with_capacity(LINES);
         for (number, answer) in answers.iter().enumerate() {
             if number == BAD {
                 assert_eq!((&answer["status"], &answer["code"]), (&status.into(), &code.into()));
                 continue;
             }
             assert_eq!(answer["status"], 201, "line {number}: {answer}");
-            assert!(id_of(answer) > last, "line {number}: {answer} after {last}");
-            last = id_of(answer);
+            ids.push(id_of(answer));
         }
         let head = site.head().await;
         assert_eq!(head, before + LINES as u64 - 1, "the bad line is nowhere");
+        // Pieces may have changed places where several were under way, as on a slow machine.
+        ids.sort_unstable();
+        assert!(ids.into_iter().eq(before + 1..=head), "each line has one id");
         let middle = id_of(&answers[2_000]);
         let read = site.get(zone, &format!("/v1/chain/{middle}")).await;
         assert!(read.text.ends_with(",\"payload\":{\"line\":2000,\"x\":1e3}}"), "{read:?}");
