@@ -126,7 +126,7 @@ pub(crate) const TARGETS: &[Target] = &[
     Target {
         name: "distances",
         run: distances,
-        seeds: || texts(&[include_str!("../../scripts/wan/aws3-us-eu-asia.csv")]),
+        seeds: || texts(&[include_str!("../../deploy/wan/aws3.csv")]),
         words: &[",", "\n", "-1", "1e99", "NaN", "0"],
     },
     Target { name: "export", run: verify::fuzzing::export, seeds: exports, words: JSON },
