@@ -118,7 +118,6 @@ impl Node {
             session,
             identity.node.clone(),
             coordinators.clone(),
-            Arc::clone(&standing),
             Arc::clone(&metrics),
             tasks,
         );

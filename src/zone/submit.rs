@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use futures::future::{BoxFuture, OptionFuture};
 use futures::stream::FuturesUnordered;
 use pghc_api::chain::{Digest, Head, LinkHash};
 use pghc_api::id::{NodeName, WriteId};
@@ -22,7 +21,6 @@ use tokio::time::{Instant, timeout_at};
 
 use super::batcher::{Weigh, Window, next_batch};
 use super::coordinators::Coordinators;
-use super::standing::Standing;
 use super::{NewWrite, Outcome, SubmitError};
 use crate::rpc::v1::write_outcome::Kind;
 use crate::rpc::v1::{SubmitReply, SubmitRequest, WriteOutcome};
@@ -34,14 +32,6 @@ use crate::telemetry::Metrics;
 
 /// Pause before a batch is sent again.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
-
-/// How long after a batch was ordered the next is held back for its applying, where round trips are
-/// short: its clients are then answered and write again, and one batch carries what would be two.
-/// What a batch costs hardly depends on its size.
-const GATHER_MAX: Duration = Duration::from_millis(2);
-
-/// So many waiting writes are worth a batch of their own.
-const GATHERED_WRITES: usize = 256;
 
 /// With less time left than this no further attempt is begun: it would hardly end before the
 /// deadline, and nobody could say then that nothing was handed over.
@@ -79,22 +69,14 @@ impl Submitter {
         session: SessionId,
         node: NodeName,
         coordinators: Coordinators,
-        standing: Arc<Standing>,
         metrics: Arc<Metrics>,
         tasks: &Tasks,
     ) -> Self {
         let (queue, groups) = mpsc::channel(SUBMIT_QUEUE_MAX);
         let for_sender = Arc::clone(&metrics);
         let window = Window::default();
-        let sender = Sender {
-            session,
-            node,
-            coordinators,
-            standing,
-            metrics: for_sender,
-            sequence: 0,
-            window,
-        };
+        let sender =
+            Sender { session, node, coordinators, metrics: for_sender, sequence: 0, window };
         tasks.spawn("submit", sender.run(groups));
         Self { queue, metrics }
     }
@@ -201,7 +183,6 @@ struct Sender {
     session: SessionId,
     node: NodeName,
     coordinators: Coordinators,
-    standing: Arc<Standing>,
     metrics: Arc<Metrics>,
     sequence: u64,
     window: Window,
@@ -209,15 +190,10 @@ struct Sender {
 
 impl Sender {
     async fn run(mut self, mut arriving: mpsc::Receiver<Group>) {
-        let standing = Arc::clone(&self.standing);
         let mut queue: VecDeque<Group> = VecDeque::new();
         let mut in_flight = FuturesUnordered::new();
-        let mut gathering: Option<BoxFuture<'_, ()>> = None;
         loop {
-            if gathering.is_some() && at_least(&queue, GATHERED_WRITES) {
-                gathering = None;
-            }
-            while gathering.is_none() && in_flight.len() < self.window.batches() {
+            while !queue.is_empty() && in_flight.len() < self.window.batches() {
                 // Whose client has gone before anything was sent is not written.
                 queue.retain(|group| !group.answer.is_closed());
                 if queue.is_empty() {
@@ -228,16 +204,12 @@ impl Sender {
             }
             tokio::select! {
                 biased;
-                Some(ordered) = in_flight.next() => {
-                    if let Some(Ordered { round_trip, last_id }) = ordered {
+                Some(round_trip) = in_flight.next() => {
+                    if let Some(round_trip) = round_trip {
                         self.metrics.submit.seconds.observe(round_trip.as_secs_f64());
                         self.window.note(round_trip);
-                        if self.window.batches() == 1 {
-                            gathering = Some(Box::pin(gather(&standing, last_id)));
-                        }
                     }
                 }
-                Some(()) = OptionFuture::from(gathering.as_mut()) => gathering = None,
                 group = arriving.recv() => match group {
                     Some(group) => queue.push_back(group),
                     None => return,
@@ -264,28 +236,6 @@ impl Sender {
     }
 }
 
-/// Whether `queue` holds so many writes.
-fn at_least(queue: &VecDeque<Group>, writes: usize) -> bool {
-    let mut sums = queue.iter().scan(0, |sum, group| {
-        *sum += group.writes();
-        Some(*sum)
-    });
-    sums.any(|sum| sum >= writes)
-}
-
-/// Waits until this zone has applied what was just ordered, at most [`GATHER_MAX`].
-async fn gather(standing: &Standing, last_id: u64) {
-    let _ = standing.frontier.reach(last_id, Instant::now() + GATHER_MAX).await;
-}
-
-/// A batch that was answered.
-struct Ordered {
-    /// That of the successful attempt.
-    round_trip: Duration,
-    /// The newest id it made or met.
-    last_id: u64,
-}
-
 /// A batch under way and who waits for it.
 struct Flight {
     bytes: Bytes,
@@ -293,8 +243,9 @@ struct Flight {
     sizes: Vec<usize>,
 }
 
-/// Sends a batch until it is answered or nobody waits any longer.
-async fn send(coordinators: Coordinators, mut flight: Flight) -> Option<Ordered> {
+/// Sends a batch until it is answered or nobody waits any longer; answers the round trip of the
+/// successful attempt.
+async fn send(coordinators: Coordinators, mut flight: Flight) -> Option<Duration> {
     let deadline = flight.groups.iter().map(|group| group.deadline).max()?;
     let (mut maybe_taken, mut no_space) = (false, false);
     let mut least = Duration::from_millis(1);
@@ -321,11 +272,8 @@ async fn send(coordinators: Coordinators, mut flight: Flight) -> Option<Ordered>
         match timeout_at(deadline, client.submit(request)).await {
             Ok(Ok(reply)) => {
                 coordinators.note(place, true);
-                let reply = reply.into_inner();
-                let last_id = reply.outcomes.iter().map(|outcome| outcome.id).max();
-                flight.answer(reply);
-                let (round_trip, last_id) = (started.elapsed(), last_id.unwrap_or_default());
-                return Some(Ordered { round_trip, last_id });
+                flight.answer(reply.into_inner());
+                return Some(started.elapsed());
             }
             Ok(Err(status)) if is_final(&status) => {
                 tracing::error!(%status, "a coordinator refused a batch");
