@@ -60,20 +60,21 @@ impl Evidence {
         }
     }
 
-    /// Keeps it, and with it the row that it is about.
+    /// Keeps it, and with it the row that it is about. Answers whether it was kept: newer words are
+    /// not when the zone is no longer fenced.
     ///
     /// # Errors
     /// See [`KeepError`]; nothing was kept then.
-    pub async fn keep(&self, how: Keep, dsn: &Dsn, tasks: &Tasks) -> Result<(), KeepError> {
+    pub async fn keep(&self, how: Keep, dsn: &Dsn, tasks: &Tasks) -> Result<bool, KeepError> {
         let client = dsn.connect(Role::Applier, "evidence", tasks).await?;
         let parameters: [&(dyn ToSql + Sync); 6] =
             [&self.node, &self.id, &self.what, &self.expected, &self.found, &(how == Keep::Fence)];
         let sql = include_str!("../../sql/queries/add_evidence.sql");
         failpoint::pass(Point::EvidenceBefore);
         let kept = client.query_opt(sql, &parameters);
-        failpoint::within(Point::EvidenceSent, kept).await.map_err(ReadError::sort)?;
+        let kept = failpoint::within(Point::EvidenceSent, kept).await.map_err(ReadError::sort)?;
         failpoint::pass(Point::EvidenceKept);
-        Ok(())
+        Ok(kept.is_some())
     }
 }
 

@@ -17,7 +17,7 @@ pub mod reseed;
 
 pub use apply::{Acquired, Applier, ApplyError, Batch, CHAIN_DAMAGED, Commit};
 pub use connect::{ConnectError, Dsn, Role};
-pub use evidence::{Evidence, Keep};
+pub use evidence::{Evidence, Keep, KeepError};
 pub use listen::Listener;
 pub use migrate::{MigrateError, migrate};
 pub use preflight::{Finding, preflight};

@@ -21,7 +21,7 @@ use super::coordinators::Coordinators;
 use super::peer::Peer;
 use super::report::Views;
 use super::standing::Standing;
-use crate::postgres::{Dsn, Evidence, Keep, RawChain, ReadError, Reader};
+use crate::postgres::{Dsn, Evidence, Keep, KeepError, RawChain, ReadError, Reader};
 use crate::rpc::v1::ReadIndexRequest;
 use crate::task::Tasks;
 use crate::telemetry::describe;
@@ -134,7 +134,7 @@ impl Auditor {
 
     /// Keeps what was found and has the applier stop. Kept or not, the zone halts.
     async fn fence(&self, found: Located) {
-        let evidence = self.keep(&found, Keep::Fence).await;
+        let evidence = self.keep(&found).await;
         self.standing.fence(evidence.to_string());
         while self.standing.frontier.halted().is_none() && self.standing.is_applier() {
             tokio::time::sleep(RETRY).await;
@@ -142,14 +142,29 @@ impl Auditor {
         self.refine(found).await;
     }
 
-    /// Keeps what was found; answers it as it is told to people.
-    pub(super) async fn keep(&self, found: &Located, how: Keep) -> Evidence {
+    /// Keeps what was found, which fences the zone; answers it as it is told to people.
+    pub(super) async fn keep(&self, found: &Located) -> Evidence {
+        let evidence = self.evidence_of(found);
+        if let Err(error) = evidence.keep(Keep::Fence, &self.dsn, &self.tasks).await {
+            tracing::error!(error = describe(&error), %evidence, "the evidence was not kept");
+        }
+        evidence
+    }
+
+    /// Keeps newer words for a zone that is fenced, and tells them; answers whether it still was.
+    async fn keep_better(&self, found: &Located) -> Result<bool, KeepError> {
+        let evidence = self.evidence_of(found);
+        let is_kept = evidence.keep(Keep::Refine, &self.dsn, &self.tasks).await?;
+        if is_kept {
+            self.standing.frontier.reword_halted(evidence.to_string());
+        }
+        Ok(is_kept)
+    }
+
+    fn evidence_of(&self, found: &Located) -> Evidence {
         let mut evidence = Evidence::of(&found.violation, &self.identity.node);
         if !found.is_first {
             evidence.found += " (no sound zone has said yet whether an earlier one is wrong, too)";
-        }
-        if let Err(error) = evidence.keep(how, &self.dsn, &self.tasks).await {
-            tracing::error!(error = describe(&error), %evidence, "the evidence was not kept");
         }
         evidence
     }
@@ -164,11 +179,13 @@ impl Auditor {
             tokio::time::sleep(RETRY).await;
             match self.relocate(found.violation.clone()).await {
                 Ok(now) if now == found => {}
-                Ok(now) => {
-                    let evidence = self.keep(&now, Keep::Refine).await;
-                    self.standing.frontier.set_halted(Some(evidence.to_string()));
-                    found = now;
-                }
+                Ok(now) => match self.keep_better(&now).await {
+                    Ok(true) => found = now,
+                    Ok(false) => return,
+                    Err(error) => {
+                        tracing::warn!(error = describe(&error), "the better finding was not kept");
+                    }
+                },
                 Err(error) => {
                     tracing::warn!(error = describe(&error), "the chain cannot be compared yet");
                 }

@@ -84,6 +84,17 @@ impl Frontier {
         }
     }
 
+    /// Newer words for why the zone has halted; nothing when it goes on again.
+    pub(super) fn reword_halted(&self, why: String) {
+        self.halted.send_if_modified(|known| match known {
+            Some(known) if *known != why => {
+                *known = why;
+                true
+            }
+            _ => false,
+        });
+    }
+
     /// Waits until the zone is at `id` or further; answers where it is.
     ///
     /// # Errors
@@ -173,6 +184,16 @@ mod tests {
         assert_eq!(frontier.reach(2, past).await, Ok(2));
         assert_eq!(frontier.reach(3, past).await, Err(ReadError::Behind { frontier: 2 }));
         assert!(frontier.waiting.lock().by_id.is_empty());
+    }
+
+    #[test]
+    fn new_words_do_not_halt_a_zone_that_goes_on() {
+        let frontier = Frontier::new();
+        frontier.reword_halted("from link 3".to_owned());
+        assert_eq!(frontier.halted(), None);
+        frontier.set_halted(Some("from link 3, perhaps".to_owned()));
+        frontier.reword_halted("from link 2".to_owned());
+        assert_eq!(frontier.halted().as_deref(), Some("from link 2"));
     }
 
     #[tokio::test]

@@ -7,7 +7,6 @@ use super::audit::{Located, Rate};
 use super::auditor::{Auditor, Examined, LOCATE_TRIES};
 use super::standing::Standing;
 use crate::failpoint::{self, Point};
-use crate::postgres::Keep;
 use crate::postgres::reseed::Operator;
 use crate::telemetry::describe;
 
@@ -75,9 +74,9 @@ impl Look<'_> {
                 }
             }
         };
-        let evidence = self.auditor.keep(&found, Keep::Fence).await;
+        let evidence = self.auditor.keep(&found).await;
         tracing::error!(%evidence, "this is where the chain went wrong");
-        self.auditor.standing.frontier.set_halted(Some(evidence.to_string()));
+        self.auditor.standing.frontier.reword_halted(evidence.to_string());
         Some(found)
     }
 

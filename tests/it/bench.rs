@@ -65,7 +65,7 @@ fn every_contestant_is_measured_in_every_round_and_reported_three_times() {
 }
 
 #[test]
-#[ignore = "loads all cores, which coordinators of a debug build do not bear beside other tests"]
+#[ignore = "loads all cores: cargo test --release --test it bench::zones -- --ignored --nocapture"]
 fn zones_in_trouble_are_measured_and_well_again_afterwards() {
     let named = ["catch-up / raw limit", "frozen zone / healthy", "back after overload"];
     check("raw-one,single,bulk,catch-up,slow-zone,overload", &named);
