@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::errors::{ClientWriteError, RaftError};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::host::Clock;
+use super::proposer::Proposer;
 use super::readers::Readers;
 use super::roster::Roster;
-use super::type_config::{Proposal, Raft};
+use super::type_config::Raft;
 use crate::rpc::v1::ProposeRequest;
 use crate::rpc::v1::coordinator_client::CoordinatorClient;
 use crate::rpc::{Caller, MESSAGE_BYTES_MAX, never_sent};
@@ -48,6 +48,7 @@ const ATTEMPTS_MAX: usize = 2_048;
 pub(super) struct Forward {
     id: u64,
     raft: Raft,
+    proposer: Proposer,
     roster: Roster,
     readers: Readers,
     leadership: watch::Receiver<Leadership>,
@@ -69,8 +70,9 @@ impl Forward {
     ) -> Self {
         let leadership = watch_leadership(id, raft, Arc::clone(metrics), roster.clone(), tasks);
         let (raft, metrics) = (raft.clone(), Arc::clone(metrics));
+        let proposer = Proposer::start(&raft, tasks);
         let (places, tasks) = (Arc::new(Semaphore::new(ATTEMPTS_MAX)), tasks.clone());
-        Self { id, raft, roster, readers, leadership, metrics, clock, places, tasks }
+        Self { id, raft, proposer, roster, readers, leadership, metrics, clock, places, tasks }
     }
 
     pub(super) fn raft(&self) -> &Raft {
@@ -174,11 +176,7 @@ impl Forward {
         if self.raft.metrics().borrow_watched().running_state.is_err() {
             return Attempt::NotTaken;
         }
-        match self.raft.client_write(Proposal(entry)).await {
-            Ok(_) => Attempt::Committed,
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Attempt::NotTaken,
-            Err(_) => Attempt::Unknown,
-        }
+        self.proposer.propose(entry).await
     }
 }
 

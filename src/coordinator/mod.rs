@@ -26,6 +26,7 @@ mod membership;
 mod network;
 mod node;
 mod plan;
+mod proposer;
 mod raft_service;
 mod readers;
 mod recent;

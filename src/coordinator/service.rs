@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use openraft::ReadPolicy;
-use pghc_api::chain::Head;
+use pghc_api::chain::{Digest, Head, LinkHash};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
@@ -28,7 +28,7 @@ use crate::rpc::v1::{
     ReadIndexRequest, SubmitReply, SubmitRequest, TailBatch, TailRequest, WriteOutcome, ZoneReport,
 };
 use crate::sabotage::{self, Bug};
-use crate::sequencer::{Batch, EntryError, Outcome, ZoneChange};
+use crate::sequencer::{EntryError, Heading, Outcome, ZoneChange};
 
 /// Batches under way through one coordinator; more wait for a place.
 const SUBMITS_MAX: usize = 512;
@@ -39,6 +39,9 @@ const NO_LEADER_PAUSE: Duration = Duration::from_millis(50);
 
 /// Pause before a batch is sent again whose attempt ended without an answer.
 const RESEND_PAUSE: Duration = Duration::from_millis(20);
+
+const HASH_BYTES: usize = size_of::<LinkHash>();
+const DIGEST_BYTES: usize = size_of::<Digest>();
 
 /// Longest a call may take; API nodes ask for less.
 const CALL_MAX: Duration = Duration::from_secs(60);
@@ -268,20 +271,30 @@ fn read_index_reply(head: Option<Head>) -> ReadIndexReply {
     })
 }
 
-fn outcome(outcome: &Outcome) -> WriteOutcome {
+/// The outcomes as they are sent. The chain values share one piece of memory.
+fn replies(outcomes: &[Outcome]) -> Vec<WriteOutcome> {
     let without_link =
         |kind: Kind, id: u64| WriteOutcome { kind: kind.into(), id, ..WriteOutcome::default() };
-    match outcome {
-        Outcome::Ordered(head) => WriteOutcome {
-            kind: Kind::Ordered.into(),
-            id: head.id.get(),
-            hash: head.hash.0.to_vec().into(),
-            digest: head.digest.0.to_vec().into(),
-            written_at: head.written_at.0,
-        },
+    let mut values = BytesMut::with_capacity(outcomes.len() * (HASH_BYTES + DIGEST_BYTES));
+    let reply = |outcome: &Outcome| match outcome {
+        Outcome::Ordered(head) => {
+            values.put_slice(&head.hash.0);
+            values.put_slice(&head.digest.0);
+            WriteOutcome {
+                written_at: head.written_at.0,
+                ..without_link(Kind::Ordered, head.id.get())
+            }
+        }
         Outcome::Repeated(id) => without_link(Kind::Repeated, id.get()),
         Outcome::KeyReused(id) => without_link(Kind::KeyReused, id.get()),
+    };
+    let mut replies: Vec<WriteOutcome> = outcomes.iter().map(reply).collect();
+    let mut values = values.freeze();
+    for reply in replies.iter_mut().filter(|reply| reply.kind() == Kind::Ordered) {
+        reply.hash = values.split_to(HASH_BYTES);
+        reply.digest = values.split_to(DIGEST_BYTES);
     }
+    replies
 }
 
 #[tonic::async_trait]
@@ -294,21 +307,19 @@ impl coordinator_server::Coordinator for CoordinatorService {
         // A quarter is left for the way back.
         let patience = Duration::from_millis(u64::from(patience_ms) * 3 / 4);
         let patient_until = Instant::now() + patience.min(self.attempt_max);
-        let batch = Batch::decode(bytes.clone())
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let name = (batch.session, batch.sequence);
-        let writes = batch.writes.len();
-        drop(batch);
+        let heading =
+            Heading::read(&bytes).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let name = (heading.session, heading.sequence);
         let _place = self.submits.acquire().await.map_err(|_| closing())?;
         let _waiting = Waiting { sequencing: &self.sequencing, name };
         let ordered = tokio::time::timeout(CALL_MAX, self.order(name, bytes, patient_until)).await;
         let outcomes = ordered.map_err(|_| Status::deadline_exceeded("not ordered in time"))??;
-        if outcomes.len() != writes {
+        if outcomes.len() != heading.count {
             return Err(Status::aborted(
                 "the batch is older than what its session remembers; its outcome is unknown",
             ));
         }
-        Ok(Response::new(SubmitReply { outcomes: outcomes.iter().map(outcome).collect() }))
+        Ok(Response::new(SubmitReply { outcomes: replies(&outcomes) }))
     }
 
     async fn propose(
@@ -327,7 +338,7 @@ impl coordinator_server::Coordinator for CoordinatorService {
             return reply(Attempt::NoSpace);
         }
         let attempt = if zone_change.is_empty() {
-            Batch::decode(batch.clone()).map_err(malformed)?;
+            Heading::read(&batch).map_err(malformed)?;
             self.forward.propose(batch).await
         } else {
             let change = ZoneChange::decode(zone_change).map_err(malformed)?;

@@ -12,6 +12,8 @@
 //! write   kind u8 = 0 | key: length u8 (0: none), bytes | payload: length u32 (2^32-1: none), bytes
 //! ```
 
+use std::ops::Range;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use pghc_api::id::NodeName;
 use pghc_api::limits::BATCH_WRITES_MAX;
@@ -92,27 +94,109 @@ impl Batch {
     ///
     /// # Errors
     /// If the bytes are not exactly one batch this build knows.
-    pub fn decode(mut bytes: Bytes) -> Result<Self, EntryError> {
-        let input = &mut bytes;
-        let format = take(input, 1)?[0];
+    pub fn decode(bytes: Bytes) -> Result<Self, EntryError> {
+        let mut input = Cursor { bytes: &bytes, at: 0 };
+        let Heading { session, sequence, node, count } = input.heading()?;
+        let mut writes = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (key, payload) = input.write()?;
+            let key = Some(key).filter(|key| !key.is_empty()).map(|key| bytes.slice(key));
+            writes.push(Write { key, payload: payload.map(|payload| bytes.slice(payload)) });
+        }
+        input.end()?;
+        Ok(Self { session, sequence, node, writes })
+    }
+}
+
+/// What stands before the writes of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heading {
+    /// As in [`Batch`].
+    pub session: SessionId,
+    /// As in [`Batch`].
+    pub sequence: u64,
+    /// As in [`Batch`].
+    pub node: NodeName,
+    /// Number of writes.
+    pub count: usize,
+}
+
+impl Heading {
+    /// Reads it, and looks at the whole of the batch: where this succeeds, [`Batch::decode`] does.
+    ///
+    /// # Errors
+    /// As [`Batch::decode`].
+    pub fn read(batch: &[u8]) -> Result<Self, EntryError> {
+        let mut input = Cursor { bytes: batch, at: 0 };
+        let heading = input.heading()?;
+        for _ in 0..heading.count {
+            input.write()?;
+        }
+        input.end()?;
+        Ok(heading)
+    }
+}
+
+/// Walks over a batch without copying or counting anything.
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Cursor<'_> {
+    fn heading(&mut self) -> Result<Heading, EntryError> {
+        let format = self.array::<1>()?[0];
         if format != FORMAT {
             return Err(EntryError::Unknown { what: "batch format", got: u16::from(format) });
         }
-        let mut session = SessionId::default();
-        session.copy_from_slice(&take(input, 16)?);
-        let sequence = take(input, 8)?.get_u64();
-        let node = take_short(input)?;
-        let node = std::str::from_utf8(&node).ok().and_then(|name| name.parse().ok());
+        let session = self.array()?;
+        let sequence = u64::from_be_bytes(self.array()?);
+        let node = self.short()?;
+        let node = std::str::from_utf8(&self.bytes[node]).ok().and_then(|name| name.parse().ok());
         let node = node.ok_or(EntryError::Malformed("its node name is not allowed"))?;
-        let count = take(input, 4)?.get_u32() as usize;
+        let count = u32::from_be_bytes(self.array()?) as usize;
         if !(1..=BATCH_WRITES_MAX).contains(&count) {
             return Err(EntryError::Malformed("it must hold 1 to 1000 writes"));
         }
-        let writes = (0..count).map(|_| Write::decode(input)).collect::<Result<_, _>>()?;
-        if !input.is_empty() {
-            return Err(EntryError::Malformed("bytes follow its last write"));
+        Ok(Heading { session, sequence, node, count })
+    }
+
+    /// Where a write's key (empty: none) and its payload are.
+    fn write(&mut self) -> Result<(Range<usize>, Option<Range<usize>>), EntryError> {
+        let kind = self.array::<1>()?[0];
+        if kind != KIND_RECORD {
+            return Err(EntryError::Unknown { what: "write kind", got: u16::from(kind) });
         }
-        Ok(Self { session, sequence, node, writes })
+        let key = self.short()?;
+        let payload = match u32::from_be_bytes(self.array()?) {
+            NO_PAYLOAD => None,
+            length => Some(self.next(length as usize)?),
+        };
+        Ok((key, payload))
+    }
+
+    fn end(&self) -> Result<(), EntryError> {
+        let is_over = self.at == self.bytes.len();
+        if is_over { Ok(()) } else { Err(EntryError::Malformed("bytes follow its last write")) }
+    }
+
+    fn short(&mut self) -> Result<Range<usize>, EntryError> {
+        let length = self.array::<1>()?[0];
+        self.next(usize::from(length))
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], EntryError> {
+        let place = self.next(N)?;
+        self.bytes[place].try_into().map_err(|_| EntryError::Malformed("it ends too early"))
+    }
+
+    fn next(&mut self, length: usize) -> Result<Range<usize>, EntryError> {
+        let start = self.at;
+        if self.bytes.len() - start < length {
+            return Err(EntryError::Malformed("it ends too early"));
+        }
+        self.at = start + length;
+        Ok(start..self.at)
     }
 }
 
@@ -131,19 +215,6 @@ impl Write {
                 out.put_slice(payload);
             }
         }
-    }
-
-    fn decode(input: &mut Bytes) -> Result<Self, EntryError> {
-        let kind = take(input, 1)?[0];
-        if kind != KIND_RECORD {
-            return Err(EntryError::Unknown { what: "write kind", got: u16::from(kind) });
-        }
-        let key = Some(take_short(input)?).filter(|key| !key.is_empty());
-        let payload = match take(input, 4)?.get_u32() {
-            NO_PAYLOAD => None,
-            length => Some(take(input, length as usize)?),
-        };
-        Ok(Self { key, payload })
     }
 }
 
@@ -209,7 +280,7 @@ mod tests {
     use pghc_api::time::Micros;
     use proptest::prelude::*;
 
-    use super::{Batch, Entry, EntryError, Write};
+    use super::{Batch, Entry, EntryError, Heading, Write};
 
     fn sample() -> Batch {
         Batch {
@@ -267,6 +338,8 @@ mod tests {
             let entry = Entry { proposed_at: Micros(at), batch: batch.encode() };
             let read = Entry::decode(entry.encode()).expect("an entry");
             prop_assert_eq!(read.proposed_at, entry.proposed_at);
+            let heading = Heading::read(&read.batch).expect("a batch");
+            prop_assert_eq!((heading.sequence, heading.count), (batch.sequence, batch.writes.len()));
             prop_assert_eq!(Batch::decode(read.batch).expect("a batch"), batch);
         }
 
@@ -274,7 +347,7 @@ mod tests {
         fn a_cut_or_foreign_batch_is_refused_without_a_panic(
             bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0_usize..60)
         {
-            let _ = Batch::decode(bytes.into());
+            prop_assert_eq!(Heading::read(&bytes).is_ok(), Batch::decode(bytes.into()).is_ok());
             let whole = sample().encode();
             let cut = cut.min(whole.len() - 1);
             prop_assert!(Batch::decode(whole.slice(..cut)).is_err());

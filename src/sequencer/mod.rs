@@ -14,7 +14,7 @@ mod state;
 mod tests;
 mod zones;
 
-pub use entry::{Batch, Entry, EntryError, SessionId, Write};
+pub use entry::{Batch, Entry, EntryError, Heading, SessionId, Write};
 pub use positions::{Position, Positions};
 pub use snapshot::SnapshotError;
 pub use state::{Outcome, Sequenced, Sequencer, extend};

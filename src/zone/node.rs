@@ -119,6 +119,7 @@ impl Node {
             identity.node.clone(),
             coordinators.clone(),
             Arc::clone(&metrics),
+            standing.frontier.changes(),
             tasks,
         );
         let views = report::start(&identity, &standing, &coordinators, &metrics, tasks);

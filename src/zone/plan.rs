@@ -64,10 +64,10 @@ pub(super) fn plan(
     }
     let decoded =
         Batch::decode(batch.batch).map_err(|error| PlanError::Unreadable(batch.first_id, error))?;
+    let mut planned = Vec::with_capacity(decoded.writes.len());
     let with_id = (0_u32..)
         .zip(decoded.writes)
         .filter(|(position, _)| batch.without_id.binary_search(position).is_err());
-    let mut planned = Vec::new();
     let mut newest = head;
     for (id, (_, write)) in (batch.first_id..).zip(with_id) {
         if id <= applied {

@@ -16,12 +16,13 @@ use pghc_api::limits::{
     BATCH_BYTES_MAX, BATCH_WRITES_MAX, SUBMIT_QUEUE_BYTES_MAX, SUBMIT_QUEUE_MAX,
 };
 use pghc_api::time::Micros;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
 use super::batcher::{Weigh, Window, next_batch};
 use super::coordinators::Coordinators;
 use super::{NewWrite, Outcome, SubmitError};
+use crate::gather::Gather;
 use crate::rpc::v1::write_outcome::Kind;
 use crate::rpc::v1::{SubmitReply, SubmitRequest, WriteOutcome};
 use crate::rpc::{NOT_TAKEN, never_sent};
@@ -70,13 +71,20 @@ impl Submitter {
         node: NodeName,
         coordinators: Coordinators,
         metrics: Arc<Metrics>,
+        frontier: watch::Receiver<u64>,
         tasks: &Tasks,
     ) -> Self {
         let (queue, groups) = mpsc::channel(SUBMIT_QUEUE_MAX);
-        let for_sender = Arc::clone(&metrics);
-        let window = Window::default();
-        let sender =
-            Sender { session, node, coordinators, metrics: for_sender, sequence: 0, window };
+        let sender = Sender {
+            session,
+            node,
+            coordinators,
+            metrics: Arc::clone(&metrics),
+            sequence: 0,
+            window: Window::default(),
+            gather: Gather::default(),
+            about: About { in_flight: 0, applying: VecDeque::new(), frontier },
+        };
         tasks.spawn("submit", sender.run(groups));
         Self { queue, metrics }
     }
@@ -186,6 +194,24 @@ struct Sender {
     metrics: Arc<Metrics>,
     sequence: u64,
     window: Window,
+    gather: Gather,
+    about: About,
+}
+
+/// The writes whose clients will, if they go on, write again before long.
+struct About {
+    in_flight: usize,
+    /// Last ids of ordered batches that are not applied yet, and their writes.
+    applying: VecDeque<(u64, usize)>,
+    frontier: watch::Receiver<u64>,
+}
+
+impl About {
+    fn writes(&mut self) -> usize {
+        let frontier = *self.frontier.borrow();
+        while self.applying.pop_front_if(|(last_id, _)| *last_id <= frontier).is_some() {}
+        self.in_flight + self.applying.iter().map(|(_, writes)| writes).sum::<usize>()
+    }
 }
 
 impl Sender {
@@ -193,23 +219,24 @@ impl Sender {
         let mut queue: VecDeque<Group> = VecDeque::new();
         let mut in_flight = FuturesUnordered::new();
         loop {
+            let mut kept_until = None;
             while !queue.is_empty() && in_flight.len() < self.window.batches() {
                 // Whose client has gone before anything was sent is not written.
                 queue.retain(|group| !group.answer.is_closed());
-                if queue.is_empty() {
+                let waiting: usize = queue.iter().map(Weigh::writes).sum();
+                kept_until = self.gather.keep(waiting + self.about.in_flight, Instant::now());
+                if queue.is_empty() || kept_until.is_some() {
                     break;
                 }
+                self.gather.left(waiting + self.about.writes());
                 let batch = self.batch(next_batch(&mut queue));
+                self.about.in_flight += batch.writes();
                 in_flight.push(send(self.coordinators.clone(), batch));
             }
             tokio::select! {
                 biased;
-                Some(round_trip) = in_flight.next() => {
-                    if let Some(round_trip) = round_trip {
-                        self.metrics.submit.seconds.observe(round_trip.as_secs_f64());
-                        self.window.note(round_trip);
-                    }
-                }
+                Some(landing) = in_flight.next() => self.landed(&landing),
+                () = until(kept_until) => {}
                 group = arriving.recv() => match group {
                     Some(group) => queue.push_back(group),
                     None => return,
@@ -220,6 +247,16 @@ impl Sender {
             {
                 queue.push_back(group);
             }
+        }
+    }
+
+    fn landed(&mut self, landing: &Landing) {
+        self.about.in_flight -= landing.writes;
+        if let Some((round_trip, last_id)) = landing.ordered {
+            self.metrics.submit.seconds.observe(round_trip.as_secs_f64());
+            self.window.note(round_trip);
+            self.gather.back(round_trip);
+            self.about.applying.push_back((last_id, landing.writes));
         }
     }
 
@@ -243,9 +280,28 @@ struct Flight {
     sizes: Vec<usize>,
 }
 
-/// Sends a batch until it is answered or nobody waits any longer; answers the round trip of the
-/// successful attempt.
-async fn send(coordinators: Coordinators, mut flight: Flight) -> Option<Duration> {
+/// How a flight ended.
+struct Landing {
+    writes: usize,
+    /// The round trip of the attempt that was answered, and the newest id in the answer.
+    ordered: Option<(Duration, u64)>,
+}
+
+/// Sleeps until `time`; for ever when there is none.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sends a batch until it is answered or nobody waits any longer.
+async fn send(coordinators: Coordinators, flight: Flight) -> Landing {
+    let writes = flight.writes();
+    Landing { writes, ordered: order(coordinators, flight).await }
+}
+
+async fn order(coordinators: Coordinators, mut flight: Flight) -> Option<(Duration, u64)> {
     let deadline = flight.groups.iter().map(|group| group.deadline).max()?;
     let (mut maybe_taken, mut no_space) = (false, false);
     let mut least = Duration::from_millis(1);
@@ -272,8 +328,10 @@ async fn send(coordinators: Coordinators, mut flight: Flight) -> Option<Duration
         match timeout_at(deadline, client.submit(request)).await {
             Ok(Ok(reply)) => {
                 coordinators.note(place, true);
-                flight.answer(reply.into_inner());
-                return Some(started.elapsed());
+                let reply = reply.into_inner();
+                let last_id = reply.outcomes.iter().map(|outcome| outcome.id).max()?;
+                flight.answer(reply);
+                return Some((started.elapsed(), last_id));
             }
             Ok(Err(status)) if is_final(&status) => {
                 tracing::error!(%status, "a coordinator refused a batch");
@@ -299,6 +357,10 @@ fn is_final(status: &tonic::Status) -> bool {
 }
 
 impl Flight {
+    fn writes(&self) -> usize {
+        self.sizes.iter().sum()
+    }
+
     /// Makes another batch of it ([`Bug::ResendAsNew`]).
     fn renumber(&mut self) {
         if let Ok(mut batch) = Batch::decode(self.bytes.clone()) {
@@ -314,7 +376,7 @@ impl Flight {
     }
 
     fn answer(self, reply: SubmitReply) {
-        let expected: usize = self.sizes.iter().sum();
+        let expected = self.writes();
         let outcomes: Option<Vec<Outcome>> = reply.outcomes.iter().map(outcome).collect();
         let Some(outcomes) = outcomes.filter(|outcomes| outcomes.len() == expected) else {
             tracing::error!(expected, "a coordinator's answer does not fit its batch");

@@ -1,0 +1,126 @@
+//! Hands what is proposed to consensus: alone where the machine has time, together where it is busy,
+//! since entries that are appended together cost one flush, one message and one transaction.
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use openraft::errors::ClientWriteError;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::forward::Attempt;
+use super::type_config::{Proposal, Raft};
+use crate::gather::Gather;
+use crate::task::Tasks;
+
+/// Proposals that wait to be handed over; further ones are not taken.
+const WAITING_MAX: usize = 2_048;
+
+/// Proposals handed over at a time.
+const TOGETHER_MAX: usize = 64;
+
+/// Groups under way; more wait.
+const GROUPS_MAX: usize = 64;
+
+/// An entry and who waits for what becomes of it.
+struct Proposed {
+    entry: Bytes,
+    answer: oneshot::Sender<Attempt>,
+}
+
+/// The way into this coordinator's consensus. Clones are the same way.
+#[derive(Clone)]
+pub(super) struct Proposer {
+    queue: mpsc::Sender<Proposed>,
+}
+
+impl Proposer {
+    pub(super) fn start(raft: &Raft, tasks: &Tasks) -> Self {
+        let (queue, arriving) = mpsc::channel(WAITING_MAX);
+        let worker = Worker { raft: raft.clone(), gather: Gather::default(), under_way: 0 };
+        tasks.spawn("propose", worker.run(arriving));
+        Self { queue }
+    }
+
+    /// Appends `entry` to the log if this coordinator leads; ends when it is committed.
+    pub(super) async fn propose(&self, entry: Bytes) -> Attempt {
+        let (answer, answered) = oneshot::channel();
+        if self.queue.try_send(Proposed { entry, answer }).is_err() {
+            return Attempt::NotTaken;
+        }
+        answered.await.unwrap_or(Attempt::Unknown)
+    }
+}
+
+/// The task behind the queue.
+struct Worker {
+    raft: Raft,
+    gather: Gather,
+    /// Proposals handed over and not yet committed.
+    under_way: usize,
+}
+
+impl Worker {
+    async fn run(mut self, mut arriving: mpsc::Receiver<Proposed>) {
+        let mut waiting: Vec<Proposed> = Vec::new();
+        let mut groups = FuturesUnordered::new();
+        loop {
+            let mut kept_until = None;
+            let has_room = waiting.len() < TOGETHER_MAX;
+            if !waiting.is_empty() && groups.len() < GROUPS_MAX {
+                let about = waiting.len() + self.under_way;
+                kept_until = self.gather.keep(about, Instant::now()).filter(|_| has_room);
+                if kept_until.is_none() {
+                    self.gather.left(about);
+                    self.under_way += waiting.len();
+                    groups.push(append(self.raft.clone(), std::mem::take(&mut waiting)));
+                }
+            }
+            tokio::select! {
+                biased;
+                Some((started, count)) = groups.next() => {
+                    let (started, count): (Instant, usize) = (started, count);
+                    self.under_way -= count;
+                    self.gather.back(started.elapsed());
+                }
+                () = until(kept_until) => {}
+                proposed = arriving.recv(), if waiting.len() < TOGETHER_MAX => match proposed {
+                    Some(proposed) => waiting.push(proposed),
+                    None => return,
+                },
+            }
+            while waiting.len() < TOGETHER_MAX
+                && let Ok(proposed) = arriving.try_recv()
+            {
+                waiting.push(proposed);
+            }
+        }
+    }
+}
+
+/// Has `together` committed; answers when that began, and how many they were.
+async fn append(raft: Raft, together: Vec<Proposed>) -> (Instant, usize) {
+    let (started, count) = (Instant::now(), together.len());
+    let (entries, answers): (Vec<_>, Vec<_>) =
+        together.into_iter().map(|it| (Proposal(it.entry), it.answer)).unzip();
+    // Dropped answers say that it is not known whether the entry is in the log.
+    if let Ok(mut results) = raft.client_write_many(entries).await {
+        for answer in answers {
+            let attempt = match results.next().await {
+                Some(Ok(Ok(_))) => Attempt::Committed,
+                Some(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Attempt::NotTaken,
+                Some(Ok(Err(_)) | Err(_)) | None => Attempt::Unknown,
+            };
+            let _ = answer.send(attempt);
+        }
+    }
+    (started, count)
+}
+
+/// Sleeps until `time`; for ever when there is none.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
