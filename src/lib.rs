@@ -6,6 +6,7 @@
 // layer 1
 pub mod config;
 pub mod failpoint;
+pub mod geo;
 pub mod rpc;
 pub mod sabotage;
 pub mod task;

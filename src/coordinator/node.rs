@@ -43,6 +43,7 @@ use super::state_machine::StateMachine;
 use super::tail::Tails;
 use super::type_config::Raft;
 use super::zone_service::{Outlook, ZoneService};
+pub use crate::geo::timing::Timing;
 use crate::rpc::v1::coordinator_server::CoordinatorServer;
 use crate::rpc::v1::members_server::MembersServer;
 use crate::rpc::v1::raft_server::RaftServer;
@@ -50,25 +51,6 @@ use crate::rpc::v1::zones_server::ZonesServer;
 use crate::rpc::{ClusterCheck, MESSAGE_BYTES_MAX};
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
-
-/// Raft timing in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timing {
-    /// Between two heartbeats; must be above the largest round trip between coordinators, because
-    /// a heartbeat that is not answered within it is given up.
-    pub heartbeat_ms: u64,
-    /// Least silence of the leader after which a follower stands for election.
-    pub election_min_ms: u64,
-    /// Most silence; also the leader's lease. Close to the least: a follower waits for both.
-    pub election_max_ms: u64,
-}
-
-impl Timing {
-    /// For coordinators within a millisecond or two of each other.
-    pub const LAN: Self = Self { heartbeat_ms: 50, election_min_ms: 190, election_max_ms: 230 };
-    /// For round trips up to some 350 ms.
-    pub const WAN: Self = Self { heartbeat_ms: 400, election_min_ms: 1250, election_max_ms: 1500 };
-}
 
 /// What a coordinator is started with.
 #[derive(Debug, Clone)]

@@ -1,0 +1,82 @@
+//! The one rule for Raft's timing: everything follows from the largest round trip between
+//! coordinators. Pure.
+//!
+//! A heartbeat that is not answered within its own interval is given up, and one that needs a new
+//! connection takes two round trips: so the interval is twice the round trip. A follower that has
+//! heard nothing for three intervals and a little stands for election: two heartbeats in a row may
+//! be lost or stalled by TCP's retransmission. The spread of the elections is one round trip at least, so that the
+//! second candidate hears of the first before it stands.
+
+use std::time::Duration;
+
+/// Raft timing in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Between two heartbeats; a heartbeat that is not answered within it is given up.
+    pub heartbeat_ms: u64,
+    /// Least silence of the leader after which a follower stands for election.
+    pub election_min_ms: u64,
+    /// Most silence; also the leader's lease. Close to the least: a follower waits for both.
+    pub election_max_ms: u64,
+}
+
+/// Shortest heartbeat: below it a scheduler's pause would count as a lost leader.
+const HEARTBEAT_MS_MIN: u64 = 50;
+
+/// What an election waits for beyond three heartbeats, and the least spread: a slow fsync, a busy machine.
+const SLACK_MS: u64 = 40;
+
+/// Longest round trip that is reckoned with; a leader is then missed for some twenty seconds.
+pub const ROUND_TRIP_MS_MAX: u64 = 3_000;
+
+impl Timing {
+    /// For coordinators in one region: round trips up to 25 ms.
+    pub const LAN: Self = Self::bearing(25);
+    /// For coordinators on different continents when nothing was measured: round trips up to 200 ms.
+    pub const WAN: Self = Self::bearing(200);
+
+    /// The timing that bears round trips of up to `round_trip_ms`, [`ROUND_TRIP_MS_MAX`] at most.
+    #[must_use]
+    pub const fn bearing(round_trip_ms: u64) -> Self {
+        let round_trip_ms =
+            if round_trip_ms > ROUND_TRIP_MS_MAX { ROUND_TRIP_MS_MAX } else { round_trip_ms };
+        let doubled = round_trip_ms * 2;
+        let heartbeat_ms = if doubled > HEARTBEAT_MS_MIN { doubled } else { HEARTBEAT_MS_MIN };
+        let half = heartbeat_ms / 2;
+        let election_min_ms = 3 * heartbeat_ms + SLACK_MS;
+        let spread_ms = if half > SLACK_MS { half } else { SLACK_MS };
+        Self { heartbeat_ms, election_min_ms, election_max_ms: election_min_ms + spread_ms }
+    }
+
+    /// The largest round trip this timing bears, in ms.
+    #[must_use]
+    pub const fn bears_ms(&self) -> u64 {
+        self.heartbeat_ms / 2
+    }
+
+    /// Longest time after the leader's last word until a follower stands for election.
+    #[must_use]
+    pub const fn election(&self) -> Duration {
+        Duration::from_millis(self.election_max_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ROUND_TRIP_MS_MAX, Timing};
+
+    #[test]
+    fn a_heartbeat_is_two_round_trips_and_an_election_three_heartbeats_and_more() {
+        for round_trip_ms in 0..=ROUND_TRIP_MS_MAX + 10 {
+            let timing = Timing::bearing(round_trip_ms);
+            assert!(timing.bears_ms() >= round_trip_ms.min(ROUND_TRIP_MS_MAX), "{timing:?}");
+            assert!(timing.election_min_ms > 3 * timing.heartbeat_ms);
+            let spread = timing.election_max_ms - timing.election_min_ms;
+            assert!(spread >= timing.bears_ms() && spread < timing.heartbeat_ms, "{timing:?}");
+        }
+        let lan = Timing { heartbeat_ms: 50, election_min_ms: 190, election_max_ms: 230 };
+        assert_eq!((Timing::LAN, Timing::bearing(0)), (lan, lan));
+        let wan = Timing { heartbeat_ms: 400, election_min_ms: 1240, election_max_ms: 1440 };
+        assert_eq!((Timing::WAN, Timing::bearing(300).heartbeat_ms), (wan, 600));
+    }
+}
