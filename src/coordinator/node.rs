@@ -16,6 +16,7 @@ use tonic::service::interceptor::InterceptedService;
 
 use super::admission::Admission;
 use super::complete;
+use super::distances::Distances;
 use super::forward::Forward;
 use super::gate::Gate;
 use super::greeting::Greeting;
@@ -30,6 +31,8 @@ use super::log_store::LogStore;
 use super::maintenance::{Maintenance, Retention};
 use super::members_service::MembersService;
 use super::network::Network;
+use super::pace::Pace;
+use super::placement::{Board, Geo, Placement};
 use super::raft_service::RaftService;
 use super::readers::Readers;
 use super::registrar::Registrar;
@@ -41,6 +44,7 @@ use super::snapshots::Snapshots;
 use super::space::Space;
 use super::state_machine::StateMachine;
 use super::tail::Tails;
+use super::traffic::Traffic;
 use super::type_config::Raft;
 use super::zone_service::{Outlook, ZoneService};
 pub use crate::geo::timing::Timing;
@@ -73,6 +77,8 @@ pub struct Settings {
     pub zones: Vec<ZoneName>,
     /// Raft timing.
     pub timing: Timing,
+    /// What is done about distances.
+    pub geo: Geo,
     /// How much of the log is kept.
     pub retention: Retention,
     /// Metrics of the process.
@@ -145,6 +151,7 @@ impl Coordinator {
         settings: Settings,
     ) -> Result<Self, StartError> {
         let tasks = Tasks::default();
+        let small_files = Arc::clone(&host.snapshots);
         let opened = Opened::open((host.log, host.snapshots), &settings).await?;
         let patience = Duration::from_millis(settings.timing.election_max_ms.max(500));
         let urls = settings.members.iter().map(|(id, (_, url))| (*id, url.clone())).collect();
@@ -162,6 +169,14 @@ impl Coordinator {
         let readers = Readers::new(id, &raft, &roster, sequencing.zones());
         let forward =
             Forward::new(id, &raft, &metrics, roster.clone(), readers.clone(), clock, &tasks);
+        let traffic = Traffic::new(&me.zone);
+        let pace = Pace::new(settings.timing, settings.geo.adapts);
+        let distances =
+            Distances::load(id, &roster, (&space, &traffic), small_files, settings.geo.auto, pace)
+                .map_err(|error| StartError::Data(settings.data.clone(), error))?;
+        let board = Board::new(&distances, settings.geo.acks);
+        let members = MembersService::new(id, &raft, &roster, election, &board, &tasks);
+        let placement = Placement { id, raft: raft.clone(), board, members: members.clone() };
         let outlook = Outlook::new(&sequencing, &store, settings.zones.clone());
         let registrar = Registrar::new(&forward, &outlook.zones, patience * 4);
         let tails = tails(&settings, &sequencing, &store, &tasks);
@@ -170,6 +185,7 @@ impl Coordinator {
                 raft: raft.clone(),
                 gate: gate.clone(),
                 greeting: Greeting::new(&me, &raft, &roster, &sightings),
+                distances: distances.clone(),
             },
             coordinator: CoordinatorService::new(
                 id,
@@ -177,9 +193,10 @@ impl Coordinator {
                 &outlook,
                 tails,
                 space.clone(),
+                traffic,
                 patience * 4,
             ),
-            members: MembersService::new(id, &raft, &roster, election, &tasks),
+            members,
             zones: ZoneService { registrar: registrar.clone(), outlook: outlook.clone() },
         };
         (host.serve)(services.routes(&settings.cluster), &tasks);
@@ -206,6 +223,8 @@ impl Coordinator {
         tasks.spawn("admission", admission.run());
         tasks.spawn("incarnations", incarnations.run());
         tasks.spawn("sightings", sightings.follow(raft.clone(), roster));
+        tasks.spawn("distances", distances.run());
+        tasks.spawn("placement", placement.run());
         tasks.spawn("maintenance", maintenance.run());
         tasks.spawn("registrar", registrar.run());
         tasks.spawn("disk space", space.watch(raft.clone(), Arc::clone(&metrics)));

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use pghc_api::chain::{Digest, Head, LinkHash};
-use pghc_api::id::{NodeName, WriteId};
+use pghc_api::id::{NodeName, WriteId, ZoneName};
 use pghc_api::limits::{
     BATCH_BYTES_MAX, BATCH_WRITES_MAX, SUBMIT_QUEUE_BYTES_MAX, SUBMIT_QUEUE_MAX,
 };
@@ -67,7 +67,7 @@ impl Submitter {
     /// Starts the node's session.
     pub(super) fn start(
         session: SessionId,
-        node: NodeName,
+        (zone, node): (ZoneName, NodeName),
         coordinators: Coordinators,
         metrics: Arc<Metrics>,
         tasks: &Tasks,
@@ -76,7 +76,7 @@ impl Submitter {
         let for_sender = Arc::clone(&metrics);
         let window = Window::default();
         let sender =
-            Sender { session, node, coordinators, metrics: for_sender, sequence: 0, window };
+            Sender { session, zone, node, coordinators, metrics: for_sender, sequence: 0, window };
         tasks.spawn("submit", sender.run(groups));
         Self { queue, metrics }
     }
@@ -181,6 +181,7 @@ fn groups(writes: Vec<NewWrite>) -> Vec<Vec<Write>> {
 /// The task behind the queue.
 struct Sender {
     session: SessionId,
+    zone: ZoneName,
     node: NodeName,
     coordinators: Coordinators,
     metrics: Arc<Metrics>,
@@ -200,7 +201,8 @@ impl Sender {
                     break;
                 }
                 let batch = self.batch(next_batch(&mut queue));
-                in_flight.push(send(self.coordinators.clone(), batch));
+                let zone = self.zone.clone();
+                in_flight.push(send(self.coordinators.clone(), zone, batch));
             }
             tokio::select! {
                 biased;
@@ -245,7 +247,7 @@ struct Flight {
 
 /// Sends a batch until it is answered or nobody waits any longer; answers the round trip of the
 /// successful attempt.
-async fn send(coordinators: Coordinators, mut flight: Flight) -> Option<Duration> {
+async fn send(coordinators: Coordinators, zone: ZoneName, mut flight: Flight) -> Option<Duration> {
     let deadline = flight.groups.iter().map(|group| group.deadline).max()?;
     let (mut maybe_taken, mut no_space) = (false, false);
     let mut least = Duration::from_millis(1);
@@ -267,7 +269,8 @@ async fn send(coordinators: Coordinators, mut flight: Flight) -> Option<Duration
             flight.renumber();
         }
         let batch = flight.bytes.clone();
-        let mut request = tonic::Request::new(SubmitRequest { batch, patience_ms });
+        let zone = zone.to_string();
+        let mut request = tonic::Request::new(SubmitRequest { batch, patience_ms, zone });
         request.set_timeout(left);
         match timeout_at(deadline, client.submit(request)).await {
             Ok(Ok(reply)) => {

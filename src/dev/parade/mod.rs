@@ -105,6 +105,7 @@ impl Parade {
         let plan = Plan::with_ports(before.as_ref(), &options.zones, ports.0, ports.1)?;
         plan.write(&data)?;
         let tasks = Tasks::default();
+        let round_trip_ms = options.round_trip_ms();
         let routes = Routes::open(&plan.zones, options.wan, options.wan_seed, &tasks).await?;
         let (routes, profile, settings) = (&routes, options.profile, &options.settings);
         let temporary = options.data.is_none();
@@ -114,6 +115,7 @@ impl Parade {
             plan: &plan,
             routes,
             profile,
+            round_trip_ms,
             settings,
             temporary,
         };

@@ -112,6 +112,16 @@ impl ParadeOptions {
         Ok(())
     }
 
+    /// The largest round trip between the zones, in ms rounded up; `None` without distances.
+    pub(super) fn round_trip_ms(&self) -> Option<u64> {
+        let matrix = self.wan.as_ref()?;
+        let pairs = self.zones.iter().flat_map(|a| self.zones.iter().map(move |b| (a, b)));
+        // What the emulator does: half of each cell, each way.
+        let both = pairs.map(|(a, b)| matrix.one_way(a, b) + matrix.one_way(b, a));
+        let largest_us = both.max()?.as_micros();
+        Some(u64::try_from(largest_us.div_ceil(1_000)).unwrap_or(u64::MAX).clamp(1, 3_000))
+    }
+
     /// The program to run.
     pub(super) fn find_binary(&self) -> Result<PathBuf, Error> {
         let path = match &self.binary {

@@ -117,6 +117,7 @@ impl Group {
     pub(super) fn run_on(&mut self, place: u64, id: u64, data: &Path, more: &[&str]) {
         let mut command = Command::new(binary());
         command.args(["coordinator", "--cluster-id", CLUSTER, "--zone", zone(id)]);
+        command.args(["--profile", "lan"]);
         command.arg("--id").arg(id.to_string()).arg("--data").arg(data);
         command.arg("--listen").arg(self.url(place).trim_start_matches("http://"));
         for founder in 1..=3 {
@@ -255,7 +256,8 @@ impl Group {
         let write = Write { key: None, payload: Some(self.sequence.to_string().into()) };
         let node = "eu-1".parse().expect("a plain name");
         let batch = Batch { session: [7; 16], sequence: self.sequence, node, writes: vec![write] };
-        let request = SubmitRequest { batch: batch.encode(), patience_ms: 1_000 };
+        let request =
+            SubmitRequest { batch: batch.encode(), patience_ms: 1_000, ..SubmitRequest::default() };
         let id = wait_for("an acknowledgement", async || {
             let only = |id: &&u64| self.only == 0 || self.only == **id;
             for id in self.children.keys().filter(only) {
