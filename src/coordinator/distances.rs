@@ -132,7 +132,7 @@ impl Distances {
         Vantage {
             coordinator_id: self.id,
             distances: inner.own.iter().filter_map(distance).collect(),
-            traffic: self.traffic.read(),
+            traffic: self.traffic.read(now),
             disk_short: self.space.is_short(),
             auto: inner.switch.auto,
             switched: inner.switch.switched,

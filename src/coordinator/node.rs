@@ -52,7 +52,7 @@ use crate::rpc::v1::coordinator_server::CoordinatorServer;
 use crate::rpc::v1::members_server::MembersServer;
 use crate::rpc::v1::raft_server::RaftServer;
 use crate::rpc::v1::zones_server::ZonesServer;
-use crate::rpc::{ClusterCheck, MESSAGE_BYTES_MAX};
+use crate::rpc::{ClusterCheck, Dial, MESSAGE_BYTES_MAX};
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
 
@@ -153,9 +153,8 @@ impl Coordinator {
         let tasks = Tasks::default();
         let small_files = Arc::clone(&host.snapshots);
         let opened = Opened::open((host.log, host.snapshots), &settings).await?;
-        let patience = Duration::from_millis(settings.timing.election_max_ms.max(500));
-        let urls = settings.members.iter().map(|(id, (_, url))| (*id, url.clone())).collect();
-        let roster = Roster::new(host.dial, settings.cluster.clone(), urls, patience);
+        let roster = roster(&settings, host.dial);
+        let patience = roster.patience();
         let gate = Gate::new(settings.id, opened.claim.incarnation(), roster.clone());
         let Opened { claim, space, log, store, sightings, sequencing, machine } = opened;
         let network = Network::new(roster.clone(), gate.clone());
@@ -164,16 +163,13 @@ impl Coordinator {
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
         let me = introduction(&settings, &claim, &raft, &roster).await?;
-        let (id, election) = (settings.id, Duration::from_millis(settings.timing.election_max_ms));
+        let (id, election) = (settings.id, settings.timing.election());
         let (clock, metrics) = (host.clock, Arc::clone(&settings.metrics));
         let readers = Readers::new(id, &raft, &roster, sequencing.zones());
         let forward =
             Forward::new(id, &raft, &metrics, roster.clone(), readers.clone(), clock, &tasks);
         let traffic = Traffic::new(&me.zone);
-        let pace = Pace::new(settings.timing, settings.geo.adapts);
-        let distances =
-            Distances::load(id, &roster, (&space, &traffic), small_files, settings.geo.auto, pace)
-                .map_err(|error| StartError::Data(settings.data.clone(), error))?;
+        let distances = distances(&settings, &roster, (&space, &traffic), small_files)?;
         let board = Board::new(&distances, settings.geo.acks);
         let members = MembersService::new(id, &raft, &roster, election, &board, &tasks);
         let placement = Placement { id, raft: raft.clone(), board, members: members.clone() };
@@ -333,6 +329,23 @@ impl Opened {
 fn log_options(retention: &Retention) -> Options {
     let (segment_bytes, options) = (retention.segment_bytes(), Options::default());
     Options { segment_bytes, grow_bytes: options.grow_bytes.min(segment_bytes), ..options }
+}
+
+fn roster(settings: &Settings, dial: Arc<dyn Dial>) -> Roster {
+    let patience = settings.timing.election().max(Duration::from_millis(500));
+    let urls = settings.members.iter().map(|(id, (_, url))| (*id, url.clone())).collect();
+    Roster::new(dial, settings.cluster.clone(), urls, patience)
+}
+
+fn distances(
+    settings: &Settings,
+    roster: &Roster,
+    known: (&Space, &Traffic),
+    disk: Arc<dyn Disk>,
+) -> Result<Distances, StartError> {
+    let (id, Geo { auto, adapts, .. }) = (settings.id, settings.geo);
+    Distances::load(id, roster, known, disk, auto, Pace::new(settings.timing, adapts))
+        .map_err(|error| StartError::Data(settings.data.clone(), error))
 }
 
 fn tails(

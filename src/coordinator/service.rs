@@ -308,7 +308,7 @@ impl coordinator_server::Coordinator for CoordinatorService {
         let _waiting = Waiting { sequencing: &self.sequencing, name };
         let ordered = tokio::time::timeout(CALL_MAX, self.order(name, bytes, patient_until)).await;
         let outcomes = ordered.map_err(|_| Status::deadline_exceeded("not ordered in time"))??;
-        self.traffic.note(&zone, writes, taken.elapsed());
+        self.traffic.note(&zone, writes, taken.elapsed(), Instant::now());
         if outcomes.len() != writes {
             return Err(Status::aborted(
                 "the batch is older than what its session remembers; its outcome is unknown",

@@ -36,8 +36,10 @@ impl Profile {
 /// What a parade is asked to be.
 #[derive(Debug, Clone)]
 pub struct ParadeOptions {
-    /// Names of its zones, 1 to [`ZONES_MAX`]; one coordinator, a voter, in each.
+    /// Names of its zones, 1 to [`ZONES_MAX`]; one coordinator in each.
     pub zones: Vec<ZoneName>,
+    /// Zones whose coordinators vote; the others follow as learners. `None`: as it is, all at first.
+    pub voters: Option<Vec<ZoneName>>,
     /// Data directory, kept afterwards; `None`: a temporary one, removed afterwards.
     pub data: Option<PathBuf>,
     /// First of the ports, which then follow each other; `None`: those of the last run, or any.
@@ -61,6 +63,7 @@ impl Default for ParadeOptions {
     fn default() -> Self {
         Self {
             zones: default_zones(3),
+            voters: None,
             data: None,
             base_port: None,
             api_nodes: 1,
@@ -94,6 +97,13 @@ impl ParadeOptions {
         }
         if self.zones.iter().collect::<BTreeSet<_>>().len() != count {
             return refuse("two zones have the same name".to_owned());
+        }
+        let voters = self.voters.as_deref();
+        if let Some(zone) = voters.unwrap_or_default().iter().find(|it| !self.zones.contains(it)) {
+            return refuse(format!("zone {zone} is to vote and is not among the zones"));
+        }
+        if voters.is_some_and(<[ZoneName]>::is_empty) {
+            return refuse("a group needs a voter".to_owned());
         }
         let nodes = self.api_nodes;
         if !(1..=API_NODES_MAX).contains(&nodes) {
@@ -154,6 +164,9 @@ mod tests {
         assert!(!check(|options| options.zones = default_zones(10)));
         assert!(!check(|options| options.zones.clear()));
         assert!(!check(|options| options.zones[1] = options.zones[0].clone()));
+        assert!(check(|options| options.voters = Some(default_zones(2))));
+        assert!(!check(|options| options.voters = Some(default_zones(4))));
+        assert!(!check(|options| options.voters = Some(Vec::new())));
         assert!(!check(|options| options.api_nodes = 0));
         assert!(!check(|options| options.base_port = Some(80)));
         assert!(!check(|options| options.base_port = Some(65_530)));

@@ -233,8 +233,13 @@ impl Group {
 
     /// Runs `pghc members`, asking all that were ever started.
     pub(super) fn members(&self, line: &str) -> Output {
+        self.ask("members", line)
+    }
+
+    /// Runs `pghc` with this command, asking all that were ever started.
+    fn ask(&self, what: &str, line: &str) -> Output {
         let mut command = Command::new(binary());
-        command.args(["members", "--cluster-id", CLUSTER]);
+        command.args([what, "--cluster-id", CLUSTER]);
         for id in self.children.keys() {
             command.arg("--coordinator").arg(self.url(*id));
         }
@@ -243,10 +248,18 @@ impl Group {
 
     /// As [`Self::members`], and checks the exit code; what it said.
     pub(super) fn says(&self, line: &str, code: i32) -> String {
-        let output = self.members(line);
-        let said = [output.stdout, output.stderr].concat();
+        Self::said_by("members", line, &self.members(line), code)
+    }
+
+    /// Runs `pghc leader` and checks the exit code; what it said.
+    pub(super) fn leader_says(&self, line: &str, code: i32) -> String {
+        Self::said_by("leader", line, &self.ask("leader", line), code)
+    }
+
+    fn said_by(what: &str, line: &str, output: &Output, code: i32) -> String {
+        let said = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
         let said = String::from_utf8_lossy(&said).into_owned();
-        assert_eq!(output.status.code(), Some(code), "pghc members {line}: {said}");
+        assert_eq!(output.status.code(), Some(code), "pghc {what} {line}: {said}");
         said
     }
 
