@@ -88,7 +88,7 @@ enum Profile {
     Auto,
     /// Heartbeat 50 ms, election 190 to 230 ms.
     Lan,
-    /// Heartbeat 400 ms, election 1240 to 1440 ms.
+    /// Heartbeat 400 ms, election 840 to 1040 ms.
     Wan,
 }
 

@@ -151,30 +151,22 @@ impl Coordinator {
         settings: Settings,
     ) -> Result<Self, StartError> {
         let tasks = Tasks::default();
-        let small_files = Arc::clone(&host.snapshots);
-        let opened = Opened::open((host.log, host.snapshots), &settings).await?;
+        let opened = Opened::open((host.log, Arc::clone(&host.snapshots)), &settings).await?;
         let roster = roster(&settings, host.dial);
-        let patience = roster.patience();
         let gate = Gate::new(settings.id, opened.claim.incarnation(), roster.clone());
         let Opened { claim, space, log, store, sightings, sequencing, machine } = opened;
         let network = Network::new(roster.clone(), gate.clone());
-        let config = raft_config(settings.timing)?;
-        let raft = Raft::new(settings.id, Arc::new(config), network, store.clone(), machine)
-            .await
-            .map_err(|error| StartError::Raft(error.to_string()))?;
+        let raft = raft(&settings, network, &store, machine).await?;
         let me = introduction(&settings, &claim, &raft, &roster).await?;
-        let (id, election) = (settings.id, settings.timing.election());
-        let (clock, metrics) = (host.clock, Arc::clone(&settings.metrics));
+        let (id, clock, metrics) = (settings.id, host.clock, Arc::clone(&settings.metrics));
         let readers = Readers::new(id, &raft, &roster, sequencing.zones());
         let forward =
             Forward::new(id, &raft, &metrics, roster.clone(), readers.clone(), clock, &tasks);
         let traffic = Traffic::new(&me.zone);
-        let distances = distances(&settings, &roster, (&space, &traffic), small_files)?;
-        let board = Board::new(&distances, settings.geo.acks);
-        let members = MembersService::new(id, &raft, &roster, election, &board, &tasks);
-        let placement = Placement { id, raft: raft.clone(), board, members: members.clone() };
+        let distances = distances(&settings, &roster, (&space, &traffic), host.snapshots)?;
+        let members = members(&settings, &raft, &roster, &distances, &tasks);
         let outlook = Outlook::new(&sequencing, &store, settings.zones.clone());
-        let registrar = Registrar::new(&forward, &outlook.zones, patience * 4);
+        let registrar = Registrar::new(&forward, &outlook.zones, roster.patience() * 4);
         let tails = tails(&settings, &sequencing, &store, &tasks);
         let services = Services {
             raft: RaftService {
@@ -190,14 +182,14 @@ impl Coordinator {
                 tails,
                 space.clone(),
                 traffic,
-                patience * 4,
+                roster.patience() * 4,
             ),
             members,
             zones: ZoneService { registrar: registrar.clone(), outlook: outlook.clone() },
         };
         (host.serve)(services.routes(&settings.cluster), &tasks);
-        let (refusal, refused) = watch::channel(None);
         let incarnations = Incarnations { me: me.clone(), raft: raft.clone(), readers };
+        let (refusal, refused) = watch::channel(None);
         let admission = Admission {
             me,
             raft: raft.clone(),
@@ -220,12 +212,12 @@ impl Coordinator {
         tasks.spawn("incarnations", incarnations.run());
         tasks.spawn("sightings", sightings.follow(raft.clone(), roster));
         tasks.spawn("distances", distances.run());
-        tasks.spawn("placement", placement.run());
         tasks.spawn("maintenance", maintenance.run());
         tasks.spawn("registrar", registrar.run());
         tasks.spawn("disk space", space.watch(raft.clone(), Arc::clone(&metrics)));
         tasks.spawn("metrics", follow_head(Arc::clone(&sequencing), metrics));
         tasks.spawn("completeness", complete::announce(id, address, forward, sequencing));
+        let election = settings.timing.election();
         Ok(Self { id, election, raft, refused, log, address, tasks })
     }
 
@@ -346,6 +338,33 @@ fn distances(
     let (id, Geo { auto, adapts, .. }) = (settings.id, settings.geo);
     Distances::load(id, roster, known, disk, auto, Pace::new(settings.timing, adapts))
         .map_err(|error| StartError::Data(settings.data.clone(), error))
+}
+
+/// The service that changes the members, and the loop that moves the lead by it.
+fn members(
+    settings: &Settings,
+    raft: &Raft,
+    roster: &Roster,
+    distances: &Distances,
+    tasks: &Tasks,
+) -> MembersService {
+    let (id, election) = (settings.id, settings.timing.election());
+    let board = Board::new(distances, settings.geo.acks);
+    let members = MembersService::new(id, raft, roster, election, &board, tasks);
+    let placement = Placement { id, raft: raft.clone(), board, members: members.clone() };
+    tasks.spawn("placement", placement.run());
+    members
+}
+
+async fn raft(
+    settings: &Settings,
+    network: Network,
+    store: &LogStore,
+    machine: StateMachine,
+) -> Result<Raft, StartError> {
+    let config = Arc::new(raft_config(settings.timing)?);
+    let raft = Raft::new(settings.id, config, network, store.clone(), machine).await;
+    raft.map_err(|error| StartError::Raft(error.to_string()))
 }
 
 fn tails(

@@ -2,10 +2,11 @@
 //! coordinators. Pure.
 //!
 //! A heartbeat that is not answered within its own interval is given up, and one that needs a new
-//! connection takes two round trips: so the interval is twice the round trip. A follower that has
-//! heard nothing for three intervals and a little stands for election: two heartbeats in a row may
-//! be lost or stalled by TCP's retransmission. The spread of the elections is one round trip at least, so that the
-//! second candidate hears of the first before it stands.
+//! connection takes two round trips: so the interval is twice the round trip. openraft waits for the
+//! leader's lease, which is the longest election timeout, and then a drawn timeout, before a follower
+//! stands: with two heartbeats and a little for each, silence is borne for more than four heartbeats, eight round trips, in
+//! which TCP sends a lost segment again twice. The spread of the elections is one round trip at
+//! least, so that the second candidate hears of the first before it stands.
 
 use std::time::Duration;
 
@@ -14,19 +15,22 @@ use std::time::Duration;
 pub struct Timing {
     /// Between two heartbeats; a heartbeat that is not answered within it is given up.
     pub heartbeat_ms: u64,
-    /// Least silence of the leader after which a follower stands for election.
+    /// Least of what a follower draws, to wait when the leader's lease is over.
     pub election_min_ms: u64,
-    /// Most silence; also the leader's lease. Close to the least: a follower waits for both.
+    /// Most of that; also the leader's lease. Close to the least: a follower waits for both.
     pub election_max_ms: u64,
 }
 
 /// Shortest heartbeat: below it a scheduler's pause would count as a lost leader.
 const HEARTBEAT_MS_MIN: u64 = 50;
 
-/// What an election waits for beyond three heartbeats, and the least spread: a slow fsync, a busy machine.
+/// What an election waits for beyond two heartbeats, and the least spread: a slow fsync.
 const SLACK_MS: u64 = 40;
 
-/// Longest round trip that is reckoned with; a leader is then missed for some twenty seconds.
+/// Least timeout: short distances leave a busy machine no other slack.
+const ELECTION_MS_MIN: u64 = 190;
+
+/// Longest round trip that is reckoned with; a leader is then missed for half a minute.
 pub const ROUND_TRIP_MS_MAX: u64 = 3_000;
 
 impl Timing {
@@ -43,7 +47,8 @@ impl Timing {
         let doubled = round_trip_ms * 2;
         let heartbeat_ms = if doubled > HEARTBEAT_MS_MIN { doubled } else { HEARTBEAT_MS_MIN };
         let half = heartbeat_ms / 2;
-        let election_min_ms = 3 * heartbeat_ms + SLACK_MS;
+        let two = 2 * heartbeat_ms + SLACK_MS;
+        let election_min_ms = if two > ELECTION_MS_MIN { two } else { ELECTION_MS_MIN };
         let spread_ms = if half > SLACK_MS { half } else { SLACK_MS };
         Self { heartbeat_ms, election_min_ms, election_max_ms: election_min_ms + spread_ms }
     }
@@ -54,7 +59,7 @@ impl Timing {
         self.heartbeat_ms / 2
     }
 
-    /// Longest time after the leader's last word until a follower stands for election.
+    /// The longest election timeout. A leader is missed after up to twice as long.
     #[must_use]
     pub const fn election(&self) -> Duration {
         Duration::from_millis(self.election_max_ms)
@@ -66,17 +71,19 @@ mod tests {
     use super::{ROUND_TRIP_MS_MAX, Timing};
 
     #[test]
-    fn a_heartbeat_is_two_round_trips_and_an_election_three_heartbeats_and_more() {
+    fn a_heartbeat_is_two_round_trips_and_four_of_silence_are_borne() {
         for round_trip_ms in 0..=ROUND_TRIP_MS_MAX + 10 {
             let timing = Timing::bearing(round_trip_ms);
             assert!(timing.bears_ms() >= round_trip_ms.min(ROUND_TRIP_MS_MAX), "{timing:?}");
-            assert!(timing.election_min_ms > 3 * timing.heartbeat_ms);
+            // The lease, and then what is drawn.
+            let borne_ms = timing.election_max_ms + timing.election_min_ms;
+            assert!(borne_ms > 4 * timing.heartbeat_ms, "{timing:?}");
             let spread = timing.election_max_ms - timing.election_min_ms;
             assert!(spread >= timing.bears_ms() && spread < timing.heartbeat_ms, "{timing:?}");
         }
         let lan = Timing { heartbeat_ms: 50, election_min_ms: 190, election_max_ms: 230 };
         assert_eq!((Timing::LAN, Timing::bearing(0)), (lan, lan));
-        let wan = Timing { heartbeat_ms: 400, election_min_ms: 1240, election_max_ms: 1440 };
+        let wan = Timing { heartbeat_ms: 400, election_min_ms: 840, election_max_ms: 1040 };
         assert_eq!((Timing::WAN, Timing::bearing(300).heartbeat_ms), (wan, 600));
     }
 }

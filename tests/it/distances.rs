@@ -27,7 +27,7 @@ struct Group {
     settings: BTreeMap<u64, Settings>,
     _wan: Wan,
     tasks: Tasks,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Group {
@@ -75,7 +75,7 @@ impl Group {
             );
         }
         let running = BTreeMap::new();
-        let mut group = Self { cluster, running, settings, _wan: wan, tasks, _dir: dir };
+        let mut group = Self { cluster, running, settings, _wan: wan, tasks, dir };
         for id in 1..=zones.len() as u64 {
             group.run(id).await;
         }
@@ -123,11 +123,13 @@ impl Group {
         Some(client.placement(PlacementRequest {}).await.ok()?.into_inner())
     }
 
-    async fn stop(self) {
+    /// Stops everything; answers where the data is.
+    async fn stop(self) -> tempfile::TempDir {
         for coordinator in self.running.into_values() {
             coordinator.stop().await;
         }
         self.tasks.shut_down().await;
+        self.dir
     }
 }
 
@@ -173,7 +175,7 @@ async fn a_timing_that_adapts_follows_what_is_measured_at_the_start_and_kept_fro
     let kept = wait_for("what was measured, on disk", async || std::fs::read_to_string(&file).ok());
     println!("{}", kept.await);
     // Nobody runs: what is kept counts.
-    group.stop().await;
+    let _dir = group.stop().await;
     let timing = measured(&settings).await;
     assert!((160..400).contains(&timing.heartbeat_ms), "{timing:?}");
     let elsewhere = Settings { data: settings.data.join("nowhere"), ..settings };
