@@ -39,7 +39,8 @@ impl Kept {
 
     /// What is there and readable; a damaged file is as good as none.
     fn read(data: &Path) -> Option<Self> {
-        let disk = Directory::open(data).ok()?;
+        // Opening it would make it.
+        let disk = data.exists().then(|| Directory::open(data).ok())??;
         serde_json::from_slice(&files::read(&disk, FILE).ok()??).ok()
     }
 }

@@ -35,7 +35,8 @@ async fn the_lead_is_shown_and_moved_with_figures_and_its_switch_outlives_leader
     // Every row of the matrix has been told to the leader: three zones, six round trips.
     let shown = wait_for("a whole matrix", async || {
         let shown = group.leader_says("show", 0);
-        let rows = shown.lines().skip_while(|line| !line.contains("round trips")).take(7);
+        let rows = shown.lines().skip_while(|line| !line.contains("round trips"));
+        let rows = rows.take_while(|line| !line.is_empty());
         let cells = rows.flat_map(str::split_whitespace).filter(|cell| cell.contains('.'));
         (cells.count() == 6).then_some(shown)
     })
