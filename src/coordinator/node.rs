@@ -155,8 +155,7 @@ impl Coordinator {
         let roster = roster(&settings, host.dial);
         let gate = Gate::new(settings.id, opened.claim.incarnation(), roster.clone());
         let Opened { claim, space, log, store, sightings, sequencing, machine } = opened;
-        let network = Network::new(roster.clone(), gate.clone());
-        let raft = raft(&settings, network, &store, machine).await?;
+        let raft = raft(&settings, (&roster, &gate), &store, machine).await?;
         let me = introduction(&settings, &claim, &raft, &roster).await?;
         let (id, clock, metrics) = (settings.id, host.clock, Arc::clone(&settings.metrics));
         let readers = Readers::new(id, &raft, &roster, sequencing.zones());
@@ -358,10 +357,11 @@ fn members(
 
 async fn raft(
     settings: &Settings,
-    network: Network,
+    (roster, gate): (&Roster, &Gate),
     store: &LogStore,
     machine: StateMachine,
 ) -> Result<Raft, StartError> {
+    let network = Network::new(roster.clone(), gate.clone());
     let config = Arc::new(raft_config(settings.timing)?);
     let raft = Raft::new(settings.id, config, network, store.clone(), machine).await;
     raft.map_err(|error| StartError::Raft(error.to_string()))

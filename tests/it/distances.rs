@@ -206,7 +206,8 @@ async fn a_zone_whose_coordinator_is_a_learner_writes_and_reads_its_own_writes()
     });
     assert_eq!(status.await.leader_zone.as_deref(), Some("eu"));
     for number in 1..=5_u64 {
-        let write = http.post(format!("{}/v1/chain", us.api[0])).json(&number).send();
+        let body = serde_json::json!({ "payload": number });
+        let write = http.post(format!("{}/v1/chain", us.api[0])).json(&body).send();
         let write = write.await.expect("an answer");
         assert!(write.status().is_success(), "{write:?}");
         // Its own database has it by now.
