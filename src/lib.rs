@@ -11,6 +11,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 pub mod config;
 pub mod failpoint;
 mod gather;
+pub mod geo;
 pub mod rpc;
 pub mod sabotage;
 pub mod task;

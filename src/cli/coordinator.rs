@@ -12,7 +12,8 @@ use pghc_api::id::{ClusterId, ZoneName};
 use tokio::net::TcpListener;
 
 use super::process::{USAGE, complain, told_to_end, url};
-use crate::coordinator::{Coordinator, Retention, Settings, StartError, Timing};
+use crate::coordinator::{Coordinator, Geo, Retention, Settings, StartError, Timing, measured};
+use crate::geo::timing::ROUND_TRIP_MS_MAX;
 use crate::http::serve_metrics;
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
@@ -46,9 +47,17 @@ pub struct Arguments {
     /// Wait to be added by `pghc members add` or `replace` instead of founding a group.
     #[arg(long, env = "PGHC_JOIN")]
     join: bool,
-    /// Raft timing: `lan` for round trips of a few milliseconds, `wan` for up to 350.
-    #[arg(long, env = "PGHC_PROFILE", default_value = "lan")]
+    /// Raft timing: `auto` follows the round trips measured at the start and in the last run, `lan`
+    /// is for round trips up to 25 ms, `wan` for up to 200.
+    #[arg(long, env = "PGHC_PROFILE", default_value = "auto")]
     profile: Profile,
+    /// Raft timing for coordinators that are so many milliseconds apart, there and back, at most;
+    /// instead of `--profile`.
+    #[arg(long, env = "PGHC_ROUND_TRIP_MS", value_parser = clap::value_parser!(u64).range(1..=ROUND_TRIP_MS_MAX))]
+    round_trip_ms: Option<u64>,
+    /// Whether the lead moves by itself to where the writes are, until `pghc leader auto` switches it.
+    #[arg(long, env = "PGHC_PLACEMENT", default_value = "manual")]
+    placement: PlacementWord,
     /// Purging of the log starts when it takes more bytes than this and every registered zone has
     /// kept what is purged.
     #[arg(long, env = "PGHC_LOG_BYTES", default_value_t = Retention::default().log_bytes)]
@@ -74,10 +83,22 @@ pub struct Arguments {
 /// Raft timing profiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Profile {
+    /// By the round trips to those that run at the start, and those of the last run; `wan` when nothing
+    /// is known.
+    Auto,
     /// Heartbeat 50 ms, election 190 to 230 ms.
     Lan,
-    /// Heartbeat 400 ms, election 1250 to 1500 ms.
+    /// Heartbeat 400 ms, election 840 to 1040 ms.
     Wan,
+}
+
+/// Who places the lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PlacementWord {
+    /// The leader, where a large gain lasts.
+    Auto,
+    /// Operators, and elections.
+    Manual,
 }
 
 #[derive(Debug, Clone)]
@@ -148,6 +169,14 @@ impl Arguments {
         let mut zones: Vec<ZoneName> = members.values().map(|(zone, _)| zone.clone()).collect();
         zones.sort();
         zones.dedup();
+        let adapts = self.round_trip_ms.is_none() && self.profile == Profile::Auto;
+        let timing = match (self.round_trip_ms, self.profile) {
+            (Some(round_trip_ms), _) => Timing::bearing(round_trip_ms),
+            (None, Profile::Lan) => Timing::LAN,
+            // Measured before the start.
+            (None, Profile::Wan | Profile::Auto) => Timing::WAN,
+        };
+        let auto = self.placement == PlacementWord::Auto;
         Ok(Settings {
             cluster: self.cluster_id,
             id: self.id,
@@ -156,10 +185,8 @@ impl Arguments {
             members,
             join: self.join,
             zones,
-            timing: match self.profile {
-                Profile::Lan => Timing::LAN,
-                Profile::Wan => Timing::WAN,
-            },
+            timing,
+            geo: Geo { auto, adapts, ..Geo::default() },
             retention,
             metrics,
         })
@@ -171,7 +198,12 @@ pub async fn run(args: Arguments) -> ExitCode {
     let (lifeline, metrics_address) = (args.lifeline, args.metrics);
     let (metrics, tasks) = (Metrics::for_coordinator(), Tasks::default());
     let started = match args.settings(Arc::clone(&metrics)) {
-        Ok(settings) => Coordinator::start(settings).await,
+        Ok(mut settings) => {
+            if settings.geo.adapts {
+                settings.timing = measured(&settings).await;
+            }
+            Coordinator::start(settings).await
+        }
         Err(error) => Err(error),
     };
     let coordinator = match started {

@@ -47,6 +47,10 @@ pub struct Arguments {
     /// aws9, or a CSV file in milliseconds
     #[arg(long, env = "PGHC_WAN", value_name = "MATRIX")]
     wan: Option<String>,
+    /// Zones whose coordinators vote, with commas; the others are learners, which read and write
+    /// locally and do not vote [default: as it is, all at first]
+    #[arg(long, env = "PGHC_VOTERS", value_name = "ZONES", value_delimiter = ',')]
+    voters: Vec<ZoneName>,
     /// Program to run as coordinators and API nodes [default: this one]
     #[arg(long, value_name = "FILE", hide = true)]
     binary: Option<PathBuf>,
@@ -143,6 +147,7 @@ fn options(arguments: Arguments) -> Result<ParadeOptions, String> {
     };
     Ok(ParadeOptions {
         zones,
+        voters: (!arguments.voters.is_empty()).then_some(arguments.voters),
         data: arguments.data,
         base_port: arguments.base_port,
         api_nodes: arguments.api_nodes,

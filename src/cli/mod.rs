@@ -8,10 +8,13 @@ pub mod dev;
 #[doc(hidden)]
 pub mod fuzzing;
 mod geo;
+pub mod leader;
 pub mod load;
 pub mod members;
 pub mod pghc;
+pub mod place;
 pub mod process;
+mod reach;
 pub mod recover;
 pub mod reseed;
 pub mod status;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::process::{USAGE, complain, parse};
-use super::{api, coordinator, dev, members, recover, status, zone};
+use super::{api, coordinator, dev, leader, members, place, recover, status, zone};
 
 /// A consensus-ordered write layer over plain PostgreSQL with a verifiable hash chain.
 #[derive(Debug, Parser)]
@@ -25,6 +25,11 @@ enum Command {
     /// Show or change the members of the Raft group. Exit code 0: done, 1: refused, 2: nothing
     /// answers.
     Members(members::Arguments),
+    /// Show where the lead is and what writes take in each zone, move it, or have it move by itself.
+    /// Exit code 0: done, 1: refused, 2: nothing answers.
+    Leader(leader::Arguments),
+    /// Propose which zones vote and which leads, for a matrix or for what a running group measures.
+    Place(place::Arguments),
     Zone(zone::Arguments),
     Coordinator(Box<coordinator::Arguments>),
     Api(Box<api::Arguments>),
@@ -52,6 +57,8 @@ pub fn main() -> ExitCode {
             Command::Dev(_)
                 | Command::Status(_)
                 | Command::Members(_)
+                | Command::Leader(_)
+                | Command::Place(_)
                 | Command::Zone(_)
                 | Command::Recover(_)
         )
@@ -71,6 +78,8 @@ pub fn main() -> ExitCode {
             Command::Dev(arguments) => dev::run(arguments).await,
             Command::Status(arguments) => status::run(arguments).await,
             Command::Members(arguments) => members::run(arguments).await,
+            Command::Leader(arguments) => leader::run(arguments).await,
+            Command::Place(arguments) => place::run(arguments).await,
             Command::Zone(arguments) => zone::run(arguments).await,
             Command::Coordinator(arguments) => coordinator::run(*arguments).await,
             Command::Api(arguments) => api::run(*arguments).await,

@@ -171,6 +171,7 @@ mod tests {
     use super::super::log::disk::Directory;
     use super::super::maintenance::Retention;
     use super::super::node::{Settings, Timing};
+    use super::super::placement::Geo;
     use super::Claim;
     use crate::telemetry::Metrics;
 
@@ -187,6 +188,7 @@ mod tests {
             join: false,
             zones: Vec::new(),
             timing: Timing::LAN,
+            geo: Geo::default(),
             retention: Retention::default(),
             metrics: Metrics::for_coordinator(),
         };

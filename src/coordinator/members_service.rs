@@ -2,6 +2,8 @@
 //! does; others pass the request on to it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -14,6 +16,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::handover::{hand_over, leader, step_aside};
+use super::placement::Board;
 use super::plan::{Change, Group, Step};
 use super::roster::Roster;
 use super::sightings::acknowledged;
@@ -24,7 +27,7 @@ use crate::rpc::v1::members_server;
 use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::v1::{
     ChangeProgress, ChangeRequest, IntroduceRequest, Introduction, ListMembersRequest, MemberList,
-    MemberView,
+    MemberView, PlacementRequest, PlacementView, SwitchPlacementReply, SwitchPlacementRequest,
 };
 use crate::sequencer::ENTRY_FORMAT;
 use crate::task::Tasks;
@@ -48,7 +51,26 @@ pub(super) struct MembersService {
     roster: Roster,
     /// A longest election timeout.
     election: Duration,
+    board: Board,
+    /// Changes under way here.
+    changing: Arc<AtomicUsize>,
     tasks: Tasks,
+}
+
+/// Counts a change for as long as it is under way.
+struct Changing(Arc<AtomicUsize>);
+
+impl Changing {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 type Lines = mpsc::Sender<Result<ChangeProgress, Status>>;
@@ -66,9 +88,29 @@ impl MembersService {
         raft: &Raft,
         roster: &Roster,
         election: Duration,
+        board: &Board,
         tasks: &Tasks,
     ) -> Self {
-        Self { id, raft: raft.clone(), roster: roster.clone(), election, tasks: tasks.clone() }
+        let (raft, roster, tasks) = (raft.clone(), roster.clone(), tasks.clone());
+        let (board, changing) = (board.clone(), Arc::default());
+        Self { id, raft, roster, election, board, changing, tasks }
+    }
+
+    /// Whether the members are being changed by this coordinator, or a change was not ended.
+    pub(super) fn is_changing(&self) -> bool {
+        self.changing.load(Ordering::Relaxed) > 0 || self.group().0.joint
+    }
+
+    /// Has voter `id` lead, as an operator would; answers the last line.
+    pub(super) async fn lead(&self, id: u64) -> Result<String, Status> {
+        let request = ChangeRequest {
+            kind: Kind::Lead.into(),
+            coordinator_id: id,
+            ..ChangeRequest::default()
+        };
+        // Nobody reads the lines.
+        let (lines, _) = mpsc::channel(1);
+        self.pass_on(request, &lines).await
     }
 
     /// Who leads, waiting through an election.
@@ -131,6 +173,15 @@ impl MembersService {
 
     async fn list(&self) -> MemberList {
         let (group, _) = self.heard_group().await;
+        self.describe(&group)
+    }
+
+    /// The list as it is known at this moment.
+    pub(super) fn list_now(&self) -> MemberList {
+        self.describe(&self.group().0)
+    }
+
+    fn describe(&self, group: &Group) -> MemberList {
         let mut acknowledged = acknowledged(&self.raft);
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -157,6 +208,7 @@ impl MembersService {
     /// Plans and does what was asked; the answer is the last line.
     async fn change(&self, request: ChangeRequest, lines: &Lines) -> Result<String, Status> {
         let mut change = change(&request)?;
+        let _changing = Changing::begin(&self.changing);
         if let Change::Add { id, member, .. } | Change::Replace { new: id, member, .. } =
             &mut change
         {
@@ -377,6 +429,32 @@ impl members_server::Members for MembersService {
             return self.client(leader)?.list(request).await;
         }
         Ok(Response::new(self.list().await))
+    }
+
+    async fn placement(
+        &self,
+        request: Request<PlacementRequest>,
+    ) -> Result<Response<PlacementView>, Status> {
+        let leader = self.known_leader().await?;
+        if leader != self.id {
+            return self.client(leader)?.placement(request).await;
+        }
+        Ok(Response::new(self.board.view(self.list_now())))
+    }
+
+    async fn switch_placement(
+        &self,
+        request: Request<SwitchPlacementRequest>,
+    ) -> Result<Response<SwitchPlacementReply>, Status> {
+        let leader = self.known_leader().await?;
+        if leader != self.id {
+            return self.client(leader)?.switch_placement(request).await;
+        }
+        let auto = request.into_inner().auto;
+        let changed = self.board.distances().set_auto(auto).await;
+        let changed = changed.map_err(|error| Status::unavailable(error.to_string()))?;
+        tracing::info!(auto, changed, "automatic placement of the lead was switched");
+        Ok(Response::new(SwitchPlacementReply { changed }))
     }
 
     type ChangeStream = BoxStream<'static, Result<ChangeProgress, Status>>;

@@ -16,6 +16,7 @@ use tonic::service::interceptor::InterceptedService;
 
 use super::admission::Admission;
 use super::complete;
+use super::distances::Distances;
 use super::forward::Forward;
 use super::gate::Gate;
 use super::greeting::Greeting;
@@ -30,6 +31,8 @@ use super::log_store::LogStore;
 use super::maintenance::{Maintenance, Retention};
 use super::members_service::MembersService;
 use super::network::Network;
+use super::pace::Pace;
+use super::placement::{Board, Geo, Placement};
 use super::raft_service::RaftService;
 use super::readers::Readers;
 use super::registrar::Registrar;
@@ -41,34 +44,17 @@ use super::snapshots::Snapshots;
 use super::space::Space;
 use super::state_machine::StateMachine;
 use super::tail::Tails;
+use super::traffic::Traffic;
 use super::type_config::Raft;
 use super::zone_service::{Outlook, ZoneService};
+pub use crate::geo::timing::Timing;
 use crate::rpc::v1::coordinator_server::CoordinatorServer;
 use crate::rpc::v1::members_server::MembersServer;
 use crate::rpc::v1::raft_server::RaftServer;
 use crate::rpc::v1::zones_server::ZonesServer;
-use crate::rpc::{ClusterCheck, MESSAGE_BYTES_MAX};
+use crate::rpc::{ClusterCheck, Dial, MESSAGE_BYTES_MAX};
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
-
-/// Raft timing in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timing {
-    /// Between two heartbeats; must be above the largest round trip between coordinators, because
-    /// a heartbeat that is not answered within it is given up.
-    pub heartbeat_ms: u64,
-    /// Least silence of the leader after which a follower stands for election.
-    pub election_min_ms: u64,
-    /// Most silence; also the leader's lease. Close to the least: a follower waits for both.
-    pub election_max_ms: u64,
-}
-
-impl Timing {
-    /// For coordinators within a millisecond or two of each other.
-    pub const LAN: Self = Self { heartbeat_ms: 50, election_min_ms: 190, election_max_ms: 230 };
-    /// For round trips up to some 350 ms.
-    pub const WAN: Self = Self { heartbeat_ms: 400, election_min_ms: 1250, election_max_ms: 1500 };
-}
 
 /// What a coordinator is started with.
 #[derive(Debug, Clone)]
@@ -91,6 +77,8 @@ pub struct Settings {
     pub zones: Vec<ZoneName>,
     /// Raft timing.
     pub timing: Timing,
+    /// What is done about distances.
+    pub geo: Geo,
     /// How much of the log is kept.
     pub retention: Retention,
     /// Metrics of the process.
@@ -163,31 +151,28 @@ impl Coordinator {
         settings: Settings,
     ) -> Result<Self, StartError> {
         let tasks = Tasks::default();
-        let opened = Opened::open((host.log, host.snapshots), &settings).await?;
-        let patience = Duration::from_millis(settings.timing.election_max_ms.max(500));
-        let urls = settings.members.iter().map(|(id, (_, url))| (*id, url.clone())).collect();
-        let roster = Roster::new(host.dial, settings.cluster.clone(), urls, patience);
+        let opened = Opened::open((host.log, Arc::clone(&host.snapshots)), &settings).await?;
+        let roster = roster(&settings, host.dial);
         let gate = Gate::new(settings.id, opened.claim.incarnation(), roster.clone());
         let Opened { claim, space, log, store, sightings, sequencing, machine } = opened;
-        let network = Network::new(roster.clone(), gate.clone());
-        let config = raft_config(settings.timing)?;
-        let raft = Raft::new(settings.id, Arc::new(config), network, store.clone(), machine)
-            .await
-            .map_err(|error| StartError::Raft(error.to_string()))?;
+        let raft = raft(&settings, (&roster, &gate), &store, machine).await?;
         let me = introduction(&settings, &claim, &raft, &roster).await?;
-        let (id, election) = (settings.id, Duration::from_millis(settings.timing.election_max_ms));
-        let (clock, metrics) = (host.clock, Arc::clone(&settings.metrics));
+        let (id, clock, metrics) = (settings.id, host.clock, Arc::clone(&settings.metrics));
         let readers = Readers::new(id, &raft, &roster, sequencing.zones());
         let forward =
             Forward::new(id, &raft, &metrics, roster.clone(), readers.clone(), clock, &tasks);
+        let traffic = Traffic::new(&me.zone);
+        let distances = distances(&settings, &roster, (&space, &traffic), host.snapshots)?;
+        let members = members(&settings, &raft, &roster, &distances, &tasks);
         let outlook = Outlook::new(&sequencing, &store, settings.zones.clone());
-        let registrar = Registrar::new(&forward, &outlook.zones, patience * 4);
+        let registrar = Registrar::new(&forward, &outlook.zones, roster.patience() * 4);
         let tails = tails(&settings, &sequencing, &store, &tasks);
         let services = Services {
             raft: RaftService {
                 raft: raft.clone(),
                 gate: gate.clone(),
                 greeting: Greeting::new(&me, &raft, &roster, &sightings),
+                distances: distances.clone(),
             },
             coordinator: CoordinatorService::new(
                 id,
@@ -195,14 +180,15 @@ impl Coordinator {
                 &outlook,
                 tails,
                 space.clone(),
-                patience * 4,
+                traffic,
+                roster.patience() * 4,
             ),
-            members: MembersService::new(id, &raft, &roster, election, &tasks),
+            members,
             zones: ZoneService { registrar: registrar.clone(), outlook: outlook.clone() },
         };
         (host.serve)(services.routes(&settings.cluster), &tasks);
-        let (refusal, refused) = watch::channel(None);
         let incarnations = Incarnations { me: me.clone(), raft: raft.clone(), readers };
+        let (refusal, refused) = watch::channel(None);
         let admission = Admission {
             me,
             raft: raft.clone(),
@@ -224,11 +210,13 @@ impl Coordinator {
         tasks.spawn("admission", admission.run());
         tasks.spawn("incarnations", incarnations.run());
         tasks.spawn("sightings", sightings.follow(raft.clone(), roster));
+        tasks.spawn("distances", distances.run());
         tasks.spawn("maintenance", maintenance.run());
         tasks.spawn("registrar", registrar.run());
         tasks.spawn("disk space", space.watch(raft.clone(), Arc::clone(&metrics)));
         tasks.spawn("metrics", follow_head(Arc::clone(&sequencing), metrics));
         tasks.spawn("completeness", complete::announce(id, address, forward, sequencing));
+        let election = settings.timing.election();
         Ok(Self { id, election, raft, refused, log, address, tasks })
     }
 
@@ -332,6 +320,51 @@ impl Opened {
 fn log_options(retention: &Retention) -> Options {
     let (segment_bytes, options) = (retention.segment_bytes(), Options::default());
     Options { segment_bytes, grow_bytes: options.grow_bytes.min(segment_bytes), ..options }
+}
+
+fn roster(settings: &Settings, dial: Arc<dyn Dial>) -> Roster {
+    let patience = settings.timing.election().max(Duration::from_millis(500));
+    let urls = settings.members.iter().map(|(id, (_, url))| (*id, url.clone())).collect();
+    Roster::new(dial, settings.cluster.clone(), urls, patience)
+}
+
+fn distances(
+    settings: &Settings,
+    roster: &Roster,
+    known: (&Space, &Traffic),
+    disk: Arc<dyn Disk>,
+) -> Result<Distances, StartError> {
+    let (id, Geo { auto, adapts, .. }) = (settings.id, settings.geo);
+    Distances::load(id, roster, known, disk, auto, Pace::new(settings.timing, adapts))
+        .map_err(|error| StartError::Data(settings.data.clone(), error))
+}
+
+/// The service that changes the members, and the loop that moves the lead by it.
+fn members(
+    settings: &Settings,
+    raft: &Raft,
+    roster: &Roster,
+    distances: &Distances,
+    tasks: &Tasks,
+) -> MembersService {
+    let (id, election) = (settings.id, settings.timing.election());
+    let board = Board::new(distances, settings.geo.acks);
+    let members = MembersService::new(id, raft, roster, election, &board, tasks);
+    let placement = Placement { id, raft: raft.clone(), board, members: members.clone() };
+    tasks.spawn("placement", placement.run());
+    members
+}
+
+async fn raft(
+    settings: &Settings,
+    (roster, gate): (&Roster, &Gate),
+    store: &LogStore,
+    machine: StateMachine,
+) -> Result<Raft, StartError> {
+    let network = Network::new(roster.clone(), gate.clone());
+    let config = Arc::new(raft_config(settings.timing)?);
+    let raft = Raft::new(settings.id, config, network, store.clone(), machine).await;
+    raft.map_err(|error| StartError::Raft(error.to_string()))
 }
 
 fn tails(

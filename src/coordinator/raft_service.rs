@@ -11,11 +11,12 @@ use serde::Serialize;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::codec::{decode, encode};
+use super::distances::Distances;
 use super::gate::Gate;
 use super::greeting::Greeting;
 use super::type_config::{Raft, Snapshot, SnapshotMeta, TypeConfig, Vote};
 use crate::rpc::v1::raft_server;
-use crate::rpc::v1::{Frame, HelloReply, IntroduceRequest, Introduction};
+use crate::rpc::v1::{Frame, HelloReply, IntroduceRequest, Introduction, PingReply, PingRequest};
 
 /// Largest snapshot that is accepted: the key window is some 60 MB, positions are small.
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
@@ -24,6 +25,7 @@ pub(super) struct RaftService {
     pub(super) raft: Raft,
     pub(super) gate: Gate,
     pub(super) greeting: Greeting,
+    pub(super) distances: Distances,
 }
 
 fn answer<T: Serialize, E: Display>(result: Result<T, E>) -> Result<Response<Frame>, Status> {
@@ -107,6 +109,13 @@ impl raft_server::Raft for RaftService {
 
     async fn hello(&self, request: Request<Introduction>) -> Result<Response<HelloReply>, Status> {
         self.greeting.hello(&request.into_inner()).await.map(Response::new)
+    }
+
+    async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingReply>, Status> {
+        if let Some(from) = request.into_inner().from {
+            self.distances.hear(from);
+        }
+        Ok(Response::new(PingReply { from: Some(self.distances.vantage()) }))
     }
 
     async fn transfer_leader(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {

@@ -18,6 +18,7 @@ use super::recent::{Answer, BatchId, Outcomes};
 use super::sequencing::Sequencing;
 use super::space::Space;
 use super::tail::Tails;
+use super::traffic::Traffic;
 use super::zone_service::Outlook;
 use super::zones::{Refusal, Zones};
 use crate::rpc::NOT_TAKEN;
@@ -55,6 +56,7 @@ pub(super) struct CoordinatorService {
     space: Space,
     outlook: Outlook,
     submits: Semaphore,
+    traffic: Traffic,
     /// How long one attempt to reach the leader may take before it is made again.
     attempt_max: Duration,
 }
@@ -67,6 +69,7 @@ impl CoordinatorService {
         outlook: &Outlook,
         tails: Tails,
         space: Space,
+        traffic: Traffic,
         attempt_max: Duration,
     ) -> Self {
         Self {
@@ -78,6 +81,7 @@ impl CoordinatorService {
             space,
             outlook: outlook.clone(),
             submits: Semaphore::new(SUBMITS_MAX),
+            traffic,
             attempt_max,
         }
     }
@@ -303,7 +307,8 @@ impl coordinator_server::Coordinator for CoordinatorService {
         &self,
         request: Request<SubmitRequest>,
     ) -> Result<Response<SubmitReply>, Status> {
-        let SubmitRequest { batch: bytes, patience_ms } = request.into_inner();
+        let SubmitRequest { batch: bytes, patience_ms, zone } = request.into_inner();
+        let taken = Instant::now();
         // A quarter is left for the way back.
         let patience = Duration::from_millis(u64::from(patience_ms) * 3 / 4);
         let patient_until = Instant::now() + patience.min(self.attempt_max);
@@ -314,6 +319,7 @@ impl coordinator_server::Coordinator for CoordinatorService {
         let _waiting = Waiting { sequencing: &self.sequencing, name };
         let ordered = tokio::time::timeout(CALL_MAX, self.order(name, bytes, patient_until)).await;
         let outcomes = ordered.map_err(|_| Status::deadline_exceeded("not ordered in time"))??;
+        self.traffic.note(&zone, heading.count, taken.elapsed(), Instant::now());
         if outcomes.len() != heading.count {
             return Err(Status::aborted(
                 "the batch is older than what its session remembers; its outcome is unknown",

@@ -41,6 +41,8 @@ pub struct SiteOptions {
 pub struct OwnSite {
     /// Its zones.
     pub zones: Vec<ZoneName>,
+    /// Those that vote; `None`: all.
+    pub voters: Option<Vec<ZoneName>>,
     /// Their distances.
     pub matrix: Option<Matrix>,
     /// API nodes in each zone.
@@ -91,6 +93,7 @@ impl Site {
     pub async fn open_own(options: &SiteOptions, own: OwnSite) -> anyhow::Result<Self> {
         Self::start(ParadeOptions {
             zones: own.zones,
+            voters: own.voters,
             data: options.data.clone(),
             base_port: options.base_port,
             api_nodes: own.api_nodes,

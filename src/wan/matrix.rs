@@ -10,6 +10,7 @@ use std::time::Duration;
 use pghc_api::id::ZoneName;
 
 use super::lines::LineView;
+use crate::geo::model::Distances;
 
 /// Most zones a matrix may have.
 pub const ZONES_MAX: usize = 256;
@@ -183,6 +184,15 @@ impl Matrix {
             zones: self.zones[..kept].to_vec(),
             round_trips: rows.flat_map(|row| &row[..kept]).copied().collect(),
         }
+    }
+}
+
+impl Distances for Matrix {
+    fn count(&self) -> usize {
+        self.zones.len()
+    }
+    fn one_way_ms(&self, from: usize, to: usize) -> f64 {
+        (self.round_trips[from * self.zones.len() + to] / 2).as_secs_f64() * 1e3
     }
 }
 

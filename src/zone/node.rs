@@ -116,7 +116,7 @@ impl Node {
         let standing = Arc::new(Standing::new());
         let submitter = Submitter::start(
             session,
-            identity.node.clone(),
+            (identity.zone.clone(), identity.node.clone()),
             coordinators.clone(),
             Arc::clone(&metrics),
             standing.frontier.changes(),

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use pghc_api::chain::{Digest, Head, LinkHash};
-use pghc_api::id::{NodeName, WriteId};
+use pghc_api::id::{NodeName, WriteId, ZoneName};
 use pghc_api::limits::{
     BATCH_BYTES_MAX, BATCH_WRITES_MAX, SUBMIT_QUEUE_BYTES_MAX, SUBMIT_QUEUE_MAX,
 };
@@ -68,7 +68,7 @@ impl Submitter {
     /// Starts the node's session.
     pub(super) fn start(
         session: SessionId,
-        node: NodeName,
+        (zone, node): (ZoneName, NodeName),
         coordinators: Coordinators,
         metrics: Arc<Metrics>,
         frontier: watch::Receiver<u64>,
@@ -77,6 +77,7 @@ impl Submitter {
         let (queue, groups) = mpsc::channel(SUBMIT_QUEUE_MAX);
         let sender = Sender {
             session,
+            zone,
             node,
             coordinators,
             metrics: Arc::clone(&metrics),
@@ -189,6 +190,7 @@ fn groups(writes: Vec<NewWrite>) -> Vec<Vec<Write>> {
 /// The task behind the queue.
 struct Sender {
     session: SessionId,
+    zone: ZoneName,
     node: NodeName,
     coordinators: Coordinators,
     metrics: Arc<Metrics>,
@@ -231,7 +233,8 @@ impl Sender {
                 self.gather.left(waiting + self.about.writes());
                 let batch = self.batch(next_batch(&mut queue));
                 self.about.in_flight += batch.writes();
-                in_flight.push(send(self.coordinators.clone(), batch));
+                let (coordinators, zone) = (self.coordinators.clone(), self.zone.clone());
+                in_flight.push(send(coordinators, zone, batch));
             }
             tokio::select! {
                 biased;
@@ -296,12 +299,16 @@ async fn until(time: Option<Instant>) {
 }
 
 /// Sends a batch until it is answered or nobody waits any longer.
-async fn send(coordinators: Coordinators, flight: Flight) -> Landing {
+async fn send(coordinators: Coordinators, zone: ZoneName, flight: Flight) -> Landing {
     let writes = flight.writes();
-    Landing { writes, ordered: order(coordinators, flight).await }
+    Landing { writes, ordered: order(coordinators, zone, flight).await }
 }
 
-async fn order(coordinators: Coordinators, mut flight: Flight) -> Option<(Duration, u64)> {
+async fn order(
+    coordinators: Coordinators,
+    zone: ZoneName,
+    mut flight: Flight,
+) -> Option<(Duration, u64)> {
     let deadline = flight.groups.iter().map(|group| group.deadline).max()?;
     let (mut maybe_taken, mut no_space) = (false, false);
     let mut least = Duration::from_millis(1);
@@ -323,7 +330,8 @@ async fn order(coordinators: Coordinators, mut flight: Flight) -> Option<(Durati
             flight.renumber();
         }
         let batch = flight.bytes.clone();
-        let mut request = tonic::Request::new(SubmitRequest { batch, patience_ms });
+        let zone = zone.to_string();
+        let mut request = tonic::Request::new(SubmitRequest { batch, patience_ms, zone });
         request.set_timeout(left);
         match timeout_at(deadline, client.submit(request)).await {
             Ok(Ok(reply)) => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pghc::coordinator::{Coordinator, Host, Retention, Settings, Timing};
+use pghc::coordinator::{Coordinator, Geo, Host, Retention, Settings, Timing};
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
 use pghc::rpc::v1::write_outcome::Kind;
 use pghc::rpc::v1::{
@@ -85,6 +85,7 @@ impl Group {
             join: false,
             zones: self.zones.clone(),
             timing: Timing::LAN,
+            geo: Geo::default(),
             retention: self.retention,
             metrics: Metrics::for_coordinator(),
         };
@@ -147,7 +148,7 @@ fn batch(sequence: u64, writes: usize) -> SubmitRequest {
     let node = "eu-1".parse().expect("a plain name");
     let writes = (0..writes).map(write).collect();
     let batch = Batch { session: [1; 16], sequence, node, writes }.encode();
-    SubmitRequest { batch, patience_ms: 20_000 }
+    SubmitRequest { batch, patience_ms: 20_000, ..SubmitRequest::default() }
 }
 
 async fn submit(

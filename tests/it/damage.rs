@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pghc::coordinator::recover::Survivor;
-use pghc::coordinator::{Coordinator, Retention, Settings, Timing};
+use pghc::coordinator::{Coordinator, Geo, Retention, Settings, Timing};
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
 use pghc::rpc::v1::{SubmitRequest, ZoneReport};
 use pghc::rpc::{self, Caller};
@@ -44,6 +44,7 @@ async fn start(data: &Path) -> Result<Coordinator, String> {
         join: false,
         zones: vec![zone()],
         timing: Timing::LAN,
+        geo: Geo::default(),
         retention: Retention {
             log_bytes: 0,
             snapshot_entries: 20,
@@ -75,7 +76,11 @@ async fn submit(coordinator: &Coordinator, sequence: u64) {
     let write = Write { key: Some(format!("k{sequence}").into()), payload: Some(payload.into()) };
     let node = "eu-1".parse().expect("a plain name");
     let batch = Batch { session: [1; 16], sequence, node, writes: vec![write] }.encode();
-    let mut call = tonic::Request::new(SubmitRequest { batch, patience_ms: 20_000 });
+    let mut call = tonic::Request::new(SubmitRequest {
+        batch,
+        patience_ms: 20_000,
+        ..SubmitRequest::default()
+    });
     call.set_timeout(Duration::from_secs(20));
     client(coordinator).submit(call).await.expect("ordered");
 }

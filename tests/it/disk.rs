@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pghc::coordinator::log::disk::{Disk, DiskFile};
-use pghc::coordinator::{Coordinator, Host, Retention, Settings, Timing};
+use pghc::coordinator::{Coordinator, Geo, Host, Retention, Settings, Timing};
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
 use pghc::rpc::v1::{Cluster, SubmitRequest, ZoneReport};
 use pghc::rpc::{self, Caller};
@@ -146,6 +146,7 @@ impl Group {
             zones: ZONES.iter().map(|zone| zone.parse().expect("a plain name")).collect(),
             join: false,
             timing: Timing::LAN,
+            geo: Geo::default(),
             retention: Retention { reserve_bytes: RESERVE, ..Retention::default() },
             metrics: Metrics::for_coordinator(),
         };
@@ -201,7 +202,11 @@ impl Group {
         let node = "eu-1".parse().expect("a plain name");
         let batch = Batch { session: [1; 16], sequence, node, writes: vec![write] }.encode();
         let patience = Duration::from_secs(2);
-        let mut call = tonic::Request::new(SubmitRequest { batch, patience_ms: 800 });
+        let mut call = tonic::Request::new(SubmitRequest {
+            batch,
+            patience_ms: 800,
+            ..SubmitRequest::default()
+        });
         call.set_timeout(patience);
         let reply = self.client(place).submit(call).await?.into_inner();
         Ok(reply.outcomes[0].id)

@@ -7,6 +7,7 @@ mod coordinators;
 mod damage;
 mod dev;
 mod disk;
+mod distances;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod harness;

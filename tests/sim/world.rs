@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pghc::coordinator::{Coordinator, Host, Retention, Settings, Timing};
+use pghc::coordinator::{Coordinator, Geo, Host, Retention, Settings, Timing};
 use pghc::task::Tasks;
 use pghc::task::process::Process;
 use pghc::telemetry::Metrics;
@@ -291,6 +291,7 @@ impl World {
             join: id > self.founders as u64,
             zones: self.zones.iter().map(|zone| zone.name.clone()).collect(),
             timing: self.timing,
+            geo: Geo::default(),
             retention: self.retention,
             metrics: Metrics::for_coordinator(),
         }

@@ -14,7 +14,7 @@ use super::super::codec::encode;
 use super::super::log::{Log, Options, Record};
 use super::super::type_config::{Entry, LogId};
 use super::{Answer, Introduction, Member, named};
-use crate::coordinator::{Coordinator, Retention, Settings, Timing};
+use crate::coordinator::{Coordinator, Geo, Retention, Settings, Timing};
 use crate::rpc::v1::ListMembersRequest;
 use crate::rpc::v1::members_client::MembersClient;
 use crate::telemetry::Metrics;
@@ -55,6 +55,7 @@ async fn start(data: PathBuf, id: u64, addresses: &[SocketAddr]) -> Coordinator 
         join: false,
         zones: Vec::new(),
         timing: Timing::LAN,
+        geo: Geo::default(),
         retention: Retention::default(),
         metrics: Metrics::for_coordinator(),
     };

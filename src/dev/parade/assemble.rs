@@ -23,6 +23,8 @@ pub(super) struct Assembly<'a> {
     pub(super) plan: &'a Plan,
     pub(super) routes: &'a Routes,
     pub(super) profile: Profile,
+    /// The largest round trip between zones.
+    pub(super) round_trip_ms: Option<u64>,
     pub(super) settings: &'a [(String, String)],
     pub(super) temporary: bool,
 }
@@ -96,6 +98,9 @@ impl Assembly<'_> {
             push(&mut line, "--member", format!("{}={name}={url}", index + 1));
         }
         push(&mut line, "--profile", self.profile.as_str());
+        if let Some(round_trip_ms) = self.round_trip_ms {
+            push(&mut line, "--round-trip-ms", round_trip_ms.to_string());
+        }
         line
     }
 

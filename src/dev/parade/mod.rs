@@ -13,6 +13,7 @@ mod options;
 mod plan;
 mod program;
 mod routes;
+mod voters;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -35,6 +36,7 @@ pub use self::options::{API_NODES_MAX, ParadeOptions, Profile, ZONES_MAX, defaul
 use self::plan::Plan;
 use self::program::Body;
 use self::routes::Routes;
+use self::voters::Voters;
 use super::observe::{Node, Observer};
 use super::postgres::tail;
 use super::record::ParadeRecord;
@@ -56,6 +58,7 @@ pub struct Parade {
     keepers: BTreeMap<Member, mpsc::Sender<Command>>,
     abort: CancellationToken,
     wan: Option<Wan>,
+    voters: Option<Voters>,
     tasks: Tasks,
     /// The last owner, keeper or parade, frees the directory.
     hold: Arc<Hold>,
@@ -105,6 +108,7 @@ impl Parade {
         let plan = Plan::with_ports(before.as_ref(), &options.zones, ports.0, ports.1)?;
         plan.write(&data)?;
         let tasks = Tasks::default();
+        let round_trip_ms = options.round_trip_ms();
         let routes = Routes::open(&plan.zones, options.wan, options.wan_seed, &tasks).await?;
         let (routes, profile, settings) = (&routes, options.profile, &options.settings);
         let temporary = options.data.is_none();
@@ -114,6 +118,7 @@ impl Parade {
             plan: &plan,
             routes,
             profile,
+            round_trip_ms,
             settings,
             temporary,
         };
@@ -127,7 +132,8 @@ impl Parade {
         let keepers = BTreeMap::new();
         let abort = CancellationToken::new();
         let wan = routes.emulator().cloned();
-        let mut parade = Self { data, board, keepers, abort, wan, tasks, hold };
+        let voters = options.voters.map(|zones| Voters::new(binary, zones));
+        let mut parade = Self { data, board, keepers, abort, wan, voters, tasks, hold };
         children.into_iter().for_each(|(member, body)| parade.keep(member, body));
         parade.board.publish();
         Ok(parade)
@@ -147,7 +153,7 @@ impl Parade {
         self.keepers.insert(member, sender);
     }
 
-    /// Waits until every API node answers `/readyz` with 200.
+    /// Waits until every API node answers `/readyz` with 200 and the voters are those asked for.
     ///
     /// # Errors
     /// [`Error::KeepsEnding`] when a child never stays up, [`Error::NotReady`] after `timeout`. The
@@ -156,9 +162,15 @@ impl Parade {
         let observer = Observer::new(Node::of_record(&self.record()));
         let deadline = Instant::now() + timeout;
         loop {
-            let missing = observer.not_ready().await;
+            let mut missing = observer.not_ready().await;
             if missing.is_empty() {
-                return Ok(());
+                match &self.voters {
+                    None => return Ok(()),
+                    Some(voters) => match voters.settle(&self.record()).await {
+                        Ok(()) => return Ok(()),
+                        Err(said) => missing.push(format!("the voters: {said}")),
+                    },
+                }
             }
             if let Some((member, lives)) = self.board.most_short_lived()
                 && lives >= SHORT_LIVES_MAX

@@ -36,8 +36,10 @@ impl Profile {
 /// What a parade is asked to be.
 #[derive(Debug, Clone)]
 pub struct ParadeOptions {
-    /// Names of its zones, 1 to [`ZONES_MAX`]; one coordinator, a voter, in each.
+    /// Names of its zones, 1 to [`ZONES_MAX`]; one coordinator in each.
     pub zones: Vec<ZoneName>,
+    /// Zones whose coordinators vote; the others follow as learners. `None`: as it is, all at first.
+    pub voters: Option<Vec<ZoneName>>,
     /// Data directory, kept afterwards; `None`: a temporary one, removed afterwards.
     pub data: Option<PathBuf>,
     /// First of the ports, which then follow each other; `None`: those of the last run, or any.
@@ -61,6 +63,7 @@ impl Default for ParadeOptions {
     fn default() -> Self {
         Self {
             zones: default_zones(3),
+            voters: None,
             data: None,
             base_port: None,
             api_nodes: 1,
@@ -95,6 +98,13 @@ impl ParadeOptions {
         if self.zones.iter().collect::<BTreeSet<_>>().len() != count {
             return refuse("two zones have the same name".to_owned());
         }
+        let voters = self.voters.as_deref();
+        if let Some(zone) = voters.unwrap_or_default().iter().find(|it| !self.zones.contains(it)) {
+            return refuse(format!("zone {zone} is to vote and is not among the zones"));
+        }
+        if voters.is_some_and(<[ZoneName]>::is_empty) {
+            return refuse("a group needs a voter".to_owned());
+        }
         let nodes = self.api_nodes;
         if !(1..=API_NODES_MAX).contains(&nodes) {
             let text = format!("{nodes} API nodes in a zone were asked for");
@@ -110,6 +120,16 @@ impl ParadeOptions {
             return refuse(format!("zone {zone} is not in the latency matrix"));
         }
         Ok(())
+    }
+
+    /// The largest round trip between the zones, in ms rounded up; `None` without distances.
+    pub(super) fn round_trip_ms(&self) -> Option<u64> {
+        let matrix = self.wan.as_ref()?;
+        let pairs = self.zones.iter().flat_map(|a| self.zones.iter().map(move |b| (a, b)));
+        // What the emulator does: half of each cell, each way.
+        let both = pairs.map(|(a, b)| matrix.one_way(a, b) + matrix.one_way(b, a));
+        let largest_us = both.max()?.as_micros();
+        Some(u64::try_from(largest_us.div_ceil(1_000)).unwrap_or(u64::MAX).clamp(1, 3_000))
     }
 
     /// The program to run.
@@ -144,6 +164,9 @@ mod tests {
         assert!(!check(|options| options.zones = default_zones(10)));
         assert!(!check(|options| options.zones.clear()));
         assert!(!check(|options| options.zones[1] = options.zones[0].clone()));
+        assert!(check(|options| options.voters = Some(default_zones(2))));
+        assert!(!check(|options| options.voters = Some(default_zones(4))));
+        assert!(!check(|options| options.voters = Some(Vec::new())));
         assert!(!check(|options| options.api_nodes = 0));
         assert!(!check(|options| options.base_port = Some(80)));
         assert!(!check(|options| options.base_port = Some(65_530)));

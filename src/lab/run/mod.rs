@@ -3,6 +3,7 @@
 //! Invariant: before there is an outcome, every fault is undone and every acknowledged write has been
 //! looked up in the chain.
 
+mod cluster;
 pub mod compare;
 pub mod console;
 pub mod drive;
@@ -58,7 +59,8 @@ pub async fn open(scenario: &Scenario, options: &SiteOptions) -> anyhow::Result<
         Some(site) => site,
         None => {
             let api_nodes = scenario.cluster.api_nodes;
-            let own = OwnSite { zones: zones.clone(), matrix, api_nodes, seed: scenario.seed };
+            let (zones, voters) = (zones.clone(), scenario.cluster.voters());
+            let own = OwnSite { zones, voters, matrix, api_nodes, seed: scenario.seed };
             Site::open_own(options, own).await?
         }
     };

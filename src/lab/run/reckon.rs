@@ -80,10 +80,14 @@ impl Raw<'_> {
             places.iter().map(|zone| self.zone(&self.zones[*zone], &[*zone])).collect();
         let mut all = self.zone("all", &places);
         if let Some(matrix) = self.matrix {
-            let model = Model::new(matrix);
+            // The limit stays that of all zones voting.
+            let limit = Model::new(matrix);
+            let voters = &self.scenario.cluster.voters;
+            let votes = |place: &usize| voters.is_empty() || voters.contains(&self.zones[*place]);
+            let model = limit.clone().with_voters(places.iter().copied().filter(votes).collect());
             let leader = self.leader().and_then(|name| self.zones.iter().position(|z| *z == name));
             for (place, zone) in zones.iter_mut().enumerate() {
-                zone.limit_ms = Some(model.limit(place));
+                zone.limit_ms = Some(limit.limit(place));
                 let commit = self.scenario.cluster.commit;
                 zone.model_ms = leader.map(|leader| model.raft(commit, leader, place));
             }

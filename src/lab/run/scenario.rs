@@ -88,6 +88,9 @@ pub struct MatrixPart {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterPart {
+    /// Zones that vote, the others being learners; none: all vote.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub voters: Vec<String>,
     /// Zone that is made leader before the start; absent: whoever was elected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
@@ -284,12 +287,6 @@ fn star() -> String {
     "*".to_owned()
 }
 
-impl Default for ClusterPart {
-    fn default() -> Self {
-        Self { leader: None, api_nodes: one(), commit: leader_push(), visibility: yes() }
-    }
-}
-
 impl Default for Mix {
     fn default() -> Self {
         Self { write: 1.0, read_local: 0.0, read_session: 0.0, read_linear: 0.0 }
@@ -404,6 +401,7 @@ impl Scenario {
         for zone in named {
             ensure!(known(zone), "there is no zone {zone:?}");
         }
+        self.cluster.check(&zones)?;
         self.clients.iter().try_for_each(Clients::check)?;
         self.phases.iter().try_for_each(Phase::check)?;
         for fault in &self.faults {

@@ -58,7 +58,7 @@ async fn write_much(group: &Group, sequence: u64) -> u64 {
     let node = "eu-1".parse().expect("a plain name");
     let writes = (0..4).map(|_| write()).collect();
     let batch = Batch { session: [9; 16], sequence, node, writes }.encode();
-    let request = SubmitRequest { batch, patience_ms: 20_000 };
+    let request = SubmitRequest { batch, patience_ms: 20_000, ..SubmitRequest::default() };
     let outcomes = submit(&mut group.client(sequence % 3 + 1), request).await;
     outcomes.last().expect("four").id
 }

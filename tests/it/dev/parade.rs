@@ -200,5 +200,6 @@ async fn what_crosses_zones_goes_through_the_emulator_and_nothing_else_does() {
     assert!(line.contains(&format!("1=eu={}", direct[0])));
     assert!(!line.contains(&format!("2=us={}", direct[1])));
     assert!(line.windows(2).any(|pair| pair == ["--profile", "wan"]));
+    assert!(line.windows(2).any(|pair| pair == ["--round-trip-ms", "200"]));
     parade.stop().await;
 }

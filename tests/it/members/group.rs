@@ -117,6 +117,7 @@ impl Group {
     pub(super) fn run_on(&mut self, place: u64, id: u64, data: &Path, more: &[&str]) {
         let mut command = Command::new(binary());
         command.args(["coordinator", "--cluster-id", CLUSTER, "--zone", zone(id)]);
+        command.args(["--profile", "lan"]);
         command.arg("--id").arg(id.to_string()).arg("--data").arg(data);
         command.arg("--listen").arg(self.url(place).trim_start_matches("http://"));
         for founder in 1..=3 {
@@ -232,8 +233,13 @@ impl Group {
 
     /// Runs `pghc members`, asking all that were ever started.
     pub(super) fn members(&self, line: &str) -> Output {
+        self.ask("members", line)
+    }
+
+    /// Runs `pghc` with this command, asking all that were ever started.
+    fn ask(&self, what: &str, line: &str) -> Output {
         let mut command = Command::new(binary());
-        command.args(["members", "--cluster-id", CLUSTER]);
+        command.args([what, "--cluster-id", CLUSTER]);
         for id in self.children.keys() {
             command.arg("--coordinator").arg(self.url(*id));
         }
@@ -242,10 +248,18 @@ impl Group {
 
     /// As [`Self::members`], and checks the exit code; what it said.
     pub(super) fn says(&self, line: &str, code: i32) -> String {
-        let output = self.members(line);
-        let said = [output.stdout, output.stderr].concat();
+        Self::said_by("members", line, &self.members(line), code)
+    }
+
+    /// Runs `pghc leader` and checks the exit code; what it said.
+    pub(super) fn leader_says(&self, line: &str, code: i32) -> String {
+        Self::said_by("leader", line, &self.ask("leader", line), code)
+    }
+
+    fn said_by(what: &str, line: &str, output: &Output, code: i32) -> String {
+        let said = [output.stdout.as_slice(), output.stderr.as_slice()].concat();
         let said = String::from_utf8_lossy(&said).into_owned();
-        assert_eq!(output.status.code(), Some(code), "pghc members {line}: {said}");
+        assert_eq!(output.status.code(), Some(code), "pghc {what} {line}: {said}");
         said
     }
 
@@ -255,7 +269,8 @@ impl Group {
         let write = Write { key: None, payload: Some(self.sequence.to_string().into()) };
         let node = "eu-1".parse().expect("a plain name");
         let batch = Batch { session: [7; 16], sequence: self.sequence, node, writes: vec![write] };
-        let request = SubmitRequest { batch: batch.encode(), patience_ms: 1_000 };
+        let request =
+            SubmitRequest { batch: batch.encode(), patience_ms: 1_000, ..SubmitRequest::default() };
         let id = wait_for("an acknowledgement", async || {
             let only = |id: &&u64| self.only == 0 || self.only == **id;
             for id in self.children.keys().filter(only) {

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::group::Group;
+use super::group::{Group, zone};
+use crate::harness::wait_for;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_told_to_stop_hands_over_first() {
@@ -21,6 +22,56 @@ async fn a_leader_that_is_told_to_stop_hands_over_first() {
     }
     // A busy machine may be too slow for it once.
     assert!(taken_over >= 2, "{taken_over} of 3");
+    group.check().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lead_is_shown_and_moved_with_figures_and_its_switch_outlives_leaders_and_restarts() {
+    let mut group = Group::start().await;
+    for _ in 0..30 {
+        group.write().await;
+    }
+    let leader = group.leader().await;
+    // Every row of the matrix has been told to the leader: three zones, six round trips.
+    let shown = wait_for("a whole matrix", async || {
+        let shown = group.leader_says("show", 0);
+        let rows = shown.lines().skip_while(|line| !line.contains("round trips"));
+        let rows = rows.take_while(|line| !line.is_empty());
+        let cells = rows.flat_map(str::split_whitespace).filter(|cell| cell.contains('.'));
+        (cells.count() == 6).then_some(shown)
+    })
+    .await;
+    let leads = format!("coordinator {leader} in {} leads", zone(leader));
+    assert!(shown.contains(&leads) && shown.contains("placement of the lead is off"), "{shown}");
+    let to = leader % 3 + 1;
+    let said = group.leader_says(&format!("move {to} --dry-run"), 0);
+    assert!(said.contains("nothing was changed") && said.contains("predicted now"), "{said}");
+    assert_eq!(group.leader().await, leader);
+    let said = group.leader_says(&format!("move {}", zone(to)), 0);
+    assert!(said.contains("done"), "{said}");
+    assert_eq!(group.leader().await, to);
+    group.leader_says("move mars", 1);
+
+    assert!(group.leader_says("auto on", 0).contains("is on"));
+    assert!(group.leader_says("auto on", 0).contains("already"));
+    // The others hear of it with the next ping, and keep it.
+    for id in 1..=3 {
+        let file = group.data(id).join("placement.json");
+        wait_for("the switch on disk", async || {
+            std::fs::read_to_string(&file).ok().filter(|text| text.contains("true"))
+        })
+        .await;
+    }
+    group.kill(to);
+    group.write().await;
+    assert!(group.leader_says("auto", 0).contains("is on"));
+    for id in (1..=3).filter(|id| *id != to) {
+        group.kill(id);
+    }
+    (1..=3).for_each(|id| group.run(id));
+    group.write().await;
+    assert!(group.leader_says("auto show", 0).contains("is on"));
+    assert!(group.leader_says("auto off", 0).contains("is off"));
     group.check().await;
 }
 

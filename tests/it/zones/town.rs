@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pghc::coordinator::{Coordinator, Retention, Settings, Timing};
+use pghc::coordinator::{Coordinator, Geo, Retention, Settings, Timing};
 use pghc::dev::postgres::{Server, ServerOptions};
 use pghc::dev::process::Process;
 use pghc::dev::scratch::Scratch;
@@ -97,6 +97,7 @@ impl Town {
             members: [(1, (eu.clone(), format!("http://{}", self.listen)))].into(),
             zones: vec![eu],
             timing: Timing::LAN,
+            geo: Geo::default(),
             join: false,
             retention: Retention {
                 log_bytes: 0,

@@ -1,0 +1,107 @@
+//! How commands reach a running group: named by its coordinators, or by the parade it is of.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use pghc_api::id::ClusterId;
+
+use super::process::url;
+use crate::lab::target::read_record;
+use crate::rpc;
+use crate::rpc::v1::members_client::MembersClient;
+use crate::rpc::v1::{PlacementRequest, PlacementView};
+
+/// Longest a coordinator may take to answer, a round trip to the leader and an election included.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which group.
+#[derive(Debug, Args)]
+pub(super) struct Reach {
+    /// Cluster id, a UUID: the same for every process of the cluster.
+    #[arg(long, env = "PGHC_CLUSTER_ID", global = true)]
+    cluster_id: Option<ClusterId>,
+    /// Base URL of a coordinator; may be repeated: the first that answers is asked.
+    #[arg(long, env = "PGHC_COORDINATOR", value_name = "URL", value_delimiter = ',', value_parser = url, global = true)]
+    coordinator: Vec<String>,
+    /// Instead of both: a running parade of this machine, its data directory or `parade.json`.
+    #[arg(long, value_name = "DIR", global = true)]
+    against: Option<PathBuf>,
+}
+
+/// Why nothing was heard.
+pub(super) enum Failure {
+    /// It is not said whom to ask, or nobody was reached.
+    Unreached(String),
+    /// The group refused, or cannot answer now.
+    Refused(String),
+}
+
+/// A client of the coordinator that answered.
+pub(super) type Client = MembersClient<rpc::Caller>;
+
+impl Reach {
+    /// Whether a group is named.
+    pub(super) fn is_named(&self) -> bool {
+        self.against.is_some() || !self.coordinator.is_empty()
+    }
+
+    fn named(&self) -> Result<(ClusterId, Vec<String>), String> {
+        if let Some(path) = &self.against {
+            let record = read_record(path).map_err(|error| format!("{error:#}"))?;
+            let urls = record.zones.into_iter().map(|zone| zone.coordinator).collect();
+            return Ok((record.cluster_id, urls));
+        }
+        match &self.cluster_id {
+            Some(cluster) if !self.coordinator.is_empty() => {
+                Ok((cluster.clone(), self.coordinator.clone()))
+            }
+            _ => {
+                Err("say whom to ask: --cluster-id UUID --coordinator URL, or --against DIR"
+                    .to_owned())
+            }
+        }
+    }
+
+    /// The view of the first coordinator that answers, and a client of it for more.
+    pub(super) async fn view(&self) -> Result<(Client, PlacementView), Failure> {
+        let (cluster, urls) = self.named().map_err(Failure::Unreached)?;
+        let mut unreached = Vec::new();
+        for url in urls {
+            let caller = match rpc::connect(&url, &cluster, PATIENCE) {
+                Ok(caller) => caller,
+                Err(error) => {
+                    unreached.push(format!("{url}: {error}"));
+                    continue;
+                }
+            };
+            let mut client = MembersClient::new(caller);
+            match view(&mut client).await {
+                Ok(view) => return Ok((client, view)),
+                Err(status) if rpc::never_sent(&status) => {
+                    unreached.push(format!("{url}: nobody answers"));
+                }
+                Err(status) => return Err(refused(&status)),
+            }
+        }
+        let all = unreached.join("; ");
+        Err(Failure::Unreached(format!("no coordinator was reached ({all})")))
+    }
+}
+
+/// What the leader sees now.
+pub(super) async fn view(client: &mut Client) -> Result<PlacementView, tonic::Status> {
+    let mut request = tonic::Request::new(PlacementRequest {});
+    request.set_timeout(PATIENCE);
+    Ok(client.placement(request).await?.into_inner())
+}
+
+/// A refusal in words.
+pub(super) fn refused(status: &tonic::Status) -> Failure {
+    Failure::Refused(match status.code() {
+        tonic::Code::Unimplemented => {
+            "the leader runs an older pghc, which measures no distances".to_owned()
+        }
+        _ => status.message().to_owned(),
+    })
+}

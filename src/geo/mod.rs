@@ -1,0 +1,11 @@
+//! Distances as numbers: what ordered writes take between zones, who should vote and lead, and
+//! what timing such distances need.
+//!
+//! Pure: nothing here measures, waits or reads a clock. The coordinator decides with it where to lead,
+//! the commands and experiments predict with it, so that all of them say the same.
+
+pub mod choose;
+pub mod model;
+pub mod placement;
+pub mod survey;
+pub mod timing;

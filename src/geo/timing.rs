@@ -1,0 +1,89 @@
+//! The one rule for Raft's timing: everything follows from the largest round trip between
+//! coordinators. Pure.
+//!
+//! A heartbeat that is not answered within its own interval is given up, and one that needs a new
+//! connection takes two round trips: so the interval is twice the round trip. openraft waits for the
+//! leader's lease, which is the longest election timeout, and then a drawn timeout, before a follower
+//! stands: with two heartbeats and a little for each, silence is borne for more than four heartbeats, eight round trips, in
+//! which TCP sends a lost segment again twice. The spread of the elections is one round trip at
+//! least, so that the second candidate hears of the first before it stands.
+
+use std::time::Duration;
+
+/// Raft timing in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Between two heartbeats; a heartbeat that is not answered within it is given up.
+    pub heartbeat_ms: u64,
+    /// Least of what a follower draws, to wait when the leader's lease is over.
+    pub election_min_ms: u64,
+    /// Most of that; also the leader's lease. Close to the least: a follower waits for both.
+    pub election_max_ms: u64,
+}
+
+/// Shortest heartbeat: below it a scheduler's pause would count as a lost leader.
+const HEARTBEAT_MS_MIN: u64 = 50;
+
+/// What an election waits for beyond two heartbeats, and the least spread: a slow fsync.
+const SLACK_MS: u64 = 40;
+
+/// Least timeout: short distances leave a busy machine no other slack.
+const ELECTION_MS_MIN: u64 = 190;
+
+/// Longest round trip that is reckoned with; a leader is then missed for half a minute.
+pub const ROUND_TRIP_MS_MAX: u64 = 3_000;
+
+impl Timing {
+    /// For coordinators in one region: round trips up to 25 ms.
+    pub const LAN: Self = Self::bearing(25);
+    /// For coordinators on different continents when nothing was measured: round trips up to 200 ms.
+    pub const WAN: Self = Self::bearing(200);
+
+    /// The timing that bears round trips of up to `round_trip_ms`, [`ROUND_TRIP_MS_MAX`] at most.
+    #[must_use]
+    pub const fn bearing(round_trip_ms: u64) -> Self {
+        let round_trip_ms =
+            if round_trip_ms > ROUND_TRIP_MS_MAX { ROUND_TRIP_MS_MAX } else { round_trip_ms };
+        let doubled = round_trip_ms * 2;
+        let heartbeat_ms = if doubled > HEARTBEAT_MS_MIN { doubled } else { HEARTBEAT_MS_MIN };
+        let half = heartbeat_ms / 2;
+        let two = 2 * heartbeat_ms + SLACK_MS;
+        let election_min_ms = if two > ELECTION_MS_MIN { two } else { ELECTION_MS_MIN };
+        let spread_ms = if half > SLACK_MS { half } else { SLACK_MS };
+        Self { heartbeat_ms, election_min_ms, election_max_ms: election_min_ms + spread_ms }
+    }
+
+    /// The largest round trip this timing bears, in ms.
+    #[must_use]
+    pub const fn bears_ms(&self) -> u64 {
+        self.heartbeat_ms / 2
+    }
+
+    /// The longest election timeout. A leader is missed after up to twice as long.
+    #[must_use]
+    pub const fn election(&self) -> Duration {
+        Duration::from_millis(self.election_max_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ROUND_TRIP_MS_MAX, Timing};
+
+    #[test]
+    fn a_heartbeat_is_two_round_trips_and_four_of_silence_are_borne() {
+        for round_trip_ms in 0..=ROUND_TRIP_MS_MAX + 10 {
+            let timing = Timing::bearing(round_trip_ms);
+            assert!(timing.bears_ms() >= round_trip_ms.min(ROUND_TRIP_MS_MAX), "{timing:?}");
+            // The lease, and then what is drawn.
+            let borne_ms = timing.election_max_ms + timing.election_min_ms;
+            assert!(borne_ms > 4 * timing.heartbeat_ms, "{timing:?}");
+            let spread = timing.election_max_ms - timing.election_min_ms;
+            assert!(spread >= timing.bears_ms() && spread < timing.heartbeat_ms, "{timing:?}");
+        }
+        let lan = Timing { heartbeat_ms: 50, election_min_ms: 190, election_max_ms: 230 };
+        assert_eq!((Timing::LAN, Timing::bearing(0)), (lan, lan));
+        let wan = Timing { heartbeat_ms: 400, election_min_ms: 840, election_max_ms: 1040 };
+        assert_eq!((Timing::WAN, Timing::bearing(300).heartbeat_ms), (wan, 600));
+    }
+}

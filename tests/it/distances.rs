@@ -1,0 +1,229 @@
+//! Coordinators and zones that are far apart: measured, borne, and written to from learners.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pghc::coordinator::{Coordinator, Geo, Retention, Settings, Timing, measured, survey};
+use pghc::dev::parade::{Parade, ParadeOptions, Profile};
+use pghc::rpc::v1::coordinator_client::CoordinatorClient;
+use pghc::rpc::v1::members_client::MembersClient;
+use pghc::rpc::v1::{PlacementRequest, PlacementView, SubmitRequest, ZoneReport};
+use pghc::rpc::{self, Caller};
+use pghc::sequencer::{Batch, Write};
+use pghc::task::Tasks;
+use pghc::telemetry::Metrics;
+use pghc::wan::conditions::Change;
+use pghc::wan::{Matrix, Wan};
+use pghc_api::id::{ClusterId, ZoneName};
+use pghc_api::wire::{HeadBody, Status};
+
+use crate::harness::{PATIENCE, binary, check_zone, wait_for};
+
+/// Three coordinators in one process, each two of them as far apart as a matrix says.
+struct Group {
+    cluster: ClusterId,
+    running: BTreeMap<u64, Coordinator>,
+    settings: BTreeMap<u64, Settings>,
+    _wan: Wan,
+    tasks: Tasks,
+    dir: tempfile::TempDir,
+}
+
+impl Group {
+    async fn start(matrix: Matrix, timing: Timing, adapts: bool, change: &Change) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let tasks = Tasks::default();
+        let zones: Vec<ZoneName> = matrix.zones().to_vec();
+        let wan = Wan::start(matrix, 11, &tasks).expect("a thread");
+        wan.set("*", "*", change).expect("possible conditions");
+        let listeners: Vec<_> = zones
+            .iter()
+            .map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port"))
+            .collect();
+        let addresses: Vec<SocketAddr> =
+            listeners.iter().map(|it| it.local_addr().expect("bound")).collect();
+        drop(listeners);
+        let cluster: ClusterId = "00000000-0000-4000-8000-00000000000d".parse().expect("a UUID");
+        let mut settings = BTreeMap::new();
+        for (place, from) in zones.iter().enumerate() {
+            let mut members = BTreeMap::new();
+            for (other, to) in zones.iter().enumerate() {
+                let direct = addresses[other];
+                let address = match other == place {
+                    true => direct,
+                    false => wan.route(from, to, direct).await.expect("a route"),
+                };
+                members.insert(other as u64 + 1, (to.clone(), format!("http://{address}")));
+            }
+            let id = place as u64 + 1;
+            settings.insert(
+                id,
+                Settings {
+                    cluster: cluster.clone(),
+                    id,
+                    data: dir.path().join(id.to_string()),
+                    listen: addresses[place],
+                    members,
+                    join: false,
+                    zones: zones.clone(),
+                    timing,
+                    geo: Geo { adapts, ..Geo::default() },
+                    retention: Retention::default(),
+                    metrics: Metrics::for_coordinator(),
+                },
+            );
+        }
+        let running = BTreeMap::new();
+        let mut group = Self { cluster, running, settings, _wan: wan, tasks, dir };
+        for id in 1..=zones.len() as u64 {
+            group.run(id).await;
+        }
+        group
+    }
+
+    async fn run(&mut self, id: u64) {
+        let coordinator = Coordinator::start(self.settings[&id].clone()).await.expect("started");
+        self.running.insert(id, coordinator);
+    }
+
+    fn caller(&self, id: u64) -> Caller {
+        let url = format!("http://{}", self.running[&id].address());
+        rpc::connect(&url, &self.cluster, Duration::from_secs(2)).expect("a URL")
+    }
+
+    /// The leader and its term, once all agree.
+    async fn leader(&self) -> (u64, u64) {
+        wait_for("a leader that all know", async || {
+            let mut known = Vec::new();
+            for id in self.running.keys() {
+                let mut client = CoordinatorClient::new(self.caller(*id));
+                let view = client.report(ZoneReport::default()).await.ok()?.into_inner();
+                known.push((view.leader, view.term));
+            }
+            (known[0].0 > 0 && known.iter().all(|it| *it == known[0])).then_some(known[0])
+        })
+        .await
+    }
+
+    async fn write(&self, through: u64, sequence: u64) {
+        let write = Write { key: None, payload: Some("1".into()) };
+        let node = "a-1".parse().expect("a plain name");
+        let batch = Batch { session: [3; 16], sequence, node, writes: vec![write] }.encode();
+        let request = SubmitRequest { batch, patience_ms: 20_000, ..SubmitRequest::default() };
+        wait_for("an acknowledgement", async || {
+            let mut client = CoordinatorClient::new(self.caller(through));
+            client.submit(request.clone()).await.ok()
+        })
+        .await;
+    }
+
+    async fn view(&self, id: u64) -> Option<PlacementView> {
+        let mut client = MembersClient::new(self.caller(id));
+        Some(client.placement(PlacementRequest {}).await.ok()?.into_inner())
+    }
+
+    /// Stops everything; answers where the data is.
+    async fn stop(self) -> tempfile::TempDir {
+        for coordinator in self.running.into_values() {
+            coordinator.stop().await;
+        }
+        self.tasks.shut_down().await;
+        self.dir
+    }
+}
+
+fn even(round_trip_ms: u64) -> Matrix {
+    let zones = ["a", "b", "c"].map(|name| name.parse().expect("a plain name"));
+    Matrix::even(zones.to_vec(), Duration::from_millis(round_trip_ms))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_leader_is_lost_at_300_ms_with_jitter_and_losses() {
+    let jitter = "lognormal 20ms".parse().expect("a jitter");
+    let change = Change { jitter: Some(jitter), loss: Some(0.005), ..Change::default() };
+    let group = Group::start(even(300), Timing::bearing(300), false, &change).await;
+    let before = group.leader().await;
+    // At least 300 ms each, so some ten elections' time-outs, half of it idle.
+    for sequence in 1..=60 {
+        group.write(sequence % 3 + 1, sequence).await;
+    }
+    wait_for("the whole matrix, by any coordinator", async || {
+        let (survey, _) = survey(&group.view(2).await?);
+        let pairs = [(0, 1), (0, 2), (1, 2)];
+        let known = pairs.map(|(a, b)| survey.round_trip_ms(a, b));
+        println!("{known:?}");
+        known.iter().all(|ms| ms.is_some_and(|ms| (300.0..450.0).contains(&ms))).then_some(())
+    })
+    .await;
+    assert_eq!(group.leader().await, before, "nobody stood for election");
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timing_that_adapts_follows_what_is_measured_at_the_start_and_kept_from_the_last_run() {
+    let mut group = Group::start(even(80), Timing::WAN, true, &Change::default()).await;
+    group.leader().await;
+    let settings = group.settings[&1].clone();
+    // The others run: they are measured.
+    group.running.remove(&1).expect("running").stop().await;
+    let timing = measured(&settings).await;
+    assert!((160..400).contains(&timing.heartbeat_ms), "{timing:?}");
+    assert_eq!(timing, Timing::bearing(timing.bears_ms()));
+    group.run(1).await;
+    let file = settings.data.join("round-trips.json");
+    let kept = wait_for("what was measured, on disk", async || std::fs::read_to_string(&file).ok());
+    println!("{}", kept.await);
+    // Nobody runs: what is kept counts.
+    let _dir = group.stop().await;
+    let timing = measured(&settings).await;
+    assert!((160..400).contains(&timing.heartbeat_ms), "{timing:?}");
+    let elsewhere = Settings { data: settings.data.join("nowhere"), ..settings };
+    assert_eq!(measured(&elsewhere).await, Timing::WAN, "nothing is known");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_zone_whose_coordinator_is_a_learner_writes_and_reads_its_own_writes() {
+    let zones: Vec<ZoneName> = ["eu", "us"].map(|name| name.parse().expect("a name")).to_vec();
+    let matrix = Matrix::even(zones.clone(), Duration::from_millis(40));
+    let parade = Parade::start(ParadeOptions {
+        zones: zones.clone(),
+        voters: Some(zones[..1].to_vec()),
+        wan: Some(matrix),
+        profile: Profile::Wan,
+        binary: Some(binary()),
+        ..ParadeOptions::default()
+    });
+    let parade = parade.await.expect("the parade starts");
+    parade.ready(PATIENCE).await.expect("the parade gets ready");
+    let (record, http) = (parade.record(), reqwest::Client::new());
+    let us = &record.zones[1];
+    let status = wait_for("one voter", async || {
+        let url = format!("{}/v1/status", us.api[0]);
+        let status: Status = http.get(url).send().await.ok()?.json().await.ok()?;
+        let voters = status.coordinators.iter().filter(|it| it.voter).count();
+        (voters == 1).then_some(status)
+    });
+    assert_eq!(status.await.leader_zone.as_deref(), Some("eu"));
+    for number in 1..=5_u64 {
+        let body = serde_json::json!({ "payload": number });
+        let write = http.post(format!("{}/v1/chain", us.api[0])).json(&body).send();
+        let write = write.await.expect("an answer");
+        assert!(write.status().is_success(), "{write:?}");
+        // Its own database has it by now.
+        let head =
+            http.get(format!("{}/v1/chain/head", us.api[0])).send().await.expect("an answer");
+        let head: HeadBody = head.json().await.expect("a head");
+        assert!(head.frontier >= number, "{} after {number}", head.frontier);
+    }
+    for zone in &record.zones {
+        wait_for("the writes in both zones", async || {
+            let url = format!("{}/v1/chain/head", zone.api[0]);
+            let head: HeadBody = http.get(url).send().await.ok()?.json().await.ok()?;
+            (head.frontier == 5).then_some(())
+        })
+        .await;
+        check_zone(zone.name.as_str(), &zone.dsn, 5, &[]).await;
+    }
+    parade.stop().await;
+}
