@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use openraft::errors::{InitializeError, RaftError};
-use tokio::sync::watch;
 
 use super::gate::Gate;
 use super::identity::{Claim, WAY_OUT};
@@ -18,6 +17,7 @@ use super::log_store::LogStore;
 use super::roster::Roster;
 use super::sightings::Sightings;
 use super::type_config::{Member, Raft};
+use crate::task::watch;
 use crate::rpc::v1::hello_reply::Reached;
 use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::v1::{HelloReply, Introduction};

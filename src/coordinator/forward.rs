@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot};
 
 use super::host::Clock;
 use super::readers::Readers;
 use super::roster::Roster;
 use super::type_config::{Proposal, Raft};
+use crate::task::watch;
 use crate::rpc::v1::ProposeRequest;
 use crate::rpc::v1::coordinator_client::CoordinatorClient;
 use crate::rpc::{Caller, MESSAGE_BYTES_MAX, never_sent};

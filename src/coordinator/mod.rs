@@ -33,7 +33,6 @@ pub mod recover;
 mod registrar;
 mod ring;
 mod roster;
-#[cfg(feature = "simulation")]
 mod runtime;
 mod sequencing;
 mod service;
@@ -43,6 +42,7 @@ mod space;
 mod state_machine;
 mod tail;
 mod type_config;
+mod watch;
 mod zone_service;
 mod zone_state;
 mod zones;

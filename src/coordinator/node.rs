@@ -10,7 +10,6 @@ use std::time::Duration;
 use openraft::{Config, SnapshotPolicy};
 use pghc_api::id::{ClusterId, ZoneName};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 
@@ -43,6 +42,7 @@ use super::state_machine::StateMachine;
 use super::tail::Tails;
 use super::type_config::Raft;
 use super::zone_service::{Outlook, ZoneService};
+use crate::task::watch;
 use crate::rpc::v1::coordinator_server::CoordinatorServer;
 use crate::rpc::v1::members_server::MembersServer;
 use crate::rpc::v1::raft_server::RaftServer;

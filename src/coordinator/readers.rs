@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use super::membership::Memberships;
 use super::roster::Roster;
 use super::type_config::{Member, Raft};
+use crate::task::watch;
 use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::v1::{IntroduceRequest, Introduction};
 use crate::sequencer::{ENTRY_FORMAT, Zones};

@@ -8,10 +8,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use pghc_api::id::{BadId, ZoneName};
 use pghc_api::limits::ZONES_MAX;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::zone_state::{Feed, Heads, Known, state};
+use crate::task::watch;
 use crate::rpc::v1::zone_view::State;
 use crate::rpc::v1::{ZoneReport, ZoneView};
 use crate::sequencer::{self, Registration};

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use pghc_api::chain::Head;
-use tokio::sync::watch;
 
+use crate::task::watch;
 use super::frontier::Frontier;
 
 /// How far the filling of a zone from another one is.

@@ -64,7 +64,6 @@ impl Flusher {
     }
 
     /// As [`Self::run`], in a simulated process: there is no thread but the one that counts.
-    #[cfg(feature = "simulation")]
     pub(super) async fn simulate(mut self) {
         while let Some(group) = self.shared.next().await {
             let mut written = self.write(&group);

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use pghc_api::id::{ClusterId, ZoneName};
 use pghc_api::limits::ZONES_MAX;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Feed, Refusal, SILENT_AFTER, State, Zones};
+use crate::task::watch;
 use crate::rpc::v1::ZoneReport;
 use crate::sequencer::{Sequencer, ZoneAct, ZoneChange, Zones as Registry};
 

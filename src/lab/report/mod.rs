@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 pub use self::charts::Step;
 use self::svg::escape;
-use super::run::outcome::{Outcome, ZoneOutcome};
+use super::run::outcome::{Outcome, VIRTUAL, ZoneOutcome};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -71,7 +71,14 @@ fn head(outcome: &Outcome) -> String {
         "{}; {} s after {} s of warm-up; seed {}; led by {leader}; pghc {}{build}{label}",
         outcome.started, outcome.seconds, outcome.warmup_s, outcome.seed, outcome.program
     );
-    let _ = write!(text, "<p>{}</p><ul class=verdict>", escape(&line));
+    let _ = write!(text, "<p>{}</p>", escape(&line));
+    if outcome.is_virtual {
+        let _ = write!(text, "<p><b>{}.</b></p>", escape(VIRTUAL));
+    }
+    if outcome.voters.len() < outcome.zones.len() {
+        let _ = write!(text, "<p>Voters: {}.</p>", escape(&outcome.voters.join(", ")));
+    }
+    text.push_str("<ul class=verdict>");
     let mut item = |class: &str, value: String, name: &str| {
         let _ = write!(text, "<li><b class={class}>{}</b>{}</li>", escape(&value), escape(name));
     };

@@ -21,6 +21,8 @@ const EMULATOR_P50_US_MAX: u64 = 500;
 const CPU_MAX: f64 = 0.9;
 /// Fewer writes in a zone say little of its percentiles.
 const WRITES_MIN: u64 = 1_000;
+/// The same in virtual time, where nothing but the plan is left to chance.
+const WRITES_MIN_VIRTUAL: u64 = 100;
 /// The halves of the warm-up may differ by this much, beside a millisecond.
 const STEADY_MAX: f64 = 0.05;
 /// Points of a cumulative curve.
@@ -80,7 +82,11 @@ impl Raw<'_> {
             places.iter().map(|zone| self.zone(&self.zones[*zone], &[*zone])).collect();
         let mut all = self.zone("all", &places);
         if let Some(matrix) = self.matrix {
-            let model = Model::new(matrix);
+            let voters = self.scenario.cluster.voters.as_ref().map(|voters| {
+                let is_voter = |zone: &usize| voters.contains(&self.zones[*zone]);
+                places.iter().copied().filter(is_voter).collect()
+            });
+            let model = Model::new(matrix).with_voters(voters.unwrap_or(places));
             let leader = self.leader().and_then(|name| self.zones.iter().position(|z| *z == name));
             for (place, zone) in zones.iter_mut().enumerate() {
                 zone.limit_ms = Some(model.limit(place));
@@ -321,10 +327,11 @@ impl Raw<'_> {
         if let Some(cpu) = outcome.cpu.filter(|cpu| *cpu > CPU_MAX) {
             reasons.push(format!("{:.0} % of the processors were in use", cpu * 100.0));
         }
-        let few = |zone: &&ZoneOutcome| zone.sent > 0 && zone.ok < WRITES_MIN;
+        let least = if outcome.is_virtual { WRITES_MIN_VIRTUAL } else { WRITES_MIN };
+        let few = |zone: &&ZoneOutcome| zone.sent > 0 && zone.ok < least;
         for zone in outcome.zones.iter().filter(few) {
             let (name, ok) = (&zone.zone, zone.ok);
-            reasons.push(format!("{name} has {ok} writes; percentiles need {WRITES_MIN}"));
+            reasons.push(format!("{name} has {ok} writes; percentiles need {least}"));
         }
         if let Some((differ, last)) = self.unsteadiness()
             && differ > 1.0 + STEADY_MAX * last

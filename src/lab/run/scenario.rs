@@ -64,7 +64,7 @@ pub struct Scenario {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MatrixPart {
-    /// aws3, aws5, aws9, or a CSV file.
+    /// aws3, aws5, aws9, azure48, or a CSV file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// Instead of a file: how many zones, or with a file: only its first so many.
@@ -91,6 +91,9 @@ pub struct ClusterPart {
     /// Zone that is made leader before the start; absent: whoever was elected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
+    /// Zones that vote, the others learn; absent: all vote. Only in virtual time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub voters: Option<Vec<String>>,
     /// API nodes in each zone.
     #[serde(default = "one")]
     pub api_nodes: usize,
@@ -286,7 +289,8 @@ fn star() -> String {
 
 impl Default for ClusterPart {
     fn default() -> Self {
-        Self { leader: None, api_nodes: one(), commit: leader_push(), visibility: yes() }
+        let (api_nodes, commit, visibility) = (one(), leader_push(), yes());
+        Self { leader: None, voters: None, api_nodes, commit, visibility }
     }
 }
 
@@ -303,10 +307,12 @@ impl Default for Keys {
 }
 
 /// Scenarios that come with the program: name and text.
-const BUILT_IN: [(&str, &str); 8] = [
+const BUILT_IN: [(&str, &str); 10] = [
     ("near", include_str!("../../../deploy/scenarios/near.toml")),
     ("aws3", include_str!("../../../deploy/scenarios/aws3.toml")),
     ("aws5", include_str!("../../../deploy/scenarios/aws5.toml")),
+    ("aws9", include_str!("../../../deploy/scenarios/aws9.toml")),
+    ("azure48", include_str!("../../../deploy/scenarios/azure48.toml")),
     ("hub-partition", include_str!("../../../deploy/scenarios/hub-partition.toml")),
     ("leader-loss", include_str!("../../../deploy/scenarios/leader-loss.toml")),
     ("follow-the-traffic", include_str!("../../../deploy/scenarios/follow-the-traffic.toml")),
@@ -403,6 +409,14 @@ impl Scenario {
         let named = named.chain(self.phases.iter().map(|phase| &phase.zone)).chain(leader);
         for zone in named {
             ensure!(known(zone), "there is no zone {zone:?}");
+        }
+        if let Some(voters) = &self.cluster.voters {
+            ensure!(!voters.is_empty(), "somebody must vote");
+            for zone in voters {
+                ensure!(zone != "*" && known(zone), "there is no zone {zone:?} that could vote");
+            }
+            let leader = self.cluster.leader.as_ref().filter(|leader| !voters.contains(leader));
+            ensure!(leader.is_none(), "{} does not vote and cannot lead", leader.unwrap_or(&self.name));
         }
         self.clients.iter().try_for_each(Clients::check)?;
         self.phases.iter().try_for_each(Phase::check)?;
