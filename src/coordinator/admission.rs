@@ -17,11 +17,11 @@ use super::log_store::LogStore;
 use super::roster::Roster;
 use super::sightings::Sightings;
 use super::type_config::{Member, Raft};
-use crate::task::watch;
 use crate::rpc::v1::hello_reply::Reached;
 use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::v1::{HelloReply, Introduction};
 use crate::sabotage::{self, Bug};
+use crate::task::watch;
 
 /// Pause between two rounds of asking.
 const PAUSE: Duration = Duration::from_millis(100);

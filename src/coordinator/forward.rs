@@ -12,12 +12,12 @@ use super::host::Clock;
 use super::readers::Readers;
 use super::roster::Roster;
 use super::type_config::{Proposal, Raft};
-use crate::task::watch;
 use crate::rpc::v1::ProposeRequest;
 use crate::rpc::v1::coordinator_client::CoordinatorClient;
 use crate::rpc::{Caller, MESSAGE_BYTES_MAX, never_sent};
 use crate::sequencer::{Entry, ZoneChange};
 use crate::task::Tasks;
+use crate::task::watch;
 use crate::telemetry::Metrics;
 
 /// Who leads, as far as this coordinator knows.

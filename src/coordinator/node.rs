@@ -42,13 +42,13 @@ use super::state_machine::StateMachine;
 use super::tail::Tails;
 use super::type_config::Raft;
 use super::zone_service::{Outlook, ZoneService};
-use crate::task::watch;
 use crate::rpc::v1::coordinator_server::CoordinatorServer;
 use crate::rpc::v1::members_server::MembersServer;
 use crate::rpc::v1::raft_server::RaftServer;
 use crate::rpc::v1::zones_server::ZonesServer;
 use crate::rpc::{ClusterCheck, MESSAGE_BYTES_MAX};
 use crate::task::Tasks;
+use crate::task::watch;
 use crate::telemetry::Metrics;
 
 /// Raft timing in milliseconds.

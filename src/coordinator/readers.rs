@@ -11,10 +11,10 @@ use parking_lot::Mutex;
 use super::membership::Memberships;
 use super::roster::Roster;
 use super::type_config::{Member, Raft};
-use crate::task::watch;
 use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::v1::{IntroduceRequest, Introduction};
 use crate::sequencer::{ENTRY_FORMAT, Zones};
+use crate::task::watch;
 
 /// What a member answers when it is asked who it is.
 #[derive(Debug, Clone, PartialEq)]

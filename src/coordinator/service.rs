@@ -20,7 +20,6 @@ use super::space::Space;
 use super::tail::Tails;
 use super::zone_service::Outlook;
 use super::zones::{Refusal, Zones};
-use crate::task::watch;
 use crate::rpc::NOT_TAKEN;
 use crate::rpc::v1::coordinator_server;
 use crate::rpc::v1::write_outcome::Kind;
@@ -30,6 +29,7 @@ use crate::rpc::v1::{
 };
 use crate::sabotage::{self, Bug};
 use crate::sequencer::{Batch, EntryError, Outcome, ZoneChange};
+use crate::task::watch;
 
 /// Batches under way through one coordinator; more wait for a place.
 const SUBMITS_MAX: usize = 512;

@@ -11,10 +11,10 @@ use pghc_api::limits::ZONES_MAX;
 use tokio::time::Instant;
 
 use super::zone_state::{Feed, Heads, Known, state};
-use crate::task::watch;
 use crate::rpc::v1::zone_view::State;
 use crate::rpc::v1::{ZoneReport, ZoneView};
 use crate::sequencer::{self, Registration};
+use crate::task::watch;
 
 /// A zone not heard of for so long is not waited for. Until its applier is silent for so long, only
 /// the applier's word says how the zone is.

@@ -1,6 +1,7 @@
 //! What clients ask of an API node: the calls that its HTTP face makes, in the node's process.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use pghc_api::id::WriteId;
@@ -33,8 +34,17 @@ pub enum Ask {
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// Done: of a write its id, of a read how far the zone was.
-    Done(u64),
+    /// A write is applied.
+    Written {
+        /// Its id.
+        id: u64,
+        /// Until its outcome was known.
+        order: Duration,
+        /// And from there until it was applied.
+        apply: Duration,
+    },
+    /// A read is answered; the zone was so far.
+    Read(u64),
     /// It never will be.
     Refused(String),
     /// Not now; it may or may not have been done.
@@ -75,7 +85,7 @@ fn need(at_least: u64, deadline: Instant) -> Need {
 
 fn read<T>(seen: Result<crate::zone::Snapshot<T>, ReadError>) -> Answer {
     match seen {
-        Ok(snapshot) => Answer::Done(snapshot.frontier),
+        Ok(snapshot) => Answer::Read(snapshot.frontier),
         Err(error) => Answer::Failed(error.to_string()),
     }
 }
@@ -85,6 +95,7 @@ async fn write(node: &Node, key: &str, payload: Bytes, until: Instant) -> Answer
         return Answer::Refused(format!("{key:?} is no idempotency key"));
     };
     let write = NewWrite { key: Some(key), payload: Some(payload) };
+    let started = Instant::now();
     let id = match node.submit(vec![write], until).await.map(|mut all| all.pop()) {
         Ok(Some(Outcome::Ordered(head))) => head.id.get(),
         Ok(Some(Outcome::Repeated(id))) => id.get(),
@@ -94,8 +105,9 @@ async fn write(node: &Node, key: &str, payload: Bytes, until: Instant) -> Answer
         Ok(None) => return Answer::Failed("no outcome".to_owned()),
         Err(error) => return Answer::Failed(error.to_string()),
     };
+    let ordered = Instant::now();
     match node.wait_applied(id, until).await {
-        Ok(_) => Answer::Done(id),
+        Ok(_) => Answer::Written { id, order: ordered - started, apply: ordered.elapsed() },
         Err(error) => Answer::Failed(error.to_string()),
     }
 }

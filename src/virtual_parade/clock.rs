@@ -259,7 +259,8 @@ mod tests {
             tokio::join!(exact(300), exact(301), coarse(1), twice, coarse(60), exact(3_000))
         });
         let woken = woken.expect("a thread");
-        let micros = [woken.0, woken.1, woken.2, woken.3, woken.4, woken.5].map(|at| at.as_micros());
+        let micros =
+            [woken.0, woken.1, woken.2, woken.3, woken.4, woken.5].map(|at| at.as_micros());
         assert_eq!(micros, [300, 301, 1_000, 74_630, 60_000, 3_000]);
     }
 

@@ -226,7 +226,8 @@ impl Session for MemSession {
         expired: Option<u64>,
     ) -> BoxFuture<'a, Result<Acquired, ApplyError>> {
         let acquired = self.database.with(self.run, |state| {
-            if expired != Some(state.epoch) && state.holder.is_some_and(|holder| holder != self.id) {
+            if expired != Some(state.epoch) && state.holder.is_some_and(|holder| holder != self.id)
+            {
                 let (epoch, applier) = (state.epoch, state.applier.clone());
                 return Ok(Acquired::Held { epoch, applier });
             }

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use crate::task::watch;
 use super::ReadError;
+use crate::task::watch;
 
 /// The watermark. Cheap to share behind an `Arc`.
 #[derive(Debug)]

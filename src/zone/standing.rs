@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 
 use pghc_api::chain::Head;
 
-use crate::task::watch;
 use super::frontier::Frontier;
+use crate::task::watch;
 
 /// How far the filling of a zone from another one is.
 #[derive(Debug, Clone, PartialEq)]

@@ -19,7 +19,8 @@ const LAYERS: &[(usize, &[&str])] = &[
 ];
 
 /// Modules that deal with processes, not with their insides: what they may import beside layer 1.
-const OUTSIDERS: &[(&str, &[&str])] = &[("dev", &["wan"]), ("lab", &["wan", "dev", "virtual_parade"])];
+const OUTSIDERS: &[(&str, &[&str])] =
+    &[("dev", &["wan"]), ("lab", &["wan", "dev", "virtual_parade"])];
 
 /// Words that only some modules may name.
 const OWNED: &[(&str, &[&str])] = &[

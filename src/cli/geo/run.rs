@@ -186,12 +186,7 @@ impl Sweep {
         Ok(best > 0.0)
     }
 
-    async fn steps(
-        &self,
-        scenario: &Scenario,
-        on: On<'_>,
-        at: &Path,
-    ) -> anyhow::Result<Vec<Step>> {
+    async fn steps(&self, scenario: &Scenario, on: On<'_>, at: &Path) -> anyhow::Result<Vec<Step>> {
         let until = self.until.clone().unwrap_or_default();
         let mut steps = Vec::new();
         let mut one = async |rate: f64| {

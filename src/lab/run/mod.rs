@@ -6,6 +6,7 @@
 pub mod compare;
 pub mod console;
 pub mod drive;
+pub mod environment;
 pub mod faults;
 pub mod files;
 pub mod outcome;

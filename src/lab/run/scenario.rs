@@ -198,6 +198,10 @@ pub struct Phase {
     /// This rate, and then what it was before; needs `over`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<f64>,
+    /// Up and down between two rates, as a sine that begins in the middle and rises; needs `over`, its
+    /// period.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sine: Option<[f64; 2]>,
     /// How long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over: Option<Time>,
@@ -416,7 +420,11 @@ impl Scenario {
                 ensure!(zone != "*" && known(zone), "there is no zone {zone:?} that could vote");
             }
             let leader = self.cluster.leader.as_ref().filter(|leader| !voters.contains(leader));
-            ensure!(leader.is_none(), "{} does not vote and cannot lead", leader.unwrap_or(&self.name));
+            ensure!(
+                leader.is_none(),
+                "{} does not vote and cannot lead",
+                leader.unwrap_or(&self.name)
+            );
         }
         self.clients.iter().try_for_each(Clients::check)?;
         self.phases.iter().try_for_each(Phase::check)?;
@@ -466,11 +474,13 @@ impl Clients {
 impl Phase {
     fn check(&self) -> anyhow::Result<()> {
         let over = self.over.is_some_and(|over| !over.0.is_zero());
-        let rates = match (self.step, self.ramp, self.burst) {
-            (Some(rate), None, None) if self.over.is_none() => vec![rate],
-            (None, Some(rates), None) if over => rates.to_vec(),
-            (None, None, Some(rate)) if over => vec![rate],
-            _ => bail!("a phase is one of `step`, or `ramp` or `burst` with `over`"),
+        let rates = match (self.step, self.ramp, self.burst, self.sine) {
+            (Some(rate), None, None, None) if self.over.is_none() => vec![rate],
+            (None, Some(rates), None, None) | (None, None, None, Some(rates)) if over => {
+                rates.to_vec()
+            }
+            (None, None, Some(rate), None) if over => vec![rate],
+            _ => bail!("a phase is one of `step`, or `ramp`, `burst` or `sine` with `over`"),
         };
         ensure!(
             rates.iter().all(|rate| (0.0..=RATE_MAX).contains(rate)),
@@ -550,61 +560,4 @@ fn set(table: &mut toml::Table, path: &str, value: &str) -> anyhow::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::Scenario;
-
-    const SMALL: &str = r#"
-        name = "small"
-        duration = "10s"
-        [matrix]
-        file = "aws3"
-        [[clients]]
-        zone = "*"
-        rate = 10
-    "#;
-
-    #[test]
-    fn every_built_in_scenario_can_be_run_and_is_the_same_after_being_written() {
-        for name in Scenario::built_in() {
-            let scenario = Scenario::find(name, &[]).expect(name);
-            assert_eq!(scenario.name, name);
-            assert!(!scenario.about.is_empty(), "{name} says what it shows");
-            let text = toml::to_string(&scenario).expect("a scenario is a TOML file");
-            assert_eq!(Scenario::parse(&text, &[]).expect(&text), scenario, "{text}");
-        }
-    }
-
-    #[test]
-    fn keys_can_be_set_from_outside() {
-        let changes =
-            ["duration=3s", "clients.0.rate=20", "cluster.leader=eu-west-1", "matrix.loss=0.01"];
-        let scenario = Scenario::parse(SMALL, &changes.map(str::to_owned)).expect("good changes");
-        assert_eq!(scenario.duration.0.as_secs(), 3);
-        assert!((scenario.clients[0].rate - 20.0).abs() < 1e-9);
-        assert_eq!(scenario.cluster.leader.as_deref(), Some("eu-west-1"));
-        assert!((scenario.matrix.loss - 0.01).abs() < 1e-9);
-    }
-
-    #[test]
-    fn what_cannot_be_done_is_refused_before_anything_starts() {
-        for (bad, says) in [
-            ("duration=0s", "above 0"),
-            ("duration=fast", "not a duration"),
-            ("speed=1", "unknown field"),
-            ("clients.0.zone=mars", "no zone"),
-            ("clients.0.rate=0", "rate"),
-            ("clients.0.users=4", "no users"),
-            ("clients.3.users=4", "no item"),
-            ("clients.0.arrival=closed", "users"),
-            ("cluster.leader=mars", "no zone"),
-            ("matrix.loss=2", "loss"),
-            ("fault=[{at='1s', kill='coordinator@leader'}]", "an end"),
-            ("fault=[{at='1s', for='1s'}]", "exactly one"),
-            ("fault=[{at='9s', for='2s', kill='api@leader'}]", "after the run"),
-            ("phase=[{at='1s', step=1, burst=2}]", "a phase is one of"),
-        ] {
-            let error = Scenario::parse(SMALL, &[bad.to_owned()]).expect_err(bad);
-            assert!(format!("{error:#}").contains(says), "{bad}: {error:#}");
-        }
-    }
-}
+mod tests;

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use self::clients::{Group, Ground};
+use self::clients::{Ground, Group};
 use self::faults::Tools;
 use super::ledger::{self, Book};
 use super::run::drive::Progress;
@@ -214,8 +214,7 @@ async fn calm(parade: &Parade, zones: usize) -> anyhow::Result<()> {
     // What was given up may still be ordered.
     let mut before = Vec::new();
     loop {
-        let frontiers: Vec<u64> =
-            (0..zones).map(|zone| parade.database(zone).frontier()).collect();
+        let frontiers: Vec<u64> = (0..zones).map(|zone| parade.database(zone).frontier()).collect();
         let alike = frontiers.windows(2).all(|two| two[0] == two[1]);
         if alike && frontiers == before {
             return Ok(());
