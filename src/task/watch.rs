@@ -13,15 +13,9 @@ use tokio::sync::watch as inner;
 pub use tokio::sync::watch::Ref;
 pub use tokio::sync::watch::error::{RecvError, SendError};
 
-/// Wakes all who wait, and once more when it goes.
+/// Wakes all who wait, and once more when the last sender goes.
 #[derive(Debug, Default)]
 struct Bell(Arc<Notify>);
-
-impl Clone for Bell {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
 
 impl Drop for Bell {
     fn drop(&mut self) {
@@ -34,7 +28,7 @@ impl Drop for Bell {
 pub struct Sender<T> {
     // Goes before the bell, so that who is woken last finds the channel closed.
     value: inner::Sender<T>,
-    bell: Bell,
+    bell: Arc<Bell>,
 }
 
 /// Watches the value.
@@ -54,7 +48,7 @@ pub fn channel<T>(initial: T) -> (Sender<T>, Receiver<T>) {
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        Self { value: self.value.clone(), bell: self.bell.clone() }
+        Self { value: self.value.clone(), bell: Arc::clone(&self.bell) }
     }
 }
 
@@ -68,7 +62,7 @@ impl<T> Sender<T> {
     /// A value that nobody watches yet.
     #[must_use]
     pub fn new(initial: T) -> Self {
-        Self { value: inner::Sender::new(initial), bell: Bell::default() }
+        Self { value: inner::Sender::new(initial), bell: Arc::default() }
     }
 
     /// Sets it.

@@ -227,7 +227,7 @@ mod tests {
     fn every_zone_of_the_built_in_matrices_is_on_the_map() {
         for (name, _) in Matrix::built_in() {
             for zone in Matrix::find(name).expect(name).zones() {
-                let (city, x, y) = find(zone.as_str()).expect(zone.as_str());
+                let (city, x, y) = find(zone.as_str()).expect("a region of the table");
                 assert!(!city.is_empty() && (0.0..960.0).contains(&x), "{zone}: {x}");
                 assert!((0.0..370.0).contains(&y), "{zone}: {y}");
             }
