@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 use super::svg::{Plot, colour, escape, number};
 use crate::lab::run::outcome::{Outcome, Point, ZoneOutcome};
 
+/// A table of so many zones fits into half of the page.
+const VISIBILITY_NARROW: usize = 4;
+
 /// Names and colours.
 pub(super) fn legend<'a>(names: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut text = "<ul class=legend>".to_owned();
@@ -176,7 +179,8 @@ pub(super) fn server_time(outcome: &Outcome) -> String {
         ("apply", "until applied in the zone", "#e69f00"),
     ];
     let told = || outcome.zones.iter().filter(|zone| !zone.timing_ms.is_empty());
-    if told().count() == 0 {
+    // In virtual time only distances take any, and those are in the chart before.
+    if outcome.is_virtual || told().count() == 0 {
         return String::new();
     }
     let sum = |zone: &ZoneOutcome| zone.timing_ms.values().sum::<f64>();
@@ -230,7 +234,8 @@ pub(super) fn visibility(outcome: &Outcome) -> String {
         }
     }
     inside.push_str("</tr></table></div>");
-    card("When other zones see it.", "median ms from the planned sending", "", &inside)
+    let class = if names.len() > VISIBILITY_NARROW { "wide" } else { "" };
+    card("When other zones see it.", "median ms from the planned sending", class, &inside)
 }
 
 /// One step of a sweep.

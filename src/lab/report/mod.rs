@@ -29,11 +29,11 @@ pub fn page(outcome: &Outcome) -> String {
     body.push_str("<div class=charts>\n");
     body.push_str(&charts::distribution(outcome));
     body.push_str(&charts::split(outcome));
-    body.push_str(&charts::server_time(outcome));
+    body.push_str(&map::world(outcome));
     body.push_str(&charts::timeline(outcome));
     body.push_str(&charts::rates(outcome));
+    body.push_str(&charts::server_time(outcome));
     body.push_str(&charts::visibility(outcome));
-    body.push_str(&map::world(outcome));
     body.push_str("</div>\n<h2>Figures</h2>\n");
     body.push_str(&figures(outcome));
     let _ = write!(body, "<h2>As printed</h2><pre>{}</pre>", escape(&outcome.to_string()));
