@@ -28,6 +28,7 @@ pub mod http;
 pub mod verify;
 // layer 5
 pub mod dev;
+pub mod virtual_parade;
 // layer 6
 pub mod lab;
 // layer 7

@@ -1,8 +1,8 @@
 //! Supervised tasks: every background task has a name, ends with its owner, and a panic in one ends
 //! the process, because a half-alive node is worse than a dead one.
 
-#[cfg(feature = "simulation")]
 pub mod process;
+pub mod watch;
 
 use std::future::Future;
 use std::io;
@@ -63,7 +63,6 @@ impl Tasks {
 pub(crate) fn spawn<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> JoinHandle<T> {
-    #[cfg(feature = "simulation")]
     if let Some(process) = process::Process::current() {
         return process.spawn(work);
     }
@@ -78,7 +77,6 @@ pub(crate) fn spawn<T: Send + 'static>(
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
-    #[cfg(feature = "simulation")]
     if process::Process::current().is_some() {
         return Ok(work());
     }

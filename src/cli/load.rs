@@ -15,8 +15,9 @@ use super::geo::{Compare, Net, Predict, Report, Run, Sweep};
 use super::process::{parse, with_causes};
 use crate::lab::load::LoadOptions;
 use crate::lab::pacer::Arrival;
-use crate::lab::quick;
+use crate::lab::run::scenario::Scenario;
 use crate::lab::site::{Site, SiteOptions};
+use crate::lab::{quick, virtual_run};
 
 /// Drives a parade with writes and reports how long they took.
 #[derive(Debug, Parser)]
@@ -112,6 +113,9 @@ struct Quick {
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(150..=1_000_000),
           env = "PGHC_LOAD_PAYLOAD_BYTES")]
     payload_bytes: u32,
+    /// In virtual time, as `run --virtual`; without --wan between the zones of aws3
+    #[arg(long = "virtual", conflicts_with_all = ["against", "target", "data", "base_port"])]
+    is_virtual: bool,
 }
 
 fn target(text: &str) -> Result<(String, String), String> {
@@ -169,7 +173,38 @@ impl Format {
 }
 
 impl Quick {
+    /// As a scenario, for virtual time.
+    fn scenario(&self) -> anyhow::Result<Scenario> {
+        let file = self.site.wan.as_deref().unwrap_or("aws3");
+        let zones = self.site.zones.map(|zones| format!("matrix.zones={zones}"));
+        let changes: Vec<String> = zones.into_iter().collect();
+        let text = format!(
+            "name = 'quick'\nabout = 'geo-load quick'\nseed = {}\nduration = '{}s'\nwarmup = '2s'\n\
+             [matrix]\nfile = {}\n[[clients]]\nzone = '*'\nrate = {:?}\narrival = '{}'\n\
+             timeout = '{}s'\nconnections = {}\nvalue = '{}B'\n",
+            // TOML has no larger numbers.
+            self.seed.unwrap_or_else(rand::random) & (u64::MAX >> 1),
+            self.seconds,
+            toml::Value::from(file),
+            self.rate,
+            match self.arrival {
+                Arrival::Poisson => "poisson",
+                Arrival::Uniform => "uniform",
+            },
+            self.timeout,
+            self.connections,
+            self.payload_bytes
+        );
+        Scenario::parse(&text, &changes)
+    }
+
     async fn run(&self) -> anyhow::Result<bool> {
+        if self.is_virtual {
+            let scenario = self.scenario()?;
+            let finished = interruptible(virtual_run::run(&scenario)).await?;
+            self.site.print(&finished.outcome)?;
+            return Ok(finished.outcome.passed);
+        }
         let options = LoadOptions {
             rate: self.rate,
             length: Duration::from_secs(self.seconds.into()),
@@ -272,6 +307,9 @@ mod tests {
             "geo-load run aws3 --set duration=10s --set clients.0.rate=20 --out /tmp/x",
             "geo-load run my.toml --target eu=http://h:1 --target us=http://h:2",
             "geo-load sweep near --rates 50,100 --set duration=5s",
+            "geo-load run azure48 --virtual --seed 3",
+            "geo-load quick --virtual --wan aws5 --seconds 5",
+            "geo-load sweep aws9 --virtual --rates 5,10",
             "geo-load sweep saturation --until p99<1s,err<1% --from 200",
             "geo-load compare a b --fail-if p50>5%",
             "geo-load report /tmp/x",
@@ -290,6 +328,7 @@ mod tests {
             "geo-load quick --against parade.json --zones 3",
             "geo-load sweep near",
             "geo-load sweep near --rates 1 --until p99<1s",
+            "geo-load run aws3 --virtual --against parade.json",
             "geo-load compare a",
             "geo-load bench --only fast",
             "geo-load bench --rounds 0",

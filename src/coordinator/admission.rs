@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use openraft::errors::{InitializeError, RaftError};
-use tokio::sync::watch;
 
 use super::gate::Gate;
 use super::identity::{Claim, WAY_OUT};
@@ -22,6 +21,7 @@ use crate::rpc::v1::hello_reply::Reached;
 use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::v1::{HelloReply, Introduction};
 use crate::sabotage::{self, Bug};
+use crate::task::watch;
 
 /// Pause between two rounds of asking.
 const PAUSE: Duration = Duration::from_millis(100);

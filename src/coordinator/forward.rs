@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot};
 
 use super::host::Clock;
 use super::proposer::Proposer;
@@ -17,6 +17,7 @@ use crate::rpc::v1::coordinator_client::CoordinatorClient;
 use crate::rpc::{Caller, MESSAGE_BYTES_MAX, never_sent};
 use crate::sequencer::{Entry, ZoneChange};
 use crate::task::Tasks;
+use crate::task::watch;
 use crate::telemetry::Metrics;
 
 /// Who leads, as far as this coordinator knows.

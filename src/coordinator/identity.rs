@@ -155,7 +155,6 @@ fn invalid(message: String) -> io::Error {
 
 /// A new UUID; in a simulation from its seed.
 pub(super) fn fresh() -> String {
-    #[cfg(feature = "simulation")]
     if let Some(process) = crate::task::process::Process::current() {
         return Uuid::from_u64_pair(process.random(), process.random()).to_string();
     }

@@ -37,7 +37,6 @@ pub mod recover;
 mod registrar;
 mod ring;
 mod roster;
-#[cfg(feature = "simulation")]
 mod runtime;
 mod sequencing;
 mod service;
@@ -48,6 +47,7 @@ mod state_machine;
 mod tail;
 mod traffic;
 mod type_config;
+mod watch;
 mod zone_service;
 mod zone_state;
 mod zones;

@@ -10,7 +10,6 @@ use std::time::Duration;
 use openraft::{Config, SnapshotPolicy};
 use pghc_api::id::{ClusterId, ZoneName};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 
@@ -54,6 +53,7 @@ use crate::rpc::v1::raft_server::RaftServer;
 use crate::rpc::v1::zones_server::ZonesServer;
 use crate::rpc::{ClusterCheck, Dial, MESSAGE_BYTES_MAX};
 use crate::task::Tasks;
+use crate::task::watch;
 use crate::telemetry::Metrics;
 
 /// What a coordinator is started with.

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use super::membership::Memberships;
 use super::roster::Roster;
@@ -15,6 +14,7 @@ use super::type_config::{Member, Raft};
 use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::v1::{IntroduceRequest, Introduction};
 use crate::sequencer::{ENTRY_FORMAT, Zones};
+use crate::task::watch;
 
 /// What a member answers when it is asked who it is.
 #[derive(Debug, Clone, PartialEq)]

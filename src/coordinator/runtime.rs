@@ -1,5 +1,6 @@
-//! openraft's runtime in a simulation: tokio, but what is spawned belongs to the simulated process
-//! and randomness comes from its seed. Outside of simulated processes it is plain tokio.
+//! openraft's runtime: tokio, but what is spawned by a simulated process belongs to it, randomness
+//! there comes from its seed, and who waits for a watched value is woken in the order of asking.
+//! Outside of simulated processes it is plain tokio.
 
 use std::future::Future;
 use std::time::Duration;
@@ -13,9 +14,9 @@ use crate::task::process::Process;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Simulated(TokioRuntime);
+pub(super) struct Owned(TokioRuntime);
 
-impl AsyncRuntime for Simulated {
+impl AsyncRuntime for Owned {
     type JoinError = <TokioRuntime as AsyncRuntime>::JoinError;
     type JoinHandle<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::JoinHandle<T>;
     type Sleep = <TokioRuntime as AsyncRuntime>::Sleep;
@@ -25,7 +26,7 @@ impl AsyncRuntime for Simulated {
         <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
     type ThreadLocalRng = SmallRng;
     type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
-    type Watch = <TokioRuntime as AsyncRuntime>::Watch;
+    type Watch = super::watch::Ordered;
     type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
     type Mutex<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::Mutex<T>;
 

@@ -11,13 +11,13 @@ use parking_lot::Mutex;
 use pghc_api::chain::Head;
 use pghc_api::id::ClusterId;
 use pghc_api::limits::TAIL_QUEUE_BYTES_MAX;
-use tokio::sync::watch;
 
 use super::recent::{Answer, BatchId, Recent};
 use super::ring::{Above, Ring};
 use super::type_config::{Entry, LogId, SnapshotMeta, StoredMembership};
 use crate::rpc::v1::TailBatch;
 use crate::sequencer::{Position, Sequenced, Sequencer, ZoneChange, Zones};
+use crate::task::watch;
 
 /// Batches handed to a tail at a time.
 const TAIL_BATCHES: usize = 64;

@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use openraft::ReadPolicy;
 use pghc_api::chain::{Digest, Head, LinkHash};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
@@ -30,6 +30,7 @@ use crate::rpc::v1::{
 };
 use crate::sabotage::{self, Bug};
 use crate::sequencer::{EntryError, Heading, Outcome, ZoneChange};
+use crate::task::watch;
 
 /// Batches under way through one coordinator; more wait for a place.
 const SUBMITS_MAX: usize = 512;

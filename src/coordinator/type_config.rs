@@ -56,10 +56,7 @@ impl From<Member> for MemberText {
     }
 }
 
-#[cfg(not(feature = "simulation"))]
-type Runtime = openraft::impls::TokioRuntime;
-#[cfg(feature = "simulation")]
-type Runtime = super::runtime::Simulated;
+type Runtime = super::runtime::Owned;
 
 openraft::declare_raft_types!(
     /// Types of the one Raft group.

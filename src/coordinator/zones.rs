@@ -8,13 +8,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use pghc_api::id::{BadId, ZoneName};
 use pghc_api::limits::ZONES_MAX;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::zone_state::{Feed, Heads, Known, state};
 use crate::rpc::v1::zone_view::State;
 use crate::rpc::v1::{ZoneReport, ZoneView};
 use crate::sequencer::{self, Registration};
+use crate::task::watch;
 
 /// A zone not heard of for so long is not waited for. Until its applier is silent for so long, only
 /// the applier's word says how the zone is.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use pghc_api::chain::{Head, Link};
 use pghc_api::error::ErrorCode;
@@ -21,12 +21,17 @@ use super::bulk;
 use crate::telemetry::WriteEnd;
 use crate::zone::{Need, NewWrite, Outcome, ReadError, Snapshot, SubmitError};
 
+/// How long the node took for what, as browsers and proxies know it.
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
 /// A write as it is answered.
 #[derive(Debug)]
 pub(super) struct Written {
     pub(super) link: Chained,
     /// Whether the key had been ordered before.
     pub(super) repeated: bool,
+    /// Of a write by itself: time until its outcome was known, and from there on.
+    spent: Option<(Duration, Duration)>,
 }
 
 impl Written {
@@ -54,7 +59,7 @@ impl Written {
     )),
     responses(
         (status = 201, description = "Written and applied as asked", body = pghc_api::wire::LinkBody,
-            headers(("Pghc-Frontier" = u64, description = "Newest id applied in this zone"), ("Pghc-Token" = String, description = "Token of the write"))),
+            headers(("Pghc-Frontier" = u64, description = "Newest id applied in this zone"), ("Pghc-Token" = String, description = "Token of the write"), ("Server-Timing" = String, description = "Milliseconds until the write was ordered (`order;dur=`) and from there until it was applied as asked (`apply;dur=`)"))),
         (status = 200, description = "Written before under this key; or the lines of a bulk write", body = pghc_api::wire::LinkBody),
         (status = 400, description = "Not understood; nothing was written", body = pghc_api::error::Problem, content_type = "application/problem+json"),
         (status = 408, description = "The body did not arrive in time; nothing was written", body = pghc_api::error::Problem, content_type = "application/problem+json"),
@@ -85,7 +90,18 @@ pub(super) async fn write(
     text.push('{');
     written.link.write_members(cluster, &mut text);
     text.push('}');
-    Ok(written_answer(&api, &written, written.status(), text))
+    let mut response = written_answer(&api, &written, written.status(), text);
+    response.headers_mut().extend(written.spent.map(server_timing));
+    Ok(response)
+}
+
+/// The node's own time, for who measures: until the outcome was known (queue, way to the leader, quorum
+/// and back), and until it was applied as asked.
+fn server_timing((order, apply): (Duration, Duration)) -> (HeaderName, HeaderValue) {
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let text = format!("order;dur={:.3}, apply;dur={:.3}", ms(order), ms(apply));
+    let value = HeaderValue::try_from(text).expect("numbers are visible ASCII");
+    (SERVER_TIMING, value)
 }
 
 /// The answer to one write: body, frontier and token.
@@ -104,10 +120,13 @@ pub(super) fn written_answer(
 
 /// Writes one write and waits as asked.
 pub(super) async fn write_one(api: &Api, write: NewWrite, ask: &Ask) -> Result<Written, Refusal> {
-    let deadline = Instant::now() + ask.timeout;
+    let started = Instant::now();
+    let deadline = started + ask.timeout;
     let outcomes = submit(api, vec![write], deadline).await.map_err(|error| unwritten(&error))?;
+    let ordered = Instant::now();
     let mut answers = settle(api, outcomes, ask.wait, deadline).await;
-    answers.pop().expect("one write has one outcome")
+    let written = answers.pop().expect("one write has one outcome")?;
+    Ok(Written { spent: Some((ordered - started, ordered.elapsed())), ..written })
 }
 
 /// Hands writes over and counts what became of them.
@@ -165,8 +184,11 @@ pub(super) async fn settle(
     let mut answers = Vec::with_capacity(outcomes.len());
     for outcome in outcomes {
         answers.push(match outcome {
-            Outcome::Ordered(head) => check(&waited, awaited(&outcome, wait))
-                .map(|()| Written { link: of_head(api, &head), repeated: false }),
+            Outcome::Ordered(head) => check(&waited, awaited(&outcome, wait)).map(|()| Written {
+                link: of_head(api, &head),
+                repeated: false,
+                spent: None,
+            }),
             Outcome::Repeated(id) => repeated(api, id, &waited).await,
             Outcome::KeyReused(id) => {
                 let detail = format!("write {id} has this Idempotency-Key and another payload");
@@ -228,7 +250,7 @@ async fn repeated(api: &Api, id: WriteId, waited: &Result<(), Short>) -> Result<
     let need = Need { at_least: 0, deadline, may_be_replica: false };
     match api.service.link(id, need).await {
         Ok(Snapshot { value: Some(link), .. }) => {
-            Ok(Written { link: of_link(link), repeated: true })
+            Ok(Written { link: of_link(link), repeated: true, spent: None })
         }
         Ok(_) => Err(not_applied(id, "this zone does not show it yet")),
         Err(error) => {

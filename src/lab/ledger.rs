@@ -87,6 +87,17 @@ pub async fn settle(
     }
 }
 
+/// Compares books with a chain that is at hand: ids and payloads.
+pub(super) fn compare<'a>(
+    run: &str,
+    books: &[Book<'_>],
+    chain: impl Iterator<Item = (u64, &'a str)>,
+) -> Balance {
+    let mut books = Books::new(run, books);
+    chain.for_each(|(id, payload)| books.see(id, payload));
+    books.close()
+}
+
 /// The books of a run while the chain is read.
 struct Books<'a> {
     run: &'a str,

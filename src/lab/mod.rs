@@ -19,3 +19,4 @@ pub mod run;
 pub mod site;
 pub mod target;
 pub mod verdict;
+pub mod virtual_run;

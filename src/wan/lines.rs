@@ -80,7 +80,7 @@ pub struct LineView {
 
 /// One line as the connections on it share it.
 #[derive(Debug, Clone)]
-pub(super) struct Lane {
+pub struct Lane {
     line: Arc<Mutex<Line>>,
     /// Told whenever a cut comes or goes.
     changes: watch::Receiver<()>,
@@ -93,7 +93,8 @@ impl Lane {
         Self { line: Arc::new(Mutex::new(line)), changes: watch::channel(()).1 }
     }
 
-    pub(super) fn line(&self) -> MutexGuard<'_, Line> {
+    /// The line, to send on it or to look at it. Nobody else can while the answer lives.
+    pub fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock()
     }
 
@@ -143,7 +144,7 @@ impl Lane {
 
 /// All lines of an emulator.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub struct Lines {
     zones: Vec<ZoneName>,
     /// Row-major: from, to.
     lanes: Vec<Lane>,
@@ -153,7 +154,8 @@ pub(super) struct Lines {
 
 impl Lines {
     /// The lines of `matrix`; each throws its own dice from `seed`.
-    pub(super) fn new(matrix: &Matrix, seed: u64) -> Self {
+    #[must_use]
+    pub fn new(matrix: &Matrix, seed: u64) -> Self {
         let (sender, changes) = watch::channel(());
         let zones = matrix.zones().to_vec();
         let mut lanes = Vec::with_capacity(zones.len() * zones.len());
@@ -169,14 +171,18 @@ impl Lines {
         Self { zones, lanes, cuts: Mutex::default(), changes: sender }
     }
 
-    /// The line between two zones of the matrix.
-    pub(super) fn lane(&self, from: &ZoneName, to: &ZoneName) -> Option<Lane> {
+    /// The line between two zones of the matrix; `None` when one is not in it.
+    #[must_use]
+    pub fn lane(&self, from: &ZoneName, to: &ZoneName) -> Option<Lane> {
         let place = |zone: &ZoneName| self.zones.iter().position(|other| other == zone);
         Some(self.lanes[place(from)? * self.zones.len() + place(to)?].clone())
     }
 
     /// Changes every line from one of `from` to one of `to`; `*` stands for all.
-    pub(super) fn set(&self, from: &str, to: &str, change: &Change) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// A sentence, when a zone is not known or a value is impossible; nothing is changed then.
+    pub fn set(&self, from: &str, to: &str, change: &Change) -> Result<(), String> {
         change.check()?;
         let (from, to) = (self.group(&[from.to_owned()])?, self.group(&[to.to_owned()])?);
         for (a, b) in pairs(&from, &to) {
@@ -188,7 +194,10 @@ impl Lines {
     }
 
     /// Makes a cut and answers its number.
-    pub(super) fn cut(&self, cut: Cut) -> Result<u64, String> {
+    ///
+    /// # Errors
+    /// A sentence, when it separates nothing or there are too many.
+    pub fn cut(&self, cut: Cut) -> Result<u64, String> {
         self.covered(&cut)?;
         let mut cuts = self.cuts.lock();
         if cuts.1.len() >= CUTS_MAX {
@@ -202,7 +211,7 @@ impl Lines {
     }
 
     /// Heals a cut, or all; answers how many.
-    pub(super) fn heal(&self, number: Option<u64>) -> usize {
+    pub fn heal(&self, number: Option<u64>) -> usize {
         let mut cuts = self.cuts.lock();
         let before = cuts.1.len();
         match number {
@@ -214,12 +223,14 @@ impl Lines {
     }
 
     /// The cuts, by number.
-    pub(super) fn cuts(&self) -> BTreeMap<u64, Cut> {
+    #[must_use]
+    pub fn cuts(&self) -> BTreeMap<u64, Cut> {
         self.cuts.lock().1.clone()
     }
 
     /// Every line between different zones as it is now.
-    pub(super) fn view(&self) -> Vec<LineView> {
+    #[must_use]
+    pub fn view(&self) -> Vec<LineView> {
         let all: Vec<usize> = (0..self.zones.len()).collect();
         let view = |(a, b): (usize, usize)| {
             let line = self.lanes[a * self.zones.len() + b].line();

@@ -44,7 +44,7 @@ pub struct BadMatrix {
 pub enum MatrixFileError {
     /// The file cannot be read; check its name.
     #[error(
-        "cannot read the latency matrix {path}; aws3, aws5 and aws9 are built in, anything else is \
+        "cannot read the latency matrix {path}; aws3, aws5, aws9 and azure48 are built in, anything else is \
          a file"
     )]
     Unreadable {
@@ -64,7 +64,7 @@ pub enum MatrixFileError {
 }
 
 /// Matrices that come with the program: name, what it is, text. The texts cite their sources.
-const BUILT_IN: [(&str, &str, &str); 3] = [
+const BUILT_IN: [(&str, &str, &str); 4] = [
     ("aws3", "us-east-1, eu-west-1, ap-northeast-1", include_str!("../../deploy/wan/aws3.csv")),
     (
         "aws5",
@@ -72,6 +72,7 @@ const BUILT_IN: [(&str, &str, &str); 3] = [
         include_str!("../../deploy/wan/aws5.csv"),
     ),
     ("aws9", "nine regions on five continents", include_str!("../../deploy/wan/aws9.csv")),
+    ("azure48", "48 regions of Azure", include_str!("../../deploy/wan/azure48.csv")),
 ];
 
 impl Matrix {
@@ -318,7 +319,7 @@ mod tests {
                 assert!(matrix.round_trip(a, b) > Duration::from_millis(20), "{name}: {a} {b}");
             }
         }
-        assert_eq!(Matrix::built_in().count(), 3);
+        assert_eq!(Matrix::built_in().count(), 4);
         assert!(Matrix::find("aws4").is_err());
         let error = "# a\nzone,a\n# b\na,x".parse::<Matrix>().expect_err("x is no number");
         assert_eq!((error.line, error.column), (4, 2), "{error}");

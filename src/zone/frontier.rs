@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::ReadError;
+use crate::task::watch;
 
 /// The watermark. Cheap to share behind an `Arc`.
 #[derive(Debug)]

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use pghc_api::chain::Head;
-use tokio::sync::watch;
 
 use super::frontier::Frontier;
+use crate::task::watch;
 
 /// How far the filling of a zone from another one is.
 #[derive(Debug, Clone, PartialEq)]

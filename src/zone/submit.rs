@@ -16,7 +16,7 @@ use pghc_api::limits::{
     BATCH_BYTES_MAX, BATCH_WRITES_MAX, SUBMIT_QUEUE_BYTES_MAX, SUBMIT_QUEUE_MAX,
 };
 use pghc_api::time::Micros;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::batcher::{Weigh, Window, next_batch};
@@ -28,7 +28,7 @@ use crate::rpc::v1::{SubmitReply, SubmitRequest, WriteOutcome};
 use crate::rpc::{NOT_TAKEN, never_sent};
 use crate::sabotage::{self, Bug};
 use crate::sequencer::{Batch, SessionId, Write};
-use crate::task::Tasks;
+use crate::task::{Tasks, watch};
 use crate::telemetry::Metrics;
 
 /// Pause before a batch is sent again.

@@ -18,5 +18,6 @@ mod postgres;
 mod recover;
 mod survive;
 mod verify;
+mod virtual_time;
 mod wan;
 mod zones;

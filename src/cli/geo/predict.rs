@@ -8,7 +8,7 @@ use crate::wan::Matrix;
 /// Arguments of `geo-load predict`.
 #[derive(Debug, Args)]
 pub(crate) struct Predict {
-    /// aws3, aws5, aws9, or a CSV file of round trips in ms
+    /// aws3, aws5, aws9, azure48, or a CSV file of round trips in ms
     matrix: String,
     /// Only this leader [default: every voter]
     #[arg(long, value_name = "ZONE")]

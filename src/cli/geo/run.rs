@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::ensure;
 use clap::Args;
 
-use crate::cli::load::{SiteArgs, with_site};
+use crate::cli::load::{SiteArgs, interruptible, with_site};
 use crate::lab::report::{self, Step};
 use crate::lab::run::compare::{FailIf, compare};
 use crate::lab::run::outcome::Outcome;
@@ -13,11 +13,12 @@ use crate::lab::run::scenario::Scenario;
 use crate::lab::run::sweep::{self, Search, Until};
 use crate::lab::run::{self, Finished, files};
 use crate::lab::site::Site;
+use crate::lab::virtual_run;
 
 /// Arguments of `geo-load run`.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// near, aws3, aws5, hub-partition, leader-loss, follow-the-traffic, saturation, original, or a
+    /// near, aws3, aws5, aws9, azure48, hub-partition, leader-loss, follow-the-traffic, saturation, original, or a
     /// TOML file
     scenario: String,
     /// Directory for what is found [default: geo-load-NAME]
@@ -35,6 +36,11 @@ pub(crate) struct Run {
     /// A word for the report
     #[arg(long)]
     label: Option<String>,
+    /// In virtual time: real coordinators and API nodes in one thread, on a network, disks, databases
+    /// and a clock in memory. Processors, disks, PostgreSQL and HTTP cost nothing; the same seed gives
+    /// the same bytes
+    #[arg(long = "virtual", conflicts_with_all = ["against", "target", "data", "base_port"])]
+    is_virtual: bool,
     #[command(flatten)]
     site: SiteArgs,
 }
@@ -64,6 +70,9 @@ pub(crate) struct Sweep {
     /// Other values of keys; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// In virtual time, as `run --virtual`
+    #[arg(long = "virtual", conflicts_with_all = ["against", "target", "data", "base_port"])]
+    is_virtual: bool,
     #[command(flatten)]
     site: SiteArgs,
 }
@@ -90,6 +99,16 @@ pub(crate) struct Report {
     directory: PathBuf,
 }
 
+/// Where a scenario is run; `None`: in virtual time.
+type On<'a> = Option<&'a Site>;
+
+async fn run_on(scenario: &Scenario, on: On<'_>) -> anyhow::Result<Finished> {
+    match on {
+        Some(site) => run::run(scenario, site).await,
+        None => virtual_run::run(scenario).await,
+    }
+}
+
 impl Run {
     pub(crate) async fn run(&self) -> anyhow::Result<bool> {
         let scenario = self.scenario()?;
@@ -98,19 +117,24 @@ impl Run {
             .out
             .clone()
             .unwrap_or_else(|| PathBuf::from(format!("geo-load-{}", scenario.name)));
+        if self.is_virtual {
+            return interruptible(self.often(&scenario, None, &directory)).await;
+        }
         let open = async || run::open(&scenario, &self.site.options()).await;
-        let passed = with_site(&self.site, open, async |site| {
-            let mut passed = true;
-            for number in 1..=self.repeat {
-                let directory = match self.repeat {
-                    1 => directory.clone(),
-                    _ => directory.join(number.to_string()),
-                };
-                passed &= self.once(&scenario, site, &directory).await?;
-            }
-            Ok(passed)
-        });
-        passed.await
+        let work = async |site: &Site| self.often(&scenario, Some(site), &directory).await;
+        with_site(&self.site, open, work).await
+    }
+
+    async fn often(&self, scenario: &Scenario, on: On<'_>, at: &Path) -> anyhow::Result<bool> {
+        let mut passed = true;
+        for number in 1..=self.repeat {
+            let directory = match self.repeat {
+                1 => at.to_owned(),
+                _ => at.join(number.to_string()),
+            };
+            passed &= self.once(scenario, on, &directory).await?;
+        }
+        Ok(passed)
     }
 
     fn scenario(&self) -> anyhow::Result<Scenario> {
@@ -119,8 +143,8 @@ impl Run {
         Scenario::find(&self.scenario, &changes)
     }
 
-    async fn once(&self, scenario: &Scenario, site: &Site, at: &Path) -> anyhow::Result<bool> {
-        let Finished { mut outcome, logs } = run::run(scenario, site).await?;
+    async fn once(&self, scenario: &Scenario, on: On<'_>, at: &Path) -> anyhow::Result<bool> {
+        let Finished { mut outcome, logs } = run_on(scenario, on).await?;
         outcome.label.clone_from(&self.label);
         let finished = Finished { outcome, logs };
         files::write(at, scenario, &finished)?;
@@ -139,10 +163,13 @@ impl Sweep {
         }
         let name = format!("geo-load-sweep-{}", scenario.name);
         let directory = self.out.clone().unwrap_or_else(|| PathBuf::from(name));
-        let open = async || run::open(&scenario, &self.site.options()).await;
-        let steps =
-            with_site(&self.site, open, async |site| self.steps(&scenario, site, &directory).await);
-        let steps = steps.await?;
+        let steps = if self.is_virtual {
+            interruptible(self.steps(&scenario, None, &directory)).await?
+        } else {
+            let open = async || run::open(&scenario, &self.site.options()).await;
+            let work = async |site: &Site| self.steps(&scenario, Some(site), &directory).await;
+            with_site(&self.site, open, work).await?
+        };
         let mut text = "offered,done,p50_ms,p99_ms,errors,ok\n".to_owned();
         for Step { offered, done, p50_ms, p99_ms, errors, ok } in &steps {
             text.push_str(&format!(
@@ -159,17 +186,12 @@ impl Sweep {
         Ok(best > 0.0)
     }
 
-    async fn steps(
-        &self,
-        scenario: &Scenario,
-        site: &Site,
-        at: &Path,
-    ) -> anyhow::Result<Vec<Step>> {
+    async fn steps(&self, scenario: &Scenario, on: On<'_>, at: &Path) -> anyhow::Result<Vec<Step>> {
         let until = self.until.clone().unwrap_or_default();
         let mut steps = Vec::new();
         let mut one = async |rate: f64| {
             let scenario = sweep::at_rate(scenario, rate).map_err(anyhow::Error::msg)?;
-            let finished = run::run(&scenario, site).await?;
+            let finished = run_on(&scenario, on).await?;
             files::write(&at.join(format!("{rate}")), &scenario, &finished)?;
             let step = sweep::step_of(&scenario, &finished.outcome, &until);
             let Step { done, p99_ms, ok, .. } = step;

@@ -68,7 +68,6 @@ pub trait Disk: Send + Sync + 'static {
     }
 
     /// How long the next sync takes in simulated time; a real one takes what it takes.
-    #[cfg(feature = "simulation")]
     fn sync_takes(&self) -> std::time::Duration {
         std::time::Duration::ZERO
     }

@@ -64,13 +64,16 @@ impl Flusher {
     }
 
     /// As [`Self::run`], in a simulated process: there is no thread but the one that counts.
-    #[cfg(feature = "simulation")]
     pub(super) async fn simulate(mut self) {
         while let Some(group) = self.shared.next().await {
             let mut written = self.write(&group);
             if written.is_ok() {
                 // A crash in the meantime may keep or lose what is written and not synced.
-                tokio::time::sleep(self.disk.sync_takes()).await;
+                let takes = self.disk.sync_takes();
+                if !takes.is_zero() {
+                    // No time at all would be rounded up to the timer's grain.
+                    tokio::time::sleep(takes).await;
+                }
                 written = self.sync(&group);
             }
             if !self.finish(group, written) {

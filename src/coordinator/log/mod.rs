@@ -274,7 +274,6 @@ impl Log {
 
 /// The thread to wait for at the end; a simulated process has none but a task.
 fn start_flusher(flusher: Flusher) -> io::Result<Option<JoinHandle<()>>> {
-    #[cfg(feature = "simulation")]
     if crate::task::process::Process::current().is_some() {
         drop(crate::task::spawn(flusher.simulate()));
         return Ok(None);

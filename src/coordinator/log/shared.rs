@@ -27,7 +27,6 @@ pub(super) struct Shared {
     /// The queue has been emptied.
     room: Condvar,
     /// As `work`, for a flusher that is a task.
-    #[cfg(feature = "simulation")]
     bell: tokio::sync::Notify,
     queue_bytes: usize,
 }
@@ -128,7 +127,6 @@ impl Shared {
             inner: Mutex::new(inner),
             work: Condvar::new(),
             room: Condvar::new(),
-            #[cfg(feature = "simulation")]
             bell: tokio::sync::Notify::new(),
             queue_bytes: options.queue_bytes,
         }
@@ -164,7 +162,6 @@ impl Shared {
     /// Wakes the flusher.
     fn ring(&self) {
         self.work.notify_one();
-        #[cfg(feature = "simulation")]
         self.bell.notify_one();
     }
 
@@ -178,7 +175,6 @@ impl Shared {
     }
 
     /// As [`Self::take`], without holding up the thread.
-    #[cfg(feature = "simulation")]
     pub(super) async fn next(&self) -> Option<Group> {
         loop {
             {
@@ -226,7 +222,6 @@ impl Shared {
     pub(super) fn close(&self) {
         self.inner.lock().is_closing = true;
         self.work.notify_all();
-        #[cfg(feature = "simulation")]
         self.bell.notify_one();
         self.room.notify_all();
     }

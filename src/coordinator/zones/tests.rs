@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use pghc_api::id::{ClusterId, ZoneName};
 use pghc_api::limits::ZONES_MAX;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Feed, Refusal, SILENT_AFTER, State, Zones};
 use crate::rpc::v1::ZoneReport;
 use crate::sequencer::{Sequencer, ZoneAct, ZoneChange, Zones as Registry};
+use crate::task::watch;
 
 const ALL: Feed = Feed { first_id: 1, log_first_id: 1, earlier_head: 0 };
 

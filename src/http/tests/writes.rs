@@ -21,6 +21,8 @@ async fn a_write_is_answered_with_its_link_frontier_and_token() {
     assert_eq!(link["written_at"], "2023-11-14T22:13:20.000000Z");
     assert_eq!(got.header("pghc-frontier"), "1");
     assert_eq!(link["token"], got.header("pghc-token"));
+    let timing = got.header("server-timing");
+    assert!(timing.starts_with("order;dur=") && timing.contains(", apply;dur="), "{timing}");
     let token: Token = got.header("pghc-token").parse().expect("a token");
     assert_eq!(token.id().get(), 1);
     let fields: Vec<_> = link.as_object().expect("an object").keys().cloned().collect();

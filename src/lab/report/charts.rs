@@ -3,10 +3,13 @@
 use std::fmt::Write as _;
 
 use super::svg::{Plot, colour, escape, number};
-use crate::lab::run::outcome::{Outcome, Point};
+use crate::lab::run::outcome::{Outcome, Point, ZoneOutcome};
+
+/// A table of so many zones fits into half of the page.
+const VISIBILITY_NARROW: usize = 4;
 
 /// Names and colours.
-fn legend<'a>(names: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+pub(super) fn legend<'a>(names: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut text = "<ul class=legend>".to_owned();
     for (name, colour) in names {
         // Writing to a string cannot fail.
@@ -26,7 +29,7 @@ fn zone_legend(outcome: &Outcome) -> String {
     legend(wrote.map(|(place, zone)| (zone.zone.as_str(), colour(place))))
 }
 
-fn card(title: &str, about: &str, class: &str, inside: &str) -> String {
+pub(super) fn card(title: &str, about: &str, class: &str, inside: &str) -> String {
     format!(
         "<figure class=\"{class}\"><figcaption><b>{}</b> {}</figcaption>{inside}</figure>\n",
         escape(title),
@@ -38,7 +41,7 @@ fn card(title: &str, about: &str, class: &str, inside: &str) -> String {
 pub(super) fn distribution(outcome: &Outcome) -> String {
     let wrote = || outcome.zones.iter().enumerate().filter(|(_, zone)| zone.ok > 0);
     // The slowest half per cent would squeeze all others together.
-    let last = |zone: &crate::lab::run::outcome::ZoneOutcome| {
+    let last = |zone: &ZoneOutcome| {
         let place = zone.cdf.len().saturating_sub(2);
         zone.cdf.get(place).map_or(0.0, |point| point.0)
     };
@@ -166,12 +169,39 @@ pub(super) fn split(outcome: &Outcome) -> String {
         inside.push_str("</div></div>");
     }
     inside.push_str(&legend(PARTS.iter().copied()));
-    for zone in wrote().filter(|zone| !zone.timing_ms.is_empty()) {
-        let parts: Vec<String> =
-            zone.timing_ms.iter().map(|(part, ms)| format!("{part} {ms:.1} ms")).collect();
-        let _ = write!(inside, "<p>{}: {}</p>", escape(&zone.zone), escape(&parts.join(", ")));
-    }
     card("What the median is made of.", "by the formulae of `geo-load predict`", "", &inside)
+}
+
+/// What the API nodes say of their own time.
+pub(super) fn server_time(outcome: &Outcome) -> String {
+    const PARTS: [(&str, &str, &str); 2] = [
+        ("order", "until ordered: queue, way to the leader, quorum, way back", "#0072b2"),
+        ("apply", "until applied in the zone", "#e69f00"),
+    ];
+    let told = || outcome.zones.iter().filter(|zone| !zone.timing_ms.is_empty());
+    // In virtual time only distances take any, and those are in the chart before.
+    if outcome.is_virtual || told().count() == 0 {
+        return String::new();
+    }
+    let sum = |zone: &ZoneOutcome| zone.timing_ms.values().sum::<f64>();
+    let far = told().map(sum).fold(1e-9, f64::max);
+    let mut inside = String::new();
+    for zone in told() {
+        let (name, all) = (escape(&zone.zone), sum(zone));
+        let _ =
+            write!(inside, "<div class=bar><span>{name}</span><b>{all:.1} ms</b><div class=track>");
+        for (part, says, colour) in PARTS {
+            let ms = zone.timing_ms.get(part).copied().unwrap_or_default();
+            let (width, says) = (100.0 * ms / far, escape(says));
+            let _ = write!(
+                inside,
+                "<i style=\"width:{width:.2}%;background:{colour}\" title=\"{says}: {ms:.2} ms\"></i>"
+            );
+        }
+        inside.push_str("</div></div>");
+    }
+    inside.push_str(&legend(PARTS.iter().map(|(_, says, colour)| (*says, *colour))));
+    card("What the API nodes say.", "means of their `Server-Timing`", "", &inside)
 }
 
 /// Median ms from zone to zone.
@@ -204,7 +234,8 @@ pub(super) fn visibility(outcome: &Outcome) -> String {
         }
     }
     inside.push_str("</tr></table></div>");
-    card("When other zones see it.", "median ms from the planned sending", "", &inside)
+    let class = if names.len() > VISIBILITY_NARROW { "wide" } else { "" };
+    card("When other zones see it.", "median ms from the planned sending", class, &inside)
 }
 
 /// One step of a sweep.

@@ -2,13 +2,14 @@
 //! be kept beside its figures and read anywhere, on a phone too.
 
 mod charts;
+mod map;
 mod svg;
 
 use std::fmt::Write as _;
 
 pub use self::charts::Step;
 use self::svg::escape;
-use super::run::outcome::{Outcome, ZoneOutcome};
+use super::run::outcome::{Outcome, VIRTUAL, ZoneOutcome};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -28,8 +29,10 @@ pub fn page(outcome: &Outcome) -> String {
     body.push_str("<div class=charts>\n");
     body.push_str(&charts::distribution(outcome));
     body.push_str(&charts::split(outcome));
+    body.push_str(&map::world(outcome));
     body.push_str(&charts::timeline(outcome));
     body.push_str(&charts::rates(outcome));
+    body.push_str(&charts::server_time(outcome));
     body.push_str(&charts::visibility(outcome));
     body.push_str("</div>\n<h2>Figures</h2>\n");
     body.push_str(&figures(outcome));
@@ -71,7 +74,14 @@ fn head(outcome: &Outcome) -> String {
         "{}; {} s after {} s of warm-up; seed {}; led by {leader}; pghc {}{build}{label}",
         outcome.started, outcome.seconds, outcome.warmup_s, outcome.seed, outcome.program
     );
-    let _ = write!(text, "<p>{}</p><ul class=verdict>", escape(&line));
+    let _ = write!(text, "<p>{}</p>", escape(&line));
+    if outcome.is_virtual {
+        let _ = write!(text, "<p><b>{}.</b></p>", escape(VIRTUAL));
+    }
+    if outcome.voters.len() < outcome.zones.len() {
+        let _ = write!(text, "<p>Voters: {}.</p>", escape(&outcome.voters.join(", ")));
+    }
+    text.push_str("<ul class=verdict>");
     let mut item = |class: &str, value: String, name: &str| {
         let _ = write!(text, "<li><b class={class}>{}</b>{}</li>", escape(&value), escape(name));
     };

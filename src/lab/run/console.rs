@@ -63,6 +63,12 @@ impl Outcome {
         if !self.about.is_empty() {
             writeln!(f, "{}", self.about)?;
         }
+        if self.is_virtual {
+            writeln!(f, "{}", super::outcome::VIRTUAL)?;
+        }
+        if self.voters.len() < self.zones.len() {
+            writeln!(f, "voters     {}", self.voters.join(", "))?;
+        }
         writeln!(f, "writes, ms from the planned sending until applied in the writer's own zone")
     }
 

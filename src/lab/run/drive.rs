@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::plan::{Curve, Times, seed_of};
-use super::scenario::{Clients, Scenario};
+use super::scenario::{Clients, Mix, Scenario};
 use super::words::Drawer;
 use crate::lab::client::{Connection, get, post};
 use crate::lab::histogram::Latencies;
@@ -26,17 +26,17 @@ use crate::lab::pacer::{self, Lane};
 use crate::lab::target::{Endpoint, Target, Zone};
 
 /// Requests of one group that may wait for a free connection; more are dropped and counted.
-const BACKLOG_MAX: usize = 8_192;
+pub(in crate::lab) const BACKLOG_MAX: usize = 8_192;
 
 /// Time between the making of the plan and its first request.
 const LEAD: Duration = Duration::from_millis(50);
 
 /// First pause before a request is sent again; doubled each time, up to the longest.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+pub(in crate::lab) const PAUSE_MIN: Duration = Duration::from_millis(50);
+pub(in crate::lab) const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Most kinds of failure told apart by one group.
-const KINDS_MAX: usize = 16;
+pub(in crate::lab) const KINDS_MAX: usize = 16;
 
 /// Most parts of a server's time told apart by one group.
 const PARTS_MAX: usize = 16;
@@ -58,6 +58,17 @@ pub enum Op {
 impl Op {
     /// All kinds.
     pub const ALL: [Self; 4] = [Self::Write, Self::ReadLocal, Self::ReadSession, Self::ReadLinear];
+
+    /// Draws a kind by its share.
+    pub(in crate::lab) fn draw(mix: &Mix, dice: &mut StdRng) -> Self {
+        let shares = [mix.write, mix.read_local, mix.read_session, mix.read_linear];
+        let mut drawn = dice.random_range(0.0..shares.iter().sum::<f64>());
+        let op = Self::ALL.into_iter().zip(shares).find(|(_, share)| {
+            drawn -= share;
+            drawn < 0.0
+        });
+        op.map_or(Self::Write, |(op, _)| op)
+    }
 
     /// As in files.
     #[must_use]
@@ -326,14 +337,7 @@ impl<'a> Group<'a> {
 
     fn prepare(&self, endpoint: &Endpoint, planned: Duration) -> Request {
         let mut dice = self.dice.lock();
-        let mix = &self.clients.mix;
-        let shares = [mix.write, mix.read_local, mix.read_session, mix.read_linear];
-        let mut drawn = dice.random_range(0.0..shares.iter().sum::<f64>());
-        let op = Op::ALL.into_iter().zip(shares).find(|(_, share)| {
-            drawn -= share;
-            drawn < 0.0
-        });
-        let op = op.map_or(Op::Write, |(op, _)| op);
+        let op = Op::draw(&self.clients.mix, &mut dice);
         let key = self.drawer.next(&mut dice);
         // Of an empty chain the first link is asked for, and is not there yet.
         let newest = self.newest.load(Ordering::Relaxed).max(1);
@@ -391,17 +395,29 @@ impl<'a> Group<'a> {
 }
 
 /// The id to read: so far behind the newest.
-fn behind(newest: u64, key: u64) -> u64 {
+pub(in crate::lab) fn behind(newest: u64, key: u64) -> u64 {
     newest.saturating_sub(key).max(1)
 }
 
-/// The bytes of a write: its key and its payload name it.
-fn write_bytes(host: &str, run: &str, name: &str, number: usize, key: u64, size: usize) -> Vec<u8> {
+/// The payload of a write, which names it.
+pub(in crate::lab) fn payload(
+    run: &str,
+    name: &str,
+    number: usize,
+    key: u64,
+    size: usize,
+) -> String {
     let mut payload =
         format!(r#"{{"run":"{run}","zone":"{name}","n":{number},"key":{key},"pad":""#);
     let pad = size.saturating_sub(payload.len() + 2);
     payload.extend(std::iter::repeat_n('x', pad));
-    let body = format!(r#"{{"payload":{payload}"}}}}"#);
+    payload.push_str("\"}");
+    payload
+}
+
+/// The bytes of a write: its key and its payload name it.
+fn write_bytes(host: &str, run: &str, name: &str, number: usize, key: u64, size: usize) -> Vec<u8> {
+    let body = format!(r#"{{"payload":{}}}"#, payload(run, name, number, key, size));
     let key = format!("{run}-{name}-{number}");
     post(host, "/v1/chain", "application/json", Some(&key), body.as_bytes())
 }

@@ -12,6 +12,7 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
 use super::Finished;
 use super::drive::{Log, Op};
+use super::environment::Environment;
 use super::outcome::Outcome;
 use super::scenario::Scenario;
 
@@ -37,6 +38,7 @@ pub fn write(directory: &Path, scenario: &Scenario, finished: &Finished) -> anyh
     };
     put("scenario.toml", toml::to_string(scenario)?.as_bytes())?;
     put(SUMMARY, &serde_json::to_vec_pretty(outcome)?)?;
+    put("env.json", &serde_json::to_vec_pretty(&Environment::of(outcome))?)?;
     put("zones.csv", zones(outcome).as_bytes())?;
     put("timeline.csv", timeline(outcome).as_bytes())?;
     put("events.csv", events(outcome).as_bytes())?;

@@ -7,6 +7,7 @@ mod cluster;
 pub mod compare;
 pub mod console;
 pub mod drive;
+pub mod environment;
 pub mod faults;
 pub mod files;
 pub mod outcome;
@@ -30,10 +31,10 @@ use self::outcome::{Outcome, VERSION};
 use self::reckon::Raw;
 use self::scenario::Scenario;
 use self::watch::{Reign, Steps};
-use super::ledger::{self, Book};
+use super::ledger::{self, Balance, Book};
 use super::site::{OwnSite, Site, SiteOptions};
 use super::target::Target;
-use super::verdict;
+use super::verdict::{self, Verdict};
 use crate::wan::{Matrix, SelfCheck, Stats};
 
 /// Longest wait, after the run, until every zone has applied everything.
@@ -111,7 +112,7 @@ pub async fn run(scenario: &Scenario, site: &Site) -> anyhow::Result<Finished> {
     let started = format!("{:.0}", jiff::Timestamp::now());
     let newest = ledger::frontier(&target.zones[0].nodes[0]).await?;
     let name = uuid::Uuid::now_v7().simple().to_string();
-    let mut seen = watched(scenario, site, newest, &name).await?;
+    let seen = watched(scenario, site, newest, &name).await?;
     calm(target).await?;
     let node = &target.zones[0].nodes[0];
     let books: Vec<_> =
@@ -120,16 +121,55 @@ pub async fn run(scenario: &Scenario, site: &Site) -> anyhow::Result<Finished> {
     let verify = verdict::verify(target).await?;
     let zones: Vec<String> = target.zones.iter().map(|zone| zone.name.clone()).collect();
     let matrix = matrix_of(site, scenario, &zones).await;
+    let (emulator, emulator_check) = emulator(site).await;
+    let Seen { logs, steps, reigns, events, cpu } = seen;
+    let known = Known {
+        started,
+        is_virtual: false,
+        logs,
+        steps,
+        reigns,
+        events,
+        balance,
+        verify,
+        emulator,
+        emulator_check,
+        cpu,
+    };
+    Ok(figures(scenario, &zones, matrix.as_ref(), known))
+}
+
+/// All that is known of a run when it has ended.
+pub(super) struct Known {
+    pub(super) started: String,
+    pub(super) is_virtual: bool,
+    pub(super) logs: Vec<Log>,
+    pub(super) steps: Vec<Steps>,
+    pub(super) reigns: Vec<Reign>,
+    pub(super) events: Vec<Event>,
+    pub(super) balance: Balance,
+    pub(super) verify: Verdict,
+    pub(super) emulator: Option<Stats>,
+    pub(super) emulator_check: Option<SelfCheck>,
+    pub(super) cpu: Option<f64>,
+}
+
+/// Makes figures of what is known, and judges them.
+pub(super) fn figures(
+    scenario: &Scenario,
+    zones: &[String],
+    matrix: Option<&Matrix>,
+    mut known: Known,
+) -> Finished {
     let raw = Raw {
         scenario,
-        zones: &zones,
-        matrix: matrix.as_ref(),
-        logs: &seen.logs,
-        steps: &seen.steps,
-        reigns: &seen.reigns,
+        zones,
+        matrix,
+        logs: &known.logs,
+        steps: &known.steps,
+        reigns: &known.reigns,
     };
-    raw.measure_faults(&mut seen.events);
-    let (emulator, emulator_check) = emulator(site).await;
+    raw.measure_faults(&mut known.events);
     let (by_zone, all) = raw.zones();
     let (visibility, visible_everywhere) = raw.visibility();
     let mut outcome = Outcome {
@@ -138,7 +178,8 @@ pub async fn run(scenario: &Scenario, site: &Site) -> anyhow::Result<Finished> {
         about: scenario.about.clone(),
         label: None,
         seed: scenario.seed,
-        started,
+        started: known.started,
+        is_virtual: known.is_virtual,
         seconds: scenario.duration.0.as_secs_f64(),
         warmup_s: scenario.warmup.0.as_secs_f64(),
         program: env!("CARGO_PKG_VERSION").to_owned(),
@@ -146,20 +187,25 @@ pub async fn run(scenario: &Scenario, site: &Site) -> anyhow::Result<Finished> {
         zones: by_zone,
         all,
         reads: raw.reads(),
-        round_trips_ms: matrix.as_ref().map(round_trips),
+        round_trips_ms: matrix.map(round_trips),
         commit: scenario.cluster.commit,
+        voters: if scenario.cluster.voters.is_empty() {
+            zones.to_vec()
+        } else {
+            scenario.cluster.voters.clone()
+        },
         leader: raw.leader(),
-        reigns: seen.reigns.clone(),
+        reigns: known.reigns.clone(),
         timeline: raw.timeline(),
-        events: seen.events,
+        events: known.events,
         visibility,
         visible_everywhere,
-        balance,
-        verify,
+        balance: known.balance,
+        verify: known.verify,
         slip: raw.slip(),
-        emulator,
-        emulator_check,
-        cpu: seen.cpu,
+        emulator: known.emulator,
+        emulator_check: known.emulator_check,
+        cpu: known.cpu,
         warm_up_failures: raw.warm_up_failures(),
         invalid: Vec::new(),
         slo: Vec::new(),
@@ -172,7 +218,7 @@ pub async fn run(scenario: &Scenario, site: &Site) -> anyhow::Result<Finished> {
         && outcome.verify.passed
         && outcome.events.iter().all(|event| event.error.is_none())
         && outcome.slo.iter().all(|judged| judged.ok);
-    Ok(Finished { outcome, logs: seen.logs })
+    Finished { outcome, logs: known.logs }
 }
 
 /// Sends, watches, breaks and mends.

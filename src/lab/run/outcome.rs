@@ -31,8 +31,11 @@ pub struct Outcome {
     pub label: Option<String>,
     /// The scenario's seed.
     pub seed: u64,
-    /// When it started, RFC 3339.
+    /// When it started, RFC 3339; in virtual time there is no date.
     pub started: String,
+    /// Whether it was run in virtual time: processors, disks, PostgreSQL and HTTP cost nothing.
+    #[serde(default)]
+    pub is_virtual: bool,
     /// Measured time.
     pub seconds: f64,
     /// Time before that.
@@ -51,6 +54,9 @@ pub struct Outcome {
     pub round_trips_ms: Option<Vec<Vec<f64>>>,
     /// The formula that `model_ms` is of.
     pub commit: Commit,
+    /// Zones that vote; the others learn.
+    #[serde(default)]
+    pub voters: Vec<String>,
     /// Zone that led longest.
     pub leader: Option<String>,
     /// Who led when.
@@ -178,6 +184,10 @@ pub struct Judged {
     /// Whether it is within the limit.
     pub ok: bool,
 }
+
+/// What a run in virtual time leaves out, for people.
+pub const VIRTUAL: &str = "VIRTUAL TIME: network delays, openraft, log, sequencer, tail, submitting and \
+                           applying are real; processors, disks, PostgreSQL and HTTP cost nothing";
 
 impl ZoneOutcome {
     /// The measured median against the limit.

@@ -43,6 +43,9 @@ impl Curve {
                 rate = step;
             } else if let Some([from, to]) = phase.ramp {
                 rate = from + (to - from) * share.min(1.0);
+            } else if let Some([low, high]) = phase.sine {
+                let (middle, swing) = (f64::midpoint(low, high), (high - low) / 2.0);
+                rate = middle + swing * (std::f64::consts::TAU * share).sin();
             } else if let Some(burst) = phase.burst.filter(|_| share < 1.0) {
                 now = Some(burst);
             }
@@ -55,7 +58,8 @@ impl Curve {
     pub fn highest(&self) -> f64 {
         let of_phase = |phase: &Phase| {
             let ramp = phase.ramp.map_or(0.0, |[from, to]| from.max(to));
-            phase.step.unwrap_or(0.0).max(phase.burst.unwrap_or(0.0)).max(ramp)
+            let sine = phase.sine.map_or(0.0, |[low, high]| low.max(high));
+            phase.step.unwrap_or(0.0).max(phase.burst.unwrap_or(0.0)).max(ramp).max(sine)
         };
         self.phases.iter().map(of_phase).fold(self.base, f64::max)
     }
@@ -164,6 +168,17 @@ mod tests {
             [0, 19, 20, 30, 35, 45, 52, 56, 99].map(|s| curve.at(Duration::from_secs(s))).into();
         assert_eq!(rates, [100.0, 100.0, 50.0, 50.0, 100.0, 150.0, 400.0, 150.0, 150.0]);
         assert!((curve.highest() - 400.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_sine_swings_between_its_rates_until_the_next_phase() {
+        let curve = curve("{at='0s', sine=[50, 150], over='40s'}, {at='60s', step=7}");
+        let rates: Vec<f64> =
+            [10, 20, 30, 40, 50, 60, 75].map(|s| curve.at(Duration::from_secs(s))).into();
+        for (got, wanted) in rates.iter().zip([100.0, 150.0, 100.0, 50.0, 100.0, 150.0, 7.0]) {
+            assert!((got - wanted).abs() < 1e-6, "{rates:?}");
+        }
+        assert!((curve.highest() - 150.0).abs() < 1e-9);
     }
 
     #[test]

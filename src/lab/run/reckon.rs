@@ -21,6 +21,8 @@ const EMULATOR_P50_US_MAX: u64 = 500;
 const CPU_MAX: f64 = 0.9;
 /// Fewer writes in a zone say little of its percentiles.
 const WRITES_MIN: u64 = 1_000;
+/// The same in virtual time, where nothing but the plan is left to chance.
+const WRITES_MIN_VIRTUAL: u64 = 100;
 /// The halves of the warm-up may differ by this much, beside a millisecond.
 const STEADY_MAX: f64 = 0.05;
 /// Points of a cumulative curve.
@@ -325,10 +327,11 @@ impl Raw<'_> {
         if let Some(cpu) = outcome.cpu.filter(|cpu| *cpu > CPU_MAX) {
             reasons.push(format!("{:.0} % of the processors were in use", cpu * 100.0));
         }
-        let few = |zone: &&ZoneOutcome| zone.sent > 0 && zone.ok < WRITES_MIN;
+        let least = if outcome.is_virtual { WRITES_MIN_VIRTUAL } else { WRITES_MIN };
+        let few = |zone: &&ZoneOutcome| zone.sent > 0 && zone.ok < least;
         for zone in outcome.zones.iter().filter(few) {
             let (name, ok) = (&zone.zone, zone.ok);
-            reasons.push(format!("{name} has {ok} writes; percentiles need {WRITES_MIN}"));
+            reasons.push(format!("{name} has {ok} writes; percentiles need {least}"));
         }
         if let Some((differ, last)) = self.unsteadiness()
             && differ > 1.0 + STEADY_MAX * last

@@ -64,7 +64,7 @@ pub struct Scenario {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MatrixPart {
-    /// aws3, aws5, aws9, or a CSV file.
+    /// aws3, aws5, aws9, azure48, or a CSV file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// Instead of a file: how many zones, or with a file: only its first so many.
@@ -198,6 +198,10 @@ pub struct Phase {
     /// This rate, and then what it was before; needs `over`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<f64>,
+    /// Up and down between two rates, as a sine that begins in the middle and rises; needs `over`, its
+    /// period.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sine: Option<[f64; 2]>,
     /// How long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub over: Option<Time>,
@@ -300,10 +304,12 @@ impl Default for Keys {
 }
 
 /// Scenarios that come with the program: name and text.
-const BUILT_IN: [(&str, &str); 8] = [
+const BUILT_IN: [(&str, &str); 10] = [
     ("near", include_str!("../../../deploy/scenarios/near.toml")),
     ("aws3", include_str!("../../../deploy/scenarios/aws3.toml")),
     ("aws5", include_str!("../../../deploy/scenarios/aws5.toml")),
+    ("aws9", include_str!("../../../deploy/scenarios/aws9.toml")),
+    ("azure48", include_str!("../../../deploy/scenarios/azure48.toml")),
     ("hub-partition", include_str!("../../../deploy/scenarios/hub-partition.toml")),
     ("leader-loss", include_str!("../../../deploy/scenarios/leader-loss.toml")),
     ("follow-the-traffic", include_str!("../../../deploy/scenarios/follow-the-traffic.toml")),
@@ -450,11 +456,13 @@ impl Clients {
 impl Phase {
     fn check(&self) -> anyhow::Result<()> {
         let over = self.over.is_some_and(|over| !over.0.is_zero());
-        let rates = match (self.step, self.ramp, self.burst) {
-            (Some(rate), None, None) if self.over.is_none() => vec![rate],
-            (None, Some(rates), None) if over => rates.to_vec(),
-            (None, None, Some(rate)) if over => vec![rate],
-            _ => bail!("a phase is one of `step`, or `ramp` or `burst` with `over`"),
+        let rates = match (self.step, self.ramp, self.burst, self.sine) {
+            (Some(rate), None, None, None) if self.over.is_none() => vec![rate],
+            (None, Some(rates), None, None) | (None, None, None, Some(rates)) if over => {
+                rates.to_vec()
+            }
+            (None, None, Some(rate), None) if over => vec![rate],
+            _ => bail!("a phase is one of `step`, or `ramp`, `burst` or `sine` with `over`"),
         };
         ensure!(
             rates.iter().all(|rate| (0.0..=RATE_MAX).contains(rate)),
@@ -534,61 +542,4 @@ fn set(table: &mut toml::Table, path: &str, value: &str) -> anyhow::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::Scenario;
-
-    const SMALL: &str = r#"
-        name = "small"
-        duration = "10s"
-        [matrix]
-        file = "aws3"
-        [[clients]]
-        zone = "*"
-        rate = 10
-    "#;
-
-    #[test]
-    fn every_built_in_scenario_can_be_run_and_is_the_same_after_being_written() {
-        for name in Scenario::built_in() {
-            let scenario = Scenario::find(name, &[]).expect(name);
-            assert_eq!(scenario.name, name);
-            assert!(!scenario.about.is_empty(), "{name} says what it shows");
-            let text = toml::to_string(&scenario).expect("a scenario is a TOML file");
-            assert_eq!(Scenario::parse(&text, &[]).expect(&text), scenario, "{text}");
-        }
-    }
-
-    #[test]
-    fn keys_can_be_set_from_outside() {
-        let changes =
-            ["duration=3s", "clients.0.rate=20", "cluster.leader=eu-west-1", "matrix.loss=0.01"];
-        let scenario = Scenario::parse(SMALL, &changes.map(str::to_owned)).expect("good changes");
-        assert_eq!(scenario.duration.0.as_secs(), 3);
-        assert!((scenario.clients[0].rate - 20.0).abs() < 1e-9);
-        assert_eq!(scenario.cluster.leader.as_deref(), Some("eu-west-1"));
-        assert!((scenario.matrix.loss - 0.01).abs() < 1e-9);
-    }
-
-    #[test]
-    fn what_cannot_be_done_is_refused_before_anything_starts() {
-        for (bad, says) in [
-            ("duration=0s", "above 0"),
-            ("duration=fast", "not a duration"),
-            ("speed=1", "unknown field"),
-            ("clients.0.zone=mars", "no zone"),
-            ("clients.0.rate=0", "rate"),
-            ("clients.0.users=4", "no users"),
-            ("clients.3.users=4", "no item"),
-            ("clients.0.arrival=closed", "users"),
-            ("cluster.leader=mars", "no zone"),
-            ("matrix.loss=2", "loss"),
-            ("fault=[{at='1s', kill='coordinator@leader'}]", "an end"),
-            ("fault=[{at='1s', for='1s'}]", "exactly one"),
-            ("fault=[{at='9s', for='2s', kill='api@leader'}]", "after the run"),
-            ("phase=[{at='1s', step=1, burst=2}]", "a phase is one of"),
-        ] {
-            let error = Scenario::parse(SMALL, &[bad.to_owned()]).expect_err(bad);
-            assert!(format!("{error:#}").contains(says), "{bad}: {error:#}");
-        }
-    }
-}
+mod tests;

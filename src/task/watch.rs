@@ -1,0 +1,230 @@
+//! A value that can be watched, as `tokio::sync::watch`, except that those who wait are woken in the
+//! order in which they began to. tokio draws an order, which no seed of ours decides: a run in
+//! virtual time could not be repeated.
+//!
+//! Semantics are tokio's: a receiver sees the newest value, not each; with the last sender the channel
+//! closes.
+
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use tokio::sync::Notify;
+use tokio::sync::watch as inner;
+pub use tokio::sync::watch::Ref;
+pub use tokio::sync::watch::error::{RecvError, SendError};
+
+/// Wakes all who wait, and once more when the last sender goes.
+#[derive(Debug, Default)]
+struct Bell(Arc<Notify>);
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.0.notify_waiters();
+    }
+}
+
+/// Sets the value. Clones set the same one.
+#[derive(Debug)]
+pub struct Sender<T> {
+    // Goes before the bell, so that who is woken last finds the channel closed.
+    value: inner::Sender<T>,
+    bell: Arc<Bell>,
+}
+
+/// Watches the value.
+#[derive(Debug)]
+pub struct Receiver<T> {
+    value: inner::Receiver<T>,
+    bell: Arc<Notify>,
+}
+
+/// A value and who watches it.
+#[must_use]
+pub fn channel<T>(initial: T) -> (Sender<T>, Receiver<T>) {
+    let sender = Sender::new(initial);
+    let receiver = sender.subscribe();
+    (sender, receiver)
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Self { value: self.value.clone(), bell: Arc::clone(&self.bell) }
+    }
+}
+
+impl<T: Default> Default for Sender<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
+impl<T> Sender<T> {
+    /// A value that nobody watches yet.
+    #[must_use]
+    pub fn new(initial: T) -> Self {
+        Self { value: inner::Sender::new(initial), bell: Arc::default() }
+    }
+
+    /// Sets it.
+    ///
+    /// # Errors
+    /// When nobody watches; the value is given back.
+    pub fn send(&self, value: T) -> Result<(), SendError<T>> {
+        self.value.send(value)?;
+        self.bell.0.notify_waiters();
+        Ok(())
+    }
+
+    /// Sets it, watched or not; answers what it was.
+    pub fn send_replace(&self, value: T) -> T {
+        let before = self.value.send_replace(value);
+        self.bell.0.notify_waiters();
+        before
+    }
+
+    /// Changes it in place.
+    pub fn send_modify(&self, change: impl FnOnce(&mut T)) {
+        self.value.send_modify(change);
+        self.bell.0.notify_waiters();
+    }
+
+    /// Changes it in place; nobody is told when `change` says that it did not. Answers what it said.
+    pub fn send_if_modified(&self, change: impl FnOnce(&mut T) -> bool) -> bool {
+        let changed = self.value.send_if_modified(change);
+        if changed {
+            self.bell.0.notify_waiters();
+        }
+        changed
+    }
+
+    /// The value. No value can be set while the answer lives.
+    pub fn borrow(&self) -> Ref<'_, T> {
+        self.value.borrow()
+    }
+
+    /// Watches from now on: the value as it is counts as seen.
+    #[must_use]
+    pub fn subscribe(&self) -> Receiver<T> {
+        Receiver { value: self.value.subscribe(), bell: Arc::clone(&self.bell.0) }
+    }
+}
+
+impl<T> Clone for Receiver<T> {
+    fn clone(&self) -> Self {
+        Self { value: self.value.clone(), bell: Arc::clone(&self.bell) }
+    }
+}
+
+impl<T> Receiver<T> {
+    /// The newest value. No value can be set while the answer lives.
+    pub fn borrow(&self) -> Ref<'_, T> {
+        self.value.borrow()
+    }
+
+    /// The newest value, which counts as seen from now on.
+    pub fn borrow_and_update(&mut self) -> Ref<'_, T> {
+        self.value.borrow_and_update()
+    }
+
+    /// Whether there is a value that was not seen.
+    ///
+    /// # Errors
+    /// When all senders are gone.
+    pub fn has_changed(&self) -> Result<bool, RecvError> {
+        self.value.has_changed()
+    }
+
+    /// Resolves when there is a value that was not seen, which then counts as seen.
+    ///
+    /// # Errors
+    /// When there is none and all senders are gone.
+    pub async fn changed(&mut self) -> Result<(), RecvError> {
+        loop {
+            let rung = self.bell.notified();
+            tokio::pin!(rung);
+            // From here on no ringing is missed.
+            rung.as_mut().enable();
+            if let Some(seen) = self.value.changed().now_or_never() {
+                return seen;
+            }
+            rung.await;
+        }
+    }
+
+    /// Resolves when the value is as `wanted`, with it; it counts as seen.
+    ///
+    /// # Errors
+    /// When it is not and all senders are gone.
+    pub async fn wait_for(
+        &mut self,
+        mut wanted: impl FnMut(&T) -> bool,
+    ) -> Result<Ref<'_, T>, RecvError> {
+        loop {
+            if wanted(&self.value.borrow_and_update()) {
+                break;
+            }
+            self.changed().await?;
+        }
+        // Ready at once, unless another thread has just set something else.
+        self.value.wait_for(wanted).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures::FutureExt as _;
+    use parking_lot::Mutex;
+
+    use super::channel;
+    use crate::task::Tasks;
+
+    #[tokio::test]
+    async fn those_who_wait_are_woken_in_the_order_in_which_they_began_to() {
+        let ((sender, receiver), tasks) = (channel(0), Tasks::default());
+        let (woken, ready) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
+        for number in 0..40 {
+            let (mut receiver, woken) = (receiver.clone(), Arc::clone(&woken));
+            let ready = Arc::clone(&ready);
+            tasks.spawn("waits", async move {
+                *ready.lock() += 1;
+                receiver.changed().await.expect("the sender lives");
+                woken.lock().push(number);
+            });
+        }
+        while *ready.lock() < 40 {
+            tokio::task::yield_now().await;
+        }
+        sender.send_replace(1);
+        while woken.lock().len() < 40 {
+            tokio::task::yield_now().await;
+        }
+        assert!(woken.lock().is_sorted(), "{:?}", woken.lock());
+    }
+
+    #[tokio::test]
+    async fn a_value_that_was_set_before_the_end_is_still_seen() {
+        let (sender, mut receiver) = channel(0);
+        assert!(receiver.changed().now_or_never().is_none(), "the first value counts as seen");
+        sender.send_replace(1);
+        drop(sender);
+        assert!(receiver.changed().await.is_ok());
+        assert!(receiver.changed().await.is_err());
+        assert_eq!(*receiver.wait_for(|value| *value == 1).await.expect("it is so"), 1);
+        assert!(receiver.wait_for(|value| *value == 2).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_last_sender_wakes_those_who_wait() {
+        let (sender, mut receiver) = channel(());
+        let tasks = Tasks::default();
+        let other = sender.clone();
+        tasks.spawn("ends", async move {
+            tokio::task::yield_now().await;
+            drop(sender);
+            drop(other);
+        });
+        assert!(receiver.changed().await.is_err());
+    }
+}

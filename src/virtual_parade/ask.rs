@@ -1,0 +1,113 @@
+//! What clients ask of an API node: the calls that its HTTP face makes, in the node's process.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pghc_api::id::WriteId;
+use tokio::time::Instant;
+
+use super::parade::Parade;
+use crate::zone::{Need, NewWrite, Node, Outcome, ReadError, Service as _};
+
+/// A request.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    /// A write with its idempotency key, to be answered when the zone has applied it.
+    Write {
+        /// The key.
+        key: String,
+        /// One JSON value.
+        payload: Bytes,
+    },
+    /// A link, from a zone that has at least so much.
+    Read {
+        /// Its id, above 0.
+        id: u64,
+        /// The zone must have applied this.
+        at_least: u64,
+    },
+    /// The newest link that is committed anywhere.
+    Newest,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// A write is applied.
+    Written {
+        /// Its id.
+        id: u64,
+        /// Until its outcome was known.
+        order: Duration,
+        /// And from there until it was applied.
+        apply: Duration,
+    },
+    /// A read is answered; the zone was so far.
+    Read(u64),
+    /// It never will be.
+    Refused(String),
+    /// Not now; it may or may not have been done.
+    Failed(String),
+}
+
+impl Parade {
+    /// Asks a node and waits for its answer; the caller bounds the wait, `until` says for how long
+    /// the node shall try.
+    pub async fn ask(&self, zone: usize, node: usize, ask: Ask, until: Instant) -> Answer {
+        let Some((process, node)) = self.node(zone, node) else {
+            return Answer::Failed("broken: connection refused".to_owned());
+        };
+        // What a killed process had begun ends with it.
+        let asked = process.spawn(answer(node, ask, until));
+        asked.await.unwrap_or_else(|_| Answer::Failed("broken: connection reset".to_owned()))
+    }
+}
+
+async fn answer(node: Arc<Node>, ask: Ask, until: Instant) -> Answer {
+    match ask {
+        Ask::Write { key, payload } => write(&node, &key, payload, until).await,
+        Ask::Read { id, at_least } => read(node.link(id_of(id), need(at_least, until)).await),
+        Ask::Newest => match node.read_index(until).await {
+            Ok(at_least) => read(node.newest(need(at_least, until)).await),
+            Err(error) => Answer::Failed(error.to_string()),
+        },
+    }
+}
+
+fn id_of(id: u64) -> WriteId {
+    WriteId::try_from(id).unwrap_or(WriteId::FIRST)
+}
+
+fn need(at_least: u64, deadline: Instant) -> Need {
+    Need { at_least, deadline, may_be_replica: false }
+}
+
+fn read<T>(seen: Result<crate::zone::Snapshot<T>, ReadError>) -> Answer {
+    match seen {
+        Ok(snapshot) => Answer::Read(snapshot.frontier),
+        Err(error) => Answer::Failed(error.to_string()),
+    }
+}
+
+async fn write(node: &Node, key: &str, payload: Bytes, until: Instant) -> Answer {
+    let Ok(key) = key.parse() else {
+        return Answer::Refused(format!("{key:?} is no idempotency key"));
+    };
+    let write = NewWrite { key: Some(key), payload: Some(payload) };
+    let started = Instant::now();
+    let id = match node.submit(vec![write], until).await.map(|mut all| all.pop()) {
+        Ok(Some(Outcome::Ordered(head))) => head.id.get(),
+        Ok(Some(Outcome::Repeated(id))) => id.get(),
+        Ok(Some(Outcome::KeyReused(id))) => {
+            return Answer::Refused(format!("the key is that of write {id}"));
+        }
+        Ok(None) => return Answer::Failed("no outcome".to_owned()),
+        Err(error) => return Answer::Failed(error.to_string()),
+    };
+    let ordered = Instant::now();
+    match node.wait_applied(id, until).await {
+        Ok(_) => Answer::Written { id, order: ordered - started, apply: ordered.elapsed() },
+        Err(error) => Answer::Failed(error.to_string()),
+    }
+}

@@ -1,0 +1,284 @@
+//! A zone's database in memory: what `sql/` promises to the applier and to readers, in no time. It
+//! stops and starts; what was applied stays.
+//!
+//! Invariant: the chain is dense, and grows only in the newest epoch. Hashes are computed and
+//! compared by the applier, as for PostgreSQL.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use pghc_api::chain::{Head, Link};
+use pghc_api::id::{NodeName, WriteId};
+use tokio::time::Instant;
+
+use crate::postgres::{
+    Acquired, ApplyError, Batch, ConnectError, Finding, Lease, MigrateError, Page, ReadError,
+};
+use crate::task::watch;
+use crate::zone::database::{Database, Heard, Session};
+use crate::zone::{Identity, Recent};
+
+#[derive(Default)]
+struct State {
+    links: Vec<Link>,
+    /// The frontier over time.
+    steps: Vec<(Instant, u64)>,
+    epoch: u64,
+    applier: Option<String>,
+    renewals: i64,
+    /// The session with the newest epoch, while it lives.
+    holder: Option<u64>,
+    sessions: u64,
+    /// Counts starts.
+    run: u64,
+    is_down: bool,
+}
+
+#[derive(Default)]
+struct Inner {
+    state: Mutex<State>,
+    /// Run and frontier.
+    heard: watch::Sender<(u64, u64)>,
+}
+
+/// A database with a zone's chain. Clones are the same one.
+#[derive(Clone, Default)]
+pub struct MemDatabase(Arc<Inner>);
+
+struct MemSession {
+    database: MemDatabase,
+    id: u64,
+    run: u64,
+    /// The epoch it was let in with; 0: none.
+    epoch: AtomicU64,
+}
+
+impl State {
+    fn head(&self) -> Option<Head> {
+        let Link { id, hash, digest, written_at, .. } = *self.links.last()?;
+        Some(Head { id, hash, digest, written_at })
+    }
+
+    fn frontier(&self) -> u64 {
+        self.links.len() as u64
+    }
+
+    fn fenced(&self) -> ApplyError {
+        ApplyError::Fenced { epoch: self.epoch, applied_id: self.frontier() }
+    }
+}
+
+impl MemDatabase {
+    /// All links of the zone.
+    #[must_use]
+    pub fn links(&self) -> Vec<Link> {
+        self.0.state.lock().links.clone()
+    }
+
+    /// Newest applied id.
+    #[must_use]
+    pub fn frontier(&self) -> u64 {
+        self.0.state.lock().frontier()
+    }
+
+    /// When the frontier reached what.
+    #[must_use]
+    pub fn steps(&self) -> Vec<(Instant, u64)> {
+        self.0.state.lock().steps.clone()
+    }
+
+    /// It stops, and its sessions end.
+    pub fn stop(&self) {
+        let told = {
+            let mut state = self.0.state.lock();
+            (state.is_down, state.holder) = (true, None);
+            state.run += 1;
+            (state.run, state.frontier())
+        };
+        self.0.heard.send_replace(told);
+    }
+
+    /// It runs again.
+    pub fn start(&self) {
+        self.0.state.lock().is_down = false;
+    }
+
+    fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&State) -> T,
+    ) -> BoxFuture<'_, Result<T, ReadError>> {
+        let seen = {
+            let state = self.0.state.lock();
+            (!state.is_down).then(|| look(&state)).ok_or(ReadError::Unavailable(None))
+        };
+        Box::pin(std::future::ready(seen))
+    }
+
+    /// The state, for a session that still lives.
+    fn with<T>(
+        &self,
+        run: u64,
+        act: impl FnOnce(&mut State) -> Result<T, ApplyError>,
+    ) -> Result<T, ApplyError> {
+        let mut state = self.0.state.lock();
+        if state.is_down || state.run != run {
+            return Err(ApplyError::Lost(None));
+        }
+        act(&mut state)
+    }
+}
+
+fn unavailable() -> ConnectError {
+    ConnectError::Unavailable { dsn: "memory".to_owned(), source: None }
+}
+
+impl Database for MemDatabase {
+    fn migrate<'a>(&'a self, _: &'a Identity) -> BoxFuture<'a, Result<Vec<Finding>, MigrateError>> {
+        let is_down = self.0.state.lock().is_down;
+        let done = if is_down { Err(MigrateError::Connect(unavailable())) } else { Ok(Vec::new()) };
+        Box::pin(std::future::ready(done))
+    }
+
+    fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Session>, ConnectError>> {
+        let mut state = self.0.state.lock();
+        let done = if state.is_down {
+            Err(unavailable())
+        } else {
+            state.sessions += 1;
+            let (id, run) = (state.sessions, state.run);
+            let (database, epoch) = (self.clone(), AtomicU64::new(0));
+            Ok(Arc::new(MemSession { database, id, run, epoch }) as Arc<dyn Session>)
+        };
+        drop(state);
+        Box::pin(std::future::ready(done))
+    }
+
+    fn listen(&self) -> BoxFuture<'_, Result<Heard, ConnectError>> {
+        Box::pin(async {
+            let (run, first, heard) = {
+                let state = self.0.state.lock();
+                if state.is_down {
+                    return Err(unavailable());
+                }
+                (state.run, state.frontier(), self.0.heard.subscribe())
+            };
+            let later =
+                futures::stream::unfold((heard, first), move |(mut heard, newest)| async move {
+                    loop {
+                        heard.changed().await.ok()?;
+                        let (now, id) = *heard.borrow_and_update();
+                        if now != run {
+                            return None;
+                        }
+                        if id > newest {
+                            return Some((Ok(id), (heard, id)));
+                        }
+                    }
+                });
+            Ok(futures::stream::once(async move { Ok(first) }).chain(later).boxed())
+        })
+    }
+
+    fn lease(&self) -> BoxFuture<'_, Result<Lease, ReadError>> {
+        self.read(|state| Lease {
+            epoch: state.epoch,
+            applied_id: state.frontier(),
+            applier: state.applier.clone(),
+            renewed_at: state.renewals,
+        })
+    }
+
+    fn link(&self, id: WriteId) -> BoxFuture<'_, Result<(Option<Link>, u64), ReadError>> {
+        self.read(move |state| {
+            let place = usize::try_from(id.get() - 1).unwrap_or(usize::MAX);
+            (state.links.get(place).cloned(), state.frontier())
+        })
+    }
+
+    fn page(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Page, ReadError>> {
+        self.read(move |state| {
+            let after = usize::try_from(after).unwrap_or(usize::MAX).min(state.links.len());
+            let links = state.links[after..].iter().take(limit).cloned().collect();
+            Page { links, frontier: state.frontier() }
+        })
+    }
+
+    fn newest(&self) -> BoxFuture<'_, Result<(Option<Link>, u64), ReadError>> {
+        self.read(|state| (state.links.last().cloned(), state.frontier()))
+    }
+
+    fn recent(&self, count: usize) -> BoxFuture<'_, Result<(Vec<Recent>, u64), ReadError>> {
+        self.read(move |state| {
+            let newest = state.links.iter().rev().take(count);
+            let newest = newest.map(|link| (link.id, link.hash, link.node.clone())).collect();
+            (newest, state.frontier())
+        })
+    }
+}
+
+impl Session for MemSession {
+    fn acquire<'a>(
+        &'a self,
+        node: &'a NodeName,
+        expired: Option<u64>,
+    ) -> BoxFuture<'a, Result<Acquired, ApplyError>> {
+        let acquired = self.database.with(self.run, |state| {
+            if expired != Some(state.epoch) && state.holder.is_some_and(|holder| holder != self.id)
+            {
+                let (epoch, applier) = (state.epoch, state.applier.clone());
+                return Ok(Acquired::Held { epoch, applier });
+            }
+            state.epoch += 1;
+            state.renewals += 1;
+            (state.applier, state.holder) = (Some(node.to_string()), Some(self.id));
+            self.epoch.store(state.epoch, Ordering::Relaxed);
+            Ok(Acquired::Granted { epoch: state.epoch, head: state.head() })
+        });
+        Box::pin(std::future::ready(acquired))
+    }
+
+    fn apply<'a>(&'a self, epoch: u64, batch: &'a Batch) -> BoxFuture<'a, Result<(), ApplyError>> {
+        let own = self.epoch.load(Ordering::Relaxed);
+        let applied = self.database.with(self.run, |state| {
+            let before = batch.links()[0].id.get() - 1;
+            if state.epoch != epoch || own != epoch || state.frontier() != before {
+                return Err(state.fenced());
+            }
+            state.links.extend_from_slice(batch.links());
+            let frontier = state.frontier();
+            state.steps.push((Instant::now(), frontier));
+            Ok((state.run, frontier))
+        });
+        let applied = applied.map(|told| {
+            self.database.0.heard.send_replace(told);
+        });
+        Box::pin(std::future::ready(applied))
+    }
+
+    fn renew(&self, epoch: u64) -> BoxFuture<'_, Result<u64, ApplyError>> {
+        let renewed = self.database.with(self.run, |state| {
+            if state.epoch != epoch {
+                return Err(state.fenced());
+            }
+            state.renewals += 1;
+            Ok(state.frontier())
+        });
+        Box::pin(std::future::ready(renewed))
+    }
+
+    fn flushed(&self) -> u64 {
+        self.database.frontier()
+    }
+}
+
+impl Drop for MemSession {
+    fn drop(&mut self) {
+        let mut state = self.database.0.state.lock();
+        if state.holder == Some(self.id) {
+            state.holder = None;
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Who takes part and who leads: learners join a founded group, the lead is moved.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+
+use super::net::url;
+use super::parade::Parade;
+use crate::rpc::v1::ChangeRequest;
+use crate::rpc::v1::change_request::Kind;
+use crate::rpc::v1::members_client::MembersClient;
+use crate::zone::Service as _;
+
+/// Longest wait for the answer to a command.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// Longest wait until a command is done, or everyone is ready.
+const DONE_MAX: Duration = Duration::from_secs(300);
+
+/// Pause before a command is given again.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// Seconds for which a learner that joins is waited for within one command.
+const CATCH_UP_S: u32 = 10;
+
+impl Parade {
+    /// Waits until the group is founded, has the learners join, moves the lead to zone `leader` if
+    /// one is named, and waits until every zone can read and write.
+    ///
+    /// # Errors
+    /// A sentence, when that is not so after some minutes.
+    pub async fn settle(&self, leader: Option<usize>) -> Result<(), String> {
+        let voters = self.plan().voters.clone();
+        let founded = self.wait(DONE_MAX, async || self.leader().await.is_some()).await;
+        if !founded {
+            return Err("nobody was elected".to_owned());
+        }
+        for zone in (0..self.zones().len()).filter(|zone| !voters.contains(zone)) {
+            let request = ChangeRequest {
+                new_id: zone as u64 + 1,
+                zone: self.zones()[zone].name.to_string(),
+                url: url(zone),
+                learner: true,
+                ..command(Kind::Add, 0)
+            };
+            self.insist(&request).await?;
+        }
+        if let Some(zone) = leader {
+            self.lead(zone).await?;
+        }
+        let ready = self.wait(DONE_MAX, async || self.is_ready(leader).await).await;
+        ready.then_some(()).ok_or_else(|| "not every zone is ready".to_owned())
+    }
+
+    async fn is_ready(&self, leader: Option<usize>) -> bool {
+        let mut seen = Vec::new();
+        for zone in 0..self.zones().len() {
+            for node in 0..self.plan().api_nodes {
+                let Some((_, node)) = self.node(zone, node) else { return false };
+                if node.is_ready().is_err() {
+                    return false;
+                }
+                let status = node.status().await;
+                seen.push((status.leader, status.term));
+            }
+        }
+        let wanted = leader.map(|zone| zone as u64 + 1);
+        seen.iter().all(|one| *one == seen[0] && (wanted.is_none() || one.0 == wanted))
+    }
+
+    /// Zone of the leader, as the zone that knows of the newest term has it.
+    pub async fn leader(&self) -> Option<(usize, u64)> {
+        let mut newest: Option<(u64, u64)> = None;
+        for zone in 0..self.zones().len() {
+            if let Some(status) = self.status(zone).await
+                && let Some(leader) = status.leader
+                && newest.is_none_or(|(term, _)| term < status.term)
+            {
+                newest = Some((status.term, leader));
+            }
+        }
+        let (term, leader) = newest?;
+        Some((usize::try_from(leader).ok()?.checked_sub(1)?, term))
+    }
+
+    /// Moves the lead to the coordinator of zone `zone` and waits until it leads.
+    ///
+    /// # Errors
+    /// A sentence, when it does not after some minutes.
+    pub async fn lead(&self, zone: usize) -> Result<(), String> {
+        let until = Instant::now() + DONE_MAX;
+        while self.leader().await.map(|(leader, _)| leader) != Some(zone) {
+            if Instant::now() >= until {
+                let name = &self.zones()[zone].name;
+                return Err(format!("the lead was not moved to {name}"));
+            }
+            // Refused during an election; then it is tried again.
+            let _ = self.command(&command(Kind::Lead, zone as u64 + 1)).await;
+            sleep(AGAIN).await;
+        }
+        Ok(())
+    }
+
+    /// Repeats a command until it is done.
+    async fn insist(&self, request: &ChangeRequest) -> Result<(), String> {
+        let until = Instant::now() + DONE_MAX;
+        loop {
+            let said = match self.command(request).await {
+                Ok(last) if last == "done" || last.contains("nothing to do") => return Ok(()),
+                Ok(said) | Err(said) => said,
+            };
+            if Instant::now() >= until {
+                return Err(format!("{} does not join: {said}", request.zone));
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Gives a command once, to the leader's coordinator; the last line of the answer.
+    async fn command(&self, request: &ChangeRequest) -> Result<String, String> {
+        let (zone, _) = self.leader().await.ok_or("nobody leads")?;
+        let caller = self.caller(zone).ok_or("no way to the leader")?;
+        let mut client = MembersClient::new(caller);
+        let all = async {
+            let mut lines = client.change(request.clone()).await?.into_inner();
+            let mut last = String::new();
+            while let Some(progress) = lines.message().await? {
+                last = progress.line;
+            }
+            Ok::<_, tonic::Status>(last)
+        };
+        let ended = timeout(ANSWER_MAX, all).await.map_err(|_| "no answer in time".to_owned())?;
+        ended.map_err(|status| status.message().to_owned())
+    }
+}
+
+/// A command about coordinator `id`, with which nothing is said of a new one.
+fn command(kind: Kind, id: u64) -> ChangeRequest {
+    ChangeRequest {
+        kind: kind.into(),
+        coordinator_id: id,
+        force: true,
+        wait_seconds: CATCH_UP_S,
+        ..ChangeRequest::default()
+    }
+}

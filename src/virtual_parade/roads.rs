@@ -1,0 +1,127 @@
+//! The roads of a [`Matrix`]: delays, jitter, losses, bandwidth and cuts come from the engine that
+//! the emulator of real parades has ([`crate::wan`]), message by message.
+
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::net::{Lane, Passage, Roads};
+use crate::wan::conditions::Change;
+use crate::wan::line::How;
+use crate::wan::link::{Link, PAYLOAD_COST_MIN};
+use crate::wan::{self, Cut, LineView, Lines, Matrix};
+
+/// See the module. Each host stands in a zone of the matrix.
+pub struct WanRoads {
+    lines: Lines,
+    /// By zones, from and to.
+    lanes: Vec<wan::Lane>,
+    /// The same: when the road opened after its newest cut.
+    opened: Mutex<Vec<Instant>>,
+    /// Zone of each host, as a place in the matrix.
+    zone_of: Vec<usize>,
+    zones: usize,
+}
+
+impl WanRoads {
+    /// Roads between hosts in these zones of `matrix`; `seed` throws the dice of jitter and losses.
+    ///
+    /// # Panics
+    /// If a host stands in no zone of the matrix.
+    #[must_use]
+    pub fn new(matrix: &Matrix, zone_of: Vec<usize>, seed: u64) -> Self {
+        let zones = matrix.zones();
+        assert!(zone_of.iter().all(|zone| *zone < zones.len()), "a host in no zone");
+        let lines = Lines::new(matrix, seed);
+        let lane = |(from, to)| lines.lane(from, to).expect("zones of the matrix");
+        let pairs = zones.iter().flat_map(|from| zones.iter().map(move |to| (from, to)));
+        let lanes: Vec<wan::Lane> = pairs.map(lane).collect();
+        let opened = Mutex::new(vec![Instant::now(); lanes.len()]);
+        Self { lines, lanes, opened, zone_of, zones: zones.len() }
+    }
+
+    fn place(&self, from: usize, to: usize) -> usize {
+        self.zone_of[from] * self.zones + self.zone_of[to]
+    }
+
+    /// Changes what travels from one zone to another from now on; `*` stands for all zones.
+    ///
+    /// # Errors
+    /// A sentence, when a zone is not known or a value is impossible; nothing is changed then.
+    pub fn set(&self, from: &str, to: &str, change: &Change) -> Result<(), String> {
+        self.lines.set(from, to, change)
+    }
+
+    /// Every line between two zones as it is now.
+    #[must_use]
+    pub fn view(&self) -> Vec<LineView> {
+        self.lines.view()
+    }
+
+    /// Cuts roads; answers the cut's number. The network must be told ([`super::net::Net::note`]).
+    ///
+    /// # Errors
+    /// A sentence, when the cut separates nothing or there are too many.
+    pub fn cut(&self, cut: Cut) -> Result<u64, String> {
+        self.lines.cut(cut)
+    }
+
+    /// Heals a cut. What waited comes through when TCP would send it again. The network must be told.
+    pub fn heal(&self, number: u64) {
+        let was_cut: Vec<bool> =
+            self.lanes.iter().map(|lane| lane.line().cut().is_some()).collect();
+        self.lines.heal(Some(number));
+        let mut opened = self.opened.lock();
+        for (place, lane) in self.lanes.iter().enumerate().filter(|(place, _)| was_cut[*place]) {
+            let line = lane.line();
+            if line.cut().is_none() {
+                opened[place] = Instant::now() + line.retransmission();
+            }
+        }
+    }
+}
+
+impl Roads for WanRoads {
+    fn lane(&self, from: usize, to: usize) -> Box<dyn Lane> {
+        let link = Link::new(Instant::now().into_std());
+        let lane = self.lanes[self.place(from, to)].clone();
+        Box::new(WanLane { state: Mutex::new((link, VecDeque::new())), lane })
+    }
+
+    fn passage(&self, from: usize, to: usize) -> Passage {
+        let place = self.place(from, to);
+        match self.lanes[place].line().cut() {
+            Some(How::Silence) => Passage::Stalled,
+            Some(How::Reset) => Passage::Broken,
+            None => Passage::Open(self.opened.lock()[place]),
+        }
+    }
+}
+
+/// One direction of one connection.
+struct WanLane {
+    /// With what is under way: when it arrives, and its bytes.
+    state: Mutex<(Link, VecDeque<(std::time::Instant, usize)>)>,
+    lane: wan::Lane,
+}
+
+impl Lane for WanLane {
+    fn send(&self, bytes: usize) -> Instant {
+        let now = Instant::now().into_std();
+        let (mut state, mut line) = (self.state.lock(), self.lane.line());
+        let (link, under_way) = &mut *state;
+        while let Some((_, bytes)) = under_way.pop_front_if(|(at, _)| *at <= now) {
+            link.delivered(bytes);
+        }
+        // Beyond a full window a sender would wait; who sends here is held by the queue of its stream.
+        let bytes = bytes.min(link.room_bytes());
+        if bytes < PAYLOAD_COST_MIN && link.room_bytes() < PAYLOAD_COST_MIN {
+            let at = line.carry(now, bytes, true);
+            return Instant::from_std(under_way.back().map_or(at, |(last, _)| at.max(*last)));
+        }
+        let at = link.send(&mut line, now, bytes);
+        under_way.push_back((at, bytes));
+        Instant::from_std(at)
+    }
+}

@@ -1,0 +1,78 @@
+//! Claims about runs in virtual time.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use pghc::lab::run::files;
+use pghc::lab::run::outcome::Outcome;
+use pghc::lab::run::scenario::Scenario;
+use pghc::lab::virtual_run;
+
+async fn run(name: &str, changes: &[&str], to: &Path) -> Outcome {
+    let changes: Vec<String> = changes.iter().map(|&change| change.to_owned()).collect();
+    let scenario = Scenario::find(name, &changes).expect("a scenario");
+    let finished = virtual_run::run(&scenario).await.expect("it runs to its end");
+    files::write(to, &scenario, &finished).expect("the directory can be written");
+    let outcome = finished.outcome;
+    assert!(outcome.passed && outcome.is_virtual, "{outcome}");
+    outcome
+}
+
+fn contents(directory: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(directory).expect("it was written");
+    let read = |entry: std::io::Result<std::fs::DirEntry>| {
+        let entry = entry.expect("readable");
+        let bytes = std::fs::read(entry.path()).expect("readable");
+        (entry.file_name().into_string().expect("our names"), bytes)
+    };
+    files.map(read).collect()
+}
+
+/// Measured medians against the formula: within 3 %, zone by zone.
+fn as_predicted(outcome: &Outcome) {
+    for zone in &outcome.zones {
+        let ratio = zone.model_ratio().expect("distances and a leader");
+        assert!((0.97..1.03).contains(&ratio), "{}: {ratio}\n{outcome}", zone.zone);
+    }
+}
+
+#[tokio::test]
+async fn a_run_in_virtual_time_is_as_predicted_and_the_same_again_byte_by_byte() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let changes =
+        ["duration=6s", "warmup=2s", "clients.0.rate=25", "matrix.jitter=uniform 0.5ms", "seed=7"];
+    let (one, two) = (directory.path().join("one"), directory.path().join("two"));
+    let outcome = run("aws3", &changes, &one).await;
+    as_predicted(&outcome);
+    assert!(outcome.invalid.is_empty(), "{outcome}");
+    run("aws3", &changes, &two).await;
+    let (one, two) = (contents(&one), contents(&two));
+    assert!(one.len() >= 9, "{:?}", one.keys());
+    for (name, bytes) in &one {
+        assert!(two.get(name) == Some(bytes), "{name} differs");
+    }
+}
+
+#[tokio::test]
+async fn learners_write_and_read_where_they_are() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let changes = ["duration=5s", "warmup=2s", "clients.0.rate=10"];
+    let outcome = run("aws9", &changes, directory.path()).await;
+    as_predicted(&outcome);
+    assert_eq!((outcome.voters.len(), outcome.zones.len()), (5, 9));
+}
+
+#[tokio::test]
+async fn a_cut_and_a_dead_leader_in_virtual_time_lose_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let faults = "fault=[{at='3s', for='4s', cut={from=['leader']}}, \
+                  {at='12s', for='4s', kill='coordinator@leader'}, \
+                  {at='20s', for='2s', kill='api@eu-west-1'}, \
+                  {at='23s', for='2s', kill='postgres@eu-west-1'}]";
+    let changes =
+        ["duration=30s", "warmup=2s", "clients.0.rate=5", "clients.0.timeout=20s", faults];
+    let outcome = run("aws3", &changes, directory.path()).await;
+    assert_eq!(outcome.events.len(), 4);
+    let leaders: Vec<_> = outcome.reigns.iter().filter_map(|reign| reign.zone.clone()).collect();
+    assert!(leaders.windows(2).any(|two| two[0] != two[1]), "{leaders:?}");
+}
