@@ -12,7 +12,7 @@ use pghc_api::id::{ClusterId, ZoneName};
 use tokio::net::TcpListener;
 
 use super::process::{USAGE, complain, told_to_end, url};
-use crate::coordinator::{Coordinator, Retention, Settings, StartError, Timing};
+use crate::coordinator::{Acks, Coordinator, Retention, Settings, StartError, Timing};
 use crate::http::serve_metrics;
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
@@ -49,6 +49,10 @@ pub struct Arguments {
     /// Raft timing: `lan` for round trips of a few milliseconds, `wan` for up to 350.
     #[arg(long, env = "PGHC_PROFILE", default_value = "lan")]
     profile: Profile,
+    /// How it knows that a write is committed: `all-to-all`, each coordinator tells all others what is
+    /// on its disk and they count; `leader`, the leader alone tells, half a round trip later.
+    #[arg(long, env = "PGHC_ACKS", default_value = "all-to-all")]
+    acks: AcksArg,
     /// Purging of the log starts when it takes more bytes than this and every registered zone has
     /// kept what is purged.
     #[arg(long, env = "PGHC_LOG_BYTES", default_value_t = Retention::default().log_bytes)]
@@ -78,6 +82,15 @@ enum Profile {
     Lan,
     /// Heartbeat 400 ms, election 1250 to 1500 ms.
     Wan,
+}
+
+/// How commits are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AcksArg {
+    /// Everyone tells everyone.
+    AllToAll,
+    /// The leader tells.
+    Leader,
 }
 
 #[derive(Debug, Clone)]
@@ -161,6 +174,10 @@ impl Arguments {
                 Profile::Wan => Timing::WAN,
             },
             retention,
+            acks: match self.acks {
+                AcksArg::AllToAll => Acks::AllToAll,
+                AcksArg::Leader => Acks::Leader,
+            },
             metrics,
         })
     }

@@ -168,6 +168,7 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
+    use super::super::acks::Acks;
     use super::super::log::disk::Directory;
     use super::super::maintenance::Retention;
     use super::super::node::{Settings, Timing};
@@ -188,6 +189,7 @@ mod tests {
             zones: Vec::new(),
             timing: Timing::LAN,
             retention: Retention::default(),
+            acks: Acks::default(),
             metrics: Metrics::for_coordinator(),
         };
         Claim::take(Arc::new(Directory::open(dir)?), &settings)

@@ -4,9 +4,11 @@
 
 pub mod log;
 
+mod acks;
 mod admission;
 mod codec;
 mod complete;
+mod confirmed;
 mod files;
 mod forward;
 #[cfg(feature = "fuzzing")]
@@ -47,6 +49,7 @@ mod zone_service;
 mod zone_state;
 mod zones;
 
+pub use acks::Acks;
 pub use host::{Clock, Host, Serve};
 pub use maintenance::Retention;
 pub use node::{Coordinator, Settings, StartError, Timing};

@@ -14,8 +14,10 @@ use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 
+use super::acks::{Acks, Board, Counting, Sending};
 use super::admission::Admission;
 use super::complete;
+use super::confirmed::Confirmed;
 use super::forward::Forward;
 use super::gate::Gate;
 use super::greeting::Greeting;
@@ -93,6 +95,8 @@ pub struct Settings {
     pub timing: Timing,
     /// How much of the log is kept.
     pub retention: Retention,
+    /// How it knows that entries are committed.
+    pub acks: Acks,
     /// Metrics of the process.
     pub metrics: Arc<Metrics>,
 }
@@ -168,7 +172,7 @@ impl Coordinator {
         let urls = settings.members.iter().map(|(id, (_, url))| (*id, url.clone())).collect();
         let roster = Roster::new(host.dial, settings.cluster.clone(), urls, patience);
         let gate = Gate::new(settings.id, opened.claim.incarnation(), roster.clone());
-        let Opened { claim, space, log, store, sightings, sequencing, machine } = opened;
+        let Opened { claim, space, log, store, acks, sightings, sequencing, machine } = opened;
         let network = Network::new(roster.clone(), gate.clone());
         let config = raft_config(settings.timing)?;
         let raft = Raft::new(settings.id, Arc::new(config), network, store.clone(), machine)
@@ -183,15 +187,20 @@ impl Coordinator {
         let outlook = Outlook::new(&sequencing, &store, settings.zones.clone());
         let registrar = Registrar::new(&forward, &outlook.zones, patience * 4);
         let tails = tails(&settings, &sequencing, &store, &tasks);
+        Counting::start(&acks, &gate, &sequencing, &store, &settings.metrics, &tasks);
+        Sending::start(id, &acks, &gate, &roster, &raft, &tasks);
+        let confirmed = Confirmed::new(&raft, &store, &sequencing, patience * 4);
         let services = Services {
             raft: RaftService {
                 raft: raft.clone(),
                 gate: gate.clone(),
                 greeting: Greeting::new(&me, &raft, &roster, &sightings),
+                acks,
             },
             coordinator: CoordinatorService::new(
                 id,
                 forward.clone(),
+                confirmed.clone(),
                 &outlook,
                 tails,
                 space.clone(),
@@ -228,7 +237,8 @@ impl Coordinator {
         tasks.spawn("registrar", registrar.run());
         tasks.spawn("disk space", space.watch(raft.clone(), Arc::clone(&metrics)));
         tasks.spawn("metrics", follow_head(Arc::clone(&sequencing), metrics));
-        tasks.spawn("completeness", complete::announce(id, address, forward, sequencing));
+        tasks
+            .spawn("completeness", complete::announce(id, address, forward, confirmed, sequencing));
         Ok(Self { id, election, raft, refused, log, address, tasks })
     }
 
@@ -293,6 +303,7 @@ struct Opened {
     space: Space,
     log: Log,
     store: LogStore,
+    acks: Board,
     sightings: Sightings,
     sequencing: Arc<Sequencing>,
     machine: StateMachine,
@@ -315,7 +326,9 @@ impl Opened {
         let log_dir = settings.data.join("log");
         let log = Log::open_on(Arc::clone(&log_disk), &log_dir, log_options(&settings.retention))
             .map_err(StartError::Log)?;
-        let store = LogStore::new(log.clone(), Arc::clone(&settings.metrics));
+        let (acks, metrics) = (Board::new(settings.id, settings.acks), &settings.metrics);
+        let store = LogStore::new(log.clone(), Arc::clone(metrics), acks.clone());
+        let store = store.map_err(data_error)?;
         claim.check(store.is_new()).map_err(identity_error)?;
         claim.count_start(log_disk.as_ref()).map_err(identity_error)?;
         let sightings = Sightings::load(settings.id, Arc::clone(&disk)).map_err(data_error)?;
@@ -323,8 +336,8 @@ impl Opened {
             Arc::new(Sequencing::new(settings.cluster.clone(), settings.retention.ring_bytes()));
         let snapshots = Snapshots::new(Arc::clone(&disk), &settings.data);
         snapshots.check(log.state().purged.map(|(index, _)| index)).map_err(data_error)?;
-        let machine = StateMachine::new(Arc::clone(&sequencing), snapshots);
-        Ok(Self { claim, space, log, store, sightings, sequencing, machine })
+        let machine = StateMachine::new(Arc::clone(&sequencing), snapshots, Arc::clone(metrics));
+        Ok(Self { claim, space, log, store, acks, sightings, sequencing, machine })
     }
 }
 

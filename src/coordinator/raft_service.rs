@@ -10,12 +10,13 @@ use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::acks::{Ack, Board};
 use super::codec::{decode, encode};
 use super::gate::Gate;
 use super::greeting::Greeting;
 use super::type_config::{Raft, Snapshot, SnapshotMeta, TypeConfig, Vote};
 use crate::rpc::v1::raft_server;
-use crate::rpc::v1::{Frame, HelloReply, IntroduceRequest, Introduction};
+use crate::rpc::v1::{self, AcksReply, Frame, HelloReply, IntroduceRequest, Introduction};
 
 /// Largest snapshot that is accepted: the key window is some 60 MB, positions are small.
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
@@ -24,6 +25,7 @@ pub(super) struct RaftService {
     pub(super) raft: Raft,
     pub(super) gate: Gate,
     pub(super) greeting: Greeting,
+    pub(super) acks: Board,
 }
 
 fn answer<T: Serialize, E: Display>(result: Result<T, E>) -> Result<Response<Frame>, Status> {
@@ -55,6 +57,23 @@ impl raft_server::Raft for RaftService {
             Err(fatal) => Err(Status::unavailable(fatal.to_string())),
         });
         Ok(Response::new(answers.boxed()))
+    }
+
+    async fn acks(
+        &self,
+        request: Request<Streaming<v1::Ack>>,
+    ) -> Result<Response<AcksReply>, Status> {
+        self.gate.check(request.metadata())?;
+        if !self.acks.is_on() {
+            return Err(Status::unimplemented("this coordinator counts no acks"));
+        }
+        let voter = Gate::sender(request.metadata());
+        let voter = voter.ok_or_else(|| Status::invalid_argument("who sends?"))?;
+        let mut acks = request.into_inner();
+        while let Some(ack) = acks.message().await? {
+            self.acks.heard(voter, &Ack::from(ack));
+        }
+        Ok(Response::new(AcksReply {}))
     }
 
     async fn vote(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pghc::coordinator::log::disk::{Disk, DiskFile};
-use pghc::coordinator::{Coordinator, Host, Retention, Settings, Timing};
+use pghc::coordinator::{Acks, Coordinator, Host, Retention, Settings, Timing};
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
 use pghc::rpc::v1::{Cluster, SubmitRequest, ZoneReport};
 use pghc::rpc::{self, Caller};
@@ -147,6 +147,7 @@ impl Group {
             join: false,
             timing: Timing::LAN,
             retention: Retention { reserve_bytes: RESERVE, ..Retention::default() },
+            acks: Acks::AllToAll,
             metrics: Metrics::for_coordinator(),
         };
         let free = Arc::clone(&self.free[place]);

@@ -14,7 +14,7 @@ use super::super::codec::encode;
 use super::super::log::{Log, Options, Record};
 use super::super::type_config::{Entry, LogId};
 use super::{Answer, Introduction, Member, named};
-use crate::coordinator::{Coordinator, Retention, Settings, Timing};
+use crate::coordinator::{Acks, Coordinator, Retention, Settings, Timing};
 use crate::rpc::v1::ListMembersRequest;
 use crate::rpc::v1::members_client::MembersClient;
 use crate::telemetry::Metrics;
@@ -56,6 +56,7 @@ async fn start(data: PathBuf, id: u64, addresses: &[SocketAddr]) -> Coordinator 
         zones: Vec::new(),
         timing: Timing::LAN,
         retention: Retention::default(),
+        acks: Acks::AllToAll,
         metrics: Metrics::for_coordinator(),
     };
     Coordinator::start(settings).await.expect("started")

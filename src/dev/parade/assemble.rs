@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use super::board::{Member, Part};
 use super::leftover::postgres_dir;
-use super::options::Profile;
+use super::options::{Acks, Profile};
 use super::plan::{Plan, ZonePlan};
 use super::program::{Body, Program};
 use super::routes::Routes;
@@ -23,6 +23,7 @@ pub(super) struct Assembly<'a> {
     pub(super) plan: &'a Plan,
     pub(super) routes: &'a Routes,
     pub(super) profile: Profile,
+    pub(super) acks: Acks,
     pub(super) settings: &'a [(String, String)],
     pub(super) temporary: bool,
 }
@@ -96,6 +97,7 @@ impl Assembly<'_> {
             push(&mut line, "--member", format!("{}={name}={url}", index + 1));
         }
         push(&mut line, "--profile", self.profile.as_str());
+        push(&mut line, "--acks", self.acks.as_str());
         line
     }
 

@@ -31,7 +31,7 @@ use self::board::Board;
 pub use self::board::{Change, Event, Member, Part};
 pub use self::error::Error;
 use self::keeper::Command;
-pub use self::options::{API_NODES_MAX, ParadeOptions, Profile, ZONES_MAX, default_zones};
+pub use self::options::{API_NODES_MAX, Acks, ParadeOptions, Profile, ZONES_MAX, default_zones};
 use self::plan::Plan;
 use self::program::Body;
 use self::routes::Routes;
@@ -114,6 +114,7 @@ impl Parade {
             plan: &plan,
             routes,
             profile,
+            acks: options.acks,
             settings,
             temporary,
         };

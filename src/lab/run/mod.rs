@@ -58,7 +58,13 @@ pub async fn open(scenario: &Scenario, options: &SiteOptions) -> anyhow::Result<
         Some(site) => site,
         None => {
             let api_nodes = scenario.cluster.api_nodes;
-            let own = OwnSite { zones: zones.clone(), matrix, api_nodes, seed: scenario.seed };
+            let own = OwnSite {
+                zones: zones.clone(),
+                matrix,
+                api_nodes,
+                acks: scenario.cluster.acks,
+                seed: scenario.seed,
+            };
             Site::open_own(options, own).await?
         }
     };
@@ -145,7 +151,7 @@ pub async fn run(scenario: &Scenario, site: &Site) -> anyhow::Result<Finished> {
         all,
         reads: raw.reads(),
         round_trips_ms: matrix.as_ref().map(round_trips),
-        commit: scenario.cluster.commit,
+        commit: scenario.cluster.formula(),
         leader: raw.leader(),
         reigns: seen.reigns.clone(),
         timeline: raw.timeline(),
