@@ -196,6 +196,7 @@ impl Coordinator {
                 gate: gate.clone(),
                 greeting: Greeting::new(&me, &raft, &roster, &sightings),
                 acks,
+                end: tasks.signal(),
             },
             coordinator: CoordinatorService::new(
                 id,

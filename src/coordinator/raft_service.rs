@@ -8,6 +8,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::acks::{Ack, Board};
@@ -26,6 +27,8 @@ pub(super) struct RaftService {
     pub(super) gate: Gate,
     pub(super) greeting: Greeting,
     pub(super) acks: Board,
+    /// The end of the process: calls without end must not outlive it.
+    pub(super) end: CancellationToken,
 }
 
 fn answer<T: Serialize, E: Display>(result: Result<T, E>) -> Result<Response<Frame>, Status> {
@@ -70,10 +73,17 @@ impl raft_server::Raft for RaftService {
         let voter = Gate::sender(request.metadata());
         let voter = voter.ok_or_else(|| Status::invalid_argument("who sends?"))?;
         let mut acks = request.into_inner();
-        while let Some(ack) = acks.message().await? {
-            self.acks.heard(voter, &Ack::from(ack));
+        let hear = async {
+            while let Some(ack) = acks.message().await? {
+                self.acks.heard(voter, &Ack::from(ack));
+            }
+            Ok(Response::new(AcksReply {}))
+        };
+        tokio::select! {
+            biased;
+            () = self.end.cancelled() => Err(Status::unavailable("the coordinator is shutting down")),
+            ended = hear => ended,
         }
-        Ok(Response::new(AcksReply {}))
     }
 
     async fn vote(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {

@@ -15,7 +15,9 @@ fn ack(vote: u64, last: u64, index: u64) -> Ack {
 
 fn tally(acks: &[(u64, Ack)]) -> Tally {
     let mut tally = Tally::default();
-    acks.iter().for_each(|(voter, ack)| drop(tally.note(*voter, ack)));
+    for (voter, ack) in acks {
+        tally.note(*voter, ack);
+    }
     tally
 }
 
