@@ -1,5 +1,7 @@
 //! The rule against examples and, under random elections, against what later leaders hold.
 
+mod ahead;
+
 use proptest::prelude::*;
 
 use super::tally::{Ack, Leader, Mark, Seen, Tally, proven};
