@@ -77,7 +77,7 @@ impl raft_server::Raft for RaftService {
             while let Some(ack) = acks.message().await? {
                 self.acks.heard(voter, &Ack::from(ack));
             }
-            Ok(Response::new(AcksReply {}))
+            Ok::<_, Status>(Response::new(AcksReply {}))
         };
         tokio::select! {
             biased;

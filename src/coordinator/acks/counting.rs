@@ -74,8 +74,8 @@ impl Counting {
         let last = next + count as u64;
         for entry in entries.into_iter().take(count) {
             match self.sequencing.advance_early(entry)? {
-                // openraft was faster, or holds it up.
-                None => return Ok(false),
+                // openraft was faster, or holds it up: look again.
+                None => return Ok(true),
                 Some(batches) => self.metrics.coordinator.sequenced_by_acks.inc_by(batches),
             };
         }
