@@ -10,6 +10,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use pghc_api::limits::TAIL_RING_BYTES_MAX;
 
 use super::log_store::LogStore;
+use super::node::Settings;
 use super::sequencing::Sequencing;
 use super::type_config::Raft;
 use super::zone_service::Outlook;
@@ -118,25 +119,41 @@ fn decide(
 }
 
 pub(super) struct Maintenance {
-    pub(super) raft: Raft,
-    pub(super) log: LogStore,
-    pub(super) sequencing: Arc<Sequencing>,
-    pub(super) outlook: Outlook,
-    pub(super) retention: Retention,
-    pub(super) metrics: Arc<Metrics>,
+    raft: Raft,
+    log: LogStore,
+    sequencing: Arc<Sequencing>,
+    outlook: Outlook,
+    retention: Retention,
+    metrics: Arc<Metrics>,
 }
 
 impl Maintenance {
+    pub(super) fn new(
+        raft: &Raft,
+        log: LogStore,
+        sequencing: &Arc<Sequencing>,
+        outlook: Outlook,
+        settings: &Settings,
+    ) -> Self {
+        Self {
+            raft: raft.clone(),
+            log,
+            sequencing: Arc::clone(sequencing),
+            outlook,
+            retention: settings.retention,
+            metrics: Arc::clone(&settings.metrics),
+        }
+    }
+
     /// Runs until it is dropped.
     pub(super) async fn run(self) {
         let (mut snapshot_at, mut states) = (0, BTreeMap::new());
         loop {
             tokio::time::sleep(self.retention.period).await;
             let applied = self.sequencing.applied().0.map_or(0, |applied| applied.index());
-            if applied >= snapshot_at + self.retention.snapshot_entries {
-                if self.snapshot().await {
-                    snapshot_at = applied;
-                }
+            let is_due = applied >= snapshot_at + self.retention.snapshot_entries;
+            if is_due && self.snapshot().await {
+                snapshot_at = applied;
             }
             self.metrics.coordinator.log_bytes.set(self.log.bytes_on_disk());
             self.sequencing.forget_below(self.log.first());

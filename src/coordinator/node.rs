@@ -190,14 +190,9 @@ impl Coordinator {
         Counting::start(&acks, &gate, &sequencing, &store, &settings.metrics, &tasks);
         Sending::start(id, &acks, &gate, &roster, &raft, &tasks);
         let confirmed = Confirmed::new(&raft, &store, &sequencing, patience * 4);
+        let (greeting, end) = (Greeting::new(&me, &raft, &roster, &sightings), tasks.signal());
         let services = Services {
-            raft: RaftService {
-                raft: raft.clone(),
-                gate: gate.clone(),
-                greeting: Greeting::new(&me, &raft, &roster, &sightings),
-                acks,
-                end: tasks.signal(),
-            },
+            raft: RaftService { raft: raft.clone(), gate: gate.clone(), greeting, acks, end },
             coordinator: CoordinatorService::new(
                 id,
                 forward.clone(),
@@ -223,14 +218,7 @@ impl Coordinator {
             sightings: sightings.clone(),
             refused: refusal,
         };
-        let maintenance = Maintenance {
-            raft: raft.clone(),
-            log: store,
-            sequencing: Arc::clone(&sequencing),
-            outlook,
-            retention: settings.retention,
-            metrics: Arc::clone(&metrics),
-        };
+        let maintenance = Maintenance::new(&raft, store, &sequencing, outlook, &settings);
         tasks.spawn("admission", admission.run());
         tasks.spawn("incarnations", incarnations.run());
         tasks.spawn("sightings", sightings.follow(raft.clone(), roster));
