@@ -58,8 +58,6 @@ bugs! {
     AckToAllBeforeSync = "ack-to-all-before-sync",
     /// Acks are counted whichever leader wrote the entries and whatever the votes say.
     AcksOfAnyTerm = "acks-of-any-term",
-    /// A confirmed read waits for what the leader knows to be committed, not for all that it holds.
-    ReadAtCommit = "read-at-commit",
 }
 
 /// Whether this process commits `bug`.

@@ -15,7 +15,6 @@ use tonic::Status;
 use super::log_store::LogStore;
 use super::sequencing::Sequencing;
 use super::type_config::Raft;
-use crate::sabotage::{self, Bug};
 
 /// Clones are alike.
 #[derive(Clone)]
@@ -56,9 +55,6 @@ impl Confirmed {
         let next = self.log.next();
         let confirmed = self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
         confirmed.map_err(|error| Status::unavailable(error.to_string()))?;
-        if sabotage::is(Bug::ReadAtCommit) {
-            return Ok(());
-        }
         let mut sequenced = self.sequencing.next_index();
         let waited = sequenced.wait_for(|sequenced| *sequenced >= next).await;
         waited.map(drop).map_err(|_| Status::unavailable("the coordinator is shutting down"))
