@@ -1,6 +1,7 @@
 //! The rule against examples and, under random elections, against what later leaders hold.
 
 mod ahead;
+mod durable;
 
 use proptest::prelude::*;
 
@@ -167,8 +168,6 @@ impl Group {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
-
     /// Whoever counts acks, heard late and in any mixture, sequences a prefix of every later
     /// leader's log.
     #[test]

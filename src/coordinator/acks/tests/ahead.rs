@@ -18,7 +18,7 @@ fn entry(term: u64, index: u64, payload: EntryPayload<Proposal, u64, Member>) ->
     Entry::new(LogId::new(leader, index), payload)
 }
 
-fn blank(term: u64, index: u64) -> Entry {
+pub(super) fn blank(term: u64, index: u64) -> Entry {
     entry(term, index, EntryPayload::Blank)
 }
 
