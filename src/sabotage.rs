@@ -54,6 +54,10 @@ bugs! {
     HashNotCompared = "hash-not-compared",
     /// A read with a token does not wait for the frontier.
     TokenNotAwaited = "token-not-awaited",
+    /// A voter tells the other coordinators of entries that its log has not synced yet.
+    AckToAllBeforeSync = "ack-to-all-before-sync",
+    /// Acks are counted whichever leader wrote the entries and whatever the votes say.
+    AcksOfAnyTerm = "acks-of-any-term",
 }
 
 /// Whether this process commits `bug`.

@@ -12,7 +12,9 @@ use pghc_api::id::{ClusterId, ZoneName};
 use tokio::net::TcpListener;
 
 use super::process::{USAGE, complain, told_to_end, url};
-use crate::coordinator::{Coordinator, Geo, Retention, Settings, StartError, Timing, measured};
+use crate::coordinator::{
+    Acks, Coordinator, Geo, Retention, Settings, StartError, Timing, measured,
+};
 use crate::geo::timing::ROUND_TRIP_MS_MAX;
 use crate::http::serve_metrics;
 use crate::task::Tasks;
@@ -58,6 +60,10 @@ pub struct Arguments {
     /// Whether the lead moves by itself to where the writes are, until `pghc leader auto` switches it.
     #[arg(long, env = "PGHC_PLACEMENT", default_value = "manual")]
     placement: PlacementWord,
+    /// How it knows that a write is committed: `all-to-all`, each coordinator tells all others what is
+    /// on its disk and they count; `leader`, the leader alone tells, half a round trip later.
+    #[arg(long, env = "PGHC_ACKS", default_value = "all-to-all")]
+    acks: AcksArg,
     /// Purging of the log starts when it takes more bytes than this and every registered zone has
     /// kept what is purged.
     #[arg(long, env = "PGHC_LOG_BYTES", default_value_t = Retention::default().log_bytes)]
@@ -99,6 +105,15 @@ enum PlacementWord {
     Auto,
     /// Operators, and elections.
     Manual,
+}
+
+/// How commits are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum AcksArg {
+    /// Everyone tells everyone.
+    AllToAll,
+    /// The leader tells.
+    Leader,
 }
 
 #[derive(Debug, Clone)]
@@ -188,6 +203,10 @@ impl Arguments {
             timing,
             geo: Geo { auto, adapts, ..Geo::default() },
             retention,
+            acks: match self.acks {
+                AcksArg::AllToAll => Acks::AllToAll,
+                AcksArg::Leader => Acks::Leader,
+            },
             metrics,
         })
     }

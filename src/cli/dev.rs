@@ -17,7 +17,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::view;
 use crate::dev::observe::{Node, Observer};
 use crate::dev::parade::{
-    Change, Error, Event, Parade, ParadeOptions, Profile, ZONES_MAX, default_zones, zones_of,
+    Acks, Change, Error, Event, Parade, ParadeOptions, Profile, ZONES_MAX, default_zones, zones_of,
 };
 use crate::wan::{Matrix, Wan};
 
@@ -51,6 +51,9 @@ pub struct Arguments {
     /// locally and do not vote [default: as it is, all at first]
     #[arg(long, env = "PGHC_VOTERS", value_name = "ZONES", value_delimiter = ',')]
     voters: Vec<ZoneName>,
+    /// How coordinators know that writes are committed
+    #[arg(long, env = "PGHC_ACKS", value_name = "HOW", default_value = "all-to-all")]
+    acks: Acks,
     /// Program to run as coordinators and API nodes [default: this one]
     #[arg(long, value_name = "FILE", hide = true)]
     binary: Option<PathBuf>,
@@ -153,6 +156,7 @@ fn options(arguments: Arguments) -> Result<ParadeOptions, String> {
         api_nodes: arguments.api_nodes,
         binary: arguments.binary,
         profile: if matrix.is_some() { Profile::Wan } else { Profile::Lan },
+        acks: arguments.acks,
         wan: matrix,
         wan_seed: rand::random(),
         settings: Vec::new(),

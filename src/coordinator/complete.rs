@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::ReadPolicy;
 use tokio::time::{Instant, sleep};
 use tonic::Request;
 
+use super::confirmed::Confirmed;
 use super::forward::Forward;
 use super::sequencing::Sequencing;
 use crate::rpc::v1::ReadIndexRequest;
@@ -32,16 +32,17 @@ pub(super) fn announce(
     id: u64,
     address: SocketAddr,
     forward: Forward,
+    confirmed: Confirmed,
     sequencing: Arc<Sequencing>,
 ) -> impl Future<Output = ()> + Send {
     say_started(id, address, &sequencing);
-    wait(forward, sequencing)
+    wait(forward, confirmed, sequencing)
 }
 
-async fn wait(forward: Forward, sequencing: Arc<Sequencing>) {
+async fn wait(forward: Forward, confirmed: Confirmed, sequencing: Arc<Sequencing>) {
     let started = Instant::now();
     let newest = loop {
-        if let Some(id) = newest(&forward, &sequencing).await {
+        if let Some(id) = newest(&forward, &confirmed, &sequencing).await {
             break id;
         }
         sleep(PAUSE).await;
@@ -59,12 +60,12 @@ async fn wait(forward: Forward, sequencing: Arc<Sequencing>) {
     );
 }
 
-async fn newest(forward: &Forward, sequencing: &Sequencing) -> Option<u64> {
+async fn newest(forward: &Forward, confirmed: &Confirmed, sequencing: &Sequencing) -> Option<u64> {
     if let Some(mut leader) = forward.leader() {
         let mut request = Request::new(ReadIndexRequest { forwarded: true });
         request.set_timeout(ANSWER_MAX);
         return leader.read_index(request).await.ok().map(|reply| reply.into_inner().id);
     }
-    forward.raft().ensure_linearizable(ReadPolicy::ReadIndex).await.ok()?;
+    confirmed.wait().await.ok()?;
     Some(*sequencing.head_id().borrow())
 }

@@ -76,10 +76,6 @@ impl Forward {
         Self { id, raft, proposer, roster, readers, leadership, metrics, clock, places, tasks }
     }
 
-    pub(super) fn raft(&self) -> &Raft {
-        &self.raft
-    }
-
     /// The leader and its changes.
     pub(super) fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()

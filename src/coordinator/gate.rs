@@ -49,6 +49,12 @@ impl Gate {
         request
     }
 
+    /// The id of the coordinator that sent a message; `None` when it does not say.
+    pub(super) fn sender(metadata: &MetadataMap) -> Option<u64> {
+        let from = metadata.get(FROM)?.to_str().ok()?;
+        from.split_once(' ')?.0.parse().ok()
+    }
+
     /// Checks a message that came in.
     ///
     /// # Errors

@@ -167,6 +167,7 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
+    use super::super::acks::Acks;
     use super::super::log::disk::Directory;
     use super::super::maintenance::Retention;
     use super::super::node::{Settings, Timing};
@@ -189,6 +190,7 @@ mod tests {
             timing: Timing::LAN,
             geo: Geo::default(),
             retention: Retention::default(),
+            acks: Acks::default(),
             metrics: Metrics::for_coordinator(),
         };
         Claim::take(Arc::new(Directory::open(dir)?), &settings)

@@ -10,6 +10,7 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
+use super::acks::Board;
 use super::codec::{decode, encode};
 use super::log::{Log, Record};
 use super::maintenance::Extent;
@@ -25,11 +26,35 @@ const READ_BYTES_MAX: usize = 1 << 20;
 pub(super) struct LogStore {
     log: Log,
     metrics: Arc<Metrics>,
+    acks: Board,
 }
 
 impl LogStore {
-    pub(super) fn new(log: Log, metrics: Arc<Metrics>) -> Self {
-        Self { log, metrics }
+    /// Posts what is durable on `acks`: what the log holds now, and later what its flushes make so.
+    ///
+    /// # Errors
+    /// If the log is not readable.
+    pub(super) fn new(log: Log, metrics: Arc<Metrics>, acks: Board) -> io::Result<Self> {
+        let store = Self { log, metrics, acks };
+        store.acks.opened(store.vote()?, store.last()?);
+        Ok(store)
+    }
+
+    fn vote(&self) -> io::Result<Option<Vote>> {
+        self.log.state().vote.as_deref().map(decode).transpose()
+    }
+
+    /// The newest entry; `None` when the log holds none.
+    fn last(&self) -> io::Result<Option<LogId>> {
+        let Some(last) = self.log.state().last else { return Ok(None) };
+        Ok(self.read(last, last + 1, usize::MAX)?.pop().map(|entry| entry.log_id))
+    }
+
+    /// The index after the newest entry there is, durable or not.
+    pub(super) fn next(&self) -> u64 {
+        let state = self.log.state();
+        let last = state.last.or(state.purged.map(|(purged, _)| purged));
+        last.map_or(0, |last| last + 1)
     }
 
     /// Reads entries of `start..end`, at least one if the first is there, about
@@ -104,7 +129,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
-        self.log.state().vote.as_deref().map(decode).transpose()
+        self.vote()
     }
 }
 
@@ -115,11 +140,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let state = self.log.state();
         let last_purged_log_id: Option<LogId> =
             state.purged.map(|(_, mark)| decode(&mark)).transpose()?;
-        let last = match state.last {
-            Some(last) => self.read(last, last + 1, usize::MAX)?.pop().map(|entry| entry.log_id),
-            None => None,
-        };
-        Ok(LogState { last_log_id: last.or(last_purged_log_id), last_purged_log_id })
+        Ok(LogState { last_log_id: self.last()?.or(last_purged_log_id), last_purged_log_id })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -135,6 +156,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let _ = sender.send(result);
         });
         self.log.set_vote(encode(vote), tell)?;
+        self.acks.voted(vote);
         done.await.map_err(|_| io::Error::other("the log was closed"))?
     }
 
@@ -151,18 +173,31 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let record = |entry: Entry| Record { index: entry.log_id.index(), body: encode(&entry) };
+        let (mut first, mut last) = (None, None);
+        let record = |entry: Entry| {
+            first.get_or_insert(entry.log_id.index());
+            last = Some(entry.log_id);
+            Record { index: entry.log_id.index(), body: encode(&entry) }
+        };
         let records = entries.into_iter().map(record).collect();
         if sabotage::is(Bug::AckBeforeSync) {
             callback.io_completed(Ok(()));
             return self.log.append(records, Box::new(|_| {}));
         }
         let (metrics, started) = (Arc::clone(&self.metrics), Instant::now());
-        let done = move |result| {
+        let (acks, ack) = (self.acks.clone(), last.and_then(|last| self.acks.when_durable(&last)));
+        let done = move |result: io::Result<()>| {
             metrics.coordinator.flush_seconds.observe(started.elapsed().as_secs_f64());
+            if let Some(ack) = ack.filter(|_| result.is_ok()) {
+                acks.durable(ack);
+            }
             callback.io_completed(result);
         };
-        self.log.append(records, Box::new(done))
+        self.log.append(records, Box::new(done))?;
+        if let Some(first) = first {
+            self.acks.appended(first);
+        }
+        Ok(())
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {

@@ -10,6 +10,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use pghc_api::limits::TAIL_RING_BYTES_MAX;
 
 use super::log_store::LogStore;
+use super::node::Settings;
 use super::sequencing::Sequencing;
 use super::type_config::Raft;
 use super::zone_service::Outlook;
@@ -18,6 +19,10 @@ use crate::rpc::v1::ZoneView;
 use crate::rpc::v1::zone_view::State;
 use crate::sabotage::{self, Bug};
 use crate::telemetry::{Metrics, ZONE_STATES};
+
+/// How long a snapshot may wait for openraft to commit what was sequenced ahead of it, and then for
+/// being taken; else a later look makes it.
+const IN_STEP_MAX: Duration = Duration::from_secs(5);
 
 /// How much a coordinator keeps, and how often it looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,24 +119,41 @@ fn decide(
 }
 
 pub(super) struct Maintenance {
-    pub(super) raft: Raft,
-    pub(super) log: LogStore,
-    pub(super) sequencing: Arc<Sequencing>,
-    pub(super) outlook: Outlook,
-    pub(super) retention: Retention,
-    pub(super) metrics: Arc<Metrics>,
+    raft: Raft,
+    log: LogStore,
+    sequencing: Arc<Sequencing>,
+    outlook: Outlook,
+    retention: Retention,
+    metrics: Arc<Metrics>,
 }
 
 impl Maintenance {
+    pub(super) fn new(
+        raft: &Raft,
+        log: LogStore,
+        sequencing: &Arc<Sequencing>,
+        outlook: Outlook,
+        settings: &Settings,
+    ) -> Self {
+        Self {
+            raft: raft.clone(),
+            log,
+            sequencing: Arc::clone(sequencing),
+            outlook,
+            retention: settings.retention,
+            metrics: Arc::clone(&settings.metrics),
+        }
+    }
+
     /// Runs until it is dropped.
     pub(super) async fn run(self) {
         let (mut snapshot_at, mut states) = (0, BTreeMap::new());
         loop {
             tokio::time::sleep(self.retention.period).await;
             let applied = self.sequencing.applied().0.map_or(0, |applied| applied.index());
-            if applied >= snapshot_at + self.retention.snapshot_entries {
+            let is_due = applied >= snapshot_at + self.retention.snapshot_entries;
+            if is_due && self.snapshot().await {
                 snapshot_at = applied;
-                self.snapshot().await;
             }
             self.metrics.coordinator.log_bytes.set(self.log.bytes_on_disk());
             self.sequencing.forget_below(self.log.first());
@@ -143,10 +165,15 @@ impl Maintenance {
         }
     }
 
-    async fn snapshot(&self) {
-        if let Err(error) = self.raft.trigger().snapshot().await {
+    /// Has a snapshot made; whether it is on its way.
+    async fn snapshot(&self) -> bool {
+        let is_in_step = self.sequencing.hold_for_snapshot(IN_STEP_MAX).await;
+        if is_in_step && let Err(error) = self.raft.trigger().snapshot().await {
             tracing::error!(%error, "failed to start a snapshot");
         }
+        let limit = if is_in_step { IN_STEP_MAX } else { Duration::ZERO };
+        self.sequencing.let_go_after_snapshot(limit).await;
+        is_in_step
     }
 
     /// Purges what is to be purged, as far as it is in the snapshot: openraft never purges beyond it.

@@ -4,9 +4,11 @@
 
 pub mod log;
 
+mod acks;
 mod admission;
 mod codec;
 mod complete;
+mod confirmed;
 mod distances;
 mod files;
 mod forward;
@@ -52,6 +54,7 @@ mod zone_service;
 mod zone_state;
 mod zones;
 
+pub use acks::Acks;
 pub use host::{Clock, Host, Serve};
 pub use maintenance::Retention;
 pub use node::{Coordinator, Settings, StartError, Timing};

@@ -78,21 +78,26 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 /// something down a stream that is open; a peer whose machine refuses connections at once would be
 /// called thousands of times a second.
 #[derive(Default)]
-struct Pacing {
+pub(super) struct Pacing {
     pause: Duration,
 }
 
 impl Pacing {
     /// Answers whether it is the first failure in a row.
-    fn failed(&mut self) -> bool {
+    pub(super) fn failed(&mut self) -> bool {
         let is_first = self.pause.is_zero();
         self.pause = (self.pause * 2).clamp(REOPEN_MIN, REOPEN_MAX);
         is_first
     }
 
     /// Answers whether attempts had failed before.
-    fn worked(&mut self) -> bool {
+    pub(super) fn worked(&mut self) -> bool {
         !std::mem::take(&mut self.pause).is_zero()
+    }
+
+    /// How long to wait; nothing after what worked.
+    pub(super) fn pause(&self) -> Duration {
+        self.pause
     }
 }
 

@@ -13,8 +13,10 @@ use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 
+use super::acks::{Acks, Board, Counting, Sending};
 use super::admission::Admission;
 use super::complete;
+use super::confirmed::Confirmed;
 use super::distances::Distances;
 use super::forward::Forward;
 use super::gate::Gate;
@@ -31,7 +33,7 @@ use super::maintenance::{Maintenance, Retention};
 use super::members_service::MembersService;
 use super::network::Network;
 use super::pace::Pace;
-use super::placement::{Board, Geo, Placement};
+use super::placement::{self, Geo, Placement};
 use super::raft_service::RaftService;
 use super::readers::Readers;
 use super::registrar::Registrar;
@@ -81,6 +83,8 @@ pub struct Settings {
     pub geo: Geo,
     /// How much of the log is kept.
     pub retention: Retention,
+    /// How it knows that entries are committed.
+    pub acks: Acks,
     /// Metrics of the process.
     pub metrics: Arc<Metrics>,
 }
@@ -154,7 +158,7 @@ impl Coordinator {
         let opened = Opened::open((host.log, Arc::clone(&host.snapshots)), &settings).await?;
         let roster = roster(&settings, host.dial);
         let gate = Gate::new(settings.id, opened.claim.incarnation(), roster.clone());
-        let Opened { claim, space, log, store, sightings, sequencing, machine } = opened;
+        let Opened { claim, space, log, store, acks, sightings, sequencing, machine } = opened;
         let raft = raft(&settings, (&roster, &gate), &store, machine).await?;
         let me = introduction(&settings, &claim, &raft, &roster).await?;
         let (id, clock, metrics) = (settings.id, host.clock, Arc::clone(&settings.metrics));
@@ -167,16 +171,23 @@ impl Coordinator {
         let outlook = Outlook::new(&sequencing, &store, settings.zones.clone());
         let registrar = Registrar::new(&forward, &outlook.zones, roster.patience() * 4);
         let tails = tails(&settings, &sequencing, &store, &tasks);
+        Counting::start(&acks, &gate, &sequencing, &store, &settings.metrics, &tasks);
+        Sending::start(id, &acks, &gate, &roster, &raft, &tasks);
+        let confirmed = Confirmed::new(&raft, &store, &sequencing, roster.patience() * 4);
+        let (greeting, end) = (Greeting::new(&me, &raft, &roster, &sightings), tasks.signal());
         let services = Services {
             raft: RaftService {
                 raft: raft.clone(),
                 gate: gate.clone(),
-                greeting: Greeting::new(&me, &raft, &roster, &sightings),
+                greeting,
                 distances: distances.clone(),
+                acks,
+                end,
             },
             coordinator: CoordinatorService::new(
                 id,
                 forward.clone(),
+                confirmed.clone(),
                 &outlook,
                 tails,
                 space.clone(),
@@ -199,14 +210,7 @@ impl Coordinator {
             sightings: sightings.clone(),
             refused: refusal,
         };
-        let maintenance = Maintenance {
-            raft: raft.clone(),
-            log: store,
-            sequencing: Arc::clone(&sequencing),
-            outlook,
-            retention: settings.retention,
-            metrics: Arc::clone(&metrics),
-        };
+        let maintenance = Maintenance::new(&raft, store, &sequencing, outlook, &settings);
         tasks.spawn("admission", admission.run());
         tasks.spawn("incarnations", incarnations.run());
         tasks.spawn("sightings", sightings.follow(raft.clone(), roster));
@@ -215,7 +219,8 @@ impl Coordinator {
         tasks.spawn("registrar", registrar.run());
         tasks.spawn("disk space", space.watch(raft.clone(), Arc::clone(&metrics)));
         tasks.spawn("metrics", follow_head(Arc::clone(&sequencing), metrics));
-        tasks.spawn("completeness", complete::announce(id, address, forward, sequencing));
+        tasks
+            .spawn("completeness", complete::announce(id, address, forward, confirmed, sequencing));
         let election = settings.timing.election();
         Ok(Self { id, election, raft, refused, log, address, tasks })
     }
@@ -281,6 +286,7 @@ struct Opened {
     space: Space,
     log: Log,
     store: LogStore,
+    acks: Board,
     sightings: Sightings,
     sequencing: Arc<Sequencing>,
     machine: StateMachine,
@@ -303,7 +309,9 @@ impl Opened {
         let log_dir = settings.data.join("log");
         let log = Log::open_on(Arc::clone(&log_disk), &log_dir, log_options(&settings.retention))
             .map_err(StartError::Log)?;
-        let store = LogStore::new(log.clone(), Arc::clone(&settings.metrics));
+        let (acks, metrics) = (Board::new(settings.id, settings.acks), &settings.metrics);
+        let store = LogStore::new(log.clone(), Arc::clone(metrics), acks.clone());
+        let store = store.map_err(data_error)?;
         claim.check(store.is_new()).map_err(identity_error)?;
         claim.count_start(log_disk.as_ref()).map_err(identity_error)?;
         let sightings = Sightings::load(settings.id, Arc::clone(&disk)).map_err(data_error)?;
@@ -311,8 +319,8 @@ impl Opened {
             Arc::new(Sequencing::new(settings.cluster.clone(), settings.retention.ring_bytes()));
         let snapshots = Snapshots::new(Arc::clone(&disk), &settings.data);
         snapshots.check(log.state().purged.map(|(index, _)| index)).map_err(data_error)?;
-        let machine = StateMachine::new(Arc::clone(&sequencing), snapshots);
-        Ok(Self { claim, space, log, store, sightings, sequencing, machine })
+        let machine = StateMachine::new(Arc::clone(&sequencing), snapshots, Arc::clone(metrics));
+        Ok(Self { claim, space, log, store, acks, sightings, sequencing, machine })
     }
 }
 
@@ -348,7 +356,7 @@ fn members(
     tasks: &Tasks,
 ) -> MembersService {
     let (id, election) = (settings.id, settings.timing.election());
-    let board = Board::new(distances, settings.geo.acks);
+    let board = placement::Board::new(distances, settings.acks == Acks::AllToAll);
     let members = MembersService::new(id, raft, roster, election, &board, tasks);
     let placement = Placement { id, raft: raft.clone(), board, members: members.clone() };
     tasks.spawn("placement", placement.run());

@@ -28,8 +28,6 @@ const LAG_ENTRIES_MAX: u64 = 5_000;
 pub struct Geo {
     /// Whether the lead is placed automatically until that is switched.
     pub auto: bool,
-    /// Whether voters tell every zone of what they hold: which formula predicts.
-    pub acks: bool,
     /// Whether the timing follows measured round trips: then they are kept for the next start.
     pub adapts: bool,
 }

@@ -8,15 +8,19 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::acks::{Ack, Board};
 use super::codec::{decode, encode};
 use super::distances::Distances;
 use super::gate::Gate;
 use super::greeting::Greeting;
 use super::type_config::{Raft, Snapshot, SnapshotMeta, TypeConfig, Vote};
 use crate::rpc::v1::raft_server;
-use crate::rpc::v1::{Frame, HelloReply, IntroduceRequest, Introduction, PingReply, PingRequest};
+use crate::rpc::v1::{
+    self, AcksReply, Frame, HelloReply, IntroduceRequest, Introduction, PingReply, PingRequest,
+};
 
 /// Largest snapshot that is accepted: the key window is some 60 MB, positions are small.
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
@@ -26,6 +30,9 @@ pub(super) struct RaftService {
     pub(super) gate: Gate,
     pub(super) greeting: Greeting,
     pub(super) distances: Distances,
+    pub(super) acks: Board,
+    /// The end of the process: calls without end must not outlive it.
+    pub(super) end: CancellationToken,
 }
 
 fn answer<T: Serialize, E: Display>(result: Result<T, E>) -> Result<Response<Frame>, Status> {
@@ -57,6 +64,30 @@ impl raft_server::Raft for RaftService {
             Err(fatal) => Err(Status::unavailable(fatal.to_string())),
         });
         Ok(Response::new(answers.boxed()))
+    }
+
+    async fn acks(
+        &self,
+        request: Request<Streaming<v1::Ack>>,
+    ) -> Result<Response<AcksReply>, Status> {
+        self.gate.check(request.metadata())?;
+        if !self.acks.is_on() {
+            return Err(Status::unimplemented("this coordinator counts no acks"));
+        }
+        let voter = Gate::sender(request.metadata());
+        let voter = voter.ok_or_else(|| Status::invalid_argument("who sends?"))?;
+        let mut acks = request.into_inner();
+        let hear = async {
+            while let Some(ack) = acks.message().await? {
+                self.acks.heard(voter, &Ack::from(ack));
+            }
+            Ok::<_, Status>(Response::new(AcksReply {}))
+        };
+        tokio::select! {
+            biased;
+            () = self.end.cancelled() => Err(Status::unavailable("the coordinator is shutting down")),
+            ended = hear => ended,
+        }
     }
 
     async fn vote(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {

@@ -75,6 +75,11 @@ impl Roster {
         self.inner.lock().voters.clone()
     }
 
+    /// Whether a member votes.
+    pub(super) fn votes(&self, id: u64) -> bool {
+        self.inner.lock().voters.contains(&id)
+    }
+
     /// Ids of all members; of all in the settings before there is a membership.
     pub(super) fn ids(&self) -> Vec<u64> {
         let inner = self.inner.lock();

@@ -1,17 +1,21 @@
 //! The sequencer's driver: advances it over committed entries and passes on what comes out.
 //!
 //! It is advanced by whoever knows that entries are committed. openraft's own commit is one such
-//! source; entries another source was faster with are skipped, so sources may overlap.
+//! source, the acks of a majority (`acks`) another that is often faster; what was sequenced already is
+//! compared and skipped, so sources may overlap.
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::EntryPayload;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use pghc_api::chain::Head;
 use pghc_api::id::ClusterId;
 use pghc_api::limits::TAIL_QUEUE_BYTES_MAX;
+use tokio::sync::Notify;
 
+use super::acks::Early;
 use super::recent::{Answer, BatchId, Recent};
 use super::ring::{Above, Ring};
 use super::type_config::{Entry, LogId, SnapshotMeta, StoredMembership};
@@ -25,13 +29,20 @@ const TAIL_BATCHES: usize = 64;
 pub(super) struct Sequencing {
     inner: Mutex<Inner>,
     head_id: watch::Sender<u64>,
+    /// The index after the newest entry that was sequenced.
+    next_index: watch::Sender<u64>,
     zones: watch::Sender<Arc<Zones>>,
+    /// Early entries are all confirmed, or a snapshot was taken; told while they are held up.
+    in_step: Notify,
 }
 
 struct Inner {
     sequencer: Sequencer,
     applied: Option<LogId>,
     membership: StoredMembership,
+    /// Who votes by it; nobody while two memberships count together.
+    voters: Arc<[u64]>,
+    early: Early,
     ring: Ring,
     recent: Recent,
 }
@@ -74,11 +85,14 @@ impl Sequencing {
             sequencer: Sequencer::new(cluster),
             applied: None,
             membership: StoredMembership::default(),
+            voters: Arc::default(),
+            early: Early::default(),
             ring: Ring::starting_after(0, ring_bytes),
             recent: Recent::default(),
         };
         let (head_id, zones) = (watch::Sender::new(0), watch::Sender::default());
-        Self { inner: Mutex::new(inner), head_id, zones }
+        let (next_index, in_step) = (watch::Sender::new(0), Notify::new());
+        Self { inner: Mutex::new(inner), head_id, next_index, zones, in_step }
     }
 
     /// The registry of zones as it was sequenced, and its changes.
@@ -89,6 +103,11 @@ impl Sequencing {
     /// Newest id sequenced here, and its changes.
     pub(super) fn head_id(&self) -> watch::Receiver<u64> {
         self.head_id.subscribe()
+    }
+
+    /// The index after the newest entry sequenced here, and its changes.
+    pub(super) fn next_index(&self) -> watch::Receiver<u64> {
+        self.next_index.subscribe()
     }
 
     /// The chain's head here; `None` before link 1.
@@ -102,20 +121,55 @@ impl Sequencing {
         (inner.applied, inner.membership.clone())
     }
 
-    /// Advances over one committed entry; entries must come in log order.
+    /// Advances over one entry that openraft has committed; entries must come in log order. Answers the
+    /// number of batches in it that were not sequenced before, 0 or 1.
     ///
     /// # Errors
-    /// If this build cannot read the entry: the coordinator must stop.
-    pub(super) fn advance(&self, entry: Entry) -> io::Result<()> {
+    /// If this build cannot read the entry, or another was sequenced in its place: the coordinator
+    /// must stop.
+    pub(super) fn advance(&self, entry: Entry) -> io::Result<u64> {
         let mut inner = self.inner.lock();
-        if inner.applied.as_ref().is_some_and(|applied| *applied >= entry.log_id) {
-            return Ok(());
+        if inner.next_index() > entry.log_id.index() {
+            inner.early.confirm(&entry.log_id)?;
+            self.tell_if_in_step(&inner);
+            return Ok(0);
         }
+        self.take(inner, entry)
+    }
+
+    /// As [`Self::advance`], ahead of openraft: over the next entry, which a majority is known to hold
+    /// and which is no change of the members. `None`: it is not the next, or openraft's word must be
+    /// waited for.
+    ///
+    /// # Errors
+    /// If this build cannot read the entry. Nothing has changed; openraft will come to it.
+    pub(super) fn advance_early(&self, entry: Entry) -> io::Result<Option<u64>> {
+        let mut inner = self.inner.lock();
         let log_id = entry.log_id;
+        if inner.next_index() != log_id.index() || !inner.early.may_go_on() {
+            return Ok(None);
+        }
+        // Before it is sequenced, so that there is no moment in between; an entry that is not
+        // sequenced ends the coordinator.
+        inner.early.push(log_id);
+        self.take(inner, entry).map(Some)
+    }
+
+    /// The index of the next entry, and who must hold it for it to be committed, as long as no change
+    /// of the members comes before it; `None` while only openraft can tell.
+    pub(super) fn majority_for_next(&self) -> Option<(u64, Arc<[u64]>)> {
+        let inner = self.inner.lock();
+        let is_known = !inner.voters.is_empty() && inner.early.may_go_on();
+        is_known.then(|| (inner.next_index(), Arc::clone(&inner.voters)))
+    }
+
+    fn take(&self, mut inner: MutexGuard<'_, Inner>, entry: Entry) -> io::Result<u64> {
+        let log_id = entry.log_id;
+        let mut batches = 0;
         match entry.payload {
             EntryPayload::Blank => {}
             EntryPayload::Membership(membership) => {
-                inner.membership = StoredMembership::new(Some(log_id), membership);
+                inner.set_membership(StoredMembership::new(Some(log_id), membership));
             }
             EntryPayload::Normal(proposal) => {
                 let is_zone_change = ZoneChange::is(&proposal.0);
@@ -130,6 +184,7 @@ impl Sequencing {
                 })?;
                 if let Some(sequenced) = sequenced {
                     inner.pass_on(log_id.index(), sequenced);
+                    batches = 1;
                 }
                 if is_zone_change {
                     self.zones.send_replace(Arc::new(inner.sequencer.zones().clone()));
@@ -137,14 +192,25 @@ impl Sequencing {
             }
         }
         inner.applied = Some(log_id);
+        self.tell(inner);
+        Ok(batches)
+    }
+
+    /// Tells how far it is now.
+    fn tell(&self, inner: MutexGuard<'_, Inner>) {
         let head_id = inner.sequencer.head().map_or(0, |head| head.id.get());
+        let next_index = inner.next_index();
         drop(inner);
-        self.head_id.send_if_modified(|known| {
-            let moved = *known != head_id;
-            *known = head_id;
-            moved
-        });
-        Ok(())
+        for (sender, now) in [(&self.head_id, head_id), (&self.next_index, next_index)] {
+            sender.send_if_modified(|known| std::mem::replace(known, now) != now);
+        }
+    }
+
+    /// Tells who waits for early entries to be confirmed.
+    fn tell_if_in_step(&self, inner: &Inner) {
+        if inner.early.is_held() && inner.early.is_in_step() {
+            self.in_step.notify_waiters();
+        }
     }
 
     /// The outcomes of a batch, now or when it is sequenced.
@@ -234,36 +300,91 @@ impl Sequencing {
         self.inner.lock().sequencer.forget_below(index);
     }
 
-    /// A copy of the state as of now with the meta data openraft wants beside it; encoding it, which
-    /// takes longer, is left to a thread that holds nobody up.
-    pub(super) fn snapshot(&self) -> (SnapshotMeta, Sequencer) {
-        let inner = self.inner.lock();
-        let last_membership = inner.membership.clone();
-        let meta = SnapshotMeta { last_log_id: inner.applied, last_membership };
-        (meta, inner.sequencer.clone())
+    /// Has nothing more sequenced ahead of openraft until a snapshot is taken, and waits, at most for
+    /// `limit`, until openraft has committed what was. Whether it has. A snapshot of what openraft does
+    /// not know to be committed would contradict it.
+    pub(super) async fn hold_for_snapshot(&self, limit: Duration) -> bool {
+        self.inner.lock().early.hold(true);
+        self.until(limit, Early::is_in_step).await
     }
 
-    /// Replaces the state by a snapshot's.
+    /// Waits, at most for `limit`, until the snapshot is taken; whether it was or not, entries are
+    /// sequenced ahead of openraft again.
+    pub(super) async fn let_go_after_snapshot(&self, limit: Duration) {
+        self.until(limit, |early| !early.is_held()).await;
+        self.inner.lock().early.hold(false);
+    }
+
+    async fn until(&self, limit: Duration, is_so: impl Fn(&Early) -> bool) -> bool {
+        let wait = async {
+            loop {
+                let told = self.in_step.notified();
+                if is_so(&self.inner.lock().early) {
+                    return;
+                }
+                told.await;
+            }
+        };
+        tokio::time::timeout(limit, wait).await.is_ok()
+    }
+
+    /// A copy of the state as of now with the meta data openraft wants beside it; encoding it, which
+    /// takes longer, is left to a thread that holds nobody up. `None` while the state is ahead of
+    /// openraft.
+    pub(super) fn snapshot(&self) -> Option<(SnapshotMeta, Sequencer)> {
+        let mut inner = self.inner.lock();
+        if !inner.early.is_in_step() {
+            return None;
+        }
+        let last_membership = inner.membership.clone();
+        let meta = SnapshotMeta { last_log_id: inner.applied, last_membership };
+        inner.early.hold(false);
+        self.in_step.notify_waiters();
+        Some((meta, inner.sequencer.clone()))
+    }
+
+    /// Replaces the state by a snapshot's. One that holds no more than was sequenced here, ahead of
+    /// openraft, only confirms it: what zones were told is never taken back.
     ///
     /// # Errors
-    /// If the bytes are damaged or of another cluster; nothing has changed then.
+    /// If the bytes are damaged or of another cluster, or another entry was sequenced in place of the
+    /// snapshot's last; nothing has changed then.
     pub(super) fn restore(&self, meta: &SnapshotMeta, bytes: &[u8]) -> io::Result<()> {
         let mut inner = self.inner.lock();
+        if let Some(last) = meta.last_log_id {
+            inner.early.confirm_upto(&last)?;
+            self.tell_if_in_step(&inner);
+            if inner.next_index() > last.index() {
+                return Ok(());
+            }
+        }
         let sequencer = Sequencer::restore(inner.sequencer.cluster(), bytes)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let head_id = sequencer.head().map_or(0, |head| head.id.get());
         inner.sequencer = sequencer;
         inner.applied = meta.last_log_id;
-        inner.membership = meta.last_membership.clone();
+        inner.set_membership(meta.last_membership.clone());
         inner.ring.start_after(head_id);
         self.zones.send_replace(Arc::new(inner.sequencer.zones().clone()));
-        drop(inner);
-        self.head_id.send_replace(head_id);
+        self.tell(inner);
         Ok(())
     }
 }
 
 impl Inner {
+    /// The index after the newest entry that was sequenced.
+    fn next_index(&self) -> u64 {
+        self.applied.map_or(0, |applied| applied.index() + 1)
+    }
+
+    fn set_membership(&mut self, membership: StoredMembership) {
+        self.voters = match &membership.membership().get_joint_config()[..] {
+            [voters] => voters.iter().copied().collect(),
+            _ => Arc::default(),
+        };
+        self.membership = membership;
+    }
+
     fn pass_on(&mut self, index: u64, sequenced: Sequenced) {
         if let (Some(first_id), Some(head)) = (sequenced.first_id, sequenced.head) {
             let (bytes, without_id) = (sequenced.bytes, sequenced.without_id);

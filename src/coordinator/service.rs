@@ -6,13 +6,13 @@ use std::time::Duration;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use openraft::ReadPolicy;
 use pghc_api::chain::{Digest, Head, LinkHash};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
+use super::confirmed::Confirmed;
 use super::forward::{Attempt, Forward, Leadership};
 use super::recent::{Answer, BatchId, Outcomes};
 use super::sequencing::Sequencing;
@@ -51,6 +51,7 @@ const CALL_MAX: Duration = Duration::from_secs(60);
 pub(super) struct CoordinatorService {
     id: u64,
     forward: Forward,
+    confirmed: Confirmed,
     sequencing: Arc<Sequencing>,
     zones: Arc<Zones>,
     tails: Tails,
@@ -67,6 +68,7 @@ impl CoordinatorService {
     pub(super) fn new(
         id: u64,
         forward: Forward,
+        confirmed: Confirmed,
         outlook: &Outlook,
         tails: Tails,
         space: Space,
@@ -76,6 +78,7 @@ impl CoordinatorService {
         Self {
             id,
             forward,
+            confirmed,
             sequencing: Arc::clone(&tails.sequencing),
             zones: Arc::clone(&outlook.zones),
             tails,
@@ -168,9 +171,7 @@ impl CoordinatorService {
         if sabotage::is(Bug::ReadUnconfirmed) {
             return Ok(read_index_reply(self.sequencing.head()));
         }
-        let confirmed = self.forward.raft().ensure_linearizable(ReadPolicy::ReadIndex).await;
-        confirmed.map_err(|error| Status::unavailable(error.to_string()))?;
-        // The leader has sequenced everything up to the confirmed index.
+        self.confirmed.wait().await?;
         Ok(read_index_reply(self.sequencing.head()))
     }
 

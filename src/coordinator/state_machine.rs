@@ -13,16 +13,22 @@ use super::snapshots::Snapshots;
 use super::type_config::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::sequencer::Sequencer;
 use crate::task::blocking;
+use crate::telemetry::Metrics;
 
 #[derive(Clone)]
 pub(super) struct StateMachine {
     sequencing: Arc<Sequencing>,
     snapshots: Snapshots,
+    metrics: Arc<Metrics>,
 }
 
 impl StateMachine {
-    pub(super) fn new(sequencing: Arc<Sequencing>, snapshots: Snapshots) -> Self {
-        Self { sequencing, snapshots }
+    pub(super) fn new(
+        sequencing: Arc<Sequencing>,
+        snapshots: Snapshots,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { sequencing, snapshots, metrics }
     }
 }
 
@@ -65,7 +71,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
-            self.sequencing.advance(entry)?;
+            let batches = self.sequencing.advance(entry)?;
+            self.metrics.coordinator.sequenced_by_leader.inc_by(batches);
             if let Some(responder) = responder {
                 responder.send(());
             }
@@ -73,9 +80,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
+    /// None while the state is ahead of what openraft knows to be committed, which the caller sees to
+    /// (`maintenance`): a later look makes the snapshot.
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
+        let (meta, sequencer) = self.sequencing.snapshot()?;
+        Some(Builder { snapshots: self.snapshots.clone(), meta, sequencer: Some(sequencer) })
+    }
+
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let (meta, sequencer) = self.sequencing.snapshot();
-        Builder { snapshots: self.snapshots.clone(), meta, sequencer: Some(sequencer) }
+        unreachable!("openraft asks by `try_create_snapshot_builder`")
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, state: Bytes) -> io::Result<()> {

@@ -9,7 +9,9 @@ use pghc_api::id::ZoneName;
 
 use super::net::Remote;
 use super::target::{Target, read_record};
-use crate::dev::parade::{Parade, ParadeOptions, Profile, ZONES_MAX, default_zones, zones_of};
+use crate::dev::parade::{
+    Acks, Parade, ParadeOptions, Profile, ZONES_MAX, default_zones, zones_of,
+};
 use crate::dev::record::ParadeRecord;
 use crate::wan::{Matrix, Wan};
 
@@ -47,6 +49,8 @@ pub struct OwnSite {
     pub matrix: Option<Matrix>,
     /// API nodes in each zone.
     pub api_nodes: usize,
+    /// How its coordinators know that writes are committed.
+    pub acks: Acks,
     /// Throws the emulator's dice.
     pub seed: u64,
 }
@@ -97,6 +101,7 @@ impl Site {
             data: options.data.clone(),
             base_port: options.base_port,
             api_nodes: own.api_nodes,
+            acks: own.acks,
             profile: if own.matrix.is_some() { Profile::Wan } else { Profile::Lan },
             wan: own.matrix,
             wan_seed: own.seed,

@@ -116,6 +116,11 @@ impl<T> Clone for Receiver<T> {
 }
 
 impl<T> Receiver<T> {
+    /// Makes the value count as not seen yet.
+    pub fn mark_changed(&mut self) {
+        self.value.mark_changed();
+    }
+
     /// The newest value. No value can be set while the answer lives.
     pub fn borrow(&self) -> Ref<'_, T> {
         self.value.borrow()

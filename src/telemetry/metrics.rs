@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -102,6 +103,10 @@ pub struct Coordinator {
     pub is_short_of_disk: IdGauge,
     /// Time of each flush of the log.
     pub flush_seconds: Histogram,
+    /// Batches sequenced by the acks of a majority, before the leader's word.
+    pub sequenced_by_acks: Counter,
+    /// Batches sequenced by the leader's word.
+    pub sequenced_by_leader: Counter,
     /// Registered zones by state; the label's values are [`ZONE_STATES`].
     pub zones: Family<[(&'static str, &'static str); 1], IdGauge>,
 }
@@ -170,6 +175,8 @@ impl Metrics {
                 disk_free_bytes: IdGauge::default(),
                 is_short_of_disk: IdGauge::default(),
                 flush_seconds: histogram(STEP_SECONDS),
+                sequenced_by_acks: Counter::default(),
+                sequenced_by_leader: Counter::default(),
                 zones: Family::default(),
             },
             registry: Registry::default(),
@@ -211,6 +218,8 @@ impl Metrics {
         add.metric("pghc_coordinator_disk_free_bytes", "Bytes free on the disk of the log", disk_free_bytes);
         add.metric("pghc_coordinator_disk_short", "1 while the disk is below its reserve and no writes are taken", is_short_of_disk);
         add.metric("pghc_coordinator_flush_seconds", "Seconds of each flush of the log to disk", flush_seconds);
+        add.metric("pghc_coordinator_sequenced_by_acks", "Batches known to be committed by the acks of a majority, before the leader's word", &self.coordinator.sequenced_by_acks);
+        add.metric("pghc_coordinator_sequenced_by_leader", "Batches known to be committed by the leader's word", &self.coordinator.sequenced_by_leader);
         let zones = &self.coordinator.zones;
         for state in 0..ZONE_STATES.len() {
             self.coordinator.zones_in(state).set(0);
@@ -254,6 +263,7 @@ mod tests {
         assert!(!text.contains("pghc_coordinator"));
         let coordinator = Metrics::for_coordinator().exposition();
         assert!(coordinator.contains("pghc_coordinator_flush_seconds_bucket"));
+        assert!(coordinator.contains("pghc_coordinator_sequenced_by_acks_total 0"));
         assert!(coordinator.contains("pghc_coordinator_zones{state=\"detached\"} 0"));
         assert!(!coordinator.contains("pghc_zone") && !coordinator.contains("pghc_http"));
     }

@@ -18,7 +18,7 @@ use super::database::MemDatabase;
 use super::disk::MemDisk;
 use super::net::{Net, url};
 use super::roads::WanRoads;
-use crate::coordinator::{Coordinator, Geo, Host, Retention, Settings, Timing};
+use crate::coordinator::{Acks, Coordinator, Geo, Host, Retention, Settings, Timing};
 use crate::task::Tasks;
 use crate::task::process::Process;
 use crate::telemetry::Metrics;
@@ -49,6 +49,8 @@ pub struct Plan {
     pub matrix: Matrix,
     /// Zones that vote, as places in the matrix; the others learn.
     pub voters: Vec<usize>,
+    /// Whether coordinators count the acks of all voters, instead of waiting for the leader's word.
+    pub all_to_all: bool,
     /// API nodes in each zone.
     pub api_nodes: usize,
 }
@@ -256,6 +258,7 @@ impl Parade {
             timing: self.0.timing,
             geo: Geo::default(),
             retention: Retention::default(),
+            acks: if self.0.plan.all_to_all { Acks::AllToAll } else { Acks::Leader },
             metrics: Metrics::for_coordinator(),
         }
     }

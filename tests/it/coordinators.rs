@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pghc::coordinator::{Coordinator, Geo, Host, Retention, Settings, Timing};
+use pghc::coordinator::{Acks, Coordinator, Geo, Host, Retention, Settings, Timing};
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
 use pghc::rpc::v1::write_outcome::Kind;
 use pghc::rpc::v1::{
@@ -18,6 +18,7 @@ use pghc::sequencer::{Batch, Write};
 use pghc::telemetry::Metrics;
 use pghc_api::id::{ClusterId, ZoneName};
 
+mod acks;
 mod upgrade;
 mod zones;
 
@@ -87,6 +88,7 @@ impl Group {
             timing: Timing::LAN,
             geo: Geo::default(),
             retention: self.retention,
+            acks: Acks::AllToAll,
             metrics: Metrics::for_coordinator(),
         };
         let coordinator = match &self.dial {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pghc::coordinator::recover::Survivor;
-use pghc::coordinator::{Coordinator, Geo, Retention, Settings, Timing};
+use pghc::coordinator::{Acks, Coordinator, Geo, Retention, Settings, Timing};
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
 use pghc::rpc::v1::{SubmitRequest, ZoneReport};
 use pghc::rpc::{self, Caller};
@@ -51,6 +51,7 @@ async fn start(data: &Path) -> Result<Coordinator, String> {
             period: Duration::from_millis(50),
             ..Retention::default()
         },
+        acks: Acks::AllToAll,
         metrics: Metrics::for_coordinator(),
     };
     Coordinator::start(settings).await.map_err(|error| {

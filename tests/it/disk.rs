@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pghc::coordinator::log::disk::{Disk, DiskFile};
-use pghc::coordinator::{Coordinator, Geo, Host, Retention, Settings, Timing};
+use pghc::coordinator::{Acks, Coordinator, Geo, Host, Retention, Settings, Timing};
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
 use pghc::rpc::v1::{Cluster, SubmitRequest, ZoneReport};
 use pghc::rpc::{self, Caller};
@@ -148,6 +148,7 @@ impl Group {
             timing: Timing::LAN,
             geo: Geo::default(),
             retention: Retention { reserve_bytes: RESERVE, ..Retention::default() },
+            acks: Acks::AllToAll,
             metrics: Metrics::for_coordinator(),
         };
         let free = Arc::clone(&self.free[place]);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use pghc::coordinator::{Coordinator, Geo, Retention, Settings, Timing, measured, survey};
+use pghc::coordinator::{Acks, Coordinator, Geo, Retention, Settings, Timing, measured, survey};
 use pghc::dev::parade::{Parade, ParadeOptions, Profile};
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
 use pghc::rpc::v1::members_client::MembersClient;
@@ -70,6 +70,7 @@ impl Group {
                     timing,
                     geo: Geo { adapts, ..Geo::default() },
                     retention: Retention::default(),
+                    acks: Acks::AllToAll,
                     metrics: Metrics::for_coordinator(),
                 },
             );

@@ -27,6 +27,8 @@ pub(crate) struct Summary {
     pub(crate) acknowledged: u64,
     /// Acknowledged writes that were answered as repeats.
     pub(crate) repeated: u64,
+    /// Batches that coordinators sequenced by acks, before the leader's word.
+    pub(crate) early: u64,
     /// Linearizable reads that were answered.
     pub(crate) linearizable: u64,
     pub(crate) faults: BTreeMap<String, u64>,
@@ -39,6 +41,7 @@ impl Summary {
         self.operations += other.operations;
         self.acknowledged += other.acknowledged;
         self.repeated += other.repeated;
+        self.early += other.early;
         self.linearizable += other.linearizable;
         self.converged_ms = self.converged_ms.max(other.converged_ms);
         for (class, count) in other.faults {
@@ -54,6 +57,7 @@ impl Summary {
         let done = [
             ("an acknowledged write", self.acknowledged),
             ("a repeat", self.repeated),
+            ("a batch sequenced by acks", self.early),
             ("a linearizable read", self.linearizable),
         ];
         gaps.extend(done.iter().filter(|(_, count)| *count == 0).map(|(what, _)| *what));
@@ -146,11 +150,11 @@ pub(crate) async fn run(plan: Plan) -> ExitCode {
 
 fn tell(total: &Summary, failed: &[u64], seeds: (u64, u64), seconds: (u64, u64)) {
     let ((finished, count), (simulated, took)) = (seeds, seconds);
-    let Summary { links, operations, acknowledged, repeated, linearizable, .. } = total;
+    let Summary { links, operations, acknowledged, repeated, early, linearizable, .. } = total;
     println!(
         "{finished} of {count} seeds finished, {} failed {failed:?}; {simulated} simulated s in \
          {took} s; {operations} operations, {links} links, {acknowledged} writes acknowledged \
-         ({repeated} as repeats), {linearizable} linearizable reads; converged in {} ms at most",
+         ({repeated} as repeats), {early} batches sequenced by acks, {linearizable} linearizable reads; converged in {} ms at most",
         failed.len(),
         total.converged_ms
     );

@@ -135,6 +135,7 @@ fn judge(world: &World, converged_ms: u128) -> Summary {
         operations: history.operations.len(),
         acknowledged: report.counts.acknowledged,
         repeated: report.counts.repeated,
+        early: world.early(),
         linearizable: history.operations.iter().filter(|it| is_linearizable(it)).count() as u64,
         faults: history.faults.clone(),
         converged_ms,

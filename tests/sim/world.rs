@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pghc::coordinator::{Coordinator, Geo, Host, Retention, Settings, Timing};
+use pghc::coordinator::{Acks, Coordinator, Geo, Host, Retention, Settings, Timing};
 use pghc::task::Tasks;
 use pghc::task::process::Process;
 use pghc::telemetry::Metrics;
@@ -101,6 +101,8 @@ pub(crate) struct World {
     /// Coordinators that found the group; the last machine is a spare one.
     pub(crate) founders: usize,
     next_id: AtomicU64,
+    /// Of every coordinator that was ever started.
+    metrics: Mutex<Vec<Arc<Metrics>>>,
     retention: Retention,
     started: Instant,
 }
@@ -208,6 +210,7 @@ impl World {
             is_changing: AtomicBool::new(false),
             founders,
             next_id: AtomicU64::new(coordinators as u64),
+            metrics: Mutex::default(),
             retention,
             started,
         })
@@ -282,6 +285,8 @@ impl World {
     fn settings(&self, place: usize, id: u64) -> Settings {
         let named = |at: usize, id: u64| (id, (self.zone_at(at), url(at)));
         let founders = (0..self.founders).map(|at| named(at, at as u64 + 1));
+        let metrics = Metrics::for_coordinator();
+        self.metrics.lock().push(Arc::clone(&metrics));
         Settings {
             cluster: cluster(),
             id,
@@ -293,7 +298,23 @@ impl World {
             timing: self.timing,
             geo: Geo::default(),
             retention: self.retention,
-            metrics: Metrics::for_coordinator(),
+            acks: self.acks(place),
+            metrics,
+        }
+    }
+
+    /// Batches that coordinators sequenced by acks, before the leader's word.
+    pub(crate) fn early(&self) -> u64 {
+        self.metrics.lock().iter().map(|it| it.coordinator.sequenced_by_acks.get()).sum()
+    }
+
+    /// Whether the coordinators of a seed count acks: all in most seeds, none in some, and in some
+    /// every machine as it likes.
+    fn acks(&self, place: usize) -> Acks {
+        match self.seed % 8 {
+            0 => Acks::Leader,
+            1 if (self.seed / 8 + place as u64).is_multiple_of(2) => Acks::Leader,
+            _ => Acks::AllToAll,
         }
     }
 

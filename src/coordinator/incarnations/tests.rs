@@ -14,7 +14,7 @@ use super::super::codec::encode;
 use super::super::log::{Log, Options, Record};
 use super::super::type_config::{Entry, LogId};
 use super::{Answer, Introduction, Member, named};
-use crate::coordinator::{Coordinator, Geo, Retention, Settings, Timing};
+use crate::coordinator::{Acks, Coordinator, Geo, Retention, Settings, Timing};
 use crate::rpc::v1::ListMembersRequest;
 use crate::rpc::v1::members_client::MembersClient;
 use crate::telemetry::Metrics;
@@ -57,6 +57,7 @@ async fn start(data: PathBuf, id: u64, addresses: &[SocketAddr]) -> Coordinator 
         timing: Timing::LAN,
         geo: Geo::default(),
         retention: Retention::default(),
+        acks: Acks::AllToAll,
         metrics: Metrics::for_coordinator(),
     };
     Coordinator::start(settings).await.expect("started")

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::Error;
 use super::board::{Member, Part};
 use super::leftover::postgres_dir;
-use super::options::Profile;
+use super::options::{Acks, Profile};
 use super::plan::{Plan, ZonePlan};
 use super::program::{Body, Program};
 use super::routes::Routes;
@@ -25,6 +25,7 @@ pub(super) struct Assembly<'a> {
     pub(super) profile: Profile,
     /// The largest round trip between zones.
     pub(super) round_trip_ms: Option<u64>,
+    pub(super) acks: Acks,
     pub(super) settings: &'a [(String, String)],
     pub(super) temporary: bool,
 }
@@ -101,6 +102,7 @@ impl Assembly<'_> {
         if let Some(round_trip_ms) = self.round_trip_ms {
             push(&mut line, "--round-trip-ms", round_trip_ms.to_string());
         }
+        push(&mut line, "--acks", self.acks.as_str());
         line
     }
 

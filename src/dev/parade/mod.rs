@@ -32,7 +32,7 @@ use self::board::Board;
 pub use self::board::{Change, Event, Member, Part};
 pub use self::error::Error;
 use self::keeper::Command;
-pub use self::options::{API_NODES_MAX, ParadeOptions, Profile, ZONES_MAX, default_zones};
+pub use self::options::{API_NODES_MAX, Acks, ParadeOptions, Profile, ZONES_MAX, default_zones};
 use self::plan::Plan;
 use self::program::Body;
 use self::routes::Routes;
@@ -119,6 +119,7 @@ impl Parade {
             routes,
             profile,
             round_trip_ms,
+            acks: options.acks,
             settings,
             temporary,
         };

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use pghc_api::id::ZoneName;
+use serde::{Deserialize, Serialize};
 
 use super::Error;
 use crate::wan::Matrix;
@@ -33,6 +35,28 @@ impl Profile {
     }
 }
 
+/// How coordinators know that writes are committed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Acks {
+    /// Everyone tells everyone.
+    #[default]
+    AllToAll,
+    /// The leader tells.
+    Leader,
+}
+
+impl Acks {
+    /// As on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AllToAll => "all-to-all",
+            Self::Leader => "leader",
+        }
+    }
+}
+
 /// What a parade is asked to be.
 #[derive(Debug, Clone)]
 pub struct ParadeOptions {
@@ -50,6 +74,8 @@ pub struct ParadeOptions {
     pub binary: Option<PathBuf>,
     /// Timeouts of the Raft group.
     pub profile: Profile,
+    /// How its coordinators know that writes are committed.
+    pub acks: Acks,
     /// Distances between the zones; it must name all of them. `None`: none.
     pub wan: Option<Matrix>,
     /// Throws the dice of jitter and losses between the zones.
@@ -69,6 +95,7 @@ impl Default for ParadeOptions {
             api_nodes: 1,
             binary: None,
             profile: Profile::Lan,
+            acks: Acks::default(),
             wan: None,
             wan_seed: 0,
             settings: Vec::new(),

@@ -4,7 +4,7 @@ use anyhow::{bail, ensure};
 use pghc_api::id::ZoneName;
 
 use super::scenario::ClusterPart;
-use crate::lab::predict::model::Commit;
+use crate::dev::parade::Acks;
 
 impl Default for ClusterPart {
     fn default() -> Self {
@@ -12,7 +12,8 @@ impl Default for ClusterPart {
             voters: Vec::new(),
             leader: None,
             api_nodes: 1,
-            commit: Commit::LeaderPush,
+            acks: Acks::default(),
+            commit: None,
             visibility: true,
         }
     }

@@ -60,8 +60,14 @@ pub async fn open(scenario: &Scenario, options: &SiteOptions) -> anyhow::Result<
         Some(site) => site,
         None => {
             let api_nodes = scenario.cluster.api_nodes;
-            let (zones, voters) = (zones.clone(), scenario.cluster.voters());
-            let own = OwnSite { zones, voters, matrix, api_nodes, seed: scenario.seed };
+            let own = OwnSite {
+                zones: zones.clone(),
+                voters: scenario.cluster.voters(),
+                matrix,
+                api_nodes,
+                acks: scenario.cluster.acks,
+                seed: scenario.seed,
+            };
             Site::open_own(options, own).await?
         }
     };
@@ -188,7 +194,7 @@ pub(super) fn figures(
         all,
         reads: raw.reads(),
         round_trips_ms: matrix.map(round_trips),
-        commit: scenario.cluster.commit,
+        commit: scenario.cluster.formula(),
         voters: if scenario.cluster.voters.is_empty() {
             zones.to_vec()
         } else {

@@ -90,7 +90,7 @@ impl Raw<'_> {
             let leader = self.leader().and_then(|name| self.zones.iter().position(|z| *z == name));
             for (place, zone) in zones.iter_mut().enumerate() {
                 zone.limit_ms = Some(limit.limit(place));
-                let commit = self.scenario.cluster.commit;
+                let commit = self.scenario.cluster.formula();
                 zone.model_ms = leader.map(|leader| model.raft(commit, leader, place));
             }
             let wrote = || zones.iter().filter(|zone| zone.ok > 0);

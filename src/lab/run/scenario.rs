@@ -10,6 +10,7 @@ use pghc_api::id::ZoneName;
 use serde::{Deserialize, Serialize};
 
 use super::words::{Draw, Sizes, Time, Who};
+use crate::dev::parade::Acks;
 use crate::lab::pacer::Arrival;
 use crate::lab::predict::model::Commit;
 use crate::wan::conditions::{Bandwidth, Change, Jitter};
@@ -97,9 +98,12 @@ pub struct ClusterPart {
     /// API nodes in each zone.
     #[serde(default = "one")]
     pub api_nodes: usize,
-    /// Which formula the measured times are held against.
-    #[serde(default = "leader_push")]
-    pub commit: Commit,
+    /// How coordinators know that writes are committed.
+    #[serde(default)]
+    pub acks: Acks,
+    /// Which formula the measured times are held against; absent: that of `acks`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<Commit>,
     /// Whether each zone's frontier is followed, which costs a read for every step of it.
     #[serde(default = "yes")]
     pub visibility: bool,
@@ -278,9 +282,6 @@ fn many() -> usize {
 fn yes() -> bool {
     true
 }
-fn leader_push() -> Commit {
-    Commit::LeaderPush
-}
 fn poisson() -> ArrivalWord {
     ArrivalWord::Poisson
 }
@@ -289,6 +290,17 @@ fn usual_size() -> Sizes {
 }
 fn star() -> String {
     "*".to_owned()
+}
+
+impl ClusterPart {
+    /// The formula that measured times are held against.
+    #[must_use]
+    pub fn formula(&self) -> Commit {
+        self.commit.unwrap_or(match self.acks {
+            Acks::AllToAll => Commit::AcksToAll,
+            Acks::Leader => Commit::LeaderPush,
+        })
+    }
 }
 
 impl Default for Mix {

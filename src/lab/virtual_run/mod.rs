@@ -27,6 +27,7 @@ use super::run::drive::Progress;
 use super::run::scenario::Scenario;
 use super::run::watch::{Reign, Steps};
 use super::run::{Finished, Known, figures};
+use crate::dev::parade::Acks;
 use crate::task;
 use crate::virtual_parade::{Parade, Plan, clock};
 use crate::wan::Matrix;
@@ -69,7 +70,9 @@ async fn watched(
     };
     let leader = scenario.cluster.leader.as_deref().and_then(place);
     let api_nodes = scenario.cluster.api_nodes;
-    let plan = Plan { seed: scenario.seed, matrix: matrix.clone(), voters, api_nodes };
+    let all_to_all = scenario.cluster.acks == Acks::AllToAll;
+    let seed = scenario.seed;
+    let plan = Plan { seed, matrix: matrix.clone(), voters, all_to_all, api_nodes };
     let parade = Parade::start(plan);
     parade.settle(leader).await.map_err(anyhow::Error::msg)?;
     parade.roads().set("*", "*", &scenario.conditions()).map_err(anyhow::Error::msg)?;

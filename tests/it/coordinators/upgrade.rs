@@ -27,9 +27,12 @@ impl Dial for Mixed {
             move |request: tonic::codegen::http::Request<_>| {
                 let (mixed, url, mut carrier) = (mixed.clone(), url.clone(), carrier.clone());
                 async move {
-                    let is_asked = request.uri().path().ends_with("/Introduce");
-                    if is_asked && mixed.older.lock().contains(&url) {
-                        mixed.asked.fetch_add(1, Ordering::Relaxed);
+                    let (is_asked, is_told) = {
+                        let path = request.uri().path();
+                        (path.ends_with("/Introduce"), path.ends_with("/Acks"))
+                    };
+                    if (is_asked || is_told) && mixed.older.lock().contains(&url) {
+                        mixed.asked.fetch_add(u64::from(is_asked), Ordering::Relaxed);
                         return Ok(tonic::Status::unimplemented("of before").into_http());
                     }
                     std::future::poll_fn(|context| carrier.poll_ready(context)).await?;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pghc::coordinator::{Coordinator, Geo, Retention, Settings, Timing};
+use pghc::coordinator::{Acks, Coordinator, Geo, Retention, Settings, Timing};
 use pghc::dev::postgres::{Server, ServerOptions};
 use pghc::dev::process::Process;
 use pghc::dev::scratch::Scratch;
@@ -106,6 +106,7 @@ impl Town {
                 period,
                 ..Retention::default()
             },
+            acks: Acks::AllToAll,
             metrics: Metrics::for_coordinator(),
         };
         // One that has just been stopped in this process gives its log free a moment later.

@@ -1,0 +1,91 @@
+//! The task that sequences what a majority has said to be durable.
+
+use std::sync::Arc;
+
+use openraft::EntryPayload;
+
+use super::super::gate::Gate;
+use super::super::log_store::LogStore;
+use super::super::sequencing::Sequencing;
+use super::super::type_config::Entry;
+use super::board::Board;
+use super::tally::{Leader, Mark, Seen, proven};
+use crate::task::Tasks;
+use crate::telemetry::Metrics;
+
+/// Bytes of log read at a time. What is longer and not proved within so much is left to openraft.
+const READ_BYTES: usize = 256 << 10;
+
+/// See the module.
+pub(in super::super) struct Counting {
+    board: Board,
+    gate: Gate,
+    sequencing: Arc<Sequencing>,
+    log: LogStore,
+    metrics: Arc<Metrics>,
+}
+
+impl Counting {
+    /// Starts the task if acks are counted here. openraft must have read the log by now.
+    pub(in super::super) fn start(
+        board: &Board,
+        gate: &Gate,
+        sequencing: &Arc<Sequencing>,
+        log: &LogStore,
+        metrics: &Arc<Metrics>,
+        tasks: &Tasks,
+    ) {
+        if board.is_on() {
+            let (board, gate, log) = (board.clone(), gate.clone(), log.clone());
+            let (sequencing, metrics) = (Arc::clone(sequencing), Arc::clone(metrics));
+            let counting = Self { board, gate, sequencing, log, metrics };
+            tasks.spawn("counting acks", counting.run());
+        }
+    }
+
+    /// Runs until it is dropped, or until an entry cannot be sequenced, which openraft then says.
+    async fn run(self) {
+        loop {
+            self.board.news().await;
+            loop {
+                match self.step() {
+                    Ok(true) => tokio::task::yield_now().await,
+                    Ok(false) => break,
+                    Err(error) => {
+                        tracing::error!(%error, "acks are no longer counted");
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sequences some of what is proved; whether there may be more.
+    fn step(&self) -> std::io::Result<bool> {
+        if !self.gate.is_open() {
+            return Ok(false);
+        }
+        let Some((next, voters)) = self.sequencing.majority_for_next() else { return Ok(false) };
+        let mark = self.board.committed(&voters).filter(|mark| mark.index >= next);
+        let Some(mark) = mark else { return Ok(false) };
+        // One look at the log: what is checked is what is sequenced, whatever becomes of the log.
+        let entries = self.log.read(next, mark.index.saturating_add(1), READ_BYTES)?;
+        let count = proven(entries.iter().map(seen), next, mark);
+        let last = next + count as u64;
+        for entry in entries.into_iter().take(count) {
+            match self.sequencing.advance_early(entry)? {
+                // openraft was faster, or holds it up: look again.
+                None => return Ok(true),
+                Some(batches) => self.metrics.coordinator.sequenced_by_acks.inc_by(batches),
+            };
+        }
+        Ok(count > 0 && last <= mark.index)
+    }
+}
+
+fn seen(entry: &Entry) -> Seen {
+    Seen {
+        at: Mark { leader: Leader::of(&entry.log_id), index: entry.log_id.index },
+        is_membership: matches!(entry.payload, EntryPayload::Membership(_)),
+    }
+}
