@@ -15,7 +15,7 @@ use super::{
 
 /// The leader is in eu, 100 ms from both others, which are 200 ms apart: what ap writes takes a round
 /// trip to eu at the least, and two until eu's word of it is in ap.
-const MATRIX: &str = "zone,eu,us,ap\neu,0,50,50\nus,50,0,100\nap,50,100,0\n";
+const MATRIX: &str = "zone,eu,us,ap\neu,0,100,100\nus,100,0,200\nap,100,200,0\n";
 const ROUND_TRIP: Duration = Duration::from_millis(100);
 const LEADER: u64 = 1;
 const WRITER: u64 = 3;
