@@ -98,6 +98,15 @@ enum Profile {
     Wan,
 }
 
+impl From<AcksArg> for Acks {
+    fn from(argument: AcksArg) -> Self {
+        match argument {
+            AcksArg::AllToAll => Self::AllToAll,
+            AcksArg::Leader => Self::Leader,
+        }
+    }
+}
+
 /// Who places the lead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum PlacementWord {
@@ -201,12 +210,9 @@ impl Arguments {
             join: self.join,
             zones,
             timing,
-            geo: Geo { auto, adapts, ..Geo::default() },
+            geo: Geo { auto, adapts },
             retention,
-            acks: match self.acks {
-                AcksArg::AllToAll => Acks::AllToAll,
-                AcksArg::Leader => Acks::Leader,
-            },
+            acks: self.acks.into(),
             metrics,
         })
     }

@@ -186,8 +186,7 @@ impl Coordinator {
             },
             coordinator: CoordinatorService::new(
                 id,
-                forward.clone(),
-                confirmed.clone(),
+                (forward.clone(), confirmed.clone()),
                 &outlook,
                 tails,
                 space.clone(),

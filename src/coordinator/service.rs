@@ -67,8 +67,7 @@ impl CoordinatorService {
     /// `attempt_max`: how long one attempt to reach the leader may take before it is made again.
     pub(super) fn new(
         id: u64,
-        forward: Forward,
-        confirmed: Confirmed,
+        (forward, confirmed): (Forward, Confirmed),
         outlook: &Outlook,
         tails: Tails,
         space: Space,
