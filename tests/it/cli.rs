@@ -104,7 +104,7 @@ fn a_coordinator_refuses_settings_that_cannot_be_right() {
         (format!("{any} --member 2=eu=http://x:1"), ["--member 1=", "missing"]),
         (format!("{any} --member 1=us=http://x:1"), ["--zone eu", "--member 1=us"]),
         (format!("{any} {member} {member}"), ["coordinator 1", "twice"]),
-        (format!("{any} {member} --profile fast"), ["'fast'", "lan, wan"]),
+        (format!("{any} {member} --profile fast"), ["'fast'", "auto, lan, wan"]),
         (
             format!("{any} {member} --log-bytes 9 --log-bytes-max 8"),
             ["--log-bytes-max 8", "--log-bytes 9"],

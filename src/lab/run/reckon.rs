@@ -442,7 +442,7 @@ mod tests {
         let (by_zone, all) = raw.zones();
         assert_eq!((by_zone[0].sent, by_zone[0].ok, all.ok), (100, 100, 300));
         assert!((by_zone[1].latency.p50_ms - 100.0).abs() < 1e-6, "{:?}", by_zone[1].latency);
-        assert_eq!(by_zone[2].model_ms.map(f64::round), Some(219.0));
+        assert_eq!(by_zone[2].model_ms.map(f64::round), Some(149.0));
         assert_eq!(by_zone[0].cdf.len(), 200);
         assert!(by_zone[0].cdf.is_sorted());
         let (cells, everywhere) = raw.visibility();
