@@ -14,8 +14,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Longest that a batch is kept for others.
-const LINGER_MAX: Duration = Duration::from_millis(5);
+/// With fewer writes a second nothing is kept: hardly any would come along, and each would be late.
+const WRITES_PER_SECOND_MIN: f64 = 2_000.0;
+
+/// Seconds over which writes are counted.
+const RATE_SECONDS: f64 = 0.1;
 
 /// Shorter than this it is not worth a timer.
 const LINGER_MIN: Duration = Duration::from_micros(500);
@@ -39,8 +42,10 @@ const NEWEST: f64 = 0.1;
 const FORGETTING: f64 = 1.000_02;
 
 /// Decides when what waits leaves together.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Gather {
+    /// Longest that something is kept.
+    linger_max: Duration,
     /// Seconds; 0 while there was none.
     shortest: f64,
     usual: f64,
@@ -48,24 +53,38 @@ pub(crate) struct Gather {
     about: VecDeque<usize>,
     /// When what waits began to be kept.
     since: Option<Instant>,
+    /// Writes a second, and when the last of them left.
+    rate: f64,
+    left_at: Option<Instant>,
 }
 
 impl Gather {
+    /// Keeps nothing for longer than `linger_max`.
+    pub(crate) fn new(linger_max: Duration) -> Self {
+        let about = VecDeque::with_capacity(DEPARTURES);
+        Self { linger_max, shortest: 0.0, usual: 0.0, about, since: None, rate: 0.0, left_at: None }
+    }
+
     /// Until when what waits should be kept; `None`: it should leave now.
     pub(crate) fn keep(&mut self, waiting: usize, now: Instant) -> Option<Instant> {
         let linger = self.linger();
         let about = self.about.iter().max().copied().unwrap_or_default();
         #[expect(clippy::cast_precision_loss, reason = "both are far below 2^52")]
         let is_all = waiting as f64 >= about as f64 * (1.0 - STRAGGLERS);
-        if is_all || linger < LINGER_MIN {
+        if is_all || linger < LINGER_MIN || self.rate < WRITES_PER_SECOND_MIN {
             return None;
         }
         let until = *self.since.get_or_insert(now) + linger;
         (until > now).then_some(until)
     }
 
-    /// Something left when so many waited, were under way, or had just come back.
-    pub(crate) fn left(&mut self, about: usize) {
+    /// So many writes left when so many of what is counted waited, were under way, or had just come
+    /// back.
+    pub(crate) fn left(&mut self, about: usize, writes: usize, now: Instant) {
+        let age = self.left_at.replace(now).map_or(0.0, |at| (now - at).as_secs_f64());
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let writes = writes as f64;
+        self.rate = self.rate * (-age / RATE_SECONDS).exp() + writes / RATE_SECONDS;
         if self.about.len() == DEPARTURES {
             self.about.pop_front();
         }
@@ -85,7 +104,7 @@ impl Gather {
 
     fn linger(&self) -> Duration {
         let excess = self.usual - self.shortest * SLACK;
-        Duration::from_secs_f64((excess * PATIENCE).clamp(0.0, LINGER_MAX.as_secs_f64()))
+        Duration::from_secs_f64((excess * PATIENCE).clamp(0.0, self.linger_max.as_secs_f64()))
     }
 }
 
@@ -95,55 +114,70 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::{DEPARTURES, Gather, LINGER_MAX};
+    use super::{DEPARTURES, Gather};
+
+    const LINGER_MAX: Duration = Duration::from_millis(5);
 
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
 
-    /// Ten are about, and round trips of 1 ms have become such of 8 ms.
-    fn busy() -> Gather {
-        let mut gather = Gather::default();
+    /// Ten are about, round trips of 1 ms have become such of 8 ms, and 100 writes leave every
+    /// `every_ms`.
+    fn after(every_ms: u64) -> (Gather, Instant) {
+        let (mut gather, mut now) = (Gather::new(LINGER_MAX), Instant::now());
         gather.back(ms(1));
-        (0..100).for_each(|_| gather.back(ms(8)));
-        gather.left(10);
-        gather
+        for _ in 0..100 {
+            now += ms(every_ms);
+            gather.back(ms(8));
+            gather.left(10, 100, now);
+        }
+        (gather, now)
+    }
+
+    fn busy() -> (Gather, Instant) {
+        after(8)
     }
 
     #[test]
     fn nothing_is_kept_where_round_trips_are_as_short_as_they_can_be() {
-        let mut gather = Gather::default();
-        let now = Instant::now();
+        let (mut gather, now) = (Gather::new(LINGER_MAX), Instant::now());
         assert_eq!(gather.keep(1, now), None, "nothing is known yet");
         for round_trip in [70, 71, 90, 80, 75] {
             gather.back(ms(round_trip));
-            gather.left(10);
+            gather.left(10, 1_000, now);
             assert_eq!(gather.keep(1, now), None, "far away is not busy");
         }
     }
 
     #[test]
+    fn nothing_is_kept_where_hardly_anything_would_come_along() {
+        let (mut gather, now) = after(80);
+        assert_eq!(gather.keep(1, now), None, "1,250 writes a second");
+    }
+
+    #[test]
     fn where_it_is_busy_the_others_are_waited_for_but_not_for_long() {
-        let (mut gather, now) = (busy(), Instant::now());
+        let (mut gather, now) = busy();
         assert_eq!(gather.keep(1, now), Some(now + LINGER_MAX));
         assert_eq!(gather.keep(5, now + ms(1)), Some(now + LINGER_MAX), "counted from the first");
         assert_eq!(gather.keep(9, now + ms(1)), None, "all but a straggler are here");
         assert_eq!(gather.keep(5, now + LINGER_MAX), None);
-        gather.left(5);
+        gather.left(5, 100, now);
         assert_eq!(gather.keep(1, now + ms(9)), Some(now + ms(9) + LINGER_MAX));
     }
 
     #[test]
     fn who_has_gone_is_waited_for_only_for_a_while() {
-        let (mut gather, now) = (busy(), Instant::now());
-        (0..DEPARTURES).for_each(|_| gather.left(1));
+        let (mut gather, now) = busy();
+        (0..DEPARTURES).for_each(|_| gather.left(1, 1, now));
         assert_eq!(gather.keep(1, now), None);
     }
 
     #[test]
     fn a_way_that_became_longer_is_not_taken_for_a_busy_machine_for_ever() {
-        let mut gather = busy();
+        let (mut gather, now) = busy();
         (0..200_000).for_each(|_| gather.back(ms(8)));
-        assert_eq!(gather.keep(1, Instant::now()), None);
+        assert_eq!(gather.keep(1, now), None);
     }
 }

@@ -15,7 +15,7 @@ use super::type_config::Raft;
 use crate::rpc::v1::ProposeRequest;
 use crate::rpc::v1::coordinator_client::CoordinatorClient;
 use crate::rpc::{Caller, MESSAGE_BYTES_MAX, never_sent};
-use crate::sequencer::{Entry, ZoneChange};
+use crate::sequencer::{Entry, Heading, ZoneChange};
 use crate::task::Tasks;
 use crate::task::watch;
 use crate::telemetry::Metrics;
@@ -150,8 +150,9 @@ impl Forward {
 
     /// Appends `batch` to the log if this coordinator leads; ends when it is committed.
     pub(super) async fn propose(&self, batch: Bytes) -> Attempt {
+        let writes = Heading::read(&batch).map_or(1, |heading| heading.count);
         let (entry, started) = (Entry { proposed_at: (self.clock)(), batch }, Instant::now());
-        let attempt = self.append(entry.encode()).await;
+        let attempt = self.append(entry.encode(), writes).await;
         if attempt == Attempt::Committed {
             self.metrics.coordinator.commit_seconds.observe(started.elapsed().as_secs_f64());
         }
@@ -164,16 +165,16 @@ impl Forward {
         if !self.readers.read_zone_changes().await {
             return Attempt::NotReadable;
         }
-        self.append(change.encode()).await
+        self.append(change.encode(), 1).await
     }
 
-    async fn append(&self, entry: Bytes) -> Attempt {
+    async fn append(&self, entry: Bytes, writes: usize) -> Attempt {
         // Connections may outlive a consensus core that has stopped. It is given nothing any more, so
         // the caller need not take the batch for one that may be in the log.
         if self.raft.metrics().borrow_watched().running_state.is_err() {
             return Attempt::NotTaken;
         }
-        self.proposer.propose(entry).await
+        self.proposer.propose(entry, writes).await
     }
 }
 

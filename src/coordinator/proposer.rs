@@ -1,6 +1,8 @@
 //! Hands what is proposed to consensus: alone where the machine has time, together where it is busy,
 //! since entries that are appended together cost one flush, one message and one transaction.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -19,12 +21,16 @@ const WAITING_MAX: usize = 2_048;
 /// Proposals handed over at a time.
 const TOGETHER_MAX: usize = 64;
 
+/// Longest that a proposal is kept for others to come along.
+const LINGER_MAX: Duration = Duration::from_millis(2);
+
 /// Groups under way; more wait.
 const GROUPS_MAX: usize = 64;
 
 /// An entry and who waits for what becomes of it.
 struct Proposed {
     entry: Bytes,
+    writes: usize,
     answer: oneshot::Sender<Attempt>,
 }
 
@@ -37,15 +43,16 @@ pub(super) struct Proposer {
 impl Proposer {
     pub(super) fn start(raft: &Raft, tasks: &Tasks) -> Self {
         let (queue, arriving) = mpsc::channel(WAITING_MAX);
-        let worker = Worker { raft: raft.clone(), gather: Gather::default(), under_way: 0 };
+        let worker = Worker { raft: raft.clone(), gather: Gather::new(LINGER_MAX), under_way: 0 };
         tasks.spawn("propose", worker.run(arriving));
         Self { queue }
     }
 
     /// Appends `entry` to the log if this coordinator leads; ends when it is committed.
-    pub(super) async fn propose(&self, entry: Bytes) -> Attempt {
+    /// It holds so many `writes`.
+    pub(super) async fn propose(&self, entry: Bytes, writes: usize) -> Attempt {
         let (answer, answered) = oneshot::channel();
-        if self.queue.try_send(Proposed { entry, answer }).is_err() {
+        if self.queue.try_send(Proposed { entry, writes, answer }).is_err() {
             return Attempt::NotTaken;
         }
         answered.await.unwrap_or(Attempt::Unknown)
@@ -69,9 +76,11 @@ impl Worker {
             let has_room = waiting.len() < TOGETHER_MAX;
             if !waiting.is_empty() && groups.len() < GROUPS_MAX {
                 let about = waiting.len() + self.under_way;
-                kept_until = self.gather.keep(about, Instant::now()).filter(|_| has_room);
+                let now = Instant::now();
+                kept_until = self.gather.keep(about, now).filter(|_| has_room);
                 if kept_until.is_none() {
-                    self.gather.left(about);
+                    let writes = waiting.iter().map(|proposed| proposed.writes).sum();
+                    self.gather.left(about, writes, now);
                     self.under_way += waiting.len();
                     groups.push(append(self.raft.clone(), std::mem::take(&mut waiting)));
                 }

@@ -34,6 +34,9 @@ use crate::telemetry::Metrics;
 /// Pause before a batch is sent again.
 pub(super) const RETRY: Duration = Duration::from_millis(20);
 
+/// Longest that writes are kept for others to come along.
+const LINGER_MAX: Duration = Duration::from_millis(5);
+
 /// With less time left than this no further attempt is begun: it would hardly end before the
 /// deadline, and nobody could say then that nothing was handed over.
 const ATTEMPT_MIN: Duration = Duration::from_millis(50);
@@ -83,7 +86,7 @@ impl Submitter {
             metrics: Arc::clone(&metrics),
             sequence: 0,
             window: Window::default(),
-            gather: Gather::default(),
+            gather: Gather::new(LINGER_MAX),
             about: About { in_flight: 0, applying: VecDeque::new(), frontier },
         };
         tasks.spawn("submit", sender.run(groups));
@@ -226,12 +229,14 @@ impl Sender {
                 // Whose client has gone before anything was sent is not written.
                 queue.retain(|group| !group.answer.is_closed());
                 let waiting: usize = queue.iter().map(Weigh::writes).sum();
-                kept_until = self.gather.keep(waiting + self.about.in_flight, Instant::now());
+                let now = Instant::now();
+                kept_until = self.gather.keep(waiting + self.about.in_flight, now);
                 if queue.is_empty() || kept_until.is_some() {
                     break;
                 }
-                self.gather.left(waiting + self.about.writes());
+                let about = waiting + self.about.writes();
                 let batch = self.batch(next_batch(&mut queue));
+                self.gather.left(about, batch.writes(), now);
                 self.about.in_flight += batch.writes();
                 let (coordinators, zone) = (self.coordinators.clone(), self.zone.clone());
                 in_flight.push(send(coordinators, zone, batch));
