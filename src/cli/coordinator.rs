@@ -222,10 +222,12 @@ impl Arguments {
 pub async fn run(args: Arguments) -> ExitCode {
     let (lifeline, metrics_address) = (args.lifeline, args.metrics);
     let (metrics, tasks) = (Metrics::for_coordinator(), Tasks::default());
+    let mut adapted = None;
     let started = match args.settings(Arc::clone(&metrics)) {
         Ok(mut settings) => {
             if settings.geo.adapts {
                 settings.timing = measured(&settings).await;
+                adapted = Some(settings.timing);
             }
             Coordinator::start(settings).await
         }
@@ -236,6 +238,9 @@ pub async fn run(args: Arguments) -> ExitCode {
         Err(error @ StartError::Identity(..)) => return complain(&error, 1),
         Err(error) => return complain(&error, USAGE),
     };
+    if let Some(timing) = adapted {
+        tracing::info!(?timing, "timing follows the round trips");
+    }
     if let Some(address) = metrics_address {
         match TcpListener::bind(address).await {
             Ok(listener) => tasks.spawn("metrics server", serve_metrics(listener, metrics)),

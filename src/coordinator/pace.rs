@@ -108,17 +108,8 @@ pub async fn measured(settings: &Settings) -> Timing {
         .filter_map(|(_, (_, url))| connect(url, &settings.cluster, MEASURE_MAX).ok())
         .map(round_trip_ms);
     let now = join_all(callers).await.into_iter().flatten().max();
-    let timing = now.max(kept).map_or(Timing::WAN, Timing::bearing);
-    let Timing { heartbeat_ms, election_min_ms, election_max_ms } = timing;
-    tracing::info!(
-        measured_ms = now,
-        kept_ms = kept,
-        heartbeat_ms,
-        election_min_ms,
-        election_max_ms,
-        "timing follows the round trips"
-    );
-    timing
+    tracing::debug!(measured_ms = now, kept_ms = kept, "largest round trips");
+    now.max(kept).map_or(Timing::WAN, Timing::bearing)
 }
 
 /// The largest of some round trips in milliseconds, rounded up; `None` when nobody answers.
