@@ -173,7 +173,7 @@ impl Distances {
             if inner.switch.auto == auto && inner.switch.switched > 0 {
                 return Ok(false);
             }
-            inner.switch = Switch { auto, switched: inner.switch.switched + 1 };
+            inner.switch = Switch { auto, switched: inner.switch.switched.saturating_add(1) };
         }
         self.save().await?;
         Ok(true)

@@ -72,6 +72,8 @@ impl Worker {
         let mut waiting: Vec<Proposed> = Vec::new();
         let mut groups = FuturesUnordered::new();
         loop {
+            // Nothing of it was appended, and nobody is told.
+            waiting.retain(|proposed| !proposed.answer.is_closed());
             let mut kept_until = None;
             let has_room = waiting.len() < TOGETHER_MAX;
             if !waiting.is_empty() && groups.len() < GROUPS_MAX {
@@ -113,7 +115,9 @@ async fn append(raft: Raft, together: Vec<Proposed>) -> (Instant, usize) {
     let (entries, answers): (Vec<_>, Vec<_>) =
         together.into_iter().map(|it| (Proposal(it.entry), it.answer)).unzip();
     // Dropped answers say that it is not known whether the entry is in the log.
-    if let Ok(mut results) = raft.client_write_many(entries).await {
+    if let Ok(results) = raft.client_write_many(entries).await {
+        // When consensus stops, it ends before all are answered.
+        let mut results = results.fuse();
         for answer in answers {
             let attempt = match results.next().await {
                 Some(Ok(Ok(_))) => Attempt::Committed,

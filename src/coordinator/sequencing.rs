@@ -202,7 +202,8 @@ impl Sequencing {
         let next_index = inner.next_index();
         drop(inner);
         for (sender, now) in [(&self.head_id, head_id), (&self.next_index, next_index)] {
-            sender.send_if_modified(|known| std::mem::replace(known, now) != now);
+            // Two tasks advance: the one that is told of later may have been the earlier one.
+            sender.send_if_modified(|known| now > std::mem::replace(known, now.max(*known)));
         }
     }
 

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::sync::watch as inner;
 pub use tokio::sync::watch::Ref;
 pub use tokio::sync::watch::error::{RecvError, SendError};
+use tokio::task::unconstrained;
 
 /// Wakes all who wait, and once more when the last sender goes.
 #[derive(Debug, Default)]
@@ -145,11 +146,14 @@ impl<T> Receiver<T> {
     /// When there is none and all senders are gone.
     pub async fn changed(&mut self) -> Result<(), RecvError> {
         loop {
+            // A task whose budget is used up is told "not yet" whatever the value is, and the look below
+            // could not be woken for it: so the budget is asked for here, where it can.
+            tokio::task::consume_budget().await;
             let rung = self.bell.notified();
             tokio::pin!(rung);
             // From here on no ringing is missed.
             rung.as_mut().enable();
-            if let Some(seen) = self.value.changed().now_or_never() {
+            if let Some(seen) = unconstrained(self.value.changed()).now_or_never() {
                 return seen;
             }
             rung.await;
@@ -231,5 +235,22 @@ mod tests {
             drop(other);
         });
         assert!(receiver.changed().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_has_used_up_its_budget_misses_no_change() {
+        let (sender, mut receiver) = channel(0);
+        let (queue, mut queued) = tokio::sync::mpsc::channel(256);
+        for n in 0..256 {
+            queue.try_send(n).expect("there is room");
+        }
+        let spend = async {
+            // Ready until the budget of this poll is gone.
+            while queued.recv().now_or_never().flatten().is_some() {}
+            sender.send_replace(1);
+            receiver.changed().await
+        };
+        let changed = tokio::time::timeout(std::time::Duration::from_secs(20), spend).await;
+        assert!(changed.is_ok_and(|changed| changed.is_ok()));
     }
 }

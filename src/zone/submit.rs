@@ -37,6 +37,9 @@ pub(super) const RETRY: Duration = Duration::from_millis(20);
 /// Longest that writes are kept for others to come along.
 const LINGER_MAX: Duration = Duration::from_millis(5);
 
+/// Ordered batches whose clients are reckoned with until they are applied.
+const APPLYING_MAX: usize = 256;
+
 /// With less time left than this no further attempt is begun: it would hardly end before the
 /// deadline, and nobody could say then that nothing was handed over.
 const ATTEMPT_MIN: Duration = Duration::from_millis(50);
@@ -265,6 +268,9 @@ impl Sender {
             self.window.note(round_trip);
             self.gather.back(round_trip);
             self.about.applying.push_back((last_id, landing.writes));
+            if self.about.applying.len() > APPLYING_MAX {
+                self.about.applying.pop_front();
+            }
         }
     }
 
