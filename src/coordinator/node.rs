@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use openraft::{Config, SnapshotPolicy};
 use pghc_api::id::{ClusterId, ZoneName};
 use tokio::net::TcpListener;
@@ -57,6 +58,9 @@ use crate::rpc::{ClusterCheck, Dial, MESSAGE_BYTES_MAX};
 use crate::task::Tasks;
 use crate::task::watch;
 use crate::telemetry::Metrics;
+
+/// How often it is looked whether the consensus core still runs.
+const CORE_LOOK: Duration = Duration::from_millis(100);
 
 /// What a coordinator is started with.
 #[derive(Debug, Clone)]
@@ -242,6 +246,7 @@ impl Coordinator {
         }
     }
 
+    /// Looks now and then: metrics change with every entry, and whoever waits for that is woken by it.
     async fn core_stopped(&self) -> String {
         use openraft::async_runtime::watch::WatchReceiver as _;
         let mut metrics = self.raft.metrics();
@@ -249,7 +254,8 @@ impl Coordinator {
             if let Err(fatal) = &metrics.borrow_watched().running_state {
                 return format!("the consensus core has stopped: {fatal}");
             }
-            if metrics.changed().await.is_err() {
+            tokio::time::sleep(CORE_LOOK).await;
+            if let Some(Err(_)) = metrics.changed().now_or_never() {
                 return "the consensus core is gone".to_owned();
             }
         }
