@@ -123,21 +123,20 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// Ten are about, round trips of 1 ms have become such of 8 ms, and 100 writes leave every
-    /// `every_ms`.
-    fn after(every_ms: u64) -> (Gather, Instant) {
+    /// Ten are about, round trips of 1 ms have become such of 8 ms, and so many writes leave every 8 ms.
+    fn after(writes: usize) -> (Gather, Instant) {
         let (mut gather, mut now) = (Gather::new(LINGER_MAX), Instant::now());
         gather.back(ms(1));
         for _ in 0..100 {
-            now += ms(every_ms);
+            now += ms(8);
             gather.back(ms(8));
-            gather.left(10, 100, now);
+            gather.left(10, writes, now);
         }
         (gather, now)
     }
 
     fn busy() -> (Gather, Instant) {
-        after(8)
+        after(100)
     }
 
     #[test]
@@ -153,8 +152,8 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_where_hardly_anything_would_come_along() {
-        let (mut gather, now) = after(400);
-        assert_eq!(gather.keep(1, now), None, "250 writes a second");
+        let (mut gather, now) = after(3);
+        assert_eq!(gather.keep(1, now), None, "375 writes a second");
     }
 
     #[test]
