@@ -1,6 +1,8 @@
 //! Hands what is proposed to consensus: alone where the machine has time, together where it is busy,
 //! since entries that are appended together cost one flush, one message and one transaction.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +20,9 @@ use crate::task::Tasks;
 /// Proposals that wait to be handed over; further ones are not taken.
 const WAITING_MAX: usize = 2_048;
 
+/// Bytes of proposals that wait or are under way; a further one is taken only where there is none.
+const TAKEN_BYTES_MAX: usize = 64 << 20;
+
 /// Proposals handed over at a time.
 const TOGETHER_MAX: usize = 64;
 
@@ -32,12 +37,37 @@ struct Proposed {
     entry: Bytes,
     writes: usize,
     answer: oneshot::Sender<Attempt>,
+    room: Room,
+}
+
+/// Bytes of a proposal that are taken until it is committed or given up.
+struct Room {
+    taken: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Room {
+    /// `None` when too much is taken already.
+    fn take(taken: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
+        let more = |taken: usize| {
+            (taken == 0 || taken + bytes <= TAKEN_BYTES_MAX).then_some(taken + bytes)
+        };
+        taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self { taken: Arc::clone(taken), bytes })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// The way into this coordinator's consensus. Clones are the same way.
 #[derive(Clone)]
 pub(super) struct Proposer {
     queue: mpsc::Sender<Proposed>,
+    taken: Arc<AtomicUsize>,
 }
 
 impl Proposer {
@@ -45,14 +75,15 @@ impl Proposer {
         let (queue, arriving) = mpsc::channel(WAITING_MAX);
         let worker = Worker { raft: raft.clone(), gather: Gather::new(LINGER_MAX), under_way: 0 };
         tasks.spawn("propose", worker.run(arriving));
-        Self { queue }
+        Self { queue, taken: Arc::default() }
     }
 
     /// Appends `entry` to the log if this coordinator leads; ends when it is committed.
     /// It holds so many `writes`.
     pub(super) async fn propose(&self, entry: Bytes, writes: usize) -> Attempt {
         let (answer, answered) = oneshot::channel();
-        if self.queue.try_send(Proposed { entry, writes, answer }).is_err() {
+        let Some(room) = Room::take(&self.taken, entry.len()) else { return Attempt::NotTaken };
+        if self.queue.try_send(Proposed { entry, writes, answer, room }).is_err() {
             return Attempt::NotTaken;
         }
         answered.await.unwrap_or(Attempt::Unknown)
@@ -112,13 +143,14 @@ impl Worker {
 /// Has `together` committed; answers when that began, and how many they were.
 async fn append(raft: Raft, together: Vec<Proposed>) -> (Instant, usize) {
     let (started, count) = (Instant::now(), together.len());
+    // Each keeps its room until it is answered, also where nobody waits any more.
     let (entries, answers): (Vec<_>, Vec<_>) =
-        together.into_iter().map(|it| (Proposal(it.entry), it.answer)).unzip();
+        together.into_iter().map(|it| (Proposal(it.entry), (it.answer, it.room))).unzip();
     // Dropped answers say that it is not known whether the entry is in the log.
     if let Ok(results) = raft.client_write_many(entries).await {
         // When consensus stops, it ends before all are answered.
         let mut results = results.fuse();
-        for answer in answers {
+        for (answer, _room) in answers {
             let attempt = match results.next().await {
                 Some(Ok(Ok(_))) => Attempt::Committed,
                 Some(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Attempt::NotTaken,
@@ -135,5 +167,25 @@ async fn until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Room, TAKEN_BYTES_MAX};
+
+    #[test]
+    fn no_more_bytes_are_taken_than_there_is_room_for_unless_nothing_is() {
+        let taken = Arc::default();
+        let large = Room::take(&taken, TAKEN_BYTES_MAX + 1).expect("nothing is taken");
+        assert!(Room::take(&taken, 1).is_none());
+        drop(large);
+        let half = Room::take(&taken, TAKEN_BYTES_MAX / 2).expect("there is room");
+        let rest = Room::take(&taken, TAKEN_BYTES_MAX / 2).expect("there is room");
+        assert!(Room::take(&taken, 1).is_none());
+        drop((half, rest));
+        assert!(Room::take(&taken, TAKEN_BYTES_MAX).is_some());
     }
 }

@@ -25,6 +25,9 @@ use crate::rpc::v1::{
 /// Largest snapshot that is accepted: the key window is some 60 MB, positions are small.
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
 
+/// Bytes of a snapshot with a full window of keys, about.
+const SNAPSHOT_BYTES_EXPECTED: u64 = 48 << 20;
+
 pub(super) struct RaftService {
     pub(super) raft: Raft,
     pub(super) gate: Gate,
@@ -116,7 +119,9 @@ impl raft_server::Raft for RaftService {
         if length > SNAPSHOT_BYTES_MAX {
             return Err(Status::invalid_argument("the snapshot is larger than 1 GiB"));
         }
-        let mut state = BytesMut::new();
+        // No more than a usual one is provided for on the sender's word.
+        let room = length.min(SNAPSHOT_BYTES_EXPECTED);
+        let mut state = BytesMut::with_capacity(usize::try_from(room).unwrap_or(0));
         while let Some(piece) = frames.message().await? {
             if (state.len() + piece.body.len()) as u64 > length {
                 return Err(Status::invalid_argument("the snapshot is longer than announced"));

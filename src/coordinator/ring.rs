@@ -4,7 +4,15 @@ use std::collections::VecDeque;
 
 use crate::rpc::v1::TailBatch;
 
-/// Consecutive batches, oldest first, of about a given number of bytes.
+/// Bytes that a batch takes beside its own: its fields, its chain values, and what counts their users.
+/// Without them small batches would take several times the memory that is meant.
+const BATCH_BYTES_BESIDE: usize = size_of::<TailBatch>() + 144;
+
+fn taken(batch: &TailBatch) -> usize {
+    batch.batch.len() + batch.without_id.len() * size_of::<u32>() + BATCH_BYTES_BESIDE
+}
+
+/// Consecutive batches, oldest first, of about a given number of bytes of memory.
 #[derive(Debug)]
 pub(super) struct Ring {
     bytes_max: usize,
@@ -35,11 +43,11 @@ impl Ring {
 
     /// Adds the next batch.
     pub(super) fn push(&mut self, batch: TailBatch) {
-        self.bytes += batch.batch.len();
+        self.bytes += taken(&batch);
         self.batches.push_back(batch);
         while self.bytes > self.bytes_max && self.batches.len() > 1 {
             if let Some(oldest) = self.batches.pop_front() {
-                self.bytes -= oldest.batch.len();
+                self.bytes -= taken(&oldest);
                 self.before = oldest.last_id;
             }
         }
@@ -91,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_reader_gets_the_batch_that_holds_its_next_id() {
-        let mut ring = Ring::starting_after(10, 1 << 10);
+        let mut ring = Ring::starting_after(10, 1 << 16);
         for (first, last) in [(11, 13), (14, 14), (15, 20)] {
             ring.push(batch(first, last, 1));
         }
@@ -108,13 +116,23 @@ mod tests {
         for id in 1..=70 {
             ring.push(batch(id, id, 1 << 20));
         }
-        assert_eq!(first_ids(&ring, 5), None);
-        assert_eq!(first_ids(&ring, 6), Some(vec![7, 8]));
+        assert_eq!(first_ids(&ring, 6), None, "what a batch takes beside its bytes counts, too");
+        assert_eq!(first_ids(&ring, 7), Some(vec![8, 9]));
+    }
+
+    #[test]
+    fn small_batches_take_no_more_memory_than_large_ones() {
+        let mut ring = Ring::starting_after(0, 64 << 10);
+        for id in 1..=10_000 {
+            ring.push(batch(id, id, 1));
+        }
+        let held = 10_000 - usize::try_from(ring.before()).expect("small");
+        assert!((100..=250).contains(&held), "{held} batches");
     }
 
     #[test]
     fn no_more_is_handed_out_than_asked_for_in_bytes_but_always_one_batch() {
-        let mut ring = Ring::starting_after(0, 1 << 10);
+        let mut ring = Ring::starting_after(0, 1 << 16);
         for id in 1..=9 {
             ring.push(batch(id, id, 100));
         }
@@ -126,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_found_by_its_last_id_only() {
-        let mut ring = Ring::starting_after(10, 1 << 10);
+        let mut ring = Ring::starting_after(10, 1 << 16);
         for (first, last) in [(11, 13), (14, 14), (15, 20)] {
             ring.push(batch(first, last, 1));
         }

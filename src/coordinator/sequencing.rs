@@ -20,7 +20,7 @@ use super::recent::{Answer, BatchId, Recent};
 use super::ring::{Above, Ring};
 use super::type_config::{Entry, LogId, SnapshotMeta, StoredMembership};
 use crate::rpc::v1::TailBatch;
-use crate::sequencer::{Position, Sequenced, Sequencer, ZoneChange, Zones};
+use crate::sequencer::{Position, Sequenced, Sequencer, View, ZoneChange, Zones};
 use crate::task::watch;
 
 /// Batches handed to a tail at a time.
@@ -329,10 +329,10 @@ impl Sequencing {
         tokio::time::timeout(limit, wait).await.is_ok()
     }
 
-    /// A copy of the state as of now with the meta data openraft wants beside it; encoding it, which
+    /// A view of the state as of now with the meta data openraft wants beside it; encoding it, which
     /// takes longer, is left to a thread that holds nobody up. `None` while the state is ahead of
     /// openraft.
-    pub(super) fn snapshot(&self) -> Option<(SnapshotMeta, Sequencer)> {
+    pub(super) fn snapshot(&self) -> Option<(SnapshotMeta, View)> {
         let mut inner = self.inner.lock();
         if !inner.early.is_in_step() {
             return None;
@@ -341,7 +341,7 @@ impl Sequencing {
         let meta = SnapshotMeta { last_log_id: inner.applied, last_membership };
         inner.early.hold(false);
         self.in_step.notify_waiters();
-        Some((meta, inner.sequencer.clone()))
+        Some((meta, inner.sequencer.view()))
     }
 
     /// Replaces the state by a snapshot's. One that holds no more than was sequenced here, ahead of

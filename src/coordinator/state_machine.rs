@@ -11,7 +11,7 @@ use openraft::{OptionalSend, RaftSnapshotBuilder};
 use super::sequencing::Sequencing;
 use super::snapshots::Snapshots;
 use super::type_config::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
-use crate::sequencer::Sequencer;
+use crate::sequencer::View;
 use crate::task::blocking;
 use crate::telemetry::Metrics;
 
@@ -37,16 +37,16 @@ pub(super) struct Builder {
     snapshots: Snapshots,
     meta: SnapshotMeta,
     /// Taken when it is encoded.
-    sequencer: Option<Sequencer>,
+    view: Option<View>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
-        let sequencer = self.sequencer.take();
-        let sequencer = sequencer.ok_or_else(|| io::Error::other("it was built before"))?;
-        let encode = move || Bytes::from(sequencer.snapshot());
+        let view = self.view.take();
+        let view = view.ok_or_else(|| io::Error::other("it was built before"))?;
+        let encode = move || Bytes::from(view.encode());
         let state = blocking(encode).await?;
         save(&self.snapshots, &self.meta, &state).await?;
         Ok(Snapshot { meta: self.meta.clone(), snapshot: state })
@@ -83,8 +83,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     /// None while the state is ahead of what openraft knows to be committed, which the caller sees to
     /// (`maintenance`): a later look makes the snapshot.
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
-        let (meta, sequencer) = self.sequencing.snapshot()?;
-        Some(Builder { snapshots: self.snapshots.clone(), meta, sequencer: Some(sequencer) })
+        let (meta, view) = self.sequencing.snapshot()?;
+        Some(Builder { snapshots: self.snapshots.clone(), meta, view: Some(view) })
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {

@@ -26,6 +26,9 @@ fn first_half(digest: &Digest) -> Fingerprint {
     half
 }
 
+/// Records that there is room for at first.
+const KEYS_FIRST: usize = 64;
+
 /// What a key stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeyRecord {
@@ -35,30 +38,45 @@ pub(super) struct KeyRecord {
 }
 
 /// The window, oldest first.
+///
+/// A full one takes some 86 MB, half of it for finding a key: what is found is a place in the order,
+/// so that nothing is kept twice.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Keys {
-    newest: HashMap<Fingerprint, (Fingerprint, WriteId)>,
+    /// Number of each key's record, counted from the first there ever was, without the high bits.
+    places: HashMap<Fingerprint, u32>,
     in_order: VecDeque<KeyRecord>,
+    /// Number of the oldest record.
+    first: u32,
 }
 
 impl Keys {
     /// The id and payload fingerprint recorded for `key`.
     pub(super) fn get(&self, key: &[u8]) -> Option<(Fingerprint, WriteId)> {
-        self.newest.get(&key_fingerprint(key)).copied()
+        let place = self.places.get(&key_fingerprint(key))?.wrapping_sub(self.first);
+        let record = self.in_order.get(usize::try_from(place).ok()?)?;
+        Some((record.payload, record.id))
     }
 
     /// Records a key that [`Keys::get`] did not know, and forgets the oldest of too many.
     pub(super) fn insert(&mut self, key: &[u8], payload: Fingerprint, id: WriteId) {
-        self.push(KeyRecord { key: key_fingerprint(key), payload, id });
-        if self.in_order.len() > KEYS_MAX
+        if self.in_order.len() >= KEYS_MAX
             && let Some(oldest) = self.in_order.pop_front()
         {
-            self.newest.remove(&oldest.key);
+            self.places.remove(&oldest.key);
+            self.first = self.first.wrapping_add(1);
         }
+        let (held, room) = (self.in_order.len(), self.in_order.capacity());
+        if held == room {
+            // Twice as much each time, as it would by itself, but never more than a window.
+            self.in_order.reserve_exact(held.max(KEYS_FIRST).min(KEYS_MAX - held));
+        }
+        self.push(KeyRecord { key: key_fingerprint(key), payload, id });
     }
 
     fn push(&mut self, record: KeyRecord) {
-        let before = self.newest.insert(record.key, (record.payload, record.id));
+        let place = self.first.wrapping_add(number(self.in_order.len()));
+        let before = self.places.insert(record.key, place);
         assert!(before.is_none(), "a key in the window was recorded twice");
         self.in_order.push_back(record);
     }
@@ -68,12 +86,30 @@ impl Keys {
     }
 
     /// The window of these records; `None` if no window can be so: too many, or a key twice.
-    pub(super) fn restore(records: Vec<KeyRecord>) -> Option<Self> {
-        let by_key = |record: &KeyRecord| (record.key, (record.payload, record.id));
-        let newest: HashMap<_, _> = records.iter().map(by_key).collect();
-        let is_window = records.len() <= KEYS_MAX && newest.len() == records.len();
-        is_window.then(|| Self { newest, in_order: records.into() })
+    pub(super) fn restore(mut records: Vec<KeyRecord>) -> Option<Self> {
+        if records.len() > KEYS_MAX {
+            return None;
+        }
+        let by_key = |(place, record): (usize, &KeyRecord)| (record.key, number(place));
+        let places: HashMap<_, _> = records.iter().enumerate().map(by_key).collect();
+        let is_window = places.len() == records.len();
+        // What was decoded may have room for much more.
+        records.shrink_to_fit();
+        is_window.then(|| Self { places, in_order: records.into(), first: 0 })
     }
+
+    /// Bytes that are held for the window, as allocated.
+    #[cfg(test)]
+    fn bytes(&self) -> usize {
+        // A table has a seventh more places than it fills, and a byte beside each.
+        let places = self.places.capacity() / 7 * 8;
+        places * (size_of::<(Fingerprint, u32)>() + 1)
+            + self.in_order.capacity() * size_of::<KeyRecord>()
+    }
+}
+
+fn number(place: usize) -> u32 {
+    u32::try_from(place).expect("a window is smaller")
 }
 
 fn key_fingerprint(key: &[u8]) -> Fingerprint {
@@ -101,8 +137,14 @@ mod tests {
         for number in 0..=KEYS_MAX {
             keys.insert(&number.to_be_bytes(), [0; 16], WriteId::FIRST);
         }
+        assert!(keys.bytes() < 92 << 20, "{} bytes", keys.bytes());
         assert_eq!(keys.get(&0_usize.to_be_bytes()), None);
         assert!(keys.get(&1_usize.to_be_bytes()).is_some());
         assert_eq!(keys.records().len(), KEYS_MAX);
+        let mut again = Keys::restore(keys.records().copied().collect()).expect("a window");
+        again.insert(b"one more", [1; 16], WriteId::FIRST);
+        assert!(again.bytes() < 92 << 20, "{} bytes", again.bytes());
+        assert_eq!(again.get(&1_usize.to_be_bytes()), None);
+        assert_eq!(again.get(b"one more"), Some(([1; 16], WriteId::FIRST)));
     }
 }

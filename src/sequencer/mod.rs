@@ -16,6 +16,6 @@ mod zones;
 
 pub use entry::{Batch, Entry, EntryError, Heading, SessionId, Write};
 pub use positions::{Position, Positions};
-pub use snapshot::SnapshotError;
+pub use snapshot::{SnapshotError, View};
 pub use state::{Outcome, Sequenced, Sequencer, extend};
 pub use zones::{ENTRY_FORMAT, Registration, ZoneAct, ZoneChange, Zones};

@@ -6,6 +6,7 @@
 
 use pghc_api::chain::Head;
 use pghc_api::id::ClusterId;
+use postcard::ser_flavors::Size;
 use serde::{Deserialize, Serialize};
 
 use super::entry::SessionId;
@@ -34,7 +35,7 @@ pub enum SnapshotError {
     Foreign(ClusterId),
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct State {
     cluster: ClusterId,
     head: Option<Head>,
@@ -44,17 +45,55 @@ struct State {
 }
 
 /// What format 2 has more than format 1.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Added {
     /// [`Positions::bytes_since`].
     bytes_since: u64,
     zones: Zones,
 }
 
+/// The state at one moment, to be encoded later and elsewhere. It holds what is encoded and nothing
+/// else: of a full window of keys some 42 MB.
+#[derive(Debug)]
+pub struct View {
+    state: State,
+    added: Added,
+}
+
+impl View {
+    /// As bytes, in one piece of memory of just that size. Equal states give equal bytes.
+    ///
+    /// # Panics
+    /// Never: plain values are always encoded.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let Self { state, added } = self;
+        let format = if added.zones.is_empty() { FORMAT_WITHOUT_ZONES } else { FORMAT };
+        let size = HEADER_BYTES + encoded_bytes(state) + encoded_bytes(added);
+        let mut bytes = Vec::with_capacity(size);
+        bytes.extend([format, 0, 0, 0, 0]);
+        let bytes = postcard::to_extend(state, bytes).expect("the state holds plain values");
+        let mut bytes = postcard::to_extend(added, bytes).expect("these are plain values");
+        let sum = crc32fast::hash(&bytes[HEADER_BYTES..]);
+        bytes[1..HEADER_BYTES].copy_from_slice(&sum.to_be_bytes());
+        bytes
+    }
+}
+
+fn encoded_bytes(value: &impl Serialize) -> usize {
+    postcard::serialize_with_flavor(value, Size::default()).expect("plain values")
+}
+
 impl Sequencer {
     /// The whole state as bytes. Equal states give equal bytes.
     #[must_use]
     pub fn snapshot(&self) -> Vec<u8> {
+        self.view().encode()
+    }
+
+    /// What a snapshot of this moment holds.
+    #[must_use]
+    pub fn view(&self) -> View {
         let state = State {
             cluster: self.cluster.clone(),
             head: self.head,
@@ -66,14 +105,8 @@ impl Sequencer {
             sessions: self.sessions.in_order(),
             positions: self.positions.clone(),
         };
-        let format = if self.zones.is_empty() { FORMAT_WITHOUT_ZONES } else { FORMAT };
-        let bytes = vec![format, 0, 0, 0, 0];
         let added = Added { bytes_since: self.positions.bytes_since, zones: self.zones.clone() };
-        let bytes = postcard::to_extend(&state, bytes).expect("the state holds plain values");
-        let mut bytes = postcard::to_extend(&added, bytes).expect("these are plain values");
-        let sum = crc32fast::hash(&bytes[HEADER_BYTES..]);
-        bytes[1..HEADER_BYTES].copy_from_slice(&sum.to_be_bytes());
-        bytes
+        View { state, added }
     }
 
     /// Restores the state of `cluster`.

@@ -150,6 +150,13 @@ impl Content {
     }
 }
 
+/// Bytes that a body takes beside its own: small ones would else take far more than is meant.
+const BODY_BYTES_BESIDE: usize = size_of::<Bytes>() + 32;
+
+fn taken(body: &Bytes) -> usize {
+    body.len() + BODY_BYTES_BESIDE
+}
+
 /// Newest bodies, kept so that they need not be read from the disk.
 ///
 /// Invariant: they are those of `first..first + len` and end where the log ends. What is not yet
@@ -173,7 +180,7 @@ impl Cache {
     }
 
     pub(super) fn append(&mut self, body: Bytes) {
-        self.bytes += body.len();
+        self.bytes += taken(&body);
         self.bodies.push_back(body);
     }
 
@@ -182,7 +189,7 @@ impl Cache {
         while self.first + self.bodies.len() as u64 > next
             && let Some(body) = self.bodies.pop_back()
         {
-            self.bytes -= body.len();
+            self.bytes -= taken(&body);
         }
         if self.bodies.is_empty() {
             self.first = next;
@@ -202,7 +209,7 @@ impl Cache {
 
     fn pop(&mut self) -> bool {
         let Some(body) = self.bodies.pop_front() else { return false };
-        self.bytes -= body.len();
+        self.bytes -= taken(&body);
         self.first += 1;
         true
     }
@@ -255,7 +262,7 @@ mod tests {
 
     #[test]
     fn the_cache_keeps_what_is_not_yet_written() {
-        let mut cache = Cache::new(5, 10);
+        let mut cache = Cache::new(5, 10 + 2 * super::BODY_BYTES_BESIDE);
         for _ in 0..6 {
             cache.append(Bytes::from_static(b"four"));
         }

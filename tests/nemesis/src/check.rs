@@ -173,6 +173,11 @@ pub async fn poll(cluster: Arc<Cluster>, book: Arc<Book>) {
             let started = book.now();
             // A database that is down has no snapshot to look at.
             if let Ok((max_id, above, hash)) = look(&cluster, zone, *base).await {
+                // A copy that took the database's place may be behind what was counted.
+                if max_id < *base {
+                    *base = 0;
+                    continue;
+                }
                 let (zone, ended, count) =
                     (u16::try_from(zone).unwrap_or(0), book.now(), *base + above);
                 let snapshot =

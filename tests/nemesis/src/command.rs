@@ -35,6 +35,14 @@ struct Options {
     /// Directory of `pghc` and `chain-verify`; that of this program when not given.
     #[arg(long, global = true)]
     bin: Option<PathBuf>,
+    /// Directory of another build of `pghc`: some processes run it for a while, then that under test
+    /// again. Without it versions are not mixed.
+    #[arg(long, global = true, value_name = "DIR")]
+    old_binaries: Option<PathBuf>,
+    /// Only faults of these classes, for a look at them; no minimum of classes and acknowledgements
+    /// is asked for then.
+    #[arg(long, global = true, value_name = "CLASS", value_delimiter = ',')]
+    only: Vec<String>,
     /// Where images, logs and the report go; a new directory below /tmp when not given. Removed after
     /// a run that passed, but for the report.
     #[arg(long, global = true)]
@@ -196,11 +204,16 @@ fn ground(options: &Options, work: PathBuf, sandbox: bool) -> anyhow::Result<Gro
         ensure!(path.is_file(), "{} is missing; give --bin, or build it", path.display());
     }
     let bin = bin.canonicalize()?;
+    let old = options.old_binaries.as_ref().map(|old| {
+        ensure!(old.join("pghc").is_file(), "no pghc in {}", old.display());
+        Ok(old.canonicalize()?)
+    });
+    let (old, only) = (old.transpose()?, options.only.clone());
     std::fs::create_dir_all(&work)?;
     std::fs::set_permissions(&work, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
     let group = sandbox::group_name();
     let base = rand::random_range(20_000..30_000);
-    Ok(Ground { sandbox, work, bin, group, base })
+    Ok(Ground { sandbox, work, bin, old, only, group, base })
 }
 
 /// Prints and writes the report. After a failure the history is kept beside disks and logs; else

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use pghc::geo::timing::Timing;
 use serde::Serialize;
 
 use crate::load::{Book, Tally};
 
 /// Longest election time-out of the profile under test (`lan`).
-pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
+pub const ELECTION_TIMEOUT: Duration = Timing::LAN.election();
 
 /// One fault as it was.
 #[derive(Debug, Clone, Serialize)]

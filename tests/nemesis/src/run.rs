@@ -8,8 +8,8 @@ use pghc::task::Tasks;
 use tokio::time::Instant;
 
 use crate::check::{Checker, Evidence};
-use crate::cluster::{Cluster, Ground, Unit, View};
-use crate::faults::{Class, Needs, Scene};
+use crate::cluster::{Build, Cluster, Ground, Unit, View};
+use crate::faults::{Class, Needs, Scene, versions};
 use crate::load::{Load, Rates};
 use crate::report::{EpochReport, Happening, RunReport};
 use crate::schedule::{Board, LANES, deck};
@@ -25,6 +25,8 @@ const CALM_MAX: Duration = Duration::from_secs(100);
 pub const CONVERGE_MAX: Duration = Duration::from_secs(30);
 /// Longest pause between two faults of a lane, in milliseconds.
 const GAP_MS: u64 = 500;
+/// How often the deck holds the classes of a run that has only some.
+const ROUNDS_OF_SOME: u32 = 8;
 /// How long after a fault a stall is still counted as its own.
 const TAIL: Duration = Duration::from_secs(2);
 
@@ -51,10 +53,12 @@ impl Run {
     /// # Errors
     /// When it does not become whole.
     pub async fn start(ground: Ground, rates: Rates, seed: u64) -> anyhow::Result<Self> {
-        let classes: Vec<Class> = crate::faults::catalogue()
+        let classes: Vec<Class> = crate::faults::catalogue(ground.old.is_some())
             .into_iter()
             .filter(|class| ground.sandbox || class.reduced)
+            .filter(|class| ground.only.is_empty() || ground.only.iter().any(|it| it == class.name))
             .collect();
+        anyhow::ensure!(!classes.is_empty(), "no class has one of these names: {:?}", ground.only);
         let cluster = Cluster::start(ground).await?;
         let (view, tasks) = (Arc::new(View::default()), Tasks::default());
         let load = Load::new(cluster.nodes(), rates, seed);
@@ -94,11 +98,13 @@ impl Run {
     pub async fn epoch(&mut self, seed: u64, length: Duration) -> EpochReport {
         let started = self.load.book.now();
         self.load.resume();
-        let cards = Mutex::new(deck(&self.classes, seed));
+        let rounds = if self.cluster.ground.only.is_empty() { 1 } else { ROUNDS_OF_SOME };
+        let cards = Mutex::new(deck(&self.classes, rounds, seed));
         let (board, end) = (Board::default(), Instant::now() + length);
         let lanes = (0..LANES).map(|_| self.lane(&board, &cards, end));
-        let happenings: Vec<Happening> =
+        let mut happenings: Vec<Happening> =
             futures::future::join_all(lanes).await.into_iter().flatten().collect();
+        happenings.extend(self.one_build(seed).await);
         let mut report = EpochReport::new(seed, happenings);
         self.settle(&mut report).await;
         self.account(&mut report, started);
@@ -150,6 +156,20 @@ impl Run {
         happenings
     }
 
+    /// Brings every process back to the build under test, one after the other, as the end of an
+    /// upgrade does.
+    async fn one_build(&self, dice: u64) -> Vec<Happening> {
+        let mut happenings = Vec::new();
+        for (zone, units) in self.cluster.zones.iter().enumerate() {
+            for unit in units.units().filter(|unit| unit.build() == Build::Old) {
+                let name = versions::return_of(&unit.name);
+                let Some(class) = self.class(name) else { continue };
+                happenings.push(perform(class, self.scene(zone, Duration::ZERO, dice)).await);
+            }
+        }
+        happenings
+    }
+
     /// A scene for a fault.
     pub fn scene(&self, zone: usize, hold: Duration, dice: u64) -> Scene {
         let (cluster, view) = (Arc::clone(&self.cluster), Arc::clone(&self.view));
@@ -176,6 +196,7 @@ impl Run {
         if epochs.iter().all(|epoch| epoch.failures.is_empty()) {
             failures = self.checker.check_whole(&self.cluster, &self.load.book).await?;
         }
+        let command = command + &self.cluster.ground.flags();
         Ok(RunReport {
             command,
             seed,

@@ -27,12 +27,12 @@ pub struct Card {
     pub dice: u64,
 }
 
-/// The deck of an epoch: every class as often as it weighs, in an order of the seed's.
-pub fn deck(classes: &[Class], seed: u64) -> VecDeque<Card> {
+/// The deck of an epoch: every class as often as it weighs, times `rounds`, in an order of the seed's.
+pub fn deck(classes: &[Class], rounds: u32, seed: u64) -> VecDeque<Card> {
     let mut random = StdRng::seed_from_u64(seed);
     let mut cards = Vec::new();
     for (index, class) in classes.iter().enumerate() {
-        for _ in 0..class.weight {
+        for _ in 0..class.weight * rounds {
             let hold = random.random_range(class.hold_ms.0..=class.hold_ms.1);
             let hold = Duration::from_millis(hold);
             cards.push(Card { class: index, hold, dice: random.random() });
@@ -168,8 +168,8 @@ mod tests {
 
     #[test]
     fn the_same_seed_deals_the_same_deck() {
-        let classes = catalogue();
-        let order = |seed| deck(&classes, seed).iter().map(|card| card.dice).collect::<Vec<_>>();
+        let classes = catalogue(true);
+        let order = |seed| deck(&classes, 1, seed).iter().map(|card| card.dice).collect::<Vec<_>>();
         assert_eq!(order(7), order(7));
         assert_ne!(order(7), order(8));
     }
@@ -177,9 +177,9 @@ mod tests {
     /// Whatever overlaps, a majority keeps its votes, and what has everything is alone.
     #[test]
     fn a_quorum_is_kept_unless_a_class_is_about_losing_it() {
-        let classes = catalogue();
+        let classes = catalogue(true);
         for seed in 0..200 {
-            let (board, mut cards) = (Board::default(), deck(&classes, seed));
+            let (board, mut cards) = (Board::default(), deck(&classes, 1, seed));
             let look = Look { leader: Some(usize::try_from(seed % 3).unwrap()), ..Look::default() };
             let mut running = Vec::new();
             while !cards.is_empty() {

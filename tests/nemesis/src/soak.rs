@@ -92,6 +92,7 @@ pub async fn run(
     (ground, rates): (Ground, Rates),
     plan: Plan,
 ) -> anyhow::Result<(RunReport, Evidence)> {
+    let some = !ground.only.is_empty();
     let mut run = Run::start(ground, rates, plan.seed).await?;
     let started = Instant::now();
     let mut epochs: Vec<EpochReport> = Vec::new();
@@ -110,7 +111,10 @@ pub async fn run(
         true => plan.classes.min(CLASSES_REDUCED),
         false => plan.classes,
     };
-    report.demand(classes, plan.faults, plan.acknowledged);
+    match some {
+        false => report.demand(classes, plan.faults, plan.acknowledged),
+        true => report.demand(1, 1.0, 1.0),
+    }
     Ok((report, run.end().await))
 }
 

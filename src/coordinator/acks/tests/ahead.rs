@@ -106,9 +106,9 @@ fn a_snapshot_that_is_behind_what_was_sequenced_early_takes_nothing_back() {
     for index in 2..=4 {
         ahead.advance_early(blank(1, index)).expect("fine");
     }
-    ahead.restore(&meta, &state.snapshot()).expect("an older one");
+    ahead.restore(&meta, &state.encode()).expect("an older one");
     assert_eq!(next(&ahead), 5);
     ahead.advance(blank(1, 3)).expect("openraft goes on behind the snapshot");
     let other = SnapshotMeta { last_log_id: Some(blank(2, 4).log_id), ..meta };
-    ahead.restore(&other, &state.snapshot()).expect_err("a fork");
+    ahead.restore(&other, &state.encode()).expect_err("a fork");
 }

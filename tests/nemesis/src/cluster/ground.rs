@@ -18,6 +18,16 @@ const API: u16 = 7201;
 /// Port of a zone's PostgreSQL.
 const POSTGRES: u16 = 5432;
 
+/// Which build of `pghc` a process runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Build {
+    /// The one under test.
+    #[default]
+    New,
+    /// The other one.
+    Old,
+}
+
 /// The ground.
 #[derive(Debug, Clone)]
 pub struct Ground {
@@ -27,6 +37,10 @@ pub struct Ground {
     pub work: PathBuf,
     /// Directory of the binaries under test.
     pub bin: PathBuf,
+    /// Directory of another build, which some processes run now and then.
+    pub old: Option<PathBuf>,
+    /// Names of the only classes of faults; all when empty.
+    pub only: Vec<String>,
     /// Name of this run's control groups.
     pub group: String,
     /// First port without a sandbox.
@@ -55,9 +69,9 @@ impl Ground {
         self.address(zone, API, node)
     }
 
-    /// Where a zone's PostgreSQL listens.
-    pub fn postgres(&self, zone: usize) -> SocketAddr {
-        self.address(zone, POSTGRES, 0)
+    /// Where a zone's PostgreSQL listens; a copy that takes its place has the other of two ports.
+    pub fn postgres(&self, zone: usize, server: usize) -> SocketAddr {
+        self.address(zone, POSTGRES, server % 2)
     }
 
     /// A command that runs in the network of a zone, with its own process id.
@@ -73,6 +87,19 @@ impl Ground {
     /// One of the binaries under test.
     pub fn binary(&self, name: &str) -> PathBuf {
         self.bin.join(name)
+    }
+
+    /// `pghc` of a build.
+    pub fn pghc(&self, build: Build) -> PathBuf {
+        let other = self.old.as_ref().filter(|_| build == Build::Old);
+        other.unwrap_or(&self.bin).join("pghc")
+    }
+
+    /// The flags that change which faults a seed means.
+    pub fn flags(&self) -> String {
+        let old = self.old.iter().map(|old| format!(" --old-binaries {}", old.display()));
+        let only = (!self.only.is_empty()).then(|| format!(" --only {}", self.only.join(",")));
+        old.chain(only).collect()
     }
 
     /// Directory of the logs.

@@ -2,6 +2,7 @@
 //! one a real process on a disk of its own.
 
 mod ground;
+mod seats;
 mod unit;
 mod view;
 mod volume;
@@ -13,20 +14,32 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use pghc::dev::postgres::{DATABASE, Install, SUPERUSER};
+use pghc::dev::process::Process;
+use pghc::rpc;
+use pghc::rpc::v1::members_client::MembersClient;
+use pghc::rpc::v1::{ListMembersRequest, MemberList};
 use tokio::process::Command;
 use tokio_postgres::NoTls;
 
-pub use ground::{Ground, NAMES, ZONES};
+pub use ground::{Build, Ground, NAMES, ZONES};
+pub use seats::Seats;
 pub use unit::Unit;
 pub use view::{Look, View};
 pub use volume::Volume;
 
 /// Bytes of a disk for a coordinator, and for a database; images are sparse.
 const DISK_BYTES: (u64, u64) = (2 << 30, 6 << 30);
+/// Longest time until a server is copied, a list of members is answered, and a change of them is made.
+const COPY_MAX: Duration = Duration::from_secs(60);
+const LIST_MAX: Duration = Duration::from_secs(3);
+const CHANGE_MAX: Duration = Duration::from_secs(90);
 /// Longest time until a fresh server answers.
 const READY_MAX: Duration = Duration::from_secs(60);
 /// Log bytes from which coordinators purge: small, so that a run purges.
 const LOG_BYTES: &str = "33554432";
+
+/// Directory of a coordinator on its disk.
+const LOG: &str = "log";
 
 /// One zone.
 pub struct Zone {
@@ -50,6 +63,9 @@ pub struct Cluster {
     pub id: String,
     /// Its zones, in the order of [`NAMES`].
     pub zones: Vec<Zone>,
+    /// Who is who, as faults change it.
+    pub seats: Arc<Seats>,
+    install: Install,
 }
 
 impl Cluster {
@@ -61,11 +77,11 @@ impl Cluster {
         std::fs::create_dir_all(ground.logs())?;
         let id = uuid::Uuid::new_v4().to_string();
         let template = Template::create(&ground).await?;
-        let mut zones = Vec::new();
+        let (seats, mut zones) = (Arc::new(Seats::default()), Vec::new());
         for zone in 0..ZONES {
-            zones.push(new_zone(&ground, &id, zone, &template)?);
+            zones.push(new_zone(&ground, &id, zone, (&template, &seats))?);
         }
-        let cluster = Arc::new(Self { ground, id, zones });
+        let cluster = Arc::new(Self { ground, id, zones, seats, install: template.install });
         for zone in 0..ZONES {
             // One by one: their data directories have the same inode, from which PostgreSQL makes the
             // key of its shared memory, and two that look for a free one at once may give up.
@@ -98,7 +114,11 @@ impl Cluster {
 
     /// Connection string of a zone's database, as reached from here.
     pub fn dsn(&self, zone: usize) -> String {
-        format!("postgres://{SUPERUSER}@{}/{DATABASE}", self.ground.postgres(zone))
+        self.dsn_of(zone, self.seats.server(zone))
+    }
+
+    fn dsn_of(&self, zone: usize, server: usize) -> String {
+        format!("postgres://{SUPERUSER}@{}/{DATABASE}", self.ground.postgres(zone, server))
     }
 
     /// A connection to a zone's database; it ends when the client is dropped.
@@ -109,8 +129,16 @@ impl Cluster {
         connect(&self.dsn(zone)).await
     }
 
+    /// A connection to a certain server of a zone.
+    ///
+    /// # Errors
+    /// When it does not answer within some seconds.
+    pub async fn sql_of(&self, zone: usize, server: usize) -> anyhow::Result<Sql> {
+        connect(&self.dsn_of(zone, server)).await
+    }
+
     async fn create_database(&self, zone: usize) -> anyhow::Result<()> {
-        let dsn = format!("postgres://{SUPERUSER}@{}/postgres", self.ground.postgres(zone));
+        let dsn = format!("postgres://{SUPERUSER}@{}/postgres", self.ground.postgres(zone, 0));
         let deadline = tokio::time::Instant::now() + READY_MAX;
         let sql = loop {
             match connect(&dsn).await {
@@ -125,6 +153,74 @@ impl Cluster {
         sql.batch(&format!("create database {DATABASE}")).await
     }
 
+    /// Copies a zone's server while it runs, to the data directory of the next one, and starts that
+    /// one as a replica which streams from it.
+    ///
+    /// # Errors
+    /// When it cannot be copied or started.
+    pub async fn replica(&self, zone: usize) -> anyhow::Result<Process> {
+        let (disk, number) = (self.zones[zone].data_disk.path(), self.seats.server(zone));
+        let mut copy = program(&self.ground, &self.install, zone, "pg_basebackup");
+        copy.args(["-R", "-X", "stream", "-c", "fast", "-h", "127.0.0.1", "-U", SUPERUSER]);
+        copy.arg("-p").arg(self.ground.postgres(zone, number).port().to_string());
+        let data = Seats::data(disk, number + 1);
+        std::fs::create_dir(&data)?;
+        std::fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        own(&data)?;
+        copy.arg("-D").arg(&data).current_dir(&data).kill_on_drop(true);
+        let output = tokio::time::timeout(COPY_MAX, copy.output()).await;
+        let output = output.context("pg_basebackup takes too long")?.context("run pg_basebackup")?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let log = std::fs::File::options().append(true).open(&self.zones[zone].postgres.log)?;
+        let mut command = server(&self.ground, &self.install, zone, (disk, number + 1));
+        command.stdout(log.try_clone()?).stderr(log);
+        let mut process = Process::default();
+        process.spawn(&mut command)?;
+        Ok(process)
+    }
+
+    /// The coordinators as the group itself lists them.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub async fn members(&self) -> anyhow::Result<MemberList> {
+        let cluster = self.id.parse().map_err(|error| anyhow::anyhow!("{error}"))?;
+        let mut last = None;
+        for zone in 0..ZONES {
+            let url = format!("http://{}", self.ground.coordinator(zone));
+            let Ok(caller) = rpc::connect(&url, &cluster, LIST_MAX) else { continue };
+            let asked = tokio::time::timeout(LIST_MAX, async {
+                MembersClient::new(caller).list(ListMembersRequest {}).await
+            });
+            match asked.await {
+                Ok(Ok(list)) => return Ok(list.into_inner()),
+                Ok(Err(status)) => last = Some(status.to_string()),
+                Err(_) => last = Some("no answer".to_owned()),
+            }
+        }
+        anyhow::bail!("nobody lists the members: {last:?}")
+    }
+
+    /// Runs `pghc members` as an operator does.
+    ///
+    /// # Errors
+    /// When it refuses, with what it said, or takes too long.
+    pub async fn change_members(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(self.ground.pghc(Build::New));
+        command.args(["members", "--cluster-id", &self.id]);
+        for zone in 0..ZONES {
+            command.arg("--coordinator").arg(format!("http://{}", self.ground.coordinator(zone)));
+        }
+        command.args(arguments).kill_on_drop(true);
+        let output = tokio::time::timeout(CHANGE_MAX, command.output()).await;
+        let asked = || format!("pghc members {}", arguments.join(" "));
+        let output = output.with_context(asked)?.context("run pghc members")?;
+        let said = String::from_utf8_lossy(&output.stdout).trim().replace('\n', "; ");
+        let complained = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}: {said} {complained}", asked());
+        Ok(said)
+    }
+
     /// Kills everything, for the end of a run.
     pub async fn put_down(&self) {
         for unit in self.units() {
@@ -134,6 +230,11 @@ impl Cluster {
 }
 
 impl Zone {
+    /// Directory of its coordinator.
+    pub fn log_data(&self) -> PathBuf {
+        self.log_disk.path().join(LOG)
+    }
+
     /// Its processes.
     pub fn units(&self) -> impl Iterator<Item = &Unit> {
         [&self.postgres, &self.coordinator].into_iter().chain(&self.api)
@@ -200,7 +301,8 @@ impl Template {
         as_postgres(&mut command);
         let output = command.output().await.context("run initdb")?;
         ensure!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-        let hba = "local all all trust\nhost all all 127.0.0.1/32 trust\nhost all all 10.77.0.0/24 trust\n";
+        let hba = "local all all trust\nhost all all 127.0.0.1/32 trust\nhost all all 10.77.0.0/24 trust\n\
+                   host replication all 127.0.0.1/32 trust\n";
         std::fs::write(directory.join("pg_hba.conf"), hba)?;
         Ok(Self { install, directory })
     }
@@ -219,7 +321,12 @@ fn as_postgres(command: &mut Command) {
     }
 }
 
-fn new_zone(ground: &Ground, id: &str, zone: usize, template: &Template) -> anyhow::Result<Zone> {
+fn new_zone(
+    ground: &Ground,
+    id: &str,
+    zone: usize,
+    (template, seats): (&Template, &Arc<Seats>),
+) -> anyhow::Result<Zone> {
     let name = NAMES[zone];
     let volume = |part: &str, bytes| {
         Volume::create(&ground.work, &format!("{name}-{part}"), bytes, ground.sandbox)
@@ -229,8 +336,8 @@ fn new_zone(ground: &Ground, id: &str, zone: usize, template: &Template) -> anyh
         let log = ground.logs().join(format!("{name}-{part}.log"));
         Unit::new(format!("{name}/{part}"), log, make)
     };
-    let postgres = unit("postgres", postgres(ground, zone, template, &data_disk)?);
-    let coordinator = unit("coordinator", coordinator(ground, id, zone, &log_disk));
+    let postgres = unit("postgres", postgres(ground, zone, (template, seats), &data_disk)?);
+    let coordinator = unit("coordinator", coordinator(ground, id, zone, (seats, &log_disk)));
     // The last zone has two API nodes: one applies, the other stands by.
     let nodes = if zone == ZONES - 1 { 2 } else { 1 };
     let api =
@@ -256,48 +363,66 @@ const SERVER: [(&str, &str); 10] = [
 fn postgres(
     ground: &Ground,
     zone: usize,
-    template: &Template,
+    (template, seats): (&Template, &Arc<Seats>),
     disk: &Volume,
 ) -> anyhow::Result<unit::Make> {
-    let data = disk.path().join("pg");
+    let data = Seats::data(disk.path(), 0);
     let (from, to) = (template.directory.to_string_lossy(), data.to_string_lossy());
     crate::sandbox::tool(&["cp", "-a", &from, &to])?;
-    let address = ground.postgres(zone);
-    let mut settings = format!("listen_addresses = '*'\nport = {}\n", address.port());
-    if !ground.sandbox {
-        settings = format!("listen_addresses = '127.0.0.1'\nport = {}\n", address.port());
-    }
+    let listen = if ground.sandbox { "*" } else { "127.0.0.1" };
+    let mut settings = format!("listen_addresses = '{listen}'\n");
     for (name, value) in SERVER {
         settings.push_str(&format!("{name} = '{value}'\n"));
     }
     std::fs::write(data.join("postgresql.auto.conf"), settings)?;
-    let (ground, server) = (ground.clone(), template.install.bin.join("postgres"));
-    Ok(Box::new(move || {
-        let mut command = match Ground::postgres_user() {
-            // The network's namespace can only be entered as root, so the user changes after it.
-            Some((user, group)) => {
-                let mut command = ground.command(zone, Path::new("setpriv"));
-                command.arg(format!("--reuid={user}")).arg(format!("--regid={group}"));
-                command.arg("--clear-groups").arg(&server);
-                command
-            }
-            None => ground.command(zone, &server),
-        };
-        command.arg("-D").arg(&data).current_dir(&data).env("LC_ALL", "C");
-        Ok(command)
-    }))
+    let (ground, install) = (ground.clone(), template.install.clone());
+    let (seats, disk) = (Arc::clone(seats), disk.path().to_owned());
+    Ok(Box::new(move |_| Ok(server(&ground, &install, zone, (&disk, seats.server(zone))))))
 }
 
-fn coordinator(ground: &Ground, id: &str, zone: usize, disk: &Volume) -> unit::Make {
+/// A program of PostgreSQL in the network of a zone, as the user of its servers.
+fn program(ground: &Ground, install: &Install, zone: usize, name: &str) -> Command {
+    let path = install.bin.join(name);
+    match Ground::postgres_user() {
+        // The network's namespace can only be entered as root, so the user changes after it.
+        Some((user, group)) => {
+            let mut command = ground.command(zone, Path::new("setpriv"));
+            command.arg(format!("--reuid={user}")).arg(format!("--regid={group}"));
+            command.arg("--clear-groups").arg(path);
+            command
+        }
+        None => ground.command(zone, &path),
+    }
+}
+
+/// A server of a zone, by its number.
+fn server(ground: &Ground, install: &Install, zone: usize, at: (&Path, usize)) -> Command {
+    let data = Seats::data(at.0, at.1);
+    let mut command = program(ground, install, zone, "postgres");
+    command.arg("-D").arg(&data).current_dir(&data).env("LC_ALL", "C");
+    command.arg("-p").arg(ground.postgres(zone, at.1).port().to_string());
+    command
+}
+
+fn coordinator(
+    ground: &Ground,
+    id: &str,
+    zone: usize,
+    (seats, disk): (&Arc<Seats>, &Volume),
+) -> unit::Make {
     let (ground, id, disk) = (ground.clone(), id.to_owned(), disk.path().to_owned());
-    Box::new(move || {
-        let mut command = ground.command(zone, &ground.binary("pghc"));
+    let seats = Arc::clone(seats);
+    Box::new(move |build| {
+        let mut command = ground.command(zone, &ground.pghc(build));
         command.args(["coordinator", "--cluster-id", &id, "--zone", NAMES[zone]]);
-        command.arg("--id").arg((zone + 1).to_string()).arg("--data").arg(disk.join("log"));
+        command.arg("--id").arg(seats.coordinator(zone).to_string());
+        command.arg("--data").arg(disk.join(LOG));
         command.arg("--listen").arg(ground.coordinator(zone).to_string());
-        for (other, name) in NAMES.iter().enumerate() {
-            let address = ground.coordinator(other);
-            command.arg("--member").arg(format!("{}={name}=http://{address}", other + 1));
+        for other in 0..ZONES {
+            command.arg("--member").arg(seats.member(&ground, other));
+        }
+        if !seats.is_founder(zone) {
+            command.arg("--join");
         }
         command.args(["--profile", "lan", "--log-bytes", LOG_BYTES]);
         common(&mut command, &ground);
@@ -310,13 +435,17 @@ fn coordinator(ground: &Ground, id: &str, zone: usize, disk: &Volume) -> unit::M
 
 fn api(ground: &Ground, id: &str, zone: usize, node: usize) -> unit::Make {
     let (ground, id) = (ground.clone(), id.to_owned());
-    Box::new(move || {
-        let mut command = ground.command(zone, &ground.binary("pghc"));
+    Box::new(move |build| {
+        let mut command = ground.command(zone, &ground.pghc(build));
         command.args(["api", "--cluster-id", &id, "--zone", NAMES[zone]]);
         command.arg("--node").arg(format!("{}-{}", NAMES[zone], node + 1));
-        let database = ground.postgres(zone);
-        // Its own zone's, by the loopback of that zone: no fault of the network cuts it off.
-        let dsn = format!("postgres://{SUPERUSER}@127.0.0.1:{}/{DATABASE}", database.port());
+        // Its own zone's, by the loopback of that zone: no fault of the network cuts it off. Whoever
+        // takes writes there of two servers is the zone's.
+        let [one, other] = [0, 1].map(|server| ground.postgres(zone, server).port());
+        let dsn = format!(
+            "host=127.0.0.1,127.0.0.1 port={one},{other} user={SUPERUSER} dbname={DATABASE} \
+             target_session_attrs=read-write"
+        );
         command.arg("--database").arg(dsn);
         command.arg("--listen").arg(ground.api(zone, node).to_string());
         for step in 0..ZONES {

@@ -4,6 +4,7 @@
 //! a finding. We are its parent, so it is reaped at once: an unreaped postmaster would keep its lock.
 
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use tokio::process::Command;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
+use super::ground::Build;
+
 /// Pause before a process that ended is started again.
 const PAUSE: Duration = Duration::from_millis(200);
 /// Longest time a process may take to end when asked.
@@ -25,7 +28,7 @@ const RUNNING_MAX: Duration = Duration::from_secs(10);
 const EXCUSED: Duration = Duration::from_secs(15);
 
 /// Builds the command line of each life.
-pub type Make = Box<dyn Fn() -> anyhow::Result<Command> + Send + Sync>;
+pub type Make = Box<dyn Fn(Build) -> anyhow::Result<Command> + Send + Sync>;
 
 /// A process.
 pub struct Unit {
@@ -34,6 +37,7 @@ pub struct Unit {
     /// Its log.
     pub log: PathBuf,
     make: Make,
+    build: Lock<Build>,
     body: Mutex<Body>,
     /// Faults that touch it now.
     excuses: AtomicU32,
@@ -51,8 +55,15 @@ struct Body {
 impl Unit {
     /// A process that does not run yet.
     pub fn new(name: String, log: PathBuf, make: Make) -> Self {
-        let body = Mutex::default();
-        Self { name, log, make, body, excuses: AtomicU32::new(0), excused_until: Lock::default() }
+        Self {
+            name,
+            log,
+            make,
+            build: Lock::default(),
+            body: Mutex::default(),
+            excuses: AtomicU32::new(0),
+            excused_until: Lock::default(),
+        }
     }
 
     /// Starts it, if it does not run.
@@ -70,11 +81,50 @@ impl Unit {
             return Ok(());
         }
         let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
-        let mut command = (self.make)()?;
+        let mut command = (self.make)(self.build())?;
         command.stdout(log.try_clone()?).stderr(log);
         body.process.spawn(&mut command).with_context(|| format!("start {}", self.name))?;
         body.lives += 1;
         body.ended = None;
+        Ok(())
+    }
+
+    /// The build that it runs from its next start on.
+    pub fn build(&self) -> Build {
+        *self.build.lock()
+    }
+
+    /// Sets the build that it runs from its next start on.
+    pub fn set_build(&self, build: Build) {
+        *self.build.lock() = build;
+    }
+
+    /// Starts it for one life that must end by itself, and holds it down then. Answers how it ended.
+    ///
+    /// # Errors
+    /// When it runs already, cannot be started, or is still there after `longest`; it is killed then.
+    pub async fn one_life(&self, longest: Duration) -> anyhow::Result<ExitStatus> {
+        let mut body = self.body.lock().await;
+        body.held = true;
+        ensure!(body.process.pid().is_none(), "{} runs", self.name);
+        self.launch(&mut body)?;
+        let ended = tokio::time::timeout(longest, body.process.exited()).await;
+        body.ended = Some(Instant::now());
+        let Ok(status) = ended else {
+            body.process.kill().await?;
+            bail!("{} did not end by itself within {longest:?}", self.name)
+        };
+        status?.context("it ran")
+    }
+
+    /// Takes a process that runs already, in the place of the one that was ended before.
+    ///
+    /// # Errors
+    /// When one runs: the new one is killed.
+    pub async fn adopt(&self, process: Process) -> anyhow::Result<()> {
+        let mut body = self.body.lock().await;
+        ensure!(body.process.pid().is_none(), "{} runs", self.name);
+        *body = Body { process, held: false, lives: body.lives + 1, ended: None };
         Ok(())
     }
 

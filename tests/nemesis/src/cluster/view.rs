@@ -88,14 +88,20 @@ impl View {
     }
 }
 
+impl View {
+    /// Whether a node answers with its status.
+    pub async fn answers(address: std::net::SocketAddr) -> bool {
+        status(address).await.is_some()
+    }
+}
+
 impl Look {
     fn take(&mut self, zone: usize, status: &Status) {
         self.head = self.head.max(status.head);
         self.frontiers.push(Some(status.frontier));
         if status.term >= self.term && status.leader.is_some() {
             self.term = status.term;
-            let index = |id: u64| usize::try_from(id).ok()?.checked_sub(1).filter(|id| *id < ZONES);
-            self.leader = status.leader.and_then(index);
+            self.leader = status.leader.and_then(super::seats::zone_of);
         }
         if status.leader.is_none() {
             self.troubles.push(format!("{} knows no leader", status.node_id));

@@ -8,10 +8,13 @@ pub mod clock;
 mod database;
 mod disk;
 mod load;
+mod members;
 mod network;
 pub mod power;
 mod process;
+mod replica;
 mod resources;
+pub mod versions;
 mod whole;
 
 use std::sync::Arc;
@@ -120,9 +123,9 @@ pub struct Class {
     pub run: fn(Scene) -> LocalBoxFuture<'static, Outcome>,
 }
 
-/// Every class.
-pub fn catalogue() -> Vec<Class> {
-    let families: [Vec<Class>; 8] = [
+/// Every class; those of mixed versions only where there is another build.
+pub fn catalogue(has_old: bool) -> Vec<Class> {
+    let families: [Vec<Class>; 11] = [
         process::classes(),
         database::classes(),
         network::classes(),
@@ -131,6 +134,9 @@ pub fn catalogue() -> Vec<Class> {
         resources::classes(),
         load::classes(),
         whole::classes(),
+        members::classes(),
+        replica::classes(),
+        if has_old { versions::classes() } else { Vec::new() },
     ];
     families.into_iter().flatten().collect()
 }
