@@ -71,6 +71,12 @@ impl Keys {
             // Twice as much each time, as it would by itself, but never more than a window.
             self.in_order.reserve_exact(held.max(KEYS_FIRST).min(KEYS_MAX - held));
         }
+        if self.places.len() == self.places.capacity() && self.places.len() > KEYS_MAX / 2 {
+            // What was removed has used its room up: by itself the table would take twice as much.
+            let mut places = HashMap::with_capacity(KEYS_MAX);
+            places.extend(self.places.drain());
+            self.places = places;
+        }
         self.push(KeyRecord { key: key_fingerprint(key), payload, id });
     }
 

@@ -116,13 +116,33 @@ async fn a_retry_with_the_same_key_in_any_other_zone_gets_the_same_id() {
     site.parade.stop().await;
 }
 
+/// Whether a database answers and a query finds a row there.
+async fn holds(dsn: &str, query: &str) -> bool {
+    let Ok((client, connection)) = tokio_postgres::connect(dsn, tokio_postgres::NoTls).await else {
+        return false;
+    };
+    let rows = tokio::select! {
+        rows = client.query(query, &[]) => rows,
+        // It was killed meanwhile.
+        _ = connection => return false,
+    };
+    rows.is_ok_and(|rows| !rows.is_empty())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_dies_while_it_is_prepared_is_prepared_again() {
     let site = Site::launch(1).await;
-    for _ in 0..4 {
-        // Whatever step the migration has reached by now.
-        wait_for("its PostgreSQL", async || site.parade.pid("us", Part::Postgres)).await;
-        tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+    let dsn = site.record().zones[1].dsn.clone();
+    // Later and later steps; what an earlier life has reached counts, too.
+    let steps = [
+        "select 1",
+        "select 1 from pg_stat_activity where datname = current_database()
+           and pid <> pg_backend_pid() and backend_type = 'client backend'",
+        "select 1 from pg_namespace where nspname = 'pghc'",
+        "select 1 from pg_class where oid = to_regclass('pghc.chain')",
+    ];
+    for step in steps {
+        wait_for(step, async || holds(&dsn, step).await.then_some(())).await;
         site.kill("us", Part::Postgres).await;
     }
     let crowd = Crowd::start(&site, 1);

@@ -175,7 +175,7 @@ pub(super) async fn slow_heads_hold_up_nobody_and_are_closed(site: &Site) {
     let closed = held.into_iter().map(async |stream| {
         let (mut reader, mut writer) = stream.into_split();
         let dribble = async {
-            // A byte now and then buys no time.
+            // A byte now and then buys no time. This is the client's pace: nothing is waited for.
             while writer.write_all(b"x").await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }

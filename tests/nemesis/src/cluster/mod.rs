@@ -2,39 +2,32 @@
 //! one a real process on a disk of its own.
 
 mod ground;
+mod members;
 mod seats;
+mod servers;
 mod unit;
 mod view;
 mod volume;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use pghc::dev::postgres::{DATABASE, Install, SUPERUSER};
-use pghc::dev::process::Process;
-use pghc::rpc;
-use pghc::rpc::v1::members_client::MembersClient;
-use pghc::rpc::v1::{ListMembersRequest, MemberList};
 use tokio::process::Command;
 use tokio_postgres::NoTls;
 
 pub use ground::{Build, Ground, NAMES, ZONES};
 pub use seats::Seats;
+use servers::Template;
 pub use unit::Unit;
 pub use view::{Look, View};
 pub use volume::Volume;
 
 /// Bytes of a disk for a coordinator, and for a database; images are sparse.
 const DISK_BYTES: (u64, u64) = (2 << 30, 6 << 30);
-/// Longest time until a server is copied, a list of members is answered, and a change of them is made.
-const COPY_MAX: Duration = Duration::from_secs(60);
-const LIST_MAX: Duration = Duration::from_secs(3);
-const CHANGE_MAX: Duration = Duration::from_secs(90);
-/// Longest time until a fresh server answers.
-const READY_MAX: Duration = Duration::from_secs(60);
 /// Log bytes from which coordinators purge: small, so that a run purges.
 const LOG_BYTES: &str = "33554432";
 
@@ -137,90 +130,6 @@ impl Cluster {
         connect(&self.dsn_of(zone, server)).await
     }
 
-    async fn create_database(&self, zone: usize) -> anyhow::Result<()> {
-        let dsn = format!("postgres://{SUPERUSER}@{}/postgres", self.ground.postgres(zone, 0));
-        let deadline = tokio::time::Instant::now() + READY_MAX;
-        let sql = loop {
-            match connect(&dsn).await {
-                Ok(sql) => break sql,
-                Err(error) => {
-                    let late = tokio::time::Instant::now() >= deadline;
-                    ensure!(!late, "PostgreSQL of {}: {error:#}", NAMES[zone]);
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            }
-        };
-        sql.batch(&format!("create database {DATABASE}")).await
-    }
-
-    /// Copies a zone's server while it runs, to the data directory of the next one, and starts that
-    /// one as a replica which streams from it.
-    ///
-    /// # Errors
-    /// When it cannot be copied or started.
-    pub async fn replica(&self, zone: usize) -> anyhow::Result<Process> {
-        let (disk, number) = (self.zones[zone].data_disk.path(), self.seats.server(zone));
-        let mut copy = program(&self.ground, &self.install, zone, "pg_basebackup");
-        copy.args(["-R", "-X", "stream", "-c", "fast", "-h", "127.0.0.1", "-U", SUPERUSER]);
-        copy.arg("-p").arg(self.ground.postgres(zone, number).port().to_string());
-        let data = Seats::data(disk, number + 1);
-        std::fs::create_dir(&data)?;
-        std::fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
-        own(&data)?;
-        copy.arg("-D").arg(&data).current_dir(&data).kill_on_drop(true);
-        let output = tokio::time::timeout(COPY_MAX, copy.output()).await;
-        let output = output.context("pg_basebackup takes too long")?.context("run pg_basebackup")?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let log = std::fs::File::options().append(true).open(&self.zones[zone].postgres.log)?;
-        let mut command = server(&self.ground, &self.install, zone, (disk, number + 1));
-        command.stdout(log.try_clone()?).stderr(log);
-        let mut process = Process::default();
-        process.spawn(&mut command)?;
-        Ok(process)
-    }
-
-    /// The coordinators as the group itself lists them.
-    ///
-    /// # Errors
-    /// When nobody answers.
-    pub async fn members(&self) -> anyhow::Result<MemberList> {
-        let cluster = self.id.parse().map_err(|error| anyhow::anyhow!("{error}"))?;
-        let mut last = None;
-        for zone in 0..ZONES {
-            let url = format!("http://{}", self.ground.coordinator(zone));
-            let Ok(caller) = rpc::connect(&url, &cluster, LIST_MAX) else { continue };
-            let asked = tokio::time::timeout(LIST_MAX, async {
-                MembersClient::new(caller).list(ListMembersRequest {}).await
-            });
-            match asked.await {
-                Ok(Ok(list)) => return Ok(list.into_inner()),
-                Ok(Err(status)) => last = Some(status.to_string()),
-                Err(_) => last = Some("no answer".to_owned()),
-            }
-        }
-        anyhow::bail!("nobody lists the members: {last:?}")
-    }
-
-    /// Runs `pghc members` as an operator does.
-    ///
-    /// # Errors
-    /// When it refuses, with what it said, or takes too long.
-    pub async fn change_members(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let mut command = Command::new(self.ground.pghc(Build::New));
-        command.args(["members", "--cluster-id", &self.id]);
-        for zone in 0..ZONES {
-            command.arg("--coordinator").arg(format!("http://{}", self.ground.coordinator(zone)));
-        }
-        command.args(arguments).kill_on_drop(true);
-        let output = tokio::time::timeout(CHANGE_MAX, command.output()).await;
-        let asked = || format!("pghc members {}", arguments.join(" "));
-        let output = output.with_context(asked)?.context("run pghc members")?;
-        let said = String::from_utf8_lossy(&output.stdout).trim().replace('\n', "; ");
-        let complained = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{}: {said} {complained}", asked());
-        Ok(said)
-    }
-
     /// Kills everything, for the end of a run.
     pub async fn put_down(&self) {
         for unit in self.units() {
@@ -282,45 +191,6 @@ impl Sql {
     }
 }
 
-/// An initialised data directory that every zone copies.
-struct Template {
-    install: Install,
-    directory: PathBuf,
-}
-
-impl Template {
-    async fn create(ground: &Ground) -> anyhow::Result<Self> {
-        let install = Install::find()?;
-        let directory = ground.work.join("template");
-        std::fs::create_dir_all(&directory)?;
-        own(&directory)?;
-        let mut command = Command::new(install.bin.join("initdb"));
-        command.arg("-D").arg(&directory).current_dir(&directory);
-        command.args(["--data-checksums", "--encoding=UTF8", "--locale=C", "--auth=trust"]);
-        command.args(["--username", SUPERUSER, "--no-instructions", "--no-sync"]);
-        as_postgres(&mut command);
-        let output = command.output().await.context("run initdb")?;
-        ensure!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
-        let hba = "local all all trust\nhost all all 127.0.0.1/32 trust\nhost all all 10.77.0.0/24 trust\n\
-                   host replication all 127.0.0.1/32 trust\n";
-        std::fs::write(directory.join("pg_hba.conf"), hba)?;
-        Ok(Self { install, directory })
-    }
-}
-
-fn own(directory: &Path) -> anyhow::Result<()> {
-    if let Some((user, group)) = Ground::postgres_user() {
-        std::os::unix::fs::chown(directory, Some(user), Some(group))?;
-    }
-    Ok(())
-}
-
-fn as_postgres(command: &mut Command) {
-    if let Some((user, group)) = Ground::postgres_user() {
-        command.uid(user).gid(group);
-    }
-}
-
 fn new_zone(
     ground: &Ground,
     id: &str,
@@ -336,7 +206,7 @@ fn new_zone(
         let log = ground.logs().join(format!("{name}-{part}.log"));
         Unit::new(format!("{name}/{part}"), log, make)
     };
-    let postgres = unit("postgres", postgres(ground, zone, (template, seats), &data_disk)?);
+    let postgres = unit("postgres", servers::postgres(ground, zone, (template, seats), &data_disk)?);
     let coordinator = unit("coordinator", coordinator(ground, id, zone, (seats, &log_disk)));
     // The last zone has two API nodes: one applies, the other stands by.
     let nodes = if zone == ZONES - 1 { 2 } else { 1 };
@@ -344,64 +214,6 @@ fn new_zone(
         (0..nodes).map(|node| unit(&format!("api-{}", node + 1), api(ground, id, zone, node)));
     let api = api.collect();
     Ok(Zone { coordinator, api, postgres, log_disk, data_disk })
-}
-
-/// Settings of every server: small, and with a checkpoint often enough that a run sees many.
-const SERVER: [(&str, &str); 10] = [
-    ("unix_socket_directories", ""),
-    ("shared_buffers", "64MB"),
-    ("max_connections", "60"),
-    ("max_wal_size", "128MB"),
-    ("checkpoint_timeout", "60s"),
-    ("wal_recycle", "off"),
-    ("log_line_prefix", "%m [%p] "),
-    ("huge_pages", "off"),
-    ("restart_after_crash", "on"),
-    ("timezone", "UTC"),
-];
-
-fn postgres(
-    ground: &Ground,
-    zone: usize,
-    (template, seats): (&Template, &Arc<Seats>),
-    disk: &Volume,
-) -> anyhow::Result<unit::Make> {
-    let data = Seats::data(disk.path(), 0);
-    let (from, to) = (template.directory.to_string_lossy(), data.to_string_lossy());
-    crate::sandbox::tool(&["cp", "-a", &from, &to])?;
-    let listen = if ground.sandbox { "*" } else { "127.0.0.1" };
-    let mut settings = format!("listen_addresses = '{listen}'\n");
-    for (name, value) in SERVER {
-        settings.push_str(&format!("{name} = '{value}'\n"));
-    }
-    std::fs::write(data.join("postgresql.auto.conf"), settings)?;
-    let (ground, install) = (ground.clone(), template.install.clone());
-    let (seats, disk) = (Arc::clone(seats), disk.path().to_owned());
-    Ok(Box::new(move |_| Ok(server(&ground, &install, zone, (&disk, seats.server(zone))))))
-}
-
-/// A program of PostgreSQL in the network of a zone, as the user of its servers.
-fn program(ground: &Ground, install: &Install, zone: usize, name: &str) -> Command {
-    let path = install.bin.join(name);
-    match Ground::postgres_user() {
-        // The network's namespace can only be entered as root, so the user changes after it.
-        Some((user, group)) => {
-            let mut command = ground.command(zone, Path::new("setpriv"));
-            command.arg(format!("--reuid={user}")).arg(format!("--regid={group}"));
-            command.arg("--clear-groups").arg(path);
-            command
-        }
-        None => ground.command(zone, &path),
-    }
-}
-
-/// A server of a zone, by its number.
-fn server(ground: &Ground, install: &Install, zone: usize, at: (&Path, usize)) -> Command {
-    let data = Seats::data(at.0, at.1);
-    let mut command = program(ground, install, zone, "postgres");
-    command.arg("-D").arg(&data).current_dir(&data).env("LC_ALL", "C");
-    command.arg("-p").arg(ground.postgres(zone, at.1).port().to_string());
-    command
 }
 
 fn coordinator(
