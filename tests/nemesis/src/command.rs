@@ -170,6 +170,8 @@ fn clear(work: &Path) -> anyhow::Result<()> {
 async fn start(command: Command, options: &Options, ground: &Ground) -> anyhow::Result<u8> {
     let rates = Rates { writes: options.writes, reads: options.reads };
     let stand = (ground.clone(), rates);
+    let has_epochs = !matches!(command, Command::Cuts { .. } | Command::Measure { .. });
+    ensure!(has_epochs || options.only.is_empty(), "--only is for soak, epoch and smoke");
     let (report, history) = match command {
         Command::Soak { hours, seed } => {
             let plan = soak::Plan::hours(hours, seed.unwrap_or_else(rand::random));

@@ -120,6 +120,9 @@ async fn put_back(scene: &Scene) -> Outcome {
     let id = scene.cluster.seats.coordinator(scene.zone);
     unit.kill().await?;
     let (data, copy) = (zone.log_data(), zone.log_disk.path().join("copy"));
+    if copy.exists() {
+        std::fs::remove_dir_all(&copy)?;
+    }
     let copied = tool(&["cp", "-a", &data.to_string_lossy(), &copy.to_string_lossy()]);
     unit.start().await?;
     copied?;

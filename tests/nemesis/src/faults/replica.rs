@@ -107,6 +107,8 @@ async fn take_over(scene: &Scene, replica: Process) -> anyhow::Result<(u64, i64)
         number(&sql, IN_RECOVERY).await.filter(|recovery| *recovery == 0)
     });
     promoted.await?;
-    std::fs::remove_dir_all(Seats::data(scene.zone().data_disk.path(), old))?;
+    let disk = &scene.zone().data_disk;
+    std::fs::remove_dir_all(Seats::data(disk.path(), old))?;
+    disk.sync()?;
     Ok((started, has))
 }
