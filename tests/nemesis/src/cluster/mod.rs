@@ -206,7 +206,8 @@ fn new_zone(
         let log = ground.logs().join(format!("{name}-{part}.log"));
         Unit::new(format!("{name}/{part}"), log, make)
     };
-    let postgres = unit("postgres", servers::postgres(ground, zone, (template, seats), &data_disk)?);
+    let postgres =
+        unit("postgres", servers::postgres(ground, zone, (template, seats), &data_disk)?);
     let coordinator = unit("coordinator", coordinator(ground, id, zone, (seats, &log_disk)));
     // The last zone has two API nodes: one applies, the other stands by.
     let nodes = if zone == ZONES - 1 { 2 } else { 1 };

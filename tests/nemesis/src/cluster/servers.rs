@@ -53,7 +53,8 @@ impl Cluster {
         own(&data)?;
         copy.arg("-D").arg(&data).current_dir(&data).kill_on_drop(true);
         let output = tokio::time::timeout(COPY_MAX, copy.output()).await;
-        let output = output.context("pg_basebackup takes too long")?.context("run pg_basebackup")?;
+        let output =
+            output.context("pg_basebackup takes too long")?.context("run pg_basebackup")?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let log = std::fs::File::options().append(true).open(&self.zones[zone].postgres.log)?;
         let mut command = server(&self.ground, &self.install, zone, (disk, number + 1));
