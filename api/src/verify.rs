@@ -271,6 +271,7 @@ impl Verifier {
     fn check_values(&self, link: &RawLink<'_>, stored: &Stored) -> Result<(), Violation> {
         let Stored { node, head: found } = stored;
         let payload = link.payload.map(payload_digest);
+        let node = &self.names[*node];
         let right =
             Head::extend(self.head.as_ref(), &self.cluster, node, found.written_at, payload);
         let id = found.id.as_i64();
@@ -294,22 +295,24 @@ impl Verifier {
         Ok(())
     }
 
-    fn name(&mut self, text: &str) -> Result<NodeName, crate::id::BadId> {
-        if let Some(known) = self.names.iter().find(|name| name.as_str() == text) {
-            return Ok(known.clone());
+    /// Where in `names` this name stands.
+    fn name(&mut self, text: &str) -> Result<usize, crate::id::BadId> {
+        if let Some(known) = self.names.iter().position(|name| name.as_str() == text) {
+            return Ok(known);
         }
         let name: NodeName = text.parse()?;
         if self.names.len() == NAMES_MAX {
             self.names.clear();
         }
-        self.names.push(name.clone());
-        Ok(name)
+        self.names.push(name);
+        Ok(self.names.len() - 1)
     }
 }
 
 /// A link whose columns are well-formed.
 struct Stored {
-    node: NodeName,
+    /// Where its node's name stands among those remembered.
+    node: usize,
     head: Head,
 }
 
