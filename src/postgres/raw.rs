@@ -242,7 +242,7 @@ impl RawChain {
                 if before == Some(after) || after >= to {
                     return Ok(None);
                 }
-                Ok(Some((self.piece(after, to, last).await?, Some(after))))
+                Ok::<_, ReadError>(Some((self.piece(after, to, last).await?, Some(after))))
             }
         });
         pieces.try_flatten()

@@ -150,8 +150,7 @@ mod tests {
     fn a_step_is_known_only_if_no_byte_of_it_differs() {
         let (known, node, other) = (known(), node("a"), self::node("b"));
         let (before, found) = (head(6), head(7));
-        let step =
-            Step { before: Some(&before), node: &node, payload: Some(b"{}"), found: &found };
+        let step = Step { before: Some(&before), node: &node, payload: Some(b"{}"), found: &found };
         assert!(!known.holds(&step));
         known.keep(&step);
         assert!(known.holds(&step));
@@ -183,7 +182,12 @@ mod tests {
         let last = 5 * STEPS_MAX as u64;
         for id in 2..=last {
             let payload = Some(if id % 2 == 0 { &payload[..] } else { &[] });
-            known.keep(&Step { before: Some(&head(id - 1)), node: &node, payload, found: &head(id) });
+            known.keep(&Step {
+                before: Some(&head(id - 1)),
+                node: &node,
+                payload,
+                found: &head(id),
+            });
         }
         let old = Step { before: None, node: &node, payload: None, found: &head(1) };
         known.keep(&old);
@@ -193,8 +197,12 @@ mod tests {
             assert!(half.steps.len() <= STEPS_MAX);
             assert!(half.payloads.len() < PAYLOAD_BYTES_KEPT_MAX + (1 << 10));
         }
-        let ids = halves.older.steps.iter().chain(&halves.newer.steps).map(|kept| kept.found.id.get());
-        assert!(ids.rev().eq((0..=last).rev().take(halves.older.steps.len() + halves.newer.steps.len())));
+        let ids =
+            halves.older.steps.iter().chain(&halves.newer.steps).map(|kept| kept.found.id.get());
+        assert!(
+            ids.rev()
+                .eq((0..=last).rev().take(halves.older.steps.len() + halves.newer.steps.len()))
+        );
     }
 
     #[test]
