@@ -12,10 +12,26 @@ use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use crate::id::{BadId, ClusterId, NodeName, WriteId};
+use crate::limits::NAME_BYTES_MAX;
 use crate::time::Micros;
 
 /// Names the digest's encoding; a change of the encoding changes it.
 pub const DIGEST_DOMAIN: &str = "pghc/1";
+
+/// The value of a lower-case hex digit; above 15 for any other byte.
+const fn nibble(digit: u8) -> u8 {
+    const NONE: u8 = 0xf0;
+    const VALUES: [u8; 256] = {
+        let mut values = [NONE; 256];
+        let mut value = 0;
+        while value < 16 {
+            values[b"0123456789abcdef"[value as usize] as usize] = value;
+            value += 1;
+        }
+        values
+    };
+    VALUES[digit as usize]
+}
 
 macro_rules! hex_bytes {
     ($(#[$doc:meta])* $name:ident, $bytes:literal, $what:literal, $wanted:literal) => {
@@ -24,15 +40,23 @@ macro_rules! hex_bytes {
         #[serde(try_from = "String", into = "String")]
         pub struct $name(pub [u8; $bytes]);
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl $name {
+            /// The lower-case hex digits, in ASCII.
+            #[must_use]
+            pub fn hex(&self) -> [u8; $bytes * 2] {
                 const HEX: &[u8; 16] = b"0123456789abcdef";
-                let mut text = [0_u8; $bytes * 2];
+                let mut text = [0; $bytes * 2];
                 for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
                     pair[0] = HEX[usize::from(byte >> 4)];
                     pair[1] = HEX[usize::from(byte & 15)];
                 }
-                f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+                text
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(std::str::from_utf8(&self.hex()).map_err(|_| fmt::Error)?)
             }
         }
 
@@ -45,23 +69,17 @@ macro_rules! hex_bytes {
         impl FromStr for $name {
             type Err = BadId;
             fn from_str(text: &str) -> Result<Self, BadId> {
-                let error = || BadId {
-                    what: $what,
-                    got: text.chars().take(80).collect(),
-                    wanted: $wanted,
-                };
-                let digit = |byte: u8| match byte {
-                    b'0'..=b'9' => Ok(byte - b'0'),
-                    b'a'..=b'f' => Ok(byte - b'a' + 10),
-                    _ => Err(error()),
-                };
-                let text_bytes = text.as_bytes();
-                if text_bytes.len() != $bytes * 2 {
-                    return Err(error());
-                }
                 let mut bytes = [0; $bytes];
-                for (byte, pair) in bytes.iter_mut().zip(text_bytes.chunks_exact(2)) {
-                    *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+                // All digits are looked at before any is judged: this runs for every link read.
+                let mut seen = 0;
+                for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+                    let (high, low) = (nibble(pair[0]), nibble(pair[1]));
+                    *byte = high << 4 | low;
+                    seen |= high | low;
+                }
+                if text.len() != $bytes * 2 || seen > 15 {
+                    let got = text.chars().take(80).collect();
+                    return Err(BadId { what: $what, got, wanted: $wanted });
                 }
                 Ok(Self(bytes))
             }
@@ -102,31 +120,66 @@ hex_bytes!(
 #[must_use]
 pub fn link_hash(id: WriteId, node: &NodeName, previous: Option<LinkHash>) -> LinkHash {
     assert_eq!(previous.is_none(), id == WriteId::FIRST, "only link 1 has no link before it");
-    let mut md5 = Md5::new();
-    let mut decimal = DecimalBuffer::default();
-    md5.update(decimal.format(id.get()));
-    md5.update(node.as_str());
+    let mut text = Text::<HASHED_BYTES_MAX>::default();
+    text.decimal(id.get());
+    text.push(node.as_str().as_bytes());
     if let Some(previous) = previous {
-        md5.update(previous.to_string());
+        text.push(&previous.hex());
     }
-    LinkHash(md5.finalize().into())
+    LinkHash(Md5::digest(text.bytes()).into())
 }
 
-/// Decimal digits of a number without an allocation: this runs for every link in every process.
-#[derive(Default)]
-struct DecimalBuffer([u8; 20]);
+/// Most bytes that enter a link's hash: the id in decimal, the node's name, a hash in hex.
+const HASHED_BYTES_MAX: usize = 20 + NAME_BYTES_MAX + 32;
 
-impl DecimalBuffer {
-    fn format(&mut self, mut number: u64) -> &[u8] {
-        let mut start = self.0.len();
+/// Most bytes that enter a link's digest: seven lengths, and the longest fields.
+const DIGESTED_BYTES_MAX: usize =
+    7 * 4 + DIGEST_DOMAIN.len() + CLUSTER_BYTES + 8 + NAME_BYTES_MAX + 8 + 32 + 32;
+
+/// A cluster's id in bytes: a UUID with hyphens.
+const CLUSTER_BYTES: usize = 36;
+
+/// Bytes put together without an allocation, to be hashed in one go: this runs for every link in
+/// every process.
+struct Text<const MAX: usize> {
+    bytes: [u8; MAX],
+    length: usize,
+}
+
+impl<const MAX: usize> Default for Text<MAX> {
+    fn default() -> Self {
+        Self { bytes: [0; MAX], length: 0 }
+    }
+}
+
+impl<const MAX: usize> Text<MAX> {
+    fn push(&mut self, bytes: &[u8]) {
+        self.bytes[self.length..][..bytes.len()].copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
+
+    fn decimal(&mut self, mut number: u64) {
+        let mut digits = [0; 20];
+        let mut start = digits.len();
         loop {
             start -= 1;
-            self.0[start] = b'0' + u8::try_from(number % 10).unwrap_or_default();
+            digits[start] = b'0' + u8::try_from(number % 10).unwrap_or_default();
             number /= 10;
             if number == 0 {
-                return &self.0[start..];
+                return self.push(&digits[start..]);
             }
         }
+    }
+
+    /// Bytes behind their length as a 4-byte big-endian number.
+    fn field(&mut self, bytes: &[u8]) {
+        let length = u32::try_from(bytes.len()).expect("fields are bounded far below 4 GiB");
+        self.push(&length.to_be_bytes());
+        self.push(bytes);
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
     }
 }
 
@@ -158,20 +211,15 @@ pub fn link_digest(
     previous: Option<Digest>,
 ) -> Digest {
     assert_eq!(previous.is_none(), id == WriteId::FIRST, "only link 1 has no link before it");
-    let mut sha = Sha256::new();
-    let mut field = |bytes: &[u8]| {
-        let length = u32::try_from(bytes.len()).expect("fields are bounded far below 4 GiB");
-        sha.update(length.to_be_bytes());
-        sha.update(bytes);
-    };
-    field(DIGEST_DOMAIN.as_bytes());
-    field(cluster.as_str().as_bytes());
-    field(&id.get().to_be_bytes());
-    field(node.as_str().as_bytes());
-    field(&written_at.0.to_be_bytes());
-    field(payload.as_ref().map_or(&[], |digest| &digest.0));
-    field(previous.as_ref().map_or(&[], |digest| &digest.0));
-    Digest(sha.finalize().into())
+    let mut text = Text::<DIGESTED_BYTES_MAX>::default();
+    text.field(DIGEST_DOMAIN.as_bytes());
+    text.field(cluster.as_str().as_bytes());
+    text.field(&id.get().to_be_bytes());
+    text.field(node.as_str().as_bytes());
+    text.field(&written_at.0.to_be_bytes());
+    text.field(payload.as_ref().map_or(&[], |digest| &digest.0));
+    text.field(previous.as_ref().map_or(&[], |digest| &digest.0));
+    Digest(Sha256::digest(text.bytes()).into())
 }
 
 /// One row of the chain as it stands in `pghc.chain`.

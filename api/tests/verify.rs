@@ -2,11 +2,13 @@
 //! `Head::extend` builds, and finds the first link that was touched. proptest prints the failing case
 //! and its seed.
 
+use std::sync::Arc;
+
 use pghc_api::chain::{Head, payload_digest};
 use pghc_api::id::{ClusterId, NodeName, WriteId};
 use pghc_api::time::Micros;
 use pghc_api::token::Token;
-use pghc_api::verify::{RawDigest, RawLink, RawTime, Verifier, Violation, ViolationKind};
+use pghc_api::verify::{Known, RawDigest, RawLink, RawTime, Verifier, Violation, ViolationKind};
 use proptest::prelude::{Strategy, any, prop_assert_eq, proptest};
 
 #[derive(Debug, Clone)]
@@ -38,7 +40,15 @@ fn cluster() -> ClusterId {
 }
 
 fn verify(rows: &[Row], from: u64, end: u64) -> Result<u64, Violation> {
-    let mut verifier = Verifier::new(cluster(), WriteId::try_from(from).expect("from 1 on"));
+    let from = WriteId::try_from(from).expect("from 1 on");
+    verify_with(Verifier::new(cluster(), from), rows, end)
+}
+
+fn verify_beside(known: &Arc<Known>, rows: &[Row], end: u64) -> Result<u64, Violation> {
+    verify_with(Verifier::sharing(Arc::clone(known), WriteId::FIRST), rows, end)
+}
+
+fn verify_with(mut verifier: Verifier, rows: &[Row], end: u64) -> Result<u64, Violation> {
     for row in rows {
         verifier.check(&row.raw())?;
     }
@@ -127,6 +137,20 @@ proptest! {
         let first = tamper(&mut rows, at, how);
         let found = verify(&rows, 1, end).map_err(|violation| (violation.id, violation.kind));
         prop_assert_eq!(found, Err(first), "way {} at row {}", how, at);
+    }
+
+    #[test]
+    fn a_copy_is_judged_beside_others_as_it_is_alone(writes in writes(), at in any::<usize>(), how in 0..14_u8) {
+        let sound = build(&writes);
+        let end = sound.len() as u64;
+        let mut touched = sound.clone();
+        tamper(&mut touched, at % sound.len(), how);
+        let alone = verify(&touched, 1, end);
+        let known = Arc::new(Known::new(cluster()));
+        for _ in 0..2 {
+            prop_assert_eq!(verify_beside(&known, &touched, end), alone.clone());
+            prop_assert_eq!(verify_beside(&known, &sound, end), Ok(end));
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 type Failure = Box<dyn Error + Sync + Send>;
 
 /// Microseconds from the Unix epoch to 2000-01-01, where PostgreSQL counts from.
-const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+pub(super) const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
 /// A timestamptz. Infinities become the ends of the range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,19 +125,5 @@ impl<'a> FromSql<'a> for JsonText<'a> {
 
     fn accepts(kind: &Type) -> bool {
         *kind == Type::JSON
-    }
-}
-
-/// The bytes of any column, as they came.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct AnyBytes<'a>(pub(super) &'a [u8]);
-
-impl<'a> FromSql<'a> for AnyBytes<'a> {
-    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Failure> {
-        Ok(Self(raw))
-    }
-
-    fn accepts(_: &Type) -> bool {
-        true
     }
 }

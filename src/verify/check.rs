@@ -1,14 +1,16 @@
 //! Checks the links of one source from first to last and keeps marks of it for comparison.
 //!
-//! Memory is constant: one link, and at most [`super::compare::MARKS_MAX`] marks.
+//! Memory is constant: one link, at most [`super::compare::MARKS_MAX`] marks, and the newest links that
+//! all sources share ([`Known`]).
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use pghc_api::chain::Head;
 use pghc_api::id::{ClusterId, WriteId};
-use pghc_api::verify::{RawLink, Verifier, Violation};
+use pghc_api::verify::{Known, RawLink, Verifier, Violation};
 
 use super::compare::{Grid, Mark};
 use super::progress::Lane;
@@ -22,6 +24,8 @@ const PROGRESS_LINKS: u64 = 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct Task {
     pub(crate) cluster: ClusterId,
+    /// What the sources checked beside this one share; none for a source alone.
+    pub(crate) known: Option<Arc<Known>>,
     /// First id to check; above 1, the link before it is read as the anchor.
     pub(crate) from: u64,
     /// Last id to check: where the frozen source stands, or where the caller wants to stop.
@@ -64,7 +68,10 @@ async fn links(
     head: &mut Option<Head>,
 ) -> Result<(), ReadError> {
     let from = WriteId::try_from(task.from).expect("a range starts at 1 or later");
-    let mut verifier = Verifier::new(task.cluster.clone(), from);
+    let mut verifier = match &task.known {
+        Some(known) => Verifier::sharing(Arc::clone(known), from),
+        None => Verifier::new(task.cluster.clone(), from),
+    };
     let mut violation: Option<Violation> = None;
     let mut checked = 0;
     let start = verifier.next_id();

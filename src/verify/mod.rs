@@ -134,7 +134,7 @@ pub async fn run(
     });
     let zones = in_parallel(tasks, freezing.collect()).await;
 
-    let mut plan = Plan { request, target, cluster, from: 1, grid: None };
+    let mut plan = Plan { request, target, cluster, from: 1, grid: None, known: None };
     plan.settle(&zones);
     let checking = zones.into_iter().map(|zone| {
         let task = plan.task(&zone);

@@ -1,8 +1,10 @@
 //! Decides what is checked where: which cluster, up to which id, from which one, with which marks.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pghc_api::id::ClusterId;
+use pghc_api::verify::Known;
 
 use super::check::{Checked, Task, check};
 use super::compare::{Grid, Seen, first_difference, see};
@@ -189,6 +191,8 @@ pub(crate) struct Plan {
     /// First id to check.
     pub(crate) from: u64,
     pub(crate) grid: Option<Grid>,
+    /// What is computed for one source and holds for the others; none for a source alone.
+    pub(crate) known: Option<Arc<Known>>,
 }
 
 impl Plan {
@@ -206,6 +210,9 @@ impl Plan {
         pins.sort_unstable();
         pins.dedup();
         self.grid = Some(Grid::over(self.from - 1, furthest, pins));
+        let open = zones.iter().filter(|zone| zone.source.is_some()).count();
+        self.known =
+            self.cluster.clone().filter(|_| open > 1).map(|cluster| Arc::new(Known::new(cluster)));
     }
 
     /// The last id to check in a source.
@@ -225,6 +232,7 @@ impl Plan {
         let is_empty_zone = to == 0 && self.from == 1 && zone.is_live;
         (to >= from || is_empty_zone).then(|| Task {
             cluster: self.cluster.clone().expect("a source that is open has a cluster"),
+            known: self.known.clone(),
             from,
             to,
             whole_tail: to == zone.frontier(),
