@@ -115,14 +115,18 @@ impl Outcome {
                 )?,
             }
         }
-        let reigns = self.reigns.iter().filter(|reign| reign.to_s > 0.0);
-        let reigns: Vec<String> = reigns
-            .map(|reign| {
-                let zone = reign.zone.as_deref().unwrap_or("nobody");
-                format!("{zone} from {:.1} s (term {})", reign.from_s.max(0.0), reign.term)
-            })
-            .collect();
-        writeln!(f, "leader     {}", reigns.join(", "))
+        for reign in self.reigns.iter().filter(|reign| reign.to_s > 0.0) {
+            let zone = reign.zone.as_deref().unwrap_or("nobody");
+            write!(f, "leader     {:.1} s: {zone} (term {})", reign.from_s.max(0.0), reign.term)?;
+            if let Some(ms) = reign.p50_ms {
+                write!(f, "; p50 by writes {ms:.1}")?;
+            }
+            match reign.model_ms {
+                Some(ms) => writeln!(f, ", by the formula {ms:.1}")?,
+                None => writeln!(f)?,
+            }
+        }
+        Ok(())
     }
 
     fn proof(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
