@@ -480,8 +480,8 @@ mod tests {
         assert!((events[0].unavailable_s - 2.15).abs() < 1e-6, "{:?}", events[0]);
 
         // Another fault begins in the midst of the silence, and is the cause of the rest.
-        let next = Event { from_s: 6.5, to_s: 6.6, zones: Vec::new(), ..events[0].clone() };
-        let mut two = [events[0].clone(), next];
+        let next = Event { from_s: 5.5, to_s: 5.6, zones: Vec::new(), ..events[0].clone() };
+        let mut two = [Event { to_s: 5.0, ..events[0].clone() }, next];
         raw.measure_faults(&mut two);
         assert!((two[0].unavailable_s - 1.5).abs() < 1e-6, "{two:?}");
         assert!((two[1].unavailable_s - 2.15).abs() < 1e-6, "{two:?}");
