@@ -5,19 +5,16 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bench::Bench;
-use super::geo::{Compare, Net, Predict, Report, Run, Sweep};
+use super::geo::{Compare, Net, Predict, Report, Run, Sweep, once};
 use super::process::{parse, with_causes};
-use crate::lab::load::LoadOptions;
 use crate::lab::pacer::Arrival;
 use crate::lab::run::scenario::Scenario;
 use crate::lab::site::{Site, SiteOptions};
-use crate::lab::{quick, virtual_run};
 
 /// Drives a parade with writes and reports how long they took.
 #[derive(Debug, Parser)]
@@ -29,7 +26,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Open-loop writes in every zone for some seconds, then a report and a verification
+    /// Writes in every zone for some seconds, with nothing to set up; figures, charts and a verdict
     Quick(Quick),
     /// A scenario: distances, clients, faults; figures, charts and a verdict
     Run(Run),
@@ -113,6 +110,9 @@ struct Quick {
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(150..=1_000_000),
           env = "PGHC_LOAD_PAYLOAD_BYTES")]
     payload_bytes: u32,
+    /// Directory for what is found
+    #[arg(long, value_name = "DIR", default_value = "geo-load-quick")]
+    out: PathBuf,
     /// In virtual time, as `run --virtual`; without --wan between the zones of aws3
     #[arg(long = "virtual", conflicts_with_all = ["against", "target", "data", "base_port"])]
     is_virtual: bool,
@@ -173,19 +173,20 @@ impl Format {
 }
 
 impl Quick {
-    /// As a scenario, for virtual time.
     fn scenario(&self) -> anyhow::Result<Scenario> {
-        let file = self.site.wan.as_deref().unwrap_or("aws3");
-        let zones = self.site.zones.map(|zones| format!("matrix.zones={zones}"));
-        let changes: Vec<String> = zones.into_iter().collect();
+        // A real parade without --wan has no distances; in virtual time nothing would be left to see.
+        let file = self.site.wan.as_deref().or(self.is_virtual.then_some("aws3"));
+        let file = file.map(|file| format!("file = {}\n", toml::Value::from(file)));
+        let zones = self.site.zones.map(|zones| format!("zones = {zones}\n"));
         let text = format!(
-            "name = 'quick'\nabout = 'geo-load quick'\nseed = {}\nduration = '{}s'\nwarmup = '2s'\n\
-             [matrix]\nfile = {}\n[[clients]]\nzone = '*'\nrate = {:?}\narrival = '{}'\n\
+            "name = 'quick'\nabout = 'Writes in every zone.'\nseed = {}\nduration = '{}s'\n\
+             warmup = '2s'\n[matrix]\n{}{}[[clients]]\nzone = '*'\nrate = {:?}\narrival = '{}'\n\
              timeout = '{}s'\nconnections = {}\nvalue = '{}B'\n",
             // TOML has no larger numbers.
             self.seed.unwrap_or_else(rand::random) & (u64::MAX >> 1),
             self.seconds,
-            toml::Value::from(file),
+            file.unwrap_or_default(),
+            zones.unwrap_or_default(),
             self.rate,
             match self.arrival {
                 Arrival::Poisson => "poisson",
@@ -195,32 +196,19 @@ impl Quick {
             self.connections,
             self.payload_bytes
         );
-        Scenario::parse(&text, &changes)
+        Scenario::parse(&text, &[])
     }
 
     async fn run(&self) -> anyhow::Result<bool> {
+        let scenario = self.scenario()?;
         if self.is_virtual {
-            let scenario = self.scenario()?;
-            let finished = interruptible(virtual_run::run(&scenario)).await?;
-            self.site.print(&finished.outcome)?;
-            return Ok(finished.outcome.passed);
+            return interruptible(once(&scenario, None, &self.out, None, &self.site)).await;
         }
-        let options = LoadOptions {
-            rate: self.rate,
-            length: Duration::from_secs(self.seconds.into()),
-            arrival: self.arrival,
-            seed: self.seed.unwrap_or_else(rand::random),
-            timeout: Duration::from_secs(self.timeout.into()),
-            connections: self.connections.into(),
-            payload_bytes: self.payload_bytes as usize,
-        };
         let open = async || Site::open(&self.site.options()).await;
-        let report = with_site(&self.site, open, async |site| {
-            quick::run(site.target(), &options, site.emulator()).await
-        });
-        let report = report.await?;
-        self.site.print(&report)?;
-        Ok(report.passed)
+        with_site(&self.site, open, async |site: &Site| {
+            once(&scenario, Some(site), &self.out, None, &self.site).await
+        })
+        .await
     }
 }
 

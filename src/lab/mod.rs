@@ -13,7 +13,6 @@ pub mod load;
 pub mod net;
 pub mod pacer;
 pub mod predict;
-pub mod quick;
 pub mod report;
 pub mod run;
 pub mod site;

@@ -76,6 +76,12 @@ impl Site {
         Self::start(parade_options(options)?).await
     }
 
+    /// A running parade of which nothing but its zones is known.
+    #[must_use]
+    pub fn of(target: Target) -> Self {
+        Self { target, own: None, record: None }
+    }
+
     /// The running parade that the options name, if they do.
     ///
     /// # Errors
@@ -83,7 +89,7 @@ impl Site {
     pub async fn find(options: &SiteOptions) -> anyhow::Result<Option<Self>> {
         if !options.targets.is_empty() {
             let target = Target::of_urls(&options.targets).await?;
-            return Ok(Some(Self { target, own: None, record: None }));
+            return Ok(Some(Self::of(target)));
         }
         let Some(path) = &options.against else { return Ok(None) };
         let record = read_record(path)?;

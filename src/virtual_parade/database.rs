@@ -7,13 +7,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use pghc_api::chain::{Head, Link};
+use pghc_api::chain::Link;
 use pghc_api::id::{NodeName, WriteId};
 use tokio::time::Instant;
 
+use super::links::{self, Links};
 use crate::postgres::{
     Acquired, ApplyError, Batch, ConnectError, Finding, Lease, MigrateError, Page, ReadError,
 };
@@ -23,7 +23,7 @@ use crate::zone::{Identity, Recent};
 
 #[derive(Default)]
 struct State {
-    links: Vec<Link>,
+    links: Links,
     /// The frontier over time.
     steps: Vec<(Instant, u64)>,
     epoch: u64,
@@ -57,17 +57,8 @@ struct MemSession {
 }
 
 impl State {
-    fn head(&self) -> Option<Head> {
-        let Link { id, hash, digest, written_at, .. } = *self.links.last()?;
-        Some(Head { id, hash, digest, written_at })
-    }
-
-    fn frontier(&self) -> u64 {
-        self.links.len() as u64
-    }
-
     fn fenced(&self) -> ApplyError {
-        ApplyError::Fenced { epoch: self.epoch, applied_id: self.frontier() }
+        ApplyError::Fenced { epoch: self.epoch, applied_id: self.links.frontier() }
     }
 }
 
@@ -75,13 +66,13 @@ impl MemDatabase {
     /// All links of the zone.
     #[must_use]
     pub fn links(&self) -> Vec<Link> {
-        self.0.state.lock().links.clone()
+        self.0.state.lock().links.to_vec()
     }
 
     /// Newest applied id.
     #[must_use]
     pub fn frontier(&self) -> u64 {
-        self.0.state.lock().frontier()
+        self.0.state.lock().links.frontier()
     }
 
     /// When the frontier reached what.
@@ -96,7 +87,7 @@ impl MemDatabase {
             let mut state = self.0.state.lock();
             (state.is_down, state.holder) = (true, None);
             state.run += 1;
-            (state.run, state.frontier())
+            (state.run, state.links.frontier())
         };
         self.0.heard.send_replace(told);
     }
@@ -158,64 +149,40 @@ impl Database for MemDatabase {
 
     fn listen(&self) -> BoxFuture<'_, Result<Heard, ConnectError>> {
         Box::pin(async {
-            let (run, first, heard) = {
+            let (run, first, told) = {
                 let state = self.0.state.lock();
                 if state.is_down {
                     return Err(unavailable());
                 }
-                (state.run, state.frontier(), self.0.heard.subscribe())
+                (state.run, state.links.frontier(), self.0.heard.subscribe())
             };
-            let later =
-                futures::stream::unfold((heard, first), move |(mut heard, newest)| async move {
-                    loop {
-                        heard.changed().await.ok()?;
-                        let (now, id) = *heard.borrow_and_update();
-                        if now != run {
-                            return None;
-                        }
-                        if id > newest {
-                            return Some((Ok(id), (heard, id)));
-                        }
-                    }
-                });
-            Ok(futures::stream::once(async move { Ok(first) }).chain(later).boxed())
+            Ok(links::heard(told, run, first))
         })
     }
 
     fn lease(&self) -> BoxFuture<'_, Result<Lease, ReadError>> {
         self.read(|state| Lease {
             epoch: state.epoch,
-            applied_id: state.frontier(),
+            applied_id: state.links.frontier(),
             applier: state.applier.clone(),
             renewed_at: state.renewals,
         })
     }
 
     fn link(&self, id: WriteId) -> BoxFuture<'_, Result<(Option<Link>, u64), ReadError>> {
-        self.read(move |state| {
-            let place = usize::try_from(id.get() - 1).unwrap_or(usize::MAX);
-            (state.links.get(place).cloned(), state.frontier())
-        })
+        self.read(move |state| state.links.link(id))
     }
 
     fn page(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Page, ReadError>> {
-        self.read(move |state| {
-            let after = usize::try_from(after).unwrap_or(usize::MAX).min(state.links.len());
-            let links = state.links[after..].iter().take(limit).cloned().collect();
-            Page { links, frontier: state.frontier() }
-        })
+        self.read(move |state| state.links.page(after, limit))
     }
 
     fn newest(&self) -> BoxFuture<'_, Result<(Option<Link>, u64), ReadError>> {
-        self.read(|state| (state.links.last().cloned(), state.frontier()))
+        self.read(|state| state.links.newest())
     }
 
     fn recent(&self, count: usize) -> BoxFuture<'_, Result<(Vec<Recent>, u64), ReadError>> {
-        self.read(move |state| {
-            let newest = state.links.iter().rev().take(count);
-            let newest = newest.map(|link| (link.id, link.hash, link.node.clone())).collect();
-            (newest, state.frontier())
-        })
+        self.read(move |state| state.links.recent(count))
     }
 }
 
@@ -235,7 +202,7 @@ impl Session for MemSession {
             state.renewals += 1;
             (state.applier, state.holder) = (Some(node.to_string()), Some(self.id));
             self.epoch.store(state.epoch, Ordering::Relaxed);
-            Ok(Acquired::Granted { epoch: state.epoch, head: state.head() })
+            Ok(Acquired::Granted { epoch: state.epoch, head: state.links.head() })
         });
         Box::pin(std::future::ready(acquired))
     }
@@ -244,11 +211,11 @@ impl Session for MemSession {
         let own = self.epoch.load(Ordering::Relaxed);
         let applied = self.database.with(self.run, |state| {
             let before = batch.links()[0].id.get() - 1;
-            if state.epoch != epoch || own != epoch || state.frontier() != before {
+            if state.epoch != epoch || own != epoch || state.links.frontier() != before {
                 return Err(state.fenced());
             }
             state.links.extend_from_slice(batch.links());
-            let frontier = state.frontier();
+            let frontier = state.links.frontier();
             state.steps.push((Instant::now(), frontier));
             Ok((state.run, frontier))
         });
@@ -264,7 +231,7 @@ impl Session for MemSession {
                 return Err(state.fenced());
             }
             state.renewals += 1;
-            Ok(state.frontier())
+            Ok(state.links.frontier())
         });
         Box::pin(std::future::ready(renewed))
     }

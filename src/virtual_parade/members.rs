@@ -1,4 +1,5 @@
-//! Who takes part and who leads: learners join a founded group, the lead is moved.
+//! Who takes part and who leads: learners join a founded group, the lead is moved. And how a command
+//! is given in virtual time, for the simulation too.
 
 use std::time::Duration;
 
@@ -6,13 +7,14 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::net::url;
 use super::parade::Parade;
+use crate::rpc::Caller;
 use crate::rpc::v1::ChangeRequest;
 use crate::rpc::v1::change_request::Kind;
 use crate::rpc::v1::members_client::MembersClient;
 use crate::zone::Service as _;
 
 /// Longest wait for the answer to a command.
-const ANSWER_MAX: Duration = Duration::from_secs(20);
+pub const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// Longest wait until a command is done, or everyone is ready.
 const DONE_MAX: Duration = Duration::from_secs(300);
@@ -41,7 +43,7 @@ impl Parade {
                 zone: self.zones()[zone].name.to_string(),
                 url: url(zone),
                 learner: true,
-                ..command(Kind::Add, 0)
+                ..order(Kind::Add, 0)
             };
             self.insist(&request).await?;
         }
@@ -95,7 +97,7 @@ impl Parade {
                 return Err(format!("the lead was not moved to {name}"));
             }
             // Refused during an election; then it is tried again.
-            let _ = self.command(&command(Kind::Lead, zone as u64 + 1)).await;
+            let _ = self.command(&order(Kind::Lead, zone as u64 + 1)).await;
             sleep(AGAIN).await;
         }
         Ok(())
@@ -106,7 +108,7 @@ impl Parade {
         let until = Instant::now() + DONE_MAX;
         loop {
             let said = match self.command(request).await {
-                Ok(last) if last == "done" || last.contains("nothing to do") => return Ok(()),
+                Ok(last) if is_done(&last) => return Ok(()),
                 Ok(said) | Err(said) => said,
             };
             if Instant::now() >= until {
@@ -120,22 +122,37 @@ impl Parade {
     async fn command(&self, request: &ChangeRequest) -> Result<String, String> {
         let (zone, _) = self.leader().await.ok_or("nobody leads")?;
         let caller = self.caller(zone).ok_or("no way to the leader")?;
-        let mut client = MembersClient::new(caller);
-        let all = async {
-            let mut lines = client.change(request.clone()).await?.into_inner();
-            let mut last = String::new();
-            while let Some(progress) = lines.message().await? {
-                last = progress.line;
-            }
-            Ok::<_, tonic::Status>(last)
-        };
-        let ended = timeout(ANSWER_MAX, all).await.map_err(|_| "no answer in time".to_owned())?;
-        ended.map_err(|status| status.message().to_owned())
+        give(caller, request).await
     }
 }
 
+/// Gives a command once; answers the last line that was said.
+///
+/// # Errors
+/// Why it was refused, or that there was no answer in time.
+pub async fn give(caller: Caller, request: &ChangeRequest) -> Result<String, String> {
+    let mut client = MembersClient::new(caller);
+    let all = async {
+        let mut lines = client.change(request.clone()).await?.into_inner();
+        let mut last = String::new();
+        while let Some(progress) = lines.message().await? {
+            last = progress.line;
+        }
+        Ok::<_, tonic::Status>(last)
+    };
+    let ended = timeout(ANSWER_MAX, all).await.map_err(|_| "no answer in time".to_owned())?;
+    ended.map_err(|status| status.message().to_owned())
+}
+
+/// Whether a command whose last line this is need not be repeated.
+#[must_use]
+pub fn is_done(last: &str) -> bool {
+    last == "done" || last.contains("nothing to do")
+}
+
 /// A command about coordinator `id`, with which nothing is said of a new one.
-fn command(kind: Kind, id: u64) -> ChangeRequest {
+#[must_use]
+pub fn order(kind: Kind, id: u64) -> ChangeRequest {
     ChangeRequest {
         kind: kind.into(),
         coordinator_id: id,

@@ -12,12 +12,14 @@ mod ask;
 pub mod clock;
 mod database;
 mod disk;
-mod members;
+mod links;
+pub mod members;
 pub mod net;
 mod parade;
 mod roads;
 
 pub use ask::{Answer, Ask};
 pub use database::MemDatabase;
+pub use links::{Links, heard};
 pub use parade::{Parade, Plan, cluster, timing};
 pub use roads::WanRoads;

@@ -51,6 +51,8 @@ pub struct Plan {
     pub voters: Vec<usize>,
     /// Whether coordinators count the acks of all voters, instead of waiting for the leader's word.
     pub all_to_all: bool,
+    /// Whether the lead moves by itself to where the writes are.
+    pub auto: bool,
     /// API nodes in each zone.
     pub api_nodes: usize,
 }
@@ -256,7 +258,7 @@ impl Parade {
             join: !voters.contains(&zone),
             zones: matrix.zones().to_vec(),
             timing: self.0.timing,
-            geo: Geo::default(),
+            geo: Geo { auto: self.0.plan.auto, ..Geo::default() },
             retention: Retention::default(),
             acks: if self.0.plan.all_to_all { Acks::AllToAll } else { Acks::Leader },
             metrics: Metrics::for_coordinator(),

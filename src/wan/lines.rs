@@ -78,6 +78,18 @@ pub struct LineView {
     pub cut: Option<How>,
 }
 
+/// All conditions of a line, to make another the same; its cut is none of them.
+impl From<&LineView> for Change {
+    fn from(line: &LineView) -> Self {
+        Self {
+            delay_ms: Some(line.delay_ms),
+            jitter: Some(line.jitter),
+            loss: Some(line.loss),
+            bandwidth: Some(line.bandwidth),
+        }
+    }
+}
+
 /// One line as the connections on it share it.
 #[derive(Debug, Clone)]
 pub struct Lane {

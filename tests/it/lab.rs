@@ -2,7 +2,7 @@
 //! chosen by the test.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Query, State};
@@ -11,11 +11,10 @@ use axum::routing::{get, post};
 use axum::{Json, body::Bytes};
 use parking_lot::Mutex;
 use pghc::lab::ledger::{self, Balance};
-use pghc::lab::load::{self, Fate, LoadOptions, ZoneLoad};
-use pghc::lab::pacer::Arrival;
-use pghc::lab::quick;
-use pghc::lab::run::drive::{Ground, Log, Op, Progress, drive};
-use pghc::lab::run::scenario::Scenario;
+use pghc::lab::load::Fate;
+use pghc::lab::run::drive::{Ground, Log, Op, Progress, Sample, drive};
+use pghc::lab::run::{outcome, run, scenario::Scenario};
+use pghc::lab::site::Site;
 use pghc::lab::target::{Endpoint, Target, Zone};
 use pghc::task::Tasks;
 use pghc_api::chain::{Digest, LinkHash};
@@ -146,120 +145,6 @@ async fn target(treatment: Treatment, tasks: &Tasks) -> Target {
     Target { zones: vec![Zone { name: "eu".to_owned(), dsn: String::new(), nodes }] }
 }
 
-fn options() -> LoadOptions {
-    LoadOptions {
-        rate: 500.0,
-        length: Duration::from_secs(1),
-        arrival: Arrival::Uniform,
-        seed: 7,
-        timeout: Duration::from_secs(5),
-        connections: 64,
-        payload_bytes: 200,
-    }
-}
-
-async fn check(treatment: Treatment, options: &LoadOptions, tasks: &Tasks) -> (ZoneLoad, Balance) {
-    let target = target(treatment, tasks).await;
-    let mut loads = load::drive(&target, options, "run1").await;
-    let balance = ledger::settle(&target.zones[0].nodes[0], 0, "run1", &[loads[0].book()]).await;
-    (loads.remove(0), balance.expect("the stand-in answers"))
-}
-
-fn is_written(fate: Fate) -> bool {
-    matches!(fate, Fate::Written(_))
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_planned_write_is_sent_and_stands_once_in_the_chain() {
-    let tasks = Tasks::default();
-    let begun = Instant::now();
-    let (load, balance) = check(|_| Treat::Write, &options(), &tasks).await;
-    assert!(begun.elapsed() >= Duration::from_millis(990), "an open loop keeps to its plan");
-    assert_eq!((load.fates.len(), load.count(is_written)), (500, 500), "{:?}", load.failures);
-    assert_eq!(balance, Balance { found: 500, ..Balance::default() });
-    assert_eq!(load.latency.count(), 500);
-    tasks.shut_down().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stall_shows_in_every_write_that_was_planned_meanwhile() {
-    let tasks = Tasks::default();
-    // One connection, and the first answer takes half a second: the writes planned behind it wait.
-    let one = LoadOptions { connections: 1, ..options() };
-    let stall = |number| match number {
-        0 => Treat::Late(Duration::from_millis(500)),
-        _ => Treat::Write,
-    };
-    let (load, balance) = check(stall, &one, &tasks).await;
-    assert_eq!(load.count(is_written), 500, "{:?}", load.failures);
-    assert_eq!(balance.found, 500);
-    let (latency, service) = (load.latency.summary(), load.service.summary());
-    assert!(latency.p90_ms > 350.0, "a tenth waited for most of the stall: {latency:?}");
-    assert!(service.p90_ms < 100.0, "the server was slow only once: {service:?}");
-    assert!(load.slip.summary().max_ms > 450.0, "late sends are recorded");
-    tasks.shut_down().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_not_acknowledged_is_counted_and_looked_up_in_the_chain() {
-    let tasks = Tasks::default();
-    let short = LoadOptions { timeout: Duration::from_millis(300), ..options() };
-    let mixed = |number| match number {
-        10..20 => Treat::Refuse,
-        20..25 => Treat::Late(Duration::from_secs(60)),
-        _ => Treat::Write,
-    };
-    let (load, balance) = check(mixed, &short, &tasks).await;
-    let count = |wanted| load.count(|fate| fate == wanted);
-    assert_eq!((count(Fate::Refused), count(Fate::Unknown)), (10, 5), "{:?}", load.failures);
-    assert_eq!(load.count(is_written), 485);
-    assert_eq!(load.failures.get("429 overloaded"), Some(&10));
-    assert_eq!(balance, Balance { found: 490, unknown_written: 5, ..Balance::default() });
-    assert!(balance.agrees());
-    tasks.shut_down().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_acknowledged_write_that_is_not_in_the_chain_is_found() {
-    let tasks = Tasks::default();
-    let losing = |number| if number == 7 { Treat::Lose } else { Treat::Write };
-    let few = LoadOptions { length: Duration::from_millis(100), ..options() };
-    let (_, balance) = check(losing, &few, &tasks).await;
-    assert_eq!(balance.lost, 1);
-    assert!(!balance.agrees());
-    tasks.shut_down().await;
-}
-
-#[tokio::test]
-async fn writes_to_a_node_that_is_down_are_refused_and_not_unknown() {
-    let tasks = Tasks::default();
-    let mut target = target(|_| Treat::Write, &tasks).await;
-    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
-    target.zones[0].nodes[0].address = free.local_addr().expect("an address");
-    drop(free);
-    let few = LoadOptions { length: Duration::from_millis(100), ..options() };
-    let loads = load::drive(&target, &few, "run1").await;
-    assert_eq!(loads[0].count(|fate| fate == Fate::Refused), 50, "{:?}", loads[0].failures);
-    tasks.shut_down().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_whose_zones_cannot_be_verified_does_not_pass() {
-    let tasks = Tasks::default();
-    let mut target = target(|_| Treat::Write, &tasks).await;
-    // Nothing listens on the discard port, so there is no database to look at.
-    target.zones[0].dsn = "postgres://postgres@127.0.0.1:9/pghc".to_owned();
-    let few = LoadOptions { rate: 100.0, ..options() };
-    let report = quick::run(&target, &few, None).await.expect("the stand-in answers");
-    println!("{report}");
-    assert_eq!((report.all.sent, report.all.ok, report.zones.len()), (100, 100, 1));
-    assert_eq!((report.leader.as_deref(), report.warm_up_failures), (Some("eu"), 0));
-    assert_eq!(report.balance, Balance { found: 100, ..Balance::default() });
-    assert!(!report.verify.passed && !report.passed, "{}", report.verify.report);
-    assert!(report.to_string().contains("DID NOT PASS (exit 2)"), "{report}");
-    tasks.shut_down().await;
-}
-
 /// Drives a scenario of half a second of warm-up and a second, and answers its logs and the books.
 async fn run_scenario(treatment: Treatment, clients: &str, tasks: &Tasks) -> (Vec<Log>, Balance) {
     let text = format!(
@@ -321,5 +206,80 @@ async fn what_is_refused_and_what_is_lost_stand_in_the_books_of_closed_clients()
     assert_eq!(balance.found + balance.lost, written as u64, "{balance:?}");
     assert!(balance.lost > 0 && !balance.agrees(), "{balance:?}");
     assert_eq!(logs[0].failures["429 overloaded"], refused as u64);
+    tasks.shut_down().await;
+}
+
+fn count(log: &Log, wanted: impl Fn(&Fate) -> bool) -> usize {
+    log.fates.iter().filter(|fate| wanted(fate)).count()
+}
+
+fn is_written(fate: &Fate) -> bool {
+    matches!(fate, Fate::Written(_))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stall_shows_in_every_write_that_was_planned_meanwhile() {
+    let tasks = Tasks::default();
+    // One connection, and the first answer takes half a second: the writes planned behind it wait.
+    let one = "rate = 500\narrival = 'uniform'\nconnections = 1";
+    let stall = |number| match number {
+        0 => Treat::Late(Duration::from_millis(500)),
+        _ => Treat::Write,
+    };
+    let (logs, balance) = run_scenario(stall, one, &tasks).await;
+    let log = &logs[0];
+    assert!(log.fates.len().abs_diff(750) < 3, "a second and a half: {}", log.fates.len());
+    assert_eq!(count(log, is_written), log.fates.len(), "{:?}", log.failures);
+    assert_eq!(balance.found, log.fates.len() as u64);
+    let p90_ms = |of: fn(&Sample) -> Duration| {
+        let micros = log.samples.iter().map(|it| u64::try_from(of(it).as_micros()));
+        let mut micros: Vec<u64> = micros.map(|us| us.expect("short")).collect();
+        outcome::summary_of(&mut micros).p90_ms
+    };
+    let (latency, service) = (p90_ms(|it| it.latency), p90_ms(|it| it.service));
+    assert!(latency > 250.0, "a tenth waited for half of the stall: {latency}");
+    assert!(service < 100.0, "the server was slow only once: {service}");
+    assert!(log.slip.summary().max_ms > 450.0, "late sends are recorded");
+    tasks.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_not_acknowledged_is_counted_and_looked_up_in_the_chain() {
+    let tasks = Tasks::default();
+    let short = "rate = 500\narrival = 'uniform'\nconnections = 64\ntimeout = '300ms'";
+    let mixed = |number| match number {
+        10..20 => Treat::Refuse,
+        20..25 => Treat::Late(Duration::from_secs(60)),
+        _ => Treat::Write,
+    };
+    let (logs, balance) = run_scenario(mixed, short, &tasks).await;
+    let log = &logs[0];
+    let undecided = (count(log, |it| *it == Fate::Refused), count(log, |it| *it == Fate::Unknown));
+    assert_eq!(undecided, (10, 5), "{:?}", log.failures);
+    assert_eq!(log.failures.get("429 overloaded"), Some(&10));
+    let found = log.fates.len() as u64 - 10;
+    assert_eq!(balance, Balance { found, unknown_written: 5, ..Balance::default() });
+    assert!(balance.agrees());
+    tasks.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_whose_zones_cannot_be_verified_does_not_pass() {
+    let tasks = Tasks::default();
+    let mut target = target(|_| Treat::Write, &tasks).await;
+    // Nothing listens on the discard port, so there is no database to look at.
+    target.zones[0].dsn = "postgres://postgres@127.0.0.1:9/pghc".to_owned();
+    let text = "name = 'x'\nseed = 7\nduration = '1s'\nwarmup = '500ms'\n[cluster]\n\
+                visibility = false\n[[clients]]\nzone = '*'\nrate = 100\narrival = 'uniform'";
+    let scenario = Scenario::parse(text, &[]).expect("a good scenario");
+    let finished = run(&scenario, &Site::of(target)).await.expect("the stand-in answers");
+    let outcome = finished.outcome;
+    println!("{outcome}");
+    assert_eq!((outcome.all.ok, outcome.zones.len()), (outcome.all.sent, 1));
+    assert_eq!((outcome.leader.as_deref(), outcome.warm_up_failures), (Some("eu"), 0));
+    assert!(outcome.balance.agrees(), "{:?}", outcome.balance);
+    assert!(outcome.balance.found.abs_diff(150) < 3, "{:?}", outcome.balance);
+    assert_eq!(outcome.verify.exit_code, Some(2));
+    assert!(!outcome.verify.passed && !outcome.passed, "{}", outcome.verify.report);
     tasks.shut_down().await;
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use pghc::lab::run::files;
-use pghc::lab::run::outcome::Outcome;
+use pghc::lab::run::outcome::{Outcome, Point};
 use pghc::lab::run::scenario::Scenario;
 use pghc::lab::virtual_run;
 
@@ -75,4 +75,30 @@ async fn a_cut_and_a_dead_leader_in_virtual_time_lose_nothing() {
     assert_eq!(outcome.events.len(), 4);
     let leaders: Vec<_> = outcome.reigns.iter().filter_map(|reign| reign.zone.clone()).collect();
     assert!(leaders.windows(2).any(|two| two[0] != two[1]), "{leaders:?}");
+}
+
+/// Told by the leader, so that its place matters; nine of ten writes come from elsewhere after a while.
+#[tokio::test]
+async fn the_lead_follows_the_writes_by_itself() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let changes = [
+        "duration=190s",
+        "clients.0.rate=9",
+        "clients.1.rate=0.5",
+        "clients.2.rate=0.5",
+        "phase=[{at='30s', zone='us-east-1', step=0.5}, {at='30s', zone='eu-west-1', step=9}]",
+    ];
+    let outcome = run("follow-the-traffic", &changes, directory.path()).await;
+    let reigns: Vec<_> = outcome.reigns.iter().filter(|reign| reign.p50_ms.is_some()).collect();
+    let zones: Vec<_> = reigns.iter().filter_map(|reign| reign.zone.as_deref()).collect();
+    assert_eq!(zones, ["us-east-1", "eu-west-1"], "{outcome}");
+    let moved_s = reigns[1].from_s;
+    assert!((90.0..180.0).contains(&moved_s), "after three windows that agree: {moved_s}");
+    let p50 = |second: i64| {
+        let ours = |point: &&Point| point.second == second && point.zone == "eu-west-1";
+        outcome.timeline.iter().find(ours).map(|point| point.p50_ms)
+    };
+    // By the formula 139.2 ms before and 69.6 ms after.
+    let (before, after) = (p50(80).expect("writes"), p50(188).expect("writes"));
+    assert!(before > 135.0 && after < 75.0, "{before} {after}");
 }

@@ -7,18 +7,12 @@ use std::time::Duration;
 use pghc::rpc::Dial as _;
 use pghc::rpc::v1::ChangeRequest;
 use pghc::rpc::v1::change_request::Kind;
-use pghc::rpc::v1::members_client::MembersClient;
-use tokio::time::{Instant, sleep, timeout};
+use pghc::virtual_parade::members::{ANSWER_MAX, give, is_done, order};
+use tokio::time::{Instant, sleep};
 
 use super::faults::Trouble;
 use super::net::url;
 use super::world::{Owner, Standing, cluster};
-
-/// Longest wait for one answer to an operator.
-const ANSWER_MAX: Duration = Duration::from_secs(20);
-
-/// Seconds that a new member is waited for within one command.
-const CATCH_UP_S: u32 = 10;
 
 /// Time until a wiped disk is refused, or a command is done, after faults have ended.
 const DONE_MAX: Duration = Duration::from_secs(120);
@@ -47,7 +41,7 @@ impl Trouble {
     pub(crate) async fn members_changed(self) {
         let place = self.dice.below(self.world.founders);
         let Owner { id, .. } = self.world.owner(place).expect("a member's machine");
-        let about = |kind: Kind| request(kind, id);
+        let about = |kind: Kind| order(kind, id);
         match self.dice.below(4) {
             0 => drop(self.command(&about(Kind::Lead)).await),
             1 => {
@@ -68,7 +62,7 @@ impl Trouble {
                 let id = self.bring(spare, Kind::Add, 0, learner).await;
                 self.last(1, self.long_ms()).await;
                 self.world.stands(spare, Standing::Removed);
-                self.insist(&request(Kind::Remove, id)).await;
+                self.insist(&order(Kind::Remove, id)).await;
                 self.world.pass_on(spare, false);
             }
         }
@@ -85,7 +79,7 @@ impl Trouble {
         let new_id = self.world.pass_on(place, true);
         self.world.start_coordinator(place);
         let (zone, url) = (self.world.zone_at(place).to_string(), url(place));
-        let request = ChangeRequest { new_id, zone, url, learner, ..request(kind, old) };
+        let request = ChangeRequest { new_id, zone, url, learner, ..order(kind, old) };
         self.insist(&request).await;
         new_id
     }
@@ -95,7 +89,7 @@ impl Trouble {
         let mut calm_since = None;
         loop {
             let said = match self.command(request).await {
-                Ok(last) if last == "done" || last.contains("nothing to do") => return,
+                Ok(last) if is_done(&last) => return,
                 Ok(said) | Err(said) => said,
             };
             self.wait(&mut calm_since, &format!("{request:?} is not done: {said}")).await;
@@ -107,18 +101,9 @@ impl Trouble {
         let from = self.world.machines.len() + self.dice.below(self.world.places.len());
         let to = url(self.dice.below(self.world.founders));
         let caller = self.world.net.dialer(from).caller(&to, &cluster(), ANSWER_MAX / 4);
-        let mut client = MembersClient::new(caller.expect("a URL of this network"));
-        let all = async {
-            let mut lines = client.change(request.clone()).await?.into_inner();
-            let mut last = String::new();
-            while let Some(progress) = lines.message().await? {
-                last = progress.line;
-            }
-            Ok::<_, tonic::Status>(last)
-        };
-        let ended = timeout(ANSWER_MAX, all).await.map_err(|_| "no answer in time".to_owned())?;
+        let ended = give(caller.expect("a URL of this network"), request).await;
         tracing::info!(?request, ?ended, "members");
-        ended.map_err(|status| status.message().to_owned())
+        ended
     }
 
     /// Waits a little; ends the run when it was calm for too long.
@@ -130,16 +115,5 @@ impl Trouble {
             }
         }
         sleep(self.dice.millis(50, 500)).await;
-    }
-}
-
-/// A command about coordinator `id`, with which nothing is said of a new one.
-fn request(kind: Kind, id: u64) -> ChangeRequest {
-    ChangeRequest {
-        kind: kind.into(),
-        coordinator_id: id,
-        force: true,
-        wait_seconds: CATCH_UP_S,
-        ..ChangeRequest::default()
     }
 }

@@ -9,17 +9,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use pghc::postgres::{
     Acquired, ApplyError, Batch, ConnectError, Finding, Lease, MigrateError, Page, ReadError,
 };
+use pghc::task::watch;
+use pghc::virtual_parade::{Links, heard};
 use pghc::zone::database::{Database, Heard, Session};
 use pghc::zone::{Identity, Recent};
-use pghc_api::chain::{Head, Link};
+use pghc_api::chain::Link;
 use pghc_api::id::{NodeName, WriteId};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::dice::Dice;
@@ -35,7 +36,7 @@ const STATEMENT_APART: Duration = Duration::from_millis(1);
 pub(crate) type Committed = Arc<dyn Fn(&[Link], usize) + Send + Sync>;
 
 struct State {
-    links: Vec<Link>,
+    links: Links,
     /// Links on disk.
     flushed: usize,
     epoch: u64,
@@ -77,16 +78,11 @@ struct TwinSession {
     newest: Mutex<Instant>,
 }
 
-fn head_of(links: &[Link]) -> Option<Head> {
-    let Link { id, hash, digest, written_at, .. } = *links.last()?;
-    Some(Head { id, hash, digest, written_at })
-}
-
 impl Twin {
     /// An empty database.
     pub(crate) fn new(dice: Dice, on_disk: bool, committed: Committed) -> Self {
         let state = State {
-            links: Vec::new(),
+            links: Links::default(),
             flushed: 0,
             epoch: 0,
             applier: None,
@@ -105,12 +101,12 @@ impl Twin {
 
     /// All links.
     pub(crate) fn links(&self) -> Vec<Link> {
-        self.0.state.lock().links.clone()
+        self.0.state.lock().links.to_vec()
     }
 
     /// Newest applied id.
     pub(crate) fn frontier(&self) -> u64 {
-        self.0.state.lock().links.len() as u64
+        self.0.state.lock().links.frontier()
     }
 
     /// The server's process is killed, or its machine; what was not flushed is lost.
@@ -207,7 +203,7 @@ impl TwinSession {
     }
 
     fn fenced(state: &State) -> ApplyError {
-        ApplyError::Fenced { epoch: state.epoch, applied_id: state.links.len() as u64 }
+        ApplyError::Fenced { epoch: state.epoch, applied_id: state.links.frontier() }
     }
 }
 
@@ -274,62 +270,35 @@ impl Database for Twin {
                 if !state.is_up {
                     return Err(Self::connect_error());
                 }
-                (state.run, state.links.len() as u64)
+                (state.run, state.links.frontier())
             };
-            let heard = self.0.heard.subscribe();
-            let later =
-                futures::stream::unfold((heard, first), move |(mut heard, newest)| async move {
-                    loop {
-                        if heard.changed().await.is_err() {
-                            return None;
-                        }
-                        let (now, id) = *heard.borrow_and_update();
-                        if now != run {
-                            return None;
-                        }
-                        if id > newest {
-                            return Some((Ok(id), (heard, id)));
-                        }
-                    }
-                });
-            Ok(futures::stream::once(async move { Ok(first) }).chain(later).boxed())
+            Ok(heard(self.0.heard.subscribe(), run, first))
         })
     }
 
     fn lease(&self) -> BoxFuture<'_, Result<Lease, ReadError>> {
         self.read(|state| Lease {
             epoch: state.epoch,
-            applied_id: state.links.len() as u64,
+            applied_id: state.links.frontier(),
             applier: state.applier.clone(),
             renewed_at: state.renewals,
         })
     }
 
     fn link(&self, id: WriteId) -> BoxFuture<'_, Result<(Option<Link>, u64), ReadError>> {
-        self.read(move |state| {
-            let place = usize::try_from(id.get() - 1).unwrap_or(usize::MAX);
-            (state.links.get(place).cloned(), state.links.len() as u64)
-        })
+        self.read(move |state| state.links.link(id))
     }
 
     fn page(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Page, ReadError>> {
-        self.read(move |state| {
-            let after = usize::try_from(after).unwrap_or(usize::MAX).min(state.links.len());
-            let links = state.links[after..].iter().take(limit).cloned().collect();
-            Page { links, frontier: state.links.len() as u64 }
-        })
+        self.read(move |state| state.links.page(after, limit))
     }
 
     fn newest(&self) -> BoxFuture<'_, Result<(Option<Link>, u64), ReadError>> {
-        self.read(|state| (state.links.last().cloned(), state.links.len() as u64))
+        self.read(|state| state.links.newest())
     }
 
     fn recent(&self, count: usize) -> BoxFuture<'_, Result<(Vec<Recent>, u64), ReadError>> {
-        self.read(move |state| {
-            let newest = state.links.iter().rev().take(count);
-            let newest = newest.map(|link| (link.id, link.hash, link.node.clone())).collect();
-            (newest, state.links.len() as u64)
-        })
+        self.read(move |state| state.links.recent(count))
     }
 }
 
@@ -352,7 +321,7 @@ impl Session for TwinSession {
                     state.renewals += 1;
                     state.flushed = state.links.len();
                     own.store(state.epoch, Ordering::Relaxed);
-                    Acquired::Granted { epoch: state.epoch, head: head_of(&state.links) }
+                    Acquired::Granted { epoch: state.epoch, head: state.links.head() }
                 })
                 .await?;
             if let Acquired::Granted { head, .. } = &acquired {
@@ -375,7 +344,7 @@ impl Session for TwinSession {
                     state.flushed = state.links.len();
                 }
                 (twin.0.committed)(&state.links, before);
-                let newest = (state.run, state.links.len() as u64);
+                let newest = (state.run, state.links.frontier());
                 twin.0.heard.send_replace(newest);
                 Ok(())
             })

@@ -109,6 +109,22 @@ async fn run_on(scenario: &Scenario, on: On<'_>) -> anyhow::Result<Finished> {
     }
 }
 
+/// Runs a scenario, writes its directory and prints its report; answers whether it passed.
+pub(crate) async fn once(
+    scenario: &Scenario,
+    on: On<'_>,
+    at: &Path,
+    label: Option<&str>,
+    print: &SiteArgs,
+) -> anyhow::Result<bool> {
+    let mut finished = run_on(scenario, on).await?;
+    finished.outcome.label = label.map(str::to_owned);
+    files::write(at, scenario, &finished)?;
+    print.print(&finished.outcome)?;
+    eprintln!("written to {}; look at {}", at.display(), at.join(files::REPORT).display());
+    Ok(finished.outcome.passed)
+}
+
 impl Run {
     pub(crate) async fn run(&self) -> anyhow::Result<bool> {
         let scenario = self.scenario()?;
@@ -144,13 +160,7 @@ impl Run {
     }
 
     async fn once(&self, scenario: &Scenario, on: On<'_>, at: &Path) -> anyhow::Result<bool> {
-        let Finished { mut outcome, logs } = run_on(scenario, on).await?;
-        outcome.label.clone_from(&self.label);
-        let finished = Finished { outcome, logs };
-        files::write(at, scenario, &finished)?;
-        self.site.print(&finished.outcome)?;
-        eprintln!("written to {}; look at {}", at.display(), at.join(files::REPORT).display());
-        Ok(finished.outcome.passed)
+        once(scenario, on, at, self.label.as_deref(), &self.site).await
     }
 }
 

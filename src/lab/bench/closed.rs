@@ -1,7 +1,7 @@
 //! Closed-loop workers: each repeats one operation for the length of a phase.
 //!
 //! A closed loop finds the highest rate a system takes; it says nothing of latency under a load
-//! that does not wait, for which there is [`crate::lab::load`]. An operation that straddles a
+//! that does not wait, for which there is [`crate::lab::run::drive`]. An operation that straddles a
 //! border of the measured window counts for the share of its time inside, so large operations do
 //! not make the rate jump.
 

@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 use super::svg::{Plot, colour, escape, number};
 use crate::lab::run::outcome::{Outcome, Point, ZoneOutcome};
 
+/// The distribution is drawn up to so many times the slowest zone's median.
+const FAR_MAX: f64 = 4.0;
+
 /// A table of so many zones fits into half of the page.
 const VISIBILITY_NARROW: usize = 4;
 
@@ -45,8 +48,12 @@ pub(super) fn distribution(outcome: &Outcome) -> String {
         let place = zone.cdf.len().saturating_sub(2);
         zone.cdf.get(place).map_or(0.0, |point| point.0)
     };
-    let far = wrote().map(|(_, zone)| last(zone).max(zone.model_ms.unwrap_or(0.0)));
-    let far = far.fold(0.0, f64::max) * 1.05;
+    let whole = wrote().map(|(_, zone)| last(zone)).fold(0.0, f64::max);
+    // Nor shall the victims of a fault, where most were quick.
+    let usual = wrote().map(|(_, zone)| {
+        zone.latency.p50_ms.max(zone.model_ms.unwrap_or(0.0)).max(zone.limit_ms.unwrap_or(0.0))
+    });
+    let far = whole.min(usual.fold(0.0, f64::max) * FAR_MAX) * 1.05;
     let mut plot = Plot::new(false, 280.0, (0.0, far), (0.0, 1.0));
     plot.axes("ms until applied in the writer's zone", "share of writes");
     for (place, zone) in wrote() {
@@ -69,7 +76,8 @@ pub(super) fn distribution(outcome: &Outcome) -> String {
         "no distances, so no limit"
     };
     let inside = plot.finish(&says.join(", ")) + &zone_legend(outcome);
-    card("Latency of writes.", about, "", &inside)
+    let beyond = if whole > far { "; the slowest lie beyond the edge" } else { "" };
+    card("Latency of writes.", &format!("{about}{beyond}"), "", &inside)
 }
 
 /// Latency second by second, with faults and who led.

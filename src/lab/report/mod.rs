@@ -122,13 +122,13 @@ fn figures(outcome: &Outcome) -> String {
         let _ = write!(text, "<th>{name}");
     }
     for zone in outcome.zones.iter().filter(|zone| zone.sent > 0).chain([&outcome.all]) {
-        text.push_str(&row(zone));
+        text.push_str(&row(outcome, zone));
     }
     text.push_str("</table></div>");
     text
 }
 
-fn row(zone: &ZoneOutcome) -> String {
+fn row(outcome: &Outcome, zone: &ZoneOutcome) -> String {
     let ZoneOutcome { sent, ok, refused, unknown, latency: l, .. } = zone;
     let times = [l.p50_ms, l.p90_ms, l.p99_ms, zone.p999_ms, l.max_ms];
     let mut text =
@@ -139,12 +139,8 @@ fn row(zone: &ZoneOutcome) -> String {
     let optional = |value: Option<f64>, digits: usize| {
         value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
     };
-    let held = [
-        optional(zone.limit_ms, 1),
-        optional(zone.ratio(), 2),
-        optional(zone.model_ms, 1),
-        optional(zone.model_ratio(), 2),
-    ];
-    held.iter().for_each(|value| text.push_str(&format!("<td>{value}")));
+    let held = outcome.held(zone).into_iter().zip([1, 2, 1, 2]);
+    held.map(|(value, digits)| optional(value, digits))
+        .for_each(|value| text.push_str(&format!("<td>{value}")));
     text
 }

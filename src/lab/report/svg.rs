@@ -34,6 +34,12 @@ const LEFT: f64 = 46.0;
 const TOP: f64 = 10.0;
 const BELOW: f64 = 40.0;
 
+/// Width of a letter of a name at most, on a phone.
+const LETTER: f64 = 8.0;
+
+/// Most rows of names above each other.
+const ROWS_MAX: usize = 6;
+
 /// A plot that is being drawn.
 pub(super) struct Plot {
     width: f64,
@@ -41,6 +47,8 @@ pub(super) struct Plot {
     x: (f64, f64),
     y: (f64, f64),
     body: String,
+    /// Names of stretches so far: row, and from where to where.
+    names: Vec<(usize, f64, f64)>,
 }
 
 impl Plot {
@@ -49,7 +57,7 @@ impl Plot {
         let open =
             |(low, high): (f64, f64)| if high > low { (low, high) } else { (low, low + 1.0) };
         let width = if wide { 960.0 } else { 480.0 };
-        Self { width, height, x: open(x), y: open(y), body: String::new() }
+        Self { width, height, x: open(x), y: open(y), body: String::new(), names: Vec::new() }
     }
 
     fn right(&self) -> f64 {
@@ -132,7 +140,7 @@ impl Plot {
         ));
     }
 
-    /// A shaded stretch with its name at the top.
+    /// A shaded stretch with its name at the top, in the first row in which no other name is there.
     pub(super) fn span(&mut self, from: f64, to: f64, name: &str) {
         let (from, to, bottom) = (self.px(from), self.px(to), self.bottom());
         let (width, height, name) = ((to - from).max(1.5), bottom - TOP, escape(name));
@@ -140,12 +148,22 @@ impl Plot {
             r#"<rect class="fault" x="{from:.1}" y="{TOP}" width="{width:.1}" height="{height:.1}"><title>{name}</title></rect>"#
         ));
         // Near the right edge the name stands before the stretch.
-        let (at, class) =
-            if from > self.width * 0.7 { (from - 3.0, "e") } else { (from + 3.0, "s") };
-        self.put(format_args!(
-            r#"<text class="{class}" x="{at:.1}" y="{:.0}">{name}</text>"#,
-            TOP + 12.0
-        ));
+        let length = name.chars().count() as f64 * LETTER;
+        let (at, class, begin, end) = if from > self.width * 0.7 {
+            (from - 3.0, "e", from - 3.0 - length, from)
+        } else {
+            (from + 3.0, "s", from, from + 3.0 + length)
+        };
+        let is_free = |row: &usize| {
+            let clashes =
+                |(other, from, to): &(usize, f64, f64)| other == row && *from < end && begin < *to;
+            !self.names.iter().any(clashes)
+        };
+        let row = (0..ROWS_MAX).find(is_free).unwrap_or(ROWS_MAX - 1);
+        self.names.push((row, begin, end));
+        #[expect(clippy::cast_precision_loss, reason = "a few rows")]
+        let y = TOP + 12.0 + 17.0 * row as f64;
+        self.put(format_args!(r#"<text class="{class}" x="{at:.1}" y="{y:.0}">{name}</text>"#));
     }
 
     /// A strip along the plot, below its axis.
@@ -194,7 +212,18 @@ pub(super) fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{escape, number, ticks};
+    use super::{Plot, escape, number, ticks};
+
+    #[test]
+    fn names_that_would_cover_each_other_stand_in_rows() {
+        let mut plot = Plot::new(true, 200.0, (0.0, 60.0), (0.0, 1.0));
+        plot.span(10.0, 12.0, "kill coordinator@leader");
+        plot.span(12.0, 14.0, "stop api-1@eu-west-1");
+        plot.span(50.0, 52.0, "x");
+        let picture = plot.finish("");
+        assert_eq!(picture.matches(r#"y="22""#).count(), 2, "{picture}");
+        assert_eq!(picture.matches(r#"y="39""#).count(), 1, "{picture}");
+    }
 
     #[test]
     fn ticks_are_few_and_round() {

@@ -3,7 +3,7 @@
 use anyhow::{bail, ensure};
 use pghc_api::id::ZoneName;
 
-use super::scenario::ClusterPart;
+use super::scenario::{ClusterPart, Placement};
 use crate::dev::parade::Acks;
 
 impl Default for ClusterPart {
@@ -14,6 +14,7 @@ impl Default for ClusterPart {
             api_nodes: 1,
             acks: Acks::default(),
             commit: None,
+            placement: Placement::default(),
             visibility: true,
         }
     }

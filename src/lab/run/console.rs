@@ -16,16 +16,12 @@ fn optional(value: Option<f64>, digits: usize) -> String {
     value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
 }
 
-fn row(zone: &ZoneOutcome) -> Vec<Cell> {
+fn row(outcome: &Outcome, zone: &ZoneOutcome) -> Vec<Cell> {
     let Summary { p50_ms, p90_ms, p99_ms, max_ms } = zone.latency;
     let counts = [zone.sent, zone.ok, zone.refused, zone.unknown, zone.dropped];
     let times = [p50_ms, p90_ms, p99_ms, zone.p999_ms, max_ms].map(|ms| format!("{ms:.1}"));
-    let held = [
-        optional(zone.limit_ms, 1),
-        optional(zone.ratio(), 2),
-        optional(zone.model_ms, 1),
-        optional(zone.model_ratio(), 2),
-    ];
+    let held = outcome.held(zone).into_iter().zip([1, 2, 1, 2]);
+    let held = held.map(|(value, digits)| optional(value, digits));
     let figures = counts.map(|count| count.to_string()).into_iter().chain(times).chain(held);
     std::iter::once(Cell::new(&zone.zone)).chain(figures.map(right)).collect()
 }
@@ -41,9 +37,13 @@ impl fmt::Display for Outcome {
         ];
         table.set_header(std::iter::once(Cell::new("zone")).chain(names.map(right)));
         for zone in self.zones.iter().filter(|zone| zone.sent > 0).chain([&self.all]) {
-            table.add_row(row(zone));
+            table.add_row(row(self, zone));
         }
         writeln!(f, "{}", table.trim_fmt())?;
+        if self.zones.iter().any(|zone| zone.limit_ms.is_some()) {
+            let ms = self.mean_p50_ms();
+            writeln!(f, "mean of the zones' medians {ms:.1}, which `all` holds against the limit")?;
+        }
         self.reads(f)?;
         self.spread(f)?;
         self.events(f)?;
@@ -115,14 +115,18 @@ impl Outcome {
                 )?,
             }
         }
-        let reigns = self.reigns.iter().filter(|reign| reign.to_s > 0.0);
-        let reigns: Vec<String> = reigns
-            .map(|reign| {
-                let zone = reign.zone.as_deref().unwrap_or("nobody");
-                format!("{zone} from {:.1} s (term {})", reign.from_s.max(0.0), reign.term)
-            })
-            .collect();
-        writeln!(f, "leader     {}", reigns.join(", "))
+        for reign in self.reigns.iter().filter(|reign| reign.to_s > 0.0) {
+            let zone = reign.zone.as_deref().unwrap_or("nobody");
+            write!(f, "leader     {:.1} s: {zone} (term {})", reign.from_s.max(0.0), reign.term)?;
+            if let Some(ms) = reign.p50_ms {
+                write!(f, "; p50 by writes {ms:.1}")?;
+            }
+            match reign.model_ms {
+                Some(ms) => writeln!(f, ", by the formula {ms:.1}")?,
+                None => writeln!(f)?,
+            }
+        }
+        Ok(())
     }
 
     fn proof(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -16,6 +16,7 @@ use super::scenario::{Fault, LineChange};
 use super::watch::seconds_from;
 use super::words::Who;
 use crate::dev::parade::Parade;
+use crate::dev::record::ParadeRecord;
 use crate::lab::net::Remote;
 use crate::lab::site::Site;
 use crate::lab::target::Target;
@@ -43,6 +44,27 @@ pub struct Event {
     /// Longest time without any acknowledged write after it, in zones that it did not strike.
     #[serde(default)]
     pub unavailable_s: f64,
+}
+
+impl Event {
+    /// Of a fault, `now` seconds after the end of the warm-up.
+    pub(in crate::lab) fn new(fault: &Fault, now: f64) -> Self {
+        let what = fault.sentence();
+        Self { what, zones: Vec::new(), from_s: now, to_s: now, error: None, unavailable_s: 0.0 }
+    }
+
+    /// The same, which was not done because the run was over before.
+    pub(in crate::lab) fn missed(mut self) -> Self {
+        self.error = Some("everything had been sent before its time".to_owned());
+        self
+    }
+
+    /// Says who it struck, now that it is known where the leader was.
+    pub(in crate::lab) fn name_leader(&mut self) {
+        if let Some(zone) = self.zones.first() {
+            self.what = self.what.replace("leader", zone);
+        }
+    }
 }
 
 /// What faults are done with.
@@ -98,25 +120,13 @@ impl<'a> Tools<'a> {
             () = tokio::time::sleep_until((zero + fault.at.0).into()) => true,
             () = done.cancelled() => false,
         };
-        let mut event = Event {
-            what: fault.sentence(),
-            zones: Vec::new(),
-            from_s: seconds_from(zero),
-            to_s: 0.0,
-            error: None,
-            unavailable_s: 0.0,
-        };
+        let mut event = Event::new(fault, seconds_from(zero, Instant::now()));
         if !on_time {
-            event.error = Some("everything had been sent before its time".to_owned());
-            event.to_s = event.from_s;
-            return event;
+            return event.missed();
         }
         match self.begin(fault, &mut event.zones).await {
             Ok(undo) => {
-                if let Some(zone) = event.zones.first() {
-                    // Who that was is known now.
-                    event.what = event.what.replace("leader", zone);
-                }
+                event.name_leader();
                 let end = zero + fault.at.0 + fault.lasting.unwrap_or_default().0;
                 tokio::select! {
                     () = tokio::time::sleep_until(end.into()) => {}
@@ -126,7 +136,7 @@ impl<'a> Tools<'a> {
             }
             Err(error) => event.error = Some(format!("{error:#}")),
         }
-        event.to_s = seconds_from(zero);
+        event.to_s = seconds_from(zero, Instant::now());
         event
     }
 
@@ -179,12 +189,7 @@ impl<'a> Tools<'a> {
             }
             Undo::Change(before) => {
                 for line in before {
-                    let change = Change {
-                        delay_ms: Some(line.delay_ms),
-                        jitter: Some(line.jitter),
-                        loss: Some(line.loss),
-                        bandwidth: Some(line.bandwidth),
-                    };
+                    let change = Change::from(&line);
                     self.net()?.set(line.from.as_str(), line.to.as_str(), &change).await?;
                 }
             }
@@ -235,17 +240,44 @@ pub async fn lead(site: &Site, zone: &str) -> anyhow::Result<()> {
         if status.leader_zone.as_deref() != Some(zone)
             && let Some(voter) = voter
         {
-            let mut command = Command::new(sibling("pghc")?);
-            command.args(["members", "--cluster-id", record.cluster_id.as_str()]);
-            for zone in &record.zones {
-                command.args(["--coordinator", &zone.coordinator]);
-            }
-            command.args(["lead", &voter.coordinator_id.to_string()]).kill_on_drop(true);
+            let id = voter.coordinator_id.to_string();
+            let mut command = to_coordinators(&record, "members", &["lead", &id])?;
             // Refused while there is an election; then it is tried again.
             let _ = tokio::time::timeout(LEAD_MAX, command.output()).await;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// Has the leader place the lead by itself, in a parade that was started for the run.
+///
+/// # Errors
+/// When it is refused.
+pub async fn place_by_itself(site: &Site) -> anyhow::Result<()> {
+    let record = site.parade().map(Parade::record).context(
+        "cluster.placement is set only in a parade that is started for the run; switch this one with \
+         `pghc leader auto`",
+    )?;
+    let mut command = to_coordinators(&record, "leader", &["auto", "on"])?;
+    let said = tokio::time::timeout(LEAD_MAX, command.output()).await.context("no answer")??;
+    let error = String::from_utf8_lossy(&said.stderr);
+    ensure!(said.status.success(), "the lead cannot be placed by itself: {}", error.trim());
+    Ok(())
+}
+
+/// A command of `pghc` to the coordinators of a parade.
+fn to_coordinators(
+    record: &ParadeRecord,
+    command: &str,
+    arguments: &[&str],
+) -> anyhow::Result<Command> {
+    let mut process = Command::new(sibling("pghc")?);
+    process.args([command, "--cluster-id", record.cluster_id.as_str()]);
+    for zone in &record.zones {
+        process.args(["--coordinator", &zone.coordinator]);
+    }
+    process.args(arguments).kill_on_drop(true);
+    Ok(process)
 }
 
 /// Whether every zone knows of this leader.

@@ -13,6 +13,7 @@ pub mod files;
 pub mod outcome;
 pub mod plan;
 pub mod reckon;
+mod reigns;
 pub mod scenario;
 pub mod sweep;
 pub mod watch;
@@ -29,7 +30,7 @@ use self::drive::{Ground, Log, Progress};
 use self::faults::{Event, Tools};
 use self::outcome::{Outcome, VERSION};
 use self::reckon::Raw;
-use self::scenario::Scenario;
+use self::scenario::{Placement, Scenario};
 use self::watch::{Reign, Steps};
 use super::ledger::{self, Balance, Book};
 use super::site::{OwnSite, Site, SiteOptions};
@@ -90,6 +91,9 @@ async fn prepare(scenario: &Scenario, site: &Site) -> anyhow::Result<()> {
         && let Some(net) = site.net()
     {
         net.set("*", "*", &scenario.conditions()).await?;
+    }
+    if scenario.cluster.placement == Placement::Auto {
+        faults::place_by_itself(site).await?;
     }
     match &scenario.cluster.leader {
         Some(zone) if site.record().is_some() => faults::lead(site, zone).await,
@@ -176,6 +180,8 @@ pub(super) fn figures(
         reigns: &known.reigns,
     };
     raw.measure_faults(&mut known.events);
+    let mut reigns = known.reigns.clone();
+    raw.measure_reigns(matrix.map(|matrix| raw.model(matrix)).as_ref(), &mut reigns);
     let (by_zone, all) = raw.zones();
     let (visibility, visible_everywhere) = raw.visibility();
     let mut outcome = Outcome {
@@ -201,7 +207,7 @@ pub(super) fn figures(
             scenario.cluster.voters.clone()
         },
         leader: raw.leader(),
-        reigns: known.reigns.clone(),
+        reigns,
         timeline: raw.timeline(),
         events: known.events,
         visibility,

@@ -193,17 +193,18 @@ impl ZoneOutcome {
     /// The measured median against the limit.
     #[must_use]
     pub fn ratio(&self) -> Option<f64> {
-        self.limit_ms
-            .filter(|limit| *limit > 0.0 && self.ok > 0)
-            .map(|limit| self.latency.p50_ms / limit)
+        self.against(self.latency.p50_ms, self.limit_ms)
     }
 
     /// The measured median against the formula.
     #[must_use]
     pub fn model_ratio(&self) -> Option<f64> {
-        self.model_ms
-            .filter(|model| *model > 0.0 && self.ok > 0)
-            .map(|model| self.latency.p50_ms / model)
+        self.against(self.latency.p50_ms, self.model_ms)
+    }
+
+    fn against(&self, ms: f64, expected_ms: Option<f64>) -> Option<f64> {
+        let expected_ms = expected_ms.filter(|expected| *expected > 0.0 && self.ok > 0);
+        expected_ms.map(|expected| ms / expected)
     }
 }
 
@@ -212,6 +213,17 @@ impl Outcome {
     #[must_use]
     pub fn mean_p50_ms(&self) -> f64 {
         mean(self.zones.iter().filter(|zone| zone.ok > 0).map(|zone| zone.latency.p50_ms))
+    }
+
+    /// Limit, ratio to it, prediction and ratio to that, of a zone or of all. Of all they are means over
+    /// the zones, so it is the mean of the medians that is held against them: the median of all
+    /// writes says nothing where zones differ.
+    #[must_use]
+    pub fn held(&self, zone: &ZoneOutcome) -> [Option<f64>; 4] {
+        let is_all = !self.zones.iter().any(|one| one.zone == zone.zone);
+        let ms = if is_all { self.mean_p50_ms() } else { zone.latency.p50_ms };
+        let against = |expected_ms| zone.against(ms, expected_ms);
+        [zone.limit_ms, against(zone.limit_ms), zone.model_ms, against(zone.model_ms)]
     }
 
     /// Mean of the limits of the zones that wrote.

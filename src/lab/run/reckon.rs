@@ -83,10 +83,7 @@ impl Raw<'_> {
         let mut all = self.zone("all", &places);
         if let Some(matrix) = self.matrix {
             // The limit stays that of all zones voting.
-            let limit = Model::new(matrix);
-            let voters = &self.scenario.cluster.voters;
-            let votes = |place: &usize| voters.is_empty() || voters.contains(&self.zones[*place]);
-            let model = limit.clone().with_voters(places.iter().copied().filter(votes).collect());
+            let (limit, model) = (Model::new(matrix), self.model(matrix));
             let leader = self.leader().and_then(|name| self.zones.iter().position(|z| *z == name));
             for (place, zone) in zones.iter_mut().enumerate() {
                 zone.limit_ms = Some(limit.limit(place));
@@ -100,6 +97,13 @@ impl Raw<'_> {
             all.model_ms = models.map(|models| models.iter().sum::<f64>() / count);
         }
         (zones, all)
+    }
+
+    /// The formulae for the voters of the scenario.
+    pub(super) fn model(&self, matrix: &Matrix) -> Model {
+        let voters = &self.scenario.cluster.voters;
+        let votes = |place: &usize| voters.is_empty() || voters.contains(&self.zones[*place]);
+        Model::new(matrix).with_voters((0..self.zones.len()).filter(votes).collect())
     }
 
     fn zone(&self, name: &str, places: &[usize]) -> ZoneOutcome {
@@ -232,24 +236,27 @@ impl Raw<'_> {
         (cells, all)
     }
 
-    /// For each fault the longest time without an acknowledgement in a zone that it did not strike.
+    /// For each fault the longest time without an acknowledgement in a zone that it did not strike,
+    /// until the next fault begins: from then on silence may be that one's. Nor does a zone count
+    /// that another fault has struck meanwhile.
     pub fn measure_faults(&self, events: &mut [Event]) {
         let end = self.scenario.duration.0.as_secs_f64();
+        let all = events.to_vec();
         for event in events {
-            let until = (event.to_s + AFTERMATH_S).min(end);
-            let mut longest = 0.0_f64;
-            for (place, zone) in self.zones.iter().enumerate() {
-                if event.zones.contains(zone) {
-                    continue;
-                }
-                longest = longest.max(self.silence(place, event.from_s, until));
-            }
-            event.unavailable_s = longest;
+            let later = all.iter().map(|other| other.from_s).filter(|from| *from >= event.to_s);
+            let until = later.fold((event.to_s + AFTERMATH_S).min(end), f64::min);
+            let struck = |zone: &String| {
+                let meanwhile = |other: &&Event| other.from_s < until && other.to_s > event.from_s;
+                all.iter().filter(meanwhile).any(|other| other.zones.contains(zone))
+            };
+            let others = self.zones.iter().enumerate().filter(|(_, zone)| !struck(zone));
+            let silences = others.map(|(place, _)| self.silence(place, event.from_s, until));
+            event.unavailable_s = silences.fold(0.0, f64::max);
         }
     }
 
-    /// Longest stretch between two acknowledgements of a zone that reaches into this time, all of it
-    /// when there is none; 0 for a zone that writes nothing.
+    /// Longest stretch between two acknowledgements of a zone that reaches into this time, counted to
+    /// the end of it, all of it when there is none; 0 for a zone that writes nothing.
     fn silence(&self, zone: usize, from_s: f64, until_s: f64) -> f64 {
         let warmup = self.scenario.warmup.0.as_secs_f64();
         let samples = self.of_zone(zone).flat_map(|log| &log.samples);
@@ -263,12 +270,9 @@ impl Raw<'_> {
         let before = ends.iter().rev().find(|at| **at <= from_s).copied().unwrap_or(from_s);
         let mut last = before;
         let mut longest = 0.0_f64;
-        for at in ends.into_iter().filter(|at| *at > from_s) {
+        for at in ends.into_iter().filter(|at| *at > from_s && *at < until_s) {
             longest = longest.max(at - last);
             last = at;
-            if at > until_s {
-                return longest;
-            }
         }
         longest.max(until_s - last)
     }
@@ -427,8 +431,13 @@ mod tests {
             Steps((0..110_u32).map(|n| (n * 100 * MS + late, u64::from(n) + 1)).collect())
         };
         let steps = [steps(100 * MS), steps(150 * MS), steps(200 * MS)];
-        let reign =
-            |from_s, to_s, zone: &str| Reign { from_s, to_s, zone: Some(zone.to_owned()), term: 1 };
+        let reign = |from_s, to_s, zone: &str| Reign {
+            from_s,
+            to_s,
+            zone: Some(zone.to_owned()),
+            term: 1,
+            ..Reign::default()
+        };
         let reigns = [reign(-9.0, 1.0, "eu-west-1"), reign(1.0, 10.0, "us-east-1")];
         let raw = Raw {
             scenario: &scenario,
@@ -439,6 +448,11 @@ mod tests {
             reigns: &reigns,
         };
         assert_eq!(raw.leader().as_deref(), Some("us-east-1"), "the warm-up does not count");
+        let mut measured = reigns.to_vec();
+        raw.measure_reigns(Some(&raw.model(&matrix)), &mut measured);
+        let of = |reign: &Reign| (reign.p50_ms.map(f64::round), reign.model_ms.map(f64::round));
+        assert_eq!(of(&measured[0]), (Some(100.0), Some(113.0)), "{measured:?}");
+        assert_eq!(of(&measured[1]), (Some(100.0), Some(96.0)), "{measured:?}");
         let (by_zone, all) = raw.zones();
         assert_eq!((by_zone[0].sent, by_zone[0].ok, all.ok), (100, 100, 300));
         assert!((by_zone[1].latency.p50_ms - 100.0).abs() < 1e-6, "{:?}", by_zone[1].latency);
@@ -464,6 +478,13 @@ mod tests {
         raw.measure_faults(&mut events);
         // From 5.0 s, the last acknowledgement, to 7.15 s: both counted from the warm-up's start.
         assert!((events[0].unavailable_s - 2.15).abs() < 1e-6, "{:?}", events[0]);
+
+        // Another fault begins in the midst of the silence, and is the cause of the rest.
+        let next = Event { from_s: 5.5, to_s: 5.6, zones: Vec::new(), ..events[0].clone() };
+        let mut two = [Event { to_s: 5.0, ..events[0].clone() }, next];
+        raw.measure_faults(&mut two);
+        assert!((two[0].unavailable_s - 1.5).abs() < 1e-6, "{two:?}");
+        assert!((two[1].unavailable_s - 2.15).abs() < 1e-6, "{two:?}");
 
         let mut deaf = log(1);
         deaf.samples.iter_mut().for_each(|sample| sample.ok = false);

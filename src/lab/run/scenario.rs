@@ -104,9 +104,23 @@ pub struct ClusterPart {
     /// Which formula the measured times are held against; absent: that of `acks`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<Commit>,
+    /// Whether the lead moves by itself to where the writes are.
+    #[serde(default)]
+    pub placement: Placement,
     /// Whether each zone's frontier is followed, which costs a read for every step of it.
     #[serde(default = "yes")]
     pub visibility: bool,
+}
+
+/// Who moves the lead during a run, beside faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Placement {
+    /// Nobody.
+    #[default]
+    Manual,
+    /// The leader, to where the writes are.
+    Auto,
 }
 
 /// Clients, the same in each of their zones.

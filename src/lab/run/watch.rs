@@ -34,7 +34,7 @@ impl Steps {
 }
 
 /// A stretch of time with one leader.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reign {
     /// Seconds after the end of the warm-up; below 0 inside it.
     pub from_s: f64,
@@ -44,6 +44,12 @@ pub struct Reign {
     pub zone: Option<String>,
     /// Raft term.
     pub term: u64,
+    /// Medians of the zones, by their writes, of what was planned in it after the warm-up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p50_ms: Option<f64>,
+    /// What the formula says of them; absent without distances.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model_ms: Option<f64>,
 }
 
 /// Follows the frontier of a zone until `done`.
@@ -121,22 +127,9 @@ pub async fn leaders(
             // Of the same term, who knows a leader knows more.
             (status.term, status.leader_zone.is_some())
         });
-        let at = seconds_from(zero);
         let known = newest.map(|status| (status.leader_zone, status.term));
-        // When nobody answers, nothing has been seen to change.
-        let known = known.or_else(|| reigns.last().map(|last| (last.zone.clone(), last.term)));
-        let (zone, term) = known.unwrap_or((None, 0));
-        now.lock().clone_from(&zone);
-        match reigns.last_mut() {
-            Some(last) if last.zone == zone && last.term == term => last.to_s = at,
-            last => {
-                let from_s = last.map_or(at, |last| {
-                    last.to_s = at;
-                    at
-                });
-                reigns.push(Reign { from_s, to_s: at, zone, term });
-            }
-        }
+        note_reign(&mut reigns, seconds_from(zero, Instant::now()), known);
+        now.lock().clone_from(&reigns.last().and_then(|last| last.zone.clone()));
         tokio::select! {
             () = tokio::time::sleep(LEADER_EVERY) => {}
             () = done.cancelled() => return reigns,
@@ -144,10 +137,28 @@ pub async fn leaders(
     }
 }
 
-/// Seconds since `zero`, below 0 before it.
+/// Notes who is `known` to lead `at` so many seconds, and in which term. When nobody answers, nothing
+/// has been seen to change.
+pub(in crate::lab) fn note_reign(
+    reigns: &mut Vec<Reign>,
+    at: f64,
+    known: Option<(Option<String>, u64)>,
+) {
+    let Some(last) = reigns.last_mut() else {
+        let (zone, term) = known.unwrap_or((None, 0));
+        return reigns.push(Reign { from_s: at, to_s: at, zone, term, ..Reign::default() });
+    };
+    last.to_s = at;
+    if let Some((zone, term)) =
+        known.filter(|(zone, term)| (zone, *term) != (&last.zone, last.term))
+    {
+        reigns.push(Reign { from_s: at, to_s: at, zone, term, ..Reign::default() });
+    }
+}
+
+/// Seconds from `zero` to `now`, below 0 before it.
 #[must_use]
-pub fn seconds_from(zero: Instant) -> f64 {
-    let now = Instant::now();
+pub fn seconds_from(zero: Instant, now: Instant) -> f64 {
     match now.checked_duration_since(zero) {
         Some(since) => since.as_secs_f64(),
         None => -(zero - now).as_secs_f64(),
@@ -163,7 +174,26 @@ async fn status(node: &Endpoint) -> Option<Status> {
 mod tests {
     use std::time::Duration;
 
-    use super::Steps;
+    use super::{Reign, Steps, note_reign};
+
+    #[test]
+    fn a_reign_lasts_until_another_is_known() {
+        let mut reigns = Vec::new();
+        let eu = || Some(Some("eu".to_owned()));
+        let seen = [None, eu().zip(Some(1)), None, eu().zip(Some(1)), eu().zip(Some(2))];
+        for (at, known) in [0.0, 1.0, 2.0, 3.0, 4.0].into_iter().zip(seen) {
+            note_reign(&mut reigns, at, known);
+        }
+        let reign =
+            |from_s, to_s, zone, term| Reign { from_s, to_s, zone, term, ..Reign::default() };
+        let (zone, nobody) = (eu().flatten(), None);
+        let wanted = [
+            reign(0.0, 1.0, nobody, 0),
+            reign(1.0, 4.0, zone.clone(), 1),
+            reign(4.0, 4.0, zone, 2),
+        ];
+        assert_eq!(reigns, wanted);
+    }
 
     #[test]
     fn an_id_is_visible_from_the_first_step_that_reaches_it() {

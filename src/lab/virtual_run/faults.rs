@@ -5,7 +5,7 @@ use pghc_api::id::ZoneName;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::seconds_from;
+use super::since;
 use crate::lab::run::faults::Event;
 use crate::lab::run::scenario::{Fault, LineChange};
 use crate::lab::run::words::{PartName, Who};
@@ -47,25 +47,13 @@ impl Tools {
             () = done.cancelled() => false,
             () = sleep_until(self.zero + fault.at.0) => true,
         };
-        let now = seconds_from(self.zero);
-        let mut event = Event {
-            what: fault.sentence(),
-            zones: Vec::new(),
-            from_s: now,
-            to_s: now,
-            error: None,
-            unavailable_s: 0.0,
-        };
+        let mut event = Event::new(&fault, since(self.zero));
         if !on_time {
-            event.error = Some("everything had been sent before its time".to_owned());
-            return event;
+            return event.missed();
         }
         match self.begin(&fault, &mut event.zones).await {
             Ok(undo) => {
-                if let Some(zone) = event.zones.first() {
-                    // Who that was is known now.
-                    event.what = event.what.replace("leader", zone);
-                }
+                event.name_leader();
                 let end = self.zero + fault.at.0 + fault.lasting.unwrap_or_default().0;
                 tokio::select! {
                     biased;
@@ -76,7 +64,7 @@ impl Tools {
             }
             Err(error) => event.error = Some(format!("{error:#}")),
         }
-        event.to_s = seconds_from(self.zero);
+        event.to_s = since(self.zero);
         event
     }
 
@@ -158,12 +146,7 @@ impl Tools {
             }
             Undo::Change(before) => {
                 for line in before {
-                    let change = Change {
-                        delay_ms: Some(line.delay_ms),
-                        jitter: Some(line.jitter),
-                        loss: Some(line.loss),
-                        bandwidth: Some(line.bandwidth),
-                    };
+                    let change = Change::from(&line);
                     let set = roads.set(line.from.as_str(), line.to.as_str(), &change);
                     set.map_err(anyhow::Error::msg)?;
                 }

@@ -24,8 +24,8 @@ use self::clients::{Ground, Group};
 use self::faults::Tools;
 use super::ledger::{self, Book};
 use super::run::drive::Progress;
-use super::run::scenario::Scenario;
-use super::run::watch::{Reign, Steps};
+use super::run::scenario::{Placement, Scenario};
+use super::run::watch::{Reign, Steps, note_reign, seconds_from};
 use super::run::{Finished, Known, figures};
 use crate::dev::parade::Acks;
 use crate::task;
@@ -71,8 +71,9 @@ async fn watched(
     let leader = scenario.cluster.leader.as_deref().and_then(place);
     let api_nodes = scenario.cluster.api_nodes;
     let all_to_all = scenario.cluster.acks == Acks::AllToAll;
+    let auto = scenario.cluster.placement == Placement::Auto;
     let seed = scenario.seed;
-    let plan = Plan { seed, matrix: matrix.clone(), voters, all_to_all, api_nodes };
+    let plan = Plan { seed, matrix: matrix.clone(), voters, all_to_all, auto, api_nodes };
     let parade = Parade::start(plan);
     parade.settle(leader).await.map_err(anyhow::Error::msg)?;
     parade.roads().set("*", "*", &scenario.conditions()).map_err(anyhow::Error::msg)?;
@@ -155,19 +156,7 @@ async fn reigns(
     let mut reigns: Vec<Reign> = Vec::new();
     loop {
         let known = parade.leader().await.map(|(zone, term)| (Some(zones[zone].to_string()), term));
-        let known = known.or_else(|| reigns.last().map(|last| (last.zone.clone(), last.term)));
-        let (zone, term) = known.unwrap_or((None, 0));
-        let at = seconds_from(zero);
-        match reigns.last_mut() {
-            Some(last) if last.zone == zone && last.term == term => last.to_s = at,
-            last => {
-                let from_s = last.map_or(at, |last| {
-                    last.to_s = at;
-                    at
-                });
-                reigns.push(Reign { from_s, to_s: at, zone, term });
-            }
-        }
+        note_reign(&mut reigns, since(zero), known);
         tokio::select! {
             biased;
             () = done.cancelled() => return reigns,
@@ -176,13 +165,9 @@ async fn reigns(
     }
 }
 
-/// Seconds since `zero`, below 0 before it.
-fn seconds_from(zero: Instant) -> f64 {
-    let now = Instant::now();
-    match now.checked_duration_since(zero) {
-        Some(since) => since.as_secs_f64(),
-        None => -(zero - now).as_secs_f64(),
-    }
+/// Virtual seconds since `zero`, below 0 before it.
+fn since(zero: Instant) -> f64 {
+    seconds_from(zero.into_std(), Instant::now().into_std())
 }
 
 /// A line for people each virtual second, on a terminal only.
