@@ -175,7 +175,6 @@ impl Coordinator {
         let members = members(&settings, &raft, &roster, &distances, &tasks);
         let outlook = Outlook::new(&sequencing, &store, settings.zones.clone());
         let registrar = Registrar::new(&forward, &outlook.zones, roster.patience() * 4);
-        let tails = tails(&settings, &sequencing, &store, &tasks);
         Counting::start(&acks, &gate, &sequencing, &store, &settings.metrics, &tasks);
         Sending::start(id, &acks, &gate, &roster, &raft, &tasks);
         let confirmed = Confirmed::new(&raft, &store, &sequencing, roster.patience() * 4);
@@ -195,7 +194,7 @@ impl Coordinator {
                 id,
                 (forward.clone(), confirmed.clone()),
                 &outlook,
-                tails,
+                tails(&settings, &sequencing, &store, &tasks),
                 space.clone(),
                 traffic,
                 roster.patience() * 4,
@@ -227,8 +226,7 @@ impl Coordinator {
         tasks.spawn("metrics", follow_head(Arc::clone(&sequencing), metrics));
         tasks
             .spawn("completeness", complete::announce(id, address, forward, confirmed, sequencing));
-        let election = settings.timing.election();
-        Ok(Self { id, election, raft, refused, log, address, tasks })
+        Ok(Self { id, election: settings.timing.election(), raft, refused, log, address, tasks })
     }
 
     /// Where it serves.
