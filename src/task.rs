@@ -8,8 +8,17 @@ use std::future::Future;
 use std::io;
 
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// Sleeps until `time`; for ever when there is none.
+pub(crate) async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
 
 /// The tasks of one process and the signal that ends them.
 #[derive(Debug, Clone, Default)]

@@ -4,7 +4,7 @@
 //! Nothing waits for it and nothing is decided on its word alone but where the lead had better be:
 //! figures that are wrong cost time, never writes. It also warns when round trips outgrow the timing.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,15 +12,16 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
+use pghc_api::id::ZoneName;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::files;
 use super::log::disk::Disk;
-use super::pace::Pace;
+use super::pace::{Pace, Slowest};
 use super::roster::Roster;
+use super::samples::{FRESH, Samples};
 use super::space::Space;
-use super::traffic::Traffic;
+use super::switch::Switch;
+use super::traffic::{Traffic, ZONES_MAX};
 use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::v1::{Distance, PingRequest, Vantage};
 use crate::task::blocking;
@@ -28,22 +29,6 @@ use crate::task::blocking;
 /// Time between two pings, and longest wait for one: a peer has one under way at most.
 const PING_EVERY: Duration = Duration::from_secs(1);
 const PING_MAX: Duration = Duration::from_secs(5);
-
-/// Round trips that are remembered of each peer: half a minute.
-const SAMPLES: usize = 32;
-
-/// What was not heard for so long is not told any more.
-const FRESH: Duration = Duration::from_secs(10);
-
-/// Where the switch is kept.
-const FILE: &str = "placement.json";
-
-/// Whether the lead is placed automatically, and how often that was switched.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Switch {
-    pub(super) auto: bool,
-    pub(super) switched: u64,
-}
 
 /// Clones are the same.
 #[derive(Clone)]
@@ -66,43 +51,8 @@ struct Inner {
     switch: Switch,
 }
 
-/// The newest round trips to one peer, in microseconds.
-#[derive(Debug, Default)]
-pub(super) struct Samples {
-    newest: VecDeque<u32>,
-    heard: Option<Instant>,
-}
-
-impl Samples {
-    /// Takes in a round trip. The first after a silence is left out: it has opened a connection.
-    fn note(&mut self, took: Duration, now: Instant) {
-        let is_first = self.heard.is_none_or(|heard| now - heard > FRESH);
-        self.heard = Some(now);
-        if is_first {
-            self.newest.clear();
-            return;
-        }
-        self.newest.push_back(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
-        if self.newest.len() > SAMPLES {
-            self.newest.pop_front();
-        }
-    }
-
-    /// The lower quartile, and what nine in ten do not exceed; `None` without anything fresh.
-    fn read(&self, now: Instant) -> Option<(u32, u32)> {
-        let is_fresh = self.heard.is_some_and(|heard| now - heard <= FRESH);
-        let mut sorted: Vec<u32> = self.newest.iter().copied().collect();
-        sorted.sort_unstable();
-        let last = sorted.len().checked_sub(1).filter(|_| is_fresh)?;
-        Some((sorted[last / 4], sorted[last * 9 / 10]))
-    }
-}
-
 impl Distances {
     /// Nothing measured yet. `auto` is the setting, which counts until it is switched.
-    ///
-    /// # Errors
-    /// If the file of the switch is there and cannot be read.
     pub(super) fn load(
         id: u64,
         roster: &Roster,
@@ -110,15 +60,12 @@ impl Distances {
         disk: Arc<dyn Disk>,
         auto: bool,
         pace: Pace,
-    ) -> io::Result<Self> {
-        let switch = match files::read(disk.as_ref(), FILE)? {
-            Some(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other)?,
-            None => Switch { auto, switched: 0 },
-        };
+    ) -> Self {
+        let switch = Switch::load(disk.as_ref(), auto);
         let inner = Inner { switch, ..Inner::default() };
         let (roster, space, traffic) = (roster.clone(), space.clone(), traffic.clone());
         let (inner, pace) = (Arc::new(Mutex::new(inner)), Arc::new(Mutex::new(pace)));
-        Ok(Self { id, roster, space, traffic, disk, inner, pace, writer: Arc::default() })
+        Self { id, roster, space, traffic, disk, inner, pace, writer: Arc::default() }
     }
 
     /// What this coordinator sees now.
@@ -148,15 +95,14 @@ impl Distances {
     }
 
     /// Takes in what a member sees; what is no member is not remembered.
-    pub(super) fn hear(&self, vantage: Vantage) {
-        let id = vantage.coordinator_id;
-        if id == self.id || !self.roster.ids().contains(&id) {
+    pub(super) fn hear(&self, mut vantage: Vantage) {
+        let (id, members) = (vantage.coordinator_id, self.roster.ids());
+        if id == self.id || !members.contains(&id) {
             return;
         }
+        trim(&mut vantage, &members);
         let mut inner = self.inner.lock();
-        if vantage.switched > inner.switch.switched {
-            inner.switch = Switch { auto: vantage.auto, switched: vantage.switched };
-        }
+        inner.switch.hear(Switch { auto: vantage.auto, switched: vantage.switched });
         inner.others.insert(id, (Instant::now(), vantage));
     }
 
@@ -170,10 +116,9 @@ impl Distances {
     pub(super) async fn set_auto(&self, auto: bool) -> io::Result<bool> {
         {
             let mut inner = self.inner.lock();
-            if inner.switch.auto == auto && inner.switch.switched > 0 {
+            if !inner.switch.set(auto) {
                 return Ok(false);
             }
-            inner.switch = Switch { auto, switched: inner.switch.switched.saturating_add(1) };
         }
         self.save().await?;
         Ok(true)
@@ -181,11 +126,10 @@ impl Distances {
 
     async fn save(&self) -> io::Result<()> {
         let turn = Arc::clone(&self.writer).lock_owned().await;
-        let bytes = serde_json::to_vec(&self.switch())?;
-        let disk = Arc::clone(&self.disk);
+        let (switch, disk) = (self.switch(), Arc::clone(&self.disk));
         let write = move || {
             let _turn = turn;
-            files::write(disk.as_ref(), FILE, &bytes)
+            switch.write(disk.as_ref())
         };
         blocking(write).await?
     }
@@ -247,19 +191,35 @@ impl Distances {
         let now = Instant::now();
         let slowest = {
             let inner = self.inner.lock();
-            let slow = inner.own.iter().filter(|(_, samples)| samples.newest.len() * 2 >= SAMPLES);
-            let slow = slow.filter_map(|(id, samples)| Some((samples.read(now)?.1, *id)));
-            slow.max()
+            let many = inner.own.iter().filter(|(_, samples)| samples.are_many());
+            Slowest::of(many.filter_map(|(id, samples)| Some((*id, samples.read(now)?))))
         };
-        let Some((slow_us, id)) = slowest else { return };
-        let keep = self.pace.lock().look(u64::from(slow_us).div_ceil(1_000), id, now);
-        let Some(kept) = keep else { return };
+        let Some(slowest) = slowest else { return };
+        let Some(kept) = self.pace.lock().look(slowest, now) else { return };
         let disk = Arc::clone(&self.disk);
         let written = blocking(move || kept.write(disk.as_ref())).await;
-        if let Err(error) = written.and_then(|written| written) {
-            tracing::warn!(%error, "failed to keep the round trips for the next start");
+        match written.and_then(|written| written) {
+            Ok(()) => self.pace.lock().wrote(kept),
+            Err(error) => {
+                tracing::warn!(%error, "failed to keep the round trips for the next start");
+            }
         }
     }
+}
+
+/// Leaves of what a peer tells what can be true: round trips to members, each once and no longer than
+/// a ping may take, and the writes of so many zones as a coordinator tells apart. So what is remembered
+/// is bounded by the number of members, whatever is sent.
+fn trim(vantage: &mut Vantage, members: &[u64]) {
+    let (own, mut seen) = (vantage.coordinator_id, BTreeSet::new());
+    let longest_us = PING_MAX.as_micros();
+    vantage.distances.retain(|it| {
+        let can_be = it.round_trip_us <= it.slow_us && u128::from(it.slow_us) <= longest_us;
+        let id = it.coordinator_id;
+        can_be && id != own && members.contains(&id) && seen.insert(id)
+    });
+    vantage.traffic.retain(|it| it.zone.parse::<ZoneName>().is_ok());
+    vantage.traffic.truncate(ZONES_MAX);
 }
 
 impl Inner {
@@ -272,28 +232,28 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use tokio::time::Instant;
-
-    use super::{FRESH, SAMPLES, Samples};
+    use super::{PING_MAX, ZONES_MAX, trim};
+    use crate::rpc::v1::{Distance, Traffic, Vantage};
 
     #[test]
-    fn a_round_trip_is_what_most_take_whatever_a_few_do() {
-        let (mut samples, mut now) = (Samples::default(), Instant::now());
-        samples.note(Duration::from_secs(3), now);
-        assert_eq!(samples.read(now), None, "the first has opened a connection");
-        for place in 0..SAMPLES * 2 {
-            now += Duration::from_secs(1);
-            let took = if place % 10 == 3 { 900 } else { 70 + place as u64 % 2 };
-            samples.note(Duration::from_millis(took), now);
-        }
-        assert_eq!(samples.newest.len(), SAMPLES);
-        let (usual, slow) = samples.read(now).expect("fresh");
-        assert_eq!((usual, slow), (70_000, 71_000));
-        now += FRESH + Duration::from_secs(1);
-        assert_eq!(samples.read(now), None, "nothing is told of who is silent");
-        samples.note(Duration::from_secs(2), now);
-        assert!(samples.newest.is_empty(), "its way may have changed");
+    fn what_a_peer_tells_is_cut_down_to_members_and_zones_that_can_be() {
+        let to = |coordinator_id, round_trip_us, slow_us| Distance {
+            coordinator_id,
+            round_trip_us,
+            slow_us,
+        };
+        let too_long = u32::try_from(PING_MAX.as_micros()).expect("seconds") + 1;
+        let mut distances: Vec<Distance> = (0..100_000).map(|id| to(id, 70, 80)).collect();
+        distances.extend([to(3, 1, 1), to(4, 90, 80), to(5, 1, too_long), to(6, 0, 0)]);
+        let named = |zone: String| Traffic { zone, ..Traffic::default() };
+        let mut traffic = vec![named(String::new()), named("z".repeat(1 << 20))];
+        traffic.extend((0..1_000).map(|zone| named(format!("z{zone}"))));
+        let mut told = Vantage { coordinator_id: 2, distances, traffic, ..Vantage::default() };
+        trim(&mut told, &[1, 2, 3]);
+        assert_eq!(told.distances, [to(1, 70, 80), to(3, 70, 80)], "itself and strangers are out");
+        assert_eq!((told.traffic.len(), told.traffic[0].zone.as_str()), (ZONES_MAX, "z0"));
+        told.distances = vec![to(4, 90, 80), to(5, 1, too_long), to(6, 0, 0)];
+        trim(&mut told, &[1, 2, 4, 5, 6]);
+        assert_eq!(told.distances, [to(6, 0, 0)]);
     }
 }

@@ -24,6 +24,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::codec::{decode, encode};
+use super::deference::Deference;
 use super::gate::Gate;
 use super::roster::Roster;
 use super::type_config::{Member, Snapshot, TypeConfig, Vote};
@@ -36,6 +37,9 @@ use crate::rpc::{Caller, MESSAGE_BYTES_MAX};
 const REOPEN_MIN: Duration = Duration::from_millis(5);
 const REOPEN_MAX: Duration = Duration::from_millis(50);
 
+/// A call without end that lasted so long was a good one, however it ended.
+const GOOD_CALL: Duration = Duration::from_secs(1);
+
 /// Bytes of a snapshot in one message.
 const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
 
@@ -45,11 +49,12 @@ type RpcError = RPCError<TypeConfig>;
 pub(super) struct Network {
     roster: Roster,
     gate: Gate,
+    deference: Deference,
 }
 
 impl Network {
-    pub(super) fn new(roster: Roster, gate: Gate) -> Self {
-        Self { roster, gate }
+    pub(super) fn new(roster: Roster, gate: Gate, deference: Deference) -> Self {
+        Self { roster, gate, deference }
     }
 }
 
@@ -68,6 +73,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             incarnation: member.incarnation.clone(),
             client,
             gate: self.gate.clone(),
+            deference: self.deference.clone(),
             retry: self.roster.patience() / 4,
             reopen: Pacing::default(),
         }
@@ -95,6 +101,15 @@ impl Pacing {
         !std::mem::take(&mut self.pause).is_zero()
     }
 
+    /// A call that should have no end did end, after so long: it counts as a failure, so that who
+    /// answers at once is not called without a pause. Answers whether it is the first in a row.
+    pub(super) fn ended(&mut self, after: Duration) -> bool {
+        if after >= GOOD_CALL {
+            self.worked();
+        }
+        self.failed()
+    }
+
     /// How long to wait; nothing after what worked.
     pub(super) fn pause(&self) -> Duration {
         self.pause
@@ -108,6 +123,7 @@ pub(super) struct Peer {
     /// None: neither the membership nor a setting has the peer's address.
     client: Option<RaftClient<Caller>>,
     gate: Gate,
+    deference: Deference,
     retry: Duration,
     reopen: Pacing,
 }
@@ -179,7 +195,8 @@ impl NetStreamAppend<TypeConfig> for Peer {
                 tokio::time::sleep(self.reopen.pause).await;
             }
             let requests = input.map(|request| frame(&request));
-            let requests = self.address(requests);
+            let mut requests = self.address(requests);
+            self.deference.tell(&mut requests);
             let opened = match self.client() {
                 Ok(mut client) => client.append(requests).await.map_err(unreachable),
                 Err(error) => Err(error),
@@ -268,7 +285,20 @@ impl NetSnapshot<TypeConfig> for Peer {
 
 #[cfg(test)]
 mod tests {
-    use super::{Pacing, REOPEN_MAX, REOPEN_MIN};
+    use std::time::Duration;
+
+    use super::{GOOD_CALL, Pacing, REOPEN_MAX, REOPEN_MIN};
+
+    #[test]
+    fn a_call_that_ends_is_made_again_after_a_pause_that_grows_unless_it_lasted() {
+        let mut pacing = Pacing::default();
+        assert!(pacing.ended(Duration::ZERO));
+        assert_eq!(pacing.pause(), REOPEN_MIN);
+        assert!((0..99).all(|_| !pacing.ended(GOOD_CALL / 2)));
+        assert_eq!(pacing.pause(), REOPEN_MAX);
+        assert!(pacing.ended(GOOD_CALL), "it had worked in between");
+        assert_eq!(pacing.pause(), REOPEN_MIN);
+    }
 
     #[test]
     fn a_peer_that_cannot_be_reached_is_called_ever_more_slowly_until_it_answers() {

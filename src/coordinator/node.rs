@@ -18,6 +18,7 @@ use super::acks::{Acks, Board, Counting, Sending};
 use super::admission::Admission;
 use super::complete;
 use super::confirmed::Confirmed;
+use super::deference::Deference;
 use super::distances::Distances;
 use super::forward::Forward;
 use super::gate::Gate;
@@ -160,21 +161,20 @@ impl Coordinator {
     ) -> Result<Self, StartError> {
         let tasks = Tasks::default();
         let opened = Opened::open((host.log, Arc::clone(&host.snapshots)), &settings).await?;
-        let roster = roster(&settings, host.dial);
+        let (roster, deference) = (roster(&settings, host.dial), Deference::new(settings.timing));
         let gate = Gate::new(settings.id, opened.claim.incarnation(), roster.clone());
         let Opened { claim, space, log, store, acks, sightings, sequencing, machine } = opened;
-        let raft = raft(&settings, (&roster, &gate), &store, machine).await?;
+        let raft = raft(&settings, (&roster, &gate, &deference), &store, machine).await?;
         let me = introduction(&settings, &claim, &raft, &roster).await?;
         let (id, clock, metrics) = (settings.id, host.clock, Arc::clone(&settings.metrics));
         let readers = Readers::new(id, &raft, &roster, sequencing.zones());
         let forward =
             Forward::new(id, &raft, &metrics, roster.clone(), readers.clone(), clock, &tasks);
         let traffic = Traffic::new(&me.zone);
-        let distances = distances(&settings, &roster, (&space, &traffic), host.snapshots)?;
+        let distances = distances(&settings, &roster, (&space, &traffic), host.snapshots);
         let members = members(&settings, &raft, &roster, &distances, &tasks);
         let outlook = Outlook::new(&sequencing, &store, settings.zones.clone());
         let registrar = Registrar::new(&forward, &outlook.zones, roster.patience() * 4);
-        let tails = tails(&settings, &sequencing, &store, &tasks);
         Counting::start(&acks, &gate, &sequencing, &store, &settings.metrics, &tasks);
         Sending::start(id, &acks, &gate, &roster, &raft, &tasks);
         let confirmed = Confirmed::new(&raft, &store, &sequencing, roster.patience() * 4);
@@ -185,6 +185,8 @@ impl Coordinator {
                 gate: gate.clone(),
                 greeting,
                 distances: distances.clone(),
+                deference,
+                metrics: Arc::clone(&metrics),
                 acks,
                 end,
             },
@@ -192,7 +194,7 @@ impl Coordinator {
                 id,
                 (forward.clone(), confirmed.clone()),
                 &outlook,
-                tails,
+                tails(&settings, &sequencing, &store, &tasks),
                 space.clone(),
                 traffic,
                 roster.patience() * 4,
@@ -224,8 +226,7 @@ impl Coordinator {
         tasks.spawn("metrics", follow_head(Arc::clone(&sequencing), metrics));
         tasks
             .spawn("completeness", complete::announce(id, address, forward, confirmed, sequencing));
-        let election = settings.timing.election();
-        Ok(Self { id, election, raft, refused, log, address, tasks })
+        Ok(Self { id, election: settings.timing.election(), raft, refused, log, address, tasks })
     }
 
     /// Where it serves.
@@ -346,10 +347,10 @@ fn distances(
     roster: &Roster,
     known: (&Space, &Traffic),
     disk: Arc<dyn Disk>,
-) -> Result<Distances, StartError> {
+) -> Distances {
     let (id, Geo { auto, adapts, .. }) = (settings.id, settings.geo);
-    Distances::load(id, roster, known, disk, auto, Pace::new(settings.timing, adapts))
-        .map_err(|error| StartError::Data(settings.data.clone(), error))
+    let pace = Pace::load(settings.timing, adapts, disk.as_ref());
+    Distances::load(id, roster, known, disk, auto, pace)
 }
 
 /// The service that changes the members, and the loop that moves the lead by it.
@@ -370,11 +371,11 @@ fn members(
 
 async fn raft(
     settings: &Settings,
-    (roster, gate): (&Roster, &Gate),
+    (roster, gate, deference): (&Roster, &Gate, &Deference),
     store: &LogStore,
     machine: StateMachine,
 ) -> Result<Raft, StartError> {
-    let network = Network::new(roster.clone(), gate.clone());
+    let network = Network::new(roster.clone(), gate.clone(), deference.clone());
     let config = Arc::new(raft_config(settings.timing)?);
     let raft = Raft::new(settings.id, config, network, store.clone(), machine).await;
     raft.map_err(|error| StartError::Raft(error.to_string()))

@@ -23,10 +23,13 @@ const FILE: &str = "round-trips.json";
 const MEASURE_MAX: Duration = Duration::from_secs(2);
 const MEASURES: usize = 6;
 
+/// Time between two looks whether what is kept is still true: the file is not written more often.
+const KEEP_EVERY: Duration = Duration::from_secs(300);
+
 /// Time between two warnings of the same.
 const WARN_AGAIN: Duration = Duration::from_secs(600);
 
-/// The largest round trip of the last run.
+/// The largest round trip of the last run: what most to the farthest coordinator took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Kept {
     largest_ms: u64,
@@ -37,11 +40,36 @@ impl Kept {
         files::write(disk, FILE, &serde_json::to_vec(&self)?)
     }
 
-    /// What is there and readable; a damaged file is as good as none.
+    /// What is there and readable; a damaged file is as good as none, and said to be so at the start.
     fn read(data: &Path) -> Option<Self> {
         // Opening it would make it.
         let disk = data.exists().then(|| Directory::open(data).ok())??;
         serde_json::from_slice(&files::read(&disk, FILE).ok()??).ok()
+    }
+}
+
+/// The largest round trips there are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slowest {
+    /// What most round trips to the farthest coordinator take.
+    usual_ms: u64,
+    /// What nine in ten to the slowest do not exceed, and which one that is.
+    slow_ms: u64,
+    id: u64,
+}
+
+impl Slowest {
+    /// Of the round trips to coordinators: what most take, and what nine in ten do not exceed, in
+    /// microseconds.
+    pub(super) fn of(measured: impl Iterator<Item = (u64, (u32, u32))>) -> Option<Self> {
+        let ms = |us: u32| u64::from(us).div_ceil(1_000);
+        measured.fold(None, |slowest, (id, (usual_us, slow_us))| {
+            let it = Self { usual_ms: ms(usual_us), slow_ms: ms(slow_us), id };
+            let Some(known) = slowest else { return Some(it) };
+            let usual_ms = it.usual_ms.max(known.usual_ms);
+            let slower = if it.slow_ms > known.slow_ms { it } else { known };
+            Some(Self { usual_ms, ..slower })
+        })
     }
 }
 
@@ -51,50 +79,84 @@ pub(super) struct Pace {
     timing: Timing,
     /// Whether the timing follows what was measured; then it is kept.
     adapts: bool,
-    kept: Option<u64>,
+    /// What is on disk.
+    kept_ms: Option<u64>,
+    /// The least of what most round trips took since the last look at the disk, and when that one is
+    /// over. What lasts for less than that is not kept: an overload, a detour.
+    least_ms: u64,
+    due: Option<Instant>,
     /// What was warned of, and when.
     warned: Option<(u64, Instant)>,
 }
 
 impl Pace {
-    pub(super) fn new(timing: Timing, adapts: bool) -> Self {
-        Self { timing, adapts, kept: None, warned: None }
+    /// Takes up what is kept on `disk`; a file that cannot be read is set aside.
+    pub(super) fn load(timing: Timing, adapts: bool, disk: &dyn Disk) -> Self {
+        let without = "the timing is the one of this start, and what is measured now is kept anew";
+        let kept: Option<Kept> = files::read_or_set_aside(disk, FILE, without);
+        let kept_ms = kept.map(|kept| kept.largest_ms);
+        Self { timing, adapts, kept_ms, least_ms: u64::MAX, due: None, warned: None }
     }
 
-    /// Takes in the largest round trip, to coordinator `id`; answers what to keep for the next start.
-    pub(super) fn look(&mut self, largest_ms: u64, id: u64, now: Instant) -> Option<Kept> {
-        let bears_ms = self.timing.bears_ms();
-        let is_news = self.warned.is_none_or(|(warned_ms, at)| {
-            largest_ms > warned_ms + warned_ms / 4 || now - at >= WARN_AGAIN
-        });
-        if largest_ms > bears_ms && is_news {
-            self.warned = Some((largest_ms, now));
-            let Timing { heartbeat_ms, election_min_ms, election_max_ms } =
-                Timing::bearing(largest_ms);
-            let what_to_do = if self.adapts {
-                "restart the coordinators one by one: each adapts when it starts".to_owned()
-            } else {
-                format!(
-                    "set round-trip-ms = {largest_ms} (heartbeat {heartbeat_ms} ms, election \
-                     {election_min_ms} to {election_max_ms} ms), or profile = \"auto\", on every \
-                     coordinator and restart them one by one"
-                )
-            };
-            tracing::warn!(
-                coordinator = id,
-                round_trip_ms = largest_ms,
-                bears_ms,
-                "round trips are longer than the timing bears, which may cost elections without \
-                 need: {what_to_do}"
-            );
-        }
-        let differs = self.kept.is_none_or(|kept| kept.abs_diff(largest_ms) > kept / 5 + 2);
-        if !self.adapts || !differs {
+    /// Takes in the largest round trips; answers what to keep for the next start.
+    pub(super) fn look(&mut self, slowest: Slowest, now: Instant) -> Option<Kept> {
+        self.warn(slowest, now);
+        self.least_ms = self.least_ms.min(slowest.usual_ms);
+        // The first is kept at once: nothing at all is worse.
+        let first = if self.kept_ms.is_some() { now + KEEP_EVERY } else { now };
+        let due = *self.due.get_or_insert(first);
+        if !self.adapts || now < due {
             return None;
         }
-        self.kept = Some(largest_ms);
-        Some(Kept { largest_ms })
+        self.due = Some(now + KEEP_EVERY);
+        let largest_ms = std::mem::replace(&mut self.least_ms, u64::MAX);
+        let differs = self.kept_ms.is_none_or(|kept_ms| is_another_timing(kept_ms, largest_ms));
+        differs.then_some(Kept { largest_ms })
     }
+
+    /// That is on disk now.
+    pub(super) fn wrote(&mut self, kept: Kept) {
+        self.kept_ms = Some(kept.largest_ms);
+    }
+
+    fn warn(&mut self, Slowest { usual_ms, slow_ms, id }: Slowest, now: Instant) {
+        let bears_ms = self.timing.bears_ms();
+        let is_news = self.warned.is_none_or(|(warned_ms, at)| {
+            slow_ms > warned_ms + warned_ms / 4 || now - at >= WARN_AGAIN
+        });
+        if slow_ms <= bears_ms || !is_news {
+            return;
+        }
+        self.warned = Some((slow_ms, now));
+        let Timing { heartbeat_ms, election_min_ms, election_max_ms } = Timing::bearing(slow_ms);
+        let what_to_do = if !self.adapts {
+            format!(
+                "set round-trip-ms = {slow_ms} (heartbeat {heartbeat_ms} ms, election \
+                 {election_min_ms} to {election_max_ms} ms), or profile = \"auto\", on every \
+                 coordinator and restart them one by one"
+            )
+        } else if usual_ms > bears_ms {
+            "restart the coordinators one by one: each adapts when it starts".to_owned()
+        } else {
+            "most are not, so the machines or the network may be overloaded; if that is to stay, \
+             set round-trip-ms instead of profile = \"auto\""
+                .to_owned()
+        };
+        tracing::warn!(
+            coordinator = id,
+            round_trip_ms = slow_ms,
+            usual_ms,
+            bears_ms,
+            "round trips are longer than the timing bears, which may cost elections without \
+             need: {what_to_do}"
+        );
+    }
+}
+
+/// Whether two round trips ask for timings that differ by more than a fifth.
+fn is_another_timing(kept_ms: u64, now_ms: u64) -> bool {
+    let [kept, now] = [kept_ms, now_ms].map(|ms| Timing::bearing(ms).heartbeat_ms);
+    kept.abs_diff(now) > kept / 5
 }
 
 /// The timing for a coordinator that is about to start: from the round trips to those that run
@@ -140,29 +202,79 @@ mod tests {
     use tokio::time::Instant;
 
     use super::super::log::disk::Directory;
-    use super::{Kept, Pace, Timing, WARN_AGAIN};
+    use super::{FILE, KEEP_EVERY, Kept, Pace, Slowest, Timing, WARN_AGAIN};
+
+    fn slowest(usual_ms: u64, slow_ms: u64) -> Slowest {
+        Slowest { usual_ms, slow_ms, id: 2 }
+    }
 
     #[test]
-    fn what_is_kept_follows_what_is_measured_and_only_when_the_timing_adapts() {
-        let now = Instant::now();
-        assert_eq!(Pace::new(Timing::LAN, false).look(20, 2, now), None);
-        let mut pace = Pace::new(Timing::LAN, true);
-        assert_eq!(pace.look(20, 2, now), Some(Kept { largest_ms: 20 }));
-        assert_eq!(pace.look(25, 2, now), None, "nearly the same");
-        let kept = pace.look(120, 2, now).expect("quite different");
-        let dir = tempfile::tempdir().expect("a directory");
+    fn what_is_kept_follows_what_lasts_and_is_written_rarely() {
+        let (dir, mut now) = (tempfile::tempdir().expect("a directory"), Instant::now());
+        let disk = Directory::open(dir.path()).expect("a directory");
+        let mut pace = Pace::load(Timing::LAN, true, &disk);
+        let first = pace.look(slowest(30, 90), now).expect("nothing is kept yet");
+        assert_eq!(first, Kept { largest_ms: 30 }, "what most take");
+        pace.wrote(first);
+        let mut written = Vec::new();
+        for second in 0..3_600_u64 {
+            now += Duration::from_secs(1);
+            // Minutes of overload, and then another way for good.
+            let usual_ms = match second {
+                600..840 => 400,
+                2_400.. => 120 + second % 7,
+                _ => 30 + second % 4,
+            };
+            written.extend(pace.look(slowest(usual_ms, 500), now).inspect(|it| pace.wrote(*it)));
+        }
+        assert_eq!(written, [Kept { largest_ms: 120 }]);
         assert_eq!(Kept::read(dir.path()), None);
-        kept.write(&Directory::open(dir.path()).expect("a directory")).expect("written");
+        written[0].write(&disk).expect("written");
         assert_eq!(Kept::read(dir.path()), Some(Kept { largest_ms: 120 }));
+        let mut next = Pace::load(Timing::LAN, true, &disk);
+        assert_eq!(next.look(slowest(500, 500), now), None, "a start is a busy time");
+        assert_eq!(next.look(slowest(500, 500), now + KEEP_EVERY), Some(Kept { largest_ms: 500 }));
+    }
+
+    #[test]
+    fn a_timing_that_does_not_adapt_keeps_nothing_and_short_round_trips_are_all_the_same() {
+        let (dir, now) = (tempfile::tempdir().expect("a directory"), Instant::now());
+        let disk = Directory::open(dir.path()).expect("a directory");
+        assert_eq!(Pace::load(Timing::LAN, false, &disk).look(slowest(20, 20), now), None);
+        let mut pace = Pace::load(Timing::LAN, true, &disk);
+        pace.wrote(Kept { largest_ms: 1 });
+        assert_eq!(pace.look(slowest(1, 1), now), None);
+        assert_eq!(pace.look(slowest(25, 30), now + KEEP_EVERY), None, "the timing is the same");
+    }
+
+    #[test]
+    fn round_trips_that_cannot_be_read_are_set_aside() {
+        let (dir, now) = (tempfile::tempdir().expect("a directory"), Instant::now());
+        let disk = Directory::open(dir.path()).expect("a directory");
+        std::fs::write(dir.path().join(FILE), "{").expect("written");
+        assert_eq!(Kept::read(dir.path()), None);
+        let mut pace = Pace::load(Timing::LAN, true, &disk);
+        assert!(!dir.path().join(FILE).exists());
+        assert_eq!(pace.look(slowest(60, 60), now), Some(Kept { largest_ms: 60 }));
+    }
+
+    #[test]
+    fn the_slowest_is_of_all_in_each_respect() {
+        let measured = [(2, (90_001, 95_000)), (3, (20_000, 300_000)), (4, (1, 2))];
+        let slowest = Slowest::of(measured.into_iter()).expect("three");
+        assert_eq!((slowest.usual_ms, slowest.slow_ms, slowest.id), (91, 300, 3));
+        assert!(Slowest::of(std::iter::empty()).is_none());
     }
 
     #[test]
     fn an_operator_is_told_once_and_again_when_it_gets_worse_or_stays() {
-        let (mut pace, mut now) = (Pace::new(Timing::bearing(100), false), Instant::now());
-        let mut told = |largest_ms, after| {
+        let (dir, mut now) = (tempfile::tempdir().expect("a directory"), Instant::now());
+        let disk = Directory::open(dir.path()).expect("a directory");
+        let mut pace = Pace::load(Timing::bearing(100), false, &disk);
+        let mut told = |slow_ms, after| {
             now += after;
             let before = pace.warned;
-            pace.look(largest_ms, 2, now);
+            pace.look(slowest(slow_ms, slow_ms), now);
             pace.warned != before
         };
         let second = Duration::from_secs(1);

@@ -8,14 +8,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use openraft::errors::ClientWriteError;
+use openraft::errors::{ClientWriteError, Fatal};
+use openraft::raft::WriteResult;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::forward::Attempt;
-use super::type_config::{Proposal, Raft};
+use super::type_config::{Proposal, Raft, TypeConfig};
 use crate::gather::Gather;
-use crate::task::Tasks;
+use crate::task::{Tasks, until};
 
 /// Proposals that wait to be handed over; further ones are not taken.
 const WAITING_MAX: usize = 2_048;
@@ -146,27 +147,29 @@ async fn append(raft: Raft, together: Vec<Proposed>) -> (Instant, usize) {
     // Each keeps its room until it is answered, also where nobody waits any more.
     let (entries, answers): (Vec<_>, Vec<_>) =
         together.into_iter().map(|it| (Proposal(it.entry), (it.answer, it.room))).unzip();
-    // Dropped answers say that it is not known whether the entry is in the log.
-    if let Ok(results) = raft.client_write_many(entries).await {
-        // When consensus stops, it ends before all are answered.
-        let mut results = results.fuse();
-        for (answer, _room) in answers {
-            let attempt = match results.next().await {
-                Some(Ok(Ok(_))) => Attempt::Committed,
-                Some(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Attempt::NotTaken,
-                Some(Ok(Err(_)) | Err(_)) | None => Attempt::Unknown,
-            };
-            let _ = answer.send(attempt);
+    match raft.client_write_many(entries).await {
+        Ok(results) => {
+            // When consensus stops, it ends before all are answered.
+            let mut results = results.fuse();
+            for (answer, _room) in answers {
+                let _ = answer.send(attempt(results.next().await));
+            }
         }
+        // It has stopped, and was not even handed the entries.
+        Err(_) => answers.into_iter().for_each(|(answer, _room)| {
+            let _ = answer.send(Attempt::NotTaken);
+        }),
     }
     (started, count)
 }
 
-/// Sleeps until `time`; for ever when there is none.
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
+/// What became of one entry. openraft says "forward to the leader" before it appends; of an entry that
+/// it appended and had to cut again it says that it was discarded: another leader may commit it.
+fn attempt(result: Option<Result<WriteResult<TypeConfig>, Fatal<TypeConfig>>>) -> Attempt {
+    match result {
+        Some(Ok(Ok(_))) => Attempt::Committed,
+        Some(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Attempt::NotTaken,
+        Some(Ok(Err(_)) | Err(_)) | None => Attempt::Unknown,
     }
 }
 
@@ -174,7 +177,20 @@ async fn until(time: Option<Instant>) {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Room, TAKEN_BYTES_MAX};
+    use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader};
+
+    use super::{Attempt, Room, TAKEN_BYTES_MAX, attempt};
+
+    #[test]
+    fn only_what_was_never_appended_counts_as_not_taken() {
+        let elsewhere = || ForwardToLeader::empty();
+        let refused = attempt(Some(Ok(Err(ClientWriteError::ForwardToLeader(elsewhere())))));
+        assert_eq!(refused, Attempt::NotTaken);
+        let cut = attempt(Some(Ok(Err(ClientWriteError::LogEntryDiscarded(elsewhere())))));
+        assert_eq!(cut, Attempt::Unknown, "a later leader may have it");
+        assert_eq!(attempt(Some(Err(Fatal::Stopped))), Attempt::Unknown);
+        assert_eq!(attempt(None), Attempt::Unknown);
+    }
 
     #[test]
     fn no_more_bytes_are_taken_than_there_is_room_for_unless_nothing_is() {

@@ -2,17 +2,23 @@
 //! they get to know each other.
 
 use std::fmt::Display;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
 use serde::Serialize;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::acks::{Ack, Board};
 use super::codec::{decode, encode};
+use super::deference::Deference;
 use super::distances::Distances;
 use super::gate::Gate;
 use super::greeting::Greeting;
@@ -21,6 +27,7 @@ use crate::rpc::v1::raft_server;
 use crate::rpc::v1::{
     self, AcksReply, Frame, HelloReply, IntroduceRequest, Introduction, PingReply, PingRequest,
 };
+use crate::telemetry::Metrics;
 
 /// Largest snapshot that is accepted: the key window is some 60 MB, positions are small.
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
@@ -33,7 +40,9 @@ pub(super) struct RaftService {
     pub(super) gate: Gate,
     pub(super) greeting: Greeting,
     pub(super) distances: Distances,
+    pub(super) deference: Deference,
     pub(super) acks: Board,
+    pub(super) metrics: Arc<Metrics>,
     /// The end of the process: calls without end must not outlive it.
     pub(super) end: CancellationToken,
 }
@@ -56,14 +65,22 @@ impl raft_server::Raft for RaftService {
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         self.gate.check(request.metadata())?;
+        let (ask, deference) =
+            (self.deference.asked(request.metadata(), Instant::now()), self.deference.clone());
         // A request that cannot be read ends the stream: the leader sees it end and starts anew.
         let requests = tokio_stream::StreamExt::map_while(request.into_inner(), |frame| {
             let request = decode::<AppendEntriesRequest<TypeConfig>>(&frame.ok()?.body);
             request.inspect_err(|error| tracing::warn!(%error, "refused an append")).ok()
         });
         let answers = self.raft.stream_append(Box::pin(requests));
-        let answers = answers.map(|result| match result {
-            Ok(result) => Ok(Frame { body: encode(&result) }),
+        let answers = answers.map(move |result| match result {
+            Ok(result) => {
+                let is_of_leader = !matches!(result, Err(StreamAppendError::HigherVote(_)));
+                if let Some(ask) = ask.filter(|_| is_of_leader) {
+                    deference.heard(ask, Instant::now());
+                }
+                Ok(Frame { body: encode(&result) })
+            }
             Err(fatal) => Err(Status::unavailable(fatal.to_string())),
         });
         Ok(Response::new(answers.boxed()))
@@ -104,6 +121,16 @@ impl raft_server::Raft for RaftService {
         self.gate.check(request.metadata())?;
         let request: VoteRequest<TypeConfig> =
             decode(&request.into_inner().body).map_err(malformed)?;
+        let (vote, leader) = {
+            let metrics = self.raft.server_metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.vote, metrics.current_leader)
+        };
+        if self.deference.waits_for(leader, Instant::now()) {
+            self.metrics.coordinator.elections_deferred.inc();
+            let refusal: VoteResponse<TypeConfig> = VoteResponse::new(vote, None, false);
+            return Ok(Response::new(Frame { body: encode(&refusal) }));
+        }
         answer(self.raft.pre_vote(request).await)
     }
 

@@ -20,7 +20,7 @@ const RECENT_SECONDS: u64 = 5;
 const SAMPLES_MAX: usize = 32;
 
 /// Zones that are told apart; writes of further ones are not counted.
-const ZONES_MAX: usize = 64;
+pub(super) const ZONES_MAX: usize = 64;
 
 /// No zone's name is longer.
 const ZONE_BYTES_MAX: usize = 64;

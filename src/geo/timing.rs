@@ -59,6 +59,13 @@ impl Timing {
         self.heartbeat_ms / 2
     }
 
+    /// How long a leader may be silent before anyone with this timing stands for election, in ms: its
+    /// lease, and then the least that is drawn.
+    #[must_use]
+    pub const fn silence_ms(&self) -> u64 {
+        self.election_max_ms + self.election_min_ms
+    }
+
     /// The longest election timeout. A leader is missed after up to twice as long.
     #[must_use]
     pub const fn election(&self) -> Duration {
@@ -75,9 +82,7 @@ mod tests {
         for round_trip_ms in 0..=ROUND_TRIP_MS_MAX + 10 {
             let timing = Timing::bearing(round_trip_ms);
             assert!(timing.bears_ms() >= round_trip_ms.min(ROUND_TRIP_MS_MAX), "{timing:?}");
-            // The lease, and then what is drawn.
-            let borne_ms = timing.election_max_ms + timing.election_min_ms;
-            assert!(borne_ms > 4 * timing.heartbeat_ms, "{timing:?}");
+            assert!(timing.silence_ms() > 4 * timing.heartbeat_ms, "{timing:?}");
             let spread = timing.election_max_ms - timing.election_min_ms;
             assert!(spread >= timing.bears_ms() && spread < timing.heartbeat_ms, "{timing:?}");
         }

@@ -107,6 +107,10 @@ pub struct Coordinator {
     pub sequenced_by_acks: Counter,
     /// Batches sequenced by the leader's word.
     pub sequenced_by_leader: Counter,
+    /// 1 while acks of the others are counted, 0 while that is off or waits for the log to be readable.
+    pub counts_acks: IdGauge,
+    /// Questions for a vote that were refused because the leader's longer timing lets it be silent.
+    pub elections_deferred: Counter,
     /// Registered zones by state; the label's values are [`ZONE_STATES`].
     pub zones: Family<[(&'static str, &'static str); 1], IdGauge>,
 }
@@ -177,6 +181,8 @@ impl Metrics {
                 flush_seconds: histogram(STEP_SECONDS),
                 sequenced_by_acks: Counter::default(),
                 sequenced_by_leader: Counter::default(),
+                counts_acks: IdGauge::default(),
+                elections_deferred: Counter::default(),
                 zones: Family::default(),
             },
             registry: Registry::default(),
@@ -220,6 +226,8 @@ impl Metrics {
         add.metric("pghc_coordinator_flush_seconds", "Seconds of each flush of the log to disk", flush_seconds);
         add.metric("pghc_coordinator_sequenced_by_acks", "Batches known to be committed by the acks of a majority, before the leader's word", &self.coordinator.sequenced_by_acks);
         add.metric("pghc_coordinator_sequenced_by_leader", "Batches known to be committed by the leader's word", &self.coordinator.sequenced_by_leader);
+        add.metric("pghc_coordinator_counts_acks", "1 while the acks of the others are counted, 0 while that is off or the log cannot be read", &self.coordinator.counts_acks);
+        add.metric("pghc_coordinator_elections_deferred", "Questions for a vote that were refused because the leader's longer timing lets it be silent", &self.coordinator.elections_deferred);
         let zones = &self.coordinator.zones;
         for state in 0..ZONE_STATES.len() {
             self.coordinator.zones_in(state).set(0);

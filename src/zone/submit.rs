@@ -28,7 +28,7 @@ use crate::rpc::v1::{SubmitReply, SubmitRequest, WriteOutcome};
 use crate::rpc::{NOT_TAKEN, never_sent};
 use crate::sabotage::{self, Bug};
 use crate::sequencer::{Batch, SessionId, Write};
-use crate::task::{Tasks, watch};
+use crate::task::{Tasks, until, watch};
 use crate::telemetry::Metrics;
 
 /// Pause before a batch is sent again.
@@ -299,14 +299,6 @@ struct Landing {
     writes: usize,
     /// The round trip of the attempt that was answered, and the newest id in the answer.
     ordered: Option<(Duration, u64)>,
-}
-
-/// Sleeps until `time`; for ever when there is none.
-async fn until(time: Option<Instant>) {
-    match time {
-        Some(time) => tokio::time::sleep_until(time).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Sends a batch until it is answered or nobody waits any longer.

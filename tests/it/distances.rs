@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use pghc::coordinator::{Acks, Coordinator, Geo, Retention, Settings, Timing, measured, survey};
 use pghc::dev::parade::{Parade, ParadeOptions, Profile};
+use pghc::rpc::v1::change_request::Kind as ChangeKind;
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
 use pghc::rpc::v1::members_client::MembersClient;
-use pghc::rpc::v1::{PlacementRequest, PlacementView, SubmitRequest, ZoneReport};
+use pghc::rpc::v1::{ChangeRequest, PlacementRequest, PlacementView, SubmitRequest, ZoneReport};
 use pghc::rpc::{self, Caller};
 use pghc::sequencer::{Batch, Write};
 use pghc::task::Tasks;
@@ -119,6 +120,23 @@ impl Group {
         .await;
     }
 
+    /// Has `id` lead, as all know; answers who leads and in which term.
+    async fn lead(&self, id: u64) -> (u64, u64) {
+        wait_for("the leader that is wanted", async || {
+            let now = self.leader().await;
+            if now.0 == id {
+                return Some(now);
+            }
+            let lead = ChangeKind::Lead.into();
+            let lead = ChangeRequest { kind: lead, coordinator_id: id, ..ChangeRequest::default() };
+            let mut members = MembersClient::new(self.caller(now.0));
+            let mut lines = members.change(lead).await.ok()?.into_inner();
+            while let Ok(Some(_)) = lines.message().await {}
+            None
+        })
+        .await
+    }
+
     async fn view(&self, id: u64) -> Option<PlacementView> {
         let mut client = MembersClient::new(self.caller(id));
         Some(client.placement(PlacementRequest {}).await.ok()?.into_inner())
@@ -158,6 +176,45 @@ async fn no_leader_is_lost_at_300_ms_with_jitter_and_losses() {
     })
     .await;
     assert_eq!(group.leader().await, before, "nobody stood for election");
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_leader_of_quick_followers_keeps_the_lead_and_is_missed_when_it_is_gone() {
+    let mut group = Group::start(even(1), Timing::LAN, false, &Change::default()).await;
+    group.leader().await;
+    group.running.remove(&1).expect("running").stop().await;
+    // A heartbeat every 1.2 s, where the others stand after 0.4 s of silence.
+    group.settings.get_mut(&1).expect("there").timing = Timing::bearing(600);
+    group.run(1).await;
+    let before = group.lead(1).await;
+    let refused = |group: &Group| -> u64 {
+        let of = |id| group.settings[&id].metrics.coordinator.elections_deferred.get();
+        [2, 3].map(of).into_iter().sum()
+    };
+    wait_for("ten elections that nobody supports", async || (refused(&group) >= 10).then_some(()))
+        .await;
+    assert_eq!(group.leader().await, before, "nobody was elected in its place");
+    group.running.remove(&1).expect("running").stop().await;
+    wait_for("another leader", async || (group.leader().await.1 > before.1).then_some(())).await;
+    group.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preference_that_cannot_be_read_does_not_keep_a_coordinator_from_starting() {
+    let mut group = Group::start(even(1), Timing::LAN, true, &Change::default()).await;
+    group.leader().await;
+    group.running.remove(&1).expect("running").stop().await;
+    let data = group.settings[&1].data.clone();
+    for file in ["placement.json", "round-trips.json"] {
+        std::fs::write(data.join(file), "{").expect("written");
+    }
+    measured(&group.settings[&1]).await;
+    group.run(1).await;
+    group.leader().await;
+    for file in ["placement.json", "round-trips.json"] {
+        assert!(data.join(format!("{file}.unreadable")).exists(), "{file}");
+    }
     group.stop().await;
 }
 

@@ -25,9 +25,6 @@ const DEAF_PAUSE: Duration = Duration::from_secs(60);
 /// Pause before it is looked again whether this coordinator is admitted.
 const GATE_PAUSE: Duration = Duration::from_millis(50);
 
-/// A call that lasted so long was a good one.
-const GOOD_CALL: Duration = Duration::from_secs(1);
-
 /// Keeps a sender for every other member.
 pub(in super::super) struct Sending {
     id: u64,
@@ -128,19 +125,17 @@ impl Sender {
             }
             let begun = Instant::now();
             let call = self.gate.address(self.acks(), &self.incarnation);
-            let Err(status) = client.acks(call).await else { continue };
-            if status.code() == tonic::Code::Unimplemented {
+            // It should not end: an answer is no better than an error.
+            let ended = client.acks(call).await.err();
+            if ended.as_ref().map(tonic::Status::code) == Some(tonic::Code::Unimplemented) {
                 if !std::mem::replace(&mut is_deaf, true) {
                     tracing::info!(coordinator = self.to, "it takes no acks");
                 }
                 sleep(DEAF_PAUSE).await;
                 continue;
             }
-            if begun.elapsed() >= GOOD_CALL {
-                pacing.worked();
-            }
-            if pacing.failed() {
-                tracing::debug!(coordinator = self.to, %status, "acks do not reach it");
+            if pacing.ended(begun.elapsed()) {
+                tracing::debug!(coordinator = self.to, error = ?ended, "acks do not reach it");
             }
             sleep(pacing.pause()).await;
         }

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod durable;
+mod unreadable;
 
 use proptest::prelude::*;
 

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use pghc_api::chain::Head;
 
 pub use self::survivor::Survivor;
-pub use self::write::{Recovered, write};
+pub use self::write::{Recovered, TERMS_BEYOND, write};
 
 /// Why directories cannot be recovered from. Nothing was changed.
 #[derive(Debug, thiserror::Error)]

@@ -15,12 +15,17 @@ use crate::coordinator::codec::encode;
 use crate::coordinator::log::{Log, Options, Record};
 use crate::coordinator::type_config::{Entry, LogId, Vote as RaftVote};
 
+/// How far the term goes beyond every term that a survivor has seen. Coordinators without a directory
+/// may have seen newer ones, each for an election: so many take five days of nothing else at the
+/// shortest time-outs. What they hold is then older than the group that goes on, whatever they did.
+pub const TERMS_BEYOND: u64 = 1 << 20;
+
 /// What was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recovered {
     /// Index of the entry that makes the survivor the only member.
     pub index: u64,
-    /// Its term, above any that a survivor has seen.
+    /// Its term, [`TERMS_BEYOND`] above any that a survivor has seen.
     pub term: u64,
 }
 
@@ -32,7 +37,7 @@ pub struct Recovered {
 /// once more does no harm.
 pub fn write(plan: &Plan) -> Result<Recovered, RecoverError> {
     let keep = &plan.keep;
-    let (id, term) = (keep.id, plan.term + 1);
+    let (id, term) = (keep.id, plan.term + TERMS_BEYOND);
     let index = keep.last_id.map_or(0, |last| last.index + 1);
     let leader = openraft::impls::leader_id_adv::LeaderId::new(term, id);
     let node = keep.nodes.get(&id).cloned().unwrap_or_default();

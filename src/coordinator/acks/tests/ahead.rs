@@ -11,7 +11,7 @@ use openraft::{EntryPayload, Membership};
 use crate::coordinator::sequencing::Sequencing;
 use crate::coordinator::type_config::{Entry, LogId, Member, Proposal, SnapshotMeta};
 
-const LONG: Duration = Duration::from_secs(60);
+pub(super) const LONG: Duration = Duration::from_secs(60);
 
 fn entry(term: u64, index: u64, payload: EntryPayload<Proposal, u64, Member>) -> Entry {
     let leader = openraft::impls::leader_id_adv::LeaderId::new(term, 1).to_committed();
@@ -31,7 +31,7 @@ fn members(term: u64, index: u64, sets: &[&[u64]]) -> Entry {
 }
 
 /// Three voters, sequenced up to index 1.
-fn sequencing() -> Arc<Sequencing> {
+pub(super) fn sequencing() -> Arc<Sequencing> {
     let cluster = "00000000-0000-4000-8000-000000000001".parse().expect("a UUID");
     let sequencing = Sequencing::new(cluster, 1 << 20);
     sequencing.advance(members(0, 0, &[&[1, 2, 3]])).expect("committed");
@@ -39,7 +39,7 @@ fn sequencing() -> Arc<Sequencing> {
     Arc::new(sequencing)
 }
 
-fn next(sequencing: &Sequencing) -> u64 {
+pub(super) fn next(sequencing: &Sequencing) -> u64 {
     *sequencing.next_index().borrow()
 }
 

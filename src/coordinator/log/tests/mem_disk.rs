@@ -85,6 +85,8 @@ struct Inner {
     syncs_allowed: Option<usize>,
     syncs: usize,
     syncs_until_failure: Option<usize>,
+    fails_reads: bool,
+    failed_reads: usize,
 }
 
 /// See the module. Cheap to clone; clones are the same disk.
@@ -139,6 +141,16 @@ impl MemDisk {
     /// Makes one sync fail, after `more` have succeeded. Like a real disk it succeeds afterwards.
     pub(in crate::coordinator) fn fail_sync_after(&self, more: usize) {
         self.0.0.lock().syncs_until_failure = Some(more);
+    }
+
+    /// Makes all reads fail, or succeed again.
+    pub(in crate::coordinator) fn fail_reads(&self, fails: bool) {
+        self.0.0.lock().fails_reads = fails;
+    }
+
+    /// Number of reads that failed so.
+    pub(in crate::coordinator) fn failed_reads(&self) -> usize {
+        self.0.0.lock().failed_reads
     }
 
     fn done(&self, event: Event) {
@@ -210,7 +222,11 @@ impl DiskFile for MemFile {
     }
 
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
-        let inner = self.0.0.0.lock();
+        let mut inner = self.0.0.0.lock();
+        if inner.fails_reads {
+            inner.failed_reads += 1;
+            return Err(io::Error::other("the disk cannot read this"));
+        }
         let file = inner.image.nodes.get(&self.1).map_or(&[][..], |file| file);
         let offset = usize::try_from(offset).unwrap();
         let from = file.get(offset..offset + into.len());
