@@ -35,6 +35,10 @@ pub(crate) const FOUNDER_DOWN: &str = "founder without power";
 const DISK_WIPED: &str = "disk wiped";
 const MEMBERS_CHANGED: &str = "members changed";
 
+/// Classes that cut the power of all machines: rare.
+const POWER_CUT: &str = "power cut everywhere";
+const POWER_CUT_OF_SLOW_DISKS: &str = "power cut of slow disks";
+
 /// All classes of faults that may come at any time, by name.
 pub(crate) const FAULTS: &[(&str, Fault)] = &[
     ("split", |it| Box::pin(it.split())),
@@ -54,7 +58,8 @@ pub(crate) const FAULTS: &[(&str, Fault)] = &[
     ("node paused", |it| Box::pin(it.node_paused())),
     ("database crash", |it| Box::pin(it.database_crash())),
     ("database connections lost", |it| Box::pin(it.database_loses())),
-    ("power cut everywhere", |it| Box::pin(it.power_cut())),
+    (POWER_CUT, |it| Box::pin(it.power_cut())),
+    (POWER_CUT_OF_SLOW_DISKS, |it| Box::pin(it.power_cut_of_slow_disks())),
 ];
 
 /// Makes trouble until it is calm; ends when everything is mended.
@@ -79,7 +84,7 @@ pub(crate) async fn run(world: Arc<World>, calm: CancellationToken) {
         let chosen = if dice.per_mille(700) { dice.pick(&favourites) } else { any };
         // Power cuts of everything are rare.
         let (class, fault) = match FAULTS[chosen] {
-            ("power cut everywhere", _) if dice.per_mille(700) => FAULTS[any],
+            (POWER_CUT | POWER_CUT_OF_SLOW_DISKS, _) if dice.per_mille(700) => FAULTS[any],
             chosen => chosen,
         };
         if [DISK_WIPED, MEMBERS_CHANGED].contains(&class)
@@ -294,6 +299,18 @@ impl Trouble {
         database.trouble(self.dice.between(0, 300), latency);
         self.last(200, 6000).await;
         database.trouble(0, (150, 900));
+    }
+
+    /// The disks of all logs take long to sync, and then every machine loses power: whatever anybody was
+    /// told of before it was synced is gone, while databases have it.
+    async fn power_cut_of_slow_disks(self) {
+        let (low, high) = self.dice.pick(&[(50_000, 150_000), (200_000, 400_000)]);
+        let machines = self.world.machines.len();
+        (0..machines).for_each(|place| self.world.slow_disk(place, low, high));
+        self.last(100, 1_500).await;
+        let world = Arc::clone(&self.world);
+        self.power_cut().await;
+        (0..machines).for_each(|place| world.slow_disk(place, 200, 2_000));
     }
 
     /// Every machine loses power at one moment.
