@@ -16,8 +16,11 @@ use tokio::time::Instant;
 
 use crate::postgres::{RawChain, RawHead, ReadError};
 
-/// Rows checked between two looks at the clock.
+/// Rows checked at a time.
 const ROWS_AT_ONCE: usize = 256;
+
+/// Most rows read under one snapshot.
+const PIECE_ROWS_MAX: u64 = 20_000;
 
 /// How fast a check may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,14 @@ impl Rate {
             Duration::from_micros(count.saturating_mul(1_000_000) / u64::from(rate.max(1)))
         };
         share(rows, self.rows).max(share(bytes, self.bytes))
+    }
+
+    /// How many rows to read at a time, after so many with so many bytes: what takes a twentieth of a
+    /// second at this rate if they go on like that.
+    fn piece(self, rows: u64, bytes: u64) -> i64 {
+        let each = bytes.checked_div(rows).unwrap_or_default().max(1);
+        let fitting = (u64::from(self.bytes) / each).min(self.rows.into());
+        (fitting / 20).clamp(1, PIECE_ROWS_MAX).cast_signed()
     }
 }
 
@@ -102,23 +113,31 @@ async fn walk(
     let mut verifier = Verifier::new(cluster.clone(), WriteId::FIRST);
     let started = Instant::now();
     let (mut rows, mut bytes) = (0_u64, 0_u64);
-    let links = chain.links(1, applied.cast_signed());
-    let mut links = std::pin::pin!(links.ready_chunks(ROWS_AT_ONCE));
-    while let Some(chunk) = links.next().await {
-        for row in chunk {
-            let row = row?;
-            rows += 1;
-            bytes += row.payload().map_or(0, |payload| payload.len() as u64);
-            let head = match verifier.check(&row.to_verify()) {
-                Ok(head) => head,
-                Err(violation) => return Ok(Err(violation)),
-            };
-            if let Some(due) = confirmed.filter(|due| due.id == head.id && *due != head) {
-                let (id, kind) = (head.id.as_i64(), ViolationKind::Fork);
-                return Ok(Err(Violation::new(id, kind, due.digest, head.digest)));
+    let (mut next, applied_id) = (1, applied.cast_signed());
+    while next <= applied_id {
+        // Nothing is waited for within a piece: it would hold its snapshot, under which every version of
+        // the frontier's row piles up, and each batch would be applied the slower.
+        let piece = rate.piece(rows, bytes);
+        let last = next.saturating_add(piece - 1).min(applied_id);
+        let links = chain.links(next, last);
+        let mut links = std::pin::pin!(links.ready_chunks(ROWS_AT_ONCE));
+        while let Some(chunk) = links.next().await {
+            for row in chunk {
+                let row = row?;
+                rows += 1;
+                bytes += row.payload().map_or(0, |payload| payload.len() as u64);
+                let head = match verifier.check(&row.to_verify()) {
+                    Ok(head) => head,
+                    Err(violation) => return Ok(Err(violation)),
+                };
+                if let Some(due) = confirmed.filter(|due| due.id == head.id && *due != head) {
+                    let (id, kind) = (head.id.as_i64(), ViolationKind::Fork);
+                    return Ok(Err(Violation::new(id, kind, due.digest, head.digest)));
+                }
             }
         }
         tokio::time::sleep_until(started + rate.time_for(rows, bytes)).await;
+        next = last + 1;
     }
     if let Err(violation) = verifier.finish(applied) {
         return Ok(Err(violation));
@@ -228,6 +247,15 @@ mod tests {
     use std::time::Duration;
 
     use super::Rate;
+
+    #[test]
+    fn what_is_read_under_one_snapshot_takes_a_twentieth_of_a_second() {
+        let rate = Rate { rows: 10_000, bytes: 1_000_000 };
+        assert_eq!(rate.piece(0, 0), 500);
+        assert_eq!(rate.piece(1_000, 1_000_000), 50, "a kilobyte each");
+        assert_eq!(rate.piece(1, u64::MAX), 1);
+        assert_eq!(Rate::UNBOUNDED.piece(0, 0), 20_000);
+    }
 
     #[test]
     fn a_check_goes_at_the_slower_of_its_two_rates() {

@@ -23,6 +23,7 @@ impl Trouble {
     pub(crate) async fn disk_wiped(self) {
         let place = self.dice.below(self.world.founders);
         let Owner { id: old, .. } = self.world.owner(place).expect("a member's machine");
+        self.zones_follow().await;
         self.world.stands(place, Standing::Wiped);
         self.world.wipe(place);
         self.last(1, 2000).await;
@@ -50,6 +51,7 @@ impl Trouble {
                 self.insist(&about(Kind::Promote)).await;
             }
             2 => {
+                self.zones_follow().await;
                 // From here on, wherever it starts, it may be told.
                 self.world.stands(place, Standing::Removed);
                 self.insist(&about(Kind::Remove)).await;
@@ -67,6 +69,18 @@ impl Trouble {
             }
         }
         self.done();
+    }
+
+    /// Waits until every zone has what any of them has now. The log of who joined last begins there, and
+    /// the twins of databases cannot be filled from each other: the last log that reaches back to a zone
+    /// that is away must stay.
+    async fn zones_follow(&self) {
+        let (_, frontiers) = self.world.frontiers();
+        let newest = frontiers.into_iter().max().unwrap_or_default();
+        let mut calm_since = None;
+        while self.world.frontiers().1.iter().any(|frontier| *frontier < newest) {
+            self.wait(&mut calm_since, &format!("a zone does not follow to {newest}")).await;
+        }
     }
 
     fn done(&self) {
