@@ -235,9 +235,11 @@ impl MembersService {
             tell(lines, format!("now: {step}"));
             let handed_over = matches!(step, Step::HandOver { .. });
             self.step(step, &mut at, until, lines).await?;
-            if handed_over && !matches!(change, Change::Lead { .. }) {
+            match change {
+                Change::Lead { id } => leads(self.known_leader().await?, id)?,
                 // The rest is the new leader's to do.
-                return self.pass_on(request, lines).await;
+                _ if handed_over => return self.pass_on(request, lines).await,
+                _ => {}
             }
         }
         Ok("done".to_owned())
@@ -476,6 +478,17 @@ impl members_server::Members for MembersService {
     }
 }
 
+/// Whether the one that was to lead does: an heir that is slow to take over leaves the lead to another.
+fn leads(leader: u64, asked: u64) -> Result<(), Status> {
+    if leader == asked {
+        return Ok(());
+    }
+    Err(Status::unavailable(format!(
+        "coordinator {asked} did not take the lead in time, and coordinator {leader} leads now; nothing is \
+         lost; repeat the command"
+    )))
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::sync::mpsc;
@@ -496,5 +509,12 @@ mod tests {
             last = Some(line);
         }
         assert_eq!(last.as_deref(), Some("done"));
+    }
+
+    #[test]
+    fn a_lead_that_went_to_another_is_not_called_done() {
+        assert!(super::leads(2, 2).is_ok());
+        let refusal = super::leads(1, 2).expect_err("another leads");
+        assert_eq!(refusal.code(), tonic::Code::Unavailable, "so that it is asked for again");
     }
 }
