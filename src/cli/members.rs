@@ -147,10 +147,10 @@ enum Failure {
     Refused(String),
 }
 
-/// Asks a coordinator that answers, and prints what it says; again when the leader is lost
-/// meanwhile, which is harmless, since every change may be repeated.
+/// Asks a coordinator that answers, and prints what it says; again, and another one first, when the leader is
+/// lost meanwhile, which is harmless, since every change may be repeated.
 pub async fn run(arguments: Arguments) -> ExitCode {
-    let Arguments { cluster_id, coordinator: urls, command } = arguments;
+    let Arguments { cluster_id, coordinator: mut urls, command } = arguments;
     let Some(cluster) = cluster_id.filter(|_| !urls.is_empty()) else {
         view::complain("error: say whom to ask: --cluster-id UUID --coordinator URL");
         return ExitCode::from(USAGE);
@@ -169,6 +169,8 @@ pub async fn run(arguments: Arguments) -> ExitCode {
             Failure::Lost(why) if tokio::time::Instant::now() < until => {
                 view::complain(&format!("{why}; asking again"));
                 tokio::time::sleep(PAUSE).await;
+                // One that waits to be added, or is cut off, answers and knows no leader.
+                urls.rotate_left(1);
                 continue;
             }
             Failure::Lost(why) | Failure::Refused(why) => (why, 1),

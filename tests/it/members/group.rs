@@ -240,7 +240,8 @@ impl Group {
     fn ask(&self, what: &str, line: &str) -> Output {
         let mut command = Command::new(binary());
         command.args([what, "--cluster-id", CLUSTER]);
-        for id in self.children.keys() {
+        // The newest first: one that waits to be added answers, and knows no leader.
+        for id in self.children.keys().rev() {
             command.arg("--coordinator").arg(self.url(*id));
         }
         command.args(line.split_whitespace()).output().expect("it runs")
