@@ -65,7 +65,8 @@ async fn a_group_goes_on_from_the_one_coordinator_that_is_left_and_loses_nothing
     let (code, text) = recover(&site, "eu", &["--write"]);
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("makes coordinator 1 the only member"), "{text}");
-    let term = text.split("of term ").nth(1).and_then(|rest| rest.split(' ').next());
+    let written = text.split("written: entry ").nth(1).expect("it says what it wrote");
+    let term = written.split("of term ").nth(1).and_then(|rest| rest.split(' ').next());
     let term: u64 = term.and_then(|term| term.parse().ok()).expect("it says the term");
     assert!(term > 1 << 20, "beyond what the lost ones can have seen: {text}");
     let part = Part::Coordinator;
