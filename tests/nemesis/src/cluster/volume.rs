@@ -15,6 +15,9 @@ use crate::sandbox::tool;
 /// Files that are made at most to fill a volume.
 const FILL_PIECES_MAX: u32 = 64;
 
+/// How often a disk that others work in is filled again.
+const FILL_ROUNDS_MAX: usize = 20;
+
 /// Longest time until nothing holds the file system any more.
 const BUSY_MAX: Duration = Duration::from_secs(10);
 
@@ -97,7 +100,23 @@ impl Volume {
     /// # Errors
     /// When there is still room.
     pub fn fill(&self) -> anyhow::Result<String> {
-        // Others work in it meanwhile and may give room back, so a piece that fits is not the last.
+        // Others work in it meanwhile and may give room back, the whole of a log segment at a time: a piece
+        // that fits is not the last, and what was full may have room again.
+        for round in 0..FILL_ROUNDS_MAX {
+            self.take_room(round)?;
+            let probe = self.mount.join("ballast-probe");
+            let written = std::fs::File::create(&probe)
+                .and_then(|mut file| file.write_all(&[0; 65_536]).and_then(|()| file.sync_all()));
+            let _ = std::fs::remove_file(probe);
+            if let Err(error) = written {
+                return Ok(format!("a write to the full disk says {error}"));
+            }
+        }
+        bail!("{} still has room", self.mount.display())
+    }
+
+    /// Takes what room there is, or nearly.
+    fn take_room(&self, round: usize) -> anyhow::Result<()> {
         let mut share = 1;
         for piece in 0..FILL_PIECES_MAX {
             let stat = nix::sys::statvfs::statvfs(&self.mount)?;
@@ -105,20 +124,13 @@ impl Volume {
             if size < 4096 {
                 break;
             }
-            let path = format!("{}-{piece}", self.ballast().display());
+            let path = format!("{}-{round}-{piece}", self.ballast().display());
             if tool(&["fallocate", "-l", &size.to_string(), &path]).is_err() {
                 // It may have taken what it could.
                 share *= 2;
             }
         }
-        let probe = self.mount.join("ballast-probe");
-        let written = std::fs::File::create(&probe)
-            .and_then(|mut file| file.write_all(&[0; 65_536]).and_then(|()| file.sync_all()));
-        let _ = std::fs::remove_file(probe);
-        match written {
-            Ok(()) => bail!("{} still has room", self.mount.display()),
-            Err(error) => Ok(format!("a write to the full disk says {error}")),
-        }
+        Ok(())
     }
 
     /// Gives the room back.
