@@ -19,7 +19,7 @@ const REFUSED_MAX: Duration = Duration::from_secs(40);
 /// Longest time until a change of the members is made, from the first time it is asked for.
 const ORDERED_MAX: Duration = Duration::from_secs(90);
 /// Longest time until the members' list shows what was done.
-const LISTED_MAX: Duration = Duration::from_secs(20);
+const LISTED_MAX: Duration = Duration::from_secs(60);
 /// Longest time until two of three acknowledge a write, an election included.
 const DECIDED_MAX: Duration = Duration::from_secs(30);
 /// What a coordinator that must not go on says.

@@ -10,7 +10,7 @@ use super::{Aim, Class, Needs, Outcome, Scene, power, until};
 use crate::cluster::{View, ZONES};
 
 /// Longest time until a restarted member takes part again.
-const BACK_MAX: Duration = Duration::from_secs(20);
+const BACK_MAX: Duration = Duration::from_secs(60);
 
 pub(super) fn classes() -> Vec<Class> {
     let class = |name, number, reduced, hold_ms, run| Class {
