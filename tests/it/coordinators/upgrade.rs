@@ -48,7 +48,14 @@ impl Dial for Mixed {
 async fn no_zone_is_registered_before_every_member_can_read_it() {
     let mixed = Mixed::default();
     let mut group = Group::dialing(Arc::new(mixed.clone())).await;
-    let older = group.leader().await % 3 + 1;
+    let leader = group.leader().await;
+    let older = leader % 3 + 1;
+    // One that is not admitted yet would never be: it could not say who it is. A follower is.
+    wait_for("a leader that the older one follows", async || {
+        let view = group.client(older).report(ZoneReport::default()).await.ok()?;
+        (view.get_ref().leader != 0).then_some(())
+    })
+    .await;
     let url = format!("http://{}", group.running[&older].address());
     mixed.older.lock().insert(url);
     report_at(&group, "eu", 0).await.expect("zones work without");
