@@ -49,8 +49,8 @@ pub(super) struct MembersService {
     id: u64,
     raft: Raft,
     roster: Roster,
-    /// A longest election timeout.
-    election: Duration,
+    /// A leader's lease: about half an election timeout.
+    lease: Duration,
     board: Board,
     /// Changes under way here.
     changing: Arc<AtomicUsize>,
@@ -82,18 +82,18 @@ fn tell(lines: &Lines, line: impl Into<String>) {
 }
 
 impl MembersService {
-    /// `election` is a longest election timeout.
+    /// `lease` is a leader's.
     pub(super) fn new(
         id: u64,
         raft: &Raft,
         roster: &Roster,
-        election: Duration,
+        lease: Duration,
         board: &Board,
         tasks: &Tasks,
     ) -> Self {
         let (raft, roster, tasks) = (raft.clone(), roster.clone(), tasks.clone());
         let (board, changing) = (board.clone(), Arc::default());
-        Self { id, raft, roster, election, board, changing, tasks }
+        Self { id, raft, roster, lease, board, changing, tasks }
     }
 
     /// Whether the members are being changed by this coordinator, or a change was not ended.
@@ -115,7 +115,7 @@ impl MembersService {
 
     /// Who leads, waiting through an election.
     async fn known_leader(&self) -> Result<u64, Status> {
-        let until = Instant::now() + self.election * 6;
+        let until = Instant::now() + self.lease * 6;
         let mut metrics = self.raft.server_metrics();
         loop {
             if let Some(leader) = metrics.borrow_watched().current_leader {
@@ -143,7 +143,7 @@ impl MembersService {
         let metrics = metrics.borrow_watched();
         let membership = &metrics.membership_config;
         let configs = membership.get_joint_config();
-        let recent = self.election * 2;
+        let recent = self.lease * 2;
         let heartbeat = metrics.heartbeat.iter().flatten();
         let living = heartbeat.filter(|(_, at)| at.is_some_and(|at| at.elapsed() < recent));
         let group = Group {
@@ -159,7 +159,7 @@ impl MembersService {
     /// The group, once every member has answered or was silent for long enough: a new leader has
     /// heard of nobody yet.
     async fn heard_group(&self) -> (Group, Option<LogId>) {
-        let until = Instant::now() + self.election * 2;
+        let until = Instant::now() + self.lease * 2;
         let mut metrics = self.raft.metrics();
         loop {
             let (group, at) = self.group();
@@ -256,9 +256,9 @@ impl MembersService {
     ) -> Result<(), Status> {
         match step {
             Step::HandOver { heirs } => {
-                let limit = self.election * 4;
+                let limit = self.lease * 4;
                 if !hand_over(&self.raft, self.id, &heirs, limit).await {
-                    let aside = step_aside(self.raft.clone(), self.id, self.election * 20);
+                    let aside = step_aside(self.raft.clone(), self.id, self.lease * 20);
                     self.tasks.spawn("step aside", aside);
                     return Err(Status::unavailable(format!(
                         "no other voter took the lead within {limit:?}; nothing is lost"
@@ -350,7 +350,7 @@ impl MembersService {
         };
         let mut client = RaftClient::new(caller);
         let call = client.introduce(IntroduceRequest {});
-        let it: Introduction = match tokio::time::timeout(self.election * 2, call).await {
+        let it: Introduction = match tokio::time::timeout(self.lease * 2, call).await {
             Ok(Ok(it)) => it.into_inner(),
             Ok(Err(_)) | Err(_) => {
                 return refuse(format!(

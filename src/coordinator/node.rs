@@ -120,7 +120,7 @@ pub enum StartError {
 /// A running coordinator.
 pub struct Coordinator {
     id: u64,
-    election: Duration,
+    lease: Duration,
     raft: Raft,
     /// Why it must not take part, once that is known.
     refused: watch::Receiver<Option<String>>,
@@ -226,7 +226,7 @@ impl Coordinator {
         tasks.spawn("metrics", follow_head(Arc::clone(&sequencing), metrics));
         tasks
             .spawn("completeness", complete::announce(id, address, forward, confirmed, sequencing));
-        Ok(Self { id, election: settings.timing.election(), raft, refused, log, address, tasks })
+        Ok(Self { id, lease: settings.timing.lease(), raft, refused, log, address, tasks })
     }
 
     /// Where it serves.
@@ -262,12 +262,12 @@ impl Coordinator {
         }
     }
 
-    /// Hands the lead over if it has it, which takes at most an election timeout; then stops
+    /// Hands the lead over if it has it, which takes at most a lease; then stops
     /// serving, stops Raft, flushes the log.
     pub async fn retire(self) {
         if leader(&self.raft) == Some(self.id) {
             let heirs = self.raft.voter_ids().collect();
-            if !hand_over(&self.raft, self.id, &heirs, self.election).await {
+            if !hand_over(&self.raft, self.id, &heirs, self.lease).await {
                 tracing::warn!("nobody took the lead over; the others elect one after a timeout");
             }
         }
@@ -337,7 +337,7 @@ fn log_options(retention: &Retention) -> Options {
 }
 
 fn roster(settings: &Settings, dial: Arc<dyn Dial>) -> Roster {
-    let patience = settings.timing.election().max(Duration::from_millis(500));
+    let patience = settings.timing.lease().max(Duration::from_millis(500));
     let urls = settings.members.iter().map(|(id, (_, url))| (*id, url.clone())).collect();
     Roster::new(dial, settings.cluster.clone(), urls, patience)
 }
@@ -361,9 +361,9 @@ fn members(
     distances: &Distances,
     tasks: &Tasks,
 ) -> MembersService {
-    let (id, election) = (settings.id, settings.timing.election());
+    let (id, lease) = (settings.id, settings.timing.lease());
     let board = placement::Board::new(distances, settings.acks == Acks::AllToAll);
-    let members = MembersService::new(id, raft, roster, election, &board, tasks);
+    let members = MembersService::new(id, raft, roster, lease, &board, tasks);
     let placement = Placement { id, raft: raft.clone(), board, members: members.clone() };
     tasks.spawn("placement", placement.run());
     members
@@ -395,8 +395,8 @@ fn raft_config(timing: Timing) -> Result<Config, StartError> {
     let config = Config {
         cluster_name: "pghc".to_owned(),
         heartbeat_interval: timing.heartbeat_ms,
-        election_timeout_min: timing.election_min_ms,
-        election_timeout_max: timing.election_max_ms,
+        election_timeout_min: timing.draw_min_ms,
+        election_timeout_max: timing.lease_ms,
         install_snapshot_timeout: 60_000,
         // The log is what the zones are fed from: only maintenance may purge it.
         snapshot_policy: SnapshotPolicy::Never,

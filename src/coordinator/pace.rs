@@ -128,12 +128,13 @@ impl Pace {
             return;
         }
         self.warned = Some((slow_ms, now));
-        let Timing { heartbeat_ms, election_min_ms, election_max_ms } = Timing::bearing(slow_ms);
+        let fit = Timing::bearing(slow_ms);
+        let (heartbeat_ms, election_ms) = (fit.heartbeat_ms, fit.election_timeout().as_millis());
         let what_to_do = if !self.adapts {
             format!(
-                "set round-trip-ms = {slow_ms} (heartbeat {heartbeat_ms} ms, election \
-                 {election_min_ms} to {election_max_ms} ms), or profile = \"auto\", on every \
-                 coordinator and restart them one by one"
+                "set round-trip-ms = {slow_ms} (heartbeat {heartbeat_ms} ms, election timeout up to \
+                 {election_ms} ms), or profile = \"auto\", on every coordinator and restart them \
+                 one by one"
             )
         } else if usual_ms > bears_ms {
             "restart the coordinators one by one: each adapts when it starts".to_owned()

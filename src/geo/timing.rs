@@ -2,11 +2,12 @@
 //! coordinators. Pure.
 //!
 //! A heartbeat that is not answered within its own interval is given up, and one that needs a new
-//! connection takes two round trips: so the interval is twice the round trip. openraft waits for the
-//! leader's lease, which is the longest election timeout, and then a drawn timeout, before a follower
-//! stands: with two heartbeats and a little for each, silence is borne for more than four heartbeats, eight round trips, in
-//! which TCP sends a lost segment again twice. The spread of the elections is one round trip at
-//! least, so that the second candidate hears of the first before it stands.
+//! connection takes two round trips: so the interval is twice the round trip. The election timeout, for
+//! which a follower hears nothing before it stands, has two parts in openraft: the leader's lease, and
+//! then what is drawn. With two heartbeats and a little for each, silence is borne for more than four
+//! heartbeats, eight round trips, in which TCP sends a lost segment again twice. The spread of the
+//! elections is one round trip at least, so that the second candidate hears of the first before it
+//! stands.
 
 use std::time::Duration;
 
@@ -16,19 +17,19 @@ pub struct Timing {
     /// Between two heartbeats; a heartbeat that is not answered within it is given up.
     pub heartbeat_ms: u64,
     /// Least of what a follower draws, to wait when the leader's lease is over.
-    pub election_min_ms: u64,
-    /// Most of that; also the leader's lease. Close to the least: a follower waits for both.
-    pub election_max_ms: u64,
+    pub draw_min_ms: u64,
+    /// The leader's lease; also the most that is drawn. Close to the least: a follower waits for both.
+    pub lease_ms: u64,
 }
 
 /// Shortest heartbeat: below it a scheduler's pause would count as a lost leader.
 const HEARTBEAT_MS_MIN: u64 = 50;
 
-/// What an election waits for beyond two heartbeats, and the least spread: a slow fsync.
+/// What is drawn beyond two heartbeats, and the least spread: a slow fsync.
 const SLACK_MS: u64 = 40;
 
-/// Least timeout: short distances leave a busy machine no other slack.
-const ELECTION_MS_MIN: u64 = 190;
+/// Least that is drawn: short distances leave a busy machine no other slack.
+const DRAW_MS_MIN: u64 = 190;
 
 /// Longest round trip that is reckoned with; a leader is then missed for half a minute.
 pub const ROUND_TRIP_MS_MAX: u64 = 3_000;
@@ -48,9 +49,9 @@ impl Timing {
         let heartbeat_ms = if doubled > HEARTBEAT_MS_MIN { doubled } else { HEARTBEAT_MS_MIN };
         let half = heartbeat_ms / 2;
         let two = 2 * heartbeat_ms + SLACK_MS;
-        let election_min_ms = if two > ELECTION_MS_MIN { two } else { ELECTION_MS_MIN };
+        let draw_min_ms = if two > DRAW_MS_MIN { two } else { DRAW_MS_MIN };
         let spread_ms = if half > SLACK_MS { half } else { SLACK_MS };
-        Self { heartbeat_ms, election_min_ms, election_max_ms: election_min_ms + spread_ms }
+        Self { heartbeat_ms, draw_min_ms, lease_ms: draw_min_ms + spread_ms }
     }
 
     /// The largest round trip this timing bears, in ms.
@@ -63,13 +64,19 @@ impl Timing {
     /// lease, and then the least that is drawn.
     #[must_use]
     pub const fn silence_ms(&self) -> u64 {
-        self.election_max_ms + self.election_min_ms
+        self.lease_ms + self.draw_min_ms
     }
 
-    /// The longest election timeout. A leader is missed after up to twice as long.
+    /// The longest election timeout: what a follower hears nothing for before it stands, at most.
     #[must_use]
-    pub const fn election(&self) -> Duration {
-        Duration::from_millis(self.election_max_ms)
+    pub const fn election_timeout(&self) -> Duration {
+        Duration::from_millis(2 * self.lease_ms)
+    }
+
+    /// The leader's lease, and how long a coordinator waits for another one's answer.
+    #[must_use]
+    pub const fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms)
     }
 }
 
@@ -83,12 +90,12 @@ mod tests {
             let timing = Timing::bearing(round_trip_ms);
             assert!(timing.bears_ms() >= round_trip_ms.min(ROUND_TRIP_MS_MAX), "{timing:?}");
             assert!(timing.silence_ms() > 4 * timing.heartbeat_ms, "{timing:?}");
-            let spread = timing.election_max_ms - timing.election_min_ms;
+            let spread = timing.lease_ms - timing.draw_min_ms;
             assert!(spread >= timing.bears_ms() && spread < timing.heartbeat_ms, "{timing:?}");
         }
-        let lan = Timing { heartbeat_ms: 50, election_min_ms: 190, election_max_ms: 230 };
+        let lan = Timing { heartbeat_ms: 50, draw_min_ms: 190, lease_ms: 230 };
         assert_eq!((Timing::LAN, Timing::bearing(0)), (lan, lan));
-        let wan = Timing { heartbeat_ms: 400, election_min_ms: 840, election_max_ms: 1040 };
+        let wan = Timing { heartbeat_ms: 400, draw_min_ms: 840, lease_ms: 1040 };
         assert_eq!((Timing::WAN, Timing::bearing(300).heartbeat_ms), (wan, 600));
     }
 }

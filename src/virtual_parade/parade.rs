@@ -116,8 +116,8 @@ pub fn timing(matrix: &Matrix) -> Timing {
     let scaled = |ms: u64| (ms as f64 * factor).ceil() as u64;
     Timing {
         heartbeat_ms: scaled(wan.heartbeat_ms),
-        election_min_ms: scaled(wan.election_min_ms),
-        election_max_ms: scaled(wan.election_max_ms),
+        draw_min_ms: scaled(wan.draw_min_ms),
+        lease_ms: scaled(wan.lease_ms),
     }
 }
 

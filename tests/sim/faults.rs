@@ -156,7 +156,7 @@ impl Trouble {
 
     /// Three election time-outs: long enough for everything that waits for one.
     pub(crate) fn long_ms(&self) -> u64 {
-        self.world.timing.election_max_ms * 8
+        self.world.timing.lease_ms * 8
     }
 
     fn hosts(&self) -> usize {
@@ -247,7 +247,7 @@ impl Trouble {
         let Some(process) = self.world.coordinator(self.any_coordinator()) else { return };
         process.pause();
         self.world.net.note();
-        self.last(20, self.world.timing.election_max_ms * 5).await;
+        self.last(20, self.world.timing.lease_ms * 5).await;
         process.resume();
         self.world.net.note();
     }

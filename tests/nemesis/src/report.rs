@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::load::{Book, Tally};
 
-/// Longest election time-out of the profile under test (`lan`).
-pub const ELECTION_TIMEOUT: Duration = Timing::LAN.election();
+/// Longest election timeout of the profile under test (`lan`).
+pub const ELECTION_TIMEOUT: Duration = Timing::LAN.election_timeout();
 
 /// One fault as it was.
 #[derive(Debug, Clone, Serialize)]
