@@ -31,7 +31,7 @@ const SLACK: f64 = 1.3;
 const DEPARTURES: usize = 32;
 
 /// How many times what the usual round trip takes too long something is kept.
-const PATIENCE: f64 = 4.0;
+const PATIENCE: f64 = 16.0;
 
 /// Share of those about that need not be waited for.
 const STRAGGLERS: f64 = 0.1;

@@ -28,7 +28,7 @@ const TAKEN_BYTES_MAX: usize = 64 << 20;
 const TOGETHER_MAX: usize = 64;
 
 /// Longest that a proposal is kept for others to come along.
-const LINGER_MAX: Duration = Duration::from_millis(2);
+const LINGER_MAX: Duration = Duration::from_millis(8);
 
 /// Groups under way; more wait.
 const GROUPS_MAX: usize = 64;

@@ -15,6 +15,10 @@ use crate::telemetry::describe;
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
+/// How long a zone may take to have a link that it is asked for, in seconds; less than the silence that
+/// is borne.
+const DIGEST_WAIT_S: u64 = 4;
+
 /// Largest answer taken; a page that is larger is asked for again in smaller pieces.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
@@ -69,9 +73,10 @@ impl Peer {
         }
     }
 
-    /// The digest of its link `id`, which is waited for a moment if it is behind.
+    /// The digest of its link `id`, which is waited for if it is behind: under load a zone is, and who
+    /// asks for the newest link again and again would always ask too early.
     pub(super) async fn digest(&self, id: u64) -> Result<Digest, PeerError> {
-        let path = format!("/v1/chain/{id}?at_least={id}&timeout=1s");
+        let path = format!("/v1/chain/{id}?at_least={id}&timeout={DIGEST_WAIT_S}s");
         let link: LinkBody = serde_json::from_slice(&self.get(&path).await?)
             .map_err(|error| PeerError::Unusable(format!("GET {path} is no link: {error}")))?;
         if link.id == id {

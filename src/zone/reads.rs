@@ -65,7 +65,7 @@ impl Reads {
         need: Need,
         query: &Query<T>,
     ) -> Result<Snapshot<T>, ReadError> {
-        let mut furthest = 0;
+        let mut furthest = None;
         let mut failed;
         loop {
             failed = None;
@@ -76,13 +76,14 @@ impl Reads {
                     {
                         return Ok(Snapshot { value, frontier });
                     }
-                    Ok(Ok((_, frontier))) => furthest = frontier.max(furthest),
+                    Ok(Ok((_, frontier))) => furthest = furthest.max(Some(frontier)),
                     Ok(Err(error)) => {
                         if let Some(replica) = replica {
                             *replica.failed.lock() = Some(Instant::now());
                         }
                         failed = Some(error);
                     }
+                    // Late, or not there: nothing is known of where it is.
                     Err(_) => {}
                 }
             }
@@ -95,7 +96,10 @@ impl Reads {
         match (self.standing.frontier.halted(), failed) {
             (Some(why), _) => Err(ReadError::Halted(why)),
             (None, Some(error)) => Err(ReadError::Database(describe(&error))),
-            (None, None) => Err(ReadError::Behind { frontier: furthest }),
+            (None, None) => match furthest {
+                Some(frontier) => Err(ReadError::Behind { frontier }),
+                None => Err(ReadError::Database("nothing was answered in time".to_owned())),
+            },
         }
     }
 

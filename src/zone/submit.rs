@@ -35,7 +35,7 @@ use crate::telemetry::Metrics;
 pub(super) const RETRY: Duration = Duration::from_millis(20);
 
 /// Longest that writes are kept for others to come along.
-const LINGER_MAX: Duration = Duration::from_millis(5);
+const LINGER_MAX: Duration = Duration::from_millis(15);
 
 /// Ordered batches whose clients are reckoned with until they are applied.
 const APPLYING_MAX: usize = 256;

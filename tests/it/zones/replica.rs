@@ -174,3 +174,25 @@ async fn a_server_that_does_not_answer_a_transaction_is_told_of_and_applies_it_o
     assert_eq!(query(&town.dsn("us"), "select count(*) from pghc.chain").await, ["40"]);
     town.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_answers_nothing_in_time_is_not_said_to_be_behind() {
+    let mut town = Town::start().await;
+    town.zone("us", &[]).await;
+    town.write("us", 10).await;
+    let dsn = town.dsn("us");
+    let lock = "begin; lock table pghc.chain in access exclusive mode; select pg_sleep(5)";
+    let locks = query(&dsn, lock);
+    let asked = async {
+        let held = "select count(*) from pg_locks where mode = 'AccessExclusiveLock' and granted
+            and relation = 'pghc.chain'::regclass";
+        wait_for("the lock", async || (query(&town.dsn("us"), held).await == ["1"]).then_some(()))
+            .await;
+        get(&town, "/v1/chain/3?at_least=3&timeout=300ms").await
+    };
+    let (_, (status, body)) = tokio::join!(locks, asked);
+    assert_eq!(status, 503, "{body}");
+    assert!(body.contains("database_unavailable"), "{body}");
+    assert_eq!(get(&town, "/v1/chain/3").await.0, 200, "the lock is gone");
+    town.stop().await;
+}

@@ -33,25 +33,7 @@ pub(crate) fn edit_with_digest(id: u64) -> String {
 
 /// Rewrites everything from a link on, so that it is sound in itself, the frontier too.
 pub(crate) fn rewrite_from(id: u64) -> String {
-    format!(
-        "set session_replication_role = replica;
-        do $$
-        declare before pghc.chain; link pghc.chain; cluster uuid;
-        begin
-            select cluster_id into cluster from pghc.cluster;
-            select * into before from pghc.chain where id = {id} - 1;
-            for link in select * from pghc.chain where id >= {id} order by id loop
-                if link.id = {id} then link.node_id := 'forged'; end if;
-                link.hash := md5(link.id::text || link.node_id || coalesce(before.hash, ''));
-                link.digest := pghc.link_digest(cluster, link.id, link.node_id, link.written_at,
-                    link.payload, before.digest);
-                update pghc.chain set node_id = link.node_id, hash = link.hash,
-                    digest = link.digest where chain.id = link.id;
-                before := link;
-            end loop;
-            update pghc.frontier set hash = before.hash, digest = before.digest;
-        end $$;"
-    )
+    include_str!("../../rewrite.sql").replace(":first", &id.to_string())
 }
 
 /// The chain as it was ordered.

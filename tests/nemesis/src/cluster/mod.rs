@@ -3,6 +3,7 @@
 
 mod ground;
 mod members;
+mod repair;
 mod seats;
 mod servers;
 mod unit;

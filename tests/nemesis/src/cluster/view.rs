@@ -93,6 +93,12 @@ impl View {
     pub async fn answers(address: std::net::SocketAddr) -> bool {
         status(address).await.is_some()
     }
+
+    /// Why a node is not ready; `None` when it is, or does not answer.
+    pub async fn refusal(address: std::net::SocketAddr) -> Option<String> {
+        let (status, body) = fetch(address, "/readyz").await?;
+        (status != 200).then(|| String::from_utf8_lossy(&body).into_owned())
+    }
 }
 
 impl Look {

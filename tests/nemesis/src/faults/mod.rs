@@ -7,6 +7,7 @@
 pub mod clock;
 mod database;
 mod disk;
+mod forgery;
 mod load;
 mod members;
 mod network;
@@ -125,7 +126,7 @@ pub struct Class {
 
 /// Every class; those of mixed versions only where there is another build.
 pub fn catalogue(has_old: bool) -> Vec<Class> {
-    let families: [Vec<Class>; 11] = [
+    let families: [Vec<Class>; 12] = [
         process::classes(),
         database::classes(),
         network::classes(),
@@ -136,6 +137,7 @@ pub fn catalogue(has_old: bool) -> Vec<Class> {
         whole::classes(),
         members::classes(),
         replica::classes(),
+        forgery::classes(),
         if has_old { versions::classes() } else { Vec::new() },
     ];
     families.into_iter().flatten().collect()

@@ -32,11 +32,12 @@ pub(super) fn classes() -> Vec<Class> {
 }
 
 /// The first column of the first row.
-async fn number(sql: &Sql, query: &str) -> Option<i64> {
+pub(super) async fn number(sql: &Sql, query: &str) -> Option<i64> {
     sql.query(query).await.ok()?.first()?.try_get(0).ok()
 }
 
-const APPLIED: &str = "select applied_id::bigint from pghc.frontier";
+/// The zone's frontier.
+pub(super) const APPLIED: &str = "select applied_id::bigint from pghc.frontier";
 const RECEIVERS: &str = "select count(*) from pg_stat_wal_receiver";
 const IN_RECOVERY: &str = "select pg_is_in_recovery()::int::bigint";
 

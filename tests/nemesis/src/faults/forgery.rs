@@ -1,0 +1,123 @@
+//! Somebody rewrites the newest links of a zone, sound in themselves, and with them the frontier: both
+//! `chain-verify` and the zone itself must name the first of them, and a re-seed must heal it: I10.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::FutureExt as _;
+use nix::sys::signal::Signal;
+use pghc_history::{History, Operation, ReadOutcome, Reset, What};
+
+use super::replica::{APPLIED, number};
+use super::{Aim, Class, Needs, Outcome, Scene, until};
+use crate::cluster::{Sql, View};
+
+/// Most links that are rewritten.
+const LINKS_MAX: u32 = 12;
+/// Longest time until a new cluster has so many.
+const LINKS_AFTER: Duration = Duration::from_secs(20);
+/// Longest time until the zone has stopped serving what was rewritten.
+const FENCED_MAX: Duration = Duration::from_secs(60);
+/// Longest time until a re-seeded zone has all that it had.
+const REFILLED_MAX: Duration = Duration::from_secs(120);
+
+pub(super) fn classes() -> Vec<Class> {
+    vec![Class {
+        name: "chain-rewrite",
+        number: "I10",
+        reduced: true,
+        hold_ms: (0, 500),
+        aim: Aim::Any,
+        needs: Needs::Zone,
+        weight: 1,
+        run: |s| forged(s).boxed_local(),
+    }]
+}
+
+/// The zone's nodes are down meanwhile: nobody is served what was rewritten, and a restart is no way
+/// around the fence.
+async fn forged(scene: Scene) -> Outcome {
+    let (zone, nodes) = (scene.zone, &scene.zone().api);
+    let sql = scene.database().await?;
+    let filled = until("the zone has links to rewrite", LINKS_AFTER, async || {
+        number(&sql, APPLIED).await.filter(|applied| *applied > 2 * i64::from(LINKS_MAX))
+    });
+    filled.await?;
+    let started = scene.load.book.now();
+    for unit in nodes {
+        unit.end(Signal::SIGTERM).await?;
+    }
+    let forged = rewritten(&scene, &sql).await;
+    let verified = match &forged {
+        Ok((first, _)) => scene.cluster.finds(zone, *first).await,
+        Err(_) => Ok(()),
+    };
+    scene.hold().await;
+    for unit in nodes {
+        unit.start().await?;
+    }
+    let (first, had) = forged?;
+    let fenced = fenced(&scene, first).await;
+    // Whatever was noticed, the zone gets its chain back.
+    let reseeded = match scene.cluster.reseed(zone, &[]).await {
+        Ok(said) => Ok(said),
+        Err(refused) => {
+            scene.cluster.reseed(zone, &["--force"]).await?;
+            Err(refused)
+        }
+    };
+    let refilled = until("the zone has what it had", REFILLED_MAX, async || {
+        number(&sql, APPLIED).await.filter(|applied| *applied >= had)
+    });
+    let refilled = refilled.await;
+    let ended = scene.load.book.now();
+    let reset = Reset { zone: u16::try_from(zone)?, started, ended };
+    scene.load.book.with_history(|history| forgive(history, reset));
+    let (refilled, seconds) = (refilled?, (ended - started) / 1_000_000_000);
+    verified?;
+    fenced?;
+    reseeded?;
+    Ok(format!(
+        "links {first} to {had} rewritten, both found that; re-seeded to {refilled}, {seconds} s"
+    ))
+}
+
+/// Until the zone has noticed, it shows what it was made to, and only then it promises to refuse: what
+/// was read there is not judged, nor that such a token is taken for one of another chain, which it is.
+fn forgive(history: &mut History, reset: Reset) {
+    let deceived = |it: &Operation| {
+        it.zone == reset.zone && it.ended >= reset.started && matches!(it.what, What::Read { .. })
+    };
+    let operations = &mut history.operations;
+    let sessions: BTreeSet<u32> =
+        operations.iter().filter(|it| deceived(it)).map(|it| it.session).collect();
+    operations.retain(|it| {
+        let is_fork = matches!(it.what, What::Read { outcome: ReadOutcome::Fork, .. });
+        !deceived(it) && !(is_fork && sessions.contains(&it.session))
+    });
+    history.resets.push(reset);
+}
+
+/// Rewrites the newest links. Answers the first and the last of them.
+async fn rewritten(scene: &Scene, sql: &Sql) -> anyhow::Result<(i64, i64)> {
+    let had = number(sql, APPLIED).await.context("the zone's frontier")?;
+    let links = i64::try_from(1 + (scene.dice >> 4) % u64::from(LINKS_MAX))?;
+    let first = had - links + 1;
+    let rewrite = include_str!("../../../rewrite.sql").replace(":first", &first.to_string());
+    sql.batch(&rewrite).await?;
+    Ok((first, had))
+}
+
+/// Waits until every node of the zone refuses to serve and names the first rewritten link.
+async fn fenced(scene: &Scene, first: i64) -> anyhow::Result<()> {
+    let said = format!("the first bad id is {first}");
+    for node in 0..scene.zone().api.len() {
+        let address = scene.cluster.ground.api(scene.zone, node);
+        let halted = until("the zone names the first bad id", FENCED_MAX, async || {
+            View::refusal(address).await.filter(|refusal| refusal.contains(&said))
+        });
+        halted.await?;
+    }
+    Ok(())
+}
