@@ -1,13 +1,12 @@
 //! Somebody rewrites the newest links of a zone, sound in themselves, and with them the frontier: both
 //! `chain-verify` and the zone itself must name the first of them, and a re-seed must heal it: I10.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use nix::sys::signal::Signal;
-use pghc_history::{History, Operation, ReadOutcome, Reset, What};
+use pghc_history::Reset;
 
 use super::replica::{APPLIED, number};
 use super::{Aim, Class, Needs, Outcome, Scene, until};
@@ -73,7 +72,7 @@ async fn forged(scene: Scene) -> Outcome {
     let refilled = refilled.await;
     let ended = scene.load.book.now();
     let reset = Reset { zone: u16::try_from(zone)?, started, ended };
-    scene.load.book.with_history(|history| forgive(history, reset));
+    scene.load.book.forgive(reset);
     let (refilled, seconds) = (refilled?, (ended - started) / 1_000_000_000);
     verified?;
     fenced?;
@@ -81,22 +80,6 @@ async fn forged(scene: Scene) -> Outcome {
     Ok(format!(
         "links {first} to {had} rewritten, both found that; re-seeded to {refilled}, {seconds} s"
     ))
-}
-
-/// Until the zone has noticed, it shows what it was made to, and only then it promises to refuse: what
-/// was read there is not judged, nor that such a token is taken for one of another chain, which it is.
-fn forgive(history: &mut History, reset: Reset) {
-    let deceived = |it: &Operation| {
-        it.zone == reset.zone && it.ended >= reset.started && matches!(it.what, What::Read { .. })
-    };
-    let operations = &mut history.operations;
-    let sessions: BTreeSet<u32> =
-        operations.iter().filter(|it| deceived(it)).map(|it| it.session).collect();
-    operations.retain(|it| {
-        let is_fork = matches!(it.what, What::Read { outcome: ReadOutcome::Fork, .. });
-        !deceived(it) && !(is_fork && sessions.contains(&it.session))
-    });
-    history.resets.push(reset);
 }
 
 /// Rewrites the newest links. Answers the first and the last of them.

@@ -1,9 +1,10 @@
 //! The clients' book: the history, the times of acknowledgements, and what is odd.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use pghc_history::{History, Operation, What, WriteOutcome};
+use pghc_history::{History, Operation, ReadOutcome, Reset, What, WriteOutcome};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -19,6 +20,8 @@ pub struct Book {
     findings: Mutex<Vec<String>>,
     shed: AtomicU64,
     given_up: AtomicU64,
+    /// Sessions that were shown links which somebody had rewritten.
+    deceived: Mutex<BTreeSet<u32>>,
 }
 
 /// When a write was acknowledged, and how long it took with all its attempts' last one.
@@ -62,6 +65,7 @@ impl Default for Book {
             findings: Mutex::default(),
             shed: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
+            deceived: Mutex::default(),
         }
     }
 }
@@ -77,7 +81,43 @@ impl Book {
             let (at, took) = (operation.ended, operation.ended - operation.started);
             self.acks.lock().push(Ack { at, took, zone: operation.zone });
         }
+        let mut deceived = self.deceived.lock();
+        if !deceived.is_empty() {
+            match operation.what {
+                What::Read { outcome: ReadOutcome::Fork, .. }
+                    if deceived.contains(&operation.session) =>
+                {
+                    return;
+                }
+                // From here on it has another token.
+                What::Read { outcome: ReadOutcome::Seen { .. }, .. }
+                | What::Write { outcome: WriteOutcome::Acknowledged { .. }, .. } => {
+                    deceived.remove(&operation.session);
+                }
+                _ => {}
+            }
+        }
+        drop(deceived);
         self.history.lock().operations.push(operation);
+    }
+
+    /// A zone's links were rewritten on purpose. Until it has noticed, it shows what it was made to, and
+    /// only then it promises to refuse: what was read there is not judged, nor that a token from there
+    /// is taken for one of another chain, which it is.
+    pub fn forgive(&self, reset: Reset) {
+        let was_shown = |it: &Operation| {
+            let is_read = matches!(it.what, What::Read { .. });
+            is_read && it.zone == reset.zone && it.ended >= reset.started
+        };
+        let mut deceived = self.deceived.lock();
+        let mut history = self.history.lock();
+        let shown = history.operations.iter().filter(|it| was_shown(it));
+        deceived.extend(shown.map(|it| it.session));
+        history.operations.retain(|it| {
+            let is_fork = matches!(it.what, What::Read { outcome: ReadOutcome::Fork, .. });
+            !was_shown(it) && !(is_fork && deceived.contains(&it.session))
+        });
+        history.resets.push(reset);
     }
 
     /// Attempts so far, and requests that were shed.
@@ -147,9 +187,7 @@ impl Book {
                     WriteOutcome::Refused => &mut tally.refused,
                     WriteOutcome::Unknown => &mut tally.unknown,
                 },
-                What::Read { outcome: pghc_history::ReadOutcome::Seen { .. }, .. } => {
-                    &mut tally.reads
-                }
+                What::Read { outcome: ReadOutcome::Seen { .. }, .. } => &mut tally.reads,
                 What::Read { .. } => &mut tally.reads_failed,
             };
             *count += 1;
