@@ -297,5 +297,11 @@ async fn the_emulator_is_changed_over_http_and_says_what_it_does() {
     ] {
         assert_eq!(send(method, path, body).await.0, status, "{method} {path} {body}");
     }
+    let heal = tokio::process::Command::new(env!("CARGO_BIN_EXE_geo-load"))
+        .args(["net", "--url", url.trim_end_matches("/v1"), "heal", "99"])
+        .output();
+    let heal = heal.await.expect("it runs");
+    let said = String::from_utf8_lossy(&heal.stderr).into_owned();
+    assert!(!heal.status.success() && said.contains("there is no cut 99"), "{said}");
     tasks.shut_down().await;
 }

@@ -119,7 +119,13 @@ impl Net {
                     println!("cut {number} is healed");
                 }
             }
-            Act::Heal { number } => println!("{} healed", remote.heal(*number).await?),
+            Act::Heal { number } => {
+                let healed = remote.heal(*number).await?;
+                if let Some(number) = number.filter(|_| healed == 0) {
+                    anyhow::bail!("there is no cut {number}; `geo-load net show` lists them");
+                }
+                println!("{healed} healed");
+            }
         }
         Ok(true)
     }
