@@ -157,8 +157,8 @@ fn one(seed: u64, seconds: u64, trace: Option<PathBuf>, debug: bool, json: bool)
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         default(panic);
-        let replay = "cargo test --features simulation --test sim -- run --seed";
-        println!("seed {seed}: a panic: {panic}\nreplay: {replay} {seed} --seconds {seconds}");
+        println!("seed {seed}: a panic: {panic}");
+        println!("replay: {} --seed {seed} --seconds {seconds}", world::REPLAY);
         std::process::exit(1);
     }));
     assert!(pghc_entropy::remove(), "the operating system's randomness is still there");

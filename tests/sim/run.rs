@@ -27,7 +27,7 @@ pub(crate) fn run(seed: u64, seconds: u64, directory: &Path) -> Summary {
 }
 
 async fn simulate(seed: u64, seconds: u64, directory: &Path) -> Summary {
-    let world = World::new(seed, directory);
+    let world = World::new(seed, seconds, directory);
     let (stop, calm) = (CancellationToken::new(), CancellationToken::new());
     let count = u32::try_from(world.dice.between(3, 10)).expect("few");
     let clients: Vec<_> = (1..=count)

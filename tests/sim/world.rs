@@ -115,11 +115,15 @@ pub(crate) fn cluster() -> ClusterId {
     "00000000-0000-4000-8000-000000000001".parse().expect("a UUID")
 }
 
+/// Runs one seed again; how long it runs changes what happens.
+pub(crate) const REPLAY: &str =
+    "cargo test --profile simulation --features simulation --test sim -- run";
+
 /// Ends the run: a promise is broken.
-pub(crate) fn fail(seed: u64, started: Instant, what: &str) -> ! {
+pub(crate) fn fail((seed, seconds): (u64, u64), started: Instant, what: &str) -> ! {
     let at = started.elapsed().as_secs_f64();
     println!("seed {seed}: at {at:.3} s: {what}");
-    println!("replay: cargo test --features simulation --test sim -- run --seed {seed}");
+    println!("replay: {REPLAY} --seed {seed} --seconds {seconds}");
     std::process::exit(1)
 }
 
@@ -147,7 +151,7 @@ impl Reference {
 
 impl World {
     /// A cluster that does not run yet. Its shape comes from the seed.
-    pub(crate) fn new(seed: u64, directory: &std::path::Path) -> Arc<Self> {
+    pub(crate) fn new(seed: u64, seconds: u64, directory: &std::path::Path) -> Arc<Self> {
         let dice = Dice::new(seed);
         let started = Instant::now();
         let founders = dice.pick(&[3, 3, 3, 5]);
@@ -172,7 +176,7 @@ impl World {
             let (reference, on_disk) = (Arc::clone(&reference), dice.per_mille(800));
             let committed = Arc::new(move |links: &[Link], from: usize| {
                 if let Err(what) = reference.lock().check(number, links, from) {
-                    fail(seed, started, &what);
+                    fail((seed, seconds), started, &what);
                 }
             });
             let name = ["eu", "us", "ap"][number].parse().expect("a plain name");
@@ -199,6 +203,7 @@ impl World {
         let timing = if is_wide { Timing::WAN } else { Timing::LAN };
         Arc::new(Self {
             seed,
+            seconds,
             dice,
             net,
             timing,
@@ -218,7 +223,7 @@ impl World {
 
     /// Ends the run: a promise is broken.
     pub(crate) fn fail(&self, what: &str) -> ! {
-        fail(self.seed, self.started, what)
+        fail((self.seed, self.seconds), self.started, what)
     }
 
     /// Nanoseconds since the beginning.

@@ -9,7 +9,6 @@ use pghc_api::chain::{Digest, payload_digest};
 use pghc_api::id::ClusterId;
 use pghc_api::time::Micros;
 use pghc_history::{Chain, History, Link, Options, Snapshot, Verdict, check, jsonl};
-use tokio::process::Command;
 
 use crate::cluster::{Cluster, NAMES, ZONES};
 use crate::load::Book;
@@ -18,8 +17,6 @@ use crate::load::Book;
 const PAGE_LINKS: u64 = 50_000;
 /// Pause between two snapshots of a zone.
 const POLL: Duration = Duration::from_secs(1);
-/// Longest time `chain-verify` may take.
-const VERIFY_MAX: Duration = Duration::from_secs(300);
 /// Most lines of a broken history that are shown.
 const LINES_MAX: usize = 60;
 
@@ -99,13 +96,7 @@ impl Checker {
         if from > self.chains[0].links.len() as u64 {
             return Ok(None);
         }
-        let mut command = Command::new(cluster.ground.binary("chain-verify"));
-        for (zone, name) in NAMES.iter().enumerate() {
-            command.arg("--zone").arg(format!("{name}={}", cluster.dsn(zone)));
-        }
-        command.arg("--from").arg(from.to_string()).kill_on_drop(true);
-        let output = tokio::time::timeout(VERIFY_MAX, command.output()).await;
-        let output = output.context("chain-verify takes too long")?.context("run chain-verify")?;
+        let output = cluster.chain_verify(from).await?;
         if output.status.success() {
             self.proofs += 1;
             return Ok(None);

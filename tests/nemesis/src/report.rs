@@ -76,8 +76,11 @@ impl EpochReport {
 /// A whole run.
 #[derive(Debug, Clone, Serialize)]
 pub struct RunReport {
-    /// The command that was run, with its seed.
+    /// The command that was run, with its seed and all that changes which faults a seed means.
     pub command: String,
+    /// The command that repeats one epoch, without its seed; `None` where only the whole run can be
+    /// repeated.
+    pub one_epoch: Option<String>,
     /// The seed.
     pub seed: u64,
     /// Whether the sandbox was missing: kills and pauses only.
@@ -106,6 +109,11 @@ impl RunReport {
         self.failures.is_empty()
             && self.gaps.is_empty()
             && self.epochs.iter().all(|epoch| epoch.failures.is_empty())
+    }
+
+    fn repeats(&self, epoch: &EpochReport) -> String {
+        let one = self.one_epoch.as_ref();
+        one.map_or_else(|| self.command.clone(), |one| format!("{one} --seed {}", epoch.seed))
     }
 
     /// Faults by class: those scheduled, those that happened, their stalls.
@@ -156,7 +164,7 @@ pub fn quantile(sorted: &[u64], share: f64) -> u64 {
     sorted.get(place).or(sorted.last()).copied().unwrap_or(0)
 }
 
-/// Nanoseconds in election time-outs.
+/// Nanoseconds in election timeouts.
 fn timeouts(nanos: u64) -> f64 {
     Duration::from_nanos(nanos).as_secs_f64() / ELECTION_TIMEOUT.as_secs_f64()
 }
@@ -175,7 +183,7 @@ impl fmt::Display for RunReport {
         )?;
         writeln!(
             f,
-            "\n{:<5} {:<24} {:>9} {:>8}   stall in election time-outs\n{:>50} {:>7} {:>7}",
+            "\n{:<5} {:<24} {:>9} {:>8}   stall in election timeouts\n{:>50} {:>7} {:>7}",
             "", "class", "scheduled", "happened", "p50", "p99", "max"
         )?;
         let (mut scheduled, mut happened) = (0, 0);
@@ -221,12 +229,12 @@ impl fmt::Display for RunReport {
             writeln!(f, "INCONCLUSIVE: {gap}")?;
         }
         for failure in &self.failures {
-            writeln!(f, "FAILURE: {failure}")?;
+            writeln!(f, "FAILURE: {failure}\n  to repeat: pghc-nemesis {}", self.command)?;
         }
         for epoch in &self.epochs {
             for failure in &epoch.failures {
                 writeln!(f, "FAILURE in epoch {}: {failure}", epoch.seed)?;
-                writeln!(f, "  to repeat: pghc-nemesis epoch --seed {}", epoch.seed)?;
+                writeln!(f, "  to repeat: pghc-nemesis {}", self.repeats(epoch))?;
             }
         }
         write!(f, "\n{}", if self.passed() { "PASSED" } else { "FAILED" })
@@ -235,7 +243,39 @@ impl fmt::Display for RunReport {
 
 #[cfg(test)]
 mod tests {
-    use super::quantile;
+    use super::{EpochReport, RunReport, quantile};
+
+    #[test]
+    fn a_failure_is_told_with_the_command_that_repeats_it() {
+        let failed = |seed| {
+            let mut epoch = EpochReport::new(seed, Vec::new());
+            epoch.failures.push("it broke".to_owned());
+            epoch
+        };
+        let mut report = RunReport {
+            command: "soak --hours 1 --seed 7 --only leader-kill".to_owned(),
+            one_epoch: Some("epoch --only leader-kill".to_owned()),
+            seed: 7,
+            reduced: false,
+            seconds: 1.0,
+            epochs: vec![failed(99)],
+            tally: crate::load::Tally::default(),
+            links: 0,
+            proofs: 0,
+            peak_memory: (0, String::new()),
+            failures: Vec::new(),
+            gaps: Vec::new(),
+        };
+        let told = report.to_string();
+        assert!(
+            told.contains("repeat: pghc-nemesis epoch --only leader-kill --seed 99\n"),
+            "{told}"
+        );
+        // Batches of power cuts have numbers and no seeds of their own.
+        report.one_epoch = None;
+        let told = report.to_string();
+        assert!(told.contains("repeat: pghc-nemesis soak --hours 1 --seed 7 --only"), "{told}");
+    }
 
     #[test]
     fn quantiles_are_values_of_the_list() {

@@ -192,13 +192,14 @@ impl Run {
         started: Instant,
         epochs: Vec<EpochReport>,
     ) -> anyhow::Result<RunReport> {
+        let flags = self.cluster.ground.flags();
         let mut failures = Vec::new();
         if epochs.iter().all(|epoch| epoch.failures.is_empty()) {
             failures = self.checker.check_whole(&self.cluster, &self.load.book).await?;
         }
-        let command = command + &self.cluster.ground.flags();
         Ok(RunReport {
-            command,
+            command: command + &flags,
+            one_epoch: Some(format!("epoch{flags}")),
             seed,
             reduced: !self.cluster.ground.sandbox,
             seconds: started.elapsed().as_secs_f64(),

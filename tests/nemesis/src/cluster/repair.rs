@@ -7,34 +7,46 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use tokio::process::Command;
 
-use super::{Build, Cluster, NAMES, ZONES};
+use super::{Build, Cluster, NAMES};
+use crate::faults::until;
 
 /// Longest time that looking takes, and that a zone takes to set its chain aside.
-const STEP_MAX: Duration = Duration::from_secs(120);
+const STEP_MAX: Duration = Duration::from_secs(300);
+/// Longest time until enough zones are there to tell which of them is wrong.
+const FOUND_MAX: Duration = Duration::from_secs(40);
 /// Links before the first bad one that are looked at too.
-const LINKS_BEFORE: i64 = 20;
+const LINKS_BEFORE: u64 = 20;
 
 impl Cluster {
-    /// Runs `chain-verify` over all zones' newest links.
+    /// Runs `chain-verify` over the links of all zones from `from` on.
     ///
     /// # Errors
-    /// Unless it says that links are wrong, in this zone and from `first` on.
-    pub async fn finds(&self, zone: usize, first: i64) -> anyhow::Result<()> {
+    /// When it does not run, or takes too long.
+    pub async fn chain_verify(&self, from: u64) -> anyhow::Result<Output> {
         let mut command = Command::new(self.ground.binary("chain-verify"));
-        for (zone, name) in NAMES.iter().enumerate().take(ZONES) {
+        for (zone, name) in NAMES.iter().enumerate() {
             command.arg("--zone").arg(format!("{name}={}", self.dsn(zone)));
         }
-        command.arg("--from").arg((first - LINKS_BEFORE).max(1).to_string());
-        let output = run(command, "chain-verify").await?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        let named = said.contains(&format!("link {first} ")) && said.contains(NAMES[zone]);
-        ensure!(
-            output.status.code() == Some(1) && named,
-            "links of {} from {first} on were rewritten, and chain-verify ({}) says: {said}",
-            NAMES[zone],
-            output.status
-        );
-        Ok(())
+        command.arg("--from").arg(from.to_string());
+        run(command, "chain-verify").await
+    }
+
+    /// Waits until `chain-verify` says that nothing of this zone is to be trusted from `first` on: other
+    /// zones, against which it holds this one, may be down by other faults.
+    ///
+    /// # Errors
+    /// When it goes on saying something else.
+    pub async fn finds(&self, zone: usize, first: i64) -> anyhow::Result<()> {
+        let wanted = format!("trust nothing in {} from link {first} on", NAMES[zone]);
+        let from = u64::try_from(first)?.saturating_sub(LINKS_BEFORE).max(1);
+        let mut said = String::new();
+        let found = until("chain-verify names the first bad link", FOUND_MAX, async || {
+            let output = self.chain_verify(from).await.ok()?;
+            said = String::from_utf8_lossy(&output.stdout).into_owned();
+            (output.status.code() == Some(1) && said.contains(&wanted)).then_some(())
+        });
+        let found = found.await;
+        found.with_context(|| format!("wanted {wanted:?}, it says: {said}"))
     }
 
     /// Runs `pghc zone reseed` with some more arguments. Answers what it said.

@@ -34,18 +34,18 @@ pub(super) fn classes() -> Vec<Class> {
     }]
 }
 
-/// The zone's nodes are down meanwhile: nobody is served what was rewritten, and a restart is no way
-/// around the fence.
+/// The zone's nodes are down meanwhile: a restart is no way around the fence.
 async fn forged(scene: Scene) -> Outcome {
-    let (zone, nodes) = (scene.zone, &scene.zone().api);
+    let (zone, nodes, book) = (scene.zone, &scene.zone().api, &scene.load.book);
     let sql = scene.database().await?;
     let filled = until("the zone has links to rewrite", LINKS_AFTER, async || {
         number(&sql, APPLIED).await.filter(|applied| *applied > 2 * i64::from(LINKS_MAX))
     });
     filled.await?;
-    let started = scene.load.book.now();
+    let started = book.now();
+    let mut ended = Ok(());
     for unit in nodes {
-        unit.end(Signal::SIGTERM).await?;
+        ended = ended.and(unit.end(Signal::SIGTERM).await.map(drop));
     }
     let forged = rewritten(&scene, &sql).await;
     let verified = match &forged {
@@ -54,10 +54,12 @@ async fn forged(scene: Scene) -> Outcome {
     };
     scene.hold().await;
     for unit in nodes {
-        unit.start().await?;
+        ended = ended.and(unit.start().await);
     }
+    ended?;
     let (first, had) = forged?;
     let fenced = fenced(&scene, first).await;
+    let fenced_at = book.now();
     // Whatever was noticed, the zone gets its chain back.
     let reseeded = match scene.cluster.reseed(zone, &[]).await {
         Ok(said) => Ok(said),
@@ -70,9 +72,8 @@ async fn forged(scene: Scene) -> Outcome {
         number(&sql, APPLIED).await.filter(|applied| *applied >= had)
     });
     let refilled = refilled.await;
-    let ended = scene.load.book.now();
-    let reset = Reset { zone: u16::try_from(zone)?, started, ended };
-    scene.load.book.forgive(reset);
+    let ended = book.now();
+    book.forgive(Reset { zone: u16::try_from(zone)?, started, ended }, fenced_at);
     let (refilled, seconds) = (refilled?, (ended - started) / 1_000_000_000);
     verified?;
     fenced?;
@@ -94,7 +95,7 @@ async fn rewritten(scene: &Scene, sql: &Sql) -> anyhow::Result<(i64, i64)> {
 
 /// Waits until every node of the zone refuses to serve and names the first rewritten link.
 async fn fenced(scene: &Scene, first: i64) -> anyhow::Result<()> {
-    let said = format!("the first bad id is {first}");
+    let said = format!("the first bad id is {first} (");
     for node in 0..scene.zone().api.len() {
         let address = scene.cluster.ground.api(scene.zone, node);
         let halted = until("the zone names the first bad id", FENCED_MAX, async || {

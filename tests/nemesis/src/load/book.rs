@@ -20,8 +20,54 @@ pub struct Book {
     findings: Mutex<Vec<String>>,
     shed: AtomicU64,
     given_up: AtomicU64,
-    /// Sessions that were shown links which somebody had rewritten.
-    deceived: Mutex<BTreeSet<u32>>,
+    requests: AtomicU64,
+    forgiving: Mutex<Forgiving>,
+}
+
+/// A zone whose newest links were rewritten, from then until it noticed.
+#[derive(Debug)]
+struct Lie {
+    zone: u16,
+    from: u64,
+    to: u64,
+}
+
+/// What is not judged because somebody rewrote a zone's links.
+#[derive(Debug, Default)]
+struct Forgiving {
+    lies: Vec<Lie>,
+    /// Sessions whose token names a link that was rewritten.
+    deceived: BTreeSet<u32>,
+}
+
+impl Forgiving {
+    /// Whether an operation is judged. Must be told of those of a session in their order.
+    fn judges(&mut self, it: &Operation) -> bool {
+        let covers =
+            |lie: &Lie| lie.zone == it.zone && it.ended >= lie.from && it.started <= lie.to;
+        let is_lie = self.lies.iter().any(covers);
+        match it.what {
+            What::Read { outcome: ReadOutcome::Seen { .. }, .. }
+            // It is answered from the chain's row.
+            | What::Write { outcome: WriteOutcome::Acknowledged { repeated: true, .. }, .. }
+                if is_lie =>
+            {
+                self.deceived.insert(it.session);
+                false
+            }
+            // Its token is of another chain than the rewritten one, or the other way round.
+            What::Read { outcome: ReadOutcome::Fork, .. } => {
+                !is_lie && !self.deceived.contains(&it.session)
+            }
+            What::Read { outcome: ReadOutcome::Seen { .. }, .. }
+            | What::Write { outcome: WriteOutcome::Acknowledged { .. }, .. } => {
+                // From here on it has another token.
+                self.deceived.remove(&it.session);
+                true
+            }
+            _ => true,
+        }
+    }
 }
 
 /// When a write was acknowledged, and how long it took with all its attempts' last one.
@@ -65,7 +111,8 @@ impl Default for Book {
             findings: Mutex::default(),
             shed: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
-            deceived: Mutex::default(),
+            requests: AtomicU64::new(0),
+            forgiving: Mutex::default(),
         }
     }
 }
@@ -77,52 +124,30 @@ impl Book {
     }
 
     pub(super) fn add(&self, operation: Operation) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         if let What::Write { outcome: WriteOutcome::Acknowledged { .. }, .. } = operation.what {
             let (at, took) = (operation.ended, operation.ended - operation.started);
             self.acks.lock().push(Ack { at, took, zone: operation.zone });
         }
-        let mut deceived = self.deceived.lock();
-        if !deceived.is_empty() {
-            match operation.what {
-                What::Read { outcome: ReadOutcome::Fork, .. }
-                    if deceived.contains(&operation.session) =>
-                {
-                    return;
-                }
-                // From here on it has another token.
-                What::Read { outcome: ReadOutcome::Seen { .. }, .. }
-                | What::Write { outcome: WriteOutcome::Acknowledged { .. }, .. } => {
-                    deceived.remove(&operation.session);
-                }
-                _ => {}
-            }
+        let mut forgiving = self.forgiving.lock();
+        if forgiving.judges(&operation) {
+            self.history.lock().operations.push(operation);
         }
-        drop(deceived);
-        self.history.lock().operations.push(operation);
     }
 
-    /// A zone's links were rewritten on purpose. Until it has noticed, it shows what it was made to, and
-    /// only then it promises to refuse: what was read there is not judged, nor that a token from there
-    /// is taken for one of another chain, which it is.
-    pub fn forgive(&self, reset: Reset) {
-        let was_shown = |it: &Operation| {
-            let is_read = matches!(it.what, What::Read { .. });
-            is_read && it.zone == reset.zone && it.ended >= reset.started
-        };
-        let mut deceived = self.deceived.lock();
+    /// A zone's links were rewritten on purpose, and it noticed at `fenced`. What it answered from its
+    /// chain until then is not judged: only then it promises to refuse.
+    pub fn forgive(&self, reset: Reset, fenced: u64) {
+        let mut forgiving = self.forgiving.lock();
+        forgiving.lies.push(Lie { zone: reset.zone, from: reset.started, to: fenced });
         let mut history = self.history.lock();
-        let shown = history.operations.iter().filter(|it| was_shown(it));
-        deceived.extend(shown.map(|it| it.session));
-        history.operations.retain(|it| {
-            let is_fork = matches!(it.what, What::Read { outcome: ReadOutcome::Fork, .. });
-            !was_shown(it) && !(is_fork && deceived.contains(&it.session))
-        });
+        history.operations.retain(|it| it.ended < reset.started || forgiving.judges(it));
         history.resets.push(reset);
     }
 
     /// Attempts so far, and requests that were shed.
     pub fn requests(&self) -> u64 {
-        self.history.lock().operations.len() as u64 + self.shed.load(Ordering::Relaxed)
+        self.requests.load(Ordering::Relaxed) + self.shed.load(Ordering::Relaxed)
     }
 
     pub(super) fn shed(&self) {
@@ -193,5 +218,82 @@ impl Book {
             *count += 1;
         }
         tally
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pghc_history::{Operation, ReadOutcome, Reset, What, WriteOutcome};
+
+    use super::Book;
+
+    const SEEN: ReadOutcome = ReadOutcome::Seen { frontier: 7, hash: None };
+
+    fn read(
+        session: u32,
+        zone: u16,
+        (started, ended): (u64, u64),
+        outcome: ReadOutcome,
+    ) -> Operation {
+        let what = What::Read { at_least: None, linearizable: false, outcome };
+        Operation { client: session, session, zone, started, ended, what }
+    }
+
+    fn sessions(book: &Book) -> Vec<(u32, u64)> {
+        book.with_history(|history| {
+            history.operations.iter().map(|it| (it.session, it.started)).collect()
+        })
+    }
+
+    /// Zone 1 lied from 10 to 20 and was whole again at 30.
+    fn forgiven(operations: Vec<Operation>) -> Book {
+        let book = Book::default();
+        operations.into_iter().for_each(|it| book.add(it));
+        book.forgive(Reset { zone: 1, started: 10, ended: 30 }, 20);
+        book
+    }
+
+    #[test]
+    fn what_a_rewritten_zone_showed_before_it_noticed_is_not_judged_nor_are_tokens_from_it() {
+        let repeated = |session| {
+            let hash = pghc_api::chain::LinkHash([0; 16]);
+            let outcome = WriteOutcome::Acknowledged { id: 7, hash, repeated: true, applied: true };
+            let what = What::Write { key: None, payload: None, outcome };
+            Operation { client: session, session, zone: 1, started: 14, ended: 15, what }
+        };
+        let book = forgiven(vec![
+            read(1, 1, (12, 13), SEEN),
+            repeated(2),
+            read(1, 0, (16, 17), ReadOutcome::Fork),
+            read(3, 1, (18, 19), ReadOutcome::Fork),
+        ]);
+        assert_eq!(sessions(&book), []);
+        book.add(read(2, 2, (40, 41), ReadOutcome::Fork));
+        assert_eq!(sessions(&book), [], "its token is still the false one");
+        // One that was under way when the zone was whole again.
+        book.add(read(4, 1, (19, 44), SEEN));
+        assert_eq!(sessions(&book), []);
+    }
+
+    #[test]
+    fn everything_else_is_judged_as_ever() {
+        let all = vec![
+            read(1, 0, (1, 2), ReadOutcome::Fork),
+            read(2, 1, (5, 9), SEEN),
+            read(3, 0, (12, 13), SEEN),
+            read(3, 0, (14, 15), ReadOutcome::Fork),
+            read(4, 1, (12, 13), ReadOutcome::Failed),
+            read(4, 0, (16, 17), ReadOutcome::Fork),
+            read(5, 1, (21, 22), SEEN),
+            read(5, 1, (23, 24), ReadOutcome::Fork),
+        ];
+        let started: Vec<_> = all.iter().map(|it| (it.session, it.started)).collect();
+        assert_eq!(sessions(&forgiven(all)), started);
+        let renewed = forgiven(vec![
+            read(6, 1, (12, 13), SEEN),
+            read(6, 0, (16, 17), SEEN),
+            read(6, 0, (18, 19), ReadOutcome::Fork),
+        ]);
+        assert_eq!(sessions(&renewed), [(6, 16), (6, 18)], "it had a true token again");
     }
 }

@@ -104,6 +104,14 @@ impl Load {
         self.burst.store(factor, Ordering::SeqCst);
     }
 
+    /// Requests that are planned in so long without a burst.
+    pub fn planned(&self, during: Duration) -> u64 {
+        let requests = (self.rates.writes + self.rates.reads) * during.as_secs_f64();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "thousands")]
+        let requests = requests as u64;
+        requests
+    }
+
     /// Sends no new requests to these zones.
     pub fn avoid(&self, zones: &[usize]) {
         zones.clone_into(&mut self.avoided.lock());
