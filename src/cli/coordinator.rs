@@ -92,9 +92,9 @@ enum Profile {
     /// By the round trips to those that run at the start, and those of the last run; `wan` when nothing
     /// is known.
     Auto,
-    /// Heartbeat 50 ms, election 190 to 230 ms.
+    /// Heartbeat 50 ms, election timeout up to 460 ms.
     Lan,
-    /// Heartbeat 400 ms, election 840 to 1040 ms.
+    /// Heartbeat 400 ms, election timeout up to 2080 ms.
     Wan,
 }
 

@@ -121,10 +121,11 @@ impl Worker {
             }
             tokio::select! {
                 biased;
-                Some((started, count)) = groups.next() => {
-                    let (started, count): (Instant, usize) = (started, count);
+                Some(Ended { took, count }) = groups.next() => {
                     self.under_way -= count;
-                    self.gather.back(started.elapsed());
+                    if let Some(took) = took {
+                        self.gather.back(took);
+                    }
                 }
                 () = until(kept_until) => {}
                 proposed = arriving.recv(), if waiting.len() < TOGETHER_MAX => match proposed {
@@ -141,9 +142,17 @@ impl Worker {
     }
 }
 
-/// Has `together` committed; answers when that began, and how many they were.
-async fn append(raft: Raft, together: Vec<Proposed>) -> (Instant, usize) {
-    let (started, count) = (Instant::now(), together.len());
+/// What became of proposals that were handed over together.
+struct Ended {
+    /// How long it took until the last was committed; `None`: none was, and what is refused at once
+    /// says nothing of how long things take.
+    took: Option<Duration>,
+    count: usize,
+}
+
+/// Has `together` committed.
+async fn append(raft: Raft, together: Vec<Proposed>) -> Ended {
+    let (started, count, mut any_committed) = (Instant::now(), together.len(), false);
     // Each keeps its room until it is answered, also where nobody waits any more.
     let (entries, answers): (Vec<_>, Vec<_>) =
         together.into_iter().map(|it| (Proposal(it.entry), (it.answer, it.room))).unzip();
@@ -152,7 +161,9 @@ async fn append(raft: Raft, together: Vec<Proposed>) -> (Instant, usize) {
             // When consensus stops, it ends before all are answered.
             let mut results = results.fuse();
             for (answer, _room) in answers {
-                let _ = answer.send(attempt(results.next().await));
+                let attempt = attempt(results.next().await);
+                any_committed |= attempt == Attempt::Committed;
+                let _ = answer.send(attempt);
             }
         }
         // It has stopped, and was not even handed the entries.
@@ -160,7 +171,7 @@ async fn append(raft: Raft, together: Vec<Proposed>) -> (Instant, usize) {
             let _ = answer.send(Attempt::NotTaken);
         }),
     }
-    (started, count)
+    Ended { took: any_committed.then(|| started.elapsed()), count }
 }
 
 /// What became of one entry. openraft says "forward to the leader" before it appends; of an entry that

@@ -95,6 +95,7 @@ mod tests {
         }
         let lan = Timing { heartbeat_ms: 50, draw_min_ms: 190, lease_ms: 230 };
         assert_eq!((Timing::LAN, Timing::bearing(0)), (lan, lan));
+        assert_eq!(Timing::LAN.election_timeout().as_millis(), 460);
         let wan = Timing { heartbeat_ms: 400, draw_min_ms: 840, lease_ms: 1040 };
         assert_eq!((Timing::WAN, Timing::bearing(300).heartbeat_ms), (wan, 600));
     }

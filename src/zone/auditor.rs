@@ -211,19 +211,18 @@ impl Auditor {
             Some(head) => Some(head),
             None => self.majority_head().await,
         };
-        let mut peers = Vec::new();
-        for source in self.views.sources(&self.identity.zone) {
+        // All at once: each is waited for, and there may be many.
+        let asked = self.views.sources(&self.identity.zone).into_iter().map(async |source| {
             let peer = Peer::new(self.http.clone(), &source.zone, &source.url);
-            let Some(due) = due else {
-                peers.push(peer);
-                continue;
-            };
+            let Some(due) = due else { return Some(peer) };
             match peer.digest(due.id.get()).await {
-                Ok(digest) if digest == due.digest => peers.push(peer),
+                Ok(digest) if digest == due.digest => return Some(peer),
                 Ok(_) => tracing::warn!(peer.zone, "its chain is not the confirmed one either"),
                 Err(error) => tracing::warn!(peer.zone, %error, "no digest"),
             }
-        }
+            None
+        });
+        let peers = futures::future::join_all(asked).await.into_iter().flatten().collect();
         Others { peers, due }
     }
 

@@ -21,6 +21,9 @@ use crate::telemetry::describe;
 /// Pause before a server that was not far enough is asked again.
 const RETRY: Duration = Duration::from_millis(20);
 
+/// A database that was asked for so long and answered nothing is not well.
+const SILENCE: Duration = Duration::from_millis(100);
+
 /// How long a replica that failed is not asked.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
 
@@ -65,7 +68,7 @@ impl Reads {
         need: Need,
         query: &Query<T>,
     ) -> Result<Snapshot<T>, ReadError> {
-        let mut furthest = None;
+        let (mut furthest, begun) = (None, Instant::now());
         let mut failed;
         loop {
             failed = None;
@@ -98,7 +101,11 @@ impl Reads {
             (None, Some(error)) => Err(ReadError::Database(describe(&error))),
             (None, None) => match furthest {
                 Some(frontier) => Err(ReadError::Behind { frontier }),
-                None => Err(ReadError::Database("nothing was answered in time".to_owned())),
+                None if begun.elapsed() >= SILENCE => {
+                    Err(ReadError::Database("nothing was answered in time".to_owned()))
+                }
+                // Whoever had no time to wait learns nothing of the database.
+                None => Err(ReadError::Behind { frontier: self.standing.frontier.id() }),
             },
         }
     }

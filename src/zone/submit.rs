@@ -233,7 +233,11 @@ impl Sender {
                 queue.retain(|group| !group.answer.is_closed());
                 let waiting: usize = queue.iter().map(Weigh::writes).sum();
                 let now = Instant::now();
-                kept_until = self.gather.keep(waiting + self.about.in_flight, now);
+                let bytes: usize = queue.iter().map(Weigh::bytes).sum();
+                // Nothing more would come along.
+                let has_room = waiting < BATCH_WRITES_MAX && bytes < BATCH_BYTES_MAX;
+                let kept = self.gather.keep(waiting + self.about.in_flight, now);
+                kept_until = kept.filter(|_| has_room);
                 if queue.is_empty() || kept_until.is_some() {
                     break;
                 }
@@ -264,9 +268,11 @@ impl Sender {
     fn landed(&mut self, landing: &Landing) {
         self.about.in_flight -= landing.writes;
         if let Some((round_trip, last_id)) = landing.ordered {
-            self.metrics.submit.seconds.observe(round_trip.as_secs_f64());
-            self.window.note(round_trip);
-            self.gather.back(round_trip);
+            if let Some(round_trip) = round_trip {
+                self.metrics.submit.seconds.observe(round_trip.as_secs_f64());
+                self.window.note(round_trip);
+                self.gather.back(round_trip);
+            }
             self.about.applying.push_back((last_id, landing.writes));
             if self.about.applying.len() > APPLYING_MAX {
                 self.about.applying.pop_front();
@@ -297,8 +303,9 @@ struct Flight {
 /// How a flight ended.
 struct Landing {
     writes: usize,
-    /// The round trip of the attempt that was answered, and the newest id in the answer.
-    ordered: Option<(Duration, u64)>,
+    /// The round trip, if the first attempt was answered (what was ordered before is answered at once),
+    /// and the newest id in the answer.
+    ordered: Option<(Option<Duration>, u64)>,
 }
 
 /// Sends a batch until it is answered or nobody waits any longer.
@@ -311,7 +318,7 @@ async fn order(
     coordinators: Coordinators,
     zone: ZoneName,
     mut flight: Flight,
-) -> Option<(Duration, u64)> {
+) -> Option<(Option<Duration>, u64)> {
     let deadline = flight.groups.iter().map(|group| group.deadline).max()?;
     let (mut maybe_taken, mut no_space) = (false, false);
     let mut least = Duration::from_millis(1);
@@ -342,7 +349,7 @@ async fn order(
                 let reply = reply.into_inner();
                 let last_id = reply.outcomes.iter().map(|outcome| outcome.id).max()?;
                 flight.answer(reply);
-                return Some((started.elapsed(), last_id));
+                return Some(((!maybe_taken).then(|| started.elapsed()), last_id));
             }
             Ok(Err(status)) if is_final(&status) => {
                 tracing::error!(%status, "a coordinator refused a batch");

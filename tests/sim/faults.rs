@@ -154,7 +154,7 @@ impl Trouble {
         }
     }
 
-    /// Three election time-outs: long enough for everything that waits for one.
+    /// Four election timeouts: long enough for everything that waits for one.
     pub(crate) fn long_ms(&self) -> u64 {
         self.world.timing.lease_ms * 8
     }
