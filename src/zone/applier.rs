@@ -178,6 +178,8 @@ impl Applying {
             match session.acquire(&self.identity.node, expired.take()).await? {
                 Acquired::Granted { epoch, head } => return Ok((epoch, head)),
                 Acquired::Held { epoch, applier } => {
+                    // That one has asked.
+                    self.standing.accept();
                     if follow.is_none() {
                         tracing::info!(epoch, applier, "standing by");
                         self.metrics.zone.epoch.set(epoch);

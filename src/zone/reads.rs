@@ -68,6 +68,10 @@ impl Reads {
         need: Need,
         query: &Query<T>,
     ) -> Result<Snapshot<T>, ReadError> {
+        self.standing.accepted(need.deadline).await;
+        if let Some(why) = self.standing.frontier.halted() {
+            return Err(ReadError::Halted(why));
+        }
         let (mut furthest, begun) = (None, Instant::now());
         let mut failed;
         loop {

@@ -1,10 +1,11 @@
 //! How this node stands in its zone: what the applier knows and reports and HTTP tell.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-
 use pghc_api::chain::Head;
+use tokio::time::{Instant, timeout_at};
 
 use super::frontier::Frontier;
 use crate::task::watch;
@@ -50,7 +51,15 @@ pub(super) struct Standing {
     fenced: watch::Sender<Option<String>>,
     /// Why the coordinators refuse this zone's reports; `None` while they take them.
     refused: Mutex<Option<String>>,
+    /// Whether a coordinator has taken the chain of this zone for its own since the node started.
+    accepted: watch::Sender<bool>,
+    /// Until when reads wait for that.
+    accepted_until: Instant,
 }
+
+/// How long a node that starts keeps reads waiting until a coordinator has said that the chain is the one
+/// that was ordered. Then they are answered as it stands: where no coordinator lives, reads go on.
+const ACCEPTED_MAX: Duration = Duration::from_secs(5);
 
 impl Standing {
     pub(super) fn new() -> Self {
@@ -65,7 +74,27 @@ impl Standing {
             confirmed: Mutex::new(None),
             fenced: watch::Sender::new(None),
             refused: Mutex::new(None),
+            accepted: watch::Sender::new(false),
+            accepted_until: Instant::now() + ACCEPTED_MAX,
         }
+    }
+
+    /// A coordinator has taken the chain of this zone for its own.
+    pub(super) fn accept(&self) {
+        if !*self.accepted.borrow() {
+            self.accepted.send_replace(true);
+        }
+    }
+
+    /// Waits until a coordinator has done so, or it is [too long ago](ACCEPTED_MAX) that the node started,
+    /// at most until `deadline`: somebody may have rewritten the chain while it was down.
+    pub(super) async fn accepted(&self, deadline: Instant) {
+        let until = deadline.min(self.accepted_until);
+        if *self.accepted.borrow() || Instant::now() >= until {
+            return;
+        }
+        let mut accepted = self.accepted.subscribe();
+        let _ = timeout_at(until, accepted.wait_for(|accepted| *accepted)).await;
     }
 
     pub(super) fn is_applier(&self) -> bool {

@@ -105,6 +105,7 @@ async fn run(mut feed: Feed, mut head: Option<Head>, out: mpsc::Sender<Fed>) {
                 match feed.filler.turn(&mut head, &out).await {
                     Turn::Unread => return,
                     Turn::GotOn => {
+                        feed.standing.accept();
                         feed.standing.feed_fails(None);
                         purged.forget();
                     }
@@ -201,7 +202,10 @@ impl Follow<'_> {
             node: self.feed.identity.node.to_string(),
         };
         let mut stream = match client.tail(request).await {
-            Ok(stream) => stream.into_inner(),
+            Ok(stream) => {
+                self.feed.standing.accept();
+                stream.into_inner()
+            }
             Err(status) if status.code() == tonic::Code::DataLoss => return Ended::Refused(status),
             Err(status) => return Ended::Failed(status),
         };

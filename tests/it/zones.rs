@@ -184,7 +184,20 @@ async fn a_zone_that_was_rewritten_while_it_was_down_is_fenced_whether_or_not_an
             town.write("eu", 30).await;
         }
         town.node_of("us").run();
-        town.not_ready("us", "the first bad id is 77").await;
+        let url = format!("{}/v1/chain/80?timeout=2s", town.url("us"));
+        let shown = async {
+            loop {
+                if let Ok(answer) = town.http.get(&url).send().await {
+                    assert_ne!(answer.status().as_u16(), 200, "a rewritten link was shown");
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = town.not_ready("us", "the first bad id is 77") => {}
+            () = shown => {}
+        }
         let (code, words) = town.operate("us", &["reseed"]).await;
         assert_eq!(code, Some(0), "{words}");
         town.ready("us").await;

@@ -87,6 +87,8 @@ pub(crate) struct Zone {
 /// The whole.
 pub(crate) struct World {
     pub(crate) seed: u64,
+    /// Simulated seconds of the whole run.
+    pub(crate) seconds: u64,
     pub(crate) dice: Dice,
     pub(crate) net: Net,
     pub(crate) timing: Timing,

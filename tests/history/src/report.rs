@@ -33,7 +33,7 @@ macro_rules! kinds {
                 match self { $(Self::$name => $text,)* }
             }
 
-            /// The promise it breaks, as numbered in RELIABILITY.md.
+            /// The invariant it breaks, by the number that RELIABILITY.md uses for it.
             #[must_use]
             pub const fn invariant(self) -> &'static str {
                 match self { $(Self::$name => $invariant,)* }
