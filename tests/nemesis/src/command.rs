@@ -78,7 +78,7 @@ enum Command {
         #[arg(long)]
         seed: u64,
     },
-    /// Two epochs, for every commit.
+    /// Two epochs, or up to five until enough was seen, for every commit.
     Smoke {
         /// Every fault follows from it.
         #[arg(long)]

@@ -1,6 +1,6 @@
 //! What a run says at its end, for people and as JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -131,9 +131,7 @@ impl RunReport {
 
     /// Demands this much; what is missing is a gap.
     pub fn demand(&mut self, classes: usize, faults: f64, acknowledged: f64) {
-        let seen = self.by_class();
-        let happened: u64 = seen.values().map(|row| row.1).sum();
-        let different = seen.values().filter(|row| row.1 > 0).count();
+        let (different, happened) = seen(&self.epochs);
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -150,6 +148,18 @@ impl RunReport {
             }
         }
     }
+}
+
+/// How many classes of faults really happened in some epochs, and how many faults.
+pub fn seen(epochs: &[EpochReport]) -> (usize, u64) {
+    let happened: Vec<&str> = epochs
+        .iter()
+        .flat_map(|epoch| &epoch.happenings)
+        .filter(|fault| fault.happened)
+        .map(|fault| fault.class)
+        .collect();
+    let different: BTreeSet<&str> = happened.iter().copied().collect();
+    (different.len(), happened.len() as u64)
 }
 
 /// The value at `share` of a sorted list.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::check::Evidence;
 use crate::cluster::Ground;
 use crate::load::Rates;
-use crate::report::{EpochReport, RunReport};
+use crate::report::{EpochReport, RunReport, seen};
 use crate::run::Run;
 
 /// How long faults are injected in an epoch of about a minute.
@@ -28,6 +28,8 @@ pub struct Plan {
     classes: usize,
     faults: f64,
     acknowledged: f64,
+    /// After how many epochs it ends if enough was seen; `None`: it lasts its whole time.
+    at_least: Option<usize>,
 }
 
 impl Plan {
@@ -43,6 +45,7 @@ impl Plan {
             classes,
             faults: hours * PER_HOUR.0,
             acknowledged: hours * PER_HOUR.1,
+            at_least: None,
         }
     }
 
@@ -56,19 +59,21 @@ impl Plan {
             classes: 0,
             faults: 10.0,
             acknowledged: 1_000.0,
+            at_least: None,
         }
     }
 
-    /// Two epochs.
+    /// Two epochs; up to five where faults take so long that two show too little of them.
     pub fn smoke(seed: u64) -> Self {
         Self {
             command: format!("smoke --seed {seed}"),
             seed,
-            seeds: Box::new(epochs(seed).take(2)),
+            seeds: Box::new(epochs(seed).take(5)),
             length: Duration::from_secs(600),
             classes: CLASSES,
             faults: 30.0,
             acknowledged: 5_000.0,
+            at_least: Some(2),
         }
     }
 }
@@ -101,6 +106,12 @@ pub async fn run(
         tell(started, &epoch);
         let failed = !epoch.failures.is_empty();
         epochs.push(epoch);
+        let (classes, faults) = seen(&epochs);
+        #[expect(clippy::cast_precision_loss, reason = "few faults")]
+        let is_enough = classes >= plan.classes && faults as f64 >= plan.faults;
+        if is_enough && plan.at_least.is_some_and(|least| epochs.len() >= least) {
+            break;
+        }
         // Stop at the first failure: what lies on the disks is the evidence.
         if failed || started.elapsed() + FAULTS > plan.length {
             break;
