@@ -68,7 +68,9 @@ impl Reads {
         need: Need,
         query: &Query<T>,
     ) -> Result<Snapshot<T>, ReadError> {
-        self.standing.accepted(need.deadline).await;
+        if !self.standing.accepted(need.deadline).await {
+            return Err(ReadError::NoLeader);
+        }
         if let Some(why) = self.standing.frontier.halted() {
             return Err(ReadError::Halted(why));
         }

@@ -87,14 +87,16 @@ impl Standing {
     }
 
     /// Waits until a coordinator has done so, or it is [too long ago](ACCEPTED_MAX) that the node started,
-    /// at most until `deadline`: somebody may have rewritten the chain while it was down.
-    pub(super) async fn accepted(&self, deadline: Instant) {
-        let until = deadline.min(self.accepted_until);
-        if *self.accepted.borrow() || Instant::now() >= until {
-            return;
+    /// at most until `deadline`: somebody may have rewritten the chain while it was down. Answers whether
+    /// the chain may be read.
+    pub(super) async fn accepted(&self, deadline: Instant) -> bool {
+        if *self.accepted.borrow() || Instant::now() >= self.accepted_until {
+            return true;
         }
         let mut accepted = self.accepted.subscribe();
-        let _ = timeout_at(until, accepted.wait_for(|accepted| *accepted)).await;
+        let until = deadline.min(self.accepted_until);
+        let told = timeout_at(until, accepted.wait_for(|accepted| *accepted)).await;
+        told.is_ok() || self.accepted_until <= deadline
     }
 
     pub(super) fn is_applier(&self) -> bool {
@@ -222,5 +224,28 @@ impl Standing {
             tracing::warn!(error = why, "the zone's database does not answer; trying again");
             *known = Some(why);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::{ACCEPTED_MAX, Standing};
+
+    #[tokio::test(start_paused = true)]
+    async fn reads_wait_for_a_coordinator_until_it_is_there_or_the_node_is_old_enough() {
+        let (standing, begun) = (Standing::new(), Instant::now());
+        let second = Duration::from_secs(1);
+        assert!(!standing.accepted(begun + second).await, "nobody had said so in time");
+        assert_eq!(begun.elapsed(), second);
+        assert!(standing.accepted(begun + 60 * second).await, "reads go on without coordinators");
+        assert_eq!(begun.elapsed(), ACCEPTED_MAX);
+        let (standing, begun) = (Standing::new(), Instant::now());
+        let (may, ()) =
+            tokio::join!(standing.accepted(begun + second), async { standing.accept() });
+        assert!(may && begun.elapsed().is_zero());
     }
 }
