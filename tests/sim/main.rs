@@ -96,8 +96,9 @@ enum What {
 
 fn main() -> ExitCode {
     // What `cargo test` passes on to every test binary is not for this one.
+    let is_a_flag = std::env::args().nth(1).is_some_and(|first| first.starts_with("--"));
     let arguments = Arguments::try_parse().unwrap_or_else(|error| match error.kind() {
-        clap::error::ErrorKind::UnknownArgument => Arguments { command: None },
+        clap::error::ErrorKind::UnknownArgument if is_a_flag => Arguments { command: None },
         _ => error.exit(),
     });
     let default = What::Many { from: 1, count: 10, seconds: 30, jobs: 0, limit: None };
