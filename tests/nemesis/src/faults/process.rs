@@ -109,7 +109,7 @@ pub(super) fn state(pid: u32) -> Option<char> {
 
 /// Stops the applier until the zone's other node applies, then lets it go on.
 async fn applier_pause(scene: Scene) -> Outcome {
-    let applier = until("an applier", Duration::from_secs(10), async || {
+    let applier = until("an applier", Duration::from_secs(30), async || {
         scene.view.look().appliers.get(scene.zone)?.clone()
     });
     let applier = applier.await?;
