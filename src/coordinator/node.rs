@@ -330,12 +330,10 @@ impl Opened {
     }
 }
 
-/// Segments, and a memory of the newest entries, that are small beside what the log may take.
+/// Segments that are small beside what the log may take.
 fn log_options(retention: &Retention) -> Options {
     let (segment_bytes, options) = (retention.segment_bytes(), Options::default());
-    let grow_bytes = options.grow_bytes.min(segment_bytes);
-    let cache_bytes = options.cache_bytes.min(retention.ring_bytes());
-    Options { segment_bytes, grow_bytes, cache_bytes, ..options }
+    Options { segment_bytes, grow_bytes: options.grow_bytes.min(segment_bytes), ..options }
 }
 
 fn roster(settings: &Settings, dial: Arc<dyn Dial>) -> Roster {
