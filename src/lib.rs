@@ -24,12 +24,16 @@ pub mod wan;
 pub mod coordinator;
 pub mod zone;
 // layer 4
+#[cfg(feature = "tools")]
 pub mod http;
+#[cfg(feature = "tools")]
 pub mod verify;
 // layer 5
 pub mod dev;
 pub mod virtual_parade;
 // layer 6
+#[cfg(feature = "tools")]
 pub mod lab;
 // layer 7
+#[cfg(feature = "tools")]
 pub mod cli;

@@ -147,7 +147,7 @@ impl Maintenance {
 
     /// Runs until it is dropped.
     pub(super) async fn run(self) {
-        let (mut snapshot_at, mut states) = (0, BTreeMap::new());
+        let (mut snapshot_at, mut states) = (self.snapshot_index(), BTreeMap::new());
         loop {
             tokio::time::sleep(self.retention.period).await;
             let applied = self.sequencing.applied().0.map_or(0, |applied| applied.index());
@@ -163,6 +163,12 @@ impl Maintenance {
                 self.purge(log, feed).await;
             }
         }
+    }
+
+    /// The newest entry in the newest snapshot; 0 without one.
+    fn snapshot_index(&self) -> u64 {
+        let snapshot = self.raft.metrics().borrow_watched().snapshot;
+        snapshot.map_or(0, |snapshot| snapshot.index())
     }
 
     /// Has a snapshot made; whether it is on its way.
@@ -186,8 +192,7 @@ impl Maintenance {
         let Some(Purge { upto, forced }) = decide(log, &self.retention, needless, step) else {
             return;
         };
-        let snapshot = self.raft.metrics().borrow_watched().snapshot;
-        let snapshot = snapshot.map_or(0, |snapshot| snapshot.index());
+        let snapshot = self.snapshot_index();
         if upto > snapshot {
             self.snapshot().await;
         }

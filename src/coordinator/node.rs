@@ -330,10 +330,12 @@ impl Opened {
     }
 }
 
-/// Segments that are small beside what the log may take.
+/// Segments, and a memory of the newest entries, that are small beside what the log may take.
 fn log_options(retention: &Retention) -> Options {
     let (segment_bytes, options) = (retention.segment_bytes(), Options::default());
-    Options { segment_bytes, grow_bytes: options.grow_bytes.min(segment_bytes), ..options }
+    let grow_bytes = options.grow_bytes.min(segment_bytes);
+    let cache_bytes = options.cache_bytes.min(retention.ring_bytes());
+    Options { segment_bytes, grow_bytes, cache_bytes, ..options }
 }
 
 fn roster(settings: &Settings, dial: Arc<dyn Dial>) -> Roster {

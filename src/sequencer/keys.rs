@@ -5,11 +5,13 @@
 //! make everybody forget.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 
 use pghc_api::chain::{Digest, payload_digest};
 use pghc_api::id::WriteId;
 use pghc_api::limits::KEYS_MAX;
-use serde::{Deserialize, Serialize};
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// First half of a SHA-256: two keys or payloads that meet in it are taken for the same, which
 /// needs some 2^64 tries to bring about.
@@ -91,19 +93,6 @@ impl Keys {
         self.in_order.iter()
     }
 
-    /// The window of these records; `None` if no window can be so: too many, or a key twice.
-    pub(super) fn restore(mut records: Vec<KeyRecord>) -> Option<Self> {
-        if records.len() > KEYS_MAX {
-            return None;
-        }
-        let by_key = |(place, record): (usize, &KeyRecord)| (record.key, number(place));
-        let places: HashMap<_, _> = records.iter().enumerate().map(by_key).collect();
-        let is_window = places.len() == records.len();
-        // What was decoded may have room for much more.
-        records.shrink_to_fit();
-        is_window.then(|| Self { places, in_order: records.into(), first: 0 })
-    }
-
     /// Bytes that are held for the window, as allocated.
     #[cfg(test)]
     fn bytes(&self) -> usize {
@@ -111,6 +100,36 @@ impl Keys {
         let places = self.places.capacity() / 7 * 8;
         places * (size_of::<(Fingerprint, u32)>() + 1)
             + self.in_order.capacity() * size_of::<KeyRecord>()
+    }
+}
+
+/// From the records in order, as [`Keys::records`] gives them. Nothing is held twice meanwhile, and nothing
+/// grows by steps: a window that is restored takes no more than it will.
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Window;
+        impl<'de> Visitor<'de> for Window {
+            type Value = Keys;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "at most {KEYS_MAX} records, no key twice")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut records: A) -> Result<Keys, A::Error> {
+                let told = records.size_hint().unwrap_or_default().min(KEYS_MAX);
+                let mut places = HashMap::with_capacity(told);
+                let mut in_order = VecDeque::with_capacity(told);
+                while let Some(record) = records.next_element::<KeyRecord>()? {
+                    let place = in_order.len();
+                    if place == KEYS_MAX || places.insert(record.key, number(place)).is_some() {
+                        return Err(de::Error::custom("no window can be so"));
+                    }
+                    in_order.push_back(record);
+                }
+                Ok(Keys { places, in_order, first: 0 })
+            }
+        }
+        from.deserialize_seq(Window)
     }
 }
 
@@ -129,12 +148,16 @@ mod tests {
 
     use super::{KeyRecord, Keys};
 
+    fn restore(records: &[KeyRecord]) -> Option<Keys> {
+        postcard::from_bytes(&postcard::to_allocvec(records).expect("plain values")).ok()
+    }
+
     #[test]
     fn a_window_with_a_key_twice_is_not_restored() {
         let record = |key| KeyRecord { key: [key; 16], payload: [0; 16], id: WriteId::FIRST };
-        let restored = Keys::restore(vec![record(1), record(2)]).expect("two keys");
+        let restored = restore(&[record(1), record(2)]).expect("two keys");
         assert_eq!(restored.records().len(), 2);
-        assert!(Keys::restore(vec![record(1), record(2), record(1)]).is_none());
+        assert!(restore(&[record(1), record(2), record(1)]).is_none());
     }
 
     #[test]
@@ -147,7 +170,11 @@ mod tests {
         assert_eq!(keys.get(&0_usize.to_be_bytes()), None);
         assert!(keys.get(&1_usize.to_be_bytes()).is_some());
         assert_eq!(keys.records().len(), KEYS_MAX);
-        let mut again = Keys::restore(keys.records().copied().collect()).expect("a window");
+        let mut records: Vec<KeyRecord> = keys.records().copied().collect();
+        let mut again = restore(&records).expect("a window");
+        assert!(again.bytes() < 92 << 20, "{} bytes", again.bytes());
+        records.push(KeyRecord { key: [7; 16], ..records[0] });
+        assert!(restore(&records).is_none(), "one more than a window");
         again.insert(b"one more", [1; 16], WriteId::FIRST);
         assert!(again.bytes() < 92 << 20, "{} bytes", again.bytes());
         assert_eq!(again.get(&1_usize.to_be_bytes()), None);

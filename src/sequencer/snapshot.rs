@@ -35,11 +35,21 @@ pub enum SnapshotError {
     Foreign(ClusterId),
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 struct State {
     cluster: ClusterId,
     head: Option<Head>,
     keys: Vec<KeyRecord>,
+    sessions: Vec<(SessionId, Session)>,
+    positions: Positions,
+}
+
+/// A [`State`] as it is read: field by field the same bytes.
+#[derive(Deserialize)]
+struct Restored {
+    cluster: ClusterId,
+    head: Option<Head>,
+    keys: Keys,
     sessions: Vec<(SessionId, Session)>,
     positions: Positions,
 }
@@ -123,7 +133,7 @@ impl Sequencer {
         if header[1..] != crc32fast::hash(body).to_be_bytes() {
             return Err(damaged("its checksum does not match"));
         }
-        let (mut state, rest): (State, _) =
+        let (mut state, rest): (Restored, _) =
             postcard::take_from_bytes(body).map_err(|error| damaged(&error.to_string()))?;
         let added: Added = match header[0] {
             FORMAT_WITHOUT_ZONES if rest.is_empty() => Added::default(),
@@ -139,7 +149,7 @@ impl Sequencer {
         Ok(Self {
             cluster: state.cluster,
             head: state.head,
-            keys: Keys::restore(state.keys).ok_or_else(|| damaged("its keys cannot be so"))?,
+            keys: state.keys,
             sessions: Sessions::restore(state.sessions)
                 .ok_or_else(|| damaged("its sessions cannot be so"))?,
             positions: state.positions,

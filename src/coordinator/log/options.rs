@@ -24,7 +24,7 @@ pub struct Options {
     /// Zeros in bytes by which a new segment's file grows at a time. Default 1 MiB, limits 4 KiB to
     /// `segment_bytes`.
     pub grow_bytes: u64,
-    /// Newest bodies kept in memory, in bytes with what each takes beside its own. Default 64 MiB.
+    /// Newest bodies kept in memory, in bytes with what each takes beside its own. Default 16 MiB.
     pub cache_bytes: usize,
     /// Most bytes that wait for a flush; [`Log::append`] blocks while there are more. Default
     /// 32 MiB, at least 1.
@@ -36,7 +36,7 @@ impl Default for Options {
         Self {
             segment_bytes: 64 << 20,
             grow_bytes: 1 << 20,
-            cache_bytes: 64 << 20,
+            cache_bytes: 16 << 20,
             queue_bytes: 32 << 20,
         }
     }
