@@ -151,7 +151,7 @@ impl Maintenance {
         loop {
             tokio::time::sleep(self.retention.period).await;
             let applied = self.sequencing.applied().0.map_or(0, |applied| applied.index());
-            let is_due = applied >= snapshot_at + self.retention.snapshot_entries;
+            let is_due = applied.saturating_sub(snapshot_at) >= self.retention.snapshot_entries;
             if is_due && self.snapshot().await {
                 snapshot_at = applied;
             }

@@ -9,10 +9,16 @@ mod nodes;
 mod reads;
 mod writes;
 
+use std::time::Duration;
+
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
 use crate::harness::Site;
+
+/// Below the ten seconds that a request waits by default, and that a node reads a head: what takes
+/// longer on a busy machine was held up by one of them, or its own `timeout` was not heeded.
+const PROMPT: Duration = Duration::from_millis(9_500);
 
 /// An answer, read to its end.
 #[derive(Debug)]

@@ -51,7 +51,8 @@ async fn shared_server() -> Arc<Shared> {
         .expect("loopback has free ports")
         .port();
     let scratch = Scratch::new("pg").expect("a temporary directory");
-    let options = ServerOptions::new(scratch.path().join("data"), port);
+    let options =
+        ServerOptions { temporary: true, ..ServerOptions::new(scratch.path().join("data"), port) };
     let server = Server::start(options).await.expect("PostgreSQL is installed");
     let shared = Arc::new(Shared { server, _scratch: scratch });
     *running = Arc::downgrade(&shared);

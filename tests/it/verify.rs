@@ -63,7 +63,10 @@ impl Zones {
     async fn start() -> Self {
         let scratch = Scratch::new("verify").expect("a temporary directory");
         let port = crate::dev::free_port();
-        let options = ServerOptions::new(scratch.path().join("pg"), port);
+        let options = ServerOptions {
+            temporary: true,
+            ..ServerOptions::new(scratch.path().join("pg"), port)
+        };
         let server = Server::start(options).await.expect("PostgreSQL is installed");
         let zones = Self { server, _scratch: scratch, tasks: Tasks::default() };
         for zone in ["eu", "us"] {

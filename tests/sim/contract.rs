@@ -205,7 +205,8 @@ pub(crate) async fn run(seed: u64, steps: usize) {
     let scratch = Scratch::new("sim-pg").expect("a temporary directory");
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr());
     let port = port.expect("loopback has free ports").port();
-    let options = ServerOptions::new(scratch.path().join("data"), port);
+    let options =
+        ServerOptions { temporary: true, ..ServerOptions::new(scratch.path().join("data"), port) };
     let server = Server::start(options).await.expect("PostgreSQL is installed");
     let tasks = Tasks::default();
     let dsn = server.dsn().parse().expect("our own");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
+use super::template::Template;
 use super::{Error, SUPERUSER, Server};
 use crate::dev::process::Process;
 
@@ -47,32 +48,44 @@ impl Server {
         Ok(command)
     }
 
-    /// Runs `initdb` beside the final place and renames, so that a crash in between leaves nothing
-    /// that looks like a data directory.
-    pub(super) async fn create_directory(&self) -> Result<(), Error> {
-        let data_dir = &self.options.data_dir;
+    /// Makes the data directory beside its final place and renames, so that a crash in between
+    /// leaves nothing that looks like a data directory.
+    pub(super) async fn create_directory(&mut self) -> Result<(), Error> {
         if let Some(parent) = self.options.log.parent() {
             create_passable(parent)?;
         }
         if let Some(owner) = self.owner {
-            owner.open_path(data_dir)?;
+            owner.open_path(&self.options.data_dir)?;
         }
-        if data_dir.join("PG_VERSION").exists() {
+        if self.options.data_dir.join("PG_VERSION").exists() {
             return self.check_version();
         }
-        let mut new = data_dir.clone().into_os_string();
+        let mut new = self.options.data_dir.clone().into_os_string();
         new.push(".new");
         let new = PathBuf::from(new);
         if new.exists() {
             fs::remove_dir_all(&new).map_err(Error::io("remove an unfinished data directory"))?;
         }
-        let made = fs::DirBuilder::new().mode(0o700).create(&new);
+        if self.options.temporary {
+            let template = Template::of(self).await?;
+            template.copy(&new).await?;
+            self.template = Some(template);
+        } else {
+            self.initdb(&new).await?;
+        }
+        let data_dir = &self.options.data_dir;
+        fs::rename(&new, data_dir).map_err(Error::io("move the data directory into place"))
+    }
+
+    /// Makes a data directory by `initdb`; it must not be there.
+    pub(super) async fn initdb(&self, new: &Path) -> Result<(), Error> {
+        let made = fs::DirBuilder::new().mode(0o700).create(new);
         made.map_err(Error::io("create the data directory"))?;
         if let Some(owner) = self.owner {
-            owner.take(&new).map_err(Error::io("give the data directory to its user"))?;
+            owner.take(new).map_err(Error::io("give the data directory to its user"))?;
         }
-        let mut initdb = self.command("initdb", &new)?;
-        initdb.arg("-D").arg(&new).args([
+        let mut initdb = self.command("initdb", new)?;
+        initdb.arg("-D").arg(new).args([
             "--data-checksums",
             "--encoding=UTF8",
             "--locale=C",
@@ -91,8 +104,7 @@ impl Server {
         }
         let conf = fs::File::options().append(true).open(new.join("postgresql.conf"));
         conf.and_then(|mut file| file.write_all(b"\ninclude 'pghc.conf'\n"))
-            .map_err(Error::io("write postgresql.conf"))?;
-        fs::rename(&new, data_dir).map_err(Error::io("move the data directory into place"))
+            .map_err(Error::io("write postgresql.conf"))
     }
 
     /// A data directory can only be opened by its own major version.

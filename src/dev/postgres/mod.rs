@@ -15,10 +15,12 @@ mod error;
 mod install;
 mod lock;
 mod standby;
+mod template;
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -72,7 +74,8 @@ pub struct ServerOptions {
     /// More settings for `postgresql.conf`, name and value; they win over ours.
     pub settings: Vec<(String, String)>,
     /// Whether a new data directory may be lost when the machine, not the server, stops within a
-    /// minute or so: `initdb` then does not wait for the disk. Nothing else differs.
+    /// minute or so: it is then a copy of one that this process made before, written without waiting
+    /// for the disk, and has its system identifier. Nothing else differs.
     pub temporary: bool,
 }
 
@@ -98,6 +101,8 @@ pub struct Server {
     log_start: u64,
     /// Stops the server when we are killed; see [`LIFELINE`].
     lifeline: Process,
+    /// What its data directory is a copy of: the next server may need it too.
+    template: Option<Arc<template::Template>>,
 }
 
 impl Server {
@@ -119,6 +124,7 @@ impl Server {
             process: Process::default(),
             log_start: 0,
             lifeline: Process::default(),
+            template: None,
         };
         if !server.options.data_dir.join("PG_VERSION").exists() {
             // Asked before the seconds that initdb takes.

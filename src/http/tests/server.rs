@@ -142,14 +142,15 @@ async fn connections_over_the_limit_are_closed_at_once() {
 
 #[tokio::test]
 async fn hundreds_of_slow_clients_do_not_hold_up_others() {
-    let server = Server::start().await;
+    let limits = Limits { head_read: 3 * PATIENCE, ..Limits::default() };
+    let server = Server::with(limits, Cors::Closed).await;
     let mut slow = Vec::new();
     for _ in 0..300 {
         let mut stream = connect(&server).await;
         stream.write_all(b"POST /v1/chain HTTP/1.1\r\nx: y").await.expect("it is open");
         slow.push(stream);
     }
-    let served = timeout(Duration::from_secs(5), server.post("", "{}")).await;
+    let served = timeout(PATIENCE, server.post("", "{}")).await;
     assert_eq!(served.expect("it is served").status, 201);
 }
 

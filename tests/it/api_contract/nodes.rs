@@ -11,13 +11,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use super::{Got, id_of};
+use super::{Got, PROMPT, id_of};
 use crate::harness::{Site, wait_for};
 
 /// The longest a head may take, and some slack of a loaded machine.
-const HEAD_MAX: Duration = Duration::from_secs(10 + 10);
+const HEAD_MAX: Duration = Duration::from_secs(10 + 30);
 /// The longest a body may take, and some slack.
-const BODY_MAX: Duration = Duration::from_secs(30 + 15);
+const BODY_MAX: Duration = Duration::from_secs(30 + 30);
 
 /// Number of the node that applies for the first zone, and of the one that stands by.
 async fn applier_and_standby(site: &Site) -> (usize, usize) {
@@ -166,12 +166,12 @@ async fn connect(site: &Site, begin: &str) -> TcpStream {
 pub(super) async fn slow_heads_hold_up_nobody_and_are_closed(site: &Site) {
     let begin = "GET /ping HTTP/1.1\r\nhost: x\r\nx-slow: ";
     let held = join_all((0..50).map(|_| connect(site, begin))).await;
-    let start = Instant::now();
     for _ in 0..20 {
+        let start = Instant::now();
         site.post(0, "", "{}").await.is(201);
         site.get(0, "/ping").await;
+        assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
     }
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     let closed = held.into_iter().map(async |stream| {
         let (mut reader, mut writer) = stream.into_split();
         let dribble = async {
@@ -264,7 +264,7 @@ pub(super) async fn without_a_quorum_nothing_is_acknowledged(site: &Site) {
     for _ in 0..3 {
         let start = Instant::now();
         let got = site.post(left, "?timeout=500ms", "{\"payload\":\"no quorum\"}").await;
-        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
         if got.status == 504 {
             got.is_problem(504, "outcome_unknown");
             unknown += 1;

@@ -47,6 +47,24 @@ async fn a_killed_server_starts_again_with_what_was_committed() {
 }
 
 #[tokio::test]
+async fn temporary_servers_come_of_one_origin_and_share_nothing() {
+    let scratch = Scratch::new("it").expect("a temporary directory");
+    let start = async |name: &str| {
+        let options = ServerOptions::new(scratch.path().join(name), free_port());
+        Server::start(ServerOptions { temporary: true, ..options }).await.expect("it starts")
+    };
+    let (one, other) = (start("one").await, start("other").await);
+    query(&one.dsn(), "create table t (n int); insert into t values (7)").await;
+    let origin = "select system_identifier from pg_control_system()";
+    assert_eq!(query(&one.dsn(), origin).await, query(&other.dsn(), origin).await);
+    assert_eq!(query(&other.dsn(), "select to_regclass('t') is null").await, ["t"]);
+    assert_eq!(query(&other.dsn(), "show data_checksums").await, ["on"]);
+    drop(one);
+    let third = start("third").await;
+    assert_eq!(query(&third.dsn(), "select to_regclass('t') is null").await, ["t"]);
+}
+
+#[tokio::test]
 async fn a_server_left_by_a_killed_owner_is_stopped_first() {
     let scratch = Scratch::new("it").expect("a temporary directory");
     let options = ServerOptions::new(scratch.path().join("pg"), free_port());

@@ -151,7 +151,7 @@ pub(crate) fn binary() -> PathBuf {
 }
 
 pub(crate) fn client() -> reqwest::Client {
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(15)).no_proxy();
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(25)).no_proxy();
     client.build().expect("a client")
 }
 

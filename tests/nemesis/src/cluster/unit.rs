@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Longest time a process may take to end when asked.
 const STOP_MAX: Duration = Duration::from_secs(20);
 /// Longest time that a fault waits for a process to run.
-const RUNNING_MAX: Duration = Duration::from_secs(10);
+const RUNNING_MAX: Duration = Duration::from_secs(20);
 /// How long after a fault ended an end is still its doing.
 const EXCUSED: Duration = Duration::from_secs(15);
 

@@ -50,7 +50,7 @@ async fn backend(scene: &Scene) -> anyhow::Result<u32> {
     let sql = scene.database().await?;
     let query = "select pid from pg_stat_activity where datname = 'pghc' and pid <> pg_backend_pid() \
         and backend_type = 'client backend' order by query ilike '%moved%' desc, pid limit 1";
-    let pid = until("a backend of the zone's nodes", Duration::from_secs(10), async || {
+    let pid = until("a backend of the zone's nodes", Duration::from_secs(30), async || {
         let rows = sql.query(query).await.ok()?;
         u32::try_from(rows.first()?.get::<_, i32>(0)).ok()
     });
@@ -66,7 +66,7 @@ async fn backend_kill(scene: Scene) -> Outcome {
         let pid = backend(&scene).await?;
         signal(pid, Signal::SIGKILL);
         let said = format!("(PID {pid}) was terminated by signal 9");
-        let told = until("the postmaster tells of it", Duration::from_secs(2), async || {
+        let told = until("the postmaster tells of it", Duration::from_secs(10), async || {
             unit.log_since(from).contains(&said).then_some(())
         });
         if told.await.is_ok() {
@@ -83,7 +83,7 @@ async fn backend_pause(scene: Scene) -> Outcome {
     for _ in 0..BACKENDS_MAX {
         let pid = backend(&scene).await?;
         signal(pid, Signal::SIGSTOP);
-        let stopped = until("SIGSTOP", Duration::from_secs(1), async || {
+        let stopped = until("SIGSTOP", Duration::from_secs(10), async || {
             (super::process::state(pid)? == 'T').then_some(())
         });
         let stopped = stopped.await.is_ok();

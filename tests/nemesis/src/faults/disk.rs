@@ -99,10 +99,10 @@ async fn traced(scene: &Scene, unit: &Unit, inject: &str, mark: &str) -> anyhow:
     };
     // Without load there may be nothing to flush; the schedule has load.
     let first =
-        until("a flush was changed", Duration::from_secs(10), async || (hits() > 0).then_some(()));
+        until("a flush was changed", Duration::from_secs(30), async || (hits() > 0).then_some(()));
     let first = first.await;
     scene.hold().await;
-    strace.stop(Signal::SIGINT, Duration::from_secs(5)).await?;
+    strace.stop(Signal::SIGINT, Duration::from_secs(20)).await?;
     first?;
     let hits = hits();
     // A run leaves hundreds of these; only a failing fault's is of interest.

@@ -19,7 +19,7 @@ const OVER: u64 = 2;
 const STRANGERS: usize = 60;
 
 /// Longest time until a coordinator is back from another fault.
-const UP_MAX: Duration = Duration::from_secs(15);
+const UP_MAX: Duration = Duration::from_secs(30);
 /// How long a stranger listens to the answer.
 const LISTEN: Duration = Duration::from_millis(100);
 

@@ -27,7 +27,7 @@ use crate::cluster::{Cluster, Sql, View, Zone};
 use crate::load::Load;
 
 /// Longest time until a database is back from an earlier fault.
-const DATABASE_MAX: Duration = Duration::from_secs(15);
+const DATABASE_MAX: Duration = Duration::from_secs(40);
 
 /// What a fault works with.
 #[derive(Clone)]

@@ -10,7 +10,7 @@ use super::{Aim, Class, Needs, Outcome, Scene, until};
 use crate::cluster::Unit;
 
 /// Longest time until the second node of a zone applies.
-const TAKEOVER_MAX: Duration = Duration::from_secs(15);
+const TAKEOVER_MAX: Duration = Duration::from_secs(30);
 
 pub(super) fn classes() -> Vec<Class> {
     let class = |name, number, aim, needs, hold_ms, weight, run| Class {
@@ -93,7 +93,7 @@ fn node(scene: &Scene) -> &Unit {
 async fn freeze(scene: &Scene, unit: &Unit) -> Outcome {
     let pid = unit.signal(Signal::SIGSTOP).await?;
     let stopped =
-        until("SIGSTOP", Duration::from_secs(1), async || (state(pid)? == 'T').then_some(()));
+        until("SIGSTOP", Duration::from_secs(10), async || (state(pid)? == 'T').then_some(()));
     let stopped = stopped.await;
     scene.hold().await;
     unit.signal(Signal::SIGCONT).await?;

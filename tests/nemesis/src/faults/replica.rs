@@ -12,7 +12,7 @@ use super::{Aim, Class, Needs, Outcome, Scene, until};
 use crate::cluster::{Seats, Sql};
 
 /// Longest time until a replica streams, lags, or is promoted.
-const STEP_MAX: Duration = Duration::from_secs(20);
+const STEP_MAX: Duration = Duration::from_secs(40);
 /// Longest time until a promoted one has all that its zone had.
 const REFILLED_MAX: Duration = Duration::from_secs(60);
 /// Ids that the replica lags behind at least.

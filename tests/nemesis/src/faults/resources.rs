@@ -137,7 +137,7 @@ async fn memory(scene: Scene) -> Outcome {
     let unit = &scene.zone().coordinator;
     let pid = unit.pid().await?;
     group.take(&[pid])?;
-    let hits = until("the limit is met", Duration::from_secs(10), async || {
+    let hits = until("the limit is met", Duration::from_secs(30), async || {
         let hits: u64 = group.get("memory.failcnt").ok()?.trim().parse().ok()?;
         (hits > 0 || unit.peek() != Some(pid)).then_some(hits)
     });
