@@ -12,8 +12,8 @@ use super::proposer::Proposer;
 use super::readers::Readers;
 use super::roster::Roster;
 use super::type_config::Raft;
-use crate::rpc::v1::ProposeRequest;
 use crate::rpc::v1::coordinator_client::CoordinatorClient;
+use crate::rpc::v1::{ProposeReply, ProposeRequest};
 use crate::rpc::{Caller, MESSAGE_BYTES_MAX, never_sent};
 use crate::sequencer::{Entry, Heading, ZoneChange};
 use crate::task::Tasks;
@@ -138,14 +138,7 @@ impl Forward {
         let Some(mut leader) = self.leader() else { return Attempt::NotTaken };
         let mut request = tonic::Request::new(request);
         request.set_timeout(deadline);
-        match leader.propose(request).await {
-            Ok(reply) if reply.get_ref().accepted => Attempt::Committed,
-            Ok(reply) if reply.get_ref().no_space => Attempt::NoSpace,
-            Ok(reply) if reply.get_ref().not_readable => Attempt::NotReadable,
-            Ok(_) => Attempt::NotTaken,
-            Err(status) if never_sent(&status) => Attempt::NotTaken,
-            Err(_) => Attempt::Unknown,
-        }
+        judged(leader.propose(request).await.map(tonic::Response::into_inner))
     }
 
     /// Appends `batch` to the log if this coordinator leads; ends when it is committed.
@@ -178,6 +171,19 @@ impl Forward {
     }
 }
 
+/// What the leader's answer says of the entry. Only what it says itself, or a call that never left, is
+/// "nothing was appended"; every other failure may have come after the entry did.
+fn judged(answer: Result<ProposeReply, tonic::Status>) -> Attempt {
+    match answer {
+        Ok(reply) if reply.accepted => Attempt::Committed,
+        Ok(reply) if reply.no_space => Attempt::NoSpace,
+        Ok(reply) if reply.not_readable => Attempt::NotReadable,
+        Ok(_) => Attempt::NotTaken,
+        Err(status) if never_sent(&status) => Attempt::NotTaken,
+        Err(_) => Attempt::Unknown,
+    }
+}
+
 fn watch_leadership(
     id: u64,
     raft: &Raft,
@@ -205,4 +211,44 @@ fn watch_leadership(
         }
     });
     receiver
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use tonic::{Code, Status};
+
+    use super::{Attempt, judged};
+    use crate::rpc::v1::ProposeReply;
+
+    fn reply(accepted: bool, no_space: bool, not_readable: bool) -> ProposeReply {
+        ProposeReply { accepted, no_space, not_readable, ..ProposeReply::default() }
+    }
+
+    #[test]
+    fn only_the_leaders_word_says_what_became_of_an_entry() {
+        assert_eq!(judged(Ok(reply(true, false, false))), Attempt::Committed);
+        assert_eq!(judged(Ok(reply(false, true, false))), Attempt::NoSpace);
+        assert_eq!(judged(Ok(reply(false, false, true))), Attempt::NotReadable);
+        assert_eq!(judged(Ok(reply(false, false, false))), Attempt::NotTaken);
+    }
+
+    #[test]
+    fn a_failed_call_may_have_appended_unless_nobody_listened() {
+        let from = |kind: ErrorKind| Status::from_error(Box::new(Error::from(kind)));
+        assert_eq!(judged(Err(from(ErrorKind::ConnectionRefused))), Attempt::NotTaken);
+        for kind in [ErrorKind::ConnectionReset, ErrorKind::TimedOut, ErrorKind::BrokenPipe] {
+            assert_eq!(judged(Err(from(kind))), Attempt::Unknown, "{kind}");
+        }
+        for code in [
+            Code::Unavailable,
+            Code::DeadlineExceeded,
+            Code::Cancelled,
+            Code::Internal,
+            Code::FailedPrecondition,
+        ] {
+            assert_eq!(judged(Err(Status::new(code, "whatever"))), Attempt::Unknown, "{code}");
+        }
+    }
 }

@@ -167,6 +167,16 @@ impl Trouble {
         self.dice.below(self.world.machines.len())
     }
 
+    /// A coordinator on another host.
+    fn coordinator_apart_from(&self, host: usize) -> usize {
+        let coordinators = self.world.machines.len();
+        if host >= coordinators {
+            return self.any_coordinator();
+        }
+        let other = self.dice.below(coordinators - 1);
+        other + usize::from(other >= host)
+    }
+
     fn set(&self, links: &[(usize, usize)], is_cut: bool) {
         for (from, to) in links {
             if is_cut {
@@ -191,7 +201,8 @@ impl Trouble {
     }
 
     async fn one_way(self) {
-        let (from, to) = (self.dice.below(self.hosts()), self.any_coordinator());
+        let from = self.dice.below(self.hosts());
+        let to = self.coordinator_apart_from(from);
         self.set(&[(from, to)], true);
         self.last(50, self.long_ms()).await;
         self.set(&[(from, to)], false);
@@ -199,14 +210,16 @@ impl Trouble {
 
     /// With three coordinators: both still reach the third.
     async fn pair(self) {
-        let (one, two) = (self.any_coordinator(), self.any_coordinator());
+        let one = self.any_coordinator();
+        let two = self.coordinator_apart_from(one);
         self.set(&[(one, two), (two, one)], true);
         self.last(50, self.long_ms()).await;
         self.set(&[(one, two), (two, one)], false);
     }
 
     async fn flapping(self) {
-        let (from, to) = (self.any_coordinator(), self.any_coordinator());
+        let from = self.any_coordinator();
+        let to = self.coordinator_apart_from(from);
         let links = [(from, to), (to, from)];
         for _ in 0..self.dice.between(3, 15) {
             self.set(&links, true);
@@ -219,7 +232,8 @@ impl Trouble {
     }
 
     async fn slow_link(self) {
-        let (from, to) = (self.dice.below(self.hosts()), self.any_coordinator());
+        let from = self.dice.below(self.hosts());
+        let to = self.coordinator_apart_from(from);
         let slow = self.dice.pick(&[(20_000, 80_000), (0, 300_000), (500_000, 900_000)]);
         self.world.net.set_delay(from, to, slow);
         self.world.net.set_delay(to, from, slow);
