@@ -1,11 +1,11 @@
 //! Crashes at chosen steps, to prove that none of them costs anything.
 //!
-//! Only a build with the feature `failpoints` knows them, and only while the environment variable
+//! Only a build with `debug_assertions` knows them, and only while the environment variable
 //! `PGHC_FAILPOINTS` names a directory. A file there with the name of a point arms it, for whichever
 //! process of that directory comes by first: the file is renamed to `NAME.hit` and the process aborts,
 //! as it would by SIGKILL. The file holds two numbers, how often the point is to be passed before that
-//! and, for a point within a statement, for how many milliseconds it has then been under way. In every
-//! other build nothing of this is left.
+//! and, for a point within a statement, for how many milliseconds it has then been under way. In a
+//! release nothing of this is left.
 
 macro_rules! points {
     ($($(#[$doc:meta])* $point:ident = $name:literal,)*) => {
@@ -77,7 +77,7 @@ points! {
     ReplacedSeen = "replaced-seen",
 }
 
-#[cfg(feature = "failpoints")]
+#[cfg(debug_assertions)]
 mod armed {
     use std::collections::BTreeMap;
     use std::path::PathBuf;
@@ -139,16 +139,16 @@ mod armed {
     }
 }
 
-#[cfg(feature = "failpoints")]
+#[cfg(debug_assertions)]
 pub use armed::{pass, within};
 
 /// Does nothing: this build knows no fail points.
-#[cfg(not(feature = "failpoints"))]
+#[cfg(not(debug_assertions))]
 #[inline(always)]
 pub const fn pass(_: Point) {}
 
 /// Does `work`: this build knows no fail points.
-#[cfg(not(feature = "failpoints"))]
+#[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn within<T, F: Future<Output = T>>(_: Point, work: F) -> F {
     work

@@ -63,12 +63,12 @@ impl Retention {
         (self.log_bytes / 16).clamp(64 << 10, 64 << 20)
     }
 
-    /// Bytes of the newest batches kept in memory: no more than the log may take, but 64 KiB.
+    /// Bytes of the newest batches kept in memory: no more than the log may take, but 8 KiB.
     #[must_use]
     pub fn ring_bytes(&self) -> usize {
         usize::try_from(self.log_bytes)
             .unwrap_or(TAIL_RING_BYTES_MAX)
-            .clamp(64 << 10, TAIL_RING_BYTES_MAX)
+            .clamp(8 << 10, TAIL_RING_BYTES_MAX)
     }
 }
 

@@ -116,7 +116,10 @@ impl<'de> Deserialize<'de> for Keys {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut records: A) -> Result<Keys, A::Error> {
-                let told = records.size_hint().unwrap_or_default().min(KEYS_MAX);
+                let told = records.size_hint().unwrap_or_default();
+                if told > KEYS_MAX {
+                    return Err(de::Error::invalid_length(told, &self));
+                }
                 let mut places = HashMap::with_capacity(told);
                 let mut in_order = VecDeque::with_capacity(told);
                 while let Some(record) = records.next_element::<KeyRecord>()? {

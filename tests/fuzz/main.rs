@@ -1,9 +1,11 @@
 //! Bounded fuzzing of every parser of outside bytes, by seed, with the tool chain of the project:
-//! `cargo test --features fuzzing --test fuzz`. No input may panic, take long or break a property.
+//! `cargo test --test fuzz`. No input may panic, take long or break a property.
 //!
 //! `PGHC_FUZZ_EXECUTIONS=1000000` makes it longer, `PGHC_SEED=7` repeats a run, and
 //! `PGHC_FUZZ_TARGET=log` picks a target. A failure prints the input; put it into
 //! `tests/fuzz/regressions/<target>-<what>` with the mend, and every run tries it first.
+
+#![cfg(any(feature = "fuzzing", debug_assertions))]
 
 mod mutate;
 mod targets;

@@ -2,7 +2,7 @@
 //! back by itself each time, and at the end nothing that was acknowledged is lost or there twice.
 //!
 //! A point that is never hit fails the test, and so does one that no step below schedules.
-//! `cargo test --features failpoints --test it failpoints`; `PGHC_SEED` and `PGHC_ROUNDS` as printed.
+//! `cargo test --test it failpoints`; `PGHC_SEED` and `PGHC_ROUNDS` as printed.
 
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt as _;

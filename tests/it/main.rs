@@ -8,7 +8,7 @@ mod damage;
 mod dev;
 mod disk;
 mod distances;
-#[cfg(feature = "failpoints")]
+#[cfg(debug_assertions)]
 mod failpoints;
 mod harness;
 mod lab;

@@ -26,7 +26,7 @@ pub mod disk;
 mod error;
 mod flusher;
 mod frame;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(feature = "fuzzing", debug_assertions))]
 pub(super) mod fuzzing;
 mod offline;
 mod options;

@@ -161,7 +161,7 @@ fn check_all(run: &Run, nested: usize) -> usize {
 }
 
 proptest::proptest! {
-    #![proptest_config(super::cases(12))]
+    #![proptest_config(super::cases(8))]
 
     #[test]
     fn a_power_cut_at_any_moment_loses_nothing_acknowledged(calls in calls(24)) {
