@@ -4,7 +4,7 @@ pub mod api;
 mod bench;
 pub mod coordinator;
 pub mod dev;
-#[cfg(any(feature = "fuzzing", debug_assertions))]
+#[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod fuzzing;
 mod geo;

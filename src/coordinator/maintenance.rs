@@ -63,7 +63,7 @@ impl Retention {
         (self.log_bytes / 16).clamp(64 << 10, 64 << 20)
     }
 
-    /// Bytes of the newest batches kept in memory: no more than the log may take, but 8 KiB.
+    /// Bytes of the newest batches kept in memory: no more than the log may take, at least 8 KiB.
     #[must_use]
     pub fn ring_bytes(&self) -> usize {
         usize::try_from(self.log_bytes)
@@ -151,6 +151,7 @@ impl Maintenance {
         loop {
             tokio::time::sleep(self.retention.period).await;
             let applied = self.sequencing.applied().0.map_or(0, |applied| applied.index());
+            snapshot_at = snapshot_at.max(self.snapshot_index());
             let is_due = applied.saturating_sub(snapshot_at) >= self.retention.snapshot_entries;
             if is_due && self.snapshot().await {
                 snapshot_at = applied;

@@ -13,7 +13,7 @@ mod deference;
 mod distances;
 mod files;
 mod forward;
-#[cfg(any(feature = "fuzzing", debug_assertions))]
+#[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod fuzzing;
 mod gate;

@@ -330,7 +330,8 @@ impl Opened {
     }
 }
 
-/// Segments, and a memory of the newest entries, that are small beside what the log may take.
+/// Segments that are small beside what the log may take, and a memory of the newest entries no larger
+/// than it.
 fn log_options(retention: &Retention) -> Options {
     let (segment_bytes, options) = (retention.segment_bytes(), Options::default());
     let grow_bytes = options.grow_bytes.min(segment_bytes);

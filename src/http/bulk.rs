@@ -5,7 +5,7 @@
 //! [`CHUNKS_MAX`] chunks and one line. When the client does not take its answers, reading stops: a
 //! client that sends megabytes must read while it writes.
 
-#[cfg(any(feature = "fuzzing", debug_assertions))]
+#[cfg(debug_assertions)]
 pub(super) mod fuzzing;
 mod lines;
 

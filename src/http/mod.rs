@@ -11,7 +11,7 @@ mod ask;
 mod body;
 mod bulk;
 mod connection;
-#[cfg(any(feature = "fuzzing", debug_assertions))]
+#[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod fuzzing;
 mod limits;

@@ -35,21 +35,12 @@ pub enum SnapshotError {
     Foreign(ClusterId),
 }
 
-#[derive(Debug, Serialize)]
-struct State {
+/// Written with the records of the window, and read with the window itself: the same bytes.
+#[derive(Debug, Serialize, Deserialize)]
+struct State<K> {
     cluster: ClusterId,
     head: Option<Head>,
-    keys: Vec<KeyRecord>,
-    sessions: Vec<(SessionId, Session)>,
-    positions: Positions,
-}
-
-/// A [`State`] as it is read: field by field the same bytes.
-#[derive(Deserialize)]
-struct Restored {
-    cluster: ClusterId,
-    head: Option<Head>,
-    keys: Keys,
+    keys: K,
     sessions: Vec<(SessionId, Session)>,
     positions: Positions,
 }
@@ -66,7 +57,7 @@ struct Added {
 /// else: of a full window of keys some 42 MB.
 #[derive(Debug)]
 pub struct View {
-    state: State,
+    state: State<Vec<KeyRecord>>,
     added: Added,
 }
 
@@ -133,7 +124,7 @@ impl Sequencer {
         if header[1..] != crc32fast::hash(body).to_be_bytes() {
             return Err(damaged("its checksum does not match"));
         }
-        let (mut state, rest): (Restored, _) =
+        let (mut state, rest): (State<Keys>, _) =
             postcard::take_from_bytes(body).map_err(|error| damaged(&error.to_string()))?;
         let added: Added = match header[0] {
             FORMAT_WITHOUT_ZONES if rest.is_empty() => Added::default(),

@@ -17,7 +17,7 @@ mod check;
 mod compare;
 mod database;
 mod export;
-#[cfg(any(feature = "fuzzing", debug_assertions))]
+#[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod fuzzing;
 mod plan;

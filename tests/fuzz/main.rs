@@ -5,7 +5,7 @@
 //! `PGHC_FUZZ_TARGET=log` picks a target. A failure prints the input; put it into
 //! `tests/fuzz/regressions/<target>-<what>` with the mend, and every run tries it first.
 
-#![cfg(any(feature = "fuzzing", debug_assertions))]
+#![cfg(debug_assertions)]
 
 mod mutate;
 mod targets;

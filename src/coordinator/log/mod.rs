@@ -26,7 +26,7 @@ pub mod disk;
 mod error;
 mod flusher;
 mod frame;
-#[cfg(any(feature = "fuzzing", debug_assertions))]
+#[cfg(debug_assertions)]
 pub(super) mod fuzzing;
 mod offline;
 mod options;

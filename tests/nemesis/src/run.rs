@@ -268,10 +268,13 @@ async fn keep(cluster: Arc<Cluster>, load: Arc<Load>, peak: Arc<Mutex<(u64, Stri
                 Ok(Some(finding)) => load.book.finding(finding),
                 Err(error) => load.book.finding(format!("{error:#}")),
             }
-            let bytes = unit.peek().and_then(resident_peak).unwrap_or(0);
+            let Some(pid) = unit.peek() else { continue };
+            let bytes = resident_peak(pid).unwrap_or(0);
             let mut peak = peak.lock();
             if bytes > peak.0 && !unit.name.ends_with("postgres") {
-                *peak = (bytes, unit.name.clone());
+                // Which build it was tells the path: a run may mix two.
+                let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+                *peak = (bytes, format!("{}, {}", unit.name, program.display()));
             }
         }
         tokio::time::sleep(TEND).await;

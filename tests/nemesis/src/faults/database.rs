@@ -66,7 +66,7 @@ async fn backend_kill(scene: Scene) -> Outcome {
         let pid = backend(&scene).await?;
         signal(pid, Signal::SIGKILL);
         let said = format!("(PID {pid}) was terminated by signal 9");
-        let told = until("the postmaster tells of it", Duration::from_secs(10), async || {
+        let told = until("the postmaster tells of it", Duration::from_secs(5), async || {
             unit.log_since(from).contains(&said).then_some(())
         });
         if told.await.is_ok() {
@@ -83,7 +83,7 @@ async fn backend_pause(scene: Scene) -> Outcome {
     for _ in 0..BACKENDS_MAX {
         let pid = backend(&scene).await?;
         signal(pid, Signal::SIGSTOP);
-        let stopped = until("SIGSTOP", Duration::from_secs(10), async || {
+        let stopped = until("SIGSTOP", Duration::from_secs(5), async || {
             (super::process::state(pid)? == 'T').then_some(())
         });
         let stopped = stopped.await.is_ok();
