@@ -52,6 +52,7 @@ mod switch;
 mod tail;
 mod traffic;
 mod type_config;
+mod verdict;
 mod watch;
 mod zone_service;
 mod zone_state;

@@ -10,8 +10,10 @@
 mod mutate;
 mod targets;
 
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use mutate::Random;
@@ -23,7 +25,8 @@ const EXECUTIONS: u64 = 50_000;
 /// One input may take this long, on a machine that does ten other things.
 const INPUT_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Most memory that one target may add to the process, in KiB: inputs are at most 4 KiB long.
+/// Most memory that one target, and those beside it, may add to the process, in KiB: inputs are at most
+/// 4 KiB long.
 const MEMORY_KIB_MAX: u64 = 128 << 10;
 
 fn setting(name: &str) -> Option<u64> {
@@ -91,11 +94,20 @@ fn no_input_panics_hangs_or_breaks_a_property() {
     println!("run again with PGHC_SEED={seed}");
     let executions = setting("PGHC_FUZZ_EXECUTIONS").unwrap_or(EXECUTIONS);
     let wanted = std::env::var("PGHC_FUZZ_TARGET").unwrap_or_default();
-    for target in TARGETS.iter().filter(|target| wanted.is_empty() || target.name == wanted) {
-        let started = Instant::now();
-        run(target, seed, executions);
-        println!("{}: {executions} inputs in {:.1?}", target.name, started.elapsed());
-    }
+    let is_wanted = |target: &&Target| wanted.is_empty() || target.name == wanted;
+    let left = Mutex::new(TARGETS.iter().filter(is_wanted));
+    let next = || left.lock().expect("no panic while it is held").next();
+    let work = || {
+        while let Some(target) = next() {
+            let started = Instant::now();
+            run(target, seed, executions);
+            println!("{}: {executions} inputs in {:.1?}", target.name, started.elapsed());
+        }
+    };
+    let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        (0..workers).for_each(|_| drop(scope.spawn(work)));
+    });
 }
 
 #[test]

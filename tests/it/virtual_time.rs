@@ -56,7 +56,7 @@ async fn a_run_in_virtual_time_is_as_predicted_and_the_same_again_byte_by_byte()
 #[tokio::test]
 async fn learners_write_and_read_where_they_are() {
     let directory = tempfile::tempdir().expect("a directory");
-    let changes = ["duration=5s", "warmup=2s", "clients.0.rate=10"];
+    let changes = ["duration=3s", "warmup=2s", "clients.0.rate=5"];
     let outcome = run("aws9", &changes, directory.path()).await;
     as_predicted(&outcome);
     assert_eq!((outcome.voters.len(), outcome.zones.len()), (5, 9));

@@ -12,6 +12,9 @@ use super::{Aim, Class, Needs, Outcome, Scene, until};
 /// Where the controllers are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
+/// Longest time until a limit is met.
+const MET_MAX: Duration = Duration::from_secs(30);
+
 pub(super) fn classes() -> Vec<Class> {
     if !Path::new(CGROUPS).join("freezer/cgroup.procs").exists() {
         return Vec::new();
@@ -107,12 +110,15 @@ async fn quota(scene: Scene) -> Outcome {
     group.set("cpu.cfs_quota_us", "10000")?;
     let moved = group.take(&of_zone(&scene).await)?;
     scene.hold().await;
-    let stat = group.get("cpu.stat");
+    let throttled = until("a process is throttled", MET_MAX, async || {
+        let stat = group.get("cpu.stat").ok()?;
+        let count: u64 =
+            stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")?.parse().ok())?;
+        (count > 0).then_some(count)
+    });
+    let throttled = throttled.await;
     group.leave()?;
-    let stat = stat?;
-    let throttled = stat.lines().find_map(|line| line.strip_prefix("nr_throttled ")?.parse().ok());
-    let throttled: u64 = throttled.unwrap_or(0);
-    ensure!(throttled > 0, "{moved} processes were never throttled");
+    let throttled = throttled?;
     Ok(format!("{moved} processes throttled {throttled} times"))
 }
 
@@ -137,7 +143,7 @@ async fn memory(scene: Scene) -> Outcome {
     let unit = &scene.zone().coordinator;
     let pid = unit.pid().await?;
     group.take(&[pid])?;
-    let hits = until("the limit is met", Duration::from_secs(30), async || {
+    let hits = until("the limit is met", MET_MAX, async || {
         let hits: u64 = group.get("memory.failcnt").ok()?.trim().parse().ok()?;
         (hits > 0 || unit.peek() != Some(pid)).then_some(hits)
     });
