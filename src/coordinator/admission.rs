@@ -5,7 +5,7 @@
 //! the others can: the membership names the incarnation of every member, each of them remembers
 //! what it saw of it, and each calls back at the address it knows, where only one process answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -44,7 +44,8 @@ impl Admission {
     /// Asks until this coordinator is admitted or refused.
     pub(super) async fn run(mut self) {
         for round in 0_u32.. {
-            match self.round().await {
+            let mut doubts = BTreeSet::new();
+            match self.round(&mut doubts).await {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(why) => {
@@ -54,6 +55,7 @@ impl Admission {
             }
             if round % ROUNDS_TOLD == ROUNDS_TOLD - 1 {
                 tracing::warn!(
+                    ?doubts,
                     "not admitted yet: the other coordinators must be running, and reach this one \
                      at the address they know; asking on"
                 );
@@ -77,20 +79,23 @@ impl Admission {
         self.claim.founded()
     }
 
-    /// One round of asking everyone; whether this coordinator is admitted.
-    async fn round(&mut self) -> Result<bool, String> {
-        let was_member = self.refresh().await?;
+    /// One round of asking everyone; whether this coordinator is admitted. Adds what speaks against it so
+    /// far to `doubts`.
+    async fn round(&mut self, doubts: &mut BTreeSet<String>) -> Result<bool, String> {
+        let listed_next = self.refresh().await?;
         let others: Vec<u64> =
             self.roster.ids().into_iter().filter(|id| *id != self.me.coordinator_id).collect();
         let answers = join_all(others.iter().map(|id| self.ask(*id))).await;
         let mut verdicts = Vec::new();
         for reply in answers.into_iter() {
             let verdict = match &reply {
-                Ok(reply) => judge(&self.me, was_member, reply),
+                Ok(reply) => judge(&self.me, listed_next, reply),
                 Err(verdict) => verdict.clone(),
             };
-            if let Verdict::Refused(why) = verdict {
-                return Err(why);
+            match &verdict {
+                Verdict::Refused(why) => return Err(why.clone()),
+                Verdict::NotYet(doubt) => drop(doubts.insert(doubt.clone())),
+                Verdict::Vouched | Verdict::New => {}
             }
             tracing::debug!(?verdict, "an answer");
             verdicts.push((verdict, reply.ok().and_then(|reply| reply.me)));
@@ -128,24 +133,25 @@ impl Admission {
         next == 1 && is_unused(self.roster.voters().len(), new.iter().filter(is_left).count())
     }
 
-    /// Looks up the membership as openraft knows it, which has read the log by now. Answers whether
-    /// this coordinator's own log has it as a member.
-    async fn refresh(&mut self) -> Result<bool, String> {
+    /// Looks up the membership as openraft knows it, which has read the log by now. Answers the index
+    /// after the newest entry known here that has this coordinator as a member, if any has.
+    async fn refresh(&mut self) -> Result<Option<u64>, String> {
         let id = self.me.coordinator_id;
         let read = self.raft.with_raft_state(move |state| {
             let (effective, committed) =
                 (state.membership_state.effective(), state.membership_state.committed());
             // The newest entry may be the one that removes it.
-            let lists = [effective, committed].iter().any(|it| it.get_node(&id).is_some());
+            let listed = [effective, committed].into_iter().find(|it| it.get_node(&id).is_some());
+            let listed_next = listed.map(|it| it.log_id().map_or(0, |log_id| log_id.index() + 1));
             let (log_id, membership) = (*effective.log_id(), effective.membership().clone());
-            (StoredMembership::new(log_id, membership), lists)
+            (StoredMembership::new(log_id, membership), listed_next)
         });
-        let (membership, was_member) = read.await.map_err(|error| error.to_string())?;
+        let (membership, listed_next) = read.await.map_err(|error| error.to_string())?;
         self.roster.update(&membership);
         let next = self.roster.members().1;
         self.me.membership_next = next;
         self.me.founded = next > 0 || !self.log.is_new();
-        Ok(was_member)
+        Ok(listed_next)
     }
 
     /// How many others must vouch: with this one they are a majority, without which nothing can be

@@ -35,15 +35,14 @@ pub(super) fn is_unused(voters: usize, new: usize) -> bool {
     voters.saturating_sub(new) < voters / 2 + 1
 }
 
-/// What an answer means for the coordinator that asked, whose own log has it as a member or not.
-pub(super) fn judge(me: &Introduction, was_member: bool, reply: &HelloReply) -> Verdict {
+/// What an answer means for the coordinator that asked. `listed_next` is the index after the newest
+/// entry of its own log that has it as a member, if any has.
+pub(super) fn judge(me: &Introduction, listed_next: Option<u64>, reply: &HelloReply) -> Verdict {
     let Some(other) = &reply.me else {
         return Verdict::NotYet("an answer without a name".to_owned());
     };
     let (my_id, other_id) = (me.coordinator_id, other.coordinator_id);
     let says = format!("coordinator {other_id} says:");
-    // Only what is committed takes a member out for good.
-    let is_newer = reply.committed_next > me.membership_next;
     if sabotage::is(Bug::WipedVotes) && other.membership_next > 0 {
         return Verdict::Vouched;
     }
@@ -70,22 +69,7 @@ pub(super) fn judge(me: &Introduction, was_member: bool, reply: &HelloReply) -> 
         ));
     }
     if other.membership_next > 0 && !reply.listed {
-        // Who is being added has an old part of the log before it has the entry that adds it, and so
-        // may the member that was asked.
-        if is_newer && was_member {
-            return Verdict::Refused(format!(
-                "{says} coordinator {my_id} is no longer a member; it was removed; nothing is lost, \
-                 its data directory may be deleted"
-            ));
-        }
-        if is_newer && !me.founded && !me.founders.is_empty() {
-            return Verdict::Refused(format!(
-                "{says} there is a group already and coordinator {my_id} is not in it; start with \
-                 --join and add it: pghc members add {my_id}={}={}",
-                me.zone, me.url
-            ));
-        }
-        return Verdict::NotYet(format!("{says} coordinator {my_id} is not a member yet"));
+        return judge_unlisted(me, listed_next, reply, &says);
     }
     if let Some(lost) = older_than_seen(me, reply) {
         return Verdict::Refused(format!(
@@ -111,6 +95,41 @@ pub(super) fn judge(me: &Introduction, was_member: bool, reply: &HelloReply) -> 
         )),
         Reached::Caller => Verdict::New,
     }
+}
+
+/// What it means that the other's membership does not list the coordinator that asked.
+fn judge_unlisted(
+    me: &Introduction,
+    listed_next: Option<u64>,
+    reply: &HelloReply,
+    says: &str,
+) -> Verdict {
+    let my_id = me.coordinator_id;
+    // Only what is committed takes a member out for good.
+    let is_newer = reply.committed_next > me.membership_next;
+    // Who is being added has an old part of the log before it has the entry that adds it, and so
+    // may the member that was asked. Who was removed may have the very entry that did it.
+    if listed_next.is_some_and(|listed_next| reply.committed_next > listed_next) {
+        return Verdict::Refused(format!(
+            "{says} coordinator {my_id} is no longer a member; it was removed; nothing is lost, \
+             its data directory may be deleted"
+        ));
+    }
+    if is_newer && !me.founded && !me.founders.is_empty() {
+        return Verdict::Refused(format!(
+            "{says} there is a group already and coordinator {my_id} is not in it; start with \
+             --join and add it: pghc members add {my_id}={}={}",
+            me.zone, me.url
+        ));
+    }
+    Verdict::NotYet(match is_newer && me.founded {
+        true => format!(
+            "{says} coordinator {my_id} is not a member, as far as it knows; if it was removed, or \
+             its adding was given up, its data directory may be deleted; to have it again, add one \
+             with a new id and an empty --data"
+        ),
+        false => format!("{says} coordinator {my_id} is not a member yet"),
+    })
 }
 
 /// What this coordinator's directory should know and does not.
@@ -170,16 +189,16 @@ mod tests {
     #[test]
     fn only_a_committed_membership_removes_a_coordinator() {
         let me = member(2, 5);
-        assert_eq!(judge(&me, true, &reply()), Verdict::Vouched);
+        assert_eq!(judge(&me, Some(5), &reply()), Verdict::Vouched);
         // An entry that may be cut: the member that knows it says no more than "not yet".
         let begun = HelloReply { me: Some(member(1, 9)), listed: false, ..reply() };
         assert!(
-            matches!(judge(&me, true, &begun), Verdict::NotYet(_)),
+            matches!(judge(&me, Some(5), &begun), Verdict::NotYet(_)),
             "{:?}",
-            judge(&me, true, &begun)
+            judge(&me, Some(5), &begun)
         );
         let done = HelloReply { committed_next: 9, ..begun };
-        assert!(is_refused(&judge(&me, true, &done), "it was removed"));
+        assert!(is_refused(&judge(&me, Some(5), &done), "it was removed"));
     }
 
     /// It was sent an old part of the log before it lost power, and asks one that is behind itself.
@@ -188,19 +207,23 @@ mod tests {
         let me = member(7, 5);
         let behind =
             HelloReply { me: Some(member(2, 9)), listed: false, committed_next: 9, ..reply() };
-        assert!(matches!(judge(&me, false, &behind), Verdict::NotYet(_)));
-        assert!(is_refused(&judge(&me, true, &behind), "it was removed"));
+        assert!(matches!(judge(&me, None, &behind), Verdict::NotYet(_)));
+        assert!(is_refused(&judge(&me, Some(5), &behind), "it was removed"));
+        // It has the entry that removed it, which is the newest there is.
+        let told = Introduction { membership_next: 9, ..me };
+        assert!(is_refused(&judge(&told, Some(5), &behind), "it was removed"));
+        assert!(matches!(judge(&told, Some(9), &behind), Verdict::NotYet(_)));
         // A founder that never was in the group is told what to do instead.
         let stranger = Introduction { founders: "1,2,7".to_owned(), next_index: 0, ..member(7, 0) };
-        assert!(is_refused(&judge(&stranger, false, &behind), "--join"));
+        assert!(is_refused(&judge(&stranger, None, &behind), "--join"));
     }
 
     #[test]
     fn a_new_directory_of_a_member_without_a_recorded_incarnation_is_refused() {
         let nameless = HelloReply { incarnation: String::new(), ..reply() };
-        assert_eq!(judge(&member(2, 5), true, &nameless), Verdict::Vouched);
+        assert_eq!(judge(&member(2, 5), Some(5), &nameless), Verdict::Vouched);
         let wiped = Introduction { next_index: 0, ..member(2, 0) };
-        assert!(is_refused(&judge(&wiped, false, &nameless), "pghc members replace"));
+        assert!(is_refused(&judge(&wiped, None, &nameless), "pghc members replace"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{Cluster, Ground, NAMES, Seats, Volume, connect, unit};
 /// Longest time until a fresh server answers.
 const READY_MAX: Duration = Duration::from_secs(60);
 /// Longest time until a server is copied.
-const COPY_MAX: Duration = Duration::from_secs(60);
+const COPY_MAX: Duration = Duration::from_secs(180);
 
 impl Cluster {
     pub(super) async fn create_database(&self, zone: usize) -> anyhow::Result<()> {

@@ -192,10 +192,13 @@ impl Unit {
         body.process.signal(by);
         body.process.signal(Signal::SIGCONT);
         let ended = tokio::time::timeout(STOP_MAX, body.process.exited()).await;
+        body.ended = Some(Instant::now());
         let Ok(status) = ended else {
+            // The run fails for it, and goes on to the end of its epoch.
+            body.process.kill().await?;
+            body.held = false;
             bail!("{} does not end by {by} within {STOP_MAX:?}", self.name)
         };
-        body.ended = Some(Instant::now());
         let status = status?.context("it ran")?;
         Ok(format!("{} (process {pid}): {status}", self.name))
     }

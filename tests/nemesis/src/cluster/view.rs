@@ -11,8 +11,10 @@ use super::{Cluster, ZONES};
 
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Longest time one answer may take.
+/// Longest time one answer of a look may take.
 const ANSWER_MAX: Duration = Duration::from_millis(800);
+/// Longest time one answer may take where somebody waits for all of them.
+const READY_MAX: Duration = Duration::from_secs(3);
 
 /// One look.
 #[derive(Debug, Clone, Default)]
@@ -54,8 +56,12 @@ impl View {
 
     /// Asks every API node.
     pub async fn ask(cluster: &Cluster) -> Look {
+        Self::ask_for(cluster, ANSWER_MAX).await
+    }
+
+    async fn ask_for(cluster: &Cluster, longest: Duration) -> Look {
         let nodes = cluster.nodes();
-        let asked = nodes.iter().map(|(_, address)| status(*address));
+        let asked = nodes.iter().map(|(_, address)| status(*address, longest));
         let answers = futures::future::join_all(asked).await;
         let mut look = Look { appliers: vec![None; ZONES], ..Look::default() };
         for ((zone, address), answer) in nodes.into_iter().zip(answers) {
@@ -75,9 +81,9 @@ impl View {
 
     /// Asks whether every node is ready, beside what they say of the cluster.
     pub async fn ready(cluster: &Cluster) -> Vec<String> {
-        let mut troubles = Self::ask(cluster).await.troubles;
+        let mut troubles = Self::ask_for(cluster, READY_MAX).await.troubles;
         for (_, address) in cluster.nodes() {
-            match fetch(address, "/readyz").await {
+            match fetch(address, "/readyz", READY_MAX).await {
                 Some((200, _)) => {}
                 Some((status, body)) => troubles
                     .push(format!("{address}/readyz: {status} {}", String::from_utf8_lossy(&body))),
@@ -91,12 +97,12 @@ impl View {
 impl View {
     /// Whether a node answers with its status.
     pub async fn answers(address: std::net::SocketAddr) -> bool {
-        status(address).await.is_some()
+        status(address, ANSWER_MAX).await.is_some()
     }
 
     /// Why a node is not ready; `None` when it is, or does not answer.
     pub async fn refusal(address: std::net::SocketAddr) -> Option<String> {
-        let (status, body) = fetch(address, "/readyz").await?;
+        let (status, body) = fetch(address, "/readyz", READY_MAX).await?;
         (status != 200).then(|| String::from_utf8_lossy(&body).into_owned())
     }
 }
@@ -126,16 +132,20 @@ impl Look {
     }
 }
 
-async fn status(address: std::net::SocketAddr) -> Option<Status> {
-    let (code, body) = fetch(address, "/v1/status").await?;
+async fn status(address: std::net::SocketAddr, longest: Duration) -> Option<Status> {
+    let (code, body) = fetch(address, "/v1/status", longest).await?;
     (code == 200).then(|| serde_json::from_slice(&body).ok()).flatten()
 }
 
-async fn fetch(address: std::net::SocketAddr, path: &str) -> Option<(u16, Vec<u8>)> {
+async fn fetch(
+    address: std::net::SocketAddr,
+    path: &str,
+    longest: Duration,
+) -> Option<(u16, Vec<u8>)> {
     let asking = async {
         let mut connection = Connection::open(address).await.ok()?;
         let answer = connection.exchange(&get("nemesis", path)).await.ok()?;
         Some((answer.status, answer.body.to_vec()))
     };
-    tokio::time::timeout(ANSWER_MAX, asking).await.ok().flatten()
+    tokio::time::timeout(longest, asking).await.ok().flatten()
 }

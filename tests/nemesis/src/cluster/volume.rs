@@ -19,7 +19,7 @@ const FILL_PIECES_MAX: u32 = 64;
 const FILL_ROUNDS_MAX: usize = 20;
 
 /// Longest time until nothing holds the file system any more.
-const BUSY_MAX: Duration = Duration::from_secs(10);
+const BUSY_MAX: Duration = Duration::from_secs(60);
 
 /// A disk.
 #[derive(Debug)]
@@ -92,7 +92,11 @@ impl Volume {
             kill_workers(&self.mount);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        self.mount()
+        while let Err(error) = self.mount() {
+            ensure!(tokio::time::Instant::now() < deadline, "{error:#}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
     }
 
     /// Fills it up to the last block. Answers the evidence.

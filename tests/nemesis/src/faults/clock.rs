@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use tokio::process::Command;
 
 use super::{Aim, Class, Needs, Outcome, Scene, until};
-use crate::cluster::Ground;
+use crate::cluster::{Ground, Unit};
 
 /// Where packages put it.
 const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
@@ -81,7 +81,8 @@ async fn lead(scene: &Scene) -> Option<f64> {
 /// lead before it stamped anything, it is started again and tells the time in its log.
 async fn ahead(scene: Scene) -> Outcome {
     let unit = &scene.zone().coordinator;
-    let before = lead(&scene).await.unwrap_or(0.0).max(0.0);
+    let before = until("the database tells a time", LOGGED_MAX, async || lead(&scene).await);
+    let before = before.await?.max(0.0);
     let hours = (before / 3600.0).ceil() + 1.0;
     let from = unit.log_bytes();
     set(&scene, &format!("+{hours}h"))?;
@@ -92,18 +93,21 @@ async fn ahead(scene: Scene) -> Outcome {
     scene.hold().await;
     let evidence = match seen {
         Ok(now) => Ok(format!("commit times jumped from {before:.0} s to {now:.0} s ahead")),
-        Err(_) => {
-            unit.end(Signal::SIGTERM).await?;
-            unit.start().await?;
-            let told = until("its log shows the new time", LOGGED_MAX, async || {
-                let latest = unit.log_since(from).lines().filter_map(logged_at).max()?;
-                Some(latest.saturating_sub(seconds().ok()?)).filter(|ahead| *ahead > 1_000)
-            });
-            told.await.map(|ahead| format!("{} logged {ahead} s ahead", unit.name))
-        }
+        Err(_) => restarted_ahead(unit, from).await,
     };
     set(&scene, "+0")?;
     evidence
+}
+
+/// Starts it again; the evidence is its log behind `from` bytes.
+async fn restarted_ahead(unit: &Unit, from: u64) -> Outcome {
+    unit.end(Signal::SIGTERM).await?;
+    unit.start().await?;
+    let told = until("its log shows the new time", LOGGED_MAX, async || {
+        let latest = unit.log_since(from).lines().filter_map(logged_at).max()?;
+        Some(latest.saturating_sub(seconds().ok()?)).filter(|ahead| *ahead > 1_000)
+    });
+    told.await.map(|ahead| format!("{} logged {ahead} s ahead", unit.name))
 }
 
 fn seconds() -> anyhow::Result<u64> {
@@ -115,9 +119,7 @@ async fn behind(scene: Scene) -> Outcome {
     let unit = &scene.zone().coordinator;
     let from = unit.log_bytes();
     unit.end(Signal::SIGTERM).await?;
-    set(&scene, "-5000")?;
-    unit.start().await?;
-    let now = seconds()?;
+    let (set_back, started, now) = (set(&scene, "-5000"), unit.start().await, seconds()?);
     let behind = until("its log shows the old time", LOGGED_MAX, async || {
         let text = unit.log_since(from);
         let seconds = text.lines().filter_map(logged_at);
@@ -126,6 +128,7 @@ async fn behind(scene: Scene) -> Outcome {
     let behind = behind.await;
     scene.hold().await;
     set(&scene, "+0")?;
+    set_back.and(started)?;
     let behind = behind?;
     ensure!(behind < 6_000, "{behind} s");
     Ok(format!("{} logged {behind} s behind", unit.name))

@@ -61,15 +61,16 @@ async fn backend(scene: &Scene) -> anyhow::Result<u32> {
 /// reconnecting, between being found and being killed.
 async fn backend_kill(scene: Scene) -> Outcome {
     let unit = &scene.zone().postgres;
-    let (before, from) = (unit.pid().await?, unit.log_bytes());
+    let (before, from, mut killed) = (unit.pid().await?, unit.log_bytes(), Vec::new());
     for _ in 0..BACKENDS_MAX {
         let pid = backend(&scene).await?;
         signal(pid, Signal::SIGKILL);
-        let said = format!("(PID {pid}) was terminated by signal 9");
-        let told = until("the postmaster tells of it", Duration::from_secs(5), async || {
-            unit.log_since(from).contains(&said).then_some(())
+        killed.push(format!("(PID {pid}) was terminated by signal 9"));
+        let told = until("the postmaster tells of one", Duration::from_secs(5), async || {
+            let log = unit.log_since(from);
+            killed.iter().find(|said| log.contains(*said)).cloned()
         });
-        if told.await.is_ok() {
+        if let Ok(said) = told.await {
             scene.hold().await;
             ensure!(unit.pid().await? == before, "the postmaster itself ended");
             return Ok(format!("server process {said}"));

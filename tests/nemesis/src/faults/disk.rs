@@ -1,15 +1,18 @@
 //! Disks without power, without room, with errors, or slow: F10, F12 to F15.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::Context as _;
 use futures::FutureExt as _;
 use nix::sys::signal::Signal;
 use pghc::dev::process::Process;
 
 use super::{Aim, Class, Needs, Outcome, Scene, until};
 use crate::cluster::Unit;
+
+/// How often a process that ends is traced anew.
+const ATTACH_MAX: usize = 3;
 
 pub(super) fn classes() -> Vec<Class> {
     let class = |name, number, aim, needs, hold_ms, weight, run| Class {
@@ -84,6 +87,23 @@ async fn fsync_stall(scene: Scene) -> Outcome {
 
 /// Lets `strace` change the flushes of a process for a while, and counts those it changed.
 async fn traced(scene: &Scene, unit: &Unit, inject: &str, mark: &str) -> anyhow::Result<usize> {
+    for _ in 1..ATTACH_MAX {
+        if let Some(hits) = attached(scene, unit, inject, mark).await? {
+            return Ok(hits);
+        }
+    }
+    let hits = attached(scene, unit, inject, mark).await?;
+    hits.with_context(|| format!("{} ended before it could be traced, again and again", unit.name))
+}
+
+/// As [`traced`]; `None` when the process ended before any flush was changed: an earlier fault may have
+/// ended it just now.
+async fn attached(
+    scene: &Scene,
+    unit: &Unit,
+    inject: &str,
+    mark: &str,
+) -> anyhow::Result<Option<usize>> {
     let pid = unit.pid().await?;
     let log: PathBuf = scene.cluster.ground.logs().join(format!("strace-{}.txt", scene.dice));
     let mut command = tokio::process::Command::new("strace");
@@ -98,17 +118,21 @@ async fn traced(scene: &Scene, unit: &Unit, inject: &str, mark: &str) -> anyhow:
         text.lines().filter(|line| line.contains(mark)).count()
     };
     // Without load there may be nothing to flush; the schedule has load.
-    let first =
-        until("a flush was changed", Duration::from_secs(30), async || (hits() > 0).then_some(()));
+    let has_ended = || !Path::new("/proc").join(pid.to_string()).exists();
+    let first = until("a flush was changed", Duration::from_secs(30), async || {
+        let ended = has_ended();
+        (hits() > 0 || ended).then_some(())
+    });
     let first = first.await;
-    scene.hold().await;
+    if hits() > 0 {
+        scene.hold().await;
+    }
     strace.stop(Signal::SIGINT, Duration::from_secs(20)).await?;
     first?;
     let hits = hits();
     // A run leaves hundreds of these; only a failing fault's is of interest.
     let _ = std::fs::remove_file(log);
-    ensure!(hits > 0, "no flush was changed");
-    Ok(hits)
+    Ok(Some(hits).filter(|hits| *hits > 0))
 }
 
 async fn full_log(scene: Scene) -> Outcome {

@@ -17,9 +17,11 @@ const LINKS: [i64; 4] = [1, 1, 4, 12];
 /// Links that there must be first.
 const LINKS_MIN: i64 = 24;
 /// Longest time until a new cluster has so many.
-const LINKS_AFTER: Duration = Duration::from_secs(20);
+const LINKS_AFTER: Duration = Duration::from_secs(60);
 /// Longest time until the zone has stopped serving what was rewritten.
 const FENCED_MAX: Duration = Duration::from_secs(60);
+/// Longest time for which a refused re-seed is repeated.
+const RESEEDED_MAX: Duration = Duration::from_secs(30);
 /// Longest time until a re-seeded zone has all that it had.
 const REFILLED_MAX: Duration = Duration::from_secs(120);
 
@@ -63,14 +65,9 @@ async fn forged(scene: Scene) -> Outcome {
     let fenced = fenced(&scene, first).await;
     let fenced_at = book.now();
     // Whatever was noticed, the zone gets its chain back.
-    let reseeded = match scene.cluster.reseed(zone, &[]).await {
-        Ok(said) => Ok(said),
-        Err(refused) => {
-            scene.cluster.reseed(zone, &["--force"]).await?;
-            Err(refused)
-        }
-    };
+    let reseeded = reseeded(&scene).await;
     let refilled = until("the zone has what it had", REFILLED_MAX, async || {
+        let sql = scene.cluster.sql(zone).await.ok()?;
         number(&sql, APPLIED).await.filter(|applied| *applied >= had)
     });
     let refilled = refilled.await;
@@ -83,6 +80,19 @@ async fn forged(scene: Scene) -> Outcome {
     Ok(format!(
         "links {first} to {had} rewritten, both found that; re-seeded to {refilled}, {seconds} s"
     ))
+}
+
+/// Has the zone filled anew, as an operator does who repeats what was refused; at last by force, so that
+/// the run can go on to its end.
+async fn reseeded(scene: &Scene) -> anyhow::Result<()> {
+    let mut refusal = None;
+    let done = until("pghc zone reseed is done", RESEEDED_MAX, async || {
+        let done = scene.cluster.reseed(scene.zone, &[]).await;
+        done.map_err(|error| refusal = Some(error)).ok()
+    });
+    let Err(late) = done.await else { return Ok(()) };
+    scene.cluster.reseed(scene.zone, &["--force"]).await?;
+    Err(refusal.map_or(late, |error| error.context("refused for too long")))
 }
 
 /// Rewrites the newest links. Answers the first and the last of them.

@@ -10,7 +10,7 @@ use super::{Aim, Class, Needs, Outcome, Scene, until};
 use crate::cluster::Unit;
 
 /// Longest time until the second node of a zone applies.
-const TAKEOVER_MAX: Duration = Duration::from_secs(30);
+const TAKEOVER_MAX: Duration = Duration::from_secs(60);
 
 pub(super) fn classes() -> Vec<Class> {
     let class = |name, number, aim, needs, hold_ms, weight, run| Class {
@@ -109,7 +109,7 @@ pub(super) fn state(pid: u32) -> Option<char> {
 
 /// Stops the applier until the zone's other node applies, then lets it go on.
 async fn applier_pause(scene: Scene) -> Outcome {
-    let applier = until("an applier", Duration::from_secs(30), async || {
+    let applier = until("an applier", TAKEOVER_MAX, async || {
         scene.view.look().appliers.get(scene.zone)?.clone()
     });
     let applier = applier.await?;

@@ -12,6 +12,9 @@ use super::{Aim, Class, Needs, Outcome, Scene, until};
 /// Where the controllers are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
+/// Rounds of moving processes out of a group: each may leave behind what was started during it.
+const LEAVE_ROUNDS_MAX: usize = 20;
+
 /// Longest time until a limit is met.
 const MET_MAX: Duration = Duration::from_secs(30);
 
@@ -74,9 +77,15 @@ impl Group {
 
     /// Moves everything back, also what was started meanwhile.
     fn leave(self) -> anyhow::Result<()> {
-        for pid in self.get("cgroup.procs")?.lines() {
-            // It may end meanwhile.
-            let _ = fs::write(self.root.join("cgroup.procs"), pid);
+        for _ in 0..LEAVE_ROUNDS_MAX {
+            let left = self.get("cgroup.procs")?;
+            if left.is_empty() {
+                break;
+            }
+            for pid in left.lines() {
+                // It may end meanwhile, and who stays may start others.
+                let _ = fs::write(self.root.join("cgroup.procs"), pid);
+            }
         }
         // A directory that is still busy is removed at the end of the run.
         let _ = fs::remove_dir(&self.path);
@@ -117,7 +126,10 @@ async fn quota(scene: Scene) -> Outcome {
         (count > 0).then_some(count)
     });
     let throttled = throttled.await;
+    // Who cannot leave is free all the same.
+    let freed = group.set("cpu.cfs_quota_us", "-1");
     group.leave()?;
+    freed?;
     let throttled = throttled?;
     Ok(format!("{moved} processes throttled {throttled} times"))
 }
@@ -126,13 +138,17 @@ async fn quota(scene: Scene) -> Outcome {
 async fn frozen(scene: Scene) -> Outcome {
     let group = Group::create(&scene, "freezer")?;
     let moved = group.take(&of_zone(&scene).await)?;
-    group.set("freezer.state", "FROZEN")?;
+    let ordered = group.set("freezer.state", "FROZEN");
+    // One that waits for its disk is frozen when that answers.
+    let stands = until("every process is frozen", MET_MAX, async || {
+        group.get("freezer.state").ok().filter(|state| state.trim() == "FROZEN")
+    });
+    let stands = stands.await;
     scene.hold().await;
-    let state = group.get("freezer.state");
-    group.set("freezer.state", "THAWED")?;
+    let thawed = group.set("freezer.state", "THAWED");
     group.leave()?;
-    let state = state?;
-    ensure!(state.trim() == "FROZEN", "{state}");
+    ordered.and(thawed)?;
+    stands?;
     Ok(format!("{moved} processes frozen for {:?}", scene.hold))
 }
 
@@ -141,15 +157,19 @@ async fn memory(scene: Scene) -> Outcome {
     let group = Group::create(&scene, "memory")?;
     group.set("memory.limit_in_bytes", "262144")?;
     let unit = &scene.zone().coordinator;
-    let pid = unit.pid().await?;
-    group.take(&[pid])?;
+    let pid = until("its process is in the group", MET_MAX, async || {
+        let pid = unit.peek()?;
+        group.take(&[pid]).is_ok().then_some(pid)
+    });
+    let pid = pid.await?;
+    let has_ended = || !Path::new("/proc").join(pid.to_string()).exists();
     let hits = until("the limit is met", MET_MAX, async || {
         let hits: u64 = group.get("memory.failcnt").ok()?.trim().parse().ok()?;
-        (hits > 0 || unit.peek() != Some(pid)).then_some(hits)
+        (hits > 0 || has_ended()).then_some(hits)
     });
     let hits = hits.await;
     scene.hold().await;
     group.leave()?;
-    let (hits, ended) = (hits?, unit.peek() != Some(pid));
+    let (hits, ended) = (hits?, has_ended());
     Ok(format!("{} met the limit {hits} times{}", unit.name, if ended { " and ended" } else { "" }))
 }

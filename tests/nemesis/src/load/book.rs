@@ -20,7 +20,6 @@ pub struct Book {
     findings: Mutex<Vec<String>>,
     shed: AtomicU64,
     given_up: AtomicU64,
-    requests: AtomicU64,
     forgiving: Mutex<Forgiving>,
 }
 
@@ -111,7 +110,6 @@ impl Default for Book {
             findings: Mutex::default(),
             shed: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
-            requests: AtomicU64::new(0),
             forgiving: Mutex::default(),
         }
     }
@@ -124,7 +122,6 @@ impl Book {
     }
 
     pub(super) fn add(&self, operation: Operation) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
         if let What::Write { outcome: WriteOutcome::Acknowledged { .. }, .. } = operation.what {
             let (at, took) = (operation.ended, operation.ended - operation.started);
             self.acks.lock().push(Ack { at, took, zone: operation.zone });
@@ -143,11 +140,6 @@ impl Book {
         let mut history = self.history.lock();
         history.operations.retain(|it| it.ended < reset.started || forgiving.judges(it));
         history.resets.push(reset);
-    }
-
-    /// Attempts so far, and requests that were shed.
-    pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed) + self.shed.load(Ordering::Relaxed)
     }
 
     pub(super) fn shed(&self) {

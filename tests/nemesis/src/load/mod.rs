@@ -50,6 +50,7 @@ pub struct Load {
     connections: Vec<Mutex<Vec<Connection>>>,
     idle: Mutex<Vec<Session>>,
     sessions: AtomicU64,
+    planned: AtomicU64,
     writes: AtomicU64,
     under_way: AtomicU64,
     paused: AtomicBool,
@@ -71,6 +72,7 @@ impl Load {
             connections,
             idle: Mutex::default(),
             sessions: AtomicU64::new(0),
+            planned: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             under_way: AtomicU64::new(0),
             paused: AtomicBool::new(true),
@@ -104,8 +106,13 @@ impl Load {
         self.burst.store(factor, Ordering::SeqCst);
     }
 
+    /// Requests planned so far.
+    pub fn planned(&self) -> u64 {
+        self.planned.load(Ordering::Relaxed)
+    }
+
     /// Requests that are planned in so long without a burst.
-    pub fn planned(&self, during: Duration) -> u64 {
+    pub fn usual(&self, during: Duration) -> u64 {
         let requests = (self.rates.writes + self.rates.reads) * during.as_secs_f64();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "thousands")]
         let requests = requests as u64;
@@ -145,6 +152,7 @@ impl Load {
 
     /// Starts one request by an idle session, or by a new one.
     fn issue(self: &Arc<Self>, tasks: &Tasks, is_write: bool, is_burst: bool) {
+        self.planned.fetch_add(1, Ordering::Relaxed);
         let idle = self.idle.lock().pop();
         let Some(mut session) = idle.or_else(|| self.new_session()) else {
             self.book.shed();
