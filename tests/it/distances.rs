@@ -226,16 +226,18 @@ async fn a_timing_that_adapts_follows_what_is_measured_at_the_start_and_kept_fro
     // The others run: they are measured.
     group.running.remove(&1).expect("running").stop().await;
     let timing = measured(&settings).await;
-    assert!((160..400).contains(&timing.heartbeat_ms), "{timing:?}");
+    // A busy machine adds to it, and the largest counts.
+    assert!(timing.bears_ms() >= 80 && timing != Timing::WAN, "{timing:?}");
     assert_eq!(timing, Timing::bearing(timing.bears_ms()));
     group.run(1).await;
     let file = settings.data.join("round-trips.json");
     let kept = wait_for("what was measured, on disk", async || std::fs::read_to_string(&file).ok());
-    println!("{}", kept.await);
+    let kept: serde_json::Value = serde_json::from_str(&kept.await).expect("JSON");
+    let kept_ms = kept["largest_ms"].as_u64().expect("a number");
+    assert!(kept_ms >= 80, "{kept}");
     // Nobody runs: what is kept counts.
     let _dir = group.stop().await;
-    let timing = measured(&settings).await;
-    assert!((160..400).contains(&timing.heartbeat_ms), "{timing:?}");
+    assert_eq!(measured(&settings).await, Timing::bearing(kept_ms));
     let elsewhere = Settings { data: settings.data.join("nowhere"), ..settings };
     assert_eq!(measured(&elsewhere).await, Timing::WAN, "nothing is known");
 }

@@ -30,7 +30,7 @@ async fn a_group_is_founded_when_all_its_founders_are_there_and_never_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn members_are_added_promoted_demoted_and_removed_and_every_command_may_be_repeated() {
-    let mut group = Group::start().await;
+    let mut group = Group::start_unhurried().await;
     group.write().await;
     let four = group.member(4);
     let said = group.says(&format!("add {four}"), 1);

@@ -27,6 +27,7 @@ pub(super) struct Group {
     children: BTreeMap<u64, Child>,
     sequence: u64,
     only: u64,
+    profile: &'static str,
     /// Ids that were acknowledged, in order.
     pub(super) acknowledged: u64,
 }
@@ -51,7 +52,17 @@ pub(super) fn zone(id: u64) -> &'static str {
 impl Group {
     /// Founds a group of 1, 2 and 3.
     pub(super) async fn start() -> Self {
+        Self::found(Self::empty()).await
+    }
+
+    /// As [`Self::start`], for claims about who leads: a pause of the machine does not move the lead.
+    pub(super) async fn start_unhurried() -> Self {
         let mut group = Self::empty();
+        group.profile = "wan";
+        Self::found(group).await
+    }
+
+    async fn found(mut group: Self) -> Self {
         for id in 1..=3 {
             group.run(id);
         }
@@ -71,7 +82,15 @@ impl Group {
             (0..9).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
         let port = |it: &std::net::TcpListener| it.local_addr().expect("bound").port();
         let ports = listeners.iter().map(port).collect();
-        Self { dir, ports, children: BTreeMap::new(), sequence: 0, only: 0, acknowledged: 0 }
+        Self {
+            dir,
+            ports,
+            children: BTreeMap::new(),
+            sequence: 0,
+            only: 0,
+            profile: "lan",
+            acknowledged: 0,
+        }
     }
 
     pub(super) fn url(&self, id: u64) -> String {
@@ -117,7 +136,7 @@ impl Group {
     pub(super) fn run_on(&mut self, place: u64, id: u64, data: &Path, more: &[&str]) {
         let mut command = Command::new(binary());
         command.args(["coordinator", "--cluster-id", CLUSTER, "--zone", zone(id)]);
-        command.args(["--profile", "lan"]);
+        command.args(["--profile", self.profile]);
         command.arg("--id").arg(id.to_string()).arg("--data").arg(data);
         command.arg("--listen").arg(self.url(place).trim_start_matches("http://"));
         for founder in 1..=3 {
