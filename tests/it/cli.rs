@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use pghc::dev::scratch::Scratch;
 
-use crate::dev::free_port;
+use crate::harness::free_port;
 
 const CLUSTER: &str = "0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7";
 const OTHER_CLUSTER: &str = "0290a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7";

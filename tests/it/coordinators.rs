@@ -18,6 +18,8 @@ use pghc::sequencer::{Batch, Write};
 use pghc::telemetry::Metrics;
 use pghc_api::id::{ClusterId, ZoneName};
 
+use crate::harness::{free_addresses, wait_for};
+
 mod acks;
 mod upgrade;
 mod zones;
@@ -58,11 +60,7 @@ impl Group {
 
     async fn new(retention: Retention, zones: Vec<ZoneName>, dial: Option<Arc<dyn Dial>>) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        // Ports are taken and given back; nothing else asks for these in between.
-        let listeners: Vec<_> =
-            (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-        let addresses = listeners.iter().map(|l| l.local_addr().expect("bound")).collect();
-        drop(listeners);
+        let addresses = free_addresses(3);
         let (cluster, running) = (cluster(), BTreeMap::new());
         let mut group = Self { cluster, dir, addresses, running, retention, zones, dial };
         for id in 1..=3 {
@@ -91,16 +89,17 @@ impl Group {
             acks: Acks::AllToAll,
             metrics: Metrics::for_coordinator(),
         };
-        let coordinator = match &self.dial {
-            None => Coordinator::start(settings).await,
+        // A child that another test is about to start may hold the port or the log for a moment still.
+        let coordinator = wait_for("the coordinator to start", async || match &self.dial {
+            None => Coordinator::start(settings.clone()).await.ok(),
             Some(dial) => {
-                let listener = tokio::net::TcpListener::bind(settings.listen).await;
-                let host = Host::machine(&settings.data, listener.expect("its own port"));
-                let host = Host { dial: Arc::clone(dial), ..host.expect("its own directory") };
-                Coordinator::start_on(host, settings.listen, settings).await
+                let listener = tokio::net::TcpListener::bind(settings.listen).await.ok()?;
+                let host = Host::machine(&settings.data, listener).expect("its own directory");
+                let host = Host { dial: Arc::clone(dial), ..host };
+                Coordinator::start_on(host, settings.listen, settings.clone()).await.ok()
             }
-        };
-        let coordinator = coordinator.expect("started");
+        });
+        let coordinator = coordinator.await;
         self.running.insert(id, coordinator);
     }
 
@@ -114,7 +113,7 @@ impl Group {
 
     fn client(&self, id: u64) -> CoordinatorClient<Caller> {
         let url = format!("http://{}", self.running[&id].address());
-        let caller = rpc::connect(&url, &self.cluster, Duration::from_secs(1)).expect("a URL");
+        let caller = rpc::connect(&url, &self.cluster, Duration::from_secs(10)).expect("a URL");
         CoordinatorClient::new(caller)
     }
 
@@ -130,18 +129,6 @@ impl Group {
             None
         })
         .await
-    }
-}
-
-/// Waits for a state, at most 30 s.
-async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "no {what} within 30 s");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -272,8 +259,10 @@ async fn a_confirmed_read_sees_every_answered_write() {
     for sequence in 1..=20 {
         submit(&mut group.client(sequence % 3 + 1), batch(sequence, 1)).await;
         let mut reader = group.client((sequence + 1) % 3 + 1);
-        let read = reader.read_index(ReadIndexRequest::default()).await.expect("confirmed");
-        assert!(read.into_inner().id >= sequence);
+        let read = wait_for("a confirmation", async || {
+            reader.read_index(ReadIndexRequest::default()).await.ok()
+        });
+        assert!(read.await.into_inner().id >= sequence);
     }
 }
 
@@ -282,7 +271,7 @@ async fn a_dead_address_is_told_from_a_lost_answer() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", free.local_addr().expect("bound"));
     drop(free);
-    let caller = rpc::connect(&url, &cluster(), Duration::from_secs(1)).expect("a URL");
+    let caller = rpc::connect(&url, &cluster(), Duration::from_secs(10)).expect("a URL");
     let error = CoordinatorClient::new(caller).submit(batch(1, 1)).await.expect_err("dead");
     assert!(rpc::never_sent(&error), "{error:?}");
 }
@@ -312,7 +301,7 @@ async fn a_caller_of_another_cluster_is_refused() {
     let group = Group::start().await;
     let url = format!("http://{}", group.running[&1].address());
     let other: ClusterId = "00000000-0000-4000-8000-ffffffffffff".parse().expect("a UUID");
-    let caller = rpc::connect(&url, &other, Duration::from_secs(1)).expect("a URL");
+    let caller = rpc::connect(&url, &other, Duration::from_secs(10)).expect("a URL");
     let error = CoordinatorClient::new(caller).submit(batch(1, 1)).await.expect_err("foreign");
     assert_eq!(error.code(), tonic::Code::FailedPrecondition);
 }

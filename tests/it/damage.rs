@@ -18,7 +18,7 @@ use pghc_api::id::ClusterId;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::harness::wait_for;
+use crate::harness::{free_addresses, wait_for};
 
 fn cluster() -> ClusterId {
     "00000000-0000-4000-8000-000000000001".parse().expect("a UUID")
@@ -31,9 +31,7 @@ fn number(variable: &str, default: impl FnOnce() -> u64) -> u64 {
 
 /// A group of one, so that its directory alone decides.
 async fn start(data: &Path) -> Result<Coordinator, String> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let listen = listener.local_addr().expect("bound");
-    drop(listener);
+    let listen = free_addresses(1)[0];
     let zone = || "eu".parse().expect("a plain name");
     let settings = Settings {
         cluster: cluster(),
@@ -65,6 +63,12 @@ async fn start(data: &Path) -> Result<Coordinator, String> {
     })
 }
 
+/// As [`start`], of a sound directory.
+async fn started(data: &Path) -> Coordinator {
+    // A child that another test is about to start may hold the log for a moment still.
+    wait_for("the coordinator to start", async || start(data).await.ok()).await
+}
+
 fn client(coordinator: &Coordinator) -> CoordinatorClient<Caller> {
     let url = format!("http://{}", coordinator.address());
     let caller = rpc::connect(&url, &cluster(), Duration::from_secs(5)).expect("a URL");
@@ -77,18 +81,22 @@ async fn submit(coordinator: &Coordinator, sequence: u64) {
     let write = Write { key: Some(format!("k{sequence}").into()), payload: Some(payload.into()) };
     let node = "eu-1".parse().expect("a plain name");
     let batch = Batch { session: [1; 16], sequence, node, writes: vec![write] }.encode();
-    let mut call = tonic::Request::new(SubmitRequest {
-        batch,
-        patience_ms: 20_000,
-        ..SubmitRequest::default()
-    });
-    call.set_timeout(Duration::from_secs(20));
-    client(coordinator).submit(call).await.expect("ordered");
+    let request = SubmitRequest { batch, patience_ms: 20_000, ..SubmitRequest::default() };
+    wait_for("a leader that takes it", async || {
+        let mut call = tonic::Request::new(request.clone());
+        call.set_timeout(Duration::from_secs(20));
+        match client(coordinator).submit(call).await {
+            Ok(_) => Some(()),
+            Err(status) if status.metadata().contains_key(rpc::NOT_TAKEN) => None,
+            Err(status) => panic!("not ordered: {status:?}"),
+        }
+    })
+    .await;
 }
 
 /// Fills `data` with a log, a snapshot and, if it is to be `purged`, a log that begins later.
 async fn fill(data: &Path, purged: bool) {
-    let mut coordinator = start(data).await.expect("started");
+    let mut coordinator = started(data).await;
     // Only every 256th entry can become the first.
     let writes = if purged { 600 } else { 60 };
     for sequence in 1..=writes {
@@ -98,7 +106,7 @@ async fn fill(data: &Path, purged: bool) {
     if purged {
         // The tail's memory forgets only with a restart, so that the log alone can serve it.
         coordinator.stop().await;
-        coordinator = start(data).await.expect("started again");
+        coordinator = started(data).await;
         let report = ZoneReport {
             zone: "eu".to_owned(),
             node: "eu-1".to_owned(),
@@ -252,7 +260,7 @@ async fn whatever_a_power_cut_leaves_of_a_new_identity_is_no_obstacle() {
             let how = format!("{cut} bytes of a new identity, fresh: {is_fresh}");
             states += 1;
             if is_fresh {
-                start(&hurt).await.expect("a directory that never had a log").stop().await;
+                started(&hurt).await.stop().await;
             } else {
                 assert!(!is_refused(&hurt, &whole, &how).await, "{how}");
             }

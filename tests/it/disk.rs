@@ -19,7 +19,7 @@ use pghc_api::id::{ClusterId, ZoneName};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-use crate::harness::wait_for;
+use crate::harness::{free_addresses, wait_for};
 
 const ZONES: [&str; 3] = ["eu", "us", "ap"];
 const RESERVE: u64 = 1 << 20;
@@ -113,10 +113,7 @@ struct Group {
 impl Group {
     async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let listeners: Vec<_> =
-            (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
-        let addresses = listeners.iter().map(|l| l.local_addr().expect("bound")).collect();
-        drop(listeners);
+        let addresses = free_addresses(3);
         let free = (0..3).map(|_| Arc::new(AtomicU64::new(PLENTY))).collect();
         let mut group = Self { dir, addresses, free, running: BTreeMap::new() };
         for place in 0..3 {
@@ -175,7 +172,7 @@ impl Group {
 
     fn client(&self, place: usize) -> CoordinatorClient<Caller> {
         let url = format!("http://{}", self.addresses[place]);
-        let caller = rpc::connect(&url, &cluster(), Duration::from_secs(1)).expect("a URL");
+        let caller = rpc::connect(&url, &cluster(), Duration::from_secs(10)).expect("a URL");
         CoordinatorClient::new(caller)
     }
 

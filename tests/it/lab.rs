@@ -246,7 +246,7 @@ async fn a_stall_shows_in_every_write_that_was_planned_meanwhile() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_not_acknowledged_is_counted_and_looked_up_in_the_chain() {
     let tasks = Tasks::default();
-    let short = "rate = 500\narrival = 'uniform'\nconnections = 64\ntimeout = '300ms'";
+    let short = "rate = 500\narrival = 'uniform'\nconnections = 64\ntimeout = '5s'";
     let mixed = |number| match number {
         10..20 => Treat::Refuse,
         20..25 => Treat::Late(Duration::from_secs(60)),

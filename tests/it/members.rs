@@ -6,6 +6,8 @@ mod planned;
 
 use group::Group;
 
+use crate::harness::wait_for;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_is_founded_when_all_its_founders_are_there_and_never_again() {
     let mut group = Group::empty();
@@ -56,7 +58,7 @@ async fn members_are_added_promoted_demoted_and_removed_and_every_command_may_be
         assert!(again.contains("nothing to do"), "{line}: {again}");
         group.write().await;
     }
-    assert_eq!(group.leader().await, 4);
+    wait_for("the new leader", async || (group.leader().await == 4).then_some(())).await;
     let said = group.says("remove 1", 1);
     assert!(said.contains("--force"), "{said}");
     let said = group.says("remove 9", 0);

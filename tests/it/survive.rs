@@ -206,7 +206,7 @@ async fn reads_go_on_while_no_coordinator_lives() {
 #[tokio::test(flavor = "multi_thread")]
 async fn restarting_the_coordinators_one_after_the_other_under_load_shows_no_client_an_error() {
     let site = Site::start(1).await;
-    let crowd = Crowd::start(&site, 2);
+    let crowd = Crowd::patient(&site, 2);
     crowd.progress(50).await;
     for zone in ZONES {
         let by = Signal::SIGTERM;

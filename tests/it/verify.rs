@@ -62,7 +62,7 @@ struct Zones {
 impl Zones {
     async fn start() -> Self {
         let scratch = Scratch::new("verify").expect("a temporary directory");
-        let port = crate::dev::free_port();
+        let port = crate::harness::free_port();
         let options = ServerOptions {
             temporary: true,
             ..ServerOptions::new(scratch.path().join("pg"), port)

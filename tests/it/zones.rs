@@ -183,6 +183,13 @@ async fn a_zone_that_was_rewritten_while_it_was_down_is_fenced_whether_or_not_an
         if !is_quiet {
             town.write("eu", 30).await;
         }
+        // A lease of a session that still ends would not be checked again.
+        let sessions = "select count(*) from pg_stat_activity \
+                        where datname = 'us' and application_name = 'pghc applier'";
+        wait_for("the end of its last session", async || {
+            (query(&town.dsn("us"), sessions).await == ["0"]).then_some(())
+        })
+        .await;
         town.node_of("us").run();
         let url = format!("{}/v1/chain/80?timeout=2s", town.url("us"));
         let shown = async {

@@ -20,6 +20,8 @@ use super::world::cluster;
 
 /// Sessions at a time.
 const SESSIONS: usize = 3;
+/// Most attempts to connect.
+const ATTEMPTS: usize = 10;
 
 /// One of the two, and who is connected to it.
 struct Side {
@@ -38,7 +40,14 @@ impl Side {
     }
 
     async fn connect(&mut self) {
-        self.sessions.push(self.database.connect().await.expect("it is well"));
+        let mut connected = self.database.connect().await;
+        // A busy machine may take longer than one attempt has.
+        for _ in 1..ATTEMPTS {
+            if connected.is_err() {
+                connected = self.database.connect().await;
+            }
+        }
+        self.sessions.push(connected.expect("it is well"));
     }
 
     /// Carries out a step; answers what can be compared.

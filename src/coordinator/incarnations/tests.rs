@@ -76,8 +76,9 @@ async fn recorded(address: SocketAddr) -> Option<Vec<String>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_of_before_gets_incarnations_and_then_refuses_a_wiped_directory() {
     let dir = tempfile::tempdir().expect("a directory");
+    // No other test uses this address: the ports stay free.
     let listeners: Vec<_> =
-        (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+        (0..3).map(|_| std::net::TcpListener::bind("127.0.0.2:0").expect("a port")).collect();
     let addresses: Vec<SocketAddr> =
         listeners.iter().map(|it| it.local_addr().expect("bound")).collect();
     drop(listeners);

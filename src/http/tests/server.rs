@@ -117,7 +117,8 @@ async fn a_head_too_large_is_answered_431_and_what_is_not_http_400() {
 
 #[tokio::test]
 async fn a_413_reaches_a_client_that_sends_everything_before_it_reads() {
-    let server = Server::with(Limits { body_bytes: 100, ..Limits::default() }, Cors::Closed).await;
+    let limits = Limits { body_bytes: 100, linger: PATIENCE, ..Limits::default() };
+    let server = Server::with(limits, Cors::Closed).await;
     let mut stream = connect(&server).await;
     let head = "POST /v1/chain HTTP/1.1\r\nhost: a\r\ncontent-length: 8000000\r\n\r\n";
     stream.write_all(head.as_bytes()).await.expect("it is read");

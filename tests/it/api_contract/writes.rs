@@ -145,36 +145,61 @@ pub(super) async fn a_write_waits_as_it_was_asked(site: &Site) {
     }
 }
 
+/// What is claimed while zone eu (0) applies nothing. The applier gives a lock that it does not get up
+/// after a while, and a busy machine is late: then again, with a hold of its own.
+async fn held<T>(site: &Site, claim: impl AsyncFn() -> Option<T>) -> T {
+    wait_for("what is claimed, while zone eu applies nothing", async || {
+        site.settle().await;
+        let hold = site.hold_applying(0).await;
+        let found = claim().await;
+        drop(hold);
+        found
+    })
+    .await
+}
+
 /// Zone eu (0) applies nothing for a while.
 pub(super) async fn a_zone_that_does_not_apply_delays_only_who_waits_for_it(site: &Site) {
     let before = site.settle().await;
-    let hold = site.hold_applying(0).await;
-    let start = Instant::now();
-    let late = site.post(0, "?timeout=400ms", r#"{"payload":"late"}"#).await;
-    let late = id_of(&late.is_problem(504, "committed_not_applied"));
-    assert!(late > before && start.elapsed() < PROMPT, "{:?}", start.elapsed());
-    let ordered = id_of(&site.post(0, "?wait=ordered", "{}").await.is(201));
-    let elsewhere = site.post(1, "", "{}").await.is(201);
-    assert!(late < ordered && ordered < id_of(&elsewhere));
-    let everywhere = site.post(1, "?wait=everywhere&timeout=400ms", "{}").await;
-    let everywhere = everywhere.is_problem(504, "committed_not_applied");
-    assert!(
-        everywhere["detail"].as_str().is_some_and(|detail| detail.contains("eu")),
-        "{everywhere}"
-    );
-    for condition in [format!("at_least={}", token_of(&elsewhere)), "linearizable=true".to_owned()]
-    {
+    let late = held(site, async || {
+        let start = Instant::now();
+        let late = site.post(0, "?timeout=400ms", r#"{"payload":"late"}"#).await;
+        assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
+        let late = id_of(&late.is_late(504, "committed_not_applied")?);
+        assert!(late > before);
+        let ordered = id_of(&site.post(0, "?wait=ordered", "{}").await.is(201));
+        let elsewhere = id_of(&site.post(1, "", "{}").await.is(201));
+        assert!(late < ordered && ordered < elsewhere);
+        site.get(0, &format!("/v1/chain/{late}")).await.is_late(404, "not_found")?;
+        (site.get(0, "/v1/chain/1").await.status == 200).then_some(late)
+    })
+    .await;
+    let everywhere = held(site, async || {
+        let everywhere = site.post(1, "?wait=everywhere&timeout=400ms", "{}").await;
+        let problem = everywhere.is_late(504, "committed_not_applied")?;
+        // On a busy machine its own zone may not have applied it either.
+        problem["detail"].as_str()?.contains("eu").then(|| id_of(&problem))
+    })
+    .await;
+    for condition in ["at_least", "linearizable"] {
         for path in ["/v1/chain/1", "/v1/chain", "/v1/chain/head", "/chain/recent"] {
-            let start = Instant::now();
-            let stale = site.get(0, &format!("{path}?timeout=200ms&{condition}")).await;
-            let problem = stale.is_problem(504, "not_applied_yet");
-            assert_eq!(problem["frontier"], stale.frontier());
-            assert!(stale.frontier() < late && start.elapsed() < PROMPT);
+            held(site, async || {
+                let elsewhere = site.post(1, "", "{}").await.is(201);
+                let condition = match condition {
+                    "at_least" => format!("at_least={}", token_of(&elsewhere)),
+                    _ => "linearizable=true".to_owned(),
+                };
+                let start = Instant::now();
+                let stale = site.get(0, &format!("{path}?timeout=200ms&{condition}")).await;
+                assert!(start.elapsed() < PROMPT, "{:?}", start.elapsed());
+                let problem = stale.is_late(504, "not_applied_yet")?;
+                assert_eq!(problem["frontier"], stale.frontier());
+                assert!(stale.frontier() < id_of(&elsewhere));
+                Some(())
+            })
+            .await;
         }
     }
-    site.get(0, &format!("/v1/chain/{late}")).await.is_problem(404, "not_found");
-    site.get(0, "/v1/chain/1").await.is(200);
-    drop(hold);
-    let read = site.get(0, &format!("/v1/chain/{late}?at_least={}", id_of(&everywhere))).await;
+    let read = site.get(0, &format!("/v1/chain/{late}?at_least={everywhere}")).await;
     assert_eq!(read.is(200)["payload"], "late");
 }

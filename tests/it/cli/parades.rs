@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{OTHER_CLUSTER, refuses, run};
 use crate::api_contract::Got;
-use crate::dev::free_port;
+use crate::harness::free_port;
 use crate::harness::{Site, binary, client, wait_for};
 
 /// An API node beside those of a parade, killed when dropped.

@@ -69,7 +69,7 @@ fn zone_refuses_what_cannot_be_right_in_one_line() {
     refuses("pghc", "zone add", 2, &["<ZONE>"]);
     refuses("pghc", "zone add 9", 2, &["ZONE", "letter"]);
     refuses("pghc", "zone drop eu", 2, &["'drop'"]);
-    let port = crate::dev::free_port();
+    let port = crate::harness::free_port();
     let nobody = format!("--cluster-id {cluster} --coordinator http://127.0.0.1:{port}");
     refuses("pghc", &format!("zone list {nobody}"), 1, &["no coordinator answers"]);
 }

@@ -2,5 +2,3 @@
 
 mod parade;
 mod postgres;
-
-pub(crate) use postgres::free_port;

@@ -167,7 +167,9 @@ async fn pghc_dev_ends_cleanly_on_sigterm_at_any_step_of_its_start() {
         let scratch = Scratch::new("it").unwrap();
         let data = scratch.path().join("data");
         let mut supervisor = supervisor(&data);
-        until(step, || data.join(step).exists()).await;
+        // The new directory gets its name when it is complete, and may have it already.
+        let past = data.join(step.trim_end_matches(".new"));
+        until(step, || data.join(step).exists() || past.exists()).await;
         signal(supervisor.id(), Signal::SIGTERM);
         assert!(supervisor.wait().unwrap().success(), "{step}");
         assert!(!data.join(FILE).exists(), "{step}");

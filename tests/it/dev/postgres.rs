@@ -7,10 +7,7 @@ use pghc::dev::postgres::{Server, ServerOptions};
 use pghc::dev::scratch::Scratch;
 use tokio_postgres::NoTls;
 
-pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
-    listener.local_addr().expect("it is bound").port()
-}
+use crate::harness::free_port;
 
 async fn query(dsn: &str, sql: &str) -> Vec<String> {
     let (client, connection) = tokio_postgres::connect(dsn, NoTls).await.expect("it listens");

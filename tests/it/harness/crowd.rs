@@ -29,17 +29,27 @@ pub(crate) struct Crowd {
 impl Crowd {
     /// Starts `per_zone` writers in each zone.
     pub(crate) fn start(site: &Site, per_zone: usize) -> Self {
-        Self::over(site.record().zones.into_iter().flat_map(|zone| zone.api).collect(), per_zone)
+        Self::over(urls(site), per_zone)
+    }
+
+    /// As [`Self::start`], but whoever has no answer yet waits longer than any pause of the machine.
+    pub(crate) fn patient(site: &Site, per_zone: usize) -> Self {
+        Self::with(urls(site), per_zone, "20s")
     }
 
     /// Starts `per_url` writers at each of these API nodes.
     pub(crate) fn over(urls: Vec<String>, per_url: usize) -> Self {
+        Self::with(urls, per_url, "3s")
+    }
+
+    fn with(urls: Vec<String>, per_url: usize, timeout: &'static str) -> Self {
         let (stop, acknowledged) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let not_acknowledged = Arc::new(AtomicU64::new(0));
         let urls = Arc::new(urls);
         let writer = |number: usize| {
             let writer = Writer {
                 number,
+                timeout,
                 urls: Arc::clone(&urls),
                 http: client(),
                 acknowledged: Arc::clone(&acknowledged),
@@ -77,8 +87,13 @@ impl Crowd {
     }
 }
 
+fn urls(site: &Site) -> Vec<String> {
+    site.record().zones.into_iter().flat_map(|zone| zone.api).collect()
+}
+
 struct Writer {
     number: usize,
+    timeout: &'static str,
     urls: Arc<Vec<String>>,
     http: reqwest::Client,
     acknowledged: Arc<AtomicU64>,
@@ -103,7 +118,7 @@ impl Writer {
         let payload = format!("{{\"key\":\"{key}\"}}");
         for attempt in 0..600 {
             let url = &self.urls[(self.number + attempt) % self.urls.len()];
-            let request = self.http.post(format!("{url}/v1/chain?timeout=3s"));
+            let request = self.http.post(format!("{url}/v1/chain?timeout={}", self.timeout));
             let request = request.header("content-type", "application/json");
             let request = request.header("idempotency-key", key);
             let answer = request.body(format!("{{\"payload\":{payload}}}")).send().await;

@@ -5,7 +5,10 @@
 
 mod crowd;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use pghc::dev::parade::{Parade, ParadeOptions, Part};
@@ -153,6 +156,23 @@ pub(crate) fn binary() -> PathBuf {
 pub(crate) fn client() -> reqwest::Client {
     let client = reqwest::Client::builder().timeout(Duration::from_secs(25)).no_proxy();
     client.build().expect("a client")
+}
+
+/// A port of loopback that nobody listens at now and that is given to nobody else: neither here again,
+/// nor by the system to who asks for any port, nor to a parade.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random()));
+    loop {
+        let port = 2_048 + NEXT.fetch_add(1, Ordering::Relaxed) % 7_900;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// `count` addresses with a [`free_port`] each.
+pub(crate) fn free_addresses(count: usize) -> Vec<SocketAddr> {
+    (0..count).map(|_| ([127, 0, 0, 1], free_port()).into()).collect()
 }
 
 /// Waits for a state, at most [`PATIENCE`].

@@ -9,7 +9,7 @@ use pghc::dev::postgres::{Install, Server, ServerOptions};
 use pghc_api::wire::{HeadBody, LinkBody};
 
 use super::town::{Town, query};
-use crate::dev::free_port;
+use crate::harness::free_port;
 use crate::harness::wait_for;
 
 /// A replica of `primary`'s whole server, streaming from it.
@@ -79,7 +79,7 @@ async fn a_replica_serves_what_it_has_and_never_less_than_was_asked_for() {
     town.write("us", 50).await;
     let head = town.head("us", "").await.expect("a head").frontier;
     replayed(&replica, head).await;
-    let reads = "select coalesce(sum(numbackends), 0) from pg_stat_database where datname = 'us'";
+    let reads = "select count(*) from pg_stat_activity where application_name = 'pghc reader'";
     let before = query(&dsn(&replica), reads).await;
     let (status, _) = get(&town, &format!("/v1/chain/{head}?at_least={head}")).await;
     assert_eq!(status, 200);

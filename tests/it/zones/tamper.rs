@@ -61,7 +61,8 @@ struct Victim {
 impl Victim {
     async fn start() -> Self {
         let scratch = Scratch::new("tamper").expect("a temporary directory");
-        let mut options = ServerOptions::new(scratch.path().join("pg"), crate::dev::free_port());
+        let mut options =
+            ServerOptions::new(scratch.path().join("pg"), crate::harness::free_port());
         options.temporary = true;
         options.settings.push(("synchronous_commit".to_owned(), "off".to_owned()));
         let server = Server::start(options).await.expect("PostgreSQL is installed");

@@ -18,7 +18,7 @@ use pghc_api::id::{ClusterId, ZoneName};
 use pghc_api::wire::HeadBody;
 use tokio_postgres::NoTls;
 
-use crate::dev::free_port;
+use crate::harness::free_port;
 use crate::harness::{binary, client, wait_for};
 
 /// One API node.
@@ -263,7 +263,7 @@ impl Town {
 
     async fn has_forgotten(&self) -> bool {
         let url = format!("http://{}", self.listen);
-        let caller = rpc::connect(&url, &cluster(), Duration::from_secs(1)).expect("a URL");
+        let caller = rpc::connect(&url, &cluster(), Duration::from_secs(10)).expect("a URL");
         let mut stream = CoordinatorClient::new(caller)
             .tail(TailRequest { after_id: 0, ..TailRequest::default() })
             .await

@@ -11,7 +11,9 @@ use pghc_api::time::Micros;
 use pghc_history::{Chain, History, Link, Options, Snapshot, Verdict, check, jsonl};
 
 use crate::cluster::{Cluster, NAMES, ZONES};
+use crate::faults::until;
 use crate::load::Book;
+use crate::run::CONVERGE_MAX;
 
 /// Links read at a time.
 const PAGE_LINKS: u64 = 50_000;
@@ -124,7 +126,9 @@ impl Evidence {
 }
 
 async fn read(cluster: &Cluster, chain: &mut Chain, zone: usize) -> anyhow::Result<()> {
-    let sql = cluster.sql(zone).await?;
+    // A busy machine may take several attempts.
+    let sql = until("the database answers", CONVERGE_MAX, async || cluster.sql(zone).await.ok());
+    let sql = sql.await?;
     loop {
         let after = chain.links.last().map_or(0, |link| link.id);
         let query = format!(

@@ -98,6 +98,10 @@ pub async fn run(
     plan: Plan,
 ) -> anyhow::Result<(RunReport, Evidence)> {
     let some = !ground.only.is_empty();
+    let wanted = match ground.sandbox {
+        true => plan.classes,
+        false => plan.classes.min(CLASSES_REDUCED),
+    };
     let mut run = Run::start(ground, rates, plan.seed).await?;
     let started = Instant::now();
     let mut epochs: Vec<EpochReport> = Vec::new();
@@ -108,7 +112,7 @@ pub async fn run(
         epochs.push(epoch);
         let (classes, faults) = seen(&epochs);
         #[expect(clippy::cast_precision_loss, reason = "few faults")]
-        let is_enough = classes >= plan.classes && faults as f64 >= plan.faults;
+        let is_enough = classes >= wanted && faults as f64 >= plan.faults;
         if is_enough && plan.at_least.is_some_and(|least| epochs.len() >= least) {
             break;
         }
@@ -118,12 +122,8 @@ pub async fn run(
         }
     }
     let mut report = run.report(plan.command, plan.seed, started, epochs).await?;
-    let classes = match report.reduced {
-        true => plan.classes.min(CLASSES_REDUCED),
-        false => plan.classes,
-    };
     match some {
-        false => report.demand(classes, plan.faults, plan.acknowledged),
+        false => report.demand(wanted, plan.faults, plan.acknowledged),
         true => report.demand(1, 1.0, 1.0),
     }
     Ok((report, run.end().await))

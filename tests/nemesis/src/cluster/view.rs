@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use parking_lot::Mutex;
 use pghc::lab::client::{Connection, get};
 use pghc_api::wire::{Status, ZoneState};
@@ -82,8 +83,12 @@ impl View {
     /// Asks whether every node is ready, beside what they say of the cluster.
     pub async fn ready(cluster: &Cluster) -> Vec<String> {
         let mut troubles = Self::ask_for(cluster, READY_MAX).await.troubles;
-        for (_, address) in cluster.nodes() {
-            match fetch(address, "/readyz", READY_MAX).await {
+        let asked = cluster
+            .nodes()
+            .into_iter()
+            .map(async |(_, address)| (address, fetch(address, "/readyz", READY_MAX).await));
+        for (address, answer) in join_all(asked).await {
+            match answer {
                 Some((200, _)) => {}
                 Some((status, body)) => troubles
                     .push(format!("{address}/readyz: {status} {}", String::from_utf8_lossy(&body))),
