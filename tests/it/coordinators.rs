@@ -18,7 +18,7 @@ use pghc::sequencer::{Batch, Write};
 use pghc::telemetry::Metrics;
 use pghc_api::id::{ClusterId, ZoneName};
 
-use crate::harness::{free_addresses, wait_for};
+use crate::harness::{free_addresses, unless_held, wait_for};
 
 mod acks;
 mod upgrade;
@@ -89,17 +89,18 @@ impl Group {
             acks: Acks::AllToAll,
             metrics: Metrics::for_coordinator(),
         };
-        // A child that another test is about to start may hold the port or the log for a moment still.
-        let coordinator = wait_for("the coordinator to start", async || match &self.dial {
-            None => Coordinator::start(settings.clone()).await.ok(),
-            Some(dial) => {
-                let listener = tokio::net::TcpListener::bind(settings.listen).await.ok()?;
-                let host = Host::machine(&settings.data, listener).expect("its own directory");
-                let host = Host { dial: Arc::clone(dial), ..host };
-                Coordinator::start_on(host, settings.listen, settings.clone()).await.ok()
-            }
+        let coordinator = wait_for("the coordinator to start", async || {
+            unless_held(match &self.dial {
+                None => Coordinator::start(settings.clone()).await,
+                Some(dial) => {
+                    let listener = tokio::net::TcpListener::bind(settings.listen).await.ok()?;
+                    let host = Host::machine(&settings.data, listener).expect("its own directory");
+                    let host = Host { dial: Arc::clone(dial), ..host };
+                    Coordinator::start_on(host, settings.listen, settings.clone()).await
+                }
+            })
         });
-        let coordinator = coordinator.await;
+        let coordinator = coordinator.await.expect("started");
         self.running.insert(id, coordinator);
     }
 
@@ -268,9 +269,7 @@ async fn a_confirmed_read_sees_every_answered_write() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_address_is_told_from_a_lost_answer() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let url = format!("http://{}", free.local_addr().expect("bound"));
-    drop(free);
+    let url = format!("http://{}", free_addresses(1)[0]);
     let caller = rpc::connect(&url, &cluster(), Duration::from_secs(10)).expect("a URL");
     let error = CoordinatorClient::new(caller).submit(batch(1, 1)).await.expect_err("dead");
     assert!(rpc::never_sent(&error), "{error:?}");

@@ -18,7 +18,7 @@ use pghc_api::id::ClusterId;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::harness::{free_addresses, wait_for};
+use crate::harness::{free_addresses, unless_held, wait_for};
 
 fn cluster() -> ClusterId {
     "00000000-0000-4000-8000-000000000001".parse().expect("a UUID")
@@ -52,7 +52,10 @@ async fn start(data: &Path) -> Result<Coordinator, String> {
         acks: Acks::AllToAll,
         metrics: Metrics::for_coordinator(),
     };
-    Coordinator::start(settings).await.map_err(|error| {
+    let started = wait_for("the coordinator to start or to refuse", async || {
+        unless_held(Coordinator::start(settings.clone()).await)
+    });
+    started.await.map_err(|error| {
         let mut text = error.to_string();
         let mut cause = std::error::Error::source(&error);
         while let Some(error) = cause {
@@ -61,12 +64,6 @@ async fn start(data: &Path) -> Result<Coordinator, String> {
         }
         text
     })
-}
-
-/// As [`start`], of a sound directory.
-async fn started(data: &Path) -> Coordinator {
-    // A child that another test is about to start may hold the log for a moment still.
-    wait_for("the coordinator to start", async || start(data).await.ok()).await
 }
 
 fn client(coordinator: &Coordinator) -> CoordinatorClient<Caller> {
@@ -96,7 +93,7 @@ async fn submit(coordinator: &Coordinator, sequence: u64) {
 
 /// Fills `data` with a log, a snapshot and, if it is to be `purged`, a log that begins later.
 async fn fill(data: &Path, purged: bool) {
-    let mut coordinator = started(data).await;
+    let mut coordinator = start(data).await.expect("started");
     // Only every 256th entry can become the first.
     let writes = if purged { 600 } else { 60 };
     for sequence in 1..=writes {
@@ -106,7 +103,7 @@ async fn fill(data: &Path, purged: bool) {
     if purged {
         // The tail's memory forgets only with a restart, so that the log alone can serve it.
         coordinator.stop().await;
-        coordinator = started(data).await;
+        coordinator = start(data).await.expect("started");
         let report = ZoneReport {
             zone: "eu".to_owned(),
             node: "eu-1".to_owned(),
@@ -260,7 +257,7 @@ async fn whatever_a_power_cut_leaves_of_a_new_identity_is_no_obstacle() {
             let how = format!("{cut} bytes of a new identity, fresh: {is_fresh}");
             states += 1;
             if is_fresh {
-                started(&hurt).await.stop().await;
+                start(&hurt).await.expect("a directory that never had a log").stop().await;
             } else {
                 assert!(!is_refused(&hurt, &whole, &how).await, "{how}");
             }

@@ -1,7 +1,9 @@
 //! Coordinators and zones that are far apart: measured, borne, and written to from learners.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use pghc::coordinator::{Acks, Coordinator, Geo, Retention, Settings, Timing, measured, survey};
 use pghc::dev::parade::{Parade, ParadeOptions, Profile};
@@ -18,7 +20,7 @@ use pghc::wan::{Matrix, Wan};
 use pghc_api::id::{ClusterId, ZoneName};
 use pghc_api::wire::{HeadBody, Status};
 
-use crate::harness::{PATIENCE, binary, check_zone, free_addresses, wait_for};
+use crate::harness::{PATIENCE, binary, check_zone, free_addresses, unless_held, wait_for};
 
 /// Three coordinators in one process, each two of them as far apart as a matrix says.
 struct Group {
@@ -78,11 +80,10 @@ impl Group {
     }
 
     async fn run(&mut self, id: u64) {
-        // A child that another test is about to start may hold the port or the log for a moment still.
         let coordinator = wait_for("the coordinator to start", async || {
-            Coordinator::start(self.settings[&id].clone()).await.ok()
+            unless_held(Coordinator::start(self.settings[&id].clone()).await)
         });
-        let coordinator = coordinator.await;
+        let coordinator = coordinator.await.expect("started");
         self.running.insert(id, coordinator);
     }
 
@@ -149,6 +150,34 @@ impl Group {
     }
 }
 
+/// Watches how long the machine lets a thread wait that is due.
+struct Pauses {
+    over: Arc<AtomicBool>,
+    watcher: std::thread::JoinHandle<Duration>,
+}
+
+impl Pauses {
+    fn watch() -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&over);
+        let watcher = std::thread::spawn(move || {
+            let mut longest = Duration::ZERO;
+            while !is_over.load(Ordering::Relaxed) {
+                let slept = Instant::now();
+                std::thread::sleep(Duration::from_millis(50));
+                longest = longest.max(slept.elapsed());
+            }
+            longest
+        });
+        Self { over, watcher }
+    }
+
+    fn longest(self) -> Duration {
+        self.over.store(true, Ordering::Relaxed);
+        self.watcher.join().expect("it only sleeps")
+    }
+}
+
 fn even(round_trip_ms: u64) -> Matrix {
     let zones = ["a", "b", "c"].map(|name| name.parse().expect("a plain name"));
     Matrix::even(zones.to_vec(), Duration::from_millis(round_trip_ms))
@@ -159,21 +188,22 @@ async fn no_leader_is_lost_at_300_ms_with_jitter_and_losses() {
     let jitter = "lognormal 20ms".parse().expect("a jitter");
     let change = Change { jitter: Some(jitter), loss: Some(0.005), ..Change::default() };
     let group = Group::start(even(300), Timing::bearing(300), false, &change).await;
-    // At least 300 ms each, so some five elections' time-outs, half of it idle; again where the machine
-    // paused for longer than one.
-    let (mut sequence, mut kept) = (0, false);
-    for _ in 0..4 {
-        let before = group.leader().await;
-        for _ in 0..30 {
+    // At least 300 ms each, so some ten elections' time-outs, half of it idle; again where the machine
+    // itself paused for longer than the timing bears beside the round trips.
+    let mut sequence = 0;
+    for attempt in 1.. {
+        let (before, pauses) = (group.leader().await, Pauses::watch());
+        for _ in 0..60 {
             sequence += 1;
             group.write(sequence % 3 + 1, sequence).await;
         }
-        kept = group.leader().await == before;
-        if kept {
+        let (after, longest) = (group.leader().await, pauses.longest());
+        if after == before {
             break;
         }
+        let excused = attempt < 4 && longest > Duration::from_secs(1);
+        assert!(excused, "somebody stood for election; longest pause {longest:?}");
     }
-    assert!(kept, "somebody stood for election in each of four stretches");
     wait_for("the whole matrix, by any coordinator", async || {
         let (survey, _) = survey(&group.view(2).await?);
         let pairs = [(0, 1), (0, 2), (1, 2)];
@@ -233,10 +263,10 @@ async fn a_timing_that_adapts_follows_what_is_measured_at_the_start_and_kept_fro
     group.running.remove(&1).expect("running").stop().await;
     let timing = wait_for("a measure in time", async || {
         let timing = measured(&settings).await;
-        (timing != Timing::WAN).then_some(timing)
+        // A busy machine adds to it, and the largest counts: then once more.
+        (timing != Timing::WAN && timing.bears_ms() < 200).then_some(timing)
     });
     let timing = timing.await;
-    // A busy machine adds to it, and the largest counts.
     assert!(timing.bears_ms() >= 80, "{timing:?}");
     assert_eq!(timing, Timing::bearing(timing.bears_ms()));
     group.run(1).await;
@@ -244,7 +274,7 @@ async fn a_timing_that_adapts_follows_what_is_measured_at_the_start_and_kept_fro
     let kept = wait_for("what was measured, on disk", async || std::fs::read_to_string(&file).ok());
     let kept: serde_json::Value = serde_json::from_str(&kept.await).expect("JSON");
     let kept_ms = kept["largest_ms"].as_u64().expect("a number");
-    assert!(kept_ms >= 80, "{kept}");
+    assert!((80..200).contains(&kept_ms), "what most take: {kept}");
     // Nobody runs: what is kept counts.
     let _dir = group.stop().await;
     assert_eq!(measured(&settings).await, Timing::bearing(kept_ms));

@@ -76,7 +76,7 @@ async fn members_are_added_promoted_demoted_and_removed_and_every_command_may_be
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_restarts_with_the_members_it_has_whatever_the_settings_say() {
-    let mut group = Group::start().await;
+    let mut group = Group::start_unhurried().await;
     group.join(4).await;
     let four = group.member(4);
     group.says(&format!("replace 1 {four}"), 0);

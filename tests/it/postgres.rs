@@ -46,13 +46,9 @@ async fn shared_server() -> Arc<Shared> {
     if let Some(shared) = running.upgrade() {
         return shared;
     }
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("loopback has free ports")
-        .port();
     let scratch = Scratch::new("pg").expect("a temporary directory");
-    let options =
-        ServerOptions { temporary: true, ..ServerOptions::new(scratch.path().join("data"), port) };
+    let options = ServerOptions::new(scratch.path().join("data"), crate::harness::free_port());
+    let options = ServerOptions { temporary: true, ..options };
     let server = Server::start(options).await.expect("PostgreSQL is installed");
     let shared = Arc::new(Shared { server, _scratch: scratch });
     *running = Arc::downgrade(&shared);

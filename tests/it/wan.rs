@@ -12,6 +12,8 @@ use rand::{Rng, RngExt, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::harness::free_addresses;
+
 /// How far the median round trip may be from the matrix, beside what the emulator itself says it
 /// was late each way: the client and the echo have to be woken as well.
 const TOLERANCE: Duration = Duration::from_millis(3);
@@ -150,9 +152,7 @@ async fn a_sender_is_held_when_its_receiver_does_not_read() {
 async fn a_server_that_is_down_refuses_after_a_round_trip_and_may_come_back() {
     let tasks = Tasks::default();
     let wan = wan(&tasks);
-    let free = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
-    let upstream = free.local_addr().expect("an address");
-    drop(free);
+    let upstream = free_addresses(1)[0];
     let address = route(&wan, upstream).await;
 
     let begun = Instant::now();

@@ -272,7 +272,7 @@ async fn exchange(
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -284,17 +284,19 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn one_client_keeps_to_its_plan_and_a_stall_shows_in_what_was_planned_meanwhile() {
         let window = Window::after(Duration::ZERO, Duration::from_millis(500));
-        let (mut first, mut calls) = (true, 0.0);
+        let (mut first, mut began) = (true, None);
         let tally = alone(200.0, window, async || {
-            calls += 1.0;
+            began.get_or_insert(Instant::now());
             if std::mem::take(&mut first) {
                 tokio::time::sleep(Duration::from_millis(300)).await;
             }
             Ok(Outcome::Done(1))
         });
         let tally = tally.await.expect("nothing fails");
-        // As many as were planned from when it began, whatever the first one took.
-        assert!(tally.units <= 101.0 && (tally.units - calls).abs() < 0.5, "{}", tally.units);
+        // The plan begins when the client does, which is late on a busy machine.
+        let left = began.map_or(Duration::ZERO, |at| window.end().saturating_duration_since(at));
+        let planned = 200.0 * left.as_secs_f64();
+        assert!((planned - 5.0..=101.0).contains(&tally.units), "{} of {planned}", tally.units);
         let summary = tally.latencies.summary();
         assert!(summary.p50_ms > 20.0 && summary.max_ms >= 290.0, "{summary:?}");
     }

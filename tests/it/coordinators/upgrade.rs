@@ -56,9 +56,11 @@ async fn no_zone_is_registered_before_every_member_can_read_it() {
         })
         .await;
     }
-    // Whoever leads, on a machine that moves the lead, the others are of before.
-    let urls = group.running.values().map(|it| format!("http://{}", it.address()));
-    mixed.older.lock().extend(urls);
+    let leader = group.leader().await;
+    let older = leader % 3 + 1;
+    // The leader too: should the lead move, somebody else is still of before.
+    let url = |id: u64| format!("http://{}", group.running[&id].address());
+    mixed.older.lock().extend([url(leader), url(older)]);
     report_at(&group, "eu", 0).await.expect("zones work without");
     submit(&mut group.client(1), batch(1, 3)).await;
     wait_for("a second try to register it", async || {
@@ -75,7 +77,6 @@ async fn no_zone_is_registered_before_every_member_can_read_it() {
         assert_eq!(state_of(&zones, "eu").map(|(_, registered)| registered), Some(false));
     }
     mixed.older.lock().clear();
-    let older = group.leader().await % 3 + 1;
     wait_for("the registration", async || {
         let (_, registered) = state_of(&list(&group, older).await, "eu")?;
         registered.then_some(())

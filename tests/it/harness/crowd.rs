@@ -32,9 +32,9 @@ impl Crowd {
         Self::over(urls(site), per_zone)
     }
 
-    /// As [`Self::start`], but whoever has no answer yet waits longer than any pause of the machine.
+    /// As [`Self::start`], but whoever has no answer yet waits as long as a client that says nothing.
     pub(crate) fn patient(site: &Site, per_zone: usize) -> Self {
-        Self::with(urls(site), per_zone, "20s")
+        Self::with(urls(site), per_zone, "10s")
     }
 
     /// Starts `per_url` writers at each of these API nodes.

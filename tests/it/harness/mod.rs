@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use pghc::coordinator::StartError;
 use pghc::dev::parade::{Parade, ParadeOptions, Part};
 use pghc::dev::record::ParadeRecord;
 use pghc_api::wire::Status;
@@ -158,8 +159,8 @@ pub(crate) fn client() -> reqwest::Client {
     client.build().expect("a client")
 }
 
-/// A port of loopback that nobody listens at now and that is given to nobody else: neither here again,
-/// nor by the system to who asks for any port, nor to a parade.
+/// A port of loopback that nobody listens at now and that is given to nobody else: neither by this process
+/// again, nor by the system to who asks for any port, nor to a parade.
 pub(crate) fn free_port() -> u16 {
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random()));
     loop {
@@ -185,6 +186,14 @@ pub(crate) async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Optio
         assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// What a start came to; `None` while somebody else has the port or the log. A child that another test
+/// is about to start may hold what this process has just let go, for a moment.
+pub(crate) fn unless_held<T>(started: Result<T, StartError>) -> Option<Result<T, StartError>> {
+    // `AddrInUse` of the port or `InUse` of the log.
+    let is_held = |error: &StartError| format!("{error:?}").contains("InUse");
+    (!started.as_ref().is_err_and(is_held)).then_some(started)
 }
 
 /// Newest id in a zone's database; 0 when it has none.

@@ -4,6 +4,7 @@
 use std::fs;
 
 use super::group::{Group, copy};
+use crate::harness::wait_for;
 
 /// Does what the refusal says: coordinator 4 in the place of `old`; then it must be able to decide.
 async fn replaced(mut group: Group, old: u64) {
@@ -32,7 +33,7 @@ async fn wiped(mut group: Group, victim: u64, what: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_directory_is_refused_and_replaced() {
-    let mut group = Group::start().await;
+    let mut group = Group::start_unhurried().await;
     group.write().await;
     let follower = group.leader().await % 3 + 1;
     wiped(group, follower, "").await;
@@ -40,7 +41,7 @@ async fn a_wiped_directory_is_refused_and_replaced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_leader_is_refused_and_replaced() {
-    let mut group = Group::start().await;
+    let mut group = Group::start_unhurried().await;
     group.write().await;
     let leader = group.leader().await;
     wiped(group, leader, "").await;
@@ -48,14 +49,14 @@ async fn a_wiped_leader_is_refused_and_replaced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_log_is_refused_and_replaced() {
-    let mut group = Group::start().await;
+    let mut group = Group::start_unhurried().await;
     group.write().await;
     wiped(group, 2, "log").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_wiped_directories_of_three_found_no_second_group() {
-    let mut group = Group::start().await;
+    let mut group = Group::start_unhurried().await;
     group.write().await;
     for id in 1..=3 {
         group.kill(id);
@@ -75,7 +76,7 @@ async fn two_wiped_directories_of_three_found_no_second_group() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copied_directory_is_refused_while_the_original_goes_on() {
-    let mut group = Group::start().await;
+    let mut group = Group::start_unhurried().await;
     for _ in 0..5 {
         group.write().await;
     }
@@ -98,7 +99,7 @@ async fn a_copied_directory_is_refused_while_the_original_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn swapped_directories_are_refused_and_good_again_when_swapped_back() {
-    let mut group = Group::start().await;
+    let mut group = Group::start_unhurried().await;
     group.write().await;
     group.kill(2);
     group.kill(3);
@@ -125,12 +126,17 @@ async fn swapped_directories_are_refused_and_good_again_when_swapped_back() {
 
 /// A backup of a follower, and then writes that it acknowledged itself.
 async fn with_backup() -> (Group, u64) {
-    let mut group = Group::start().await;
+    let mut group = Group::start_unhurried().await;
     group.write().await;
     let victim = group.leader().await % 3 + 1;
     group.kill(victim);
     copy(&group.data(victim), &group.data(9));
     group.run(victim);
+    // Both others know of this start then.
+    wait_for("its admission", async || {
+        group.said(victim).contains("admission: admitted").then_some(())
+    })
+    .await;
     group.leader().await;
     let other = (1..=3).find(|id| *id != victim && *id != group_leader(victim)).expect("three");
     // Only together with the victim is there a majority.
@@ -169,12 +175,9 @@ async fn an_old_backup_is_refused_after_everything_was_off() {
         group.kill(id);
     }
     put_back(&group, victim);
-    // Those that know better are there when it asks.
-    for id in (1..=3).filter(|id| *id != victim) {
+    for id in 1..=3 {
         group.run(id);
     }
-    group.leader().await;
-    group.run(victim);
     group.refuses(victim, "pghc members replace").await;
     replaced(group, victim).await;
 }

@@ -9,22 +9,19 @@ use crate::harness::wait_for;
 async fn a_leader_that_is_told_to_stop_hands_over_first() {
     let mut group = Group::start_unhurried().await;
     let mut taken_over = 0;
-    // The lead may move by itself before it is told, and a busy machine may be too slow to take over.
-    for _ in 0..10 {
-        if taken_over == 2 {
-            break;
-        }
+    for _ in 0..3 {
         group.write().await;
         let leader = group.leader().await;
         let status = group.term(leader).await;
         assert_eq!(status.code(), Some(0));
         let said = group.said(leader);
-        let handed_over = said.contains("handing the lead over");
-        taken_over += usize::from(handed_over && !said.contains("nobody took the lead"));
+        assert!(said.contains("handing the lead over"), "{said}");
+        taken_over += usize::from(!said.contains("nobody took the lead"));
         group.write().await;
         group.run(leader);
     }
-    assert_eq!(taken_over, 2, "in ten attempts");
+    // A busy machine may be too slow for it once.
+    assert!(taken_over >= 2, "{taken_over} of 3");
     group.check().await;
 }
 

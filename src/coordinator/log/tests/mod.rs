@@ -131,7 +131,7 @@ fn a_reader_finds_what_it_asked_for_or_nothing() {
     const RECORDS: u64 = 600;
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(dir.path(), OPTIONS).unwrap();
-    let found = [const { AtomicU64::new(0) }; 2];
+    let (found, began) = ([const { AtomicU64::new(0) }; 2], std::time::Instant::now());
     std::thread::scope(|scope| {
         let readers = [0, 1].map(|reader| {
             let (log, found) = (log.clone(), &found[reader]);
@@ -152,6 +152,7 @@ fn a_reader_finds_what_it_asked_for_or_nothing() {
         for index in 0..RECORDS {
             // The last one ends the readers: each has had its turn by then.
             while index == RECORDS - 1
+                && began.elapsed() < std::time::Duration::from_secs(60)
                 && readers.iter().zip(&found).any(|(reader, found)| {
                     !reader.is_finished() && found.load(Ordering::Relaxed) == 0
                 })
@@ -164,6 +165,7 @@ fn a_reader_finds_what_it_asked_for_or_nothing() {
             }
         }
     });
+    assert!(found.iter().all(|it| it.load(Ordering::Relaxed) > 0), "nothing was ever read");
 }
 
 #[test]
