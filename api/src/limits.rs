@@ -40,7 +40,7 @@ pub const APPLY_BYTES_MAX: usize = 4 << 20;
 
 /// Most bytes of committed batches a coordinator keeps in memory for its tails; no more than its log
 /// may take on disk.
-pub const TAIL_RING_BYTES_MAX: usize = 64 << 20;
+pub const TAIL_RING_BYTES_MAX: usize = 32 << 20;
 
 /// Largest page of `GET /v1/chain`; also the default is [`PAGE_LINKS_DEFAULT`].
 pub const PAGE_LINKS_MAX: usize = 1_000;

@@ -124,7 +124,7 @@ pub async fn run(grounds: &mut Grounds, options: &Options) -> anyhow::Result<Rep
         eprintln!("verifying the chain");
         grounds.bring(Ground::Parade).await?;
         grounds.zones().await?.settled().await?;
-        proved = Some(verdict::verify(grounds.target()?).await?);
+        proved = Some(verdict::verify_at_rest(grounds.target()?).await?);
     }
     let version = version(grounds).await?;
     Ok(Report::new(options, rounds, version, proved)?)

@@ -169,7 +169,7 @@ pub async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Report>
             eprintln!("round {} of {}: {zones} zones", round + 1, options.rounds);
             stage.open(zones).await?;
             turns[place].push(one_turn(stage, PAYLOAD_BYTES, options.length).await?);
-            report.verify.push(verdict::verify(stage.site()?.target()).await?);
+            report.verify.push(verdict::verify_at_rest(stage.site()?.target()).await?);
         }
     }
     report.zones = points(&options.zones, &turns);
@@ -183,7 +183,7 @@ pub async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Report>
                 turns[place].push(one_turn(stage, bytes, options.length).await?);
             }
         }
-        report.verify.push(verdict::verify(stage.site()?.target()).await?);
+        report.verify.push(verdict::verify_at_rest(stage.site()?.target()).await?);
         report.payloads = points(&options.payloads, &turns);
     }
     if options.links > 0 {
@@ -191,7 +191,7 @@ pub async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Report>
         for links in [options.links / 10, options.links / 2, options.links] {
             report.lengths.push(at_length(stage, links, options.length).await?);
         }
-        report.verify.push(verdict::verify(stage.site()?.target()).await?);
+        report.verify.push(verdict::verify_at_rest(stage.site()?.target()).await?);
     }
     stage.close_site().await;
     Ok(report)
