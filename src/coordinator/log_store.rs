@@ -16,6 +16,7 @@ use super::log::{Log, Record};
 use super::maintenance::Extent;
 use super::type_config::{Entry, LogId, TypeConfig, Vote};
 use crate::sabotage::{self, Bug};
+use crate::task::watch;
 use crate::telemetry::Metrics;
 
 /// Bytes of entries read for one append message; several are under way at a time.
@@ -27,6 +28,8 @@ pub(super) struct LogStore {
     log: Log,
     metrics: Arc<Metrics>,
     acks: Board,
+    /// Index of the newest entry that was given to the log since it was opened.
+    appended: watch::Sender<u64>,
 }
 
 impl LogStore {
@@ -35,7 +38,7 @@ impl LogStore {
     /// # Errors
     /// If the log is not readable.
     pub(super) fn new(log: Log, metrics: Arc<Metrics>, acks: Board) -> io::Result<Self> {
-        let store = Self { log, metrics, acks };
+        let store = Self { log, metrics, acks, appended: watch::Sender::new(0) };
         store.acks.opened(store.vote()?, store.last()?);
         Ok(store)
     }
@@ -68,6 +71,12 @@ impl LogStore {
         let state = self.log.state();
         let (first, last) = (state.first?, state.last?);
         Some(Extent { first, last, bytes: state.bytes_on_disk })
+    }
+
+    /// Index of the newest entry that was given to the log, 0 before the first since it was opened, and its
+    /// changes.
+    pub(super) fn appended(&self) -> watch::Receiver<u64> {
+        self.appended.subscribe()
     }
 
     /// Index of the oldest entry that is or could be there.
@@ -196,6 +205,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         self.log.append(records, Box::new(done))?;
         if let Some(first) = first {
             self.acks.appended(first);
+        }
+        if let Some(last) = last {
+            self.appended.send_replace(last.index);
         }
         Ok(())
     }

@@ -38,6 +38,7 @@ mod readers;
 mod recent;
 pub mod recover;
 mod registrar;
+mod requests;
 mod ring;
 mod roster;
 mod runtime;

@@ -26,11 +26,13 @@ use serde::de::DeserializeOwned;
 use super::codec::{decode, encode};
 use super::deference::Deference;
 use super::gate::Gate;
+use super::requests::requests;
 use super::roster::Roster;
 use super::type_config::{Member, Snapshot, TypeConfig, Vote};
 use crate::rpc::v1::Frame;
 use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::{Caller, MESSAGE_BYTES_MAX};
+use crate::task::watch;
 
 /// First and longest pause after a stream of appends could not be opened; each is twice the one
 /// before.
@@ -50,11 +52,18 @@ pub(super) struct Network {
     roster: Roster,
     gate: Gate,
     deference: Deference,
+    appended: Option<watch::Receiver<u64>>,
 }
 
 impl Network {
-    pub(super) fn new(roster: Roster, gate: Gate, deference: Deference) -> Self {
-        Self { roster, gate, deference }
+    /// `appended`: see [`requests`].
+    pub(super) fn new(
+        roster: Roster,
+        gate: Gate,
+        deference: Deference,
+        appended: Option<watch::Receiver<u64>>,
+    ) -> Self {
+        Self { roster, gate, deference, appended }
     }
 }
 
@@ -74,6 +83,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             client,
             gate: self.gate.clone(),
             deference: self.deference.clone(),
+            appended: self.appended.clone(),
             retry: self.roster.patience() / 4,
             reopen: Pacing::default(),
         }
@@ -124,6 +134,7 @@ pub(super) struct Peer {
     client: Option<RaftClient<Caller>>,
     gate: Gate,
     deference: Deference,
+    appended: Option<watch::Receiver<u64>>,
     retry: Duration,
     reopen: Pacing,
 }
@@ -194,7 +205,8 @@ impl NetStreamAppend<TypeConfig> for Peer {
             if !self.reopen.pause.is_zero() {
                 tokio::time::sleep(self.reopen.pause).await;
             }
-            let requests = input.map(|request| frame(&request));
+            let requests = requests(input, self.appended.clone());
+            let requests = requests.map(|request| frame(&request));
             let mut requests = self.address(requests);
             self.deference.tell(&mut requests);
             let opened = match self.client() {

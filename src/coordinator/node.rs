@@ -63,6 +63,9 @@ use crate::telemetry::Metrics;
 /// How often it is looked whether the consensus core still runs.
 const CORE_LOOK: Duration = Duration::from_millis(100);
 
+/// Least time between two looks at the head for its gauge.
+const HEAD_LOOK: Duration = Duration::from_millis(100);
+
 /// What a coordinator is started with.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -378,7 +381,8 @@ async fn raft(
     store: &LogStore,
     machine: StateMachine,
 ) -> Result<Raft, StartError> {
-    let network = Network::new(roster.clone(), gate.clone(), deference.clone());
+    let appended = (settings.acks == Acks::AllToAll).then(|| store.appended());
+    let network = Network::new(roster.clone(), gate.clone(), deference.clone(), appended);
     let config = Arc::new(raft_config(settings.timing)?);
     let raft = Raft::new(settings.id, config, network, store.clone(), machine).await;
     raft.map_err(|error| StartError::Raft(error.to_string()))
@@ -415,7 +419,8 @@ fn raft_config(timing: Timing) -> Result<Config, StartError> {
     config.validate().map_err(|error| StartError::Settings(error.to_string()))
 }
 
-/// Keeps the gauge of the newest committed id.
+/// Keeps the gauge of the newest committed id, late by [`HEAD_LOOK`] at most: a task that every entry wakes
+/// costs more than a number that is read every few seconds is worth.
 async fn follow_head(sequencing: Arc<Sequencing>, metrics: Arc<Metrics>) {
     let mut head_id = sequencing.head_id();
     loop {
@@ -423,6 +428,7 @@ async fn follow_head(sequencing: Arc<Sequencing>, metrics: Arc<Metrics>) {
         if head_id.changed().await.is_err() {
             return;
         }
+        tokio::time::sleep(HEAD_LOOK).await;
     }
 }
 

@@ -221,6 +221,7 @@ impl CoordinatorService {
             zones: self.outlook.views(feed),
             log_first_id: feed.first_id,
             disk_short: self.space.is_short(),
+            awaited: self.zones.are_awaited(),
         }
     }
 }

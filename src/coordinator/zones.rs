@@ -215,6 +215,11 @@ impl Zones {
         self.changed.subscribe()
     }
 
+    /// Whether somebody waits for [`Self::changes`].
+    pub(super) fn are_awaited(&self) -> bool {
+        self.changed.is_watched()
+    }
+
     /// The head a while ago, when it is `head` now.
     pub(super) fn earlier_head(&self, head: u64, now: Instant) -> u64 {
         let mut heads = self.heads.lock();

@@ -69,7 +69,16 @@ pub async fn verify(target: &Target) -> anyhow::Result<Verdict> {
 /// As [`verify`], and when the zone does not take that link.
 pub async fn verify_at_rest(target: &Target) -> anyhow::Result<Verdict> {
     let token = match target.zones.as_slice() {
-        [only] => Some(timeout(WRITE_MAX, write_one(&only.nodes[0])).await??),
+        [only] => {
+            let written = timeout(WRITE_MAX, write_one(&only.nodes[0])).await;
+            let written = written.with_context(|| format!("no answer within {WRITE_MAX:?}"));
+            Some(written.flatten().with_context(|| {
+                format!(
+                    "cannot write the link that proves zone {}: nothing was verified",
+                    only.name
+                )
+            })?)
+        }
         _ => None,
     };
     verify_with(target, token).await
@@ -80,8 +89,8 @@ async fn write_one(node: &Endpoint) -> anyhow::Result<Token> {
     let mut connection = Connection::open(node.address).await?;
     let request = post(&node.host, "/v1/chain", "application/json", None, b"{}");
     let answer = connection.exchange(&request).await?;
-    anyhow::ensure!(answer.status == 201, "a link to verify by was answered {}", answer.status);
-    let link: LinkBody = serde_json::from_slice(answer.body).context("a link was answered")?;
+    anyhow::ensure!(answer.status == 201, "the answer was {}", answer.status);
+    let link: LinkBody = serde_json::from_slice(answer.body).context("the answer is not a link")?;
     Ok(link.token)
 }
 

@@ -103,6 +103,12 @@ impl<T> Sender<T> {
         self.value.borrow()
     }
 
+    /// Whether anybody watches it now.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.value.receiver_count() > 0
+    }
+
     /// Watches from now on: the value as it is counts as seen.
     #[must_use]
     pub fn subscribe(&self) -> Receiver<T> {

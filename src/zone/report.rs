@@ -16,8 +16,10 @@ use crate::rpc::v1::{Cluster, ZoneReport, ZoneView};
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
 
-/// Least time between two reports to one coordinator.
-const GAP: Duration = Duration::from_millis(25);
+/// Least time between two reports to one coordinator: while it has somebody who waits for zones, and
+/// otherwise. A report costs about as much as a batch of writes.
+const GAP_AWAITED: Duration = Duration::from_millis(25);
+const GAP: Duration = Duration::from_millis(100);
 
 /// Most time between two reports.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -157,22 +159,27 @@ impl Reporter {
             let mut request = tonic::Request::new(self.report());
             request.set_timeout(ANSWER_MAX);
             let answer = tokio::time::timeout(ANSWER_MAX, client.report(request)).await;
+            let mut gap = GAP;
             let answers = match answer {
                 Ok(Err(status)) if is_refusal(&status) => {
                     self.standing.reports_refused(Some(status.message()));
                     true
                 }
                 Ok(Ok(cluster)) => {
+                    let cluster = cluster.into_inner();
+                    if cluster.awaited {
+                        gap = GAP_AWAITED;
+                    }
                     self.standing.reports_refused(None);
-                    self.views.take(self.place, cluster.into_inner(), Instant::now())
+                    self.views.take(self.place, cluster, Instant::now())
                 }
                 _ => false,
             };
             self.coordinators.note(self.place, answers);
             let lag = self.views.head().saturating_sub(self.standing.frontier.id());
             self.metrics.zone.apply_lag_ids.set(lag);
-            tokio::time::sleep(GAP).await;
-            let _ = tokio::time::timeout(PERIOD - GAP, frontier.changed()).await;
+            tokio::time::sleep(gap).await;
+            let _ = tokio::time::timeout(PERIOD - gap, frontier.changed()).await;
         }
     }
 

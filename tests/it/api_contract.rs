@@ -69,7 +69,7 @@ impl Got {
     /// As [`Self::is_problem`]; `None` where a busy machine was too late for it and a time limit or a
     /// database that did not answer is told of instead. Never a success.
     #[track_caller]
-    pub(crate) fn is_late(&self, status: u16, code: &str) -> Option<Value> {
+    pub(crate) fn problem_unless_busy(&self, status: u16, code: &str) -> Option<Value> {
         assert!(self.status >= 400, "{self:?}");
         let is_other = self.status != status || self.json()["code"] != code;
         let is_busy = [503, 504].contains(&self.status);

@@ -65,6 +65,14 @@ fn every_contestant_is_measured_in_every_round_and_reported_three_times() {
 }
 
 #[test]
+fn a_single_zone_is_proved_by_the_token_of_its_newest_link() {
+    let only = "bench scale --zones 1 --payloads none --links 0 --rounds 1 --seconds 1";
+    let (code, printed, said) = run(only);
+    assert_eq!(code, Some(0), "{said}\n{printed}");
+    assert!(printed.contains("chain-verify passed for 1 chains"), "{printed}");
+}
+
+#[test]
 #[ignore = "loads all cores: cargo test --release --test it bench::zones -- --ignored --nocapture"]
 fn zones_in_trouble_are_measured_and_well_again_afterwards() {
     let named = ["catch-up / raw limit", "frozen zone / healthy", "back after overload"];

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use super::Error;
@@ -85,6 +86,7 @@ impl Assembly<'_> {
             binary: self.binary.to_owned(),
             arguments,
             log: log_of(self.data, &member),
+            threads: threads(processors(), self.plan.zones.len()),
             process: Process::default(),
         };
         (member, Body::Program(Box::new(program)))
@@ -127,6 +129,16 @@ impl Assembly<'_> {
     }
 }
 
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
+}
+
+/// Worker threads of each program: its zone's share of the processors. With more, many a wake-up wakes a
+/// second thread that finds nothing to do, on a processor that another zone needs.
+fn threads(processors: usize, zones: usize) -> usize {
+    (processors / zones.max(1)).max(1)
+}
+
 fn push(line: &mut Vec<OsString>, flag: &str, value: impl Into<OsString>) {
     line.push(flag.into());
     line.push(value.into());
@@ -148,4 +160,14 @@ pub(super) fn record(plan: &Plan, wan: Option<String>) -> ParadeRecord {
     };
     let zones = plan.zones.iter().map(zone).collect();
     ParadeRecord { cluster_id: plan.cluster_id.clone(), zones, wan }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::threads;
+
+    #[test]
+    fn each_zone_has_its_share_of_the_processors_and_at_least_one() {
+        assert_eq!([threads(2, 3), threads(3, 3), threads(16, 3), threads(8, 1)], [1, 1, 5, 8]);
+    }
 }

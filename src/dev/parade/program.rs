@@ -23,8 +23,13 @@ pub(super) struct Program {
     pub(super) binary: PathBuf,
     pub(super) arguments: Vec<OsString>,
     pub(super) log: PathBuf,
+    /// Worker threads, unless the environment says how many.
+    pub(super) threads: usize,
     pub(super) process: Process,
 }
+
+/// What tokio reads how many worker threads it starts from; one for each processor without it.
+const THREADS: &str = "TOKIO_WORKER_THREADS";
 
 impl Program {
     fn launch(&mut self) -> Result<(), Error> {
@@ -33,6 +38,9 @@ impl Program {
         let again = log.try_clone().map_err(Error::io("open", &self.log))?;
         let mut command = Command::new(&self.binary);
         command.args(&self.arguments).stdout(log).stderr(again);
+        if std::env::var_os(THREADS).is_none() {
+            command.env(THREADS, self.threads.to_string());
+        }
         self.process.spawn(&mut command).map_err(Error::io("start", &self.binary))
     }
 }

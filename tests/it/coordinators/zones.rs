@@ -188,6 +188,32 @@ async fn a_removed_zone_holds_nothing_back_and_stays_removed_until_it_is_added()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_reports_is_told_while_somebody_waits_for_the_zones() {
+    let group = Group::start().await;
+    let leader = group.leader().await;
+    let follower = leader % 3 + 1;
+    let head = *ids(&submit(&mut group.client(leader), batch(1, 2)).await).last().expect("two");
+    report_at(&group, "eu", 0).await.expect("taken");
+    let awaited = async |id| {
+        let cluster = group.client(id).report(ZoneReport::default()).await.expect("it answers");
+        cluster.into_inner().awaited
+    };
+    assert!(!awaited(leader).await && !awaited(follower).await);
+    let mut waiter = group.client(leader);
+    let waiting = waiter.await_everywhere(AwaitRequest { id: head });
+    let told = async {
+        wait_for("it to be told", async || awaited(leader).await.then_some(())).await;
+        assert!(!awaited(follower).await, "nobody waits there");
+        for zone in ["eu", "us", "ap"] {
+            report_at(&group, zone, head).await.expect("taken");
+        }
+    };
+    let (waited, ()) = tokio::join!(waiting, told);
+    assert!(waited.expect("an answer").into_inner().everywhere);
+    wait_for("nobody to wait", async || (!awaited(leader).await).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_zone_is_registered_everywhere_by_reporting_and_a_restart_remembers_it() {
     let mut group = Group::start().await;
     let leader = group.leader().await;

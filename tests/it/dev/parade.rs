@@ -76,6 +76,9 @@ async fn every_killed_child_runs_again_and_the_record_says_where() {
     }
     let after = read(parade.data());
     assert!(pids(&after).iter().all(|pid| !pids(&before).contains(pid) && *pid > 1));
+    let environment = std::fs::read(format!("/proc/{}/environ", after.zones[0].pids.coordinator));
+    let environment = String::from_utf8(environment.unwrap()).unwrap();
+    assert!(environment.contains("TOKIO_WORKER_THREADS="), "{environment}");
     assert_eq!(after.zones[0].dsn, before.zones[0].dsn);
     parade.stop().await;
 }
