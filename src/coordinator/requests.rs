@@ -84,7 +84,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_committed_is_told_with_the_next_entry_or_a_little_later() {
         assert_eq!(waited(request(Some(7)), Some(7)).await, LINGER);
-        assert!(waited(request(Some(7)), Some(8)).await.is_zero(), "there is an entry to go with it");
+        assert!(
+            waited(request(Some(7)), Some(8)).await.is_zero(),
+            "there is an entry to go with it"
+        );
         let (sender, appended) = watch::channel(7);
         let (mut input, output) = mpsc::unbounded();
         let mut requests = Box::pin(requests(output, Some(appended)));

@@ -65,6 +65,22 @@ fn every_contestant_is_measured_in_every_round_and_reported_three_times() {
 }
 
 #[test]
+fn what_distances_cost_in_throughput_is_measured_with_them_and_without() {
+    let scratch = Scratch::new("bench-test").expect("a directory");
+    let json = scratch.path().join("report.json");
+    let only = format!("bench --rounds 1 --seconds 1 --only far --json {}", json.display());
+    let (code, printed, said) = run(&only);
+    assert_eq!(code, Some(0), "{said}\n{printed}");
+    let report = std::fs::read_to_string(&json).expect("it was written");
+    let report: Value = serde_json::from_str(&report).expect("it is JSON");
+    assert_eq!(report["marks"][0]["name"], "bulk between continents / side by side");
+    let of = &report["rounds"][0]["turns"][0];
+    let latency = of["latency"]["p50_ms"].as_f64().expect("milliseconds");
+    assert!(latency >= 69.6, "no majority is nearer: {of}");
+    assert_eq!(report["verify"]["passed"], true);
+}
+
+#[test]
 fn a_single_zone_is_proved_by_the_token_of_its_newest_link() {
     let only = "bench scale --zones 1 --payloads none --links 0 --rounds 1 --seconds 1";
     let (code, printed, said) = run(only);

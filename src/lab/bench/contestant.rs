@@ -14,6 +14,15 @@ pub(super) enum Ground {
     Replicas,
     /// A parade.
     Parade,
+    /// A parade whose zones are continents apart.
+    Continents,
+}
+
+impl Ground {
+    /// Whether pghc runs on it.
+    pub(super) fn is_of_pghc(self) -> bool {
+        matches!(self, Self::Parade | Self::Continents)
+    }
 }
 
 macro_rules! contestants {
@@ -75,15 +84,18 @@ contestants! {
     SlowZone = "slow-zone", Parade, "pghc single writes, another zone's database frozen";
     /// Ten times the peak.
     Overload = "overload", Parade, "pghc goodput at ten times the peak";
+    /// Bulk writes as far apart as continents, and the same side by side.
+    Far = "far", Continents, "pghc bulk NDJSON between continents, 64 streams a zone";
     /// Memory of all processes under full load, once and for minutes.
     Memory = "memory", Parade, "pghc full load for minutes: memory";
 }
 
 impl Contestant {
-    /// Whether it runs unless `--only` says otherwise: all but the one that takes minutes.
+    /// Whether it runs unless `--only` says otherwise: all but the one that takes minutes, and the one that
+    /// needs a parade of its own.
     #[must_use]
     pub fn is_usual(self) -> bool {
-        self != Self::Memory
+        !matches!(self, Self::Memory | Self::Far)
     }
 
     /// Whether it runs once after all rounds instead of in each.
@@ -91,10 +103,10 @@ impl Contestant {
         self == Self::Memory
     }
 
-    /// Whether it stops, freezes or counts processes, and so needs a parade of our own.
+    /// Whether it stops, freezes or counts processes or changes distances, and so needs a parade of our own.
     #[must_use]
     pub fn needs_own_parade(self) -> bool {
-        matches!(self, Self::CatchUp | Self::SlowZone | Self::Memory)
+        matches!(self, Self::CatchUp | Self::SlowZone | Self::Memory | Self::Far)
     }
 }
 

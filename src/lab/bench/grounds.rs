@@ -6,10 +6,12 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use super::contestant::Ground;
+use super::far;
 use super::servers::Servers;
 use super::zones::Zones;
 use crate::dev::parade::Parade;
 use crate::dev::scratch::Scratch;
+use crate::lab::net::Remote;
 use crate::lab::site::{Site, SiteOptions};
 use crate::lab::target::Target;
 use crate::task::Tasks;
@@ -89,6 +91,14 @@ impl Grounds {
                 None => self.replicas = Some(Servers::replicated(directory, tasks).await?),
             },
             Ground::Parade => self.site = Some(Site::open(&self.options).await?),
+            Ground::Continents => {
+                let options = SiteOptions {
+                    wan: Some(far::MATRIX.to_owned()),
+                    data: Some(directory.join("continents")),
+                    ..SiteOptions::default()
+                };
+                self.site = Some(Site::open(&options).await?);
+            }
         }
         self.up = Some(wanted);
         Ok(())
@@ -103,7 +113,7 @@ impl Grounds {
             Some(Ground::Replicas) => {
                 self.replicas.as_mut().context("replicas were up")?.rest().await?;
             }
-            Some(Ground::Parade) | None => {}
+            Some(Ground::Parade | Ground::Continents) | None => {}
         }
         if let Some(site) = self.site.take() {
             site.close().await;
@@ -130,6 +140,14 @@ impl Grounds {
     /// When none is: a bug of the caller.
     pub(super) fn target(&self) -> anyhow::Result<&Target> {
         Ok(self.site.as_ref().context("no parade is up")?.target())
+    }
+
+    /// What changes the distances in the parade that is up.
+    ///
+    /// # Errors
+    /// When there are none: a bug of the caller.
+    pub(super) fn net(&self) -> anyhow::Result<Remote> {
+        self.site.as_ref().and_then(Site::net).context("the parade that is up has no distances")
     }
 
     /// The processes of the parade that is up.

@@ -16,13 +16,20 @@ use crate::lab::target::{Endpoint, Target};
 /// Connections of the single-write contestants, over all zones.
 pub(super) const CONNECTIONS: usize = 64;
 
-/// Most lines of one bulk request.
-const BULK_LINES_MAX: usize = 1_000;
+/// How bulk writes come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bulk {
+    /// Requests under way in each zone.
+    pub(super) streams_per_zone: usize,
+    /// Most lines of one request.
+    pub(super) lines_max: usize,
+}
+
+/// As few streams with as long requests as keep all busy.
+const BULK: Bulk = Bulk { streams_per_zone: 4, lines_max: 1_000 };
+
 /// Most bytes of one bulk request; large payloads make it shorter.
 const BULK_BYTES_MAX: usize = 1 << 20;
-
-/// Bulk requests under way in each zone.
-const BULK_STREAMS_PER_ZONE: usize = 4;
 
 /// Sends a second of one client alone: far below what it could do, so that it never has to queue
 /// behind itself on a sound machine.
@@ -76,10 +83,23 @@ pub(super) async fn bulk(
     payload_bytes: usize,
     window: Window,
 ) -> anyhow::Result<Tally> {
-    let count = (BULK_BYTES_MAX / payload_bytes.max(1)).clamp(1, BULK_LINES_MAX);
+    bulk_of(target, BULK, payload_bytes, window).await
+}
+
+/// Bulk writes that come as `shape` says.
+///
+/// # Errors
+/// When a node cannot be reached, or refuses most of what is sent.
+pub(super) async fn bulk_of(
+    target: &Target,
+    shape: Bulk,
+    payload_bytes: usize,
+    window: Window,
+) -> anyhow::Result<Tally> {
+    let count = (BULK_BYTES_MAX / payload_bytes.max(1)).clamp(1, shape.lines_max);
     let line = |place| format!("{{\"payload\":{}}}\n", payload(place, payload_bytes));
     let lines: String = (0..count).map(line).collect();
-    let workers = nodes(target, BULK_STREAMS_PER_ZONE * target.zones.len()).map(async |node| {
+    let workers = nodes(target, shape.streams_per_zone * target.zones.len()).map(async |node| {
         let request = post(&node.host, "/v1/chain", "application/x-ndjson", None, lines.as_bytes());
         let mut connection = connect(node).await?;
         work(window, async || {

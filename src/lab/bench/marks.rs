@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::contestant::Contestant::{
-    self, Alone, Bulk, CatchUp, Memory, Original, Overload, Plain, Raw, RawOne, Replicas,
+    self, Alone, Bulk, CatchUp, Far, Memory, Original, Overload, Plain, Raw, RawOne, Replicas,
     ReplicasAlone, Single, SlowZone, Verify,
 };
 use super::sample::Round;
@@ -72,6 +72,12 @@ const ASKED: &[Asked] = &[
         0.9,
     ),
     at_most("latency is back after overload, in s", (Overload, "recovery_s"), 5.0),
+    ratio(
+        "bulk between continents / side by side",
+        (Far, "applied_per_second"),
+        (Far, "near_applied_per_second"),
+        0.8,
+    ),
     at_most("memory of a coordinator in MiB", (Memory, "coordinator_mib"), 256.0),
     at_most("memory of an API node in MiB", (Memory, "api_mib"), 256.0),
     at_most("growth of memory, last quarter / second", (Memory, "growth"), 1.1),

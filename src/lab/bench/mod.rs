@@ -8,6 +8,7 @@ mod away;
 mod closed;
 mod contestant;
 mod doubts;
+mod far;
 mod grounds;
 mod load;
 mod marks;
@@ -39,7 +40,7 @@ pub use self::report::{Report, Row};
 pub use self::sample::{Curve, Round, Sample, Turn};
 pub use self::spread::Spread;
 use super::target::Target;
-use super::verdict;
+use super::verdict::{self, Verdict};
 
 /// Bytes of every payload, but where a table is of payload sizes.
 const PAYLOAD_BYTES: usize = 200;
@@ -119,12 +120,16 @@ pub async fn run(grounds: &mut Grounds, options: &Options) -> anyhow::Result<Rep
         let turn = turn(grounds, Contestant::Memory, options).await?;
         rounds.first_mut().expect("there is at least one round").turns.push(turn);
     }
-    let mut proved = None;
-    if options.contestants.iter().any(|one| one.ground() == Ground::Parade) {
-        eprintln!("verifying the chain");
-        grounds.bring(Ground::Parade).await?;
-        grounds.zones().await?.settled().await?;
-        proved = Some(verdict::verify_at_rest(grounds.target()?).await?);
+    let mut proved: Option<Verdict> = None;
+    for ground in [Ground::Parade, Ground::Continents] {
+        // What did not pass is what is reported.
+        let may_go_on = proved.as_ref().is_none_or(|before| before.passed);
+        if may_go_on && options.contestants.iter().any(|one| one.ground() == ground) {
+            eprintln!("verifying the chain");
+            grounds.bring(ground).await?;
+            grounds.zones().await?.settled().await?;
+            proved = Some(verdict::verify_at_rest(grounds.target()?).await?);
+        }
     }
     let version = version(grounds).await?;
     Ok(Report::new(options, rounds, version, proved)?)
@@ -149,9 +154,10 @@ async fn turn(
     grounds.bring(contestant.ground()).await?;
     let machine = Probe::take(grounds.directory()).await?;
     let (begun, cpu) = (Instant::now(), probe::own_cpu());
-    let sample = match contestant.ground() {
-        Ground::Parade => of_pghc(grounds, contestant, options).await,
-        _ => of_postgres(grounds, contestant, options).await,
+    let sample = if contestant.ground().is_of_pghc() {
+        of_pghc(grounds, contestant, options).await
+    } else {
+        of_postgres(grounds, contestant, options).await
     };
     let sample = sample.map_err(|error| error.context(format!("cannot measure {contestant}")))?;
     let seconds = begun.elapsed().as_secs_f64();
@@ -203,6 +209,7 @@ async fn of_pghc(
         Contestant::SlowZone => away::slow_zone(&measure, grounds.parade()?, &zones).await?,
         Contestant::Verify => proof::verify(&measure, &zones).await?,
         Contestant::Overload => overload::overload(&measure).await?,
+        Contestant::Far => far::far(&measure, &grounds.net()?, &zones).await?,
         Contestant::Memory => {
             memory::memory(&measure, grounds.parade()?, options.memory_length).await?
         }

@@ -111,6 +111,7 @@ fn is_of_rows(contestant: Contestant) -> bool {
         Contestant::Raw
             | Contestant::RawOne
             | Contestant::Bulk
+            | Contestant::Far
             | Contestant::CatchUp
             | Contestant::Verify
     )

@@ -1,0 +1,52 @@
+//! Bulk writes between continents against the same writes side by side: what distances cost in throughput,
+//! of which a protocol that waits for nothing loses hardly any.
+
+use anyhow::Context as _;
+
+use super::load::{self, Bulk};
+use super::sample::Sample;
+use super::zones::Zones;
+use super::{Measure, closed::Tally};
+use crate::lab::net::Remote;
+use crate::wan::conditions::Change;
+
+/// The regions: a matrix that comes with the program.
+pub(super) const MATRIX: &str = "aws3";
+
+/// Many clients with short requests, so that what is under way covers the longest round trip.
+const BULK: Bulk = Bulk { streams_per_zone: 64, lines_max: 100 };
+
+/// Measures as far apart as the matrix says, then without any distance, in the same processes. The rate and
+/// the latency are those of far. Figures: `applied_per_second`, and of the zones without distances
+/// `near_applied_per_second`. The distances are as before when it ends well.
+///
+/// # Errors
+/// When a node cannot be reached, or the distances cannot be changed.
+pub(super) async fn far(
+    measure: &Measure<'_>,
+    net: &Remote,
+    zones: &Zones,
+) -> anyhow::Result<Sample> {
+    let (far, applied) = bulk(measure, zones).await?;
+    let distances = net.show().await.context("cannot learn the distances")?.links;
+    let none = Change { delay_ms: Some(0.0), ..Change::default() };
+    net.set("*", "*", &none).await.context("cannot take the distances away")?;
+    let (_, near_applied) = bulk(measure, zones).await?;
+    for line in &distances {
+        let back = net.set(line.from.as_str(), line.to.as_str(), &Change::from(line)).await;
+        back.context("cannot bring the distances back")?;
+    }
+    let mut sample = Sample::of(far);
+    sample.figure("applied_per_second", applied);
+    sample.figure("near_applied_per_second", near_applied);
+    Ok(sample)
+}
+
+/// One window of load, and the links a second that every zone applied in it.
+async fn bulk(measure: &Measure<'_>, zones: &Zones) -> anyhow::Result<(Tally, f64)> {
+    let window = measure.window();
+    let load = load::bulk_of(measure.target, BULK, measure.payload_bytes, window);
+    let measured = tokio::try_join!(load, zones.applied_in(window))?;
+    zones.settled().await?;
+    Ok(measured)
+}
