@@ -34,7 +34,8 @@ pub(super) struct Bench {
     seconds: u32,
     /// Only these contestants, with commas between: raw, raw-one, plain, replicas, replicas-alone,
     /// original, single, bulk, alone, catch-up, verify, slow-zone, overload, far, memory [default:
-    /// all but far and memory; with --against, those that need not stop processes]
+    /// all but far and memory; with --against, those that need no parade of their own; far always
+    /// starts one with three regions of AWS]
     #[arg(long, value_name = "NAME", value_delimiter = ',', env = "PGHC_LOAD_ONLY")]
     only: Vec<Contestant>,
     /// Minutes for which contestant `memory` loads everything, 1 to 1440

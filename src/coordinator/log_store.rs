@@ -191,7 +191,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let records = entries.into_iter().map(record).collect();
         if sabotage::is(Bug::AckBeforeSync) {
             callback.io_completed(Ok(()));
-            return self.log.append(records, Box::new(|_| {}));
+            self.log.append(records, Box::new(|_| {}))?;
+            self.appended.send_replace(last.map_or(0, |last| last.index));
+            return Ok(());
         }
         let (metrics, started) = (Arc::clone(&self.metrics), Instant::now());
         let (acks, ack) = (self.acks.clone(), last.and_then(|last| self.acks.when_durable(&last)));

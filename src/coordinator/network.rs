@@ -22,6 +22,7 @@ use openraft::raft::{
 use openraft::{OptionalSend, RaftNetworkFactory};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use super::codec::{decode, encode};
 use super::deference::Deference;
@@ -205,7 +206,10 @@ impl NetStreamAppend<TypeConfig> for Peer {
             if !self.reopen.pause.is_zero() {
                 tokio::time::sleep(self.reopen.pause).await;
             }
-            let requests = requests(input, self.appended.clone());
+            // Dropped with the answers, whoever drops them: the way back does not end the way there.
+            let gone = CancellationToken::new();
+            let requests = requests(input, self.appended.clone(), gone.clone());
+            let takes_answers = gone.drop_guard();
             let requests = requests.map(|request| frame(&request));
             let mut requests = self.address(requests);
             self.deference.tell(&mut requests);
@@ -228,7 +232,8 @@ impl NetStreamAppend<TypeConfig> for Peer {
                     return Err(error);
                 }
             };
-            let results = answers.into_inner().map(|answer| {
+            let results = answers.into_inner().map(move |answer| {
+                let _until_dropped = &takes_answers;
                 let answer = answer.map_err(unreachable)?;
                 decode::<StreamAppendResult<TypeConfig>>(&answer.body).map_err(malformed)
             });

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use openraft::raft::AppendEntriesRequest;
+use tokio_util::sync::CancellationToken;
 
 use super::type_config::TypeConfig;
 use crate::task::watch;
@@ -20,29 +21,46 @@ const LINGER: Duration = Duration::from_millis(10);
 type Request = AppendEntriesRequest<TypeConfig>;
 
 /// The requests of `input`, in their order and unchanged. `appended` is the index of the newest entry
-/// that was given to the log; `None`: every commit is told at once.
+/// that was given to the log; `None`: every commit is told at once. When `gone` says that nobody takes the
+/// answers any more, nothing more is asked for: what `input` yields may belong to another stream by then.
 ///
 /// Only what follows a request with entries is waited for: heartbeats, which have none, and the end of
-/// their streams are never late.
+/// their streams are never late. The stream of a probe that reached the end of the log ends so much later.
 pub(super) fn requests<S>(
     input: S,
     appended: Option<watch::Receiver<u64>>,
+    gone: CancellationToken,
 ) -> impl Stream<Item = Request> + Send
 where
     S: Stream<Item = Request> + Send + Unpin + 'static,
 {
     let Some(appended) = appended else { return input.left_stream() };
-    let next = |(mut input, mut appended, sent): (S, watch::Receiver<u64>, _)| async move {
-        if let Some(sent) = sent {
-            let more = appended.wait_for(|newest| *newest > sent);
-            // Over, or the log is closed: what there is then is asked for in either case.
-            let _ = tokio::time::timeout(LINGER, more).await;
+    let start = Paced { input, appended, gone, sent: None };
+    futures::stream::unfold(start, Paced::next).right_stream()
+}
+
+struct Paced<S> {
+    input: S,
+    appended: watch::Receiver<u64>,
+    gone: CancellationToken,
+    /// Index of the last entry of the last request, if it had any.
+    sent: Option<u64>,
+}
+
+impl<S: Stream<Item = Request> + Unpin> Paced<S> {
+    async fn next(mut self) -> Option<(Request, Self)> {
+        if let Some(sent) = self.sent {
+            let more = self.appended.wait_for(|newest| *newest > sent);
+            tokio::select! {
+                biased;
+                () = self.gone.cancelled() => return None,
+                _ = tokio::time::timeout(LINGER, more) => {}
+            }
         }
-        let request: Request = input.next().await?;
-        let sent = request.entries.last().map(|entry| entry.log_id.index);
-        Some((request, (input, appended, sent)))
-    };
-    futures::stream::unfold((input, appended, None), next).right_stream()
+        let request = self.input.next().await?;
+        self.sent = request.entries.last().map(|entry| entry.log_id.index);
+        Some((request, self))
+    }
 }
 
 #[cfg(test)]
@@ -53,6 +71,7 @@ mod tests {
     use openraft::entry::RaftEntry as _;
     use openraft::vote::RaftLeaderId as _;
     use tokio::time::Instant;
+    use tokio_util::sync::CancellationToken;
 
     use super::{LINGER, Request, requests};
     use crate::coordinator::type_config::{Entry, LogId, Vote};
@@ -72,7 +91,8 @@ mod tests {
     async fn waited(first: Request, appended: Option<u64>) -> std::time::Duration {
         let sender = watch::Sender::new(appended.unwrap_or_default());
         let (mut input, output) = mpsc::unbounded();
-        let mut requests = Box::pin(requests(output, appended.map(|_| sender.subscribe())));
+        let appended = appended.map(|_| sender.subscribe());
+        let mut requests = Box::pin(requests(output, appended, CancellationToken::new()));
         input.start_send(first).expect("open");
         assert!(requests.next().await.is_some());
         input.start_send(request(None)).expect("open");
@@ -90,7 +110,7 @@ mod tests {
         );
         let (sender, appended) = watch::channel(7);
         let (mut input, output) = mpsc::unbounded();
-        let mut requests = Box::pin(requests(output, Some(appended)));
+        let mut requests = Box::pin(requests(output, Some(appended), CancellationToken::new()));
         input.start_send(request(Some(7))).expect("open");
         assert!(requests.next().await.is_some());
         let begun = Instant::now();
@@ -107,5 +127,24 @@ mod tests {
     async fn it_is_told_at_once_after_a_heartbeat_and_where_no_acks_are_counted() {
         assert!(waited(request(None), Some(7)).await.is_zero());
         assert!(waited(request(Some(7)), None).await.is_zero());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_asked_for_when_nobody_takes_the_answers_any_more() {
+        let (_sender, appended) = watch::channel(7);
+        let (mut input, output) = mpsc::unbounded();
+        let gone = CancellationToken::new();
+        let mut requests = Box::pin(requests(output, Some(appended), gone.clone()));
+        input.start_send(request(Some(7))).expect("open");
+        assert!(requests.next().await.is_some());
+        input.start_send(request(Some(8))).expect("open");
+        let begun = Instant::now();
+        let leave = async {
+            tokio::time::sleep(LINGER / 2).await;
+            gone.cancel();
+        };
+        let (next, ()) = tokio::join!(requests.next(), leave);
+        assert!(next.is_none(), "it is another stream's");
+        assert_eq!(begun.elapsed(), LINGER / 2);
     }
 }

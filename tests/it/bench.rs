@@ -68,7 +68,7 @@ fn every_contestant_is_measured_in_every_round_and_reported_three_times() {
 fn what_distances_cost_in_throughput_is_measured_with_them_and_without() {
     let scratch = Scratch::new("bench-test").expect("a directory");
     let json = scratch.path().join("report.json");
-    let only = format!("bench --rounds 1 --seconds 1 --only far --json {}", json.display());
+    let only = format!("bench --rounds 1 --seconds 5 --only far --json {}", json.display());
     let (code, printed, said) = run(&only);
     assert_eq!(code, Some(0), "{said}\n{printed}");
     let report = std::fs::read_to_string(&json).expect("it was written");

@@ -101,8 +101,8 @@ pub async fn run(grounds: &mut Grounds, options: &Options) -> anyhow::Result<Rep
     let of_others = options.contestants.iter().find(|one| one.needs_own_parade());
     if let Some(one) = of_others.filter(|_| !grounds.has_own_parade()) {
         bail!(
-            "{} stops or watches processes, which is done only to a parade of our own; leave it \
-             out by --only, or leave out --against",
+            "{} stops or watches processes or changes distances, which is done only to a parade of \
+             our own; leave it out by --only, or leave out --against",
             one.key()
         );
     }
