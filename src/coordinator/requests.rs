@@ -90,7 +90,7 @@ mod tests {
     /// there already.
     async fn waited(first: Request, appended: Option<u64>) -> std::time::Duration {
         let sender = watch::Sender::new(appended.unwrap_or_default());
-        let (mut input, output) = mpsc::unbounded();
+        let (mut input, output) = mpsc::channel(2);
         let appended = appended.map(|_| sender.subscribe());
         let mut requests = Box::pin(requests(output, appended, CancellationToken::new()));
         input.start_send(first).expect("open");
@@ -109,7 +109,7 @@ mod tests {
             "there is an entry to go with it"
         );
         let (sender, appended) = watch::channel(7);
-        let (mut input, output) = mpsc::unbounded();
+        let (mut input, output) = mpsc::channel(2);
         let mut requests = Box::pin(requests(output, Some(appended), CancellationToken::new()));
         input.start_send(request(Some(7))).expect("open");
         assert!(requests.next().await.is_some());
@@ -132,7 +132,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nothing_is_asked_for_when_nobody_takes_the_answers_any_more() {
         let (_sender, appended) = watch::channel(7);
-        let (mut input, output) = mpsc::unbounded();
+        let (mut input, output) = mpsc::channel(2);
         let gone = CancellationToken::new();
         let mut requests = Box::pin(requests(output, Some(appended), gone.clone()));
         input.start_send(request(Some(7))).expect("open");
