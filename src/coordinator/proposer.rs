@@ -74,7 +74,7 @@ pub(super) struct Proposer {
 impl Proposer {
     pub(super) fn start(raft: &Raft, tasks: &Tasks) -> Self {
         let (queue, arriving) = mpsc::channel(WAITING_MAX);
-        let worker = Worker { raft: raft.clone(), gather: Gather::new(LINGER_MAX), under_way: 0 };
+        let worker = Worker { raft: raft.clone(), gather: Gather::new(LINGER_MAX) };
         tasks.spawn("propose", worker.run(arriving));
         Self { queue, taken: Arc::default() }
     }
@@ -95,8 +95,6 @@ impl Proposer {
 struct Worker {
     raft: Raft,
     gather: Gather,
-    /// Proposals handed over and not yet committed.
-    under_way: usize,
 }
 
 impl Worker {
@@ -109,36 +107,39 @@ impl Worker {
             let mut kept_until = None;
             let has_room = waiting.len() < TOGETHER_MAX;
             if !waiting.is_empty() && groups.len() < GROUPS_MAX {
-                let about = waiting.len() + self.under_way;
                 let now = Instant::now();
-                kept_until = self.gather.keep(about, now).filter(|_| has_room);
+                kept_until = self.gather.keep(waiting.len(), now).filter(|_| has_room);
                 if kept_until.is_none() {
                     let writes = waiting.iter().map(|proposed| proposed.writes).sum();
-                    self.gather.left(about, writes, now);
-                    self.under_way += waiting.len();
+                    self.gather.left(writes, now);
                     groups.push(append(self.raft.clone(), std::mem::take(&mut waiting)));
                 }
             }
             tokio::select! {
                 biased;
                 Some(Ended { took, count }) = groups.next() => {
-                    self.under_way -= count;
                     if let Some(took) = took {
+                        self.gather.answered(count, Instant::now());
                         self.gather.back(took);
                     }
                 }
                 () = until(kept_until) => {}
                 proposed = arriving.recv(), if waiting.len() < TOGETHER_MAX => match proposed {
-                    Some(proposed) => waiting.push(proposed),
+                    Some(proposed) => self.arrived(&mut waiting, proposed),
                     None => return,
                 },
             }
             while waiting.len() < TOGETHER_MAX
                 && let Ok(proposed) = arriving.try_recv()
             {
-                waiting.push(proposed);
+                self.arrived(&mut waiting, proposed);
             }
         }
+    }
+
+    fn arrived(&mut self, waiting: &mut Vec<Proposed>, proposed: Proposed) {
+        self.gather.arrived();
+        waiting.push(proposed);
     }
 }
 

@@ -119,7 +119,6 @@ impl Node {
             (identity.zone.clone(), identity.node.clone()),
             coordinators.clone(),
             Arc::clone(&metrics),
-            standing.frontier.changes(),
             tasks,
         );
         let views = report::start(&identity, &standing, &coordinators, &metrics, tasks);

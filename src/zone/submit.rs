@@ -28,7 +28,7 @@ use crate::rpc::v1::{SubmitReply, SubmitRequest, WriteOutcome};
 use crate::rpc::{NOT_TAKEN, never_sent};
 use crate::sabotage::{self, Bug};
 use crate::sequencer::{Batch, SessionId, Write};
-use crate::task::{Tasks, until, watch};
+use crate::task::{Tasks, until};
 use crate::telemetry::Metrics;
 
 /// Pause before a batch is sent again.
@@ -36,9 +36,6 @@ pub(super) const RETRY: Duration = Duration::from_millis(20);
 
 /// Longest that writes are kept for others to come along.
 const LINGER_MAX: Duration = Duration::from_millis(15);
-
-/// Ordered batches whose clients are reckoned with until they are applied.
-const APPLYING_MAX: usize = 256;
 
 /// With less time left than this no further attempt is begun: it would hardly end before the
 /// deadline, and nobody could say then that nothing was handed over.
@@ -77,7 +74,6 @@ impl Submitter {
         (zone, node): (ZoneName, NodeName),
         coordinators: Coordinators,
         metrics: Arc<Metrics>,
-        frontier: watch::Receiver<u64>,
         tasks: &Tasks,
     ) -> Self {
         let (queue, groups) = mpsc::channel(SUBMIT_QUEUE_MAX);
@@ -90,7 +86,6 @@ impl Submitter {
             sequence: 0,
             window: Window::default(),
             gather: Gather::new(LINGER_MAX),
-            about: About { in_flight: 0, applying: VecDeque::new(), frontier },
         };
         tasks.spawn("submit", sender.run(groups));
         Self { queue, metrics }
@@ -203,23 +198,6 @@ struct Sender {
     sequence: u64,
     window: Window,
     gather: Gather,
-    about: About,
-}
-
-/// The writes whose clients will, if they go on, write again before long.
-struct About {
-    in_flight: usize,
-    /// Last ids of ordered batches that are not applied yet, and their writes.
-    applying: VecDeque<(u64, usize)>,
-    frontier: watch::Receiver<u64>,
-}
-
-impl About {
-    fn writes(&mut self) -> usize {
-        let frontier = *self.frontier.borrow();
-        while self.applying.pop_front_if(|(last_id, _)| *last_id <= frontier).is_some() {}
-        self.in_flight + self.applying.iter().map(|(_, writes)| writes).sum::<usize>()
-    }
 }
 
 impl Sender {
@@ -231,20 +209,18 @@ impl Sender {
             while !queue.is_empty() && in_flight.len() < self.window.batches() {
                 // Whose client has gone before anything was sent is not written.
                 queue.retain(|group| !group.answer.is_closed());
-                let waiting: usize = queue.iter().map(Weigh::writes).sum();
+                let writes: usize = queue.iter().map(Weigh::writes).sum();
                 let now = Instant::now();
                 let bytes: usize = queue.iter().map(Weigh::bytes).sum();
                 // Nothing more would come along.
-                let has_room = waiting < BATCH_WRITES_MAX && bytes < BATCH_BYTES_MAX;
-                let kept = self.gather.keep(waiting + self.about.in_flight, now);
+                let has_room = writes < BATCH_WRITES_MAX && bytes < BATCH_BYTES_MAX;
+                let kept = self.gather.keep(queue.len(), now);
                 kept_until = kept.filter(|_| has_room);
                 if queue.is_empty() || kept_until.is_some() {
                     break;
                 }
-                let about = waiting + self.about.writes();
                 let batch = self.batch(next_batch(&mut queue));
-                self.gather.left(about, batch.writes(), now);
-                self.about.in_flight += batch.writes();
+                self.gather.left(batch.writes(), now);
                 let (coordinators, zone) = (self.coordinators.clone(), self.zone.clone());
                 in_flight.push(send(coordinators, zone, batch));
             }
@@ -253,30 +229,30 @@ impl Sender {
                 Some(landing) = in_flight.next() => self.landed(&landing),
                 () = until(kept_until) => {}
                 group = arriving.recv() => match group {
-                    Some(group) => queue.push_back(group),
+                    Some(group) => self.arrived(&mut queue, group),
                     None => return,
                 },
             }
             while queue.len() < SUBMIT_QUEUE_MAX
                 && let Ok(group) = arriving.try_recv()
             {
-                queue.push_back(group);
+                self.arrived(&mut queue, group);
             }
         }
     }
 
+    fn arrived(&mut self, queue: &mut VecDeque<Group>, group: Group) {
+        self.gather.arrived();
+        queue.push_back(group);
+    }
+
     fn landed(&mut self, landing: &Landing) {
-        self.about.in_flight -= landing.writes;
-        if let Some((round_trip, last_id)) = landing.ordered {
-            if let Some(round_trip) = round_trip {
-                self.metrics.submit.seconds.observe(round_trip.as_secs_f64());
-                self.window.note(round_trip);
-                self.gather.back(round_trip);
-            }
-            self.about.applying.push_back((last_id, landing.writes));
-            if self.about.applying.len() > APPLYING_MAX {
-                self.about.applying.pop_front();
-            }
+        let Some(round_trip) = landing.ordered else { return };
+        self.gather.answered(landing.groups, Instant::now());
+        if let Some(round_trip) = round_trip {
+            self.metrics.submit.seconds.observe(round_trip.as_secs_f64());
+            self.window.note(round_trip);
+            self.gather.back(round_trip);
         }
     }
 
@@ -302,23 +278,24 @@ struct Flight {
 
 /// How a flight ended.
 struct Landing {
-    writes: usize,
-    /// The round trip, if the first attempt was answered (what was ordered before is answered at once),
-    /// and the newest id in the answer.
-    ordered: Option<(Option<Duration>, u64)>,
+    /// Requests, or parts of them, that were in it.
+    groups: usize,
+    /// It was ordered, which took so long; no time, if not the first attempt was answered: what was
+    /// ordered before is answered at once.
+    ordered: Option<Option<Duration>>,
 }
 
 /// Sends a batch until it is answered or nobody waits any longer.
 async fn send(coordinators: Coordinators, zone: ZoneName, flight: Flight) -> Landing {
-    let writes = flight.writes();
-    Landing { writes, ordered: order(coordinators, zone, flight).await }
+    let groups = flight.groups.len();
+    Landing { groups, ordered: order(coordinators, zone, flight).await }
 }
 
 async fn order(
     coordinators: Coordinators,
     zone: ZoneName,
     mut flight: Flight,
-) -> Option<(Option<Duration>, u64)> {
+) -> Option<Option<Duration>> {
     let deadline = flight.groups.iter().map(|group| group.deadline).max()?;
     let (mut maybe_taken, mut no_space) = (false, false);
     let mut least = Duration::from_millis(1);
@@ -346,10 +323,8 @@ async fn order(
         match timeout_at(deadline, client.submit(request)).await {
             Ok(Ok(reply)) => {
                 coordinators.note(place, true);
-                let reply = reply.into_inner();
-                let last_id = reply.outcomes.iter().map(|outcome| outcome.id).max()?;
-                flight.answer(reply);
-                return Some(((!maybe_taken).then(|| started.elapsed()), last_id));
+                flight.answer(reply.into_inner());
+                return Some((!maybe_taken).then(|| started.elapsed()));
             }
             Ok(Err(status)) if is_final(&status) => {
                 tracing::error!(%status, "a coordinator refused a batch");
