@@ -206,9 +206,12 @@ impl Sender {
         let mut in_flight = FuturesUnordered::new();
         loop {
             let mut kept_until = None;
-            while !queue.is_empty() && in_flight.len() < self.window.batches() {
+            while in_flight.len() < self.window.batches() {
                 // Whose client has gone before anything was sent is not written.
                 queue.retain(|group| !group.answer.is_closed());
+                if queue.is_empty() {
+                    break;
+                }
                 let writes: usize = queue.iter().map(Weigh::writes).sum();
                 let now = Instant::now();
                 let bytes: usize = queue.iter().map(Weigh::bytes).sum();
@@ -216,7 +219,7 @@ impl Sender {
                 let has_room = writes < BATCH_WRITES_MAX && bytes < BATCH_BYTES_MAX;
                 let kept = self.gather.keep(queue.len(), now);
                 kept_until = kept.filter(|_| has_room);
-                if queue.is_empty() || kept_until.is_some() {
+                if kept_until.is_some() {
                     break;
                 }
                 let batch = self.batch(next_batch(&mut queue));
