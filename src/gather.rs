@@ -71,11 +71,13 @@ pub(crate) struct Gather {
     expected: VecDeque<(Instant, usize)>,
     /// When what waits began to be kept.
     since: Option<Instant>,
+    /// Somebody was forgotten since then.
+    has_forgotten: bool,
     /// Whether the wait that is over brought all who were expected; `None`: it ended for another reason.
     was_worth_it: Option<bool>,
     /// Share of the longest wait that is allowed now.
     trust: f64,
-    /// When the last wait ended by time that was allowed all of it.
+    /// When the last such trial ended by time.
     tried_at: Option<Instant>,
     /// Writes a second, and when the last of them left.
     rate: f64,
@@ -91,6 +93,7 @@ impl Gather {
             usual: 0.0,
             expected: VecDeque::new(),
             since: None,
+            has_forgotten: false,
             was_worth_it: None,
             trust: 1.0,
             tried_at: None,
@@ -99,7 +102,7 @@ impl Gather {
         }
     }
 
-    /// Until when that should be kept with which so many wait; `None`: it should leave now.
+    /// Until when to keep what waits, so much of it; `None`: it should leave now.
     pub(crate) fn keep(&mut self, waiting: usize, now: Instant) -> Option<Instant> {
         self.was_worth_it = None;
         let expected = self.expected(now);
@@ -107,13 +110,16 @@ impl Gather {
         let is_all = expected as f64 <= (waiting + expected) as f64 * STRAGGLERS;
         let linger = self.linger(now);
         if is_all {
-            self.was_worth_it = self.since.map(|_| true);
+            self.was_worth_it = (self.since.is_some() && !self.has_forgotten).then_some(true);
             return None;
         }
         if linger < LINGER_MIN || self.rate(now) < WRITES_PER_SECOND_MIN {
             return None;
         }
-        let until = *self.since.get_or_insert(now) + linger;
+        if self.since.is_none() {
+            (self.since, self.has_forgotten) = (Some(now), false);
+        }
+        let until = self.since.unwrap_or(now) + linger;
         if until > now {
             return Some(until);
         }
@@ -121,8 +127,13 @@ impl Gather {
         None
     }
 
-    /// One came with something new: the one who was answered last, as if, so that who never comes back
-    /// grows old and is forgotten.
+    /// Nothing waits any more: what did was given up.
+    pub(crate) fn emptied(&mut self) {
+        self.since = None;
+    }
+
+    /// Somebody came with something new; counted as the one answered last, so that those who never come
+    /// back grow old and are forgotten.
     pub(crate) fn arrived(&mut self) {
         if let Some((_, count)) = self.expected.back_mut() {
             *count -= 1;
@@ -144,7 +155,9 @@ impl Gather {
 
     /// How many of those who were answered have not come back and still may.
     fn expected(&mut self, now: Instant) -> usize {
-        while self.expected.pop_front_if(|(at, _)| *at + BACK_MAX <= now).is_some() {}
+        while self.expected.pop_front_if(|(at, _)| *at + BACK_MAX <= now).is_some() {
+            self.has_forgotten = true;
+        }
         self.expected.iter().map(|(_, count)| count).sum()
     }
 
@@ -350,7 +363,7 @@ mod tests {
     fn after_a_pause_nothing_is_kept() {
         let (mut gather, now) = busy();
         assert!(gather.keep(1, now + ms(10)).is_some());
-        gather.since = None;
+        gather.emptied();
         gather.answered(10, now + ms(2_000));
         assert_eq!(gather.keep(1, now + ms(2_000)), None, "the writes of before do not count");
     }
@@ -368,7 +381,22 @@ mod tests {
             arrive(&mut gather, 3);
             gather.left(100, now);
         }
-        assert_eq!(gather.keep(3, now), None);
+        assert_eq!(gather.expected(now), 0);
+    }
+
+    #[test]
+    fn who_was_forgotten_during_a_wait_did_not_come_and_a_wait_given_up_does_not_go_on() {
+        let (mut gather, now) = busy();
+        gather.trust = 0.8;
+        assert!(gather.keep(1, now + BACK_MAX - ms(4)).is_some());
+        assert_eq!(gather.keep(1, now + BACK_MAX), None, "nobody is expected any more");
+        gather.left(100, now + BACK_MAX);
+        assert!(gather.trust <= 0.8, "{}", gather.trust);
+        gather.answered(10, now + BACK_MAX);
+        assert!(gather.keep(1, now + BACK_MAX).is_some());
+        gather.emptied();
+        let later = now + BACK_MAX + ms(10);
+        assert!(gather.keep(1, later).is_some(), "counted from the one who waits now");
     }
 
     #[test]

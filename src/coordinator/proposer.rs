@@ -104,6 +104,9 @@ impl Worker {
         loop {
             // Nothing of it was appended, and nobody is told.
             waiting.retain(|proposed| !proposed.answer.is_closed());
+            if waiting.is_empty() {
+                self.gather.emptied();
+            }
             let mut kept_until = None;
             let has_room = waiting.len() < TOGETHER_MAX;
             if !waiting.is_empty() && groups.len() < GROUPS_MAX {

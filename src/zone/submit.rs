@@ -210,6 +210,7 @@ impl Sender {
                 // Whose client has gone before anything was sent is not written.
                 queue.retain(|group| !group.answer.is_closed());
                 if queue.is_empty() {
+                    self.gather.emptied();
                     break;
                 }
                 let writes: usize = queue.iter().map(Weigh::writes).sum();
