@@ -11,8 +11,8 @@ begin
         link.hash := md5(link.id::text || link.node_id || coalesce(before.hash, ''));
         link.digest := pghc.link_digest(cluster, link.id, link.node_id, link.written_at,
             link.payload, before.digest);
-        update pghc.chain set node_id = link.node_id, hash = link.hash, digest = link.digest
-            where chain.id = link.id;
+        update pghc.chain set node_id = link.node_id, payload = link.payload, hash = link.hash,
+            digest = link.digest where chain.id = link.id;
         before := link;
     end loop;
     update pghc.frontier set hash = before.hash, digest = before.digest;

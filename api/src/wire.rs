@@ -57,7 +57,7 @@ impl LinkBody {
             hash: link.hash,
             digest: link.digest,
             written_at: link.written_at,
-            token: Token::new(cluster, link.id, link.hash),
+            token: Token::new(cluster, link.id, link.digest),
             payload,
         })
     }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use pghc_api::chain::{Head, payload_digest};
+use pghc_api::chain::{Digest, Head, payload_digest};
 use pghc_api::id::{ClusterId, NodeName, WriteId};
 use pghc_api::time::Micros;
 use pghc_api::token::Token;
@@ -216,11 +216,11 @@ fn a_time_that_goes_back_is_found_even_when_everything_is_recomputed() {
 fn a_token_of_another_link_or_cluster_is_found() {
     let rows = build(&[(1, 1, None)]);
     let other: ClusterId = "0290a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7".parse().expect("a UUID");
-    let hash = rows[0].hash.as_ref().expect("built so").parse().expect("a hash");
+    let digest = Digest(rows[0].digest.clone().expect("built so").try_into().expect("32 bytes"));
     let tokens = [
-        (Token::new(&cluster(), WriteId::FIRST, hash).to_string(), true),
-        (Token::new(&other, WriteId::FIRST, hash).to_string(), false),
-        (Token::new(&cluster(), WriteId::FIRST.next(), hash).to_string(), false),
+        (Token::new(&cluster(), WriteId::FIRST, digest).to_string(), true),
+        (Token::new(&other, WriteId::FIRST, digest).to_string(), false),
+        (Token::new(&cluster(), WriteId::FIRST.next(), digest).to_string(), false),
         ("none".to_owned(), false),
     ];
     for (token, right) in tokens {

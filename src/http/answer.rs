@@ -147,7 +147,7 @@ pub(super) struct Chained {
 
 impl Chained {
     pub(super) fn token(&self, cluster: &ClusterId) -> Token {
-        Token::new(cluster, self.id, self.hash)
+        Token::new(cluster, self.id, self.digest)
     }
 
     /// Appends the members of `wire::LinkBody`, without the braces around them.

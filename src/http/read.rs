@@ -159,12 +159,13 @@ async fn check_token(api: &Api, token: &Token, need: Need) -> Result<(), Refusal
     let Some(link) = link else {
         return Err(behind(api, need, ReadError::Behind { frontier }));
     };
-    if token.matches(link.hash) {
+    if token.matches(link.digest) {
         return Ok(());
     }
-    let Link { id, hash, .. } = link;
-    tracing::error!(%token, %id, %hash, "a client holds a token of another chain than this zone's");
-    let detail = format!("link {id} has the hash {hash} here, which is not the token's ({token})");
+    let Link { id, digest, .. } = link;
+    tracing::error!(%token, %id, %digest, "client's token does not match this zone's chain");
+    let detail =
+        format!("link {id} has the digest {digest} here, which is not the token's ({token})");
     Err(Refusal::new(ErrorCode::ChainFork, detail).id(id))
 }
 

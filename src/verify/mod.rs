@@ -17,6 +17,7 @@ mod check;
 mod compare;
 mod database;
 mod export;
+mod fork;
 #[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -169,6 +170,30 @@ async fn in_parallel<T: Send + 'static>(
     results
 }
 
+/// Sources that break in themselves and hold, at the break, the link that another source found sound.
+async fn rejoined(zones: &mut [Zone]) -> Vec<(String, u64)> {
+    let broken: Vec<(usize, u64)> = zones
+        .iter()
+        .enumerate()
+        .filter_map(|(index, zone)| Some((index, zone.broken_at()?)))
+        .collect();
+    let mut rejoined = Vec::new();
+    for (index, id) in broken {
+        let Some(own) = zones[index].see_raw(id).await else { continue };
+        for (other, zone) in zones.iter_mut().enumerate() {
+            let same = match zone.see(id).await {
+                Some(seen) if other != index => seen.digest == own.digest,
+                _ => false,
+            };
+            if same {
+                rejoined.push((own.zone.clone(), id));
+                break;
+            }
+        }
+    }
+    rejoined
+}
+
 /// Compares every source with the one that is furthest, and so all with each other.
 async fn compare_all(zones: &mut [Zone]) -> Comparison {
     let mut comparison = Comparison::default();
@@ -201,10 +226,11 @@ async fn compare_all(zones: &mut [Zone]) -> Comparison {
     }
     comparison.reference = Some(reference.name.clone());
     if let Some(id) = first {
-        let mut difference = Difference { id, seen: Vec::new() };
+        let mut difference = Difference { id, ..Difference::default() };
         for zone in zones.iter_mut() {
             difference.seen.extend(zone.see(id).await);
         }
+        difference.rejoined = rejoined(zones).await;
         comparison.difference = Some(difference);
     }
     zones.swap(0, furthest);

@@ -114,6 +114,19 @@ impl Zone {
         Some(Side { source: self.source.as_mut()?, marks })
     }
 
+    /// The id of the first link that does not follow from the link before it here.
+    pub(crate) fn broken_at(&self) -> Option<u64> {
+        match self.trouble.as_ref()? {
+            ReadError::Violation(violation) => u64::try_from(violation.id).ok(),
+            ReadError::Unreadable(_) => None,
+        }
+    }
+
+    /// The link of this id as it stands here, sound or not.
+    pub(crate) async fn see_raw(&mut self, id: u64) -> Option<Seen> {
+        see(self.source.as_mut()?, &self.name, id).await.ok()
+    }
+
     /// The link of this id as it stands here, if it was found sound.
     pub(crate) async fn see(&mut self, id: u64) -> Option<Seen> {
         self.sound().filter(|(from, to)| (*from..=*to).contains(&id))?;

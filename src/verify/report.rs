@@ -128,13 +128,19 @@ pub struct Comparison {
     pub failed: Vec<String>,
 }
 
-/// An id under which sources hold different links, each of them sound in itself.
-#[derive(Debug, Clone, Serialize)]
+/// An id under which sources hold different links.
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Difference {
     /// The id.
     pub id: u64,
     /// What each source holds there.
     pub seen: Vec<Seen>,
+    /// Sources that break in themselves further up and go on there with another source's link, and
+    /// the id of that link.
+    pub rejoined: Vec<(String, u64)>,
+    /// The sources that a token, an export or their own later links speak against; empty when no
+    /// source is proved.
+    pub odd: Vec<String>,
 }
 
 impl fmt::Display for Report {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use pghc_api::verify::{Violation, ViolationKind};
 
-use super::compare::Seen;
+use super::fork;
 use super::plan::{Plan, WITNESS, Zone};
-use super::report::{Comparison, Difference, Newest, Report, Verdict, ZoneReport};
+use super::report::{Comparison, Newest, Report, Verdict, ZoneReport};
 use super::source::ReadError;
 use super::{Range, Request};
 
@@ -17,12 +17,17 @@ use super::{Range, Request};
 pub(crate) fn report(
     plan: &Plan,
     zones: &[Zone],
-    comparison: Comparison,
+    mut comparison: Comparison,
     elapsed: Duration,
 ) -> Report {
     let zone_reports: Vec<ZoneReport> = zones.iter().map(|zone| zone_report(plan, zone)).collect();
     let witnesses = Witnesses::count(plan, zones);
-    let violation = first_violation(zones, &zone_reports, &comparison);
+    let fork = comparison.difference.as_mut().map(|difference| {
+        let judged = fork::judge(plan, zones, difference);
+        difference.odd = judged.odd;
+        (difference.id, judged.summary, judged.advice)
+    });
+    let violation = first_violation(zones, &zone_reports, fork);
     let unread = unread(plan, zones, &zone_reports, &comparison);
     let proved_to = witnesses.proved_to.filter(|_| violation.is_none());
     let (verdict, summary, advice) = if let Some((summary, advice)) = violation {
@@ -74,14 +79,14 @@ fn zone_report(plan: &Plan, zone: &Zone) -> ZoneReport {
     }
 }
 
-/// A token whose link has another hash here: this zone was rewritten since the token was issued.
+/// A token whose link has another digest here: this zone was rewritten since the token was issued.
 fn wrong_token(request: &Request, zone: &Zone) -> Option<Violation> {
     let marks = &zone.checked.as_ref()?.marks;
     let tokens = request.tokens.iter().filter_map(|token| {
         let mark = marks.iter().find(|mark| mark.id == token.id().get())?;
-        (!token.matches(mark.hash)).then(|| {
+        (!token.matches(mark.digest)).then(|| {
             let expected = format!("the link that token {token} names");
-            let found = format!("hash {}", mark.hash);
+            let found = format!("digest {}", mark.digest);
             Violation::new(token.id().as_i64(), ViolationKind::WrongToken, expected, found)
         })
     });
@@ -149,64 +154,36 @@ impl Witnesses {
 fn first_violation(
     zones: &[Zone],
     reports: &[ZoneReport],
-    comparison: &Comparison,
+    fork: Option<(u64, String, String)>,
 ) -> Option<(String, String)> {
     let own = zones.iter().zip(reports).filter_map(|(zone, report)| {
         let violation = report.violation.as_ref()?;
-        let name = &zone.name;
-        let advice = if zone.is_live {
-            format!(
-                "trust nothing in {name} from link {} on: stop its API nodes, keep its database as \
-                 evidence, seed the zone again, and verify again",
-                violation.id
-            )
-        } else {
-            format!("{name} was altered or damaged after it was exported: export it again")
-        };
-        Some((violation.id, (format!("{name}: {violation}"), advice)))
+        let advice = advice(zone, violation);
+        Some((violation.id, (format!("{}: {violation}", zone.name), advice)))
     });
-    let fork = comparison.difference.as_ref().map(|difference| {
-        let id = i64::try_from(difference.id).unwrap_or(i64::MAX);
-        (id, fork(difference))
-    });
-    own.chain(fork).min_by_key(|(id, _)| *id).map(|(_, found)| found)
+    let fork = fork
+        .map(|(id, summary, advice)| (i64::try_from(id).unwrap_or(i64::MAX), (summary, advice)));
+    // Of two findings at one link, the comparison says more: it comes first.
+    fork.into_iter().chain(own).min_by_key(|(id, _)| *id).map(|(_, found)| found)
 }
 
-fn fork(difference: &Difference) -> (String, String) {
-    let mut camps: Vec<Vec<&Seen>> = Vec::new();
-    for seen in &difference.seen {
-        let same =
-            |camp: &&mut Vec<&Seen>| camp[0].hash == seen.hash && camp[0].digest == seen.digest;
-        match camps.iter_mut().find(same) {
-            Some(camp) => camp.push(seen),
-            None => camps.push(vec![seen]),
-        }
+/// What to do about a source that is not sound in itself, or that a token contradicts.
+fn advice(zone: &Zone, violation: &Violation) -> String {
+    let (name, id) = (&zone.name, violation.id);
+    if !zone.is_live {
+        return format!("{name} was altered or damaged after it was exported: export it again");
     }
-    camps.sort_by_key(|camp| std::cmp::Reverse(camp.len()));
-    let names = |camp: &Vec<&Seen>| {
-        camp.iter().map(|seen| seen.zone.as_str()).collect::<Vec<_>>().join(" and ")
+    let since = match violation.kind {
+        ViolationKind::WrongToken if zone.trouble.is_none() => format!(
+            "the token was issued before {name} was rewritten, at link {id} or below; if other \
+             zones hold the same as {name}, they were rewritten with it, or the token was; "
+        ),
+        _ => String::new(),
     };
-    let held = |camp: &Vec<&Seen>| {
-        format!("{} hash {} digest {}", names(camp), camp[0].hash, camp[0].digest)
-    };
-    let held: Vec<String> = camps.iter().map(held).collect();
-    let id = difference.id;
-    let summary = format!("link {id} is not the same everywhere: {}", held.join("; "));
-    let majority = camps.first().is_some_and(|camp| camp.len() * 2 > difference.seen.len());
-    let advice = if majority {
-        let odd: Vec<String> = camps[1..].iter().map(names).collect();
-        let odd = odd.join(" and ");
-        format!(
-            "most hold the same; trust nothing in {odd} from link {id} on: stop its API nodes, keep \
-             its database as evidence, seed it again, and verify again"
-        )
-    } else {
-        format!(
-            "each is sound in itself, so one was rewritten from link {id} on; a third zone (--zone) \
-             or a token of that link or a later one (--token) says which"
-        )
-    };
-    (summary, advice)
+    format!(
+        "{since}trust nothing in {name} from link {id} on: stop its API nodes, keep its database as \
+         evidence, seed the zone again, and verify again"
+    )
 }
 
 /// Why not everything was read, or `None` when it was.

@@ -64,7 +64,7 @@ pub(crate) const TARGETS: &[Target] = &[
         run: http::fuzzing::query,
         seeds: || {
             texts(&[
-                "/v1/chain/7?at_least=p1-00000000-9-4d3bca022be8a652&timeout=5s",
+                "/v1/chain/7?at_least=p1-00000000-9-4d3bca022be8a6521c2845021debfe9a&timeout=5s",
                 "/v1/chain?after=1&limit=20&linearizable=true&at_least=12",
             ])
         },
@@ -75,7 +75,7 @@ pub(crate) const TARGETS: &[Target] = &[
         run: identifiers,
         seeds: || {
             texts(&[
-                "p1-00000000-9-4d3bca022be8a652",
+                "p1-00000000-9-4d3bca022be8a6521c2845021debfe9a",
                 "00000000-0000-4000-8000-000000000001",
                 "eu-1",
                 "2026-11-20T20:54:56.422953Z",

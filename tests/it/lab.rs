@@ -59,14 +59,14 @@ async fn write(State(standin): State<Standin>, body: Bytes) -> (StatusCode, Stri
         let id = links.len() as u64 + 1;
         if !matches!(treat, Treat::Lose) {
             let cluster: ClusterId = "00000000-0000-4000-8000-000000000001".parse().expect("uuid");
-            let hash = LinkHash::default();
+            let digest = Digest::default();
             links.push(LinkBody {
                 id,
                 node_id: "eu-1".to_owned(),
-                hash,
-                digest: Digest::default(),
+                hash: LinkHash::default(),
+                digest,
                 written_at: Micros(0),
-                token: Token::new(&cluster, WriteId::try_from(id).expect("an id"), hash),
+                token: Token::new(&cluster, WriteId::try_from(id).expect("an id"), digest),
                 payload: request.payload,
             });
         }

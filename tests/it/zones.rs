@@ -133,6 +133,45 @@ async fn a_zone_whose_newest_link_was_rewritten_is_fenced_by_the_next_batch() {
     town.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_refuses_a_zone_whose_hashes_all_stayed() {
+    let mut town = Town::start().await;
+    town.zone("eu", &[]).await;
+    town.zone("us", &["--audit-rows", "0"]).await;
+    town.write("us", 10).await;
+    town.prove("us").await;
+    let token = town.head("eu", "").await.and_then(|body| body.head).expect("a head").token;
+    assert_eq!(token.id().get(), 10);
+    let hashes = "select string_agg(hash, ' ' order by id) from pghc.chain";
+    let before = query(&town.dsn("us"), hashes).await;
+    query(&town.dsn("us"), &tamper::forge_payload_from(5)).await;
+    assert_eq!(query(&town.dsn("us"), hashes).await, before);
+
+    let url = format!("{}/v1/chain/5?at_least={token}", town.url("us"));
+    let answer = town.http.get(url).send().await.expect("an answer");
+    let (status, text) = (answer.status().as_u16(), answer.text().await.expect("a body"));
+    // The zone may have been fenced meanwhile.
+    let is_refused = status == 409 && text.contains("chain_fork");
+    assert!(is_refused || status == 503 && text.contains("zone_halted"), "{status} {text}");
+    let verify = async |zones: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_chain-verify"));
+        command.args(["--token", &token.to_string()]);
+        for zone in zones {
+            command.arg("--zone").arg(format!("{zone}={}", town.dsn(zone)));
+        }
+        let output = command.output().await.expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, text) = verify(&["us"]).await;
+    assert!(code == Some(1) && text.contains("us: link 10 has a token"), "{code:?} {text}");
+    let (code, text) = verify(&["eu"]).await;
+    assert_eq!(code, Some(0), "{text}");
+    let (code, text) = verify(&["us", "eu"]).await;
+    assert!(code == Some(1) && text.contains("link 5 "), "{code:?} {text}");
+    assert!(text.contains("trust nothing in us"), "{text}");
+    town.stop().await;
+}
+
 /// Three zones with 120 links each, and nothing written any longer.
 async fn quiet_town() -> Town {
     let mut town = Town::start().await;

@@ -1,6 +1,6 @@
 //! Reads and how fresh they are.
 
-use pghc_api::chain::LinkHash;
+use pghc_api::chain::Digest;
 use pghc_api::id::ClusterId;
 use pghc_api::token::Token;
 use serde_json::json;
@@ -107,7 +107,7 @@ async fn a_token_is_checked_against_this_cluster_and_this_chain() {
     let ours: ClusterId = "0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7".parse().expect("a UUID");
     let other: ClusterId = "0290a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7".parse().expect("a UUID");
     let token =
-        |cluster, id: u64| Token::new(cluster, id.try_into().expect("an id"), LinkHash([7; 16]));
+        |cluster, id: u64| Token::new(cluster, id.try_into().expect("an id"), Digest([7; 32]));
     let read = async |token: Token| {
         server.get(&format!("/v1/chain/head?timeout=10ms&at_least={token}")).await
     };

@@ -36,6 +36,14 @@ pub(crate) fn rewrite_from(id: u64) -> String {
     include_str!("../../rewrite.sql").replace(":first", &id.to_string())
 }
 
+/// As [`rewrite_from`], but only the payload of link `id` is another one: every MD5 hash stays.
+pub(crate) fn forge_payload_from(id: u64) -> String {
+    let sql = rewrite_from(id);
+    let forged = sql.replace("link.node_id := 'forged'", "link.payload := '\"forged\"'");
+    assert_ne!(forged, sql, "tests/rewrite.sql names the change otherwise");
+    forged
+}
+
 /// The chain as it was ordered.
 struct Truth(Vec<Digest>);
 

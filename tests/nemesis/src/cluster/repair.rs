@@ -31,22 +31,32 @@ impl Cluster {
         run(command, "chain-verify").await
     }
 
-    /// Waits until `chain-verify` says that nothing of this zone is to be trusted from `first` on: other
-    /// zones, against which it holds this one, may be down by other faults.
+    /// Waits until `chain-verify` names `first` as the first bad id: that this zone breaks there, or that
+    /// the zones differ there. Other zones, against which it holds this one, may be down by other faults.
     ///
     /// # Errors
-    /// When it goes on saying something else.
+    /// When it goes on saying something else, or advises against another zone.
     pub async fn finds(&self, zone: usize, first: i64) -> anyhow::Result<()> {
-        let wanted = format!("trust nothing in {} from link {first} on", NAMES[zone]);
+        let name = NAMES[zone];
+        let wanted = [
+            format!("trust nothing in {name} from link {first} on"),
+            format!("link {first} is not the same everywhere"),
+        ];
+        let others = NAMES.iter().filter(|other| **other != name);
+        let slanders: Vec<String> = others.map(|o| format!("trust nothing in {o} ")).collect();
         let from = u64::try_from(first)?.saturating_sub(LINKS_BEFORE).max(1);
         let mut said = String::new();
         let found = until("chain-verify names the first bad link", FOUND_MAX, async || {
             let output = self.chain_verify(from).await.ok()?;
             said = String::from_utf8_lossy(&output.stdout).into_owned();
-            (output.status.code() == Some(1) && said.contains(&wanted)).then_some(())
+            let is_said = |sentence: &String| said.contains(sentence);
+            (output.status.code() == Some(1) && wanted.iter().any(is_said)).then_some(())
         });
         let found = found.await;
-        found.with_context(|| format!("wanted {wanted:?}, it says: {said}"))
+        found.with_context(|| format!("wanted one of {wanted:?}, it says: {said}"))?;
+        let is_slandered = slanders.iter().any(|sentence| said.contains(sentence));
+        ensure!(!is_slandered, "it advises against a sound zone: {said}");
+        Ok(())
     }
 
     /// Runs `pghc zone reseed` with some more arguments. Answers what it said.
