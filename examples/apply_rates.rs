@@ -34,6 +34,11 @@ impl Source {
         (0..count).map(|_| self.link()).collect()
     }
 
+    fn batch(&mut self, count: usize) -> Batch {
+        let before = self.head.map(|head| head.digest);
+        Batch::new(before, self.links(count))
+    }
+
     fn link(&mut self) -> Link {
         let number = self.head.map_or(1, |head| head.id.get() + 1);
         let payload = format!("{{\"n\":{number},\"text\":\"{number:180}\"}}");
@@ -86,7 +91,7 @@ async fn guarded(
     let mut laps = Vec::new();
     while spent < time {
         let batches: Vec<Batch> =
-            (0..(20_000 / size).clamp(10, 2_000)).map(|_| Batch::new(source.links(size))).collect();
+            (0..(20_000 / size).clamp(10, 2_000)).map(|_| source.batch(size)).collect();
         let began = Instant::now();
         let mut under_way = FuturesOrdered::new();
         for batch in &batches {

@@ -1,29 +1,30 @@
 //! The applier's session: taking the right to apply, applying batches, keeping the right.
 //!
-//! Invariant: a batch's rows and the frontier commit together or not at all, and only in the epoch
-//! that is the newest. The statement itself makes sure (`sql/queries/apply.sql`), and the guards of
-//! the schema make sure again. This module computes no hash and decides nothing about takeover.
+//! Invariant: a batch's rows and the frontier commit together or not at all, only in the session that
+//! holds the newest epoch, and only behind the link that this session believes to be the newest.
+//! `pghc.apply` (`sql/migrations/V2__apply.sql`) enforces it; no role of ours can write without it.
+//! This module computes no hash and decides nothing about takeover.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use pghc_api::chain::{Digest, Head, Link};
 use pghc_api::id::{NodeName, WriteId};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
 use super::column::{Bytes32, Hex, JsonText, Timestamp};
-use super::connect::{ConnectError, Dsn, Role, STATEMENT_MAX, is_gone, is_passing};
+use super::connect::{ConnectError, Dsn, Role, STATEMENT_MAX};
 use crate::failpoint::{self, Point};
-use crate::sabotage::{self, Bug};
 use crate::task::Tasks;
-
-/// SQLSTATE with which the schema refuses a session that is not the applier.
-const NOT_THE_APPLIER: &str = "PH001";
 
 /// SQLSTATE with which the schema refuses what would damage the chain, or does not continue it.
 pub const CHAIN_DAMAGED: &str = "PH002";
+
+/// SQLSTATE with which the schema refuses a batch that continues another chain than the one here.
+const CHAIN_FORKED: &str = "PH003";
 
 /// Longest time to wait for an answer. The server gives up before; this is for a server that has
 /// stopped, or a network that has gone.
@@ -43,22 +44,34 @@ pub enum Commit {
 /// Links to apply in one transaction: not empty, in id order without a gap.
 #[derive(Debug)]
 pub struct Batch {
+    before: Option<Digest>,
     links: Vec<Link>,
 }
 
 impl Batch {
-    /// A batch of these links.
+    /// A batch of these links, which continue the link of digest `before`; `None` for link 1 only.
     ///
     /// # Panics
-    /// If there is none, or their ids are not dense: the applier has lost count, and going on
-    /// would damage the chain (the database would refuse it, too).
+    /// If there is no link, their ids are not dense, or only one of `before` and id 1 is there: the
+    /// applier has lost count, and going on would damage the chain (the database would refuse it, too).
     #[must_use]
-    pub fn new(links: Vec<Link>) -> Self {
+    pub fn new(before: Option<Digest>, links: Vec<Link>) -> Self {
         assert!(!links.is_empty(), "a batch holds at least one link");
+        assert_eq!(
+            before.is_none(),
+            links[0].id.get() == 1,
+            "every link but the first has one before"
+        );
         for pair in links.windows(2) {
             assert_eq!(pair[0].id.next(), pair[1].id, "the ids of a batch are dense");
         }
-        Self { links }
+        Self { before, links }
+    }
+
+    /// Digest of the link before the first; `None` when that is link 1.
+    #[must_use]
+    pub fn before(&self) -> Option<Digest> {
+        self.before
     }
 
     /// The links, ascending.
@@ -120,6 +133,17 @@ pub enum ApplyError {
         /// Where the frontier is.
         applied_id: u64,
     },
+    /// The chain here is not the one that this session has applied: the frontier is at the id before
+    /// the batch, in our epoch, and the link there has another digest. Nothing was written; find out
+    /// where the chain was changed.
+    #[error(
+        "link {applied_id} of the zone's database is not the one that was applied; nothing was written: \
+         the chain was changed behind this node's back"
+    )]
+    Forked {
+        /// Where the frontier is.
+        applied_id: u64,
+    },
     /// The outcome is unknown, or the server cannot work at the moment (no space, shutting down,
     /// still a replica). Drop this session, connect with a back-off, acquire again and go on from
     /// the head that is answered: whatever was under way is in it wholly or not at all.
@@ -139,9 +163,7 @@ pub enum ApplyError {
 impl ApplyError {
     fn sort(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
-            // Our tables are gone: somebody is putting another chain in place of this one.
-            Some(db) if is_gone(db.code()) => Self::Lost(Some(error)),
-            Some(db) if !is_passing(db.code()) => Self::Refused {
+            Some(db) if is_final(db.code()) => Self::Refused {
                 sqlstate: db.code().code().to_owned(),
                 message: match db.detail() {
                     Some(detail) => format!("{} ({detail})", db.message()),
@@ -151,6 +173,15 @@ impl ApplyError {
             _ => Self::Lost(Some(error)),
         }
     }
+}
+
+/// Whether PostgreSQL would refuse the same statement for ever: our data (classes 22 and 23) or our
+/// schema (PH) says so, or the server's files are damaged. Everything else may pass, by itself or with
+/// an operator's help: a missing right, a missing table, a foreign trigger, a full notification queue.
+/// The next session looks at the schema first and says what is wrong with it.
+fn is_final(code: &SqlState) -> bool {
+    matches!(code.code().get(..2), Some("22" | "23" | "PH"))
+        || [SqlState::DATA_CORRUPTED, SqlState::INDEX_CORRUPTED].contains(code)
 }
 
 /// A session that may become, and be, the applier. It must be dropped after [`ApplyError::Lost`].
@@ -163,6 +194,8 @@ pub struct Applier {
     lease: Statement,
     commit: Commit,
     flushed: AtomicU64,
+    /// Whether batches notify the listeners; see [`Applier::apply`].
+    rings: AtomicBool,
 }
 
 impl Applier {
@@ -172,10 +205,6 @@ impl Applier {
     /// See [`ConnectError`].
     pub async fn connect(dsn: &Dsn, commit: Commit, tasks: &Tasks) -> Result<Self, ConnectError> {
         let client = dsn.connect(Role::Applier, "applier", tasks).await?;
-        let mut apply = include_str!("../../sql/queries/apply.sql").to_owned();
-        if sabotage::is(Bug::NoEpoch) {
-            apply = apply.replace("and epoch = $2", "and $2::bigint > 0");
-        }
         let prepare = async {
             let set = match commit {
                 Commit::OnDisk => "set synchronous_commit = on",
@@ -183,7 +212,7 @@ impl Applier {
             };
             let (_, apply, acquire, renew, lease) = futures::try_join!(
                 client.batch_execute(set),
-                client.prepare(&apply),
+                client.prepare(include_str!("../../sql/queries/apply.sql")),
                 client.prepare(include_str!("../../sql/queries/acquire.sql")),
                 client.prepare(include_str!("../../sql/queries/renew.sql")),
                 client.prepare(include_str!("../../sql/queries/lease.sql")),
@@ -191,14 +220,14 @@ impl Applier {
             Ok((apply, acquire, renew, lease))
         };
         let (apply, acquire, renew, lease) = prepare.await.map_err(|error| dsn.failure(error))?;
-        let flushed = AtomicU64::new(0);
-        Ok(Self { client, apply, acquire, renew, lease, commit, flushed })
+        let (flushed, rings) = (AtomicU64::new(0), AtomicBool::new(true));
+        Ok(Self { client, apply, acquire, renew, lease, commit, flushed, rings })
     }
 
     /// Tries to become the zone's applier under a new epoch: granted when no living session holds
     /// the newest one, or when `expired` names the newest one, because the caller has seen its
-    /// lease stand still for too long (see [`super::read::Reader::lease`]). What the old applier
-    /// has under way is then fenced off.
+    /// lease stand still for too long (see [`super::read::Reader::lease`]), and the server's clock
+    /// says so too. What the old applier has under way is then fenced off.
     ///
     /// # Errors
     /// [`ApplyError::Lost`] or [`ApplyError::Refused`]; drop the session after either.
@@ -223,51 +252,61 @@ impl Applier {
     }
 
     /// Applies a batch under `epoch`: one statement, one round trip, one transaction, which also
-    /// notifies channel `pghc_frontier`.
+    /// rings the bell on channel `pghc_frontier`.
     ///
     /// Calls may overlap: futures that are first polled in id order travel in that order, and each
     /// is its own transaction. When one fails, those behind it fail with [`ApplyError::Fenced`] or
     /// [`ApplyError::Lost`]; what counts is the first failure.
     ///
+    /// The queue of notifications belongs to the whole server, and any login can fill it. Then this
+    /// session applies without the bell; listeners look at the frontier from time to time anyway.
+    ///
     /// # Errors
     /// See [`ApplyError`].
     pub async fn apply(&self, epoch: u64, batch: &Batch) -> Result<(), ApplyError> {
+        let rings = self.rings.load(Ordering::Relaxed);
+        match self.send(epoch, batch, rings).await {
+            Err(ApplyError::Lost(Some(error))) if rings && is_queue_full(&error) => {
+                tracing::warn!(%error, "applying without notifications from now on");
+                self.rings.store(false, Ordering::Relaxed);
+                self.send(epoch, batch, false).await
+            }
+            applied => applied,
+        }
+    }
+
+    async fn send(&self, epoch: u64, batch: &Batch, ring: bool) -> Result<(), ApplyError> {
         let links = batch.links();
-        let head = batch.head();
-        let ids: Vec<i64> = links.iter().map(|link| link.id.as_i64()).collect();
         let nodes: Vec<&str> = links.iter().map(|link| link.node.as_str()).collect();
         let hashes: Vec<Hex> = links.iter().map(|link| Hex(link.hash)).collect();
         let digests: Vec<Bytes32> = links.iter().map(|link| Bytes32(link.digest)).collect();
         let times: Vec<Timestamp> = links.iter().map(|link| Timestamp(link.written_at)).collect();
         let payloads: Vec<Option<JsonText<'_>>> =
             links.iter().map(|link| link.payload.as_deref().map(JsonText)).collect();
-        let parameters: [&(dyn ToSql + Sync); 12] = [
-            &batch.applied_before(),
+        let parameters: [&(dyn ToSql + Sync); 9] = [
             &epoch.cast_signed(),
-            &head.id.as_i64(),
-            &Hex(head.hash),
-            &Bytes32(head.digest),
-            &Timestamp(head.written_at),
-            &ids,
+            &batch.applied_before(),
+            &batch.before().map(Bytes32),
             &nodes,
             &hashes,
             &digests,
             &times,
             &payloads,
+            &ring,
         ];
         failpoint::pass(Point::ApplyBefore);
-        let sent = self.client.execute(&self.apply, &parameters);
+        let sent = self.client.query_one(&self.apply, &parameters);
         match answered(failpoint::within(Point::ApplySent, sent)).await {
-            Ok(1) => {
+            Ok(row) if row.get::<_, Option<i64>>(0).is_some() => {
                 failpoint::pass(Point::ApplyAnswered);
                 if self.commit == Commit::OnDisk {
-                    self.advance_flushed(head.id.get());
+                    self.advance_flushed(batch.head().id.get());
                 }
                 Ok(())
             }
             Ok(_) => Err(self.fenced().await),
-            Err(ApplyError::Refused { sqlstate, .. }) if sqlstate == NOT_THE_APPLIER => {
-                Err(self.fenced().await)
+            Err(ApplyError::Refused { sqlstate, .. }) if sqlstate == CHAIN_FORKED => {
+                Err(ApplyError::Forked { applied_id: unsigned(batch.applied_before()) })
             }
             Err(error) => Err(error),
         }
@@ -318,6 +357,11 @@ impl Applier {
             Err(error) => error,
         }
     }
+}
+
+/// Whether the server has no room left for notifications.
+fn is_queue_full(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::PROGRAM_LIMIT_EXCEEDED)
 }
 
 async fn answered<T>(

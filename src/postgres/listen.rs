@@ -1,78 +1,127 @@
-//! Waiting for the frontier: what `LISTEN pghc_frontier` hears, for the nodes that stand by.
+//! Waiting for the frontier: what nodes that stand by follow.
 //!
-//! Notifications arrive after the commit that moved the frontier, so an id heard here may be read.
-//! They may be folded together and are not a record of batches: only the newest counts.
+//! A notification on channel `pghc_frontier` is a bell and nothing else: any login may send one, with
+//! any text, so its payload is never read. The frontier is read from its table, after every bell and
+//! without one every [`LOOK_PERIOD`], since a bell may also be missing.
 
-use std::fmt;
-use std::pin::Pin;
+use std::pin::pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use futures::Stream;
+use futures::StreamExt as _;
+use futures::future::poll_fn;
+use futures::stream::{self, BoxStream};
 use tokio_postgres::{AsyncMessage, Client};
 
 use super::apply::unsigned;
-use super::connect::{ConnectError, Driver, Dsn, Role, polling};
+use super::connect::{ConnectError, Driver, Dsn, Role, STATEMENT_MAX, polling};
 use super::read::ReadError;
 
-/// A listening session: a stream of ids, each newer than the one before. The first is where the
-/// frontier was once the session listened, so nothing is missed in between. It ends with the
-/// connection; then connect again.
-pub struct Listener {
-    // Dropping the client would end the session.
-    _client: Client,
+/// Longest time between two looks at the frontier.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+
+/// Longest wait for an answer of the server.
+const ANSWER_MAX: Duration = Duration::from_secs(STATEMENT_MAX.as_secs() + 5);
+
+/// So many bells in a row may be without news before the next ones are answered more slowly.
+const IDLE_BELLS: u32 = 3;
+
+/// A session that listens.
+struct Listener {
+    client: Client,
+    connection: Connection,
+    /// Bells without news, in a row.
+    idle_bells: u32,
+    /// What was answered last.
+    frontier: Option<u64>,
+}
+
+/// Its connection.
+struct Connection {
     driver: Driver,
-    first: Option<u64>,
-    newest: u64,
+    /// Whether it has ended; it must not be polled again then.
+    has_ended: bool,
+    /// Whether the bell rang since the last look.
+    rang: bool,
+}
+
+/// Connects, and answers a stream of newest applied ids: the one that was there once the session
+/// listened, so that nothing is missed in between, and then each that differs from the one before. It
+/// goes back when another chain took the place of this one. It ends with an error; then connect again.
+///
+/// # Errors
+/// See [`ConnectError`].
+pub async fn listen(dsn: &Dsn) -> Result<BoxStream<'static, Result<u64, ReadError>>, ConnectError> {
+    let (client, mut driver) = dsn.open(Role::Reader, "listener").await?;
+    let listening = client.batch_execute("listen pghc_frontier");
+    polling(&mut driver, listening).await.map_err(|error| dsn.failure(error))?;
+    let connection = Connection { driver, has_ended: false, rang: true };
+    let listener = Listener { client, connection, idle_bells: 0, frontier: None };
+    let ids = stream::unfold(Some(listener), |listener| async {
+        let mut listener = listener?;
+        match listener.next().await {
+            Ok(id) => Some((Ok(id), Some(listener))),
+            Err(error) => Some((Err(error), None)),
+        }
+    });
+    Ok(ids.boxed())
 }
 
 impl Listener {
-    /// Connects and listens.
-    ///
-    /// # Errors
-    /// See [`ConnectError`].
-    pub async fn connect(dsn: &Dsn) -> Result<Self, ConnectError> {
-        let (client, mut driver) = dsn.open(Role::Reader, "listener").await?;
-        let listening = async {
-            client.batch_execute("listen pghc_frontier").await?;
-            client.query_one(include_str!("../../sql/queries/head.sql"), &[]).await
-        };
-        let row = polling(&mut driver, listening).await.map_err(|error| dsn.failure(error))?;
-        let first = unsigned(row.get(0));
-        Ok(Self { _client: client, driver, first: Some(first), newest: first })
-    }
-}
-
-impl fmt::Debug for Listener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener").field("newest", &self.newest).finish_non_exhaustive()
-    }
-}
-
-impl Stream for Listener {
-    type Item = Result<u64, ReadError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Ok(first)));
-        }
+    /// The next id that is not the one that was answered last.
+    async fn next(&mut self) -> Result<u64, ReadError> {
         loop {
+            self.bell().await?;
+            let frontier = self.look().await?;
+            if self.frontier.replace(frontier) != Some(frontier) {
+                self.idle_bells = 0;
+                return Ok(frontier);
+            }
+            self.idle_bells = self.idle_bells.saturating_add(1);
+        }
+    }
+
+    /// Waits until the bell rings, or it is time to look anyway.
+    async fn bell(&mut self) -> Result<(), ReadError> {
+        if let Some(doublings) = self.idle_bells.checked_sub(IDLE_BELLS) {
+            // Somebody else rings: that must not keep this session busy.
+            tokio::time::sleep(Duration::from_millis(1 << doublings.min(6))).await;
+        }
+        let connection = &mut self.connection;
+        let rings = poll_fn(|context| {
+            connection.drive(context);
+            if connection.rang || connection.has_ended { Poll::Ready(()) } else { Poll::Pending }
+        });
+        // Without a bell it is time to look anyway.
+        let _ = tokio::time::timeout(LOOK_PERIOD, rings).await;
+        if self.connection.has_ended { Err(ReadError::Unavailable(None)) } else { Ok(()) }
+    }
+
+    /// Reads the frontier.
+    async fn look(&mut self) -> Result<u64, ReadError> {
+        self.connection.rang = false;
+        let sql = include_str!("../../sql/queries/frontier.sql");
+        let mut asked = pin!(self.client.query_one(sql, &[]));
+        let connection = &mut self.connection;
+        let answered = poll_fn(|context| {
+            connection.drive(context);
+            asked.as_mut().poll(context)
+        });
+        let answered = tokio::time::timeout(ANSWER_MAX, answered).await;
+        let row = answered.map_err(|_| ReadError::Unavailable(None))?.map_err(ReadError::sort)?;
+        Ok(unsigned(row.try_get(0).map_err(ReadError::sort)?))
+    }
+}
+
+impl Connection {
+    /// Lets it work, and notes when the bell rang.
+    fn drive(&mut self, context: &mut Context<'_>) {
+        while !self.has_ended {
             match self.driver.poll_message(context) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => return Poll::Ready(None),
-                Poll::Ready(Some(Err(error))) => {
-                    return Poll::Ready(Some(Err(ReadError::sort(error))));
-                }
-                Poll::Ready(Some(Ok(AsyncMessage::Notification(heard)))) => {
-                    match heard.payload().parse() {
-                        Ok(id) if id > self.newest => {
-                            self.newest = id;
-                            return Poll::Ready(Some(Ok(id)));
-                        }
-                        // Anybody may notify the channel: what is no news is not passed on.
-                        _ => {}
-                    }
-                }
+                Poll::Pending => return,
+                Poll::Ready(Some(Ok(AsyncMessage::Notification(_)))) => self.rang = true,
                 Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(_)) | None) => self.has_ended = true,
             }
         }
     }

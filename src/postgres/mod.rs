@@ -18,7 +18,7 @@ pub mod reseed;
 pub use apply::{Acquired, Applier, ApplyError, Batch, CHAIN_DAMAGED, Commit};
 pub use connect::{ConnectError, Dsn, Role};
 pub use evidence::{Evidence, Keep, KeepError};
-pub use listen::Listener;
+pub use listen::listen;
 pub use migrate::{MigrateError, migrate};
 pub use preflight::{Finding, preflight};
 pub use raw::{RawChain, RawHead, RawLink};

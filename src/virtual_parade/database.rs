@@ -214,6 +214,9 @@ impl Session for MemSession {
             if state.epoch != epoch || own != epoch || state.links.frontier() != before {
                 return Err(state.fenced());
             }
+            if state.links.head().map(|head| head.digest) != batch.before() {
+                return Err(ApplyError::Forked { applied_id: before });
+            }
             state.links.extend_from_slice(batch.links());
             let frontier = state.links.frontier();
             state.steps.push((Instant::now(), frontier));
@@ -226,8 +229,9 @@ impl Session for MemSession {
     }
 
     fn renew(&self, epoch: u64) -> BoxFuture<'_, Result<u64, ApplyError>> {
+        let own = self.epoch.load(Ordering::Relaxed);
         let renewed = self.database.with(self.run, |state| {
-            if state.epoch != epoch {
+            if state.epoch != epoch || own != epoch {
                 return Err(state.fenced());
             }
             state.renewals += 1;

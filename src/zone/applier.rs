@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, OptionFuture};
-use pghc_api::chain::{Head, Link};
+use pghc_api::chain::{Digest, Head, Link};
 use pghc_api::limits::{APPLY_BYTES_MAX, APPLY_LINKS_MAX};
 use tokio::time::Instant;
 
@@ -81,6 +81,7 @@ impl From<ApplyError> for Ended {
     fn from(error: ApplyError) -> Self {
         match error {
             ApplyError::Fenced { .. } => Self::Replaced,
+            ApplyError::Forked { .. } => Self::Refused(describe(&error)),
             ApplyError::Lost(_) => Self::Lost(describe(&error)),
             ApplyError::Refused { ref sqlstate, .. } if sqlstate == CHAIN_DAMAGED => {
                 Self::Refused(describe(&error))
@@ -380,11 +381,10 @@ struct Applied {
 fn apply(
     session: Arc<dyn Session>,
     epoch: u64,
-    links: Vec<Link>,
+    batch: Batch,
 ) -> BoxFuture<'static, Result<Applied, ApplyError>> {
     Box::pin(async move {
         let started = Instant::now();
-        let batch = Batch::new(links);
         match session.apply(epoch, &batch).await {
             Err(ApplyError::Lost(_)) if sabotage::is(Bug::BlindCommit) => {}
             applied => applied?,
@@ -399,6 +399,8 @@ struct Queue {
     tail: Tail,
     /// The newest planned link.
     head: Option<Head>,
+    /// Digest of the newest link that is applied or under way.
+    taken: Option<Digest>,
     /// Newest id that a coordinator has confirmed: a batch's last, and so everything before it.
     confirmed: u64,
     links: VecDeque<Link>,
@@ -412,7 +414,8 @@ fn payload_bytes(link: &Link) -> usize {
 
 impl Queue {
     fn new(tail: Tail, head: Option<Head>) -> Self {
-        Self { tail, head, confirmed: 0, links: VecDeque::new(), bytes: 0 }
+        let taken = head.map(|head| head.digest);
+        Self { tail, head, taken, confirmed: 0, links: VecDeque::new(), bytes: 0 }
     }
 
     fn has_room(&self) -> bool {
@@ -429,7 +432,7 @@ impl Queue {
     }
 
     /// What fits into one transaction: at least one link, if there is any.
-    fn next_batch(&mut self) -> Option<Vec<Link>> {
+    fn next_batch(&mut self) -> Option<Batch> {
         let (mut count, mut bytes) = (0, 0);
         for link in self.links.iter().take(APPLY_LINKS_MAX) {
             let next = payload_bytes(link);
@@ -439,8 +442,13 @@ impl Queue {
             bytes += next;
             count += 1;
         }
+        if count == 0 {
+            return None;
+        }
         self.bytes -= bytes;
-        (count > 0).then(|| self.links.drain(..count).collect())
+        let batch = Batch::new(self.taken, self.links.drain(..count).collect());
+        self.taken = Some(batch.head().digest);
+        Some(batch)
     }
 }
 

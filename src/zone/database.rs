@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use pghc_api::chain::Link;
@@ -13,12 +12,12 @@ use pghc_api::id::{NodeName, WriteId};
 
 use super::{Identity, Recent};
 use crate::postgres::{
-    Acquired, Applier, ApplyError, Batch, Commit, ConnectError, Dsn, Finding, Lease, Listener,
-    MigrateError, Page, ReadError, Reader, migrate,
+    Acquired, Applier, ApplyError, Batch, Commit, ConnectError, Dsn, Finding, Lease, MigrateError,
+    Page, ReadError, Reader, listen, migrate,
 };
 use crate::task::Tasks;
 
-/// Newest applied ids, each newer than the one before, until the session ends.
+/// Newest applied ids, each another than the one before, until the session ends.
 pub type Heard = BoxStream<'static, Result<u64, ReadError>>;
 
 /// A zone's database.
@@ -32,7 +31,7 @@ pub trait Database: Send + Sync + 'static {
     /// Opens a session that may become the applier; see [`Applier::connect`].
     fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Session>, ConnectError>>;
 
-    /// Follows the frontier; see [`Listener`].
+    /// Follows the frontier; see [`listen()`].
     fn listen(&self) -> BoxFuture<'_, Result<Heard, ConnectError>>;
 
     /// Who applies, and how far; see [`Reader::lease`].
@@ -103,7 +102,7 @@ impl Database for Postgres {
     }
 
     fn listen(&self) -> BoxFuture<'_, Result<Heard, ConnectError>> {
-        Box::pin(async { Ok(Listener::connect(&self.dsn).await?.boxed()) })
+        Box::pin(listen(&self.dsn))
     }
 
     fn lease(&self) -> BoxFuture<'_, Result<Lease, ReadError>> {

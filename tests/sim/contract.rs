@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use pghc::dev::postgres::{Server, ServerOptions};
 use pghc::dev::scratch::Scratch;
-use pghc::postgres::{Acquired, ApplyError, Batch, Commit};
+use pghc::postgres::{Acquired, ApplyError, Batch, Commit, Dsn, Role};
 use pghc::task::Tasks;
 use pghc::zone::Identity;
 use pghc::zone::database::{Database, Postgres, Session};
-use pghc_api::chain::{Head, Link, payload_digest};
+use pghc_api::chain::{Digest, Head, Link, payload_digest};
 use pghc_api::id::WriteId;
 use pghc_api::time::Micros;
+use tokio_postgres::Client;
 
 use super::dice::Dice;
 use super::twin::Twin;
@@ -20,6 +21,9 @@ use super::world::cluster;
 
 /// Sessions at a time.
 const SESSIONS: usize = 3;
+/// Lets the lease of the newest epoch have run out long ago.
+const AGE: &str = "set pghc.door = 'open'; \
+    update pghc.frontier set renewed_at = renewed_at - interval '1 hour'; reset pghc.door";
 /// Most attempts to connect.
 const ATTEMPTS: usize = 10;
 
@@ -27,12 +31,14 @@ const ATTEMPTS: usize = 10;
 struct Side {
     database: Arc<dyn Database>,
     sessions: Vec<Arc<dyn Session>>,
+    /// Makes leases run out; the twin has no clock and believes who says that one has.
+    admin: Option<Client>,
 }
 
 impl Side {
-    async fn new(database: Arc<dyn Database>, identity: &Identity) -> Self {
+    async fn new(database: Arc<dyn Database>, identity: &Identity, admin: Option<Client>) -> Self {
         database.migrate(identity).await.expect("it is well");
-        let mut side = Self { database, sessions: Vec::new() };
+        let mut side = Self { database, sessions: Vec::new(), admin };
         for _ in 0..SESSIONS {
             side.connect().await;
         }
@@ -55,10 +61,13 @@ impl Side {
         match step {
             Step::Acquire { session, expired } => {
                 let node = format!("n{session}").parse().expect("a plain name");
+                if let Some(admin) = self.admin.as_ref().filter(|_| expired.is_some()) {
+                    admin.batch_execute(AGE).await.expect("a superuser may");
+                }
                 shown(self.sessions[*session].acquire(&node, *expired).await)
             }
-            Step::Apply { session, epoch, links } => {
-                let batch = Batch::new(links.clone());
+            Step::Apply { session, epoch, before, links } => {
+                let batch = Batch::new(*before, links.clone());
                 shown(self.sessions[*session].apply(*epoch, &batch).await)
             }
             Step::Renew { session, epoch } => shown(self.sessions[*session].renew(*epoch).await),
@@ -106,6 +115,7 @@ enum Step {
     Apply {
         session: usize,
         epoch: u64,
+        before: Option<Digest>,
         links: Vec<Link>,
     },
     Renew {
@@ -136,6 +146,7 @@ fn shown<T: std::fmt::Debug>(result: Result<T, ApplyError>) -> String {
     match result {
         Ok(done) => format!("{done:?}"),
         Err(ApplyError::Fenced { epoch, applied_id }) => format!("fenced {epoch} {applied_id}"),
+        Err(ApplyError::Forked { applied_id }) => format!("forked {applied_id}"),
         Err(ApplyError::Lost(_)) => "lost".to_owned(),
         Err(ApplyError::Refused { sqlstate, .. }) => format!("refused {sqlstate}"),
     }
@@ -179,7 +190,13 @@ impl Author {
                 session: any,
                 expired: self.dice.per_mille(400).then(|| self.epoch()),
             },
-            2..=7 => Step::Apply { session, epoch: self.epoch(), links: self.links() },
+            2..=7 => {
+                let before = self.head.map(|head| match self.dice.per_mille(100) {
+                    true => Digest([7; 32]),
+                    false => head.digest,
+                });
+                Step::Apply { session, epoch: self.epoch(), before, links: self.links() }
+            }
             8..=9 => Step::Renew { session, epoch: self.epoch() },
             10 => Step::Flushed { session },
             11 => Step::Lease,
@@ -218,7 +235,8 @@ pub(crate) async fn run(seed: u64, steps: usize) {
         ServerOptions { temporary: true, ..ServerOptions::new(scratch.path().join("data"), port) };
     let server = Server::start(options).await.expect("PostgreSQL is installed");
     let tasks = Tasks::default();
-    let dsn = server.dsn().parse().expect("our own");
+    let dsn: Dsn = server.dsn().parse().expect("our own");
+    let admin = dsn.connect(Role::Login, "contract", &tasks).await.expect("it listens");
     let dice = Dice::new(seed);
     let identity = Identity {
         cluster: cluster(),
@@ -228,8 +246,8 @@ pub(crate) async fn run(seed: u64, steps: usize) {
     };
     let postgres = Arc::new(Postgres::new(dsn, Commit::OnDisk, 2, &tasks));
     let twin = Arc::new(Twin::new(dice.fork(), true, Arc::new(|_, _| {})));
-    let mut twin = Side::new(twin, &identity).await;
-    let mut postgres = Side::new(postgres, &identity).await;
+    let mut twin = Side::new(twin, &identity, None).await;
+    let mut postgres = Side::new(postgres, &identity, Some(admin)).await;
     let mut author = Author { dice, head: None, epoch: 0, leader: 0 };
     for number in 0..steps {
         let step =

@@ -334,10 +334,14 @@ impl Session for TwinSession {
     fn apply<'a>(&'a self, epoch: u64, batch: &'a Batch) -> BoxFuture<'a, Result<(), ApplyError>> {
         Box::pin(async move {
             let (links, own) = (batch.links().to_vec(), self.epoch.load(Ordering::Relaxed));
+            let digest_before = batch.before();
             self.statement(move |twin, state| {
                 let before = usize::try_from(links[0].id.get() - 1).expect("small");
                 if state.epoch != epoch || state.links.len() != before || own != epoch {
                     return Err(Self::fenced(state));
+                }
+                if state.links.head().map(|head| head.digest) != digest_before {
+                    return Err(ApplyError::Forked { applied_id: before as u64 });
                 }
                 state.links.extend(links);
                 if twin.0.on_disk {
@@ -358,9 +362,10 @@ impl Session for TwinSession {
 
     fn renew(&self, epoch: u64) -> BoxFuture<'_, Result<u64, ApplyError>> {
         Box::pin(async move {
+            let own = self.epoch.load(Ordering::Relaxed);
             let flushed = self
                 .statement(move |_, state| {
-                    if state.epoch != epoch {
+                    if state.epoch != epoch || own != epoch {
                         return Err(Self::fenced(state));
                     }
                     state.renewals += 1;

@@ -96,7 +96,7 @@ impl Victim {
             head = Some(next);
         }
         let truth = Truth(links.iter().map(|link| link.digest).collect());
-        applier.apply(epoch, &Batch::new(links)).await.expect("applied");
+        applier.apply(epoch, &Batch::new(None, links)).await.expect("applied");
         let (admin, connection) =
             tokio_postgres::connect(&server.dsn(), NoTls).await.expect("it listens");
         tasks.spawn("admin", async move { drop(connection.await) });

@@ -4,8 +4,8 @@
 -- digest formula in api/src/chain.rs. Null when a field that must be there is not.
 create function pghc.link_digest(cluster_id uuid, id bigint, node_id text, written_at timestamptz,
     payload json, previous bytea)
-  returns bytea language sql immutable parallel safe
-  return sha256(
+  returns bytea language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+  select sha256(
     int4send(6) || convert_to('pghc/1', 'UTF8')
     || int4send(36) || convert_to(cluster_id::text, 'UTF8')
     || int4send(8) || int8send(id)
@@ -16,7 +16,8 @@ create function pghc.link_digest(cluster_id uuid, id bigint, node_id text, writt
       else int4send(32) || sha256(convert_to(payload::text, 'UTF8')) end
     || case when previous is null then int4send(0)
       else int4send(octet_length(previous)) || previous end
-  );
+  )
+$$;
 comment on function pghc.link_digest is 'The digest of a link, from its columns and the digest before.';
 
 -- Checks links first_id to last_id, both included, and answers one row per violation; no row means
@@ -25,7 +26,7 @@ comment on function pghc.link_digest is 'The digest of a link, from its columns 
 -- the head is a violation, because what is not there is not proved.
 create function pghc.verify(first_id bigint default null, last_id bigint default null)
   returns table (id bigint, what text, expected text, found text)
-  language plpgsql stable as $$
+  language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
   low bigint; -- one below the first, for the link that the first was computed from

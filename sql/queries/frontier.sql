@@ -1,0 +1,2 @@
+-- Newest applied id.
+select applied_id from pghc.frontier
