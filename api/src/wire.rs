@@ -147,6 +147,22 @@ pub struct CoordinatorStatus {
     pub voter: bool,
 }
 
+/// Whether the answering node can read another zone, by its newest attempt. A zone that no log reaches is filled by
+/// such reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ZoneReading {
+    /// Name of the other zone.
+    pub zone: String,
+    /// URL that its applier advertises.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub url: Option<String>,
+    /// Whether a node of that zone answers there.
+    pub reads: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub message: Option<String>,
+}
+
 /// Answer of `GET /v1/status`: the cluster as this node's coordinator sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
@@ -177,4 +193,7 @@ pub struct Status {
     /// Why this zone halted, when it did.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub halted: Option<String>,
+    /// Which other zones the answering node can read; without those it has not tried yet.
+    #[serde(default)]
+    pub readings: Vec<ZoneReading>,
 }

@@ -62,8 +62,9 @@ pub struct Arguments {
     /// that was acknowledged: what a crash of the zone's database loses is applied again.
     #[arg(long, env = "PGHC_SYNCHRONOUS_COMMIT", default_value = "on")]
     synchronous_commit: OnOff,
-    /// URL under which API nodes of other zones reach this one, to read what they lack; that of
-    /// `listen` when not given.
+    /// URL under which API nodes of other zones reach this one, to read what they lack. When not given it is
+    /// that of `listen`, unless that is a loopback address, which means another machine everywhere else: then
+    /// nothing is advertised, and no zone can be filled from this node.
     #[arg(long, env = "PGHC_ADVERTISE", value_parser = url)]
     advertise: Option<String>,
     /// Rows a second at which the applier's node checks its zone's chain in the background; 0: never.
@@ -109,6 +110,11 @@ fn origin(text: &str) -> Result<String, String> {
     Err(format!("{text:?} is not * and not an origin such as https://example.org"))
 }
 
+/// Whether an address means the same process when another machine uses it.
+fn is_unique(at: SocketAddr) -> bool {
+    !at.ip().is_loopback() && !at.ip().is_unspecified()
+}
+
 /// Why the node did not start.
 #[derive(Debug, thiserror::Error)]
 enum StartError {
@@ -140,11 +146,19 @@ impl Arguments {
         let listener = listener.map_err(|error| StartError::Listen(self.listen, error))?;
         let metrics = Metrics::for_api_node(Api::routes());
         let (cluster, zone, node) = (self.cluster_id.clone(), self.zone.clone(), self.node.clone());
-        let api_url = match &self.advertise {
-            Some(url) => url.clone(),
+        let api_url = match (&self.advertise, listener.local_addr()) {
+            (Some(url), _) => url.clone(),
             // What was bound: a port of 0 is any.
-            None => listener.local_addr().map(|at| format!("http://{at}")).unwrap_or_default(),
+            (None, Ok(at)) if is_unique(at) => format!("http://{at}"),
+            _ => String::new(),
         };
+        if api_url.is_empty() {
+            tracing::warn!(
+                listen = %self.listen,
+                "no URL advertised: other zones cannot be filled from this one; set advertise to the URL under which \
+                 they reach this node"
+            );
+        }
         let settings = Settings {
             identity: Identity { cluster, zone, node, api_url },
             database: self.database.clone(),

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{ContentArrangement, Table};
-use pghc_api::wire::ZoneState;
+use pghc_api::wire::{ZoneReading, ZoneState};
 
 use super::process::with_causes;
 use crate::dev::observe::Overview;
@@ -80,16 +80,31 @@ pub(super) fn members(list: &MemberList) -> Table {
 
 /// How the API nodes are doing.
 pub(super) fn nodes(overview: &Overview) -> Table {
-    let mut table = table(&["API node", "zone", "URL", "ready"]);
+    let mut table = table(&["API node", "zone", "URL", "ready", "reads zones"]);
     for node in &overview.nodes {
         table.add_row([
             node.node_id.clone().unwrap_or_else(|| "?".to_owned()),
             node.zone.clone().unwrap_or_else(|| "?".to_owned()),
             node.url.clone(),
             if node.ready { "yes" } else { "no" }.to_owned(),
+            readable(&node.readings),
         ]);
     }
     table
+}
+
+/// Zones that a node can read, and those that it cannot.
+fn readable(readings: &[ZoneReading]) -> String {
+    let names = |reads| {
+        let named = readings.iter().filter(move |it| it.reads == reads).map(|it| it.zone.as_str());
+        named.collect::<Vec<_>>().join(", ")
+    };
+    match (names(true), names(false)) {
+        (none, fails) if none.is_empty() && fails.is_empty() => "not tried yet".to_owned(),
+        (reads, fails) if fails.is_empty() => reads,
+        (reads, fails) if reads.is_empty() => format!("not {fails}"),
+        (reads, fails) => format!("{reads}; not {fails}"),
+    }
 }
 
 /// The whole in one line.

@@ -221,7 +221,17 @@ impl Maintenance {
             let count = views.iter().filter(|view| view.registered).filter(is_in).count();
             self.metrics.coordinator.zones_in(number).set(count as u64);
         }
-        known.retain(|zone, _| views.iter().any(|view| view.zone == *zone));
+        for view in views.iter().filter(|view| view.registered) {
+            let is_detached = u64::from(view.state() == State::Detached);
+            self.metrics.coordinator.detached(&view.zone).set(is_detached);
+        }
+        known.retain(|zone, _| {
+            let stays = views.iter().any(|view| view.zone == *zone);
+            if !stays {
+                self.metrics.coordinator.zone_detached.remove(&[("of_zone", zone.clone())]);
+            }
+            stays
+        });
         for view in views {
             let (zone, state, frontier) = (&view.zone, view.state(), view.frontier);
             let before = known.insert(zone.clone(), state);

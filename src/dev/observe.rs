@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pghc_api::wire::{Status, ZoneState};
+use pghc_api::wire::{Status, ZoneReading, ZoneState};
 use serde::Serialize;
 
 use super::record::ParadeRecord;
@@ -47,6 +47,8 @@ pub struct NodeView {
     pub ready: bool,
     /// Why not.
     pub problem: Option<String>,
+    /// Which other zones it can read.
+    pub readings: Vec<ZoneReading>,
     /// Its view of the cluster.
     #[serde(skip)]
     pub status: Option<Status>,
@@ -134,6 +136,7 @@ impl Observer {
             node_id: status.as_ref().map(|status| status.node_id.clone()),
             ready,
             problem,
+            readings: status.as_ref().map(|it| it.readings.clone()).unwrap_or_default(),
             status,
         }
     }
@@ -189,6 +192,7 @@ impl Overview {
         if clusters.collect::<std::collections::BTreeSet<_>>().len() > 1 {
             problems.push("the nodes are of different clusters".to_owned());
         }
+        problems.extend(nodes.iter().flat_map(unreadable));
         for zone in &zones {
             let reason = zone.message.as_deref().unwrap_or("no reason given");
             match zone.state {
@@ -222,6 +226,18 @@ impl Overview {
     }
 }
 
+/// What a node says of zones that it cannot read, in sentences.
+fn unreadable(node: &NodeView) -> Vec<String> {
+    let name = node.node_id.as_deref().unwrap_or(&node.url);
+    let fails = node.readings.iter().filter(|reading| !reading.reads);
+    let sentence = |reading: &ZoneReading| {
+        let at = reading.url.as_deref().map(|url| format!(" at {url}")).unwrap_or_default();
+        let why = reading.message.as_deref().unwrap_or("no reason given");
+        format!("API node {name} cannot read zone {}{at}: {why}", reading.zone)
+    };
+    fails.map(sentence).collect()
+}
+
 fn zones_of(newest: &Status, statuses: &[&Status], head: u64) -> Vec<ZoneView> {
     let view = |zone: &pghc_api::wire::ZoneStatus| {
         let own = statuses.iter().filter(|status| status.zone == zone.zone);
@@ -241,7 +257,7 @@ fn zones_of(newest: &Status, statuses: &[&Status], head: u64) -> Vec<ZoneView> {
 
 #[cfg(test)]
 mod tests {
-    use pghc_api::wire::{Status, ZoneState, ZoneStatus};
+    use pghc_api::wire::{Status, ZoneReading, ZoneState, ZoneStatus};
 
     use super::{NodeView, Overview};
 
@@ -273,10 +289,12 @@ mod tests {
             coordinators: Vec::new(),
             zones: vec![seen("eu"), seen("us")],
             halted: None,
+            readings: Vec::new(),
         };
         let (url, zone) = (format!("http://{zone}"), Some(zone.to_owned()));
         let (node_id, status) = (Some(status.node_id.clone()), Some(status));
-        NodeView { url, zone, node_id, ready: true, problem: None, status }
+        let readings = Vec::new();
+        NodeView { url, zone, node_id, ready: true, problem: None, readings, status }
     }
 
     #[test]
@@ -297,5 +315,21 @@ mod tests {
         assert!(!Overview::of(vec![node("eu", 2, Some(1), 4, ZoneState::Silent)]).healthy);
         assert!(!Overview::of(vec![node("eu", 2, Some(1), 4, ZoneState::Halted)]).healthy);
         assert!(!Overview::of(Vec::new()).healthy);
+    }
+
+    #[test]
+    fn a_zone_that_a_node_cannot_read_is_a_problem_in_words() {
+        let mut eu = node("eu", 2, Some(1), 4, ZoneState::Live);
+        let us = |reads| ZoneReading {
+            zone: "us".to_owned(),
+            url: Some("http://us:1".to_owned()),
+            reads,
+            message: Some("refused".to_owned()).filter(|_| !reads),
+        };
+        eu.readings = vec![us(true)];
+        assert!(Overview::of(vec![eu.clone()]).healthy);
+        eu.readings = vec![us(false)];
+        let problems = Overview::of(vec![eu]).problems;
+        assert_eq!(problems, ["API node eu-1 cannot read zone us at http://us:1: refused"]);
     }
 }

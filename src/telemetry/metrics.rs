@@ -84,6 +84,16 @@ pub struct Zone {
     pub epoch: IdGauge,
     /// 1 while this node applies, else 0.
     pub is_applier: IdGauge,
+    /// 1 while a node of the other zone in the label answers at the URL it advertises, else 0.
+    pub can_read: Family<[(&'static str, String); 1], IdGauge>,
+}
+
+impl Zone {
+    /// The gauge of whether `zone` can be read. The label is not `zone`: that is the scraped target's own.
+    #[must_use]
+    pub fn can_read_of(&self, zone: &str) -> IdGauge {
+        self.can_read.get_or_create_owned(&[("of_zone", zone.to_owned())])
+    }
 }
 
 /// Metrics of a coordinator.
@@ -113,9 +123,17 @@ pub struct Coordinator {
     pub elections_deferred: Counter,
     /// Registered zones by state; the label's values are [`ZONE_STATES`].
     pub zones: Family<[(&'static str, &'static str); 1], IdGauge>,
+    /// 1 for a registered zone that this log cannot feed any more, else 0.
+    pub zone_detached: Family<[(&'static str, String); 1], IdGauge>,
 }
 
 impl Coordinator {
+    /// The gauge of whether `zone` is detached. The label is not `zone`: that is the scraped target's own.
+    #[must_use]
+    pub fn detached(&self, zone: &str) -> IdGauge {
+        self.zone_detached.get_or_create_owned(&[("of_zone", zone.to_owned())])
+    }
+
     /// The gauge of registered zones in the state with this number.
     ///
     /// # Panics
@@ -170,6 +188,7 @@ impl Metrics {
                 apply_batch_seconds: histogram(STEP_SECONDS),
                 epoch: IdGauge::default(),
                 is_applier: IdGauge::default(),
+                can_read: Family::default(),
             },
             coordinator: Coordinator {
                 commit_seconds: histogram(WAIT_SECONDS),
@@ -184,6 +203,7 @@ impl Metrics {
                 counts_acks: IdGauge::default(),
                 elections_deferred: Counter::default(),
                 zones: Family::default(),
+                zone_detached: Family::default(),
             },
             registry: Registry::default(),
         }
@@ -211,6 +231,7 @@ impl Metrics {
         add.metric("pghc_zone_apply_batch_seconds", "Seconds of each apply transaction", &zone.apply_batch_seconds);
         add.metric("pghc_zone_epoch", "Newest applier epoch this node knows for its zone", &zone.epoch);
         add.metric("pghc_zone_is_applier", "1 while this node applies for its zone, else 0", &zone.is_applier);
+        add.metric("pghc_zone_can_read", "1 while this node can read the other zone at the URL it advertises, else 0", &zone.can_read);
     }
 
     #[rustfmt::skip]
@@ -233,6 +254,7 @@ impl Metrics {
             self.coordinator.zones_in(state).set(0);
         }
         add.metric("pghc_coordinator_zones", "Registered zones, by how this coordinator's log can feed them", zones);
+        add.metric("pghc_coordinator_zone_detached", "1 for a registered zone that this coordinator's log cannot feed any more, else 0", &self.coordinator.zone_detached);
     }
 }
 

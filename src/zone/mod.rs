@@ -15,6 +15,7 @@ mod halt;
 mod node;
 mod peer;
 mod plan;
+mod reading;
 mod reads;
 mod report;
 mod standing;
@@ -105,7 +106,7 @@ pub struct Identity {
     pub zone: ZoneName,
     /// Its name: `node_id` of the links it accepts.
     pub node: NodeName,
-    /// Base URL under which other zones reach this node; empty when they cannot.
+    /// Base URL under which other zones reach this node; empty when it was not told one.
     pub api_url: String,
 }
 

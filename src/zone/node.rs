@@ -13,6 +13,7 @@ use super::auditor::{Auditor, Settings as Audit};
 use super::coordinators::Coordinators;
 use super::database::{Database, Postgres};
 use super::peer;
+use super::reading::{Readings, Trying};
 use super::reads::Reads;
 use super::report::{self, Views};
 use super::standing::Standing;
@@ -80,6 +81,7 @@ pub struct Node {
     reads: Reads,
     coordinators: Coordinators,
     views: Arc<Views>,
+    readings: Arc<Readings>,
 }
 
 impl Node {
@@ -123,6 +125,17 @@ impl Node {
         );
         let views = report::start(&identity, &standing, &coordinators, &metrics, tasks);
         let http = peer::client();
+        let readings = Arc::new(Readings::default());
+        if own.is_some() {
+            let trying = Trying {
+                identity: identity.clone(),
+                views: Arc::clone(&views),
+                http: http.clone(),
+                readings: Arc::clone(&readings),
+                metrics: Arc::clone(&metrics),
+            };
+            tasks.spawn("readings", trying.run());
+        }
         let auditor = own.as_ref().map(|own| Auditor {
             identity: identity.clone(),
             dsn: own.database.clone(),
@@ -153,7 +166,7 @@ impl Node {
             tasks: tasks.clone(),
         };
         tasks.spawn("applier", applying.run());
-        Ok(Self { identity, standing, submitter, reads, coordinators, views })
+        Ok(Self { identity, standing, submitter, reads, coordinators, views, readings })
     }
 
     async fn everywhere(&self, id: u64, deadline: Instant) -> Result<(), ReadError> {
@@ -218,6 +231,7 @@ impl Node {
             coordinators: view.members.into_iter().map(coordinator).collect(),
             zones: view.zones.into_iter().map(|zone| zone_status(zone, head)).collect(),
             halted: self.standing.frontier.halted(),
+            readings: self.readings.all(),
         }
     }
 }

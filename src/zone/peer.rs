@@ -7,7 +7,7 @@ use std::time::Duration;
 use pghc_api::chain::Digest;
 use pghc_api::error::Problem;
 use pghc_api::limits::PAGE_LINKS_MAX;
-use pghc_api::wire::{LinkBody, Page};
+use pghc_api::wire::{LinkBody, Page, Status};
 
 use crate::telemetry::describe;
 
@@ -83,6 +83,14 @@ impl Peer {
             return Ok(link.digest);
         }
         Err(PeerError::Unusable(format!("GET {path} answers link {}", link.id)))
+    }
+
+    /// Cluster and zone of the node that answers at this URL, in its own words.
+    pub(super) async fn identity(&self) -> Result<(String, String), PeerError> {
+        let path = "/v1/status";
+        let status: Status = serde_json::from_slice(&self.get(path).await?)
+            .map_err(|error| PeerError::Unusable(format!("GET {path} is no status: {error}")))?;
+        Ok((status.cluster_id, status.zone))
     }
 
     async fn get(&self, path: &str) -> Result<Vec<u8>, PeerError> {

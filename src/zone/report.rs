@@ -56,6 +56,12 @@ pub(super) struct Source {
     pub(super) frontier: u64,
 }
 
+impl Source {
+    fn of(zone: ZoneView) -> Self {
+        Self { zone: zone.zone, url: zone.api_url, frontier: zone.frontier }
+    }
+}
+
 impl Views {
     /// The other zones that are healthy and have told where they may be read, nearest first: in the
     /// order of the coordinators, those without one last.
@@ -83,9 +89,25 @@ impl Views {
         };
         let mut sources: Vec<ZoneView> = newest.into_values().filter(is_source).collect();
         sources.sort_by_key(|zone| place_of(&zone.zone));
-        let source =
-            |zone: ZoneView| Source { zone: zone.zone, url: zone.api_url, frontier: zone.frontier };
-        sources.into_iter().map(source).collect()
+        sources.into_iter().map(Source::of).collect()
+    }
+
+    /// The other zones whose applier reports, halted ones too, with the URL that it advertises: empty when it
+    /// advertises none. In the order of their names.
+    pub(super) fn advertised(&self, own: &ZoneName) -> Vec<Source> {
+        let views = self.views.lock();
+        let mut newest: BTreeMap<&str, &ZoneView> = BTreeMap::new();
+        for zone in views.iter().flatten().flat_map(|view| &view.cluster.zones) {
+            let known = newest.entry(&zone.zone).or_insert(zone);
+            if zone.silent_ms < known.silent_ms {
+                *known = zone;
+            }
+        }
+        let reports = |zone: &&ZoneView| {
+            let speaks = !zone.applier.is_empty() && zone.silent_ms < SOURCE_SILENT_MS;
+            speaks && zone.zone != own.as_str()
+        };
+        newest.into_values().filter(reports).cloned().map(Source::of).collect()
     }
 
     /// First id that a coordinator's log can serve, the smallest there is; `None` when none says.

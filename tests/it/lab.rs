@@ -113,6 +113,7 @@ async fn status() -> Json<Status> {
         coordinators: Vec::new(),
         zones: Vec::new(),
         halted: None,
+        readings: Vec::new(),
     })
 }
 

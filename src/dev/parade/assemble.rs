@@ -115,6 +115,12 @@ impl Assembly<'_> {
         for url in self.routes.nearest_first(&zone.name) {
             push(&mut line, "--coordinator", url);
         }
+        // Every zone of a parade reaches every other over loopback.
+        push(
+            &mut line,
+            "--advertise",
+            format!("http://{}", SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        );
         push(&mut line, "--cors-origin", "*");
         line
     }

@@ -26,7 +26,7 @@ pub(crate) struct Node {
     pub(crate) url: String,
     pub(crate) process: Process,
     log: PathBuf,
-    arguments: Vec<String>,
+    pub(crate) arguments: Vec<String>,
     failpoints: PathBuf,
 }
 
@@ -153,6 +153,9 @@ impl Town {
             failpoints: self.failpoints(zone),
             arguments: fixed.iter().chain(more).map(|word| (*word).to_owned()).collect(),
         };
+        if !more.contains(&"--advertise") {
+            node.arguments.push(format!("--advertise=http://{listen}"));
+        }
         node.run();
         self.nodes.insert(zone.to_owned(), node);
     }

@@ -262,6 +262,7 @@ fn api(ground: &Ground, id: &str, zone: usize, node: usize) -> unit::Make {
         );
         command.arg("--database").arg(dsn);
         command.arg("--listen").arg(ground.api(zone, node).to_string());
+        command.arg("--advertise").arg(format!("http://{}", ground.api(zone, node)));
         for step in 0..ZONES {
             let address = ground.coordinator((zone + step) % ZONES);
             command.arg("--coordinator").arg(format!("http://{address}"));
