@@ -125,6 +125,12 @@ impl Pacing {
     pub(super) fn pause(&self) -> Duration {
         self.pause
     }
+
+    /// How long to wait before a call that has `time` in all. A heartbeat that paused for all of its time would
+    /// end before it is sent, neither failed nor worked, and so would every one after it.
+    fn pause_within(&self, time: Duration) -> Duration {
+        self.pause.min(time / 4)
+    }
 }
 
 /// One connection to one peer.
@@ -192,7 +198,7 @@ impl NetStreamAppend<TypeConfig> for Peer {
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
-        _option: RPCOption,
+        option: RPCOption,
     ) -> BoxFuture<
         's,
         Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>,
@@ -203,8 +209,9 @@ impl NetStreamAppend<TypeConfig> for Peer {
         Box::pin(async move {
             // The connection attempt and a dead connection are bounded by the channel's patience;
             // a stream that makes progress has no deadline.
-            if !self.reopen.pause.is_zero() {
-                tokio::time::sleep(self.reopen.pause).await;
+            let pause = self.reopen.pause_within(option.hard_ttl());
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
             }
             // Dropped with the answers, whoever drops them: the way back does not end the way there.
             let gone = CancellationToken::new();
@@ -315,6 +322,16 @@ mod tests {
         assert_eq!(pacing.pause(), REOPEN_MAX);
         assert!(pacing.ended(GOOD_CALL), "it had worked in between");
         assert_eq!(pacing.pause(), REOPEN_MIN);
+    }
+
+    #[test]
+    fn a_pause_leaves_a_heartbeat_most_of_its_time() {
+        let mut pacing = Pacing::default();
+        assert!(pacing.pause_within(REOPEN_MAX).is_zero());
+        (0..99).for_each(|_| drop(pacing.failed()));
+        // With the timing of a local network a heartbeat has as long as the longest pause.
+        assert_eq!(pacing.pause_within(REOPEN_MAX), REOPEN_MAX / 4);
+        assert_eq!(pacing.pause_within(REOPEN_MAX * 100), REOPEN_MAX);
     }
 
     #[test]
