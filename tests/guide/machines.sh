@@ -99,6 +99,7 @@ chapter() {
       if ! on "$machine" timeout 180 bash -euo pipefail -c "$(cat "$block")" >"$work/output" 2>&1 </dev/null; then
         fail "the block of chapter $name failed on $machine:" "$(sed 's/^/    /' "$block")"
       fi
+      cp "$work/output" "$work/said by $name on $machine"
       [ -z "${PGHC_GUIDE_VERBOSE:-}" ] || sed 's/^/    /' "$work/output"
     done
     echo "$block" >>"$work/ran"
