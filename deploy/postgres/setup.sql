@@ -7,7 +7,7 @@
 --   pghc_setup   logs in to migrate: owns the database, may take every role. Used at first start
 --                and at an upgrade that brings a migration.
 --   pghc_node    logs in every day: applies and reads, can neither delete nor change the schema.
---   pghc_check   logs in for chain-verify: reads only.
+--   pghc_check   logs in for chain-verify and `pghc recover`: reads only.
 
 set client_min_messages = warning;
 select format('create role %I nologin', name)
@@ -19,7 +19,7 @@ select format('create role %I login', name)
 
 grant pghc_owner, pghc_applier, pghc_reader, pghc_auditor to pghc_setup;
 grant pghc_applier, pghc_reader to pghc_node;
-grant pghc_auditor to pghc_check;
+grant pghc_auditor, pghc_reader to pghc_check;
 
 select format('create database %I owner pghc_setup encoding ''UTF8'' template template0', :'database')
   where not exists (select from pg_database where datname = :'database') \gexec

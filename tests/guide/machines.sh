@@ -2,7 +2,7 @@
 #
 # A machine is a copy-on-write view of this system's files, a network of its own and a host name. Nothing that is
 # done on one reaches this system; all of it is gone with the last process. `machine/` holds what a real machine
-# has and these lack: a service manager and its journal, in a few lines.
+# has and these lack: a service manager and its journal, packages, a way into the others, in a few lines.
 #
 #   machine NAME ADDRESS     makes one
 #   on NAME COMMAND...       runs a command there, as root; `on NAME` alone reads a script from standard input
@@ -23,7 +23,8 @@ machine() {
   mount --rbind /dev "$dir/root/dev"
   mount -t tmpfs -o mode=0755 run "$dir/root/run"
   mount -t tmpfs -o mode=1777 tmp "$dir/root/tmp"
-  install -d -m 0755 "$dir/root/run/journal" "$dir/root/run/lock"
+  install -d -m 0755 "$dir/root/run/journal" "$dir/root/run/lock" "$dir/root/run/machines"
+  mount --bind "$work/machines" "$dir/root/run/machines"
   install -d -o postgres -g postgres -m 2775 "$dir/root/run/postgresql"
   rm -rf "$dir"/root/etc/postgresql/* "$dir"/root/var/lib/postgresql/*
   empty_cluster "$dir/root"
@@ -92,7 +93,7 @@ chapter() {
   for block in "$work"/{blocks,borrowed}/*" $name "*; do
     [ -s "$block" ] || continue
     found=yes where=${block##* }
-    case $where in each) where=${zones[*]} ;; esac
+    case $where in each) where=${zones[*]} ;; *) where=${where//,/ } ;; esac
     for machine in $where; do
       say "$name on $machine"
       # The reader has one shell on each machine; what a block leaves running there goes on.

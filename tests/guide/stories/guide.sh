@@ -40,9 +40,18 @@ must filled ap
 must proved
 
 say "ap: the coordinator's disk is gone"
-on ap sh -c 'kill -KILL $(cat /run/systemctl/pghc-coordinator.pid); rm -rf /var/lib/pghc/coordinator/*'
+lose_coordinator ap
 must write eu 20
 chapter replace
+must proved
+eventually 'all is healthy' healthy
+
+say 'us, ap: the disks of two coordinators of three are gone'
+lose_coordinator us
+lose_coordinator ap
+chapter recover
+chapter recover-others
+for zone in eu us ap; do must write "$zone" 20; done
 must proved
 eventually 'all is healthy' healthy
 

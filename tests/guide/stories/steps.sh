@@ -108,3 +108,8 @@ kill_machine() {
   done
   rm -f "$(root "$1")"/run/systemctl/* "$(root "$1")"/run/postgresql/.s*
 }
+
+# The disk of a coordinator fails under it.
+lose_coordinator() {
+  on "$1" sh -c 'kill -KILL $(cat /run/systemctl/pghc-coordinator.pid); rm -rf /var/lib/pghc/coordinator/*'
+}
