@@ -97,7 +97,7 @@ fill_the_log() {
 }
 
 # The zone was filled by reading another one, as the node said that began on the empty database.
-filled() { grep 'filling begins' "$work/said by nodes on $1"; }
+filled() { cat "$work/said by nodes on $1"; grep -q 'filling begins' "$work/said by nodes on $1"; }
 
 # All that runs on a machine is gone at once; its disk stays.
 kill_machine() {
