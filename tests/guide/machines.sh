@@ -23,8 +23,7 @@ machine() {
   mount --rbind /dev "$dir/root/dev"
   mount -t tmpfs -o mode=0755 run "$dir/root/run"
   mount -t tmpfs -o mode=1777 tmp "$dir/root/tmp"
-  install -d -m 0755 "$dir/root/run/journal" "$dir/root/run/lock" "$dir/root/run/machines"
-  mount --bind "$work/machines" "$dir/root/run/machines"
+  install -d -m 0755 "$dir/root/run/journal" "$dir/root/run/lock"
   install -d -o postgres -g postgres -m 2775 "$dir/root/run/postgresql"
   rm -rf "$dir"/root/etc/postgresql/* "$dir"/root/var/lib/postgresql/*
   empty_cluster "$dir/root"
@@ -35,8 +34,15 @@ machine() {
   ip link set "g-$name" master guide up
   nsenter -t "${holder[$name]}" -n -u bash -c \
     "hostname $name && ip link set lo up && ip address add $at/24 dev eth0 && ip link set eth0 up"
+  # Sockets of the others' databases, for `machine/ssh`.
+  local other
+  for other in "${machines[@]}"; do
+    install -d "$(root "$name")/run/machines/$other" "$(root "$other")/run/machines/$name"
+    mount --bind "$(root "$other")/run/postgresql" "$(root "$name")/run/machines/$other"
+    mount --bind "$(root "$name")/run/postgresql" "$(root "$other")/run/machines/$name"
+  done
   machines+=("$name") address[$name]=$at
-  local other; for other in "${machines[@]}"; do
+  for other in "${machines[@]}"; do
     printf '127.0.0.1 localhost\n' >"$work/machines/$other/root/etc/hosts"
     for known in "${machines[@]}"; do printf '%s %s.pghc.example\n' "${address[$known]}" "$known"; done \
       >>"$work/machines/$other/root/etc/hosts"
