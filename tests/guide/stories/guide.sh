@@ -36,8 +36,8 @@ on ap systemctl restart pghc-coordinator
 chapter lost-database
 chapter database ap
 chapter nodes ap
-must filled ap
 must proved
+must filled ap
 
 say "ap: the coordinator's disk is gone"
 lose_coordinator ap
