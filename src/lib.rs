@@ -12,6 +12,7 @@ pub mod config;
 pub mod failpoint;
 mod gather;
 pub mod geo;
+pub mod http_client;
 pub mod rpc;
 pub mod sabotage;
 pub mod task;

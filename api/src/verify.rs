@@ -92,6 +92,8 @@ pub enum ViolationKind {
     RowsAboveFrontier,
     /// The frontier row names another hash or digest than the link it points to.
     WrongFrontier,
+    /// A table of the chain is not as it was made: readers may be shown other rows than were checked.
+    AlteredTable,
     /// A record of the source is no link at all.
     NotALink,
     /// Sources hold different links under the same id.
@@ -126,6 +128,17 @@ impl Violation {
 
     fn sentence(&self) -> String {
         let Self { id, expected, found, .. } = self;
+        match self.kind {
+            ViolationKind::AlteredTable => {
+                return format!(
+                    "the chain's tables were altered: expected {expected}, found {found}"
+                );
+            }
+            ViolationKind::WrongFrontier if *id < 1 => {
+                return format!("the frontier is none: expected {expected}, found {found}");
+            }
+            _ => {}
+        }
         let what = match self.kind {
             ViolationKind::BadId => "has an id that no link can have",
             ViolationKind::Gap | ViolationKind::RowsMissing => "is missing",
@@ -138,6 +151,7 @@ impl Violation {
             ViolationKind::WrongToken => "has a token that is not its own",
             ViolationKind::RowsAboveFrontier => "lies above the frontier",
             ViolationKind::WrongFrontier => "is not the one the frontier row names",
+            ViolationKind::AlteredTable => "lies in a table that was altered",
             ViolationKind::NotALink => "is not readable as a link",
             ViolationKind::Fork => "is not the same everywhere",
         };

@@ -4,6 +4,7 @@ pub mod api;
 mod bench;
 pub mod coordinator;
 pub mod dev;
+pub mod export;
 #[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::process::{USAGE, complain, parse};
-use super::{api, coordinator, dev, leader, members, place, recover, status, zone};
+use super::{api, coordinator, dev, export, leader, members, place, recover, status, zone};
 
 /// A consensus-ordered write layer over plain PostgreSQL with a verifiable hash chain.
 #[derive(Debug, Parser)]
@@ -34,6 +34,7 @@ enum Command {
     Coordinator(Box<coordinator::Arguments>),
     Api(Box<api::Arguments>),
     Recover(recover::Arguments),
+    Export(export::Arguments),
 }
 
 /// Runs the program. The whole of it is compiled here, in the library: what `async` functions become
@@ -61,6 +62,7 @@ pub fn main() -> ExitCode {
                 | Command::Place(_)
                 | Command::Zone(_)
                 | Command::Recover(_)
+                | Command::Export(_)
         )
     {
         // These talk to a person; what they log is only what is odd.
@@ -84,6 +86,7 @@ pub fn main() -> ExitCode {
             Command::Coordinator(arguments) => coordinator::run(*arguments).await,
             Command::Api(arguments) => api::run(*arguments).await,
             Command::Recover(arguments) => recover::run(arguments).await,
+            Command::Export(arguments) => export::run(arguments).await,
         }
     })
 }

@@ -47,7 +47,8 @@ struct Args {
     #[arg(long = "api", value_name = "URL", value_parser = api)]
     apis: Vec<Place>,
 
-    /// An export: NDJSON, one link with its payload a line, as the API answers it.
+    /// An export, as `pghc export` writes it. It vouches for the links that it holds; one of the newest
+    /// links, for the end of the chain.
     #[arg(long = "file", value_name = "PATH")]
     files: Vec<std::path::PathBuf>,
 
@@ -67,7 +68,7 @@ struct Args {
     #[arg(long = "token", value_name = "TOKEN")]
     tokens: Vec<Token>,
 
-    /// The cluster, when only exports are given.
+    /// The cluster that every source must be of.
     #[arg(long, value_name = "UUID")]
     cluster_id: Option<ClusterId>,
 
@@ -99,7 +100,11 @@ fn api(url: &str) -> Result<Place, String> {
     }
 }
 
-fn place(url: &str) -> Result<Place, String> {
+/// Where a zone is read: its PostgreSQL or one of its API nodes.
+///
+/// # Errors
+/// What is wrong, for people; a connection string is not repeated.
+pub(super) fn place(url: &str) -> Result<Place, String> {
     if url.starts_with("http://") {
         let url: reqwest::Url = url.parse().map_err(|error| format!("{error}"))?;
         return Ok(Place::Api(url.to_string()));

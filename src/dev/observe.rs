@@ -6,9 +6,12 @@ use pghc_api::wire::{Status, ZoneReading, ZoneState};
 use serde::Serialize;
 
 use super::record::ParadeRecord;
+use crate::http_client::{Bounds, Failure, HttpClient};
 
 /// Longest time one answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
+const BOUNDS: Bounds =
+    Bounds { connect: ANSWER_MAX, silence: ANSWER_MAX, whole: ANSWER_MAX, answer_bytes: 1 << 20 };
 /// Characters of an unexpected answer that are quoted.
 const QUOTE_CHARS: usize = 200;
 
@@ -97,7 +100,7 @@ pub struct Overview {
 /// Asks the same nodes again and again.
 #[derive(Debug, Clone)]
 pub struct Observer {
-    http: reqwest::Client,
+    http: HttpClient,
     nodes: Vec<Node>,
 }
 
@@ -108,9 +111,7 @@ impl Observer {
     /// If the system has no randomness to give to the HTTP client.
     #[must_use]
     pub fn new(nodes: Vec<Node>) -> Self {
-        // A proxy of the environment would be asked for our own loopback.
-        let http = reqwest::Client::builder().timeout(ANSWER_MAX).no_proxy().build();
-        Self { http: http.expect("these settings fit together"), nodes }
+        Self { http: HttpClient::new(BOUNDS), nodes }
     }
 
     /// Why nodes are not ready, a sentence for each; empty when all are.
@@ -152,17 +153,20 @@ impl Observer {
 
     async fn get(&self, node: &Node, path: &str) -> Result<String, String> {
         let url = format!("{}{path}", node.url);
-        let answer = self.http.get(&url).send().await.map_err(|error| match error {
-            error if error.is_timeout() => format!("{url} did not answer within {ANSWER_MAX:?}"),
-            _ => format!("{url} is not reachable"),
-        })?;
-        let status = answer.status();
-        let text = answer.text().await.map_err(|_| format!("{url} broke off its answer"))?;
-        if status == reqwest::StatusCode::OK {
+        let answer =
+            self.http.send(self.http.get(&url)).await.map_err(|failure| match failure {
+                failure if failure.is_timeout() => {
+                    format!("{url} did not answer within {ANSWER_MAX:?}")
+                }
+                Failure::Broken(_) => format!("{url} is not reachable"),
+                other => format!("{url}: {other}"),
+            })?;
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        if answer.status == reqwest::StatusCode::OK {
             return Ok(text);
         }
         let quote: String = text.trim().chars().take(QUOTE_CHARS).collect();
-        Err(format!("{url} answered {}: {quote}", status.as_u16()))
+        Err(format!("{url} answered {}: {quote}", answer.status.as_u16()))
     }
 }
 

@@ -11,17 +11,20 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::target::read_record;
+use crate::http_client::{Bounds, HttpClient};
 use crate::wan::Cut;
 use crate::wan::conditions::Change;
 use crate::wan::control::Net;
 
 /// Longest wait for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+const BOUNDS: Bounds =
+    Bounds { connect: ANSWER_MAX, silence: ANSWER_MAX, whole: ANSWER_MAX, answer_bytes: 16 << 20 };
 
 /// The emulator of a running parade.
 #[derive(Debug, Clone)]
 pub struct Remote {
-    http: reqwest::Client,
+    http: HttpClient,
     url: String,
 }
 
@@ -32,9 +35,7 @@ impl Remote {
     /// If the system has no randomness to give to the HTTP client.
     #[must_use]
     pub fn at(url: &str) -> Self {
-        // A proxy of the environment would be asked for our own loopback.
-        let http = reqwest::Client::builder().timeout(ANSWER_MAX).no_proxy().build();
-        let http = http.expect("these settings fit together");
+        let http = HttpClient::new(BOUNDS);
         Self { http, url: url.trim_end_matches('/').to_owned() }
     }
 
@@ -97,10 +98,9 @@ impl Remote {
             request = request.json(&body);
         }
         let silent = || format!("the emulator at {} does not answer", self.url);
-        let answer = request.send().await.with_context(silent)?;
-        let status = answer.status();
-        let text = answer.text().await.with_context(silent)?;
-        if !status.is_success() {
+        let answer = self.http.send(request).await.with_context(silent)?;
+        let text = String::from_utf8_lossy(&answer.body);
+        if !answer.status.is_success() {
             let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
             bail!("the emulator refused: {}", value["error"].as_str().unwrap_or(&text));
         }

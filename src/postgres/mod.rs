@@ -14,6 +14,7 @@ pub mod preflight;
 pub mod raw;
 pub mod read;
 pub mod reseed;
+pub mod shape;
 
 pub use apply::{Acquired, Applier, ApplyError, Batch, CHAIN_DAMAGED, Commit};
 pub use connect::{ConnectError, Dsn, Role};

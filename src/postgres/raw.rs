@@ -185,7 +185,7 @@ pub struct RawHead {
 /// A verifier's session.
 #[derive(Debug)]
 pub struct RawChain {
-    client: Client,
+    pub(super) client: Client,
 }
 
 impl RawChain {

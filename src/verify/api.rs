@@ -8,27 +8,31 @@ use std::time::Duration;
 use pghc_api::error::Problem;
 use pghc_api::limits::PAGE_LINKS_MAX;
 use pghc_api::wire::Status;
-use reqwest::{Client, Response};
 use serde::Deserialize;
 
 use super::record::{RECORD_BYTES_MAX, Record};
-use super::source::{ReadError, Sink, Standing};
+use super::source::{ID_MAX, ReadError, Sink, Standing};
+use crate::http_client::{self, Bounds, HttpClient};
+use crate::telemetry::describe;
 
-/// A page is asked for in such a size, and no answer over the limit is taken.
+/// A page is asked for in such a size; no answer over the limit of [`BOUNDS`] is taken.
 const PAGE_BYTES: usize = 4 << 20;
-const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Times a request is sent before the zone counts as unreadable, and the pause between them.
 const ATTEMPTS: u32 = 4;
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const SILENCE_MAX: Duration = Duration::from_secs(30);
+const BOUNDS: Bounds = Bounds {
+    connect: Duration::from_secs(10),
+    silence: Duration::from_secs(30),
+    whole: Duration::from_secs(300),
+    answer_bytes: 64 << 20,
+};
 
 /// An API node that answered its status.
 #[derive(Debug)]
 pub(crate) struct Api {
-    client: Client,
+    client: HttpClient,
     base: String,
 }
 
@@ -50,11 +54,7 @@ enum Failure {
 impl Api {
     /// Asks the node for its status.
     pub(crate) async fn open(url: &str) -> Result<(Self, Standing), ReadError> {
-        let client = Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(SILENCE_MAX)
-            .build()
-            .map_err(|error| ReadError::Unreadable(format!("no HTTP client: {error}")))?;
+        let client = HttpClient::new(BOUNDS);
         let api = Self { client, base: url.trim_end_matches('/').to_owned() };
         let standing = api.standing().await?;
         Ok((api, standing))
@@ -69,6 +69,13 @@ impl Api {
         let status: Status =
             serde_json::from_slice(&body).map_err(|error| not_ours(&error.to_string()))?;
         let cluster = status.cluster_id.parse().map_err(|_| not_ours("bad cluster id"))?;
+        for (what, id) in [("zone", status.frontier), ("coordinators", status.head)] {
+            if id > ID_MAX {
+                return Err(not_ours(&format!(
+                    "its {what} would be at {id}, which no link can be"
+                )));
+            }
+        }
         Ok(Standing {
             cluster: Some(cluster),
             zone: Some(status.zone),
@@ -117,7 +124,7 @@ impl Api {
         Ok(())
     }
 
-    /// The body of an answer; `None` when it is over [`ANSWER_BYTES_MAX`].
+    /// The body of an answer; `None` when it is over the limit of [`BOUNDS`].
     async fn get(
         &self,
         path: &str,
@@ -138,37 +145,19 @@ impl Api {
     }
 
     async fn get_once(&self, path: &str, query: &[(&str, String)]) -> Result<Vec<u8>, Failure> {
-        let passing = |error| Failure::Passing(chained(error));
-        let request = self.client.get(format!("{}{path}", self.base)).query(query);
-        let mut answer: Response = request.send().await.map_err(passing)?;
-        let status = answer.status();
-        let mut body = Vec::new();
-        while let Some(piece) = answer.chunk().await.map_err(passing)? {
-            if body.len() + piece.len() > ANSWER_BYTES_MAX {
-                return Err(Failure::TooLarge);
-            }
-            body.extend_from_slice(&piece);
+        let request = self.client.get(&format!("{}{path}", self.base)).query(query);
+        let answer = self.client.send(request).await.map_err(|failure| match failure {
+            http_client::Failure::TooLarge(_) => Failure::TooLarge,
+            other => Failure::Passing(describe(&other)),
+        })?;
+        if !answer.status.is_success() {
+            let detail =
+                serde_json::from_slice(&answer.body).map(|problem: Problem| problem.detail);
+            let (status, detail) = (answer.status.as_u16(), detail.unwrap_or_default());
+            return Err(Failure::Passing(format!("status {status} {detail}")));
         }
-        if !status.is_success() {
-            let detail = serde_json::from_slice(&body).map(|problem: Problem| problem.detail);
-            let detail = detail.unwrap_or_default();
-            return Err(Failure::Passing(format!("status {} {detail}", status.as_u16())));
-        }
-        Ok(body)
+        Ok(answer.body)
     }
-}
-
-/// An error with its causes, which reqwest leaves out of its own text, and without the URL, which
-/// may hold a password.
-fn chained(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn unreadable(text: &str) -> ReadError {
@@ -242,5 +231,44 @@ mod tests {
         assert!(back.to_string().contains("went back to link 2500"), "{back}");
         tasks.shut_down().await;
         assert!(matches!(Api::open(&url).await, Err(ReadError::Unreadable(_))));
+    }
+
+    /// What a verifier says of a server that gives every request this answer and `more` for ever.
+    async fn said_of(answer: &'static str, more: &'static str) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let tasks = Tasks::default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("http://{}/", listener.local_addr().expect("it is bound"));
+        tasks.spawn("server", async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut asked = [0; 4096];
+                let _ = stream.read(&mut asked).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+                while !more.is_empty() && stream.write_all(more.as_bytes()).await.is_ok() {}
+            }
+        });
+        let error = Api::open(&url).await.expect_err("it is no node");
+        tasks.shut_down().await;
+        assert!(matches!(error, ReadError::Unreadable(_)), "{error:?}");
+        error.to_string()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_redirects_or_never_ends_is_unreadable() {
+        let redirect = "HTTP/1.1 307 No\r\nlocation: /v1/status\r\ncontent-length: 0\r\n\r\n";
+        let said = said_of(redirect, "").await;
+        assert!(said.contains("is a redirect (status 307) and is not followed"), "{said}");
+        let blanks: &'static str = Box::leak(" ".repeat(1 << 16).into_boxed_str());
+        let said = said_of("HTTP/1.1 200 OK\r\n\r\n", blanks).await;
+        assert!(said.contains("the answer is too large"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_node_at_an_id_that_no_link_can_have_is_unreadable() {
+        let tasks = Tasks::default();
+        let url = node(Vec::new(), u64::MAX - 7, &tasks).await;
+        let error = Api::open(&url).await.expect_err("a lie").to_string();
+        assert!(error.contains("at 18446744073709551608, which no link can be"), "{error}");
+        tasks.shut_down().await;
     }
 }

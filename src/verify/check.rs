@@ -55,7 +55,7 @@ pub(crate) async fn check(source: &mut Source, task: &Task, lane: &Lane) -> Chec
     let mut head = None;
     let mut trouble = links(source, task, lane, &mut marks, &mut head).await.err();
     if trouble.is_none() && task.whole_tail {
-        trouble = source.strays(task.from, head.as_ref()).err().map(ReadError::from);
+        trouble = source.strays(task.from, head.as_ref()).err();
     }
     Checked { head, marks, trouble, elapsed: started.elapsed() }
 }

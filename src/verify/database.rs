@@ -4,6 +4,7 @@
 //! Links never change once they are there, so reading them piece by piece afterwards shows the same
 //! as one long snapshot would, without holding back vacuum for as long as a verification takes.
 
+use std::future::Future;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use tokio::time::timeout;
 
 use super::source::{ReadError, Sink, Standing};
 use crate::postgres::raw::{RawChain, RawHead};
+use crate::postgres::shape::{self, Altered};
 use crate::postgres::{self, Dsn};
 use crate::task::Tasks;
 
@@ -29,6 +31,10 @@ pub(crate) struct Database {
     chain: RawChain,
     /// What it said when it was last asked.
     seen: RawHead,
+    /// What of its tables is altered, though links can be read.
+    altered: Vec<Altered>,
+    /// Rows without an id.
+    without_id: u64,
 }
 
 impl Database {
@@ -36,9 +42,16 @@ impl Database {
     pub(crate) async fn open(dsn: &str, tasks: &Tasks) -> Result<(Self, Standing), ReadError> {
         let dsn: Dsn = dsn.parse().map_err(|error| unreadable(&error))?;
         let chain = RawChain::connect(&dsn, tasks).await.map_err(|error| unreadable(&error))?;
+        let relations = answered(chain.shape()).await?;
+        let altered = shape::altered(&relations);
+        // What such a table shows is what it shows this session; readers may be shown something else.
+        if let Some(worst) = altered.first().filter(|altered| !altered.is_readable) {
+            return Err(as_violation(worst).into());
+        }
         let seen = look(&chain).await?;
         let standing = standing(&seen)?;
-        Ok((Self { chain, seen }, standing))
+        let without_id = answered(chain.rows_without_id()).await?;
+        Ok((Self { chain, seen, altered, without_id }, standing))
     }
 
     /// Asks again how far the zone is. What it says last is where it is frozen.
@@ -50,6 +63,11 @@ impl Database {
     /// Rows outside the range from link 1 to the frontier, and whether the frontier row names the
     /// link it points to. `head` is that link if it was checked.
     pub(crate) fn strays(&self, from: u64, head: Option<&Head>) -> Result<(), Violation> {
+        if self.without_id > 0 {
+            let found = format!("{} of them", self.without_id);
+            let kind = ViolationKind::AlteredTable;
+            return Err(Violation::new(0, kind, "no row without an id in pghc.chain", found));
+        }
         let RawHead { first_id, last_id, applied_id, .. } = &self.seen;
         if let Some(first) = first_id.filter(|first| *first < 1 && from == 1) {
             let kind = ViolationKind::BadId;
@@ -61,6 +79,9 @@ impl Database {
             let found = format!("rows up to {last}");
             let kind = ViolationKind::RowsAboveFrontier;
             return Err(Violation::new(applied + 1, kind, expected, found));
+        }
+        if let Some(altered) = self.altered.first() {
+            return Err(as_violation(altered));
         }
         let Some(head) = head.filter(|head| head.id.as_i64() == applied) else { return Ok(()) };
         let named = (self.seen.hash.as_deref(), self.seen.digest.as_deref(), self.seen.written_at);
@@ -98,10 +119,21 @@ impl Database {
     }
 }
 
+fn as_violation(altered: &Altered) -> Violation {
+    Violation::new(0, ViolationKind::AlteredTable, &altered.expected, &altered.found)
+}
+
 async fn look(chain: &RawChain) -> Result<RawHead, ReadError> {
+    answered(chain.head()).await
+}
+
+/// What a short question is answered, in bounded time.
+async fn answered<T>(
+    question: impl Future<Output = Result<T, postgres::ReadError>>,
+) -> Result<T, ReadError> {
     let silent = |_| ReadError::Unreadable("the database does not answer".to_owned());
-    let head = timeout(SILENCE_MAX, chain.head()).await.map_err(silent)?;
-    head.map_err(|error| match error {
+    let answer = timeout(SILENCE_MAX, question).await.map_err(silent)?;
+    answer.map_err(|error| match error {
         postgres::ReadError::Refused { sqlstate, message } if sqlstate == "42P01" => {
             ReadError::Unreadable(format!("{message}: this is not the database of a zone"))
         }
@@ -119,14 +151,13 @@ fn standing(seen: &RawHead) -> Result<Standing, ReadError> {
         let kind = ViolationKind::WrongFrontier;
         return Err(Violation::new(0, kind, "one row in pghc.frontier", found).into());
     };
+    let Ok(end) = u64::try_from(applied) else {
+        let found = format!("applied_id {applied}");
+        let kind = ViolationKind::WrongFrontier;
+        return Err(Violation::new(0, kind, "an id from 0 on in pghc.frontier", found).into());
+    };
     let cluster = cluster.parse().map_err(|error| unreadable(&error))?;
-    Ok(Standing {
-        cluster: Some(cluster),
-        zone: seen.zone.clone(),
-        first: 1,
-        end: u64::try_from(applied).unwrap_or(0),
-        head: None,
-    })
+    Ok(Standing { cluster: Some(cluster), zone: seen.zone.clone(), first: 1, end, head: None })
 }
 
 /// An error with its causes in one line.

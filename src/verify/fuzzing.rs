@@ -3,6 +3,8 @@
 use pghc_api::id::{ClusterId, WriteId};
 use pghc_api::verify::Verifier;
 
+use super::foreign;
+use super::header::Header;
 use super::record::{RECORD_BYTES_MAX, Record, Splitter};
 
 fn split(bytes: &[u8], piece: usize) -> Vec<Vec<u8>> {
@@ -31,6 +33,10 @@ fn split(bytes: &[u8], piece: usize) -> Vec<Vec<u8>> {
 /// If the records depend on how the file is cut, or bytes of it are lost.
 pub fn export(input: &[u8]) {
     let Some((&piece, file)) = input.split_first() else { return };
+    if let Some((header, length)) = Header::read(file) {
+        assert_eq!(header.to_string().as_bytes(), &file[..length], "a header has one form");
+    }
+    assert!(!foreign::name(file).is_empty(), "whatever it is has a name");
     let whole = split(file, file.len().max(1));
     let cut = split(file, usize::from(piece) + 1);
     let is_blank = |record: &[u8]| record.iter().all(u8::is_ascii_whitespace);

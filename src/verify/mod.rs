@@ -17,10 +17,13 @@ mod check;
 mod compare;
 mod database;
 mod export;
+mod extract;
+mod foreign;
 mod fork;
 #[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod header;
 mod plan;
 mod progress;
 mod record;
@@ -39,6 +42,7 @@ use pghc_api::token::Token;
 use tokio::sync::oneshot;
 
 pub use compare::Seen;
+pub use extract::{Begun, Extract, ExtractError, Extracted, begun, extract};
 pub use progress::{Lane, Progress};
 pub use report::{Comparison, Difference, Newest, Report, Verdict, ZoneReport};
 pub use source::Place;
@@ -53,7 +57,7 @@ pub struct Request {
     /// The sources, each with the name it was given. Without a name it takes the one its zone has,
     /// or its file.
     pub sources: Vec<(Option<String>, Place)>,
-    /// The cluster; needed when there are only files, which do not say.
+    /// The cluster that the sources must be of.
     pub cluster: Option<ClusterId>,
     /// Which links.
     pub range: Range,
@@ -75,11 +79,14 @@ pub enum Range {
 /// The request makes no sense; nothing was checked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {
-    /// Only files were given, and none says which cluster it is of.
-    #[error(
-        "an export does not say which cluster it is of, and every digest covers that: give --cluster-id"
-    )]
-    ClusterUnknown,
+    /// A file is no export, so it says nothing about any chain.
+    #[error("{file} {what}; nothing was checked")]
+    NoExport {
+        /// Its name.
+        file: String,
+        /// What it is instead, and the way out.
+        what: String,
+    },
     /// Two sources do not belong together.
     #[error(
         "{one} is of cluster {one_id}, but {other} of cluster {other_id}; nothing was checked, verify them separately"
@@ -194,24 +201,28 @@ async fn rejoined(zones: &mut [Zone]) -> Vec<(String, u64)> {
     rejoined
 }
 
-/// Compares every source with the one that is furthest, and so all with each other.
+/// Compares every source with the furthest of those that begin first, and so all with each other: an
+/// export of the newest links only has none below them to compare.
 async fn compare_all(zones: &mut [Zone]) -> Comparison {
     let mut comparison = Comparison::default();
     let checked = |zone: &Zone| zone.sound().is_some();
-    let Some(furthest) = (0..zones.len())
-        .filter(|index| checked(&zones[*index]))
-        .max_by_key(|index| (zones[*index].sound().map(|(_, to)| to), usize::MAX - index))
+    let Some(furthest) =
+        (0..zones.len()).filter(|index| checked(&zones[*index])).max_by_key(|index| {
+            let sound = zones[*index].sound();
+            (sound.map(|(from, _)| u64::MAX - from), sound.map(|(_, to)| to), usize::MAX - index)
+        })
     else {
         return comparison;
     };
     zones.swap(0, furthest);
     let (reference, others) = zones.split_at_mut(1);
     let reference = &mut reference[0];
-    let Some((from, _)) = reference.sound() else { return comparison };
+    let Some((from, to)) = reference.sound() else { return comparison };
     let mut first: Option<u64> = None;
     for other in others.iter_mut() {
         let Some((other_from, other_to)) = other.sound() else { continue };
         let after = from.max(other_from) - 1;
+        let other_to = other_to.min(to);
         if other_to <= after {
             continue;
         }

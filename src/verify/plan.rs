@@ -118,7 +118,7 @@ impl Zone {
     pub(crate) fn broken_at(&self) -> Option<u64> {
         match self.trouble.as_ref()? {
             ReadError::Violation(violation) => u64::try_from(violation.id).ok(),
-            ReadError::Unreadable(_) => None,
+            ReadError::Unreadable(_) | ReadError::NoExport(_) => None,
         }
     }
 
@@ -143,6 +143,9 @@ pub(crate) fn agree(
     let mut cluster = request.cluster.clone().map(|id| ("--cluster-id".to_owned(), id));
     let mut kept: Vec<Zone> = Vec::new();
     for mut zone in zones {
+        if let Some(ReadError::NoExport(what)) = &zone.trouble {
+            return Err(UsageError::NoExport { file: zone.name, what: what.clone() });
+        }
         let own = zone.standing.as_ref().and_then(|standing| standing.cluster.clone());
         match (&cluster, own) {
             (Some((one, one_id)), Some(other_id)) if *one_id != other_id => {
@@ -170,9 +173,6 @@ pub(crate) fn agree(
         kept.push(zone);
     }
     let cluster = cluster.map(|(_, id)| id);
-    if cluster.is_none() && kept.iter().any(|zone| zone.source.is_some()) {
-        return Err(UsageError::ClusterUnknown);
-    }
     if let Some(cluster) = &cluster
         && let Some(foreign) = request.tokens.iter().find(|token| !token.is_from(cluster))
     {

@@ -49,7 +49,7 @@ impl Place {
 /// How far a source is, by its own account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Standing {
-    /// The cluster it says it belongs to; a file does not say.
+    /// The cluster it says it belongs to.
     pub(crate) cluster: Option<ClusterId>,
     /// The zone it says it is of.
     pub(crate) zone: Option<String>,
@@ -70,7 +70,13 @@ pub(crate) enum ReadError {
     /// Nothing is known about what was not read.
     #[error("{0}")]
     Unreadable(String),
+    /// A file that is no export: the request makes no sense. The words go on after the file's name.
+    #[error("{0}")]
+    NoExport(String),
 }
+
+/// Largest id that a link can have.
+pub(crate) const ID_MAX: u64 = i64::MAX.unsigned_abs();
 
 /// An open source.
 #[derive(Debug)]
@@ -124,12 +130,14 @@ impl Source {
         self.standing().await
     }
 
-    /// Looks for what no range of links shows: rows outside of what the source says it holds, and a
-    /// frontier that is not its newest link `head`.
-    pub(crate) fn strays(&self, from: u64, head: Option<&Head>) -> Result<(), Violation> {
+    /// Looks for what no range of links shows: rows outside of what the source says it holds, tables
+    /// that show their readers something else, a frontier that is not its newest link `head`, and a
+    /// file that was cut off.
+    pub(crate) fn strays(&self, from: u64, head: Option<&Head>) -> Result<(), ReadError> {
         match self {
-            Self::Database(database) => database.strays(from, head),
-            Self::Api(_) | Self::File(..) => Ok(()),
+            Self::Database(database) => Ok(database.strays(from, head)?),
+            Self::File(export, _) => export.is_whole(),
+            Self::Api(_) => Ok(()),
         }
     }
 

@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
+use super::header::Header;
 use super::{Place, Progress, Range, Report, Request, UsageError, Verdict, run};
 use crate::task::Tasks;
 
@@ -68,6 +69,13 @@ fn head_of(row: &Value) -> Head {
     serde_json::from_value(fields.into_iter().collect()).expect("a sound row")
 }
 
+/// The header of an export of these links.
+fn header(rows: &[Value]) -> String {
+    let id = |row: &Value| WriteId::try_from(row["id"].as_u64().expect("an id")).expect("an id");
+    let (from, to) = (id(&rows[0]), id(&rows[rows.len() - 1]));
+    Header { cluster: cluster(1), from, to }.to_string()
+}
+
 struct Files {
     directory: tempfile::TempDir,
     request: Request,
@@ -79,7 +87,7 @@ fn files(copies: &[(&str, &[Value])]) -> Files {
     for (name, rows) in copies {
         let path = directory.path().join(name);
         let lines: Vec<String> = rows.iter().map(|row| row.to_string() + "\n").collect();
-        std::fs::write(&path, lines.concat()).expect("a file that can be written");
+        std::fs::write(&path, header(rows) + &lines.concat()).expect("a file that can be written");
         sources.push((Some((*name).to_owned()), Place::File(path)));
     }
     let request = Request {
@@ -174,9 +182,7 @@ fn whatever_is_done_to_a_copy_its_first_link_is_named() {
     for round in 0..3 * WAYS {
         let way = round % WAYS;
         let rows = chain(random.random_range(3..80));
-        // Without its first link a file is an export that begins later, not a damaged one.
-        let first = usize::from(matches!(way, 7 | 11 | 12));
-        let at = random.random_range(first..rows.len() - 1);
+        let at = random.random_range(0..rows.len() - 1);
         let mut damaged = rows.clone();
         let (id, kind) = damage(&mut damaged, at, way);
         let mut files = files(&[("eu", &rows), ("us", &damaged)]);
@@ -186,7 +192,7 @@ fn whatever_is_done_to_a_copy_its_first_link_is_named() {
             .iter()
             .map(|row| row.as_str().map_or(row.to_string(), str::to_owned) + "\n")
             .collect();
-        std::fs::write(path, text.concat()).expect("a file that can be written");
+        std::fs::write(path, header(&rows) + &text.concat()).expect("a file that can be written");
         for alone in [false, true] {
             if alone {
                 files.request.sources.remove(0);
@@ -384,18 +390,75 @@ fn a_range_is_checked_from_its_anchor_on_and_nothing_else() {
 #[test]
 fn what_is_empty_or_not_there_is_incomplete() {
     let rows = chain(5);
-    let report = verify(&files(&[("eu", &[]), ("us", &[])]));
-    assert_eq!(report.verdict, Verdict::Incomplete);
-    assert!(report.summary.contains("nothing to prove"), "{report}");
-
-    let mut files = files(&[("eu", &rows), ("us", &rows), ("ap", &rows)]);
+    let files = files(&[("eu", &rows), ("us", &rows), ("ap", &rows)]);
     std::fs::remove_file(files.directory.path().join("ap")).expect("it was written");
     let report = verify(&files);
     assert_eq!(report.verdict, Verdict::Incomplete, "{report}");
     assert!(report.summary.contains("ap was not read: there is no such file"), "{report}");
+}
 
-    files.request.cluster = None;
-    assert_eq!(try_verify(&files).expect_err("no source says"), UsageError::ClusterUnknown);
+#[test]
+fn a_file_that_is_no_export_is_a_mistake_of_the_request() {
+    let rows = chain(5);
+    let page = json!({"links": rows, "frontier": 5}).to_string();
+    let lines: Vec<String> = rows.iter().map(|row| row.to_string() + "\n").collect();
+    let plain = lines.concat();
+    let reversed: String = lines.iter().rev().cloned().collect();
+    let utf16: Vec<u8> = header(&rows).encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let table: &[(&[u8], &str)] = &[
+        (b"", "is empty"),
+        (page.as_bytes(), "a page of the API"),
+        (plain.as_bytes(), "curl and jq"),
+        (reversed.as_bytes(), "descending order"),
+        (b"\x1f\x8b\x08", "gzip"),
+        (&utf16, "UTF-16"),
+        (b"id,hash\n1,00", "CSV"),
+    ];
+    for (bytes, words) in table {
+        let files = files(&[("eu", &rows), ("us", &rows)]);
+        std::fs::write(files.directory.path().join("us"), bytes).expect("written");
+        match try_verify(&files) {
+            Err(UsageError::NoExport { file, what }) => {
+                assert!(file == "us" && what.contains(words), "{words:?} is not in {what:?}");
+            }
+            other => panic!("{words}: {other:?}"),
+        }
+    }
+    let mut device = files(&[("eu", &rows)]);
+    device.request.sources.push((None, Place::File("/dev/zero".into())));
+    let error = try_verify(&device).expect_err("it has no end").to_string();
+    assert!(error.contains("no regular file"), "{error}");
+}
+
+#[test]
+fn an_export_that_was_cut_off_is_incomplete() {
+    let rows = chain(20);
+    let whole = header(&rows) + &rows.iter().map(|row| row.to_string() + "\n").collect::<String>();
+    let begin = whole.rfind("{\"digest").or(whole.rfind("\n{")).expect("a last link");
+    for end in [begin, begin + 20, whole.len() - 3] {
+        let files = files(&[("eu", &rows), ("us", &rows)]);
+        std::fs::write(files.directory.path().join("us"), &whole[..end]).expect("written");
+        let report = verify(&files);
+        assert_eq!(report.verdict, Verdict::Incomplete, "{end}: {report}");
+        assert!(report.summary.contains("links up to 19 of 20: it was cut off"), "{report}");
+    }
+}
+
+#[test]
+fn an_export_of_the_newest_links_vouches_for_the_end() {
+    let rows = chain(100);
+    let report = verify(&files(&[("eu", &rows), ("us", &rows[80..])]));
+    assert_eq!((report.verdict, report.proved_to), (Verdict::Proved, Some(100)), "{report}");
+    assert!(report.summary.contains("end as the export us does"), "{report}");
+    assert!(report.notes.iter().any(|note| note.contains("us begins at link 81")), "{report}");
+
+    // It vouches for no more than it holds, and not when the other one was cut below it.
+    let report = verify(&files(&[("eu", &rows), ("us", &rows[80..95])]));
+    assert_eq!((report.verdict, report.proved_to), (Verdict::Incomplete, Some(95)), "{report}");
+    let report = verify(&files(&[("eu", &rows[..70]), ("us", &rows[80..])]));
+    assert_eq!((report.verdict, report.proved_to), (Verdict::Incomplete, None), "{report}");
+    let report = verify(&files(&[("eu", &rewritten(&rows, 40)), ("us", &rows[80..])]));
+    assert_eq!(report.verdict, Verdict::Violation, "{report}");
 }
 
 #[test]
@@ -403,7 +466,7 @@ fn an_export_that_begins_later_is_compared_where_it_has_links() {
     let rows = chain(2_000);
     let part = &rows[1_500..];
     let report = verify(&files(&[("eu", &rows), ("us", part)]));
-    assert_eq!(report.verdict, Verdict::Incomplete, "{report}");
+    assert_eq!(report.verdict, Verdict::Proved, "{report}");
     assert_eq!(report.comparison.equal, [("us".to_owned(), 1502, 2000)], "{report}");
     let mut files = files(&[("eu", &rows), ("us", part)]);
     files.request.range = Range::Between(1502, None);

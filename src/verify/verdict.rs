@@ -21,7 +21,7 @@ pub(crate) fn report(
     elapsed: Duration,
 ) -> Report {
     let zone_reports: Vec<ZoneReport> = zones.iter().map(|zone| zone_report(plan, zone)).collect();
-    let witnesses = Witnesses::count(plan, zones);
+    let witnesses = Witnesses::count(plan, zones, &comparison);
     let fork = comparison.difference.as_mut().map(|difference| {
         let judged = fork::judge(plan, zones, difference);
         difference.odd = judged.odd;
@@ -63,7 +63,9 @@ fn zone_report(plan: &Plan, zone: &Zone) -> ZoneReport {
     let head = zone.checked.as_ref().and_then(|checked| checked.head);
     let (violation, incomplete) = match &zone.trouble {
         Some(ReadError::Violation(violation)) => (Some(violation.clone()), None),
-        Some(ReadError::Unreadable(reason)) => (None, Some(format!("not read: {reason}"))),
+        Some(ReadError::Unreadable(reason) | ReadError::NoExport(reason)) => {
+            (None, Some(format!("not read: {reason}")))
+        }
         None => (wrong_token(&plan.request, zone), None),
     };
     ZoneReport {
@@ -101,10 +103,12 @@ struct Witnesses {
     proved_to: Option<u64>,
     /// How many sources hold all of that.
     sources: usize,
+    /// An export of newer links only that vouches for the end.
+    export: Option<String>,
 }
 
 impl Witnesses {
-    fn count(plan: &Plan, zones: &[Zone]) -> Self {
+    fn count(plan: &Plan, zones: &[Zone], comparison: &Comparison) -> Self {
         let mut sound: Vec<(u64, &str)> = zones
             .iter()
             .filter_map(|zone| Some((zone.sound()?, zone.name.as_str())))
@@ -117,16 +121,27 @@ impl Witnesses {
         let reach = furthest.as_ref().map_or(0, |(_, to)| *to);
         let tokens = plan.request.tokens.iter().map(|token| token.id().get());
         let token = tokens.filter(|id| (plan.from..=reach).contains(id)).max();
-        let proved_to = second.max(token);
+        // Where the newer links are the same, the older ones are too: a digest covers them.
+        let is_full = |name: &str| sound.iter().any(|(_, full)| *full == name);
+        let newer = comparison.equal.iter().filter(|(name, _, _)| !is_full(name));
+        let newer = newer.max_by_key(|(_, _, to)| *to);
+        let proved_to = second.max(token).max(newer.map(|(_, _, to)| *to));
+        let export =
+            newer.filter(|(_, _, to)| proved_to == Some(*to)).map(|(name, ..)| name.clone());
         let sources = sound.iter().filter(|(to, _)| proved_to.is_some_and(|end| *to >= end));
-        Self { furthest, proved_to, sources: sources.count() }
+        Self { furthest, proved_to, sources: sources.count(), export }
     }
 
     fn proof(&self, plan: &Plan) -> String {
         let (from, to) = (plan.from, self.proved_to.unwrap_or(0));
-        match self.sources {
-            1 => format!("links {from} to {to} are sound and end at a link a token vouches for"),
-            count => format!("links {from} to {to} are sound and the same in {count} sources"),
+        match (self.sources, &self.export) {
+            (1, Some(export)) => {
+                format!("links {from} to {to} are sound and end as the export {export} does")
+            }
+            (1, None) => {
+                format!("links {from} to {to} are sound and end at a link a token vouches for")
+            }
+            (count, _) => format!("links {from} to {to} are sound and the same in {count} sources"),
         }
     }
 
@@ -141,6 +156,13 @@ impl Witnesses {
             );
         };
         let first = self.proved_to.map_or(plan.from, |to| to + 1);
+        if first > *to {
+            let (from, target) = (plan.from, plan.target);
+            return format!(
+                "links {from} to {to} are proved, but the chain is known to go on to {target}, and no \
+                 source that begins at link {from} holds that"
+            );
+        }
         let before = self.proved_to.map_or(String::new(), |proved| {
             format!("links {} to {proved} are proved, but ", plan.from)
         });
@@ -222,7 +244,11 @@ fn notes(plan: &Plan, zones: &[Zone], witnesses: &Witnesses) -> Vec<String> {
         }
         if standing.first > plan.from {
             let (name, first) = (&zone.name, standing.first);
-            notes.push(format!("{name} begins at link {first}, which was taken as it stands"));
+            let below = plan.from;
+            notes.push(format!(
+                "{name} begins at link {first}, which was taken as it stands: it says nothing of \
+                 links {below} to {first} by itself"
+            ));
         }
     }
     // Where a zone was not read to its end, it is not known what it holds.

@@ -25,6 +25,7 @@ use super::report::Views;
 use super::standing::Standing;
 use super::tail::{Fed, Feed, Tail};
 use crate::failpoint::{self, Point};
+use crate::http_client::HttpClient;
 use crate::postgres::{Acquired, ApplyError, Batch, CHAIN_DAMAGED, Lease, MigrateError};
 use crate::sabotage::{self, Bug};
 use crate::task::Tasks;
@@ -57,7 +58,7 @@ pub(super) struct Applying {
     pub(super) standing: Arc<Standing>,
     pub(super) views: Arc<Views>,
     /// For reading other zones.
-    pub(super) http: reqwest::Client,
+    pub(super) http: HttpClient,
     pub(super) auditor: Option<Auditor>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tasks: Tasks,

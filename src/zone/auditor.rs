@@ -21,6 +21,7 @@ use super::coordinators::Coordinators;
 use super::peer::Peer;
 use super::report::Views;
 use super::standing::Standing;
+use crate::http_client::HttpClient;
 use crate::postgres::{Dsn, Evidence, Keep, KeepError, RawChain, ReadError, Reader};
 use crate::rpc::v1::ReadIndexRequest;
 use crate::task::Tasks;
@@ -56,7 +57,7 @@ pub(super) struct Auditor {
     pub(super) coordinators: Coordinators,
     pub(super) standing: Arc<Standing>,
     pub(super) views: Arc<Views>,
-    pub(super) http: reqwest::Client,
+    pub(super) http: HttpClient,
     pub(super) tasks: Tasks,
 }
 

@@ -19,6 +19,7 @@ use super::report::{Source, Views};
 use super::standing::{Filling, Standing};
 use super::tail::Fed;
 use crate::failpoint::{self, Point};
+use crate::http_client::HttpClient;
 use crate::telemetry::describe;
 
 /// How long a source is left alone after it failed.
@@ -55,7 +56,7 @@ enum Ended {
 
 /// Fills one zone; lives as long as its tail.
 pub(super) struct Filler {
-    http: reqwest::Client,
+    http: HttpClient,
     identity: Identity,
     standing: Arc<Standing>,
     views: Arc<Views>,
@@ -68,7 +69,7 @@ pub(super) struct Filler {
 
 impl Filler {
     pub(super) fn new(
-        http: reqwest::Client,
+        http: HttpClient,
         identity: Identity,
         standing: Arc<Standing>,
         views: Arc<Views>,

@@ -9,11 +9,16 @@ use pghc_api::error::Problem;
 use pghc_api::limits::PAGE_LINKS_MAX;
 use pghc_api::wire::{LinkBody, Page, Status};
 
+use crate::http_client::{Bounds, Failure, HttpClient};
 use crate::telemetry::describe;
 
-/// Longest wait for a connection, and longest silence of an answer under way.
-const CONNECT_MAX: Duration = Duration::from_secs(2);
-const SILENCE_MAX: Duration = Duration::from_secs(8);
+/// What an answer may take. Zones reach each other directly, over distances of continents.
+const BOUNDS: Bounds = Bounds {
+    connect: Duration::from_secs(2),
+    silence: Duration::from_secs(8),
+    whole: Duration::from_secs(300),
+    answer_bytes: ANSWER_BYTES_MAX,
+};
 
 /// How long a zone may take to have a link that it is asked for, in seconds; with a long round trip
 /// still less than the silence that is borne.
@@ -25,7 +30,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// A node of another zone.
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
-    client: reqwest::Client,
+    client: HttpClient,
     /// Name of its zone.
     pub(super) zone: String,
     /// Its base URL, without a slash at the end.
@@ -44,14 +49,12 @@ pub(super) enum PeerError {
 }
 
 /// The client that all peers share.
-pub(super) fn client() -> reqwest::Client {
-    let client = reqwest::Client::builder().connect_timeout(CONNECT_MAX).read_timeout(SILENCE_MAX);
-    // Zones reach each other directly; a proxy for the outside world knows nothing of them.
-    client.no_proxy().build().expect("these settings need nothing of the system")
+pub(super) fn client() -> HttpClient {
+    HttpClient::new(BOUNDS)
 }
 
 impl Peer {
-    pub(super) fn new(client: reqwest::Client, zone: &str, url: &str) -> Self {
+    pub(super) fn new(client: HttpClient, zone: &str, url: &str) -> Self {
         Self { client, zone: zone.to_owned(), url: url.trim_end_matches('/').to_owned() }
     }
 
@@ -94,22 +97,16 @@ impl Peer {
     }
 
     async fn get(&self, path: &str) -> Result<Vec<u8>, PeerError> {
-        let unusable = |error: reqwest::Error| PeerError::Unusable(describe(&error.without_url()));
-        let request = self.client.get(format!("{}{path}", self.url));
-        let mut answer = request.send().await.map_err(unusable)?;
-        let mut body = Vec::new();
-        while let Some(piece) = answer.chunk().await.map_err(unusable)? {
-            if body.len() + piece.len() > ANSWER_BYTES_MAX {
-                return Err(PeerError::TooLarge);
-            }
-            body.extend_from_slice(&piece);
+        let request = self.client.get(&format!("{}{path}", self.url));
+        let answer = self.client.send(request).await.map_err(|failure| match failure {
+            Failure::TooLarge(_) => PeerError::TooLarge,
+            other => PeerError::Unusable(describe(&other)),
+        })?;
+        if answer.status.is_success() {
+            return Ok(answer.body);
         }
-        let status = answer.status();
-        if status.is_success() {
-            return Ok(body);
-        }
-        let detail = serde_json::from_slice(&body).map(|problem: Problem| problem.detail);
-        let detail = detail.unwrap_or_default();
+        let detail = serde_json::from_slice(&answer.body).map(|problem: Problem| problem.detail);
+        let (status, detail) = (answer.status, detail.unwrap_or_default());
         Err(PeerError::Unusable(format!("GET {path} is answered {status}: {detail}")))
     }
 }

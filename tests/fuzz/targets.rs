@@ -154,7 +154,8 @@ fn lines() -> Vec<Vec<u8>> {
 
 fn exports() -> Vec<Vec<u8>> {
     let mut head: Option<Head> = None;
-    let mut text = "\u{7}".to_owned();
+    let mut text = "\u{7}{ \"pghc_export\": 1, \"cluster_id\": \"".to_owned();
+    text += &format!("{}\", \"from\": 1, \"to\": 3 }}\n", cluster());
     for id in 1..=3 {
         let node: NodeName = "eu-1".parse().expect("a plain name");
         let payload = format!("{{\"n\":\n{id}}}");

@@ -296,7 +296,7 @@ async fn a_zone_whose_coordinator_is_a_learner_writes_and_reads_its_own_writes()
     });
     let parade = parade.await.expect("the parade starts");
     parade.ready(PATIENCE).await.expect("the parade gets ready");
-    let (record, http) = (parade.record(), reqwest::Client::new());
+    let (record, http) = (parade.record(), crate::harness::client());
     let us = &record.zones[1];
     let status = wait_for("one voter", async || {
         let url = format!("{}/v1/status", us.api[0]);

@@ -102,7 +102,15 @@ impl Zones {
 }
 
 fn run(arguments: &[&str]) -> (i32, String) {
-    let program = env!("CARGO_BIN_EXE_chain-verify");
+    run_program(env!("CARGO_BIN_EXE_chain-verify"), arguments)
+}
+
+/// Runs `pghc export` with some more arguments.
+fn export(arguments: &[&str]) -> (i32, String) {
+    run_program(env!("CARGO_BIN_EXE_pghc"), &[&["export"], arguments].concat())
+}
+
+fn run_program(program: &str, arguments: &[&str]) -> (i32, String) {
     let output = Command::new(program).args(arguments).output().expect("it was built");
     let text = [output.stdout, output.stderr].concat();
     (output.status.code().expect("no signal"), String::from_utf8(text).expect("text"))
@@ -184,6 +192,54 @@ const WAYS: &[(&str, i32, &str)] = &[
         1,
         "us: link 1 has a digest",
     ),
+    (
+        "alter table pghc.cluster alter zone type bytea using convert_to(zone, 'UTF8')",
+        1,
+        "us: the chain's tables were altered: expected column pghc.cluster.zone text, found zone bytea",
+    ),
+    (
+        "drop view public.chain; alter table pghc.chain alter id type numeric",
+        1,
+        "us: the chain's tables were altered: expected column pghc.chain.id bigint, found id numeric",
+    ),
+    (
+        "alter table pghc.chain enable row level security;
+         create policy hide on pghc.chain using (id <> {k})",
+        1,
+        "us: the chain's tables were altered: expected no row-level security on pghc.chain",
+    ),
+    (
+        "alter table pghc.chain rename to links;
+         create view pghc.chain as select * from pghc.links where id <> {k}",
+        1,
+        "us: the chain's tables were altered: expected pghc.chain to be a table, found pghc.chain is a view",
+    ),
+    (
+        "alter table pghc.chain drop constraint chain_pkey;
+         alter table pghc.chain alter id drop not null;
+         insert into pghc.chain select null, node_id, hash, digest, written_at from pghc.chain
+         where id = {k}",
+        1,
+        "expected no row without an id in pghc.chain, found 1 of them",
+    ),
+    (
+        "alter table pghc.chain drop constraint chain_pkey",
+        1,
+        "us: the chain's tables were altered: expected a primary key on pghc.chain (id)",
+    ),
+    (
+        "create or replace view public.chain (zk_id, hash, node_id) as
+         select id, md5('x')::char(32), node_id from pghc.chain",
+        1,
+        "us: the chain's tables were altered: expected the view public.chain to show pghc.chain",
+    ),
+    (
+        "alter table pghc.frontier drop constraint frontier_head;
+         update pghc.frontier set applied_id = -7",
+        1,
+        "us: the frontier is none: expected an id from 0 on in pghc.frontier, found applied_id -7",
+    ),
+    ("update pghc.frontier set applied_id = 9223372036854775807", 1, "us: link 151 is missing"),
     ("drop table pghc.chain cascade", 2, "us was not read: relation \"pghc.chain\" does not exist"),
     ("update pghc.cluster set zone = 'eu'", 3, "us are both zone eu"),
 ];
@@ -267,5 +323,78 @@ async fn a_chain_that_grows_meanwhile_gives_no_false_alarm() {
     }
     assert!(proofs > 0, "some of twelve runs prove something");
     assert_eq!(zones.verify("us", &[]).0, 0);
+    zones.tasks.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_is_a_witness_even_of_the_newest_links_alone() {
+    let zones = Zones::start().await;
+    let directory = Scratch::new("export").expect("a temporary directory");
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (us, whole, tail) = (zones.dsn("us"), path("whole"), path("tail"));
+    let (code, text) = export(&["--database", &us, "--output", &whole]);
+    assert_eq!(
+        (code, text.trim()),
+        (0, &*format!("links 1 to 150 of cluster {CLUSTER} were exported"))
+    );
+    let (code, text) = export(&["--database", &us, "--from", "120", "--output", &tail]);
+    assert_eq!(code, 0, "{text}");
+    let eu = format!("eu={}", zones.dsn("eu"));
+    for file in [&whole, &tail] {
+        let (code, text) = run(&["--zone", &eu, "--file", file]);
+        assert!(code == 0 && text.contains("PROVED: links 1 to 150 are sound"), "{text}");
+    }
+    // A file is not overwritten, and one that was cut off anywhere is gone on with.
+    let (code, text) = export(&["--database", &us, "--output", &whole]);
+    assert!(code == 2 && text.contains("is there already: --resume goes on"), "{code} {text}");
+    let bytes = std::fs::read(&whole).expect("written");
+    let seed: u64 = rand::random();
+    let mut random = StdRng::seed_from_u64(seed);
+    let header = bytes.iter().position(|byte| *byte == b'\n').expect("a header") + 1;
+    for end in [header, bytes.len() - 1, random.random_range(header..bytes.len())] {
+        std::fs::write(&whole, &bytes[..end]).expect("written");
+        let (code, text) = export(&["--database", &us, "--output", &whole, "--resume"]);
+        assert_eq!(code, 0, "seed {seed}, cut at {end}: {text}");
+        let again = std::fs::read(&whole).expect("written");
+        let same = again.trim_ascii_end() == bytes.trim_ascii_end();
+        assert!(same, "seed {seed}, cut at {end}");
+    }
+    // What does not follow is not written.
+    zones.copy().await;
+    let change = "set session_replication_role = replica;
+        update pghc.chain set payload = '1' where id = 40";
+    execute(&zones.dsn("bad"), change).await;
+    let (code, text) = export(&["--database", &zones.dsn("bad"), "--output", &path("bad")]);
+    assert!(code == 1 && text.contains("link 40 has a digest"), "{code} {text}");
+    zones.tasks.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_forged_zones_do_not_accuse_the_honest_one() {
+    let zones = Zones::start().await;
+    let directory = Scratch::new("export").expect("a temporary directory");
+    let kept = directory.path().join("kept").display().to_string();
+    let (code, text) = export(&["--database", &zones.dsn("eu"), "--output", &kept]);
+    assert_eq!(code, 0, "{text}");
+    zones.copy().await;
+    execute(&zones.dsn("bad"), &crate::zones::tamper::forge_payload_from(77)).await;
+    execute(&zones.server.dsn(), "create database worse template bad").await;
+    let other = "set session_replication_role = replica; update pghc.cluster set zone = 'ap'";
+    execute(&zones.dsn("worse"), other).await;
+    let given: Vec<String> = [("eu", "eu"), ("us", "bad"), ("ap", "worse")]
+        .iter()
+        .flat_map(|(zone, name)| ["--zone".to_owned(), format!("{zone}={}", zones.dsn(name))])
+        .collect();
+    let mut given: Vec<&str> = given.iter().map(String::as_str).collect();
+    let (code, text) = run(&given);
+    assert!(code == 1 && text.contains("link 77 is not the same everywhere"), "{code} {text}");
+    assert!(text.contains("no source is proved from link 77 on"), "{text}");
+    assert!(!text.contains("trust nothing"), "{text}");
+    given.extend(["--file", &kept]);
+    let (code, text) = run(&given);
+    assert!(
+        code == 1 && text.contains("trust nothing in us and ap from link 77 on"),
+        "{code} {text}"
+    );
     zones.tasks.shut_down().await;
 }

@@ -267,7 +267,7 @@ async fn the_emulator_is_changed_over_http_and_says_what_it_does() {
     let wan = wan(&tasks);
     wan.check().await.expect("loopback works");
     let url = format!("http://{}/v1", wan.serve().await.expect("a loopback port"));
-    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let http = crate::harness::client();
     let send = async |method: &str, path: &str, body: &str| {
         let method = method.parse().expect("a method");
         let request = http.request(method, format!("{url}/{path}")).body(body.to_owned());

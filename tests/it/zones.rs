@@ -173,6 +173,29 @@ async fn a_token_refuses_a_zone_whose_hashes_all_stayed() {
     town.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_by_http_equals_one_from_the_database() {
+    let mut town = Town::start().await;
+    town.zone("eu", &[]).await;
+    town.write("eu", 700).await;
+    wait_for("eu to have it all", async || {
+        town.head("eu", "").await.filter(|body| body.frontier == 700)
+    })
+    .await;
+    let mut exports = Vec::new();
+    for source in [["--api", &town.url("eu")], ["--database", &town.dsn("eu")]] {
+        let mut command = tokio::process::Command::new(crate::harness::binary());
+        // A proxy for the outside world knows nothing of zones.
+        command.env("http_proxy", "http://127.0.0.1:9").env("HTTP_PROXY", "http://127.0.0.1:9");
+        let output = command.arg("export").args(source).output().await.expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        exports.push(output.stdout);
+    }
+    assert!(exports[0] == exports[1], "the bytes are the same");
+    assert_eq!(exports[0].iter().filter(|byte| **byte == b'\n').count(), 701);
+    town.stop().await;
+}
+
 /// Three zones with 120 links each, and nothing written any longer.
 async fn quiet_town() -> Town {
     let mut town = Town::start().await;

@@ -85,7 +85,8 @@ impl Server {
         let api = Api::new(service, Arc::clone(&metrics), limits, shutdown.clone());
         let tasks = Tasks::default();
         tasks.spawn("server", async move { serve(listener, Arc::new(api), &cors).await });
-        let client = reqwest::Client::new();
+        #[expect(clippy::disallowed_methods, reason = "tests send what no client of ours does")]
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
         Self { address, double, metrics, shutdown, tasks, client }
     }
 
