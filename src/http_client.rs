@@ -90,13 +90,11 @@ impl HttpClient {
     }
 
     /// A `GET` of `url`, to be sent by [`HttpClient::send`].
-    #[must_use]
     pub fn get(&self, url: &str) -> RequestBuilder {
         self.client.get(url)
     }
 
     /// A request of `url`, to be sent by [`HttpClient::send`].
-    #[must_use]
     pub fn request(&self, method: Method, url: &str) -> RequestBuilder {
         self.client.request(method, url)
     }

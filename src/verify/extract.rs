@@ -116,8 +116,7 @@ pub async fn extract(
         }
         Some(begun) => begun.header.clone(),
         None => {
-            let stands =
-                u64::try_from(standing.end).ok().and_then(|end| WriteId::try_from(end).ok());
+            let stands = WriteId::try_from(standing.end).ok();
             let Some(to) = request.to.or(stands).filter(|to| *to >= request.from) else {
                 let (from, end) = (request.from, standing.end);
                 return Err(unreadable(format!(

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::Identity;
 use super::peer::Peer;
 use super::report::{Source, Views};
+use crate::http_client::HttpClient;
 use crate::telemetry::Metrics;
 
 /// Pause before a URL is tried again, after a success and after a failure.
@@ -95,7 +96,7 @@ impl Readings {
 pub(super) struct Trying {
     pub(super) identity: Identity,
     pub(super) views: Arc<Views>,
-    pub(super) http: reqwest::Client,
+    pub(super) http: HttpClient,
     pub(super) readings: Arc<Readings>,
     pub(super) metrics: Arc<Metrics>,
 }

@@ -93,8 +93,8 @@ impl Client {
             self.at(place, within, move |node, until| read_at(node, linearizable, token, until));
         let Some(seen) = seen.await else { return };
         let outcome = seen.unwrap_or(ReadOutcome::Failed);
-        if let ReadOutcome::Seen { frontier, hash } = outcome {
-            if hash.is_none() && frontier > 0 && on_disk {
+        if let ReadOutcome::Seen { frontier, digest } = outcome {
+            if digest.is_none() && frontier > 0 && on_disk {
                 self.world
                     .fail(&format!("a node says that {frontier} is applied, and it is not there"));
             }
@@ -139,22 +139,22 @@ async fn write_at(node: Arc<Node>, write: NewWrite, until: Instant) -> WriteOutc
         Err(SubmitError::Unknown) => return WriteOutcome::Unknown,
         Err(_) => return WriteOutcome::Refused,
     };
-    let (id, hash, repeated) = match outcome {
-        Outcome::Ordered(head) => (head.id, Some(head.hash), false),
+    let (id, digest, repeated) = match outcome {
+        Outcome::Ordered(head) => (head.id, Some(head.digest), false),
         Outcome::Repeated(id) => (id, None, true),
         Outcome::KeyReused(_) => return WriteOutcome::Refused,
     };
     if node.wait_applied(id.get(), until).await.is_err() {
         return WriteOutcome::Committed { id: id.get() };
     }
-    let hash = match hash {
-        Some(hash) => hash,
+    let digest = match digest {
+        Some(digest) => digest,
         None => match node.link(id, need(id.get(), until)).await.map(|seen| seen.value) {
-            Ok(Some(link)) => link.hash,
+            Ok(Some(link)) => link.digest,
             _ => return WriteOutcome::Committed { id: id.get() },
         },
     };
-    WriteOutcome::Acknowledged { id: id.get(), hash, repeated, applied: true }
+    WriteOutcome::Acknowledged { id: id.get(), digest, repeated, applied: true }
 }
 
 /// What `GET /v1/chain?at_least=…` does.
@@ -170,9 +170,10 @@ async fn read_at(node: Arc<Node>, linearizable: bool, token: u64, until: Instant
         }
     }
     match node.newest(need(at_least, until)).await {
-        Ok(seen) => {
-            ReadOutcome::Seen { frontier: seen.frontier, hash: seen.value.map(|link| link.hash) }
-        }
+        Ok(seen) => ReadOutcome::Seen {
+            frontier: seen.frontier,
+            digest: seen.value.map(|link| link.digest),
+        },
         Err(_) => ReadOutcome::Failed,
     }
 }

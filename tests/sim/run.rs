@@ -97,7 +97,7 @@ async fn poll(world: Arc<World>, stop: CancellationToken) {
                 ended: now,
                 max_id: links.last().map_or(0, |link| link.id.get()),
                 count: links.len() as u64,
-                hash: links.last().map(|link| link.hash),
+                digest: links.last().map(|link| link.digest),
             });
         }
     }

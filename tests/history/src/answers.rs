@@ -9,8 +9,8 @@ use crate::report::{Kind, Report};
 pub(crate) fn reads(subject: &Subject<'_>, report: &mut Report) {
     for (at, operation) in subject.history.operations.iter().enumerate() {
         let What::Read { at_least, outcome, .. } = operation.what else { continue };
-        let (frontier, hash) = match outcome {
-            ReadOutcome::Seen { frontier, hash } => (frontier, hash),
+        let (frontier, digest) = match outcome {
+            ReadOutcome::Seen { frontier, digest } => (frontier, digest),
             ReadOutcome::Fork => {
                 let id = at_least.unwrap_or_default();
                 let sentence = format!("the token of id {id} was taken for one of another chain");
@@ -38,9 +38,9 @@ pub(crate) fn reads(subject: &Subject<'_>, report: &mut Report) {
                 report.add(Kind::LostSight, frontier, &[at], sentence);
             }
             Some(link) => {
-                if let Some(hash) = hash.filter(|hash| *hash != link.hash) {
-                    let there = link.hash;
-                    let sentence = format!("a read showed {hash}, the chain has {there}");
+                if let Some(digest) = digest.filter(|digest| *digest != link.digest) {
+                    let there = link.digest;
+                    let sentence = format!("a read showed {digest}, the chain has {there}");
                     report.add(Kind::LostSight, frontier, &[at], sentence);
                 }
             }
@@ -63,10 +63,10 @@ pub(crate) fn snapshots(subject: &Subject<'_>, report: &mut Report) {
         } else if max > subject.newest() {
             format!("the chain ends at {}", subject.newest())
         } else {
-            let there = subject.link(max).map(|link| link.hash);
-            match shot.hash {
-                Some(hash) if Some(hash) != there => {
-                    format!("its newest hash was {hash}, the chain has {there:?}")
+            let there = subject.link(max).map(|link| link.digest);
+            match shot.digest {
+                Some(digest) if Some(digest) != there => {
+                    format!("its newest digest was {digest}, the chain has {there:?}")
                 }
                 _ => continue,
             }

@@ -76,12 +76,12 @@ pub enum What {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WriteOutcome {
-    /// 2xx: committed under this id, with this hash.
+    /// 2xx: committed under this id, with this digest.
     Acknowledged {
         /// The link's id.
         id: u64,
-        /// The link's hash.
-        hash: LinkHash,
+        /// The link's digest.
+        digest: Digest,
         /// Answered as known already (200 instead of 201).
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         repeated: bool,
@@ -107,9 +107,9 @@ pub enum ReadOutcome {
     Seen {
         /// Its id; 0 if the chain was empty.
         frontier: u64,
-        /// Its hash, if the answer held it.
+        /// Its digest, if the answer held it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        hash: Option<LinkHash>,
+        digest: Option<Digest>,
     },
     /// 409 `chain_fork`: the zone says that the token is from another chain.
     Fork,
@@ -133,9 +133,9 @@ pub struct Snapshot {
     pub max_id: u64,
     /// Number of links.
     pub count: u64,
-    /// Hash of the largest id.
+    /// Digest of the largest id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hash: Option<LinkHash>,
+    pub digest: Option<Digest>,
 }
 
 /// A zone's database was lost, restored, re-seeded, replaced by a replica, or tampered with on purpose

@@ -47,7 +47,7 @@ kinds! {
     LostWrite = "I2", "lost_write";
     /// Under an acknowledged id stands another link.
     ReplacedWrite = "I2", "replaced_write";
-    /// A reader saw an id that is not in the chain, or saw it with another hash.
+    /// A reader saw an id that is not in the chain, or saw it with another digest.
     LostSight = "I2", "lost_sight";
     /// The same payload stands under two ids.
     WrittenTwice = "I5", "written_twice";
@@ -274,10 +274,10 @@ impl fmt::Display for Line<'_> {
                 key.iter().try_for_each(|key| write!(f, " key {key}"))?;
                 payload.iter().try_for_each(|payload| write!(f, " payload {payload}"))?;
                 match outcome {
-                    WriteOutcome::Acknowledged { id, hash, repeated, applied } => {
+                    WriteOutcome::Acknowledged { id, digest, repeated, applied } => {
                         let repeated = if *repeated { ", repeated" } else { "" };
                         let applied = if *applied { "" } else { ", not yet applied" };
-                        write!(f, " -> id {id} hash {hash}{repeated}{applied}")
+                        write!(f, " -> id {id} digest {digest}{repeated}{applied}")
                     }
                     WriteOutcome::Committed { id } => write!(f, " -> id {id}, committed and late"),
                     WriteOutcome::Refused => f.write_str(" -> refused"),
@@ -288,9 +288,9 @@ impl fmt::Display for Line<'_> {
                 f.write_str(if *linearizable { "linearizable read" } else { "read" })?;
                 at_least.iter().try_for_each(|id| write!(f, " at least {id}"))?;
                 match outcome {
-                    ReadOutcome::Seen { frontier, hash } => {
+                    ReadOutcome::Seen { frontier, digest } => {
                         write!(f, " -> {frontier}")?;
-                        hash.iter().try_for_each(|hash| write!(f, " hash {hash}"))
+                        digest.iter().try_for_each(|digest| write!(f, " digest {digest}"))
                     }
                     ReadOutcome::Fork => f.write_str(" -> chain_fork"),
                     ReadOutcome::Failed => f.write_str(" -> failed"),

@@ -179,7 +179,7 @@ impl Settings {
                     ended: at + 5,
                     max_id,
                     count: max_id,
-                    hash: link(chain, max_id).map(|link| link.hash),
+                    digest: link(chain, max_id).map(|link| link.digest),
                 });
             }
         }
@@ -243,8 +243,8 @@ fn answer(
         let acknowledged = |repeated| {
             let moment = (at, write);
             let position = effects.binary_search(&moment).expect("it takes effect");
-            let Link { id, hash, .. } = chain[position];
-            WriteOutcome::Acknowledged { id, hash, repeated, applied: true }
+            let Link { id, digest, .. } = chain[position];
+            WriteOutcome::Acknowledged { id, digest, repeated, applied: true }
         };
         let outcome = match fate {
             Fate::Acknowledged => acknowledged(false),
@@ -258,8 +258,8 @@ fn answer(
             if with_token {
                 frontier = frontier.max(token);
             }
-            let hash = link(chain, frontier).map(|link| link.hash);
-            let outcome = ReadOutcome::Seen { frontier, hash };
+            let digest = link(chain, frontier).map(|link| link.digest);
+            let outcome = ReadOutcome::Seen { frontier, digest };
             What::Read { at_least: with_token.then_some(token), linearizable, outcome }
         } else {
             let payload = Some(Fingerprint::from(payload(write)));

@@ -68,7 +68,7 @@ fn position(id: u64) -> usize {
     usize::try_from(id - 1).expect("the link is in memory, at this position")
 }
 
-/// I2: every answered id is in the chain, with the hash and the payload of the answer.
+/// I2: every answered id is in the chain, with the digest and the payload of the answer.
 fn answered(subject: &Subject<'_>, found: &mut Written, keys: &mut Keys, report: &mut Report) {
     for (at, operation) in subject.history.operations.iter().enumerate() {
         let Some(id) = operation.answered_id() else { continue };
@@ -79,11 +79,12 @@ fn answered(subject: &Subject<'_>, found: &mut Written, keys: &mut Keys, report:
             report.add(Kind::LostWrite, id, &[at], sentence);
             continue;
         };
-        if let WriteOutcome::Acknowledged { hash, .. } = outcome
-            && hash != link.hash
+        if let WriteOutcome::Acknowledged { digest, .. } = outcome
+            && digest != link.digest
         {
-            let there = link.hash;
-            let sentence = format!("id {id} was answered with hash {hash}, the chain has {there}");
+            let there = link.digest;
+            let sentence =
+                format!("id {id} was answered with digest {digest}, the chain has {there}");
             report.add(Kind::ReplacedWrite, id, &[at], sentence);
         } else if payload != link.fingerprint() {
             let there = link.fingerprint();

@@ -13,14 +13,14 @@ use pghc_history::{
 const HEADER: &str = r#"{"pghc_history":1,"cluster":"00000000-0000-4000-8000-000000000001"}"#;
 
 /// Every kind of record with every field, as the format has them. A change here is a new format.
-const GOLDEN: &str = r#"{"operation":{"client":1,"session":2,"zone":0,"started":10,"ended":20,"write":{"key":7,"payload":"000102030405060708090a0b0c0d0e0f","outcome":{"acknowledged":{"id":3,"hash":"abababababababababababababababab","repeated":true,"applied":true}}}}}
+const GOLDEN: &str = r#"{"operation":{"client":1,"session":2,"zone":0,"started":10,"ended":20,"write":{"key":7,"payload":"000102030405060708090a0b0c0d0e0f","outcome":{"acknowledged":{"id":3,"digest":"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd","repeated":true,"applied":true}}}}}
 {"operation":{"client":1,"session":2,"zone":0,"started":21,"ended":22,"write":{"outcome":{"committed":{"id":4}}}}}
 {"operation":{"client":1,"session":2,"zone":0,"started":23,"ended":24,"write":{"outcome":"refused"}}}
 {"operation":{"client":1,"session":2,"zone":0,"started":25,"ended":26,"write":{"outcome":"unknown"}}}
-{"operation":{"client":1,"session":2,"zone":1,"started":27,"ended":28,"read":{"at_least":3,"linearizable":true,"outcome":{"seen":{"frontier":4,"hash":"abababababababababababababababab"}}}}}
+{"operation":{"client":1,"session":2,"zone":1,"started":27,"ended":28,"read":{"at_least":3,"linearizable":true,"outcome":{"seen":{"frontier":4,"digest":"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd"}}}}}
 {"operation":{"client":1,"session":2,"zone":1,"started":29,"ended":30,"read":{"outcome":"fork"}}}
 {"operation":{"client":1,"session":2,"zone":1,"started":31,"ended":32,"read":{"outcome":"failed"}}}
-{"snapshot":{"zone":1,"replica":true,"started":33,"ended":34,"max_id":4,"count":4,"hash":"abababababababababababababababab"}}
+{"snapshot":{"zone":1,"replica":true,"started":33,"ended":34,"max_id":4,"count":4,"digest":"cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd"}}
 {"reset":{"zone":1,"started":35,"ended":36}}
 {"fault":"leader_kill"}
 {"zone":2}
@@ -28,13 +28,13 @@ const GOLDEN: &str = r#"{"operation":{"client":1,"session":2,"zone":0,"started":
 "#;
 
 fn records() -> Vec<Record> {
-    let hash = LinkHash([0xab; 16]);
+    let digest = Digest([0xcd; 32]);
     let mut payload = Fingerprint([0; 16]);
     (0..16).for_each(|at| payload.0[usize::from(at)] = at);
     let write = |key, payload, outcome| What::Write { key, payload, outcome };
     let read = |at_least, linearizable, outcome| What::Read { at_least, linearizable, outcome };
-    let seen = ReadOutcome::Seen { frontier: 4, hash: Some(hash) };
-    let ack = WriteOutcome::Acknowledged { id: 3, hash, repeated: true, applied: true };
+    let seen = ReadOutcome::Seen { frontier: 4, digest: Some(digest) };
+    let ack = WriteOutcome::Acknowledged { id: 3, digest, repeated: true, applied: true };
     let operation = |zone, started, ended, what| {
         Record::Operation(Operation { client: 1, session: 2, zone, started, ended, what })
     };
@@ -43,7 +43,7 @@ fn records() -> Vec<Record> {
         node: "eu-1".parse().unwrap(),
         written_at: Micros(1_700_000_000_000_000),
         payload: Some(Digest([0x11; 32])),
-        hash,
+        hash: LinkHash([0xab; 16]),
         digest: Digest([0x22; 32]),
     };
     vec![
@@ -61,7 +61,7 @@ fn records() -> Vec<Record> {
             ended: 34,
             max_id: 4,
             count: 4,
-            hash: Some(hash),
+            digest: Some(digest),
         }),
         Record::Reset(Reset { zone: 1, started: 35, ended: 36 }),
         Record::Fault("leader_kill".to_owned()),

@@ -46,7 +46,7 @@ fn link(run: &Run, id: u64) -> Link {
     run.zones[0].links[usize::try_from(id - 1).unwrap()].clone()
 }
 
-/// Computes hash and digest of every zone's links anew, and corrects the answers' hashes: what a
+/// Computes hash and digest of every zone's links anew, and corrects the answers' digests: what a
 /// cluster would have answered that really had these links in this order.
 fn settle(run: &mut Run) {
     for chain in &mut run.zones {
@@ -64,23 +64,23 @@ fn settle(run: &mut Run) {
     adopt(run);
 }
 
-/// Corrects the hashes that were answered to those of the chain.
+/// Corrects the digests that were answered to those of the chain.
 fn adopt(run: &mut Run) {
     let links = run.zones[0].links.clone();
-    let at = |id: u64| links.get(usize::try_from(id.checked_sub(1)?).unwrap()).map(|l| l.hash);
+    let at = |id: u64| links.get(usize::try_from(id.checked_sub(1)?).unwrap()).map(|l| l.digest);
     for operation in &mut run.history.operations {
         match &mut operation.what {
-            What::Write { outcome: WriteOutcome::Acknowledged { id, hash, .. }, .. } => {
-                *hash = at(*id).unwrap_or(*hash);
+            What::Write { outcome: WriteOutcome::Acknowledged { id, digest, .. }, .. } => {
+                *digest = at(*id).unwrap_or(*digest);
             }
-            What::Read { outcome: ReadOutcome::Seen { frontier, hash }, .. } => {
-                *hash = at(*frontier).or(*hash);
+            What::Read { outcome: ReadOutcome::Seen { frontier, digest }, .. } => {
+                *digest = at(*frontier).or(*digest);
             }
             _ => {}
         }
     }
     for shot in &mut run.history.snapshots {
-        shot.hash = at(shot.max_id).or(shot.hash);
+        shot.digest = at(shot.max_id).or(shot.digest);
     }
 }
 
@@ -105,11 +105,11 @@ fn write(key: Option<u64>, payload: Digest, outcome: WriteOutcome) -> What {
 }
 
 fn acknowledged(run: &Run, id: u64) -> WriteOutcome {
-    WriteOutcome::Acknowledged { id, hash: link(run, id).hash, repeated: false, applied: true }
+    WriteOutcome::Acknowledged { id, digest: link(run, id).digest, repeated: false, applied: true }
 }
 
 fn read(at_least: Option<u64>, linearizable: bool, frontier: u64) -> What {
-    let outcome = ReadOutcome::Seen { frontier, hash: None };
+    let outcome = ReadOutcome::Seen { frontier, digest: None };
     What::Read { at_least, linearizable, outcome }
 }
 
@@ -134,7 +134,7 @@ fn an_acknowledged_write_that_is_not_in_the_chain_is_lost() {
     let mut run = good();
     let (at, id) = (late(&run), newest(&run) + 1);
     let outcome =
-        WriteOutcome::Acknowledged { id, hash: LinkHash([1; 16]), repeated: false, applied: true };
+        WriteOutcome::Acknowledged { id, digest: Digest([1; 32]), repeated: false, applied: true };
     let place = operation(&mut run, 0, at, at + 1, write(None, Digest([1; 32]), outcome));
     let report = expect(&run, &[Kind::LostWrite]);
     assert_eq!(report.violations[0].operations, [place]);
@@ -160,11 +160,11 @@ fn a_chain_cut_after_an_acknowledgement_has_lost_a_write() {
 }
 
 #[test]
-fn another_hash_or_payload_under_an_acknowledged_id_is_a_replaced_write() {
+fn another_digest_or_payload_is_a_replaced_write() {
     let mut run = good();
     let at = acknowledgement(&run, 10);
-    if let WriteOutcome::Acknowledged { hash, .. } = outcome_of(&mut run.history.operations[at]) {
-        hash.0[15] ^= 1;
+    if let WriteOutcome::Acknowledged { digest, .. } = outcome_of(&mut run.history.operations[at]) {
+        digest.0[15] ^= 1;
     }
     // Nobody else sent that payload, so the link is nobody's as well.
     expect(&run, &[Kind::ReplacedWrite, Kind::Phantom]);
@@ -189,7 +189,7 @@ fn a_read_of_what_the_chain_does_not_hold_has_lost_its_sight() {
     expect(&run, &[Kind::LostSight]);
 
     let mut run = good();
-    let outcome = ReadOutcome::Seen { frontier: 3, hash: Some(LinkHash([0; 16])) };
+    let outcome = ReadOutcome::Seen { frontier: 3, digest: Some(Digest([0; 32])) };
     let what = What::Read { at_least: None, linearizable: false, outcome };
     operation(&mut run, 0, at, at + 1, what);
     expect(&run, &[Kind::LostSight]);
@@ -420,7 +420,7 @@ fn snapshot(run: &Run, started: u64, max_id: u64) -> Snapshot {
         ended: started + 1,
         max_id,
         count: max_id,
-        hash: (max_id > 0).then(|| link(run, max_id).hash),
+        digest: (max_id > 0).then(|| link(run, max_id).digest),
     }
 }
 
@@ -428,7 +428,7 @@ fn snapshot(run: &Run, started: u64, max_id: u64) -> Snapshot {
 fn a_snapshot_that_is_no_prefix_is_torn() {
     let changes: [fn(&mut Snapshot); 3] = [
         |shot| shot.count -= 1,
-        |shot| shot.hash = Some(LinkHash([0; 16])),
+        |shot| shot.digest = Some(Digest([0; 32])),
         |shot| (shot.max_id, shot.count) = (1_000_000, 1_000_000),
     ];
     for change in changes {
@@ -500,7 +500,7 @@ fn the_report_shows_the_first_violation_first_with_the_operations_around_it() {
     let line =
         format!("{now}..{} ns, client 1000 session 3, zone 0: read at least 9 -> 8", now + 1);
     assert!(text[token..].contains(&line), "{text}");
-    assert!(text[gap..token].contains("-> id 42 hash"), "{text}");
+    assert!(text[gap..token].contains("-> id 42 digest"), "{text}");
 }
 
 proptest! {

@@ -167,7 +167,7 @@ pub async fn poll(cluster: Arc<Cluster>, book: Arc<Book>) {
         for (zone, base) in counted.iter_mut().enumerate() {
             let started = book.now();
             // A database that is down has no snapshot to look at.
-            if let Ok((max_id, above, hash)) = look(&cluster, zone, *base).await {
+            if let Ok((max_id, above, digest)) = look(&cluster, zone, *base).await {
                 // A copy that took the database's place may be behind what was counted.
                 if max_id < *base {
                     *base = 0;
@@ -176,7 +176,7 @@ pub async fn poll(cluster: Arc<Cluster>, book: Arc<Book>) {
                 let (zone, ended, count) =
                     (u16::try_from(zone).unwrap_or(0), book.now(), *base + above);
                 let snapshot =
-                    Snapshot { zone, replica: false, started, ended, max_id, count, hash };
+                    Snapshot { zone, replica: false, started, ended, max_id, count, digest };
                 book.with_history(|history| history.snapshots.push(snapshot));
                 *base = max_id.saturating_sub(5_000).min(count);
             }
@@ -185,19 +185,21 @@ pub async fn poll(cluster: Arc<Cluster>, book: Arc<Book>) {
     }
 }
 
-/// Largest id, number of links above `base`, and the largest id's hash.
+/// Largest id, number of links above `base`, and the largest id's digest.
 async fn look(
     cluster: &Cluster,
     zone: usize,
     base: u64,
-) -> anyhow::Result<(u64, u64, Option<pghc_api::chain::LinkHash>)> {
+) -> anyhow::Result<(u64, u64, Option<pghc_api::chain::Digest>)> {
     let sql = cluster.sql(zone).await?;
     let query = format!(
         "select coalesce(max(id), 0), count(*) filter (where id > {base}), \
-         (array_agg(hash::text order by id desc))[1] from pghc.chain where id >= {base}"
+         (array_agg(digest order by id desc))[1] from pghc.chain where id >= {base}"
     );
     let rows = sql.query(&query).await?;
     let row = rows.first().context("a row")?;
-    let hash = row.try_get::<_, Option<&str>>(2)?.and_then(|hash| hash.parse().ok());
-    Ok((u64::try_from(row.try_get::<_, i64>(0)?)?, u64::try_from(row.try_get::<_, i64>(1)?)?, hash))
+    let digest = row.try_get::<_, Option<&[u8]>>(2)?;
+    let digest = digest.and_then(|bytes| bytes.try_into().ok()).map(pghc_api::chain::Digest);
+    let number = |column: usize| anyhow::Ok(u64::try_from(row.try_get::<_, i64>(column)?)?);
+    Ok((number(0)?, number(1)?, digest))
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use pghc::lab::client::{Connection, get, post};
-use pghc_api::chain::LinkHash;
+use pghc_api::chain::Digest;
 use pghc_api::wire::HeadBody;
 use pghc_history::{Fingerprint, Operation, ReadOutcome, What, WriteOutcome};
 use rand::RngExt as _;
@@ -27,7 +27,7 @@ const PAUSE_MS: std::ops::Range<u64> = 20..120;
 #[derive(Deserialize)]
 struct Written {
     id: u64,
-    hash: LinkHash,
+    digest: Digest,
     token: String,
 }
 
@@ -103,11 +103,11 @@ impl Load {
         let outcome = match answer {
             Some((200, body)) => match serde_json::from_slice::<HeadBody>(&body) {
                 Ok(head) => {
-                    let hash = head.head.as_ref().map(|link| link.hash);
+                    let digest = head.head.as_ref().map(|link| link.digest);
                     let seen = head.head.as_ref().map_or(0, |link| link.id);
                     let at_least = session.token.take();
                     session.token = head.head.map(|link| (link.id, link.token.to_string()));
-                    let outcome = ReadOutcome::Seen { frontier: seen, hash };
+                    let outcome = ReadOutcome::Seen { frontier: seen, digest };
                     let at_least = at_least.map(|(id, _)| id);
                     return self.record(
                         session,
@@ -172,9 +172,9 @@ impl Load {
 
 fn judge(status: u16, body: &[u8]) -> Attempt {
     if let (200 | 201, Ok(written)) = (status, serde_json::from_slice::<Written>(body)) {
-        let Written { id, hash, token } = written;
+        let Written { id, digest, token } = written;
         let outcome =
-            WriteOutcome::Acknowledged { id, hash, repeated: status == 200, applied: true };
+            WriteOutcome::Acknowledged { id, digest, repeated: status == 200, applied: true };
         return Attempt::Done(outcome, token);
     }
     let problem = serde_json::from_slice::<Problem>(body);

@@ -219,7 +219,7 @@ mod tests {
 
     use super::Book;
 
-    const SEEN: ReadOutcome = ReadOutcome::Seen { frontier: 7, hash: None };
+    const SEEN: ReadOutcome = ReadOutcome::Seen { frontier: 7, digest: None };
 
     fn read(
         session: u32,
@@ -248,8 +248,9 @@ mod tests {
     #[test]
     fn what_a_rewritten_zone_showed_before_it_noticed_is_not_judged_nor_are_tokens_from_it() {
         let repeated = |session| {
-            let hash = pghc_api::chain::LinkHash([0; 16]);
-            let outcome = WriteOutcome::Acknowledged { id: 7, hash, repeated: true, applied: true };
+            let digest = pghc_api::chain::Digest([0; 32]);
+            let outcome =
+                WriteOutcome::Acknowledged { id: 7, digest, repeated: true, applied: true };
             let what = What::Write { key: None, payload: None, outcome };
             Operation { client: session, session, zone: 1, started: 14, ended: 15, what }
         };
