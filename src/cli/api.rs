@@ -36,6 +36,11 @@ pub struct Arguments {
     /// postgres://user@a,b/database?target_session_attrs=read-write.
     #[arg(long, env = "PGHC_DATABASE", hide_env_values = true)]
     database: Dsn,
+    /// File whose first line is the password of `database` and of every replica, so that none stands
+    /// in these settings; only its owner may read it. It is read at every log-in. Without it
+    /// passfile=, PGPASSFILE and ~/.pgpass are looked at, as PostgreSQL's own clients do.
+    #[arg(long, env = "PGHC_DATABASE_PASSWORD_FILE")]
+    database_password_file: Option<PathBuf>,
     /// A physical replica of that PostgreSQL, in the same form; may be repeated. It serves the reads
     /// that say how far they must be, and all reads while the primary is away.
     #[arg(long = "replica", env = "PGHC_REPLICA", value_delimiter = '|', hide_env_values = true)]
@@ -138,6 +143,13 @@ impl Arguments {
         }
     }
 
+    fn with_password(&self, dsn: &Dsn) -> Dsn {
+        match &self.database_password_file {
+            Some(path) => dsn.clone().with_password_file(path),
+            None => dsn.clone(),
+        }
+    }
+
     async fn start(&self, tasks: &Tasks) -> Result<(TcpListener, Arc<Api>), StartError> {
         if !self.listen.ip().is_loopback() && !self.insecure_network {
             return Err(StartError::NotLoopback(self.listen));
@@ -161,8 +173,8 @@ impl Arguments {
         }
         let settings = Settings {
             identity: Identity { cluster, zone, node, api_url },
-            database: self.database.clone(),
-            replicas: self.replicas.clone(),
+            database: self.with_password(&self.database),
+            replicas: self.replicas.iter().map(|dsn| self.with_password(dsn)).collect(),
             commit: match self.synchronous_commit {
                 OnOff::On => Commit::OnDisk,
                 OnOff::Off => Commit::InMemory,

@@ -92,17 +92,30 @@ pub fn parse<T: Parser>(
 pub(super) fn one_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::ValueValidation {
         let reason = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-        return format!("{}: {reason}", text_of(error, ContextKind::InvalidArg));
+        return without_secrets(&format!("{}: {reason}", text_of(error, ContextKind::InvalidArg)));
     }
     let message = error.render().to_string();
     let lines = message.lines().take_while(|line| !line.starts_with("Usage:"));
     let lines: Vec<&str> = lines.map(str::trim).filter(|line| !line.is_empty()).collect();
-    lines
-        .join(" ")
+    let text = lines.join(" ");
+    let text = text
         .trim_start_matches("error: ")
         .trim_end_matches("For more information, try '--help'.")
-        .trim()
-        .to_owned()
+        .trim();
+    without_secrets(text)
+}
+
+/// The text without connection strings that it quotes: each from its `postgres://` or its first
+/// `password=` on, as far as the quote or the text goes.
+fn without_secrets(text: &str) -> String {
+    let marks = ["postgres://", "postgresql://", "password=", "password ="];
+    let Some(start) = marks.iter().filter_map(|mark| text.find(mark)).min() else {
+        return text.to_owned();
+    };
+    let (before, secret) = text.split_at(start);
+    // clap closes its quote with `' found`, a name with `" is`; a password may hold a quote itself.
+    let end = ["' found", "' for", "\" is "].iter().filter_map(|close| secret.rfind(close)).max();
+    format!("{before}…{}", end.map_or("", |end| &secret[end..]))
 }
 
 fn text_of(error: &clap::Error, kind: ContextKind) -> String {
@@ -130,7 +143,26 @@ pub(super) fn url(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::url;
+    use super::{url, without_secrets};
+
+    #[test]
+    fn a_connection_string_in_a_message_is_left_out() {
+        for (text, shown) in [
+            (
+                "unexpected argument 'postgres://u:se'same@h/d' found",
+                "unexpected argument '…' found",
+            ),
+            (
+                "zone name \"postgres://u:sesame@h/d?a\" is not allowed: x",
+                "zone name \"…\" is not allowed: x",
+            ),
+            ("got 'host=h password=sesame user=u' found", "got 'host=h …' found"),
+            ("want postgresql://u:sesame", "want …"),
+            ("nothing here", "nothing here"),
+        ] {
+            assert_eq!(without_secrets(text), shown);
+        }
+    }
 
     #[test]
     fn a_url_of_ours_is_a_scheme_a_host_and_a_port() {

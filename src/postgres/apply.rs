@@ -15,8 +15,9 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
-use super::column::{Bytes32, Hex, JsonText, Timestamp};
+use super::column::{Bytes32, Hex, JsonText, Timestamp, WrongColumn, get};
 use super::connect::{ConnectError, Dsn, Role, STATEMENT_MAX};
+use super::remedy::Replaced;
 use crate::failpoint::{self, Point};
 use crate::task::Tasks;
 
@@ -149,6 +150,12 @@ pub enum ApplyError {
     /// the head that is answered: whatever was under way is in it wholly or not at all.
     #[error("the answer of PostgreSQL is missing; the frontier tells what was applied")]
     Lost(#[source] Option<tokio_postgres::Error>),
+    /// As `Lost`; the server must be started again.
+    #[error(transparent)]
+    Replaced(#[from] Replaced),
+    /// Halt the zone: the schema was changed by hand.
+    #[error(transparent)]
+    Column(#[from] WrongColumn),
     /// Halt the zone. PostgreSQL refuses a committed write or our schema, and would again; nothing
     /// was written. A person must find out why.
     #[error("PostgreSQL refuses a committed write with {sqlstate}: {message}; nothing was written")]
@@ -162,6 +169,10 @@ pub enum ApplyError {
 
 impl ApplyError {
     fn sort(error: tokio_postgres::Error) -> Self {
+        let error = match Replaced::of(error) {
+            Ok(replaced) => return replaced.into(),
+            Err(error) => error,
+        };
         match error.as_db_error() {
             Some(db) if is_final(db.code()) => Self::Refused {
                 sqlstate: db.code().code().to_owned(),
@@ -241,12 +252,12 @@ impl Applier {
         let parameters: [&(dyn ToSql + Sync); 2] = [&node, &expired];
         let asked = self.client.query_one(&self.acquire, &parameters);
         let row = answered(failpoint::within(Point::AcquireSent, asked)).await?;
-        let epoch = unsigned(row.get(1));
-        if !row.get::<_, bool>(0) {
-            return Ok(Acquired::Held { epoch, applier: row.get(2) });
+        let epoch = unsigned(get(&row, 1, "pghc.frontier.epoch")?);
+        if !get::<bool>(&row, 0, "granted of pghc.acquire")? {
+            return Ok(Acquired::Held { epoch, applier: get(&row, 2, "pghc.frontier.applier")? });
         }
         failpoint::pass(Point::AcquireAnswered);
-        let head = head_from(&row, 3).map_err(|error| ApplyError::Lost(Some(error)))?;
+        let head = head_from(&row, 3)?;
         self.advance_flushed(head.map_or(0, |head| head.id.get()));
         Ok(Acquired::Granted { epoch, head })
     }
@@ -297,7 +308,7 @@ impl Applier {
         failpoint::pass(Point::ApplyBefore);
         let sent = self.client.query_one(&self.apply, &parameters);
         match answered(failpoint::within(Point::ApplySent, sent)).await {
-            Ok(row) if row.get::<_, Option<i64>>(0).is_some() => {
+            Ok(row) if get::<Option<i64>>(&row, 0, "answer of pghc.apply")?.is_some() => {
                 failpoint::pass(Point::ApplyAnswered);
                 if self.commit == Commit::OnDisk {
                     self.advance_flushed(batch.head().id.get());
@@ -325,7 +336,7 @@ impl Applier {
         let row = answered(failpoint::within(Point::RenewSent, sent)).await?;
         let Some(row) = row else { return Err(self.fenced().await) };
         failpoint::pass(Point::RenewAnswered);
-        self.advance_flushed(unsigned(row.get(0)));
+        self.advance_flushed(unsigned(get(&row, 0, "pghc.frontier.applied_id")?));
         Ok(self.flushed())
     }
 
@@ -351,8 +362,15 @@ impl Applier {
     async fn fenced(&self) -> ApplyError {
         match answered(self.client.query_one(&self.lease, &[])).await {
             Ok(row) => {
-                let (epoch, applied_id) = (unsigned(row.get(0)), unsigned(row.get(1)));
-                ApplyError::Fenced { epoch, applied_id }
+                let seen = get(&row, 0, "pghc.frontier.epoch")
+                    .and_then(|epoch| Ok((epoch, get(&row, 1, "pghc.frontier.applied_id")?)));
+                match seen {
+                    Ok((epoch, applied_id)) => {
+                        let (epoch, applied_id) = (unsigned(epoch), unsigned(applied_id));
+                        ApplyError::Fenced { epoch, applied_id }
+                    }
+                    Err(wrong) => wrong.into(),
+                }
             }
             Err(error) => error,
         }
@@ -379,11 +397,11 @@ pub(super) fn unsigned(number: i64) -> u64 {
 }
 
 /// The head in columns `first` (applied id), then hash, digest and time; `None` for id 0.
-pub(super) fn head_from(row: &Row, first: usize) -> Result<Option<Head>, tokio_postgres::Error> {
-    let Ok(id) = WriteId::try_from(unsigned(row.try_get(first)?)) else { return Ok(None) };
-    let Hex(hash) = row.try_get(first + 1)?;
-    let Bytes32(digest): Bytes32 = row.try_get(first + 2)?;
-    let Timestamp(written_at) = row.try_get(first + 3)?;
-    let digest: Digest = digest;
+pub(super) fn head_from(row: &Row, first: usize) -> Result<Option<Head>, WrongColumn> {
+    let id = unsigned(get(row, first, "pghc.frontier.applied_id")?);
+    let Ok(id) = WriteId::try_from(id) else { return Ok(None) };
+    let Hex(hash) = get(row, first + 1, "pghc.frontier.hash")?;
+    let Bytes32(digest) = get(row, first + 2, "pghc.frontier.digest")?;
+    let Timestamp(written_at) = get(row, first + 3, "pghc.frontier.written_at")?;
     Ok(Some(Head { id, hash, digest, written_at }))
 }

@@ -8,12 +8,39 @@ use std::error::Error;
 use bytes::{BufMut as _, BytesMut};
 use pghc_api::chain::{Digest, LinkHash};
 use pghc_api::time::Micros;
+use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
 
 type Failure = Box<dyn Error + Sync + Send>;
 
 /// Microseconds from the Unix epoch to 2000-01-01, where PostgreSQL counts from.
 pub(super) const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+
+/// A column holds another type than pghc made it with, or a null where none may be: the schema was
+/// changed by hand.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{column} is not as pghc made it: it holds {found}; the schema was changed by hand: change it \
+     back, then restart the nodes of this zone"
+)]
+pub struct WrongColumn {
+    /// Table and column.
+    pub column: &'static str,
+    /// What is there instead.
+    pub found: String,
+}
+
+/// The value of a column, which others may have changed since pghc made it. `column` names it.
+pub(super) fn get<'a, T: FromSql<'a>>(
+    row: &'a Row,
+    at: usize,
+    column: &'static str,
+) -> Result<T, WrongColumn> {
+    row.try_get(at).map_err(|_| {
+        let kind = row.columns().get(at).map_or("nothing", |column| column.type_().name());
+        WrongColumn { column, found: format!("{kind}, or what cannot be read as such") }
+    })
+}
 
 /// A timestamptz. Infinities become the ends of the range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

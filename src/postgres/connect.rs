@@ -1,21 +1,24 @@
 //! The one place that makes PostgreSQL clients.
 //!
 //! Every session gets the same bounds (connect, statement, lock and idle timeouts, TCP keepalives),
-//! a fixed search path and, right after login, the least role that does its work. There is no TLS
-//! yet: connect over loopback, a Unix socket or a private network. The session settings travel as
-//! start-up options, so connect to PostgreSQL itself and not through a transaction pooler.
+//! settings that neither database nor login can change (`session.rs`) and, right after login, the
+//! least role that does its work. There is no TLS yet: connect over loopback, a Unix socket or a
+//! private network, to PostgreSQL itself and not through a pooler.
 
-use std::fmt;
 use std::future::Future;
-use std::str::FromStr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio_postgres::config::SslMode;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
 
+pub use super::dsn::{BadDsn, Dsn};
+use super::remedy;
+use super::secret::Login;
+use super::session::{self, Unusable};
 use crate::task::Tasks;
+use crate::telemetry::describe;
 
 /// Longest time one attempt to log in to one server may take.
 pub const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -25,70 +28,6 @@ pub const STATEMENT_MAX: Duration = Duration::from_secs(10);
 pub const LOCK_MAX: Duration = Duration::from_secs(5);
 /// Longest time sent bytes may stay unacknowledged before the connection counts as gone.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
-
-/// Where a database is and how to log in: a `postgres://` URL or `key=value` text. It may name
-/// several servers, of which the first that answers (with `target_session_attrs=read-write`: the
-/// first that is no replica) is taken. Its `Debug` and `Display` forms hold no password.
-#[derive(Clone)]
-pub struct Dsn(Config);
-
-/// The text is no usable connection string.
-#[derive(Debug, thiserror::Error)]
-#[error("the PostgreSQL connection string is not usable: {0}")]
-pub struct BadDsn(&'static str, #[source] Option<tokio_postgres::Error>);
-
-impl FromStr for Dsn {
-    type Err = BadDsn;
-    fn from_str(text: &str) -> Result<Self, BadDsn> {
-        let config: Config = text.parse().map_err(|error| {
-            BadDsn("want postgres://user@host:port/database or host=… dbname=…", Some(error))
-        })?;
-        if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
-            return Err(BadDsn("it names no host", None));
-        }
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(BadDsn("sslmode=require, but this version speaks no TLS", None));
-        }
-        Ok(Self(config))
-    }
-}
-
-impl Dsn {
-    /// Its servers, `host:port` each, in the order in which they are tried.
-    fn places(&self) -> Vec<String> {
-        let host = |host: &tokio_postgres::config::Host| match host {
-            tokio_postgres::config::Host::Tcp(name) => name.clone(),
-            tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
-        };
-        let mut hosts: Vec<String> = self.0.get_hosts().iter().map(host).collect();
-        if hosts.is_empty() {
-            hosts = self.0.get_hostaddrs().iter().map(ToString::to_string).collect();
-        }
-        let ports = self.0.get_ports();
-        let port = |place: usize| ports.get(place).or(ports.first()).copied().unwrap_or(5432);
-        let place = |(place, host)| format!("{host}:{}", port(place));
-        hosts.into_iter().enumerate().map(place).collect()
-    }
-
-    /// Longest time a log-in may take: each of its servers may use up [`CONNECT_MAX`].
-    pub(super) fn login_max(&self) -> Duration {
-        let count = u32::try_from(self.places().len()).unwrap_or(1);
-        CONNECT_MAX * count.clamp(1, 8)
-    }
-}
-
-impl fmt::Display for Dsn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let user = self.0.get_user().unwrap_or_default();
-        write!(f, "{user}@{}/{}", self.places().join(","), self.0.get_dbname().unwrap_or(user))
-    }
-}
-
-impl fmt::Debug for Dsn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Dsn({self})")
-    }
-}
 
 /// What a session is for, and so which role it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,9 +44,8 @@ pub enum Role {
 }
 
 impl Role {
-    /// What a session says right after login. That it only reads is said here and not at start-up:
-    /// `target_session_attrs=read-write` would take a session that is born so for a replica's.
-    const fn set_role(self) -> &'static str {
+    /// What a session says right after login.
+    pub(super) const fn set_role(self) -> &'static str {
         match self {
             Self::Login => "",
             Self::Applier => "set role pghc_applier",
@@ -120,26 +58,22 @@ impl Role {
         }
     }
 
-    const fn options(self) -> &'static str {
+    /// More start-up options.
+    pub(super) const fn options(self) -> &'static str {
         match self {
-            Self::Login => "-c default_transaction_read_only=off",
+            Self::Login | Self::Auditor => "",
             // These sessions live long and look links up by id only. A plan made while the chain
             // was short must not scan all of it when it is long, and planning the apply statement
             // anew for each batch, as PostgreSQL would, costs more than the guards.
-            Self::Applier => {
-                "-c default_transaction_read_only=off -c plan_cache_mode=force_generic_plan \
-                 -c enable_seqscan=off -c enable_bitmapscan=off"
-            }
-            Self::Reader => {
-                "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off \
+            Self::Applier | Self::Reader => {
+                " -c plan_cache_mode=force_generic_plan -c enable_seqscan=off \
                  -c enable_bitmapscan=off"
             }
-            Self::Auditor => "",
         }
     }
 
     /// A verifier's statements are long by nature; it is bounded by its own deadline.
-    const fn statement_max(self) -> Duration {
+    pub(super) const fn statement_max(self) -> Duration {
         match self {
             Self::Applier | Self::Reader => STATEMENT_MAX,
             Self::Auditor | Self::Login => Duration::from_secs(3600),
@@ -147,7 +81,7 @@ impl Role {
     }
 }
 
-/// Why there is no session. Nothing was written in either case.
+/// Why there is no session. Nothing was written in any case.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Try again later: the server does not answer, is starting, or has no room.
@@ -168,15 +102,56 @@ pub enum ConnectError {
         /// The server's words.
         message: String,
     },
+    /// A person must act, as the message says.
+    #[error("no session with PostgreSQL at {dsn} can be used: {message}")]
+    Unusable {
+        /// Where, without the password.
+        dsn: String,
+        /// What is wrong and what to do.
+        message: String,
+    },
+}
+
+impl ConnectError {
+    /// Whether the server has no room for one more session.
+    pub(super) fn is_full(&self) -> bool {
+        let Self::Unavailable { source: Some(error), .. } = self else { return false };
+        error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS)
+    }
 }
 
 /// The connection of a client; it must be polled for the client to work.
 pub type Driver = Connection<Socket, NoTlsStream>;
 
+const POOLED: &str = "the settings of a session do not reach PostgreSQL, so a pooler (pgbouncer or \
+    the like) stands in between, which hands one session to many; the right to apply hangs on a \
+    session of its own. Give host and port of PostgreSQL itself";
+
+const REPLICATING: &str = "session_replication_role is replica for this login or database, so that \
+    the triggers that guard the chain do not fire; reset it: alter role … reset \
+    session_replication_role, alter database … reset session_replication_role";
+
 impl Dsn {
-    /// The driver's settings for a session named `pghc NAME` (shown in `pg_stat_activity`).
-    pub(super) fn config(&self, role: Role, name: &str) -> Config {
-        let mut config = self.0.clone();
+    /// Longest time a log-in may take: each of its servers may use up [`CONNECT_MAX`].
+    pub(super) fn login_max(&self) -> Duration {
+        let count = u32::try_from(self.servers().len()).unwrap_or(1);
+        CONNECT_MAX * count.clamp(1, 8)
+    }
+
+    /// The driver's settings for a session named `pghc NAME` (shown in `pg_stat_activity`) with a
+    /// server of a major version.
+    fn config(&self, role: Role, name: &str, version: i32) -> Result<Config, ConnectError> {
+        let mut config = self.config.clone();
+        let user = config.get_user().unwrap_or_default();
+        let database = config.get_dbname().unwrap_or(user);
+        let login = Login { servers: &self.servers(), database, user };
+        match self.secret.password(login) {
+            Ok(Some(password)) => {
+                config.password(password);
+            }
+            Ok(None) => {}
+            Err(why) => return Err(self.unusable(&why)),
+        }
         let given = config.get_options().map(|given| format!("{given} ")).unwrap_or_default();
         config
             .connect_timeout(CONNECT_MAX)
@@ -186,29 +161,43 @@ impl Dsn {
             .keepalives_retries(3)
             .tcp_user_timeout(UNACKNOWLEDGED_MAX)
             .application_name(format!("pghc {name}"))
-            .options(format!(
-                "{given}-c search_path=pg_catalog -c statement_timeout={} -c lock_timeout={} \
-                 -c idle_in_transaction_session_timeout=10000 -c jit=off -c timezone=utc \
-                 -c default_transaction_isolation=read\\ committed {}",
-                role.statement_max().as_millis(),
-                LOCK_MAX.as_millis(),
-                role.options(),
-            ));
-        config
+            .options(given + &session::options(role, version));
+        Ok(config)
     }
 
     fn unavailable(&self, source: Option<tokio_postgres::Error>) -> ConnectError {
         ConnectError::Unavailable { dsn: self.to_string(), source }
     }
 
+    pub(super) fn unusable(&self, why: &dyn std::fmt::Display) -> ConnectError {
+        ConnectError::Unusable { dsn: self.to_string(), message: why.to_string() }
+    }
+
     /// Sorts an error of a session that is being made.
     pub(super) fn failure(&self, error: tokio_postgres::Error) -> ConnectError {
         match error.as_db_error() {
+            Some(db) if session::is_poolers(db) => self.unusable(&POOLED),
+            Some(db) if remedy::is_replaced(db) => {
+                self.unusable(&format!("{} ({})", remedy::REPLACED, db.message()))
+            }
             Some(db) if !is_passing(db.code()) => {
-                ConnectError::Refused { dsn: self.to_string(), message: db.message().to_owned() }
+                ConnectError::Refused { dsn: self.to_string(), message: self.refusal(db) }
+            }
+            // The driver was asked for a password and has none.
+            None if describe(&error).ends_with("password missing") => {
+                let advice = self.secret.advice();
+                self.unusable(&format!("it asks for a password and none is known; {advice}"))
             }
             _ => self.unavailable(Some(error)),
         }
+    }
+
+    /// The server's words; of a password that was refused, where it came from.
+    fn refusal(&self, db: &DbError) -> String {
+        if *db.code() == SqlState::INVALID_PASSWORD {
+            return format!("{} ({})", db.message(), self.secret.advice());
+        }
+        db.message().to_owned()
     }
 
     /// Logs in, takes the role, and leaves the connection to the caller, who must poll it.
@@ -216,16 +205,48 @@ impl Dsn {
     /// # Errors
     /// See [`ConnectError`].
     pub async fn open(&self, role: Role, name: &str) -> Result<(Client, Driver), ConnectError> {
-        let opening = async {
-            let config = self.config(role, name);
-            let (client, mut driver) = config.connect(NoTls).await?;
-            polling(&mut driver, take_role(&client, role)).await?;
-            Ok((client, driver))
-        };
-        match tokio::time::timeout(self.login_max(), opening).await {
-            Ok(opened) => opened.map_err(|error| self.failure(error)),
+        match tokio::time::timeout(self.login_max(), self.open_as_known(role, name)).await {
+            Ok(opened) => opened,
             Err(_) => Err(self.unavailable(None)),
         }
+    }
+
+    async fn open_as_known(
+        &self,
+        role: Role,
+        name: &str,
+    ) -> Result<(Client, Driver), ConnectError> {
+        let known = self.version.load(Ordering::Relaxed);
+        match self.log_in(role, name, known).await {
+            // An older server has taken the place of the one that answered before.
+            Err(Unusable::Driver(error))
+                if known > 0 && error.code() == Some(&SqlState::UNDEFINED_OBJECT) =>
+            {
+                self.version.store(0, Ordering::Relaxed);
+                self.log_in(role, name, 0).await
+            }
+            opened => opened,
+        }
+        .map_err(|unusable| match unusable {
+            Unusable::Driver(error) => self.failure(error),
+            Unusable::Refused(error) => error,
+            Unusable::Pooled => self.unusable(&POOLED),
+            Unusable::Replicating => self.unusable(&REPLICATING),
+        })
+    }
+
+    async fn log_in(
+        &self,
+        role: Role,
+        name: &str,
+        known: i32,
+    ) -> Result<(Client, Driver), Unusable> {
+        let config = self.config(role, name, known).map_err(Unusable::Refused)?;
+        let (client, mut driver) = config.connect(NoTls).await?;
+        let version = session::major(driver.parameter("server_version"));
+        polling(&mut driver, session::begin(&client, role, known, version)).await?;
+        self.version.store(version, Ordering::Relaxed);
+        Ok((client, driver))
     }
 
     /// As [`Dsn::open`]; the connection becomes a task of `tasks` and ends with the client.
@@ -239,20 +260,15 @@ impl Dsn {
         tasks: &Tasks,
     ) -> Result<Client, ConnectError> {
         let (client, driver) = self.open(role, name).await?;
-        tasks.spawn("postgres connection", async move {
-            if let Err(error) = driver.await {
-                tracing::warn!(%error, "postgres connection ended");
-            }
-        });
+        tasks.spawn("postgres connection", drive(driver, name.to_owned()));
         Ok(client)
     }
 }
 
-/// Takes the role for which a session was opened.
-pub(super) async fn take_role(client: &Client, role: Role) -> Result<(), tokio_postgres::Error> {
-    match role.set_role() {
-        "" => Ok(()),
-        set_role => client.batch_execute(set_role).await,
+/// Polls a connection until it ends, and says why it did.
+pub(super) async fn drive(driver: Driver, name: String) {
+    if let Err(error) = driver.await {
+        tracing::warn!(session = name, error = describe(&error), "postgres connection ended");
     }
 }
 
@@ -279,32 +295,4 @@ pub(super) fn is_passing(code: &SqlState) -> bool {
 pub(super) fn is_gone(code: &SqlState) -> bool {
     [SqlState::INVALID_SCHEMA_NAME, SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_FUNCTION]
         .contains(code)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Dsn;
-
-    #[test]
-    fn a_dsn_never_shows_its_password() {
-        for text in [
-            "postgres://eve:secret@db.example:5433/app",
-            "host=db.example port=5433 user=eve password=secret dbname=app",
-        ] {
-            let dsn: Dsn = text.parse().expect("a good connection string");
-            assert_eq!(
-                format!("{dsn} {dsn:?}"),
-                "eve@db.example:5433/app Dsn(eve@db.example:5433/app)"
-            );
-        }
-        let several: Dsn = "host=a,b port=1,2 user=u dbname=d".parse().expect("two servers");
-        assert_eq!(several.to_string(), "u@a:1,b:2/d");
-    }
-
-    #[test]
-    fn a_dsn_without_a_host_or_with_tls_is_refused_at_once() {
-        for bad in ["", "dbname=app", "postgres://h/app?sslmode=require", "mysql://h/app"] {
-            assert!(bad.parse::<Dsn>().is_err(), "{bad:?}");
-        }
-    }
 }

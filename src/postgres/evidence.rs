@@ -8,6 +8,7 @@ use pghc_api::verify::{Violation, ViolationKind};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::column::{WrongColumn, get};
 use super::connect::{ConnectError, Dsn, Role};
 use super::read::ReadError;
 use crate::failpoint::{self, Point};
@@ -38,14 +39,14 @@ pub enum Keep {
 }
 
 impl Evidence {
-    pub(super) fn from_row(row: &Row) -> Self {
-        Self {
-            id: row.get(0),
-            what: row.get(1),
-            expected: row.get(2),
-            found: row.get(3),
-            node: row.get(4),
-        }
+    pub(super) fn from_row(row: &Row) -> Result<Self, WrongColumn> {
+        Ok(Self {
+            id: get(row, 0, "pghc.evidence.id")?,
+            what: get(row, 1, "pghc.evidence.what")?,
+            expected: get(row, 2, "pghc.evidence.expected")?,
+            found: get(row, 3, "pghc.evidence.found")?,
+            node: get(row, 4, "pghc.evidence.node")?,
+        })
     }
 
     /// What the verifier found, as `node` saw it.

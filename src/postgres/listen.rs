@@ -14,6 +14,7 @@ use futures::stream::{self, BoxStream};
 use tokio_postgres::{AsyncMessage, Client};
 
 use super::apply::unsigned;
+use super::column::get;
 use super::connect::{ConnectError, Driver, Dsn, Role, STATEMENT_MAX, polling};
 use super::read::ReadError;
 
@@ -73,11 +74,11 @@ impl Listener {
         loop {
             self.bell().await?;
             let frontier = self.look().await?;
+            self.idle_bells = self.idle_bells.saturating_add(1);
             if self.frontier.replace(frontier) != Some(frontier) {
                 self.idle_bells = 0;
                 return Ok(frontier);
             }
-            self.idle_bells = self.idle_bells.saturating_add(1);
         }
     }
 
@@ -92,8 +93,10 @@ impl Listener {
             connection.drive(context);
             if connection.rang || connection.has_ended { Poll::Ready(()) } else { Poll::Pending }
         });
-        // Without a bell it is time to look anyway.
-        let _ = tokio::time::timeout(LOOK_PERIOD, rings).await;
+        if tokio::time::timeout(LOOK_PERIOD, rings).await.is_err() {
+            // Time to look anyway; whoever rings next may have news.
+            self.idle_bells = 0;
+        }
         if self.connection.has_ended { Err(ReadError::Unavailable(None)) } else { Ok(()) }
     }
 
@@ -109,7 +112,7 @@ impl Listener {
         });
         let answered = tokio::time::timeout(ANSWER_MAX, answered).await;
         let row = answered.map_err(|_| ReadError::Unavailable(None))?.map_err(ReadError::sort)?;
-        Ok(unsigned(row.try_get(0).map_err(ReadError::sort)?))
+        Ok(unsigned(get(&row, 0, "pghc.frontier.applied_id")?))
     }
 }
 

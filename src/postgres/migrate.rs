@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use pghc_api::id::{ClusterId, ZoneName};
 use refinery::{Migration, Runner};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
+use super::column::{WrongColumn, get};
 use super::connect::{ConnectError, Dsn, Role, is_passing};
 use super::preflight::{self, Finding};
+use super::remedy::{self, REPLACED, Refusal};
 use crate::failpoint::{self, Point};
 use crate::sabotage::{self, Bug};
 use crate::task::Tasks;
@@ -40,6 +42,9 @@ pub enum MigrateError {
     /// finished stays; the rest goes on next time.
     #[error("the database could not be prepared now; trying again is safe")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// Start the server again: its files were replaced under it.
+    #[error("{REPLACED}: {0}")]
+    Replaced(String),
     /// Wait or connect elsewhere: the server is a replica, or still recovering.
     #[error(
         "the server is a replica or in recovery; nothing can be applied to it until it is promoted"
@@ -68,12 +73,10 @@ pub enum MigrateError {
         "the database's migrations are not this binary's: {0}; use the binary that made them, or a newer one"
     )]
     History(String),
-    /// A person must act: PostgreSQL refuses the migration, most likely for want of privileges.
-    #[error(
-        "PostgreSQL refuses to migrate: {message}; migrate as the database's owner with createrole, or as a superuser"
-    )]
+    /// A person must act, as the message says: PostgreSQL refuses the migration.
+    #[error("PostgreSQL refuses to migrate: {message}")]
     Refused {
-        /// The server's message.
+        /// The server's message and the way out.
         message: String,
         /// What the driver says.
         #[source]
@@ -84,16 +87,38 @@ pub enum MigrateError {
 impl From<tokio_postgres::Error> for MigrateError {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
+            Some(db) if remedy::is_replaced(db) => Self::Replaced(db.message().to_owned()),
             Some(db) if !is_passing(db.code()) => {
-                Self::Refused { message: db.message().to_owned(), source: Some(error) }
+                Self::Refused { message: Refusal::of(db).to_string(), source: None }
             }
             _ => Self::Unavailable(error.into()),
         }
     }
 }
 
+impl From<WrongColumn> for MigrateError {
+    fn from(wrong: WrongColumn) -> Self {
+        Self::Unfit(vec![Finding::Column(wrong)])
+    }
+}
+
+/// Most findings, and most characters of each, that one message tells; the log has them all.
+const TOLD_MAX: usize = 3;
+const TOLD_CHARS_MAX: usize = 200;
+
 fn list(findings: &[Finding]) -> String {
-    findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    let told = findings.iter().take(TOLD_MAX).map(|finding| {
+        let text = finding.to_string();
+        match text.char_indices().nth(TOLD_CHARS_MAX) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        }
+    });
+    let text = told.collect::<Vec<_>>().join("; ");
+    match findings.len().saturating_sub(TOLD_MAX) {
+        0 => text,
+        more => format!("{text}; and {more} more, which this node's log tells"),
+    }
 }
 
 /// Brings the database to this binary's schema and claims it for a cluster and zone, then looks
@@ -172,10 +197,13 @@ fn sort(error: refinery::Error) -> MigrateError {
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
         if let Some(driver) = cause.downcast_ref::<tokio_postgres::Error>() {
+            if let Some(db) = driver.as_db_error().filter(|db| remedy::is_replaced(db)) {
+                return MigrateError::Replaced(db.message().to_owned());
+            }
             let Some(db) = driver.as_db_error().filter(|db| !is_passing(db.code())) else {
                 return MigrateError::Unavailable(error.into());
             };
-            message = format!("{message}: {}", db.message());
+            message = format!("{message}: {}", Refusal::of(db));
             break;
         }
         message = format!("{message}: {cause}");
@@ -225,7 +253,20 @@ type Applied = (i32, String, String);
 
 async fn applied(client: &Client) -> Result<Vec<Applied>, MigrateError> {
     let rows = client.query(include_str!("../../sql/queries/history.sql"), &[]).await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+    rows.iter().map(read_applied).collect()
+}
+
+/// A row of the history; one that the migration library could not read is refused here.
+fn read_applied(row: &Row) -> Result<Applied, MigrateError> {
+    let version = get(row, 0, "pghc.refinery_schema_history.version")?;
+    let name = get(row, 1, "pghc.refinery_schema_history.name")?;
+    let checksum: String = get(row, 2, "pghc.refinery_schema_history.checksum")?;
+    let applied_on: String = get(row, 3, "pghc.refinery_schema_history.applied_on")?;
+    if checksum.parse::<u64>().is_err() || applied_on.parse::<jiff::Timestamp>().is_err() {
+        let text = format!("its row of V{version} holds no checksum or no time");
+        return Err(MigrateError::History(text));
+    }
+    Ok((version, name, checksum))
 }
 
 /// Whether all our migrations are applied. Refuses a history that is not a beginning of ours.

@@ -7,16 +7,23 @@
 pub mod apply;
 mod column;
 pub mod connect;
+mod dsn;
 pub mod evidence;
 pub mod listen;
 pub mod migrate;
+mod pool;
 pub mod preflight;
 pub mod raw;
 pub mod read;
+pub mod remedy;
 pub mod reseed;
+mod secret;
+mod service;
+mod session;
 pub mod shape;
 
 pub use apply::{Acquired, Applier, ApplyError, Batch, CHAIN_DAMAGED, Commit};
+pub use column::WrongColumn;
 pub use connect::{ConnectError, Dsn, Role};
 pub use evidence::{Evidence, Keep, KeepError};
 pub use listen::listen;

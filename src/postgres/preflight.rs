@@ -8,6 +8,7 @@ use std::fmt;
 use pghc_api::id::{ClusterId, ZoneName};
 use tokio_postgres::{Client, Row};
 
+use super::column::{WrongColumn, get};
 use super::connect::{Dsn, Role};
 use super::migrate::MigrateError;
 use crate::sabotage::{self, Bug};
@@ -15,6 +16,9 @@ use crate::task::Tasks;
 
 /// Oldest PostgreSQL that will do, as `server_version_num`.
 const VERSION_MIN: i32 = 140_000;
+
+/// Whose all of it must be.
+const OWNER: &str = "pghc_owner";
 
 /// What `sql/queries/schema.sql` must answer.
 const SCHEMA: &str = include_str!("../../sql/schema.txt");
@@ -32,6 +36,14 @@ pub enum Finding {
     Missing(String),
     /// The schema has this, which is not ours.
     Foreign(String),
+    /// A column that pghc reads was changed.
+    Column(WrongColumn),
+    /// The server does not have these roles, and so none of their rights.
+    NoRoles(Vec<String>),
+    /// All of it belongs to this role instead of `pghc_owner`.
+    Owner(String),
+    /// No role of ours has any right.
+    NoGrants,
     /// Disk errors would go unnoticed; not fatal.
     NoChecksums,
 }
@@ -54,10 +66,24 @@ impl fmt::Display for Finding {
             Self::Encoding(encoding) => write!(f, "the encoding is {encoding}, want UTF8"),
             Self::Missing(line) => write!(f, "the schema lacks: {line}"),
             Self::Foreign(line) => write!(f, "the schema has what is not ours: {line}"),
+            Self::Column(wrong) => write!(f, "{wrong}"),
+            Self::NoRoles(names) => {
+                let names = names.join(", ");
+                write!(f, "this server has no {names}; {RESTORE}")
+            }
+            Self::Owner(owner) => {
+                write!(f, "all of schema pghc belongs to {owner}, not to pghc_owner; {RESTORE}")
+            }
+            Self::NoGrants => write!(f, "no role of pghc has any right here; {RESTORE}"),
             Self::NoChecksums => write!(f, "data checksums are off (initdb -k)"),
         }
     }
 }
+
+/// The way out of a database that was restored without the roles, owners or grants.
+const RESTORE: &str = "this is how a database looks that was restored before the roles were there, \
+    or with --no-owner or --no-acl: run setup.sql on the server first, then restore with owners and \
+    grants into an empty database, then restart this node";
 
 /// The first words about a server.
 pub(super) struct Server {
@@ -100,11 +126,57 @@ pub(super) async fn schema(client: &Client) -> Result<Vec<Finding>, tokio_postgr
         return Ok(Vec::new());
     }
     let rows = client.query(include_str!("../../sql/queries/schema.sql"), &[]).await?;
-    let is: BTreeSet<&str> = rows.iter().map(|row| row.get(0)).collect();
-    let due: BTreeSet<&str> = SCHEMA.lines().collect();
-    let missing = due.difference(&is).map(|line| Finding::Missing((*line).to_owned()));
-    let foreign = is.difference(&due).map(|line| Finding::Foreign((*line).to_owned()));
-    Ok(missing.chain(foreign).collect())
+    let line = |row: &Row| row.try_get(0).unwrap_or_else(|_| "a line that is null".to_owned());
+    let is: BTreeSet<String> = rows.iter().map(line).collect();
+    let findings = compare(&is);
+    if findings.is_empty() {
+        return Ok(findings);
+    }
+    let roles = client.query(include_str!("../../sql/queries/missing_roles.sql"), &[]).await?;
+    let roles: Vec<String> = roles.iter().filter_map(|row| row.try_get(0).ok()).collect();
+    Ok(cause(&is, &roles).unwrap_or(findings))
+}
+
+/// Every line that is missing or not ours.
+fn compare(is: &BTreeSet<String>) -> Vec<Finding> {
+    let due: BTreeSet<String> = SCHEMA.lines().map(str::to_owned).collect();
+    let missing = due.difference(is).cloned().map(Finding::Missing);
+    let foreign = is.difference(&due).cloned().map(Finding::Foreign);
+    missing.chain(foreign).collect()
+}
+
+/// The one cause of all differences, if it is one: roles, owner or grants that a restore left out.
+fn cause(is: &BTreeSet<String>, missing_roles: &[String]) -> Option<Vec<Finding>> {
+    let mut owner = None;
+    let mut owned = BTreeSet::new();
+    for line in is {
+        let has_owner = line.starts_with("table ") || line.starts_with("function ");
+        let parts = line.split_once(" of ").filter(|_| has_owner);
+        let Some((thing, rest)) = parts else {
+            owned.insert(line.clone());
+            continue;
+        };
+        let (of, rest) = rest.split_at(rest.find(' ').unwrap_or(rest.len()));
+        owner = owner.or((of != OWNER).then(|| of.to_owned()));
+        owned.insert(format!("{thing} of {OWNER}{rest}"));
+    }
+    let is_grant = |finding: &Finding| match finding {
+        Finding::Missing(line) | Finding::Foreign(line) => line.starts_with("grant "),
+        _ => false,
+    };
+    let others = compare(&owned);
+    let has_grants = owned.iter().any(|line| line.starts_with("grant "));
+    if !others.iter().all(is_grant) {
+        return None;
+    }
+    if !missing_roles.is_empty() {
+        return Some(vec![Finding::NoRoles(missing_roles.to_vec())]);
+    }
+    match owner {
+        Some(owner) => Some(vec![Finding::Owner(owner)]),
+        None if !has_grants => Some(vec![Finding::NoGrants]),
+        None => None,
+    }
 }
 
 /// Refuses a database that belongs to another cluster or zone. `Ok(false)`: it belongs to nobody.
@@ -115,7 +187,8 @@ pub(super) async fn owner(
 ) -> Result<bool, MigrateError> {
     let rows = client.query(include_str!("../../sql/queries/owner.sql"), &[]).await?;
     let Some(row) = rows.first() else { return Ok(false) };
-    let (found_cluster, found_zone): (String, String) = (row.get(0), row.get(1));
+    let found_cluster: String = get(row, 0, "pghc.cluster.cluster_id")?;
+    let found_zone: String = get(row, 1, "pghc.cluster.zone")?;
     if found_cluster == cluster.as_str() && found_zone == zone.as_str() {
         return Ok(true);
     }
@@ -157,4 +230,33 @@ pub(super) fn sort(findings: Vec<Finding>) -> Result<Vec<Finding>, MigrateError>
         return Err(MigrateError::Unfit(findings));
     }
     Ok(findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{Finding, SCHEMA, cause, compare};
+
+    fn schema(change: impl Fn(&str) -> Option<String>) -> BTreeSet<String> {
+        SCHEMA.lines().filter_map(change).collect()
+    }
+
+    #[test]
+    fn a_restore_without_roles_is_one_finding() {
+        let no_grants = |line: &str| (!line.starts_with("grant ")).then(|| line.to_owned());
+        let of_me =
+            |line: &str| no_grants(line).map(|line| line.replace(" of pghc_owner", " of me"));
+        let roles = ["pghc_owner".to_owned()];
+        let found = |is: &BTreeSet<String>, roles: &[String]| cause(is, roles);
+        assert_eq!(found(&schema(of_me), &[]), Some(vec![Finding::Owner("me".to_owned())]));
+        assert_eq!(found(&schema(no_grants), &[]), Some(vec![Finding::NoGrants]));
+        let no_roles = Some(vec![Finding::NoRoles(roles.to_vec())]);
+        assert_eq!(found(&schema(of_me), &roles), no_roles);
+        let no_column = |line: &str| of_me(line).filter(|line| !line.contains("chain.payload"));
+        assert_eq!(found(&schema(no_column), &roles), None, "there is more than one cause");
+        let few = |line: &str| (!line.contains("to pghc_reader")).then(|| line.to_owned());
+        assert_eq!(found(&schema(few), &[]), None, "some grants are there");
+        assert!(compare(&schema(|line| Some(line.to_owned()))).is_empty());
+    }
 }

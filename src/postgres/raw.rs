@@ -15,7 +15,7 @@ use pghc_api::time::Micros;
 use pghc_api::verify;
 use tokio_postgres::{Client, Row};
 
-use super::column::{POSTGRES_EPOCH, Timestamp};
+use super::column::{POSTGRES_EPOCH, Timestamp, get};
 use super::connect::{ConnectError, Dsn, Role};
 use super::read::ReadError;
 use crate::task::Tasks;
@@ -218,14 +218,14 @@ impl RawChain {
         let sql = include_str!("../../sql/queries/raw_extent.sql");
         let row = self.client.query_one(sql, &[]).await.map_err(ReadError::sort)?;
         Ok(RawHead {
-            cluster: row.get(0),
-            zone: row.get(1),
-            applied_id: row.get(2),
-            hash: row.get(3),
-            digest: row.get(4),
+            cluster: get(&row, 0, "pghc.cluster.cluster_id")?,
+            zone: get(&row, 1, "pghc.cluster.zone")?,
+            applied_id: get(&row, 2, "pghc.frontier.applied_id")?,
+            hash: get(&row, 3, "pghc.frontier.hash")?,
+            digest: get(&row, 4, "pghc.frontier.digest")?,
             written_at: time(&row, 5),
-            first_id: row.get(6),
-            last_id: row.get(7),
+            first_id: get(&row, 6, "pghc.chain.id")?,
+            last_id: get(&row, 7, "pghc.chain.id")?,
         })
     }
 

@@ -6,18 +6,17 @@
 use std::future::Future;
 use std::time::Duration;
 
-use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime,
-};
 use pghc_api::chain::{Head, Link, LinkHash};
 use pghc_api::id::{NodeName, WriteId};
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{NoTls, Row};
 
 use super::apply::{head_from, unsigned};
-use super::column::{Bytes32, Hex, JsonText, Timestamp};
-use super::connect::{CONNECT_MAX, Dsn, Role, STATEMENT_MAX, is_passing, take_role};
+use super::column::{Bytes32, Hex, JsonText, Timestamp, WrongColumn, get};
+use super::connect::{ConnectError, Dsn, STATEMENT_MAX, is_passing};
 use super::evidence::Evidence;
+use super::pool::Pool;
+use super::remedy::Replaced;
 
 /// Stored payload bytes with which a page ends early.
 pub const PAGE_BYTES_MAX: i64 = 8 << 20;
@@ -37,6 +36,15 @@ pub enum ReadError {
         /// The column.
         column: &'static str,
     },
+    /// There is no session.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// Tell the operator: the schema was changed by hand.
+    #[error(transparent)]
+    Column(#[from] WrongColumn),
+    /// Tell the operator: the server must be started again.
+    #[error(transparent)]
+    Replaced(#[from] Replaced),
     /// Tell the operator: PostgreSQL refuses the read; schema or privileges are not ours.
     #[error("PostgreSQL refuses a read with {sqlstate}: {message}")]
     Refused {
@@ -49,6 +57,10 @@ pub enum ReadError {
 
 impl ReadError {
     pub(super) fn sort(error: tokio_postgres::Error) -> Self {
+        let error = match Replaced::of(error) {
+            Ok(replaced) => return replaced.into(),
+            Err(error) => error,
+        };
         match error.as_db_error() {
             Some(db) if !is_passing(db.code()) => Self::Refused {
                 sqlstate: db.code().code().to_owned(),
@@ -93,23 +105,7 @@ impl Reader {
     /// A pool of at most `connections` (at least 1).
     #[must_use]
     pub fn new(dsn: &Dsn, connections: usize) -> Self {
-        let config = dsn.config(Role::Reader, "reader");
-        let method = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let hook = Hook::async_fn(|client: &mut deadpool_postgres::ClientWrapper, _| {
-            Box::pin(
-                async move { take_role(client, Role::Reader).await.map_err(HookError::Backend) },
-            )
-        });
-        let pool = Pool::builder(Manager::from_config(config, NoTls, method))
-            .max_size(connections.max(1))
-            .runtime(Runtime::Tokio1)
-            .wait_timeout(Some(CONNECT_MAX))
-            .create_timeout(Some(dsn.login_max()))
-            .recycle_timeout(Some(CONNECT_MAX))
-            .post_create(hook)
-            .build()
-            .expect("a runtime is given, the one thing that timeouts need");
-        Self { pool }
+        Self { pool: Pool::new(dsn, connections) }
     }
 
     /// Link `id`, `None` above the frontier, and the frontier.
@@ -144,10 +140,14 @@ impl Reader {
     ) -> Result<(Vec<(WriteId, LinkHash, NodeName)>, u64), ReadError> {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         let rows = self.rows(include_str!("../../sql/queries/recent.sql"), &[&count]).await?;
-        let frontier = unsigned(rows.first().ok_or_else(no_frontier)?.get(0));
-        let links = rows.iter().filter(|row| row.get::<_, Option<i64>>(1).is_some());
-        let links = links.map(|row| Ok((id(row, 1)?, hash(row, 1, 2)?, node(row, 1, 3)?)));
-        Ok((links.collect::<Result<_, ReadError>>()?, frontier))
+        let frontier = frontier_of(&rows)?;
+        let mut links = Vec::with_capacity(rows.len());
+        for row in &rows {
+            if let Some(id) = id(row)? {
+                links.push((id, hash(row, id, 2)?, node(row, id, 3)?));
+            }
+        }
+        Ok((links, frontier))
     }
 
     /// The newest link, `None` while the chain is empty, and the frontier: its id.
@@ -166,7 +166,7 @@ impl Reader {
     /// See [`ReadError`].
     pub async fn evidence(&self) -> Result<Option<Evidence>, ReadError> {
         let rows = self.rows(include_str!("../../sql/queries/evidence.sql"), &[]).await?;
-        Ok(rows.first().map(Evidence::from_row))
+        Ok(rows.first().map(Evidence::from_row).transpose()?)
     }
 
     /// The zone's head; `None` while the chain is empty.
@@ -176,7 +176,7 @@ impl Reader {
     pub async fn head(&self) -> Result<Option<Head>, ReadError> {
         let rows = self.rows(include_str!("../../sql/queries/head.sql"), &[]).await?;
         let row = rows.first().ok_or_else(no_frontier)?;
-        head_from(row, 0).map_err(|_| ReadError::Damaged { id: row.get(0), column: "frontier" })
+        Ok(head_from(row, 0)?)
     }
 
     /// Newest applied id, 0 while nothing is applied.
@@ -195,10 +195,10 @@ impl Reader {
         let rows = self.rows(include_str!("../../sql/queries/lease.sql"), &[]).await?;
         let row = rows.first().ok_or_else(no_frontier)?;
         Ok(Lease {
-            epoch: unsigned(row.get(0)),
-            applied_id: unsigned(row.get(1)),
-            applier: row.get(2),
-            renewed_at: row.get(3),
+            epoch: unsigned(get(row, 0, "pghc.frontier.epoch")?),
+            applied_id: unsigned(get(row, 1, "pghc.frontier.applied_id")?),
+            applier: get(row, 2, "pghc.frontier.applier")?,
+            renewed_at: get(row, 3, "pghc.frontier.renewed_at")?,
         })
     }
 
@@ -210,29 +210,21 @@ impl Reader {
     ) -> Result<Vec<Row>, ReadError> {
         let mut attempts = 0;
         loop {
-            let client = self.client().await?;
+            let mut leased = self.pool.get().await?;
+            let session = leased.session();
             attempts += 1;
             let query = async {
-                let statement = client.prepare_cached(sql).await?;
-                client.query(&statement, parameters).await
+                let statement = session.prepare(sql).await?;
+                session.client.query(&statement, parameters).await
             };
             match answered(query).await {
-                Err(ReadError::Unavailable(_)) if client.is_closed() && attempts == 1 => {
-                    // The other pooled connections are of the same server and as dead.
-                    self.pool.retain(|pooled, _| !pooled.is_closed());
+                Err(ReadError::Unavailable(_)) if session.client.is_closed() && attempts == 1 => {
+                    // The other sessions are of the same server and as dead.
+                    self.pool.clear();
                 }
                 result => return result,
             }
         }
-    }
-
-    async fn client(&self) -> Result<Object, ReadError> {
-        self.pool.get().await.map_err(|error| match error {
-            PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
-                ReadError::sort(error)
-            }
-            other => ReadError::Unavailable(Some(other.into())),
-        })
     }
 }
 
@@ -250,40 +242,50 @@ fn no_frontier() -> ReadError {
     ReadError::Damaged { id: 0, column: "frontier" }
 }
 
-/// Rows of (frontier, link columns); a null link id means that there is no link.
-fn page_from(rows: &[Row]) -> Result<Page, ReadError> {
-    let frontier = unsigned(rows.first().ok_or_else(no_frontier)?.get(0));
-    let links = rows.iter().filter(|row| row.get::<_, Option<i64>>(1).is_some());
-    Ok(Page { links: links.map(link_from).collect::<Result<_, _>>()?, frontier })
+/// The frontier, which every row begins with.
+fn frontier_of(rows: &[Row]) -> Result<u64, ReadError> {
+    let row = rows.first().ok_or_else(no_frontier)?;
+    Ok(unsigned(get(row, 0, "pghc.frontier.applied_id")?))
 }
 
-fn link_from(row: &Row) -> Result<Link, ReadError> {
-    let damaged = |column| ReadError::Damaged { id: row.get(1), column };
-    let Bytes32(digest) = row.try_get(4).map_err(|_| damaged("digest"))?;
-    let Timestamp(written_at) = row.try_get(5).map_err(|_| damaged("written_at"))?;
-    let payload: Option<JsonText<'_>> = row.try_get(6).map_err(|_| damaged("payload"))?;
-    Ok(Link {
-        id: id(row, 1)?,
-        node: node(row, 1, 2)?,
-        hash: hash(row, 1, 3)?,
+/// Rows of (frontier, link columns); a null link id means that there is no link.
+fn page_from(rows: &[Row]) -> Result<Page, ReadError> {
+    let links = rows.iter().filter_map(|row| link_from(row).transpose());
+    Ok(Page { links: links.collect::<Result<_, _>>()?, frontier: frontier_of(rows)? })
+}
+
+fn link_from(row: &Row) -> Result<Option<Link>, ReadError> {
+    let Some(id) = id(row)? else { return Ok(None) };
+    let Bytes32(digest) = row.try_get(4).map_err(|_| damaged(id, "digest"))?;
+    let Timestamp(written_at) = row.try_get(5).map_err(|_| damaged(id, "written_at"))?;
+    let payload: Option<JsonText<'_>> = row.try_get(6).map_err(|_| damaged(id, "payload"))?;
+    Ok(Some(Link {
+        id,
+        node: node(row, id, 2)?,
+        hash: hash(row, id, 3)?,
         digest,
         written_at,
         payload: payload.map(|JsonText(text)| text.into()),
-    })
+    }))
 }
 
-fn id(row: &Row, column: usize) -> Result<WriteId, ReadError> {
-    let id: i64 = row.get(column);
-    WriteId::try_from(unsigned(id)).map_err(|_| ReadError::Damaged { id, column: "id" })
+fn damaged(id: WriteId, column: &'static str) -> ReadError {
+    ReadError::Damaged { id: id.as_i64(), column }
 }
 
-fn hash(row: &Row, id: usize, column: usize) -> Result<LinkHash, ReadError> {
-    let Hex(hash) =
-        row.try_get(column).map_err(|_| ReadError::Damaged { id: row.get(id), column: "hash" })?;
+/// The link's id, behind the frontier.
+fn id(row: &Row) -> Result<Option<WriteId>, ReadError> {
+    let Some(id) = get::<Option<i64>>(row, 1, "pghc.chain.id")? else { return Ok(None) };
+    let known = WriteId::try_from(unsigned(id));
+    known.map(Some).map_err(|_| ReadError::Damaged { id, column: "id" })
+}
+
+fn hash(row: &Row, id: WriteId, column: usize) -> Result<LinkHash, ReadError> {
+    let Hex(hash) = row.try_get(column).map_err(|_| damaged(id, "hash"))?;
     Ok(hash)
 }
 
-fn node(row: &Row, id: usize, column: usize) -> Result<NodeName, ReadError> {
-    let damaged = || ReadError::Damaged { id: row.get(id), column: "node_id" };
-    row.try_get::<_, &str>(column).map_err(|_| damaged())?.parse().map_err(|_| damaged())
+fn node(row: &Row, id: WriteId, column: usize) -> Result<NodeName, ReadError> {
+    let text: &str = row.try_get(column).map_err(|_| damaged(id, "node_id"))?;
+    text.parse().map_err(|_| damaged(id, "node_id"))
 }

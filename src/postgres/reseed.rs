@@ -5,8 +5,9 @@
 //! schema name, evidence and all.
 
 use pghc_api::id::ZoneName;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
+use super::column::{WrongColumn, get};
 use super::connect::{ConnectError, Dsn, Role, is_gone};
 use super::evidence::Evidence;
 use super::read::ReadError;
@@ -30,6 +31,22 @@ pub struct Standing {
     pub is_replica: bool,
     /// Why the zone is fenced.
     pub evidence: Option<Evidence>,
+}
+
+impl Standing {
+    fn from_row(row: &Row, evidence: Option<Evidence>) -> Result<Self, WrongColumn> {
+        let applied_id: Option<i64> = get(row, 2, "pghc.frontier.applied_id")?;
+        let idle_s: Option<f64> = get(row, 4, "pghc.frontier.renewed_at")?;
+        Ok(Self {
+            cluster: get::<Option<_>>(row, 0, "pghc.cluster.cluster_id")?.unwrap_or_default(),
+            zone: get::<Option<_>>(row, 1, "pghc.cluster.zone")?.unwrap_or_default(),
+            applied_id: applied_id.unwrap_or_default().cast_unsigned(),
+            applier: get(row, 3, "pghc.frontier.applier")?,
+            idle_s: idle_s.unwrap_or(f64::INFINITY),
+            is_replica: get(row, 5, "pg_is_in_recovery()")?,
+            evidence,
+        })
+    }
 }
 
 /// Why nothing was replaced or adopted. Nothing was changed.
@@ -75,20 +92,12 @@ impl Operator {
         };
         let sql = include_str!("../../sql/queries/evidence.sql");
         let evidence = match self.client.query_opt(sql, &[]).await {
-            Ok(row) => row.as_ref().map(Evidence::from_row),
+            Ok(row) => row.as_ref().map(Evidence::from_row).transpose().map_err(ReadError::from)?,
             // A database of an older binary has no such table.
             Err(error) if error.code().is_some_and(is_gone) => None,
             Err(error) => return Err(ReadError::sort(error).into()),
         };
-        Ok(Some(Standing {
-            cluster: row.get::<_, Option<String>>(0).unwrap_or_default(),
-            zone: row.get::<_, Option<String>>(1).unwrap_or_default(),
-            applied_id: row.get::<_, Option<i64>>(2).unwrap_or_default().cast_unsigned(),
-            applier: row.get(3),
-            idle_s: row.get::<_, Option<f64>>(4).unwrap_or(f64::INFINITY),
-            is_replica: row.get(5),
-            evidence,
-        }))
+        Ok(Some(Standing::from_row(&row, evidence).map_err(ReadError::from)?))
     }
 
     /// Which server, schema and chain this is, as text that only equality is asked of. It stays the
@@ -99,7 +108,7 @@ impl Operator {
     pub async fn identify(&self) -> Result<String, ReseedError> {
         let sql = include_str!("../../sql/queries/identify.sql");
         let row = self.client.query_one(sql, &[]).await.map_err(ReadError::sort)?;
-        let text = |at| row.get::<_, Option<String>>(at);
+        let text = |at| row.try_get::<_, Option<String>>(at).ok().flatten();
         let standing = self.standing().await?.map(|s| (s.cluster, s.zone, s.applied_id));
         Ok(format!("{:?}", (text(0), text(1), standing)))
     }

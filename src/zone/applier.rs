@@ -83,11 +83,11 @@ impl From<ApplyError> for Ended {
         match error {
             ApplyError::Fenced { .. } => Self::Replaced,
             ApplyError::Forked { .. } => Self::Refused(describe(&error)),
-            ApplyError::Lost(_) => Self::Lost(describe(&error)),
+            ApplyError::Lost(_) | ApplyError::Replaced(_) => Self::Lost(describe(&error)),
             ApplyError::Refused { ref sqlstate, .. } if sqlstate == CHAIN_DAMAGED => {
                 Self::Refused(describe(&error))
             }
-            ApplyError::Refused { .. } => Self::Halt(describe(&error)),
+            ApplyError::Refused { .. } | ApplyError::Column(_) => Self::Halt(describe(&error)),
         }
     }
 }
@@ -151,8 +151,12 @@ impl Applying {
             Err(error @ (MigrateError::Foreign { .. } | MigrateError::History(_))) => {
                 Err(Ended::Halt(describe(&error)))
             }
-            Err(error @ (MigrateError::Unfit(_) | MigrateError::Refused { .. })) => {
-                Err(Ended::Unfit(describe(&error)))
+            Err(error @ MigrateError::Refused { .. }) => Err(Ended::Unfit(describe(&error))),
+            Err(MigrateError::Unfit(findings)) => {
+                for finding in &findings {
+                    tracing::error!(%finding, "zone database found unfit");
+                }
+                Err(Ended::Unfit(describe(&MigrateError::Unfit(findings))))
             }
             Err(error) => Err(Ended::Lost(describe(&error))),
         }

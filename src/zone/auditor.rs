@@ -99,6 +99,10 @@ impl Auditor {
                     tokio::time::sleep_until((begun + settings.period).max(begun + RETRY)).await;
                 }
                 Ok(Examined::Moved) => tokio::time::sleep(RETRY).await,
+                Err(error @ ReadError::Column(_)) => {
+                    self.standing.fence(describe(&error));
+                    tokio::time::sleep(RETRY).await;
+                }
                 Err(error) => {
                     tracing::warn!(error = describe(&error), "the chain could not be checked");
                     tokio::time::sleep(RETRY).await;
@@ -202,7 +206,7 @@ impl Auditor {
 
     async fn connect(&self) -> Result<RawChain, ReadError> {
         let connect = RawChain::connect_as(&self.dsn, "auditor", &self.tasks);
-        connect.await.map_err(|error| ReadError::Unavailable(Some(error.into())))
+        Ok(connect.await?)
     }
 
     /// The other zones, nearest first; only those with a confirmed link, if one can be had, since a

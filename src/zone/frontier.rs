@@ -13,6 +13,17 @@ use tokio::time::{Instant, timeout_at};
 use super::ReadError;
 use crate::task::watch;
 
+/// Most characters of a reason that clients are told; the log has all of it.
+const REASON_CHARS_MAX: usize = 1_000;
+
+fn short(mut why: String) -> String {
+    if let Some((end, _)) = why.char_indices().nth(REASON_CHARS_MAX) {
+        why.truncate(end);
+        why.push('…');
+    }
+    why
+}
+
 /// The watermark. Cheap to share behind an `Arc`.
 #[derive(Debug)]
 pub(super) struct Frontier {
@@ -74,6 +85,7 @@ impl Frontier {
 
     /// Marks the zone as halted, or as well again; waiters of a halted zone are told at once.
     pub(super) fn set_halted(&self, why: Option<String>) {
+        let why = why.map(short);
         let halts = why.is_some();
         self.halted.send_if_modified(|known| {
             let changes = *known != why;
@@ -87,6 +99,7 @@ impl Frontier {
 
     /// Newer words for why the zone has halted; nothing when it goes on again.
     pub(super) fn reword_halted(&self, why: String) {
+        let why = short(why);
         self.halted.send_if_modified(|known| match known {
             Some(known) if *known != why => {
                 *known = why;

@@ -16,6 +16,7 @@ mod node;
 mod peer;
 mod plan;
 mod reading;
+mod read_check;
 mod reads;
 mod report;
 mod standing;

@@ -13,7 +13,9 @@ use super::auditor::{Auditor, Settings as Audit};
 use super::coordinators::Coordinators;
 use super::database::{Database, Postgres};
 use super::peer;
+use super::read_check;
 use super::reading::{Readings, Trying};
+
 use super::reads::Reads;
 use super::report::{self, Views};
 use super::standing::Standing;
@@ -154,6 +156,10 @@ impl Node {
         };
         let replicas = own.iter().flat_map(|own| &own.replicas).map(replica).collect();
         let reads = Reads::new(Arc::clone(&database), replicas, Arc::clone(&standing));
+        if own.is_some() {
+            let checking = read_check::run(Arc::clone(&database), Arc::clone(&standing));
+            tasks.spawn("read check", checking);
+        }
         let applying = Applying {
             identity: identity.clone(),
             database,

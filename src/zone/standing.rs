@@ -39,6 +39,8 @@ pub(super) struct Standing {
     flushed: AtomicU64,
     /// Why the database cannot be used at the moment; `None` while it can.
     database: Mutex<Option<String>>,
+    /// Why the database answers no read at the moment; `None` while it does.
+    reads: Mutex<Option<String>>,
     /// Why no coordinator can feed this zone; `None` while one can.
     feed: Mutex<Option<String>>,
     /// Why nothing is being applied although the database answers others; `None` while it is.
@@ -68,6 +70,7 @@ impl Standing {
             is_applier: AtomicBool::new(false),
             flushed: AtomicU64::new(0),
             database: Mutex::new(Some("the database was not reached yet".to_owned())),
+            reads: Mutex::new(None),
             feed: Mutex::new(None),
             stall: Mutex::new(None),
             filling: Mutex::new(None),
@@ -123,7 +126,8 @@ impl Standing {
     /// What keeps this zone from getting on, though it tries: its database, the coordinators, or its
     /// feed.
     pub(super) fn trouble(&self) -> Option<String> {
-        let known = [&self.database, &self.stall, &self.refused, &self.feed].into_iter();
+        let known =
+            [&self.database, &self.reads, &self.stall, &self.refused, &self.feed].into_iter();
         known.filter_map(|trouble| trouble.lock().clone()).next()
     }
 
@@ -205,6 +209,19 @@ impl Standing {
         }
         if let Some(why) = &why {
             tracing::error!(why, "this zone cannot catch up by itself");
+        }
+        *known = why;
+    }
+
+    /// Whether and why the database answers no read; logged when it is news.
+    pub(super) fn reads_fail(&self, why: Option<String>) {
+        let mut known = self.reads.lock();
+        if *known == why {
+            return;
+        }
+        match &why {
+            Some(why) => tracing::warn!(why, "reads fail"),
+            None => tracing::info!("reads answered again"),
         }
         *known = why;
     }

@@ -70,6 +70,7 @@ fn every_program_refuses_what_it_does_not_know_by_name() {
     refuses("chain-verify", "--zone eu", 3, &["--zone", "NAME=URL"]);
     refuses("chain-verify", "--zone eu=postgres://me:sesame@", 3, &["--zone", "names no host"]);
     refuses("chain-verify", "--zone eu=ftp://me:sesame@x", 3, &["--zone", "want postgres://"]);
+    refuses("chain-verify", "--zone postgres://me:sesame@h/x?a=b", 3, &["--zone", "zone name"]);
     refuses("chain-verify", "--api https://x", 3, &["--api", "http://"]);
     refuses("chain-verify", "--file a --last 0", 3, &["--last", "0"]);
     refuses("chain-verify", "--file a --last 1 --from 2", 3, &["--last", "--from"]);
@@ -148,6 +149,11 @@ fn an_api_node_refuses_settings_that_cannot_be_right() {
     for (line, names) in [
         (format!("{any} {rest} --database postgres://me:sesame@"), ["--database", "no host"]),
         (format!("{any} {rest} --database http://me:sesame@x"), ["--database", "want postgres://"]),
+        (
+            format!("{any} {rest} --database postgres://me:x@sesame@127.0.0.1:1/x"),
+            ["--database", "write %40 in a password"],
+        ),
+        (format!("{any} {rest} {dsn} postgres://me:sesame@h/x"), ["unexpected argument", "'…'"]),
         (format!("{any} {rest} {dsn}?sslmode=require"), ["--database", "speaks no TLS"]),
         (format!("--listen 0.0.0.0:80 {rest} {dsn}"), ["--listen 0.0.0.0:80", "not a loopback"]),
         (format!("{any} {dsn} --coordinator nonsense"), ["--coordinator", "\"nonsense\""]),

@@ -58,7 +58,7 @@ async fn shared_server() -> Arc<Shared> {
     shared
 }
 
-fn cluster() -> ClusterId {
+pub(crate) fn cluster() -> ClusterId {
     CLUSTER.parse().unwrap()
 }
 
@@ -125,7 +125,7 @@ impl Database {
     }
 }
 
-async fn acquire(applier: &Applier, expired: Option<u64>) -> (u64, Option<Head>) {
+pub(crate) async fn acquire(applier: &Applier, expired: Option<u64>) -> (u64, Option<Head>) {
     match applier.acquire(&"api-1".parse().unwrap(), expired).await.expect("it is answered") {
         Acquired::Granted { epoch, head } => (epoch, head),
         held @ Acquired::Held { .. } => panic!("{held:?}"),
@@ -139,7 +139,7 @@ fn part(all: &[Link], range: std::ops::Range<usize>) -> Batch {
 }
 
 /// Links behind `head`; every third has no payload, the others need every byte kept.
-fn links(head: Option<&Head>, count: u64) -> Vec<Link> {
+pub(crate) fn links(head: Option<&Head>, count: u64) -> Vec<Link> {
     let mut head = head.copied();
     let node = "api-1".parse().unwrap();
     let link = |number: u64| {

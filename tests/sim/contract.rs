@@ -149,6 +149,7 @@ fn shown<T: std::fmt::Debug>(result: Result<T, ApplyError>) -> String {
         Err(ApplyError::Forked { applied_id }) => format!("forked {applied_id}"),
         Err(ApplyError::Lost(_)) => "lost".to_owned(),
         Err(ApplyError::Refused { sqlstate, .. }) => format!("refused {sqlstate}"),
+        Err(error) => format!("{error:?}"),
     }
 }
 

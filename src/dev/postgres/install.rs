@@ -14,6 +14,10 @@ use super::Error;
 /// Oldest major version that pghc runs on.
 pub const VERSION_MIN: u32 = 14;
 
+/// Environment variable that names the one directory of binaries to use: for trying pghc on another
+/// version of PostgreSQL than the newest that is installed.
+const BIN_VARIABLE: &str = "PGHC_PG_BIN";
+
 /// Where packages put the servers' binaries; `*` is a version.
 const USUAL_PLACES: &[&str] = &[
     "/usr/lib/postgresql/*/bin",
@@ -35,11 +39,19 @@ pub struct Install {
 }
 
 impl Install {
-    /// Finds the newest installation in `PATH` and the usual places.
+    /// Finds the installation in the directory that `PGHC_PG_BIN` names, else the newest in `PATH`
+    /// and the usual places.
     ///
     /// # Errors
     /// [`Error::NotInstalled`] when there is none from [`VERSION_MIN`] on.
     pub fn find() -> Result<Self, Error> {
+        if let Some(bin) = std::env::var_os(BIN_VARIABLE).filter(|bin| !bin.is_empty()) {
+            let found = format!("{BIN_VARIABLE}={}, and nothing usable there", bin.display());
+            let named = Self::in_directory(Path::new(&bin));
+            return named
+                .filter(|install| install.version >= VERSION_MIN)
+                .ok_or(Error::NotInstalled { found });
+        }
         let path = std::env::var_os("PATH").unwrap_or_default();
         let mut bins: Vec<PathBuf> = std::env::split_paths(&path).collect();
         bins.extend(USUAL_PLACES.iter().flat_map(|place| expand(place)));
