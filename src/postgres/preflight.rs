@@ -150,7 +150,8 @@ fn cause(is: &BTreeSet<String>, missing_roles: &[String]) -> Option<Vec<Finding>
     let mut owner = None;
     let mut owned = BTreeSet::new();
     for line in is {
-        let has_owner = line.starts_with("table ") || line.starts_with("function ");
+        let has_owner =
+            ["table ", "function ", "schema "].iter().any(|kind| line.starts_with(kind));
         let parts = line.split_once(" of ").filter(|_| has_owner);
         let Some((thing, rest)) = parts else {
             owned.insert(line.clone());
@@ -165,7 +166,8 @@ fn cause(is: &BTreeSet<String>, missing_roles: &[String]) -> Option<Vec<Finding>
         _ => false,
     };
     let others = compare(&owned);
-    let has_grants = owned.iter().any(|line| line.starts_with("grant "));
+    let has_grants =
+        owned.iter().any(|line| line.starts_with("grant ") && line.contains(" to pghc_"));
     if !others.iter().all(is_grant) {
         return None;
     }

@@ -55,8 +55,7 @@ const PINS: &[(&str, &str)] = &[
 ];
 
 /// The same for settings that came later, with the major version that brought them.
-const LATER: &[(i32, &str, &str)] =
-    &[(17, "transaction_timeout", "0"), (17, "restrict_nonsystem_relation_kind", "")];
+const LATER: &[(i32, &str, &str)] = &[(17, "transaction_timeout", "0")];
 
 /// The mark.
 const MARK: &str = "pghc.session";

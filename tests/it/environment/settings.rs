@@ -39,7 +39,6 @@ const AWKWARD: &[(&str, &str)] = &[
     ("idle_in_transaction_session_timeout", "1ms"),
     ("idle_session_timeout", "1ms"),
     ("transaction_timeout", "300ms"),
-    ("restrict_nonsystem_relation_kind", "view"),
     ("client_connection_check_interval", "1s"),
     ("jit", "on"),
     ("plan_cache_mode", "force_custom_plan"),
@@ -58,12 +57,13 @@ const AWKWARD: &[(&str, &str)] = &[
     ("plpgsql.extra_errors", "all"),
     ("plpgsql.variable_conflict", "use_column"),
     ("default_toast_compression", "pglz"),
+    ("restrict_nonsystem_relation_kind", "view"),
 ];
 
 /// Those that a session may keep.
 const UNTOUCHED: &str = "'{enable_hashjoin,enable_mergejoin,enable_material,work_mem,\
     debug_parallel_query,force_parallel_mode,plpgsql.extra_errors,plpgsql.variable_conflict,\
-    default_toast_compression}'::text[]";
+    default_toast_compression,restrict_nonsystem_relation_kind}'::text[]";
 
 /// Everything that is done with a zone's database in its life.
 async fn whole_path(place: &Place, dsn: &Dsn) {
