@@ -49,6 +49,7 @@ const PINS: &[(&str, &str)] = &[
     ("default_tablespace", ""),
     ("temp_tablespaces", ""),
     ("default_table_access_method", "heap"),
+    ("plan_cache_mode", "auto"),
     ("enable_indexscan", "on"),
     ("enable_indexonlyscan", "on"),
     ("jit", "off"),
