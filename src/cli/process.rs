@@ -109,7 +109,10 @@ pub(super) fn one_line(error: &clap::Error) -> String {
 /// `password=` on, as far as the quote or the text goes.
 fn without_secrets(text: &str) -> String {
     let marks = ["postgres://", "postgresql://", "password=", "password ="];
-    let Some(start) = marks.iter().filter_map(|mark| text.find(mark)).min() else {
+    let hints = ["postgres://user@host:port/database", "postgres://…", "password='…'"];
+    let is_hint = |at: usize| hints.iter().any(|hint| text[at..].starts_with(hint));
+    let places = marks.iter().flat_map(|mark| text.match_indices(mark)).map(|(at, _)| at);
+    let Some(start) = places.filter(|at| !is_hint(*at)).min() else {
         return text.to_owned();
     };
     let (before, secret) = text.split_at(start);
@@ -159,6 +162,8 @@ mod tests {
             ("got 'host=h password=sesame user=u' found", "got 'host=h …' found"),
             ("want postgresql://u:sesame", "want …"),
             ("nothing here", "nothing here"),
+            ("want NAME=postgres://… or password='…'", "want NAME=postgres://… or password='…'"),
+            ("want postgres://…: postgres://u:sesame@h", "want postgres://…: …"),
         ] {
             assert_eq!(without_secrets(text), shown);
         }
