@@ -16,7 +16,8 @@ pub(super) fn is_replaced(db: &DbError) -> bool {
 }
 
 fn is_replaced_text(code: &str, message: &str) -> bool {
-    let of_library = ["$libdir", "load library", "incompatible library", ".so\"", ".so:"];
+    let of_library =
+        ["$libdir", "access file", "load library", "incompatible library", ".so\"", ".so:"];
     matches!(code, "58P01" | "XX000" | "42883" | "F0000")
         && of_library.iter().any(|words| message.contains(words))
 }

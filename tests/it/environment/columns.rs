@@ -4,7 +4,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use pghc::dev::parade::Part;
 use pghc::postgres::raw::RawChain;
 use pghc::postgres::reseed::Operator;
-use pghc::postgres::{Applier, Commit, Dsn, Listener, MigrateError, Reader, Role};
+use pghc::postgres::{Applier, Commit, Dsn, MigrateError, Reader, Role, listen};
 use pghc::telemetry::describe;
 use pghc_api::id::WriteId;
 
@@ -25,9 +25,10 @@ async fn all_calls(place: &Place, dsn: &Dsn) -> usize {
     note(reader.head().await.err().map(|e| describe(&e)));
     note(reader.lease().await.err().map(|e| describe(&e)));
     note(reader.evidence().await.err().map(|e| describe(&e)));
-    match Listener::connect(dsn).await {
+    match listen(dsn).await {
         Ok(mut listener) => {
-            listener.next().await;
+            let heard = listener.next().await;
+            note(heard.and_then(Result::err).map(|error| describe(&error)));
         }
         Err(error) => note(Some(describe(&error))),
     }
@@ -64,8 +65,8 @@ async fn no_changed_column_makes_a_call_panic() {
     place.fill(&dsn, 3).await;
     place
         .sql(
-            "insert into pghc.evidence (node, id, what, expected, found) values ('n', 1, 'w', 'e', 'f');
-             set session_replication_role = replica",
+            "set session_replication_role = replica; insert into pghc.evidence \
+             (node, id, what, expected, found) values ('n', 1, 'w', 'e', 'f')",
         )
         .await;
     assert_eq!(all_calls(&place, &dsn).await, 0, "nothing is changed yet");

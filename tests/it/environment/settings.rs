@@ -4,7 +4,7 @@
 use futures::{StreamExt as _, TryStreamExt as _};
 use pghc::postgres::raw::RawChain;
 use pghc::postgres::reseed::Operator;
-use pghc::postgres::{Batch, Dsn, Listener, Reader, Role};
+use pghc::postgres::{Batch, Dsn, Reader, Role, listen};
 
 use super::Place;
 use crate::harness::wait_for;
@@ -74,7 +74,7 @@ async fn whole_path(place: &Place, dsn: &Dsn) {
     assert_eq!((page.links.as_slice(), page.frontier), (links.as_slice(), 10));
     assert_eq!(reader.head().await.expect("it reads"), Some(Batch::new(links.clone()).head()));
     assert_eq!(reader.recent(3).await.expect("it reads").0.len(), 3);
-    let mut listener = Listener::connect(dsn).await.expect("it listens");
+    let mut listener = listen(dsn).await.expect("it listens");
     assert_eq!(listener.next().await.expect("a first id").expect("an id"), 10);
 
     let chain = RawChain::connect(dsn, &place.tasks).await.expect("the auditor connects");
