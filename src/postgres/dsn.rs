@@ -139,88 +139,48 @@ enum Rule {
 
 const NO_TLS: &str = "this version speaks no TLS; leave it out and connect over loopback, a Unix \
                       socket or a private network";
-const FOREIGN: &str = "is an option of another driver; leave it out";
 
-/// Every option that clients of PostgreSQL know, and those of other drivers that are met often.
+const USED: &str = "host hostaddr port user password dbname options sslmode target_session_attrs \
+    passfile service servicefile connect_timeout channel_binding gssencmode client_encoding \
+    load_balance_hosts";
+
+const IGNORED: &str = "application_name fallback_application_name keepalives keepalives_idle \
+    keepalives_interval keepalives_count keepalives_retries tcp_user_timeout";
+
+/// Options of PostgreSQL's clients, and of other drivers that are met often, with the way out.
+const REFUSED: &[(&str, &str)] = &[
+    (
+        "ssl sslcert sslkey sslpassword sslrootcert sslcrl sslcrldir sslsni sslnegotiation \
+         sslcompression sslcertmode sslkeylogfile requiressl ssl_min_protocol_version \
+         ssl_max_protocol_version",
+        NO_TLS,
+    ),
+    (
+        "krbsrvname gsslib gssdelegation requirepeer require_auth replication \
+         min_protocol_version max_protocol_version scram_client_key scram_server_key authtype tty",
+        "is not supported; leave it out",
+    ),
+    (
+        "pgbouncer",
+        "says that a pooler stands in between; pghc needs sessions of its own: leave it out and \
+         give host and port of PostgreSQL itself",
+    ),
+    (
+        "schema search_path currentSchema connection_limit pool_timeout pool_size pool_max_conns \
+         socket_timeout statement_cache_size statement_cache_capacity prepareThreshold \
+         prepared_statements sslaccept sslidentity encoding charset timeout database username",
+        "is an option of another driver; leave it out",
+    ),
+];
+
+/// What becomes of an option; `None` for one that no client knows.
 fn rule(key: &str) -> Option<Rule> {
-    Some(match key {
-        "host"
-        | "hostaddr"
-        | "port"
-        | "user"
-        | "password"
-        | "dbname"
-        | "options"
-        | "sslmode"
-        | "target_session_attrs"
-        | "passfile"
-        | "service"
-        | "servicefile"
-        | "connect_timeout"
-        | "channel_binding"
-        | "gssencmode"
-        | "client_encoding"
-        | "load_balance_hosts" => Rule::Used,
-        "application_name"
-        | "fallback_application_name"
-        | "keepalives"
-        | "keepalives_idle"
-        | "keepalives_interval"
-        | "keepalives_count"
-        | "keepalives_retries"
-        | "tcp_user_timeout" => Rule::Ignored,
-        "ssl"
-        | "sslcert"
-        | "sslkey"
-        | "sslpassword"
-        | "sslrootcert"
-        | "sslcrl"
-        | "sslcrldir"
-        | "sslsni"
-        | "sslnegotiation"
-        | "sslcompression"
-        | "sslcertmode"
-        | "sslkeylogfile"
-        | "requiressl"
-        | "ssl_min_protocol_version"
-        | "ssl_max_protocol_version" => Rule::Refused(NO_TLS),
-        "krbsrvname"
-        | "gsslib"
-        | "gssdelegation"
-        | "requirepeer"
-        | "require_auth"
-        | "replication"
-        | "min_protocol_version"
-        | "max_protocol_version"
-        | "scram_client_key"
-        | "scram_server_key"
-        | "authtype"
-        | "tty" => Rule::Refused("is not supported; leave it out"),
-        "pgbouncer" => Rule::Refused(
-            "says that a pooler stands in between; pghc needs sessions of its own: leave it out and \
-             give host and port of PostgreSQL itself",
-        ),
-        "schema"
-        | "search_path"
-        | "currentSchema"
-        | "connection_limit"
-        | "pool_timeout"
-        | "pool_size"
-        | "pool_max_conns"
-        | "socket_timeout"
-        | "statement_cache_size"
-        | "statement_cache_capacity"
-        | "prepareThreshold"
-        | "prepared_statements"
-        | "sslaccept"
-        | "sslidentity"
-        | "encoding"
-        | "charset"
-        | "timeout"
-        | "database"
-        | "username" => Rule::Refused(FOREIGN),
-        _ => return None,
-    })
+    let names = |list: &str| list.split_whitespace().any(|name| name == key);
+    match REFUSED.iter().find(|(list, _)| names(list)) {
+        Some((_, way_out)) => Some(Rule::Refused(way_out)),
+        None if names(USED) => Some(Rule::Used),
+        None => names(IGNORED).then_some(Rule::Ignored),
+    }
 }
 
 /// Options by name; the last of a name counts.

@@ -12,9 +12,12 @@ use std::sync::Arc;
 /// Most bytes that are read of a file of passwords or services.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// Looks an environment variable up.
+type Variable = dyn Fn(&str) -> Option<OsString>;
+
 /// Where the usual files are looked for.
 pub(super) struct Surroundings {
-    variable: Box<dyn Fn(&str) -> Option<OsString>>,
+    variable: Box<Variable>,
 }
 
 impl Surroundings {
