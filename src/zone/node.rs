@@ -15,7 +15,6 @@ use super::database::{Database, Postgres};
 use super::peer;
 use super::read_check;
 use super::reading::{Readings, Trying};
-
 use super::reads::Reads;
 use super::report::{self, Views};
 use super::standing::Standing;
