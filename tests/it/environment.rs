@@ -111,7 +111,8 @@ impl Place {
         let applier = Applier::connect(dsn, Commit::OnDisk, &self.tasks).await.expect("migrated");
         let (epoch, head) = acquire(&applier, None).await;
         let links = links(head.as_ref(), count);
-        applier.apply(epoch, &Batch::new(links.clone())).await.expect("it holds the epoch");
+        let before = head.map(|head| head.digest);
+        applier.apply(epoch, &Batch::new(before, links.clone())).await.expect("it holds the epoch");
         links
     }
 }

@@ -72,7 +72,10 @@ async fn whole_path(place: &Place, dsn: &Dsn) {
     let reader = Reader::new(dsn, 2);
     let page = reader.page(0, 100).await.expect("it reads");
     assert_eq!((page.links.as_slice(), page.frontier), (links.as_slice(), 10));
-    assert_eq!(reader.head().await.expect("it reads"), Some(Batch::new(links.clone()).head()));
+    assert_eq!(
+        reader.head().await.expect("it reads"),
+        Some(Batch::new(None, links.clone()).head())
+    );
     assert_eq!(reader.recent(3).await.expect("it reads").0.len(), 3);
     let mut listener = listen(dsn).await.expect("it listens");
     assert_eq!(listener.next().await.expect("a first id").expect("an id"), 10);
