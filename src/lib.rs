@@ -9,6 +9,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 // layer 1
 pub mod config;
+pub mod connections;
 pub mod failpoint;
 mod gather;
 pub mod geo;

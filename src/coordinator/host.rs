@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tonic::service::Routes;
 
 use super::log::disk::{Directory, Disk};
-use crate::rpc::{self, Dial, Tcp};
+use crate::rpc::{self, Dial, Tcp, doors};
 use crate::task::Tasks;
 
 /// Reads the wall clock. Only the leader's counts, and only as the proposed commit time.
@@ -39,23 +39,34 @@ impl Host {
     /// # Errors
     /// If `data` cannot be made.
     pub fn machine(data: &Path, listener: TcpListener) -> io::Result<Self> {
+        Self::machine_with(data, listener, doors::CONNECTIONS_MAX)
+    }
+
+    /// As [`Self::machine`], with so many connections at a time.
+    ///
+    /// # Errors
+    /// If `data` cannot be made.
+    pub fn machine_with(
+        data: &Path,
+        listener: TcpListener,
+        connections: usize,
+    ) -> io::Result<Self> {
         Ok(Self {
             log: Arc::new(Directory::open(&data.join("log"))?),
             snapshots: Arc::new(Directory::open(data)?),
             dial: Arc::new(Tcp),
-            serve: Box::new(move |routes, tasks| serve(listener, routes, tasks)),
+            serve: Box::new(move |routes, tasks| serve(listener, connections, routes, tasks)),
             clock: Arc::new(|| Micros(jiff::Timestamp::now().as_microsecond())),
         })
     }
 }
 
-fn serve(listener: TcpListener, routes: Routes, tasks: &Tasks) {
+fn serve(listener: TcpListener, connections: usize, routes: Routes, tasks: &Tasks) {
     let server = rpc::server().add_routes(routes);
     // Open connections are told of the end too, else they would outlive it.
     let end = tasks.signal().cancelled_owned();
     tasks.spawn("grpc server", async move {
-        let incoming =
-            tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = Box::pin(doors::incoming(listener, connections, doors::PATIENCE));
         if let Err(error) = server.serve_with_incoming_shutdown(incoming, end).await {
             tracing::error!(%error, "the gRPC server ended");
         }

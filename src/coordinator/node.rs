@@ -50,12 +50,14 @@ use super::tail::Tails;
 use super::traffic::Traffic;
 use super::type_config::Raft;
 use super::zone_service::{Outlook, ZoneService};
+use crate::connections::{TooFew, room_for};
 pub use crate::geo::timing::Timing;
+use crate::rpc::doors::CONNECTIONS_MAX;
 use crate::rpc::v1::coordinator_server::CoordinatorServer;
 use crate::rpc::v1::members_server::MembersServer;
 use crate::rpc::v1::raft_server::RaftServer;
 use crate::rpc::v1::zones_server::ZonesServer;
-use crate::rpc::{ClusterCheck, Dial, MESSAGE_BYTES_MAX};
+use crate::rpc::{BATCH_MESSAGE_BYTES_MAX, ClusterCheck, Dial, MESSAGE_BYTES_MAX};
 use crate::task::Tasks;
 use crate::task::watch;
 use crate::telemetry::Metrics;
@@ -103,6 +105,9 @@ pub enum StartError {
     /// Wrong settings.
     #[error("{0}")]
     Settings(String),
+    /// The log and the coordinator's own connections need more open files than are allowed.
+    #[error(transparent)]
+    Files(#[from] TooFew),
     /// The address is taken or not ours.
     #[error("cannot listen on {0}; is another process using the port?")]
     Listen(SocketAddr, #[source] io::Error),
@@ -145,10 +150,11 @@ impl Coordinator {
             Claim::take(Arc::new(disk), &settings)
                 .map_err(|error| StartError::Identity(settings.id, settings.data.clone(), error))?;
         }
+        let connections = room_for(own_files(&settings), CONNECTIONS_MAX)?;
         let listener = TcpListener::bind(settings.listen).await;
         let listener = listener.map_err(|error| StartError::Listen(settings.listen, error))?;
         let address = listener.local_addr().map_err(|e| StartError::Listen(settings.listen, e))?;
-        let host = Host::machine(&settings.data, listener)
+        let host = Host::machine_with(&settings.data, listener, connections)
             .map_err(|error| StartError::Data(settings.data.clone(), error))?;
         Self::start_on(host, address, settings).await
     }
@@ -287,6 +293,18 @@ impl Coordinator {
             tracing::warn!(%error, "the log did not close cleanly");
         }
     }
+}
+
+/// Open files that no connection from outside may take: the segments of the log, which stay open, its own
+/// connections to the others, and what every process needs.
+fn own_files(settings: &Settings) -> usize {
+    const FEW: usize = 32;
+    /// Each over a connection of its own: appends, heartbeats, snapshots, acks.
+    const TO_ANOTHER: usize = 4;
+    let Retention { log_bytes_max, .. } = settings.retention;
+    let segments = log_bytes_max.div_ceil(settings.retention.segment_bytes());
+    let others = settings.members.len().saturating_sub(1);
+    usize::try_from(segments).unwrap_or(usize::MAX).saturating_add(FEW + others * TO_ANOTHER)
 }
 
 /// What is on the disks of a coordinator.
@@ -447,7 +465,7 @@ impl Services {
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let coordinator = CoordinatorServer::new(self.coordinator)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_decoding_message_size(BATCH_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let members = MembersServer::new(self.members);
         Routes::new(InterceptedService::new(raft, check.clone()))

@@ -32,8 +32,11 @@ use crate::sabotage::{self, Bug};
 use crate::sequencer::{EntryError, Heading, Outcome, ZoneChange};
 use crate::task::watch;
 
-/// Batches under way through one coordinator; more wait for a place.
-const SUBMITS_MAX: usize = 512;
+/// Bytes of batches under way through one coordinator; more wait for a place.
+const SUBMITS_BYTES_MAX: usize = 64 << 20;
+
+/// Tails that one coordinator feeds at a time, each of which may have a mebibyte on its way.
+const TAILS_MAX: usize = 256;
 
 /// Pause before the leader is asked again that did not take a batch, or before another is looked
 /// for; a change of leadership ends it.
@@ -58,6 +61,7 @@ pub(super) struct CoordinatorService {
     space: Space,
     outlook: Outlook,
     submits: Semaphore,
+    readers: Arc<Semaphore>,
     traffic: Traffic,
     /// How long one attempt to reach the leader may take before it is made again.
     attempt_max: Duration,
@@ -83,7 +87,8 @@ impl CoordinatorService {
             tails,
             space,
             outlook: outlook.clone(),
-            submits: Semaphore::new(SUBMITS_MAX),
+            submits: Semaphore::new(SUBMITS_BYTES_MAX),
+            readers: Arc::new(Semaphore::new(TAILS_MAX)),
             traffic,
             attempt_max,
         }
@@ -317,7 +322,9 @@ impl coordinator_server::Coordinator for CoordinatorService {
         let heading =
             Heading::read(&bytes).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let name = (heading.session, heading.sequence);
-        let _place = self.submits.acquire().await.map_err(|_| closing())?;
+        // A batch without payloads takes its place too.
+        let weight = u32::try_from(bytes.len().max(1 << 10)).unwrap_or(u32::MAX);
+        let _place = self.submits.acquire_many(weight).await.map_err(|_| closing())?;
         let _waiting = Waiting { sequencing: &self.sequencing, name };
         let ordered = tokio::time::timeout(CALL_MAX, self.order(name, bytes, patient_until)).await;
         let outcomes = ordered.map_err(|_| Status::deadline_exceeded("not ordered in time"))??;
@@ -369,8 +376,15 @@ impl coordinator_server::Coordinator for CoordinatorService {
             tracing::warn!(zone, node, after_id, %status, "tail refused");
             return Err(status);
         }
+        let Ok(place) = Arc::clone(&self.readers).try_acquire_owned() else {
+            tracing::warn!(zone, node, tails = TAILS_MAX, "tail refused: too many are open");
+            return Err(Status::unavailable("this coordinator feeds as many tails as it can"));
+        };
         tracing::info!(zone, node, after_id, "tail opened");
-        Ok(Response::new(self.tails.open(after_id).boxed()))
+        let batches = self.tails.open(after_id).inspect(move |_| {
+            let _ = &place;
+        });
+        Ok(Response::new(batches.boxed()))
     }
 
     async fn report(&self, request: Request<ZoneReport>) -> Result<Response<Cluster>, Status> {

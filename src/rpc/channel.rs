@@ -13,6 +13,12 @@ use tonic::transport::{Endpoint, Server};
 use tonic::{Request, Status};
 use tower::util::{BoxCloneSyncService, ServiceExt as _};
 
+use super::doors::CallerInfo;
+
+/// Largest message of a service that carries batches: one write as large as may be, or a batch full of
+/// keys, fits several times over.
+pub const BATCH_MESSAGE_BYTES_MAX: usize = 8 << 20;
+
 /// Largest message either side accepts: a full append of several batches fits many times over.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
@@ -90,7 +96,12 @@ impl Interceptor for ClusterCheck {
             return Ok(request);
         }
         match request.metadata().get(CLUSTER_KEY) {
-            Some(cluster) if *cluster == self.cluster => Ok(request),
+            Some(cluster) if *cluster == self.cluster => {
+                if let Some(caller) = request.extensions().get::<CallerInfo>() {
+                    caller.is_ours();
+                }
+                Ok(request)
+            }
             Some(_) => Err(Status::failed_precondition("the caller belongs to another cluster")),
             None => Err(Status::failed_precondition("the call carries no cluster id")),
         }
@@ -131,4 +142,5 @@ pub fn server() -> Server {
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
 }

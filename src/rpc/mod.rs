@@ -2,9 +2,11 @@
 //! sides of it share: channels, the cluster-id check and limits.
 
 mod channel;
+pub mod doors;
 
 pub use channel::{
-    Caller, Carrier, CarryError, ClusterCheck, Dial, MESSAGE_BYTES_MAX, Tcp, connect, server,
+    BATCH_MESSAGE_BYTES_MAX, Caller, Carrier, CarryError, ClusterCheck, Dial, MESSAGE_BYTES_MAX,
+    Tcp, connect, server,
 };
 
 /// Metadata key of a refusal that promises: nothing of the call was handed to a leader.

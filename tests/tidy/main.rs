@@ -13,6 +13,7 @@ const LAYERS: &[(usize, &[&str])] = &[
         1,
         &[
             "config",
+            "connections",
             "failpoint",
             "gather",
             "geo",

@@ -1,0 +1,244 @@
+//! What a coordinator lets in: a bounded number of connections, each of which must soon make a call that
+//! belongs to the cluster.
+//!
+//! Invariant: a connection that says nothing, or nothing of ours, costs one descriptor for [`PATIENCE`] at
+//! most, and gives way at once when another one comes and all places are taken. Connections of the
+//! cluster's processes stay; HTTP/2 pings find those whose other end is gone.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::Stream;
+use futures::task::AtomicWaker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, Sleep};
+use tonic::transport::server::Connected;
+
+use crate::connections::{Guest, Seat, Seats};
+
+/// Most connections of a coordinator: a zone's nodes take a few each, another coordinator four.
+pub const CONNECTIONS_MAX: usize = 1024;
+
+/// How long a new connection may take until its first call of the cluster.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Pause after the operating system refused a connection, usually for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The connections of `listener`, `most` at a time; each has `patience` for its first call.
+pub fn incoming(
+    listener: TcpListener,
+    most: usize,
+    patience: Duration,
+) -> impl Stream<Item = io::Result<Guarded>> {
+    let seats = Seats::new(most);
+    futures::stream::unfold((listener, seats), move |(listener, seats)| async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let caller = Arc::new(Caller::new());
+                    let Some(seat) = seats.admit(&caller).await else {
+                        tracing::warn!(
+                            most,
+                            "refused a connection: as many of the cluster are open"
+                        );
+                        continue;
+                    };
+                    // Fails only for a connection that is gone already.
+                    let _ = stream.set_nodelay(true);
+                    let silence = Some(Box::pin(tokio::time::sleep(patience)));
+                    let guarded = Guarded { stream, caller, silence, _seat: seat };
+                    return Some((Ok(guarded), (listener, seats)));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "failed to accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    })
+}
+
+/// The other end of a connection.
+#[derive(Debug)]
+pub struct Caller {
+    since: Instant,
+    is_known: AtomicBool,
+    dismissed: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Caller {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            is_known: AtomicBool::new(false),
+            dismissed: AtomicBool::new(false),
+            task: AtomicWaker::new(),
+        }
+    }
+}
+
+impl Guest for Caller {
+    fn idle_since(&self) -> Option<Instant> {
+        (!self.is_known.load(Relaxed) && !self.dismissed.load(Relaxed)).then_some(self.since)
+    }
+
+    fn dismiss(&self) {
+        self.dismissed.store(true, Relaxed);
+        self.task.wake();
+    }
+}
+
+/// By which a call tells that its connection is one of the cluster's.
+#[derive(Debug, Clone)]
+pub struct CallerInfo(Arc<Caller>);
+
+impl CallerInfo {
+    /// A call of the cluster came this way.
+    pub fn is_ours(&self) {
+        self.0.is_known.store(true, Relaxed);
+    }
+}
+
+/// A connection that ends when it is dismissed, or silent for too long.
+#[derive(Debug)]
+pub struct Guarded {
+    stream: TcpStream,
+    caller: Arc<Caller>,
+    /// Until when it may say nothing of ours; `None` once it has.
+    silence: Option<Pin<Box<Sleep>>>,
+    _seat: Seat<Caller>,
+}
+
+impl Guarded {
+    fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(silence) = &mut self.silence else { return Ok(()) };
+        if self.caller.is_known.load(Relaxed) {
+            self.silence = None;
+            return Ok(());
+        }
+        self.caller.task.register(cx.waker());
+        if self.caller.dismissed.load(Relaxed) {
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "another one needs its place",
+            ));
+        }
+        match silence.as_mut().poll(cx) {
+            Poll::Ready(()) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "no call of this cluster came"))
+            }
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
+impl Connected for Guarded {
+    type ConnectInfo = CallerInfo;
+
+    fn connect_info(&self) -> CallerInfo {
+        CallerInfo(Arc::clone(&self.caller))
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(cx)?;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::StreamExt as _;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::{Connected as _, PATIENCE, incoming};
+
+    #[tokio::test]
+    async fn a_silent_connection_ends_when_its_patience_does() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let mut doors = Box::pin(incoming(listener, 2, Duration::from_millis(50)));
+        let _client = TcpStream::connect(address).await.expect("it listens");
+        let mut silent = doors.next().await.expect("one came").expect("a connection");
+        let ended = silent.read(&mut [0; 8]).await.expect_err("it has said nothing");
+        assert_eq!(ended.kind(), std::io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn the_oldest_stranger_gives_way_and_a_known_caller_stays() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let mut doors = Box::pin(incoming(listener, 2, PATIENCE));
+        let mut clients = Vec::new();
+        let mut let_in = Vec::new();
+        for number in 0..2 {
+            clients.push(TcpStream::connect(address).await.expect("it listens"));
+            let door = doors.next().await.expect("one came").expect("a connection");
+            if number == 0 {
+                door.connect_info().is_ours();
+            }
+            let_in.push(door);
+        }
+        let mut stranger = let_in.pop().expect("the second");
+        clients.push(TcpStream::connect(address).await.expect("it listens"));
+        let ended = async {
+            let ended = stranger.read(&mut [0; 8]).await.expect_err("it gives way");
+            drop(stranger);
+            ended.kind()
+        };
+        let (next, ended) = tokio::join!(doors.next(), ended);
+        assert_eq!(ended, std::io::ErrorKind::ConnectionAborted);
+        next.expect("one came").expect("a connection").connect_info().is_ours();
+        let mut known = let_in.pop().expect("the first");
+        let waits = tokio::time::timeout(Duration::from_millis(50), known.read(&mut [0; 8])).await;
+        assert!(waits.is_err(), "it is still open");
+    }
+}
