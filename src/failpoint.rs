@@ -110,7 +110,7 @@ mod armed {
         let Some(file) = file(point) else { return };
         // Another process may have been faster: then that one crashes.
         if std::fs::rename(&file, file.with_extension("hit")).is_ok() {
-            eprintln!("failpoint {}: this process aborts", point.name());
+            crate::telemetry::say(&format!("failpoint {}: this process aborts", point.name()));
             std::process::abort();
         }
     }

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use pghc_api::id::{ClusterId, ZoneName};
 use tokio::net::TcpListener;
 
-use super::process::{USAGE, complain, told_to_end, url};
+use super::process::{USAGE, complain, complain_of, serves, told_to_end, url};
 use crate::coordinator::{
     Acks, Coordinator, Geo, Retention, Settings, StartError, Timing, measured,
 };
@@ -21,6 +21,9 @@ use crate::task::Tasks;
 use crate::telemetry::Metrics;
 
 /// Orders writes: one member of the Raft group.
+///
+/// Exit code 0: told to end; 1: it cannot go on, or its data is not its own; 2: wrong usage or settings,
+/// nothing was started; 134 (SIGABRT): a panic, a bug of pghc. The last event of a JSON log has the reason.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Cluster id, a UUID: the same for every process of the cluster.
@@ -238,6 +241,7 @@ pub async fn run(args: Arguments) -> ExitCode {
         Err(error @ StartError::Identity(..)) => return complain(&error, 1),
         Err(error) => return complain(&error, USAGE),
     };
+    serves();
     if let Some(timing) = adapted {
         tracing::info!(?timing, "timing follows the round trips");
     }
@@ -255,10 +259,8 @@ pub async fn run(args: Arguments) -> ExitCode {
             ExitCode::SUCCESS
         }
         why = coordinator.stopped() => {
-            tracing::error!("the process ends");
             coordinator.stop().await;
-            eprintln!("error: {why}");
-            ExitCode::FAILURE
+            complain_of("error", &why, 1)
         }
     }
 }

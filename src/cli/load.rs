@@ -11,10 +11,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bench::Bench;
 use super::geo::{Compare, Net, Predict, Report, Run, Sweep, once};
-use super::process::{parse, with_causes};
+use super::process::{complain_of, conclude, parse, set_up_plain, with_causes};
 use crate::lab::pacer::Arrival;
 use crate::lab::run::scenario::Scenario;
 use crate::lab::site::{Site, SiteOptions};
+use crate::telemetry::say;
 
 /// Drives a parade with writes and reports how long they took.
 #[derive(Debug, Parser)]
@@ -219,7 +220,7 @@ pub(super) async fn with_site<T>(
     work: impl AsyncFnOnce(&Site) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     if arguments.against.is_none() && arguments.target.is_empty() {
-        eprintln!("starting a parade");
+        say("starting a parade");
     }
     let site = interruptible(open()).await?;
     let outcome = interruptible(work(&site)).await;
@@ -244,6 +245,11 @@ pub(super) async fn interruptible<T>(
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
+    set_up_plain();
+    conclude(run())
+}
+
+fn run() -> ExitCode {
     let cli: Cli = match parse("geo-load", std::env::args_os().collect(), |_| None) {
         Ok(cli) => cli,
         Err(code) => return code,
@@ -251,8 +257,7 @@ pub fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("geo-load: cannot start: {error}");
-            return ExitCode::from(2);
+            return complain_of("geo-load", &format!("cannot start: {error}"), 2);
         }
     };
     let outcome = runtime.block_on(async {
@@ -270,10 +275,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("geo-load: {}", with_causes(error.as_ref()));
-            ExitCode::from(2)
-        }
+        Err(error) => complain_of("geo-load", &with_causes(error.as_ref()), 2),
     }
 }
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use super::process::{USAGE, complain, parse};
+use super::process::{USAGE, complain, conclude, parse};
 use super::{api, coordinator, dev, export, leader, members, place, recover, status, zone};
 
 /// A consensus-ordered write layer over plain PostgreSQL with a verifiable hash chain.
@@ -41,6 +41,23 @@ enum Command {
 /// is compiled where they are run, and a second time in each binary that runs them.
 #[must_use]
 pub fn main() -> ExitCode {
+    conclude(run())
+}
+
+fn run() -> ExitCode {
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let mut filter = variable("PGHC_LOG");
+    // The others talk to a person; what they log is only what is odd.
+    let serves =
+        std::env::args_os().nth(1).is_some_and(|word| word == "coordinator" || word == "api");
+    if filter.is_empty() && !serves {
+        "warn".clone_into(&mut filter);
+    }
+    if let Err(error) = crate::telemetry::set_up_logging(&filter, &variable("PGHC_LOG_FORMAT")) {
+        return complain(&error, USAGE);
+    }
+    crate::task::end_on_panic();
+    crate::connections::raise_limit();
     let is_set = |variable: &str| std::env::var_os(variable).is_some();
     let words = match crate::config::with_file(std::env::args_os().collect(), is_set) {
         Ok(words) => words,
@@ -50,27 +67,6 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(code) => return code,
     };
-    let variable = |name: &str| std::env::var(name).unwrap_or_default();
-    let mut logging = (variable("PGHC_LOG"), variable("PGHC_LOG_FORMAT"));
-    if logging.0.is_empty()
-        && matches!(
-            arguments.command,
-            Command::Dev(_)
-                | Command::Status(_)
-                | Command::Members(_)
-                | Command::Leader(_)
-                | Command::Place(_)
-                | Command::Zone(_)
-                | Command::Recover(_)
-                | Command::Export(_)
-        )
-    {
-        // These talk to a person; what they log is only what is odd.
-        "warn".clone_into(&mut logging.0);
-    }
-    if let Err(error) = crate::telemetry::set_up_logging(&logging.0, &logging.1) {
-        return complain(&error, USAGE);
-    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return complain(&error, 1),

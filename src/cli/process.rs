@@ -1,49 +1,149 @@
-//! What every long-running command shares: when it is told to end, and how it says why it could
-//! not start, in one line that names the thing.
+//! What every program shares: when it is told to end, and how it says why it ended: in one line that names
+//! the thing, or, where the log is JSON, in its last event.
+//!
+//! Exit codes of `pghc coordinator` and `pghc api`: 0 told to end; 1 it cannot go on, or its data is not its
+//! own; 2 wrong usage or settings, nothing was started; 134 (SIGABRT) a panic, a bug of pghc.
 
 use std::ffi::OsString;
 use std::io::Read as _;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use tokio::signal::unix::{SignalKind, signal};
+use parking_lot::Mutex;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+
+use crate::telemetry::{logs_json, say};
 
 /// Exit code of wrong usage or settings; nothing was started.
 pub const USAGE: u8 = 2;
 
-/// Resolves when the process is told to end: SIGTERM, SIGINT, or, with `lifeline`, the end of
-/// standard input, which is how children of a killed supervisor notice.
-pub async fn told_to_end(lifeline: bool) -> &'static str {
-    let (sender, parent_gone) = oneshot::channel::<()>();
-    if lifeline {
-        // A thread, because a read of standard input cannot be cancelled.
-        std::thread::spawn(move || {
-            let mut byte = [0];
-            while matches!(std::io::stdin().read(&mut byte), Ok(1)) {}
-            drop(sender);
+/// Why the process ends, as it was complained of last.
+static COMPLAINT: Mutex<Option<String>> = Mutex::new(None);
+
+/// Whether a server was started, whose log says how it ended.
+static SERVES: AtomicBool = AtomicBool::new(false);
+
+/// How [`Ends::told`] calls the signal that a supervisor sends.
+pub(super) const SIGTERM: &str = "SIGTERM";
+
+/// What tells the process to end: SIGTERM, SIGINT, or, with `lifeline`, the end of standard input, which is
+/// how children of a killed supervisor notice.
+pub(super) struct Ends {
+    term: Option<Signal>,
+    interrupt: Option<Signal>,
+    parent_gone: Option<oneshot::Receiver<()>>,
+}
+
+impl Ends {
+    /// Listens from now on.
+    pub(super) fn new(lifeline: bool) -> Self {
+        let parent_gone = lifeline.then(|| {
+            let (sender, parent_gone) = oneshot::channel::<()>();
+            // A thread, because a read of standard input cannot be cancelled.
+            std::thread::spawn(move || {
+                let mut byte = [0];
+                while matches!(std::io::stdin().read(&mut byte), Ok(1)) {}
+                drop(sender);
+            });
+            parent_gone
         });
-    } else {
-        std::mem::forget(sender);
+        let of = |kind| signal(kind).ok();
+        let (term, interrupt) = (of(SignalKind::terminate()), of(SignalKind::interrupt()));
+        Self { term, interrupt, parent_gone }
     }
-    let term = async {
-        match signal(SignalKind::terminate()) {
-            Ok(mut term) => term.recv().await,
-            Err(_) => std::future::pending().await,
+
+    /// Resolves when the process is told to end, each time that it is; answers by what.
+    pub(super) async fn told(&mut self) -> &'static str {
+        tokio::select! {
+            () = next(self.term.as_mut()) => SIGTERM,
+            () = next(self.interrupt.as_mut()) => "SIGINT",
+            () = gone(&mut self.parent_gone) => "end of standard input",
         }
-    };
-    tokio::select! {
-        _ = term => "SIGTERM",
-        _ = tokio::signal::ctrl_c() => "SIGINT",
-        _ = parent_gone => "end of standard input",
     }
+}
+
+async fn next(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Tells once that the parent is gone.
+async fn gone(parent: &mut Option<oneshot::Receiver<()>>) {
+    match parent {
+        Some(receiver) => {
+            let _ = receiver.await;
+            *parent = None;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Resolves when the process is told to end; see [`Ends`].
+pub async fn told_to_end(lifeline: bool) -> &'static str {
+    Ends::new(lifeline).told().await
 }
 
 /// Prints an error with its causes on one line.
 pub fn complain(error: &dyn std::error::Error, code: u8) -> ExitCode {
-    eprintln!("error: {}", with_causes(error));
+    complain_of("error", &with_causes(error), code)
+}
+
+/// Prints why the process ends, behind a word and a colon; a JSON log gets it with [`conclude`] instead.
+pub(super) fn complain_of(word: &str, why: &str, code: u8) -> ExitCode {
+    if !logs_json() {
+        say(&format!("{word}: {why}"));
+    }
+    *COMPLAINT.lock() = Some(why.to_owned());
     ExitCode::from(code)
+}
+
+/// From now on this process is a server.
+pub(super) fn serves() {
+    SERVES.store(true, Ordering::Relaxed);
+}
+
+/// The last event of the log: with which exit code the process ends, and why. Of a command for people the
+/// code says it, and what it has printed.
+pub(super) fn conclude(code: ExitCode) -> ExitCode {
+    let number = (0..=u8::MAX).find(|number| ExitCode::from(*number) == code).unwrap_or_default();
+    let why = COMPLAINT.lock().take();
+    let why = why.unwrap_or_else(|| "standard output says it".to_owned());
+    match code == ExitCode::SUCCESS {
+        true if SERVES.load(Ordering::Relaxed) || logs_json() => {
+            tracing::info!(exit_code = number, "process ended");
+        }
+        false if logs_json() => tracing::error!(exit_code = number, error = why, "process ended"),
+        true | false => {}
+    }
+    code
+}
+
+/// Prints a line for people to standard error, or logs it where the log is JSON.
+pub(super) fn remark(text: &str) {
+    if logs_json() {
+        tracing::warn!("{text}");
+    } else {
+        say(text);
+    }
+    *COMPLAINT.lock() = Some(text.to_owned());
+}
+
+/// Sets up the log of a program that has none unless it is to be JSON, and what a panic does.
+pub(super) fn set_up_plain() {
+    if std::env::var("PGHC_LOG_FORMAT").is_ok_and(|format| format == "json") {
+        let filter = std::env::var("PGHC_LOG").ok().filter(|filter| !filter.is_empty());
+        let filter = filter.unwrap_or_else(|| "warn".to_owned());
+        if let Err(error) = crate::telemetry::set_up_logging(&filter, "json") {
+            say(&format!("error: {error}"));
+        }
+    }
+    crate::task::end_on_panic();
+    crate::connections::raise_limit();
 }
 
 /// An error and what caused it, without what was said before.
@@ -82,8 +182,7 @@ pub fn parse<T: Parser>(
         let flag = text_of(&error, ContextKind::InvalidArg);
         let flag = flag.split([' ', '=']).next().unwrap_or_default();
         let origin = origin(flag).map(|origin| format!("{origin}: ")).unwrap_or_default();
-        eprintln!("{program}: {origin}{} (see {program} --help)", one_line(&error));
-        ExitCode::from(USAGE)
+        complain_of(program, &format!("{origin}{} (see {program} --help)", one_line(&error)), USAGE)
     })
 }
 

@@ -11,6 +11,7 @@ use pghc_api::chain::{Head, Link};
 use pghc_api::id::{WriteId, ZoneName};
 
 use super::process::{USAGE, complain};
+use super::view;
 use crate::coordinator::recover::{Obstacle, Plan, Survivor, ZoneChain, write};
 use crate::postgres::{Dsn, ReadError, Reader};
 
@@ -82,19 +83,19 @@ pub async fn run(args: Arguments) -> ExitCode {
 
 /// Shows the plan, and does it if that was asked for and nothing is in the way.
 fn show(plan: &Plan, zones: &[ZoneChain], args: &Arguments) -> ExitCode {
-    print!("{}", describe(plan, zones));
+    view::print(describe(plan, zones).trim_end());
     let refusals = refusals(plan, args);
     if !refusals.is_empty() {
-        refusals.iter().for_each(|text| println!("refused: {text}"));
+        refusals.iter().for_each(|text| view::print(&format!("refused: {text}")));
         return ExitCode::from(REFUSED);
     }
     if !args.write {
-        println!("nothing was changed; --write does it");
+        view::print("nothing was changed; --write does it");
         return ExitCode::SUCCESS;
     }
     match write(plan) {
         Ok(recovered) => {
-            print!("{}", written(plan, recovered.index, recovered.term));
+            view::print(written(plan, recovered.index, recovered.term).trim_end());
             ExitCode::SUCCESS
         }
         Err(error) => complain(&error, REFUSED),
@@ -106,10 +107,10 @@ struct Unread(ZoneName, ReadError);
 
 impl Unread {
     fn complain(&self) -> ExitCode {
-        eprintln!(
+        view::complain(&format!(
             "zone {} cannot be read, so what it holds is unknown; nothing was changed",
             self.0
-        );
+        ));
         complain(&self.1, REFUSED)
     }
 }

@@ -14,7 +14,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use pghc_api::id::{ClusterId, WriteId, ZoneName};
 use pghc_api::token::Token;
 
-use super::process::one_line;
+use super::process::{complain_of, conclude, one_line, set_up_plain};
 use crate::task::Tasks;
 use crate::verify::{self, Place, Progress, Range, Report, Request};
 
@@ -163,6 +163,11 @@ impl Args {
 /// Runs `chain-verify` with the arguments of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    set_up_plain();
+    conclude(run())
+}
+
+fn run() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) if !error.use_stderr() => {
@@ -217,13 +222,12 @@ fn print(report: &Report, format: Format) -> ExitCode {
 }
 
 fn usage(text: &str) -> ExitCode {
-    eprintln!("chain-verify: {text} (see chain-verify --help)");
-    ExitCode::from(USAGE)
+    complain_of("chain-verify", &format!("{text} (see chain-verify --help)"), USAGE)
 }
 
 fn refused(text: &str) -> ExitCode {
-    eprintln!("chain-verify: {text}; nothing was checked");
-    ExitCode::from(verify::Verdict::Incomplete.exit_code())
+    let code = verify::Verdict::Incomplete.exit_code();
+    complain_of("chain-verify", &format!("{text}; nothing was checked"), code)
 }
 
 /// Progress bars on a terminal; nothing elsewhere.

@@ -26,7 +26,7 @@ pub(super) fn print(text: &str) {
 
 /// Prints a line for people to standard error.
 pub(super) fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    super::process::remark(text);
 }
 
 /// Where everything of a parade is.

@@ -1,8 +1,11 @@
 //! Logging set-up: which events, in which form. Always to standard error, never to standard output,
 //! which belongs to the answers of the commands.
+//!
+//! Invariant: writing a log never fails and never panics, whether its reader is gone or its disk is full.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write};
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
@@ -10,6 +13,9 @@ use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 /// What is logged unless `PGHC_LOG` says otherwise. Of openraft only errors: it warns of each of the
 /// many attempts to reach a coordinator that is away, of which we tell ourselves, once.
 const DEFAULT_FILTER: &str = "info,openraft=error";
+
+/// The form that was set up; none before.
+static FORM: OnceLock<Format> = OnceLock::new();
 
 /// Form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -57,12 +63,41 @@ pub fn set_up_logging(filter: &str, format: &str) -> Result<(), BadLogging> {
         "" => EnvFilter::new(DEFAULT_FILTER),
         text => EnvFilter::try_new(text).map_err(|_| BadLogging::Filter(text.to_owned()))?,
     };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // What cannot be written would otherwise be complained of on standard error, which panics.
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
+    let lines = lines.with_writer(|| Tolerant);
     match format {
         Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).finish().try_init(),
         Format::Json => lines.json().flatten_event(true).finish().try_init(),
     }
-    .map_err(BadLogging::Twice)
+    .map_err(BadLogging::Twice)?;
+    let _ = FORM.set(format);
+    Ok(())
+}
+
+/// Whether log lines are JSON objects, so that nothing else belongs on standard error.
+#[must_use]
+pub fn logs_json() -> bool {
+    FORM.get() == Some(&Format::Json)
+}
+
+/// Writes a line for people to standard error. That nothing can be written there changes nothing.
+pub fn say(line: &str) {
+    let _ = writeln!(Tolerant, "{line}");
+}
+
+/// Standard error, which takes everything: what cannot be written is lost.
+struct Tolerant;
+
+impl Write for Tolerant {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = io::stderr().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// An error with all that caused it, in one line: for the log and the operator.

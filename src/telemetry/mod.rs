@@ -7,5 +7,5 @@ mod logging;
 mod metrics;
 
 pub use http::{Http, Route, WriteEnd};
-pub use logging::{BadLogging, Format, describe, set_up_logging};
+pub use logging::{BadLogging, Format, describe, logs_json, say, set_up_logging};
 pub use metrics::{Coordinator, EXPOSITION_TYPE, IdGauge, Metrics, Submit, ZONE_STATES, Zone};
