@@ -50,6 +50,8 @@ codes! {
     BadRequest = "bad_request", 400, "The request is not understood; nothing was written";
     /// The token is not one pghc has issued.
     BadToken = "bad_token", 400, "The token is malformed";
+    /// The requests under way hold all the memory that there is for them.
+    Busy = "busy", 503, "This node has no room for the request at the moment; nothing was written, try again after the time in Retry-After";
     /// The token's hash differs from the link's: the chain here is not the one the token is from.
     ChainFork = "chain_fork", 409, "This zone's chain is not the one the token was issued on; tell the operator";
     /// The write has its id and will be applied, but not within the time asked for.
@@ -60,8 +62,8 @@ codes! {
     Draining = "draining", 503, "This node is shutting down; nothing was written, try another node";
     /// One object of the body has the same key twice.
     DuplicateKey = "duplicate_key", 400, "A JSON object has the same key twice; nothing was written";
-    /// Something of ours went wrong.
-    Internal = "internal", 500, "pghc failed; the outcome is unknown, send the same request with the same Idempotency-Key";
+    /// A browser sends the request for a page of an origin that is not allowed.
+    ForeignOrigin = "foreign_origin", 403, "The request comes from a page of another origin; nothing was done";
     /// The key was used before with another payload.
     KeyReused = "key_reused", 422, "The Idempotency-Key was used before for another payload; nothing was written";
     /// The path knows other methods.
@@ -84,6 +86,8 @@ codes! {
     PayloadTooLarge = "payload_too_large", 413, "The body is over the limit; nothing was written";
     /// The body did not arrive in time.
     RequestTimeout = "request_timeout", 408, "The request did not arrive in time; nothing was written";
+    /// The time limit passed before anything was done.
+    TimeLimit = "time_limit", 503, "The request's time limit passed first; nothing was written, ask for more time";
     /// The key is not one of the request's fields.
     UnknownField = "unknown_field", 400, "The body has a field pghc does not know; nothing was written";
     /// PostgreSQL could never store this value.

@@ -11,8 +11,9 @@ use pghc_api::id::{ClusterId, NodeName, ZoneName};
 use pghc_api::limits::PAYLOAD_BYTES_MAX;
 use tokio::net::TcpListener;
 
-use super::process::{USAGE, complain, told_to_end, url};
-use crate::http::{Api, Cors, Limits, serve};
+use super::process::{Ends, SIGTERM, USAGE, complain, serves, url};
+use crate::connections::{TooFew, room_for};
+use crate::http::{Api, Cors, LOCALHOST, Limits, REQUEST_BYTES_DEFAULT, serve};
 use crate::postgres::{Commit, Dsn};
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
@@ -20,6 +21,9 @@ use crate::zone::audit::Rate;
 use crate::zone::{Audit, Identity, Node, Settings};
 
 /// Serves HTTP in a zone and applies the ordered writes to its PostgreSQL.
+///
+/// Exit code 0: told to end; 2: wrong usage or settings, nothing was started; 134 (SIGABRT): a panic, a bug
+/// of pghc. The last event of a JSON log has the reason.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Cluster id, a UUID: the same for every process of the cluster.
@@ -56,13 +60,24 @@ pub struct Arguments {
     #[arg(long = "coordinator", env = "PGHC_COORDINATOR", value_delimiter = ',', required = true,
           value_parser = url)]
     coordinators: Vec<String>,
-    /// Origin that may call from a browser, `*` for any; none when not given.
+    /// Origin whose pages may call from a browser; `localhost` for pages of this machine, on any port. None
+    /// when not given.
     #[arg(long = "cors-origin", env = "PGHC_CORS_ORIGIN", value_delimiter = ',', value_parser = origin)]
     cors_origins: Vec<String>,
     /// Largest body of one write in bytes, 1024 to 1048576.
     #[arg(long, env = "PGHC_PAYLOAD_BYTES_MAX", default_value_t = PAYLOAD_BYTES_MAX,
           value_parser = payload_bytes_max)]
     payload_bytes_max: usize,
+    /// Bytes that all requests together may hold in memory: one half bodies on their way in, the other
+    /// answers on their way out. A request that finds no room is answered 503. 33554432 at least.
+    #[arg(long, env = "PGHC_REQUEST_BYTES", default_value_t = REQUEST_BYTES_DEFAULT,
+          value_parser = request_bytes)]
+    request_bytes: usize,
+    /// Seconds for which a node that was told to end by SIGTERM goes on serving while `/readyz` says no, so
+    /// that balancers send requests elsewhere before connections are refused. A second signal ends it.
+    #[arg(long, env = "PGHC_DRAIN_S", default_value_t = 5,
+          value_parser = clap::value_parser!(u16).range(..=3600))]
+    drain_s: u16,
     /// Whether the applier's commits wait for the zone's disk. `off` is faster and loses nothing
     /// that was acknowledged: what a crash of the zone's database loses is applied again.
     #[arg(long, env = "PGHC_SYNCHRONOUS_COMMIT", default_value = "on")]
@@ -97,6 +112,12 @@ enum OnOff {
     Off,
 }
 
+/// Files and connections that a node needs for itself: its sessions, coordinators and peers, its log.
+const OWN_FILES: usize = 64;
+
+/// Sessions of one replica, about.
+const FILES_A_REPLICA: usize = 10;
+
 /// Least that a node may take of one write.
 const PAYLOAD_BYTES_MIN: usize = 1024;
 
@@ -106,13 +127,21 @@ fn payload_bytes_max(text: &str) -> Result<usize, String> {
     bytes.ok_or_else(|| format!("{text:?} is not {PAYLOAD_BYTES_MIN} to {PAYLOAD_BYTES_MAX}"))
 }
 
+/// Least that all requests together may hold: a page and an answer of each half must fit.
+const REQUEST_BYTES_MIN: usize = 32 << 20;
+
+fn request_bytes(text: &str) -> Result<usize, String> {
+    let bytes = text.parse().ok().filter(|bytes| *bytes >= REQUEST_BYTES_MIN);
+    bytes.ok_or_else(|| format!("{text:?} is not a number from {REQUEST_BYTES_MIN} on"))
+}
+
 /// An origin as browsers send it. One that is not would never match, and nobody would be told.
 fn origin(text: &str) -> Result<String, String> {
     let is_origin = |url: reqwest::Url| url.origin().ascii_serialization() == text;
-    if text == "*" || text.parse().is_ok_and(is_origin) {
+    if text == LOCALHOST || text.parse().is_ok_and(is_origin) {
         return Ok(text.to_owned());
     }
-    Err(format!("{text:?} is not * and not an origin such as https://example.org"))
+    Err(format!("{text:?} is not {LOCALHOST} and not an origin such as https://example.org"))
 }
 
 /// Whether an address means the same process when another machine uses it.
@@ -130,6 +159,8 @@ enum StartError {
     NotLoopback(SocketAddr),
     #[error("cannot listen on {0}; is another process using the port?")]
     Listen(SocketAddr, #[source] std::io::Error),
+    #[error(transparent)]
+    TooFew(#[from] TooFew),
     #[error("a --coordinator is not a URL such as http://127.0.0.1:7101")]
     Coordinator(#[source] tonic::transport::Error),
 }
@@ -138,7 +169,6 @@ impl Arguments {
     fn cors(&self) -> Cors {
         match self.cors_origins.as_slice() {
             [] => Cors::Closed,
-            origins if origins.iter().any(|origin| origin == "*") => Cors::Any,
             origins => Cors::Origins(origins.to_vec()),
         }
     }
@@ -154,6 +184,8 @@ impl Arguments {
         if !self.listen.ip().is_loopback() && !self.insecure_network {
             return Err(StartError::NotLoopback(self.listen));
         }
+        let own = OWN_FILES + self.replicas.len() * FILES_A_REPLICA;
+        let connections = room_for(own, Limits::default().connections)?;
         let listener = TcpListener::bind(self.listen).await;
         let listener = listener.map_err(|error| StartError::Listen(self.listen, error))?;
         let metrics = Metrics::for_api_node(Api::routes());
@@ -187,7 +219,12 @@ impl Arguments {
             metrics: Arc::clone(&metrics),
         };
         let node = Node::start(settings, tasks).map_err(StartError::Coordinator)?;
-        let limits = Limits { body_bytes: self.payload_bytes_max, ..Limits::default() };
+        let limits = Limits {
+            body_bytes: self.payload_bytes_max,
+            request_bytes: self.request_bytes,
+            connections,
+            ..Limits::default()
+        };
         let shutdown = tokio_util::sync::CancellationToken::new();
         Ok((listener, Arc::new(Api::new(Arc::new(node), metrics, limits, shutdown))))
     }
@@ -201,11 +238,21 @@ pub async fn run(args: Arguments) -> ExitCode {
         Err(error) => return complain(&error, USAGE),
     };
     tracing::info!(zone = %args.zone, node = %args.node, listen = %args.listen, "API node started");
-    let shutdown = api.shutdown_signal();
-    let lifeline = args.lifeline;
+    serves();
+    let (leaving, shutdown) = (api.leaving_signal(), api.shutdown_signal());
+    let (lifeline, drain) = (args.lifeline, Duration::from_secs(args.drain_s.into()));
     tasks.spawn("signals", async move {
-        let why = told_to_end(lifeline).await;
+        let mut end = Ends::new(lifeline);
+        let why = end.told().await;
         tracing::info!(why, "API node drains");
+        leaving.cancel();
+        // A person who presses Ctrl-C, or a supervisor that is gone, waits for nobody.
+        if why == SIGTERM {
+            tokio::select! {
+                _ = end.told() => {}
+                () = tokio::time::sleep(drain) => {}
+            }
+        }
         shutdown.cancel();
     });
     serve(listener, api, &args.cors()).await;
@@ -219,10 +266,10 @@ mod tests {
 
     #[test]
     fn an_origin_is_as_browsers_send_it() {
-        for good in ["*", "https://example.org", "http://localhost:3000"] {
+        for good in ["localhost", "https://example.org", "http://localhost:3000"] {
             assert!(origin(good).is_ok(), "{good}");
         }
-        for bad in ["", "example.org", "https://example.org/", "https://EXAMPLE.org", "null"] {
+        for bad in ["", "*", "example.org", "https://example.org/", "https://EXAMPLE.org", "null"] {
             assert!(origin(bad).is_err(), "{bad}");
         }
     }

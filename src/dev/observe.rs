@@ -143,7 +143,8 @@ impl Observer {
     }
 
     async fn readiness(&self, node: &Node) -> Result<(), String> {
-        self.get(node, "/readyz").await.map(drop)
+        self.get(node, "/readyz").await?;
+        self.get(node, "/readyz/write").await.map(drop)
     }
 
     async fn status(&self, node: &Node) -> Result<Status, String> {

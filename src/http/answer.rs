@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::body::Body;
-use axum::http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SERVER};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SERVER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use pghc_api::chain::{Digest, LinkHash};
@@ -27,6 +27,9 @@ pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json"
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const SOFTWARE: HeaderValue = HeaderValue::from_static(concat!("pghc/", env!("CARGO_PKG_VERSION")));
 
+/// What holds of almost every answer: it was true once.
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
 /// Seconds after which a refused request may be sent again.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
@@ -37,6 +40,10 @@ pub(super) struct Refusal(Box<Problem>);
 impl Refusal {
     pub(super) fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
         Self(Box::new(Problem::new(code, detail)))
+    }
+
+    pub(super) fn code(&self) -> ErrorCode {
+        self.0.code
     }
 
     /// Names the write the refusal is about.
@@ -116,6 +123,7 @@ pub(super) fn finish(mut response: Response, request_id: HeaderValue, frontier: 
     let headers = response.headers_mut();
     headers.entry(FRONTIER).or_insert_with(|| frontier.into());
     headers.insert(REQUEST_ID, request_id);
+    headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
     headers.insert(SERVER, SOFTWARE);
     response
 }

@@ -1,6 +1,6 @@
-//! The routes of an API node and what surrounds every request: its id, its count, its last resort.
+//! The routes of an API node and what surrounds every request: its id, its count, whose page sent it, and
+//! the room that its answer takes.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -8,18 +8,19 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use futures::FutureExt as _;
 use pghc_api::error::ErrorCode;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
-use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::answer::{FRONTIER, REQUEST_ID, Refusal, TOKEN, finish, request_id};
+use super::answer::{Refusal, finish, request_id};
 use super::limits::{Cors, Limits};
 use super::openapi::{openapi_json, routes};
+use super::origin;
+use super::room::Room;
+use super::serve::Answering;
 use crate::telemetry::Metrics;
 use crate::zone::Service;
 
@@ -35,6 +36,7 @@ const ROUTES: &[&str] = &[
     "/v1/status",
     "/healthz",
     "/readyz",
+    "/readyz/write",
     "/metrics",
     "/openapi.json",
     "other",
@@ -48,7 +50,9 @@ pub struct Api {
     pub(super) service: Arc<dyn Service>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) limits: Limits,
+    pub(super) room: Arc<Room>,
     pub(super) shutdown: CancellationToken,
+    leaving: CancellationToken,
     pub(super) openapi: Bytes,
     reports: AtomicU64,
     started: Instant,
@@ -58,7 +62,8 @@ pub struct Api {
 #[derive(Clone)]
 pub(super) struct Face {
     router: Router,
-    pub(super) api: Shared,
+    cors: Cors,
+    api: Shared,
 }
 
 impl std::fmt::Debug for Api {
@@ -79,13 +84,26 @@ impl Api {
     ) -> Self {
         let openapi = openapi_json().into();
         let (reports, started) = (AtomicU64::new(0), Instant::now());
-        Self { service, metrics, limits, shutdown, openapi, reports, started }
+        let (room, leaving) = (Room::new(limits.request_bytes), CancellationToken::new());
+        Self { service, metrics, limits, room, shutdown, leaving, openapi, reports, started }
     }
 
     /// Cancel it to shut down.
     #[must_use]
     pub fn shutdown_signal(&self) -> CancellationToken {
         self.shutdown.clone()
+    }
+
+    /// Cancel it some time before shutdown: `/readyz` says no from then on, and everything is served still,
+    /// so that those who look there send their requests elsewhere before connections are refused.
+    #[must_use]
+    pub fn leaving_signal(&self) -> CancellationToken {
+        self.leaving.clone()
+    }
+
+    /// Whether the node was told to end.
+    pub(super) fn leaves(&self) -> bool {
+        self.leaving.is_cancelled() || self.shutdown.is_cancelled()
     }
 
     /// The route labels that the node's metrics are to be made with.
@@ -110,32 +128,31 @@ impl Face {
         let mut router = router
             .fallback(async || Refusal::new(ErrorCode::NotFound, "there is no such path"))
             .with_state(Shared::clone(&api));
-        if let Some(layer) = cors_layer(cors) {
+        if let Some(layer) = origin::layer(cors) {
             router = router.layer(layer);
         }
-        Self { router, api }
+        Self { router, cors: cors.clone(), api }
     }
 
-    /// Answers one request, whatever happens.
-    pub(super) async fn answer(&self, request: Request<Body>) -> Response {
+    async fn routed(&self, request: Request<Body>) -> Result<Response, Refusal> {
+        origin::check(&self.cors, request.method(), request.headers())?;
+        let Ok(response) = self.router.clone().call(request).await;
+        self.api.room.hold(response)
+    }
+}
+
+impl Answering for Face {
+    async fn answer(&self, request: Request<Body>) -> Response {
         let start = Instant::now();
         let request_id = request_id(request.headers());
         let route = route_of(request.uri().path());
         let has_body = request.body().size_hint().exact() != Some(0);
-        let answer = AssertUnwindSafe(self.router.clone().call(request)).catch_unwind().await;
-        let response = match answer {
-            Ok(Ok(response)) => response,
-            Err(_) => {
-                let request_id = request_id.to_str().unwrap_or_default();
-                tracing::error!(request_id, route = ROUTES[route], "a request made us panic");
-                let detail = "this is a bug of pghc; the node's log has it under the request id";
-                Refusal::new(ErrorCode::Internal, detail).into_response()
-            }
-        };
+        let response = self.routed(request).await.unwrap_or_else(Refusal::into_response);
+        // The connection ends after this answer: with the rest of the body, into which a client would send
+        // its next request, or because the next one belongs elsewhere.
+        let closes = has_body && leaves_body(&response) || self.api.leaves();
         let mut response = finish(response, request_id, self.api.service.frontier());
-        if has_body && leaves_body(response.status()) {
-            // The connection ends after this answer, with the rest of the body. Unless it is told, a
-            // client would send its next request into that.
+        if closes {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         self.api.metrics.http.answered(route, response.status().as_u16(), start.elapsed());
@@ -143,10 +160,14 @@ impl Face {
     }
 }
 
-/// Whether an answer of this status may have been given before the whole body was read.
-fn leaves_body(status: StatusCode) -> bool {
-    let is_read = [StatusCode::UNPROCESSABLE_ENTITY, StatusCode::TOO_MANY_REQUESTS];
-    status.is_client_error() && !is_read.contains(&status)
+/// Whether an answer may have been given before the whole body was read.
+fn leaves_body(response: &Response) -> bool {
+    let code = response.extensions().get::<Refusal>().map(Refusal::code);
+    match response.status() {
+        StatusCode::UNPROCESSABLE_ENTITY | StatusCode::TOO_MANY_REQUESTS => false,
+        status if status.is_client_error() => true,
+        _ => matches!(code, Some(ErrorCode::Busy | ErrorCode::Draining)),
+    }
 }
 
 /// Position in [`ROUTES`] of the route that a path belongs to.
@@ -156,25 +177,6 @@ fn route_of(path: &str) -> usize {
         let is_link = path.strip_prefix("/v1/chain/").is_some_and(|id| !id.contains('/'));
         if is_link { 2 } else { ROUTES.len() - 1 }
     })
-}
-
-fn cors_layer(cors: &Cors) -> Option<CorsLayer> {
-    let origins = match cors {
-        Cors::Closed => return None,
-        Cors::Any => AllowOrigin::any(),
-        Cors::Origins(origins) => {
-            let usable = |origin: &String| HeaderValue::try_from(origin).ok();
-            AllowOrigin::list(origins.iter().filter_map(usable))
-        }
-    };
-    let key = HeaderName::from_static("idempotency-key");
-    let layer = CorsLayer::new()
-        .allow_origin(origins)
-        .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::CONTENT_TYPE, key, REQUEST_ID])
-        .expose_headers([FRONTIER, TOKEN, REQUEST_ID, header::RETRY_AFTER])
-        .max_age(std::time::Duration::from_secs(3600));
-    Some(layer)
 }
 
 #[cfg(test)]

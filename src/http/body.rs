@@ -1,4 +1,5 @@
-//! Reading request bodies: bounded in bytes and in time, checked, and without copying.
+//! Reading request bodies: bounded in bytes, each and all together, and in time; checked, and without
+//! copying.
 
 use axum::body::Body;
 use axum::http::HeaderMap;
@@ -12,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::answer::Refusal;
 use super::limits::Limits;
+use super::room::{Room, Share};
 
 /// What a write's body is declared to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,12 +39,35 @@ pub(super) fn media(headers: &HeaderMap) -> Result<Media, Refusal> {
     }
 }
 
-/// Reads a whole body of at most `limits.body_bytes`, declared or not.
-pub(super) async fn read_whole(mut body: Body, limits: &Limits) -> Result<Bytes, Refusal> {
+/// Refuses a content type that a page of any origin may send without being asked, for a path that reads
+/// no body. None at all is fine, and so is one of ours.
+pub(super) fn refuse_form(headers: &HeaderMap) -> Result<(), Refusal> {
+    const FORMS: [&str; 3] =
+        ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"];
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let text = value.to_str().unwrap_or_default();
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    if FORMS.iter().any(|form| essence.eq_ignore_ascii_case(form)) {
+        let detail = "this path takes no form and no plain text: send no body and no content type";
+        return Err(Refusal::new(ErrorCode::UnsupportedMediaType, detail));
+    }
+    Ok(())
+}
+
+/// Reads a whole body of at most `limits.body_bytes`, declared or not, with its share of the node's room:
+/// what is declared is counted before anything is read, anything else as it comes.
+pub(super) async fn read_whole(
+    mut body: Body,
+    limits: &Limits,
+    room: &Room,
+) -> Result<(Bytes, Share), Refusal> {
     let max = limits.body_bytes;
-    if body.size_hint().lower() > max as u64 {
+    let declared = body.size_hint().lower();
+    if declared > max as u64 {
         return Err(too_large("body", max));
     }
+    let declared = usize::try_from(declared).unwrap_or(max);
+    let mut share = room.body(declared)?;
     let deadline = Instant::now() + limits.body_read;
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
@@ -61,11 +86,18 @@ pub(super) async fn read_whole(mut body: Body, limits: &Limits) -> Result<Bytes,
         if first.is_empty() && all.is_empty() {
             first = data;
         } else {
+            if all.is_empty() {
+                all.reserve(declared.max(first.len() + data.len()));
+            }
             all.extend_from_slice(&std::mem::take(&mut first));
             all.extend_from_slice(&data);
         }
+        let held = all.capacity().max(first.len());
+        if held > share.bytes() && declared == 0 {
+            share.add(room.body(held - share.bytes())?);
+        }
     }
-    Ok(if all.is_empty() { first } else { all.freeze() })
+    Ok((if all.is_empty() { first } else { all.freeze() }, share))
 }
 
 /// The payload of a write's body; shares its memory.

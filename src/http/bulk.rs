@@ -2,13 +2,15 @@
 //!
 //! Lines are handed over in chunks as they arrive, several chunks under way at a time, and their
 //! answers stream out while the request is still being read. Memory is bounded by
-//! [`CHUNKS_MAX`] chunks and one line. When the client does not take its answers, reading stops: a
+//! [`CHUNKS_MAX`] chunks and one line, and is taken from the room of all requests: a bulk write waits for
+//! it where a single write is refused. When the client does not take its answers, reading stops: a
 //! client that sends megabytes must read while it writes.
 
 #[cfg(debug_assertions)]
 pub(super) mod fuzzing;
 mod lines;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -33,6 +35,9 @@ use lines::{Line, Lines};
 /// Chunks under way at a time within one request.
 const CHUNKS_MAX: usize = 8;
 
+/// Bytes of the answer to one line, about.
+const ANSWER_BYTES: usize = 360;
+
 /// First and longest pause before a chunk is offered again to a full queue. A single write is told
 /// to come back; a stream is slowed down instead, until its time is over.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
@@ -56,7 +61,7 @@ pub(super) fn answer(
     }
     let frontier = api.service.frontier();
     let run = Run {
-        lines: Lines::new(body, key, &api.limits),
+        lines: Lines::new(body, key, &api.limits, Arc::clone(&api.room)),
         answers: FuturesOrdered::new(),
         wait: ask.wait,
         timeout: ask.timeout,
@@ -64,7 +69,7 @@ pub(super) fn answer(
     };
     let answers = stream::unfold(run, |mut run| async move {
         let answer = run.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(Bytes::from(answer)), run))
+        Some((Ok::<_, std::convert::Infallible>(answer), run))
     });
     let mut response = Response::new(Body::from_stream(answers));
     response.headers_mut().insert(CONTENT_TYPE, NDJSON);
@@ -76,14 +81,14 @@ pub(super) fn answer(
 struct Run {
     api: Shared,
     lines: Lines,
-    answers: FuturesOrdered<BoxFuture<'static, Vec<u8>>>,
+    answers: FuturesOrdered<BoxFuture<'static, Bytes>>,
     wait: Wait,
     timeout: Duration,
 }
 
 impl Run {
     /// The answers of the next chunk; `None` at the end.
-    async fn next(&mut self) -> Option<Vec<u8>> {
+    async fn next(&mut self) -> Option<Bytes> {
         loop {
             let may_read = !self.lines.ended() && self.answers.len() < CHUNKS_MAX;
             let nothing_due = self.answers.is_empty();
@@ -100,11 +105,16 @@ impl Run {
                 () = self.api.shutdown.cancelled(), if self.lines.reading() => {
                     self.lines.end_with(unwritten(&SubmitError::Draining));
                 }
-                chunk = self.lines.next_chunk(nothing_due), if may_read => {
+                (chunk, share) = self.lines.next_chunk(nothing_due), if may_read => {
                     if !chunk.is_empty() {
-                        let api = Shared::clone(&self.api);
-                        let deadline = Instant::now() + self.timeout;
-                        self.answers.push_back(Box::pin(write(api, chunk, self.wait, deadline)));
+                        let (api, wait, timeout) = (Shared::clone(&self.api), self.wait, self.timeout);
+                        let answer = async move {
+                            let room = api.room.answer_in_time(chunk.len() * ANSWER_BYTES).await;
+                            let answer = write(api, chunk, wait, Instant::now() + timeout).await;
+                            drop(share);
+                            room.kept_by(answer)
+                        };
+                        self.answers.push_back(Box::pin(answer));
                     }
                 }
             }
@@ -135,7 +145,7 @@ async fn write(api: Shared, chunk: Vec<Line>, wait: Wait, deadline: Instant) -> 
             }
         }
     };
-    let mut text = Vec::with_capacity(refusals.len() * 360);
+    let mut text = Vec::with_capacity(refusals.len() * ANSWER_BYTES);
     for refused in refusals {
         let answer = match refused {
             Some(refusal) => Err(refusal),
@@ -168,7 +178,7 @@ async fn submit_patiently(
 fn write_line(api: &Api, answer: &Result<Written, Refusal>, text: &mut Vec<u8>) {
     match answer {
         Ok(written) => {
-            let mut line = String::with_capacity(360);
+            let mut line = String::with_capacity(ANSWER_BYTES);
             line.push_str(if written.repeated { "{\"status\":200," } else { "{\"status\":201," });
             written.link.write_members(&api.service.identity().cluster, &mut line);
             line.push_str("}\n");

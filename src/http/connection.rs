@@ -7,21 +7,23 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures::task::AtomicWaker;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::limits::Limits;
+use crate::connections::Guest;
 
 /// No deadline.
 const NEVER: u64 = u64::MAX;
 
-/// The clock of one connection. All of it is used from the connection's own task; atomics only make
-/// it shareable within.
+/// The clock of one connection. Its own task moves it; who looks for a connection that can be closed reads
+/// it.
 #[derive(Debug)]
 pub(super) struct Clock {
     origin: Instant,
@@ -37,6 +39,10 @@ pub(super) struct Clock {
     head_begun: AtomicU64,
     /// Milliseconds from `origin` until which the client must have taken what we write.
     write_by: AtomicU64,
+    /// Milliseconds from `origin` to the end of the last request.
+    idle_from: AtomicU64,
+    dismissed: AtomicBool,
+    task: AtomicWaker,
 }
 
 impl Clock {
@@ -52,6 +58,9 @@ impl Clock {
             // A new connection counts as a head that has begun: it must not be silent for long.
             head_begun: AtomicU64::new(1),
             write_by: AtomicU64::new(NEVER),
+            idle_from: AtomicU64::new(0),
+            dismissed: AtomicBool::new(false),
+            task: AtomicWaker::new(),
         };
         clock.read_by.store(clock.after(clock.head_read), Relaxed);
         Arc::new(clock)
@@ -63,6 +72,16 @@ impl Clock {
             if self.requests.load(Relaxed) == 0 { self.read_by.load(Relaxed) } else { NEVER };
         let due = read_by.min(self.write_by.load(Relaxed));
         (due != NEVER).then(|| self.origin + Duration::from_millis(due))
+    }
+
+    /// Whether the connection was told to go and nothing keeps it. Its task is woken when it is told.
+    pub(super) fn goes(&self, cx: &Context<'_>) -> bool {
+        self.task.register(cx.waker());
+        self.dismissed.load(Relaxed) && self.is_idle()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.requests.load(Relaxed) == 0 && self.write_by.load(Relaxed) == NEVER
     }
 
     /// A request's head has been read.
@@ -96,6 +115,18 @@ impl Clock {
     }
 }
 
+impl Guest for Clock {
+    fn idle_since(&self) -> Option<Instant> {
+        let idles = self.is_idle() && !self.dismissed.load(Relaxed);
+        idles.then(|| self.origin + Duration::from_millis(self.idle_from.load(Relaxed)))
+    }
+
+    fn dismiss(&self) {
+        self.dismissed.store(true, Relaxed);
+        self.task.wake();
+    }
+}
+
 /// A request under way; ends when it is dropped, which is when its answer has been written.
 #[derive(Debug)]
 pub(super) struct Begun(Arc<Clock>);
@@ -104,6 +135,7 @@ impl Drop for Begun {
     fn drop(&mut self) {
         let clock = &self.0;
         clock.read_by.store(clock.after(clock.keep_alive), Relaxed);
+        clock.idle_from.store(clock.after(Duration::ZERO), Relaxed);
         clock.requests.fetch_sub(1, Relaxed);
     }
 }

@@ -28,8 +28,12 @@ pub struct Limits {
     /// How long a closed connection still swallows what the client sends, so that the client gets
     /// to read its answer instead of a reset.
     pub linger: Duration,
-    /// Most connections open at a time; more are closed at once.
+    /// Most connections open at a time. For a further one the idlest is closed; when none is idle, it is
+    /// closed itself.
     pub connections: usize,
+    /// Most bytes that all requests hold at a time: one half bodies on their way in, the other answers
+    /// on their way out. Over it 503 `busy`, before a body is read.
+    pub request_bytes: usize,
     /// How long requests under way may still take after shutdown began.
     pub drain: Duration,
 }
@@ -47,10 +51,17 @@ impl Default for Limits {
             write_stall: Duration::from_secs(30),
             linger: Duration::from_secs(2),
             connections: 10_000,
+            request_bytes: REQUEST_BYTES_DEFAULT,
             drain: Duration::from_secs(10),
         }
     }
 }
+
+/// Bytes that all requests of a node may hold when its settings do not say.
+pub const REQUEST_BYTES_DEFAULT: usize = 256 << 20;
+
+/// The word that stands for pages of this machine, on any port, among [`Cors::Origins`].
+pub const LOCALHOST: &str = "localhost";
 
 /// Which pages of other origins may call this node from a browser.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -58,8 +69,6 @@ pub enum Cors {
     /// None.
     #[default]
     Closed,
-    /// Every origin, as the original allowed.
-    Any,
-    /// These, each as `scheme://host[:port]`.
+    /// These, each as `scheme://host[:port]`, or [`LOCALHOST`].
     Origins(Vec<String>),
 }

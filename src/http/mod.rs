@@ -17,15 +17,17 @@ pub mod fuzzing;
 mod limits;
 mod metrics;
 mod openapi;
+mod origin;
 mod original;
 mod probe;
 mod read;
+mod room;
 mod serve;
 mod write;
 
 pub use api::Api;
-pub use limits::{Cors, Limits};
-pub use metrics::serve_metrics;
+pub use limits::{Cors, LOCALHOST, Limits, REQUEST_BYTES_DEFAULT};
+pub use metrics::{METRICS_CONNECTIONS_MAX, serve_metrics};
 pub use openapi::openapi_json;
 pub use serve::serve;
 

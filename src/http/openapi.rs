@@ -37,6 +37,7 @@ pub(super) fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(probe::status))
         .routes(routes!(probe::healthz))
         .routes(routes!(probe::readyz))
+        .routes(routes!(probe::readyz_write))
         .routes(routes!(probe::metrics))
         .routes(routes!(probe::openapi))
 }

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::answer::{Chained, Refusal, json};
 use super::api::Shared;
 use super::ask::{Ask, READ, WRITE, idempotency_key};
-use super::body::read_whole;
+use super::body::{read_whole, refuse_form};
 use super::read::{behind, reach};
 use super::write::{write_one, written_answer};
 use crate::zone::{NewWrite, Snapshot};
@@ -48,7 +48,8 @@ pub(super) struct ClusterZone {
     frontier: u64,
 }
 
-/// Adds a link without a payload, as the original did. A body is read and ignored.
+/// Adds a link without a payload, as the original did. A body is read and ignored; a form or plain text,
+/// which any page could have a browser send, is refused.
 #[utoipa::path(
     post, path = "/chain", operation_id = "add_link", tag = "original",
     params(
@@ -69,7 +70,8 @@ pub(super) async fn add_link(
     let (head, body) = request.into_parts();
     let ask = Ask::leniently(&head.uri, WRITE)?;
     let key = idempotency_key(&head.headers)?;
-    read_whole(body, &api.limits).await?;
+    refuse_form(&head.headers)?;
+    drop(read_whole(body, &api.limits, &api.room).await?);
     let written = write_one(&api, NewWrite { key, payload: None }, &ask).await?;
     let link = &written.link;
     let mut text = String::with_capacity(160);

@@ -1,4 +1,5 @@
-//! What operators and their machines ask a node: is it alive, is it ready, how is the cluster.
+//! What operators and their machines ask a node: is it alive, does it read, does it write, how is the
+//! cluster.
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -7,7 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use pghc_api::error::ErrorCode;
 
 use super::answer::{JSON, Refusal, json};
-use super::api::Shared;
+use super::api::{Api, Shared};
 use crate::telemetry::EXPOSITION_TYPE;
 
 /// The cluster as this node's coordinator sees it.
@@ -31,7 +32,7 @@ pub(super) async fn healthz() -> &'static str {
     "ok"
 }
 
-/// Whether requests should be sent here.
+/// Whether reads should be sent here. Needs no coordinator: a zone that is cut off goes on reading.
 #[utoipa::path(
     get, path = "/readyz", operation_id = "readyz", tag = "operation",
     responses(
@@ -40,11 +41,34 @@ pub(super) async fn healthz() -> &'static str {
     ),
 )]
 pub(super) async fn readyz(State(api): State<Shared>) -> Result<&'static str, Refusal> {
-    if api.shutdown.is_cancelled() {
-        return Err(Refusal::new(ErrorCode::Draining, "requests under way are being finished"));
-    }
-    api.service.is_ready().map_err(|reason| Refusal::new(ErrorCode::NotReady, reason))?;
+    stays(&api)?;
+    api.service.ready_to_read().map_err(|why| Refusal::new(ErrorCode::NotReady, why))?;
     Ok("ready")
+}
+
+/// Whether writes should be sent here: the zone applies, and a coordinator knows a leader.
+#[utoipa::path(
+    get, path = "/readyz/write", operation_id = "readyz_write", tag = "operation",
+    responses(
+        (status = 200, description = "`ready`", body = String, content_type = "text/plain"),
+        (status = 503, description = "Not yet, or no longer; the detail says why", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn readyz_write(State(api): State<Shared>) -> Result<&'static str, Refusal> {
+    stays(&api)?;
+    api.service.ready_to_write().map_err(|why| Refusal::new(ErrorCode::NotReady, why))?;
+    Ok("ready")
+}
+
+/// A node that was told to end is ready for nothing, though it still serves what comes.
+fn stays(api: &Api) -> Result<(), Refusal> {
+    if api.leaves() {
+        return Err(Refusal::new(
+            ErrorCode::Draining,
+            "this node was told to end; use another one",
+        ));
+    }
+    Ok(())
 }
 
 /// Metrics of this node in OpenMetrics text form, as Prometheus reads it.

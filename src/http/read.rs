@@ -1,7 +1,8 @@
 //! Reading the chain. Every answer says at which frontier it was given and shows at least all of it.
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::header::CACHE_CONTROL;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use pghc_api::chain::Link;
 use pghc_api::error::ErrorCode;
@@ -14,6 +15,9 @@ use super::ask::{Ask, AtLeast, PAGE, READ, path_id};
 use super::write::of_link;
 use crate::zone::{Need, ReadError, Snapshot};
 
+/// A link never changes. Only its reader may keep it: a copy on the way would be served past a fence.
+const FOR_EVER: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable");
+
 /// Reads one link.
 #[utoipa::path(
     get, path = "/v1/chain/{id}", operation_id = "link", tag = "chain",
@@ -25,11 +29,11 @@ use crate::zone::{Need, ReadError, Snapshot};
     ),
     responses(
         (status = 200, description = "The link with its payload", body = pghc_api::wire::LinkBody,
-            headers(("Pghc-Frontier" = u64, description = "Newest id applied in this zone"))),
+            headers(("Pghc-Frontier" = u64, description = "Newest id applied in this zone"), ("Cache-Control" = String, description = "`private, max-age=31536000, immutable` without `at_least` and `linearizable`, since a link never changes; else, and on every other answer of this interface, `no-store`"))),
         (status = 400, description = "Not understood, or a token of another cluster", body = pghc_api::error::Problem, content_type = "application/problem+json"),
         (status = 404, description = "This zone has not applied the id, or it does not exist yet", body = pghc_api::error::Problem, content_type = "application/problem+json"),
         (status = 409, description = "The token is from another chain than this zone's", body = pghc_api::error::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Not ready, halted, or no database or leader", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Halted, no database or leader, no room for the answer, or the time limit passed", body = pghc_api::error::Problem, content_type = "application/problem+json"),
         (status = 504, description = "This zone was not there in time; `frontier` says how far it is", body = pghc_api::error::Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -45,7 +49,12 @@ pub(super) async fn link(State(api): State<Shared>, request: Request) -> Result<
     };
     let mut text = String::new();
     write_link(&api, link, &mut text);
-    Ok(json(StatusCode::OK, text.into_bytes(), frontier))
+    let mut response = json(StatusCode::OK, text.into_bytes(), frontier);
+    // What was asked for beside the link is true now only.
+    if ask.at_least.is_none() && !ask.linearizable {
+        response.headers_mut().insert(CACHE_CONTROL, FOR_EVER);
+    }
+    Ok(response)
 }
 
 /// Reads links in order.
@@ -189,6 +198,9 @@ pub(super) fn unreadable(api: &Api, error: ReadError) -> Refusal {
         }
         ReadError::NoLeader => {
             Refusal::new(ErrorCode::NoLeader, "no leader confirmed the read in time")
+        }
+        ReadError::TimeLimit => {
+            Refusal::new(ErrorCode::TimeLimit, "it passed before a majority confirmed the read")
         }
         ReadError::Halted(reason) => Refusal::new(ErrorCode::ZoneHalted, reason),
         ReadError::Database(error) => {

@@ -7,31 +7,49 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use futures::FutureExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::api::{Api, Face};
 use super::connection::{Answer, Clock, Watched};
-use super::limits::Cors;
+use super::limits::{Cors, Limits};
+use crate::connections::Seats;
 use crate::task::Tasks;
-use crate::telemetry::IdGauge;
+use crate::telemetry::{IdGauge, Metrics};
 
 /// Pause after the operating system refused a connection, usually for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Most bytes of one connection that are read ahead of what takes them. hyper's own default is 400 KiB.
+const BUFFER_BYTES: usize = 32 << 10;
+
 /// Furthest the timer of a connection is set ahead while nothing is due.
 const NOTHING_DUE: Duration = Duration::from_secs(3600);
+
+/// What answers the requests of a server.
+pub(super) trait Answering: Clone + Send + Sync + 'static {
+    /// Answers one request, whatever happens.
+    fn answer(&self, request: Request<Body>) -> impl Future<Output = Response> + Send;
+}
+
+/// How a server treats its clients.
+pub(super) struct Rules {
+    pub(super) limits: Limits,
+    pub(super) shutdown: CancellationToken,
+    pub(super) metrics: Arc<Metrics>,
+}
 
 /// Serves `api` on `listener` until its shutdown signal; then takes no more connections, lets the
 /// requests under way finish for at most `limits.drain`, and returns.
@@ -40,11 +58,21 @@ const NOTHING_DUE: Duration = Duration::from_secs(3600);
 /// client that takes no answer, too many connections. A head that is too large or not HTTP is
 /// answered 431 or 400 without a body.
 pub async fn serve(listener: TcpListener, api: Arc<Api>, cors: &Cors) {
-    let face = Face::new(Arc::clone(&api), cors);
-    let shutdown = api.shutdown.clone();
-    // Not the tasks of the process: these must outlive the signal that ends those.
-    let tasks = Tasks::default();
-    let open = Open::new(api.metrics.http.connections_open.clone());
+    let (shutdown, metrics) = (api.shutdown.clone(), Arc::clone(&api.metrics));
+    let rules = Rules { limits: api.limits.clone(), shutdown, metrics };
+    serve_by(listener, Face::new(api, cors), rules).await;
+}
+
+/// As [`serve`], whatever answers.
+pub(super) async fn serve_by<A: Answering>(listener: TcpListener, answering: A, rules: Rules) {
+    let server = Server {
+        answering,
+        seats: Seats::new(rules.limits.connections),
+        // Not the tasks of the process: these must outlive the signal that ends those.
+        tasks: Tasks::default(),
+        rules: Arc::new(rules),
+    };
+    let Rules { limits, shutdown, .. } = server.rules.as_ref();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -52,54 +80,79 @@ pub async fn serve(listener: TcpListener, api: Arc<Api>, cors: &Cors) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) if open.count() < api.limits.connections => {
-                let entry = Arc::clone(&open).enter();
-                let face = face.clone();
-                tasks.spawn("http connection", async move {
-                    serve_connection(stream, face).await;
-                    drop(entry);
-                });
-            }
-            Ok(_) => {
-                api.metrics.http.connections_refused.inc();
-                tracing::debug!(limit = api.limits.connections, "refused a connection");
-            }
+            Ok((stream, _)) => server.take(stream).await,
             Err(error) => {
                 tracing::warn!(%error, "failed to accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
-    drop(listener);
-    if timeout(api.limits.drain, open.none()).await.is_err() {
-        tracing::warn!(connections = open.count(), "closed connections whose requests did not end");
+    // Who has connected before the end would be reset with the listener.
+    for _ in 0..limits.connections {
+        let Some(Ok((stream, _))) = listener.accept().now_or_never() else { break };
+        server.take(stream).await;
     }
-    tasks.shut_down().await;
+    drop(listener);
+    if timeout(limits.drain, server.seats.empty()).await.is_err() {
+        let connections = server.seats.taken();
+        tracing::warn!(connections, "closed connections whose requests did not end");
+    }
+    server.tasks.shut_down().await;
 }
 
-async fn serve_connection(stream: TcpStream, face: Face) {
+struct Server<A> {
+    answering: A,
+    rules: Arc<Rules>,
+    seats: Arc<Seats<Clock>>,
+    tasks: Tasks,
+}
+
+impl<A: Answering> Server<A> {
+    /// Serves a connection, for which an idle one may have to go; closes it when all others are at work.
+    async fn take(&self, stream: TcpStream) {
+        let (limits, http) = (&self.rules.limits, &self.rules.metrics.http);
+        let clock = Clock::new(limits);
+        if self.seats.taken() >= limits.connections {
+            http.connections_refused.inc();
+            tracing::debug!(limit = limits.connections, "too many connections");
+        }
+        let Some(seat) = self.seats.admit(&clock).await else { return };
+        let open = Open::new(http.connections_open.clone());
+        let (answering, rules) = (self.answering.clone(), Arc::clone(&self.rules));
+        self.tasks.spawn("http connection", async move {
+            serve_connection(stream, &clock, &answering, &rules).await;
+            drop((seat, open));
+        });
+    }
+}
+
+async fn serve_connection<A: Answering>(
+    stream: TcpStream,
+    clock: &Arc<Clock>,
+    answering: &A,
+    rules: &Rules,
+) {
     // Fails only for a connection that is gone already.
     let _ = stream.set_nodelay(true);
-    let limits = &face.api.limits;
-    let clock = Clock::new(limits);
-    let stream = TokioIo::new(Watched::new(stream, Arc::clone(&clock)));
+    let stream = TokioIo::new(Watched::new(stream, Arc::clone(clock)));
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let begun = clock.begin();
-        let face = &face;
         async move {
-            let answer = face.answer(request.map(Body::new)).await;
+            let answer = answering.answer(request.map(Body::new)).await;
             Ok::<_, Infallible>(answer.map(|body| Answer::new(body, begun)))
         }
     });
     let mut http = http1::Builder::new();
-    http.max_header_size(limits.head_bytes);
+    // A client may send all that it has, close its side, and then read.
+    http.half_close(true);
+    http.max_header_size(rules.limits.head_bytes).max_buf_size(BUFFER_BYTES);
     let connection = http.serve_connection(stream, service);
-    if let Some(Err(error)) = run(pin!(connection), &clock, &face.api.shutdown).await {
+    if let Some(Err(error)) = run(pin!(connection), clock, &rules.shutdown).await {
         tracing::debug!(%error, "a connection ended early");
     }
 }
 
-/// Runs a connection to its end; `None` when it was closed as overdue.
+/// Runs a connection to its end; `None` when it was closed as overdue, or for another one.
 async fn run<C: Drain>(
     mut connection: Pin<&mut C>,
     clock: &Clock,
@@ -113,6 +166,9 @@ async fn run<C: Drain>(
         loop {
             if let Poll::Ready(end) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Some(end));
+            }
+            if clock.goes(cx) {
+                return Poll::Ready(None);
             }
             if is_told || told.as_mut().poll(cx).is_pending() {
                 break;
@@ -157,47 +213,18 @@ where
     }
 }
 
-/// Connections open now.
-struct Open {
-    count: AtomicUsize,
-    gauge: IdGauge,
-    changed: Notify,
-}
+/// Counts an open connection.
+struct Open(IdGauge);
 
 impl Open {
-    fn new(gauge: IdGauge) -> Arc<Self> {
-        Arc::new(Self { count: AtomicUsize::new(0), gauge, changed: Notify::new() })
-    }
-
-    fn count(&self) -> usize {
-        self.count.load(Ordering::Relaxed)
-    }
-
-    fn enter(self: Arc<Self>) -> Entry {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.gauge.inc();
-        Entry(self)
-    }
-
-    /// Resolves when no connection is open.
-    async fn none(&self) {
-        loop {
-            let changed = self.changed.notified();
-            if self.count() == 0 {
-                return;
-            }
-            changed.await;
-        }
+    fn new(gauge: IdGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
     }
 }
 
-/// A connection's place among the open ones.
-struct Entry(Arc<Open>);
-
-impl Drop for Entry {
+impl Drop for Open {
     fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::Relaxed);
-        self.0.gauge.dec();
-        self.0.changed.notify_one();
+        self.0.dec();
     }
 }

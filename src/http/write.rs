@@ -67,7 +67,8 @@ impl Written {
         (status = 415, description = "Neither JSON nor NDJSON; nothing was written", body = pghc_api::error::Problem, content_type = "application/problem+json"),
         (status = 422, description = "The payload cannot be stored, or the key was used for another; nothing was written", body = pghc_api::error::Problem, content_type = "application/problem+json"),
         (status = 429, description = "Too many writes are waiting; nothing was written", body = pghc_api::error::Problem, content_type = "application/problem+json"),
-        (status = 503, description = "No leader, or shutting down; nothing was written by this request", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "A page of another origin; nothing was written", body = pghc_api::error::Problem, content_type = "application/problem+json"),
+        (status = 503, description = "No leader, no room for the body, the time limit passed before anything was handed over, or shutting down; nothing was written by this request", body = pghc_api::error::Problem, content_type = "application/problem+json"),
         (status = 507, description = "The coordinators' disks are nearly full; nothing was written", body = pghc_api::error::Problem, content_type = "application/problem+json"),
         (status = 504, description = "Unknown, or committed under the `id` given but not yet applied as asked", body = pghc_api::error::Problem, content_type = "application/problem+json"),
     ),
@@ -82,8 +83,10 @@ pub(super) async fn write(
     if media(&head.headers)? == Media::Ndjson {
         return bulk::answer(api, body, key, &ask);
     }
-    let body = read_whole(body, &api.limits).await?;
+    let (body, share) = read_whole(body, &api.limits, &api.room).await?;
     let write = NewWrite { key, payload: payload_of(&body)? };
+    // From here on the queue of writes counts the bytes, and lets go of them once they are sent.
+    drop((body, share));
     let written = write_one(&api, write, &ask).await?;
     let cluster = &api.service.identity().cluster;
     let mut text = String::with_capacity(384);
@@ -161,6 +164,7 @@ pub(super) async fn submit(
                 SubmitError::Halted(_) => WriteEnd::Halted,
                 SubmitError::NoLeader => WriteEnd::NoLeader,
                 SubmitError::NoSpace => WriteEnd::NoSpace,
+                SubmitError::TimeLimit => WriteEnd::TimeLimit,
                 SubmitError::Unknown => WriteEnd::Unknown,
             };
             metrics.ended(end, count);
@@ -222,6 +226,7 @@ async fn wait_for(api: &Api, id: WriteId, wait: Wait, deadline: Instant) -> Resu
             ReadError::Behind { frontier } => (applied.max(frontier), "of the time limit".into()),
             ReadError::NotEverywhere(zones) => (0, format!("zone {} is behind", zones.join(", "))),
             ReadError::NoLeader => (0, "no leader said how far the zones are".to_owned()),
+            ReadError::TimeLimit => (applied, "of the time limit".to_owned()),
             ReadError::Halted(reason) => (applied, format!("this zone is halted: {reason}")),
             ReadError::Database(error) => {
                 api.report_database(&error);
@@ -278,6 +283,9 @@ pub(super) fn unwritten(error: &SubmitError) -> Refusal {
         }
         SubmitError::NoLeader => {
             (ErrorCode::NoLeader, "no coordinator with a leader was reachable in time")
+        }
+        SubmitError::TimeLimit => {
+            (ErrorCode::TimeLimit, "it passed before the write was handed over; ask for more time")
         }
         SubmitError::Unknown => (
             ErrorCode::OutcomeUnknown,

@@ -16,7 +16,7 @@ pub struct Http {
     routes: Vec<Route>,
     /// Connections open now.
     pub connections_open: IdGauge,
-    /// Connections closed at once because too many were open.
+    /// Connections closed because too many were open: idle ones, else the newest.
     pub connections_refused: Counter,
     /// Writes handed over to be ordered.
     pub writes_submitted: Counter,
@@ -45,6 +45,8 @@ pub enum WriteEnd {
     Draining,
     /// No leader in time.
     NoLeader,
+    /// The request's time limit passed before anything was handed over.
+    TimeLimit,
     /// Refused: the leader's disk is nearly full.
     NoSpace,
     /// No answer in time.
@@ -77,7 +79,7 @@ impl Http {
         add.metric("pghc_http_requests", "Requests answered, by route and class of status", &requests);
         add.metric("pghc_http_request_seconds", "Seconds from a request's headers to its answer's headers", &seconds);
         add.metric("pghc_http_connections_open", "Connections open now", &http.connections_open);
-        add.metric("pghc_http_connections_refused", "Connections closed at once because too many were open", &http.connections_refused);
+        add.metric("pghc_http_connections_refused", "Connections closed because too many were open: idle ones, else the newest", &http.connections_refused);
         add.metric("pghc_http_writes_submitted", "Writes handed over to be ordered", &http.writes_submitted);
         add.metric("pghc_http_writes_answered", "Outcomes of writes handed over", &ends);
         http
@@ -101,13 +103,14 @@ impl Http {
 }
 
 impl WriteEnd {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Ordered,
         Self::Repeated,
         Self::KeyReused,
         Self::Overloaded,
         Self::Draining,
         Self::NoLeader,
+        Self::TimeLimit,
         Self::NoSpace,
         Self::Unknown,
         Self::Halted,
@@ -121,6 +124,7 @@ impl WriteEnd {
             Self::Overloaded => "overloaded",
             Self::Draining => "draining",
             Self::NoLeader => "no_leader",
+            Self::TimeLimit => "time_limit",
             Self::NoSpace => "no_space",
             Self::Unknown => "unknown",
             Self::Halted => "halted",

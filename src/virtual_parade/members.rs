@@ -59,7 +59,7 @@ impl Parade {
         for zone in 0..self.zones().len() {
             for node in 0..self.plan().api_nodes {
                 let Some((_, node)) = self.node(zone, node) else { return false };
-                if node.is_ready().is_err() {
+                if node.ready_to_write().is_err() {
                     return false;
                 }
                 let status = node.status().await;

@@ -67,6 +67,9 @@ pub enum SubmitError {
     /// The deadline passed while no coordinator with a leader was reachable.
     #[error("no leader was found in time")]
     NoLeader,
+    /// Nothing was handed over: the deadline passed first, though nothing says that no coordinator leads.
+    #[error("the time limit passed first")]
+    TimeLimit,
     /// Nothing was handed over: the coordinators' disks are nearly full.
     #[error("the disk of the coordinator that leads is nearly full")]
     NoSpace,
@@ -90,6 +93,9 @@ pub enum ReadError {
     /// No leader confirmed in time.
     #[error("no leader confirmed the read in time")]
     NoLeader,
+    /// The deadline passed first, though a leader is known.
+    #[error("the time limit passed first")]
+    TimeLimit,
     /// The zone's PostgreSQL does not answer; the text is for the log, not for clients.
     #[error("the zone's database does not answer: {0}")]
     Database(String),
@@ -150,8 +156,12 @@ pub trait Service: Send + Sync + 'static {
     /// and the zone has not halted. Needs no coordinator.
     fn may_read(&self) -> Result<(), ReadError>;
 
-    /// Whether the node can do everything it is for, writes too; else why not.
-    fn is_ready(&self) -> Result<(), String>;
+    /// Whether reads should be sent here; else why not. Needs no coordinator.
+    fn ready_to_read(&self) -> Result<(), String>;
+
+    /// Whether writes should be sent here: the zone applies and a coordinator knows a leader; else why
+    /// not.
+    fn ready_to_write(&self) -> Result<(), String>;
 
     /// Orders writes; one outcome for each, in order. All or none of them have outcomes.
     fn submit(

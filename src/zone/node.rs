@@ -197,6 +197,7 @@ impl Node {
     }
 
     async fn confirmed(&self, deadline: Instant) -> Result<u64, ReadError> {
+        let mut refused = false;
         loop {
             let (place, mut client) = self.coordinators.nearest();
             let mut request = tonic::Request::new(ReadIndexRequest::default());
@@ -204,11 +205,23 @@ impl Node {
             match timeout_at(deadline, client.read_index(request)).await {
                 Ok(Ok(reply)) => return Ok(reply.into_inner().id),
                 Ok(Err(_)) if Instant::now() < deadline => {
+                    refused = true;
                     self.coordinators.note(place, false);
                     tokio::time::sleep(super::submit::RETRY).await;
                 }
-                _ => return Err(ReadError::NoLeader),
+                _ if refused || self.leaderless().is_some() => return Err(ReadError::NoLeader),
+                _ => return Err(ReadError::TimeLimit),
             }
+        }
+    }
+
+    /// Why nothing can be ordered, as far as this node knows; `None` while a coordinator leads.
+    fn leaderless(&self) -> Option<&'static str> {
+        let view = self.views.of(self.coordinators.nearest().0);
+        match view.filter(|_| self.coordinators.any_answers()) {
+            Some(view) if view.leader != 0 => None,
+            Some(_) => Some("no coordinator leads"),
+            None => Some("no coordinator answers"),
         }
     }
 
@@ -288,19 +301,23 @@ impl Service for Node {
         }
     }
 
-    fn is_ready(&self) -> Result<(), String> {
+    fn ready_to_read(&self) -> Result<(), String> {
+        match self.may_read() {
+            Ok(()) => self.standing.filling().map_or(Ok(()), Err),
+            Err(ReadError::Halted(why)) => Err(format!("the zone has halted: {why}")),
+            Err(ReadError::Database(why)) => Err(why),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn ready_to_write(&self) -> Result<(), String> {
         if let Some(why) = self.standing.frontier.halted() {
             return Err(format!("the zone has halted: {why}"));
         }
         if let Some(why) = self.standing.trouble().or_else(|| self.standing.filling()) {
             return Err(why);
         }
-        let view = self.views.of(self.coordinators.nearest().0);
-        match view {
-            Some(view) if self.coordinators.any_answers() && view.leader != 0 => Ok(()),
-            Some(_) if self.coordinators.any_answers() => Err("no coordinator leads".to_owned()),
-            _ => Err("no coordinator answers".to_owned()),
-        }
+        self.leaderless().map_or(Ok(()), |why| Err(why.to_owned()))
     }
 
     fn submit(

@@ -301,7 +301,7 @@ async fn order(
     mut flight: Flight,
 ) -> Option<Option<Duration>> {
     let deadline = flight.groups.iter().map(|group| group.deadline).max()?;
-    let (mut maybe_taken, mut no_space) = (false, false);
+    let (mut maybe_taken, mut no_space, mut refused) = (false, false, false);
     let mut least = Duration::from_millis(1);
     loop {
         let started = Instant::now();
@@ -310,7 +310,8 @@ async fn order(
             let error = match (maybe_taken, no_space) {
                 (true, _) => SubmitError::Unknown,
                 (false, true) => SubmitError::NoSpace,
-                (false, false) => SubmitError::NoLeader,
+                (false, false) if refused => SubmitError::NoLeader,
+                (false, false) => SubmitError::TimeLimit,
             };
             flight.fail(&error);
             return None;
@@ -337,6 +338,7 @@ async fn order(
             }
             Ok(Err(status)) => {
                 let not_taken = status.metadata().contains_key(NOT_TAKEN);
+                refused = true;
                 no_space = not_taken && status.code() == tonic::Code::ResourceExhausted;
                 maybe_taken |= !not_taken && !never_sent(&status);
                 coordinators.note(place, false);

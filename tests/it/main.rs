@@ -8,6 +8,7 @@ mod damage;
 mod dev;
 mod disk;
 mod distances;
+mod edge;
 mod environment;
 #[cfg(debug_assertions)]
 mod failpoints;

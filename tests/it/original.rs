@@ -72,7 +72,7 @@ async fn the_originals_clients_run_unchanged() {
     let created = create_while_validating(&site).await;
     every_zone_has_what_was_answered(&site, created).await;
     configuration_and_ping(&site).await;
-    any_page_may_call(&site).await;
+    no_page_of_another_origin_may_call(&site).await;
     site.settle().await;
     let proof = site.verify().await;
     assert_eq!(proof.status.code(), Some(0), "{proof:?}");
@@ -157,32 +157,30 @@ async fn configuration_and_ping(site: &Site) {
     }
 }
 
-/// CORS as the original had it: `*`, on every answer and for every preflight.
-async fn any_page_may_call(site: &Site) {
-    let origin = "https://dashboard.example";
-    for (method, path) in
-        [("POST", "/chain"), ("GET", "/chain/recent"), ("GET", "/cluster/config"), ("GET", "/none")]
-    {
+/// The original let any page of the web write through a person's browser. A development parade lets in
+/// pages of this machine only.
+async fn no_page_of_another_origin_may_call(site: &Site) {
+    let ask = async |method: &Method, path: &str, origin: &str| {
         let url = format!("{}{path}", site.api(2));
-        let preflight = site.http.request(Method::OPTIONS, &url).header("origin", origin);
-        let preflight = preflight
-            .header("access-control-request-method", method)
-            .header("access-control-request-headers", "content-type,idempotency-key");
-        let preflight = preflight.send().await.expect("an answer");
-        assert_eq!(preflight.status().as_u16(), 200, "{path}");
-        let header = |answer: &reqwest::Response, name: &str| {
-            let value = answer.headers().get(format!("access-control-{name}"));
-            value.and_then(|value| value.to_str().ok()).unwrap_or_default().to_ascii_lowercase()
-        };
-        assert_eq!(header(&preflight, "allow-origin"), "*");
-        assert!(header(&preflight, "allow-methods").contains(&method.to_ascii_lowercase()));
-        let allowed = header(&preflight, "allow-headers");
-        assert!(
-            allowed.contains("content-type") && allowed.contains("idempotency-key"),
-            "{allowed}"
-        );
-        let method = method.parse().expect("a method");
-        let answer = site.http.request(method, &url).header("origin", origin).send().await;
-        assert_eq!(header(&answer.expect("an answer"), "allow-origin"), "*", "{path}");
+        let request = site.http.request(method.clone(), &url).header("origin", origin);
+        let request = request.header("access-control-request-method", "POST");
+        let answer = request.send().await.expect("an answer");
+        let allowed = answer.headers().get("access-control-allow-origin");
+        let allowed = allowed.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        (answer.status().as_u16(), allowed)
+    };
+    let (foreign, own) = ("https://dashboard.example", "http://localhost:3000");
+    for (method, path) in [
+        (Method::POST, "/chain"),
+        (Method::POST, "/v1/chain"),
+        (Method::GET, "/chain/recent"),
+        (Method::OPTIONS, "/chain"),
+    ] {
+        assert_eq!(ask(&method, path, foreign).await, (403, String::new()), "{method} {path}");
     }
+    assert_eq!(ask(&Method::OPTIONS, "/chain", own).await, (200, own.to_owned()));
+    assert_eq!(ask(&Method::POST, "/chain", own).await, (200, own.to_owned()));
+    let plain = site.http.post(format!("{}/chain", site.api(2)));
+    let plain = plain.header("content-type", "text/plain").body("{}").send().await;
+    assert_eq!(plain.expect("an answer").status().as_u16(), 415);
 }

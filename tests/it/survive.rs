@@ -76,7 +76,8 @@ async fn a_frozen_applier_is_replaced_and_can_never_commit_again() {
     nix::sys::signal::kill(pid, Signal::SIGCONT).expect("ours");
     wait_for("the old applier to stand by", async || {
         let now = applier(&eu.api[frozen - 1..frozen]).await;
-        let ready = site.http.get(format!("{}/readyz", eu.api[frozen - 1])).send().await.ok()?;
+        let ready =
+            site.http.get(format!("{}/readyz/write", eu.api[frozen - 1])).send().await.ok()?;
         (now.is_none() && ready.status().is_success()).then_some(())
     })
     .await;
@@ -187,14 +188,16 @@ async fn reads_go_on_while_no_coordinator_lives() {
         site.kill(zone, Part::Coordinator).await;
     }
     wait_for("nodes that know", async || {
-        let ready = site.http.get(format!("{}/readyz", site.api(0))).send().await.ok()?;
+        let ready = site.http.get(format!("{}/readyz/write", site.api(0))).send().await.ok()?;
         (ready.status().as_u16() == 503).then_some(())
     })
     .await;
     for zone in 0..3 {
-        let url = format!("{}/v1/chain/{}", site.api(zone), promises[0].id);
-        let answer = site.http.get(url).send().await.expect("an answer");
-        assert_eq!(answer.status().as_u16(), 200, "zone {zone}");
+        for path in [format!("/v1/chain/{}", promises[0].id), "/readyz".to_owned()] {
+            let url = format!("{}{path}", site.api(zone));
+            let answer = site.http.get(url).send().await.expect("an answer");
+            assert_eq!(answer.status().as_u16(), 200, "zone {zone}: {path}");
+        }
     }
     for zone in ZONES {
         site.parade.resume_supervision(zone, Part::Coordinator).await.expect("a child");

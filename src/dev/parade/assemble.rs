@@ -121,7 +121,10 @@ impl Assembly<'_> {
             "--advertise",
             format!("http://{}", SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
         );
-        push(&mut line, "--cors-origin", "*");
+        // Pages of this machine; any other could write too.
+        push(&mut line, "--cors-origin", "localhost");
+        // No balancer looks at it.
+        push(&mut line, "--drain-s", "0");
         line
     }
 

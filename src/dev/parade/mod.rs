@@ -154,7 +154,7 @@ impl Parade {
         self.keepers.insert(member, sender);
     }
 
-    /// Waits until every API node answers `/readyz` with 200 and the voters are those asked for.
+    /// Waits until every API node is ready for reads and writes and the voters are those asked for.
     ///
     /// # Errors
     /// [`Error::KeepsEnding`] when a child never stays up, [`Error::NotReady`] after `timeout`. The

@@ -8,6 +8,7 @@ use pghc_api::id::IdempotencyKey;
 use super::lines::Lines;
 use crate::http::body::payload_of;
 use crate::http::limits::Limits;
+use crate::http::room::Room;
 
 /// Longest line here; longer ones are tried too.
 const LINE_BYTES: usize = 48;
@@ -27,10 +28,11 @@ pub fn lines(input: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.expect("a runtime without threads");
     let found = runtime.block_on(async {
-        let mut lines = Lines::new(frames, Some(key.clone()), &limits);
+        let room = Room::new(limits.request_bytes);
+        let mut lines = Lines::new(frames, Some(key.clone()), &limits, room);
         let mut found = Vec::new();
         while !lines.ended() {
-            found.extend(lines.next_chunk(true).await);
+            found.extend(lines.next_chunk(true).await.0);
         }
         found
     });

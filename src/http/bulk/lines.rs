@@ -1,12 +1,16 @@
 //! The lines of a bulk write: a body cut at its line ends, each line checked.
 //!
 //! Invariant: every line in gives exactly one [`Line`] out, in order; what ends the reading early
-//! gives one more, and nothing after it is read. At most one line is buffered beside a frame.
+//! gives one more, and nothing after it is read. At most one line is buffered beside a frame, and what is
+//! buffered has its share of the room of all requests.
+
+use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use http_body_util::BodyExt as _;
+use pghc_api::error::ErrorCode;
 use pghc_api::id::IdempotencyKey;
 use pghc_api::limits::{BATCH_BYTES_MAX, BATCH_WRITES_MAX};
 use tokio::time::{Duration, Instant, timeout_at};
@@ -14,6 +18,7 @@ use tokio::time::{Duration, Instant, timeout_at};
 use crate::http::answer::Refusal;
 use crate::http::body::{broken, payload_of, too_large, too_late};
 use crate::http::limits::Limits;
+use crate::http::room::{Room, Share};
 use crate::zone::NewWrite;
 
 /// A line: a write, or why it is none.
@@ -23,8 +28,14 @@ pub(super) type Line = Result<NewWrite, Refusal>;
 pub(super) struct Lines {
     body: Body,
     key: Option<IdempotencyKey>,
+    /// What has arrived and has no room yet.
+    arrived: Option<Bytes>,
     /// What has arrived and is not cut yet.
     buffer: BytesMut,
+    room: Arc<Room>,
+    /// The room of what is in the buffer, and of what was cut off it for the next chunk.
+    share: Share,
+    cut_share: Share,
     /// How much of the buffer holds no line end.
     searched: usize,
     /// Whether the rest of the current line is dropped, since it was answered as too long.
@@ -51,12 +62,21 @@ enum Arrival {
 }
 
 impl Lines {
-    pub(super) fn new(body: Body, key: Option<IdempotencyKey>, limits: &Limits) -> Self {
+    pub(super) fn new(
+        body: Body,
+        key: Option<IdempotencyKey>,
+        limits: &Limits,
+        room: Arc<Room>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             body,
             key,
+            arrived: None,
             buffer: BytesMut::new(),
+            room,
+            share: Share::default(),
+            cut_share: Share::default(),
             searched: 0,
             skipping: false,
             number: 0,
@@ -83,6 +103,7 @@ impl Lines {
     /// Ends the reading; `last_word` is the last line.
     pub(super) fn end_with(&mut self, last_word: Refusal) {
         self.ended = true;
+        self.arrived = None;
         self.last_word = Some(last_word);
     }
 
@@ -91,11 +112,16 @@ impl Lines {
         self.silent_since = Instant::now();
     }
 
-    /// Reads what has arrived, up to a batch; waits only while there is nothing at all. Empty at
-    /// the end. May be dropped while it waits: nothing is lost.
+    /// Reads what has arrived, up to a batch, with its share of the room; waits only while there is nothing
+    /// at all. Empty at the end. May be dropped while it waits: nothing is lost.
     ///
     /// `silence_counts` says whether the client owes us the next line, and not we it an answer.
-    pub(super) async fn next_chunk(&mut self, silence_counts: bool) -> Vec<Line> {
+    pub(super) async fn next_chunk(&mut self, silence_counts: bool) -> (Vec<Line>, Share) {
+        let chunk = self.chunk(silence_counts).await;
+        (chunk, std::mem::take(&mut self.cut_share))
+    }
+
+    async fn chunk(&mut self, silence_counts: bool) -> Vec<Line> {
         let mut chunk = Vec::new();
         let mut bytes = 0;
         loop {
@@ -108,6 +134,19 @@ impl Lines {
             if chunk.len() == BATCH_WRITES_MAX || bytes >= BATCH_BYTES_MAX {
                 return chunk;
             }
+            if let Some(data) = self.arrived.take() {
+                let bytes = data.len();
+                if let Ok(share) = self.room.body(bytes) {
+                    self.take_in(&data, share);
+                    continue;
+                }
+                self.arrived = Some(data);
+                if !chunk.is_empty() {
+                    return chunk;
+                }
+                self.make_room(bytes).await;
+                continue;
+            }
             if self.ended {
                 chunk.extend(self.last_word.take().map(Err));
                 return chunk;
@@ -118,10 +157,29 @@ impl Lines {
                 self.body.frame().now_or_never().map_or(Arrival::Nothing, Self::sort)
             };
             match arrival {
-                Arrival::Data(data) => self.take_in(&data),
+                Arrival::Data(data) => self.arrived = Some(data),
                 Arrival::End => self.end(),
                 Arrival::Failed(refusal) => self.end_with(refusal),
                 Arrival::Nothing => return chunk,
+            }
+        }
+    }
+
+    /// Waits for room for what has arrived, as long as a client may be silent.
+    async fn make_room(&mut self, bytes: usize) {
+        let until = (Instant::now() + self.limits.1).min(self.read_by);
+        let room = Arc::clone(&self.room);
+        match timeout_at(until, room.body_in_time(bytes)).await {
+            Ok(share) => {
+                let data = self.arrived.take().unwrap_or_default();
+                self.take_in(&data, share);
+            }
+            Err(_) => {
+                self.arrived = None;
+                self.end_with(Refusal::new(
+                    ErrorCode::Busy,
+                    "no room came in time; the lines before this answer stand as answered",
+                ));
             }
         }
     }
@@ -146,12 +204,13 @@ impl Lines {
         }
     }
 
-    fn take_in(&mut self, data: &Bytes) {
+    fn take_in(&mut self, data: &Bytes, share: Share) {
         self.restart_silence();
         if data.len() > self.bytes_left {
             return self.end_with(too_large("body", self.limits.0));
         }
         self.bytes_left -= data.len();
+        self.share.add(share);
         self.buffer.extend_from_slice(data);
     }
 
@@ -173,14 +232,17 @@ impl Lines {
                     return None;
                 }
                 self.buffer.clear();
+                self.share = Share::default();
                 self.searched = 0;
                 return (!std::mem::replace(&mut self.skipping, true)).then(|| self.too_long());
             };
             let line = self.buffer.split_to(end + 1).freeze();
+            let share = self.share.split(end + 1);
             self.searched = 0;
             if std::mem::take(&mut self.skipping) {
                 continue;
             }
+            self.cut_share.add(share);
             if end > self.line_bytes {
                 return Some(self.too_long());
             }

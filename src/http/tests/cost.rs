@@ -45,7 +45,11 @@ impl Service for Counter {
         Ok(())
     }
 
-    fn is_ready(&self) -> Result<(), String> {
+    fn ready_to_read(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn ready_to_write(&self) -> Result<(), String> {
         Ok(())
     }
     fn submit(

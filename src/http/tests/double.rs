@@ -19,8 +19,6 @@ use crate::zone::{Identity, Need, NewWrite, Outcome, ReadError, Service, Snapsho
 pub(super) struct Behaviour {
     /// Refuses this many submits, with this error.
     pub(super) submit: Option<(usize, SubmitError)>,
-    /// Panics in the next submit.
-    pub(super) panics: bool,
     /// Orders writes but applies nothing.
     pub(super) applies_nothing: bool,
     /// Fails every read.
@@ -31,7 +29,10 @@ pub(super) struct Behaviour {
     pub(super) read_index: Option<ReadError>,
     /// Zones that never apply.
     pub(super) slow_zones: Vec<String>,
+    /// Why it takes no writes.
     pub(super) not_ready: Option<String>,
+    /// Why no reads should be sent to it.
+    pub(super) not_reading: Option<String>,
     pub(super) may_not_read: Option<ReadError>,
     /// Most links in a page, as if they were large; 0: as many as asked for.
     pub(super) page_links: usize,
@@ -153,7 +154,11 @@ impl Service for Double {
         self.behaviour.lock().may_not_read.clone().map_or(Ok(()), Err)
     }
 
-    fn is_ready(&self) -> Result<(), String> {
+    fn ready_to_read(&self) -> Result<(), String> {
+        self.behaviour.lock().not_reading.clone().map_or(Ok(()), Err)
+    }
+
+    fn ready_to_write(&self) -> Result<(), String> {
         self.behaviour.lock().not_ready.clone().map_or(Ok(()), Err)
     }
 
@@ -164,7 +169,6 @@ impl Service for Double {
     ) -> BoxFuture<'_, Result<Vec<Outcome>, SubmitError>> {
         Box::pin(async move {
             let behaviour = self.behaviour.lock().clone();
-            assert!(!behaviour.panics, "the double was told to panic");
             if let Some((times, error)) = behaviour.submit.filter(|(times, _)| *times > 0) {
                 self.behaviour.lock().submit = Some((times - 1, error.clone()));
                 return Err(error);

@@ -31,6 +31,7 @@ struct Server {
     double: Arc<Double>,
     metrics: Arc<Metrics>,
     shutdown: CancellationToken,
+    leaving: CancellationToken,
     tasks: Tasks,
     client: reqwest::Client,
 }
@@ -76,18 +77,22 @@ impl Server {
     }
 
     async fn with(limits: Limits, cors: Cors) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free loopback port");
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), limits, cors).await
+    }
+
+    async fn at(address: SocketAddr, limits: Limits, cors: Cors) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a free loopback port");
         let address = listener.local_addr().expect("it is bound");
         let double = Double::new();
         let metrics = Metrics::for_api_node(Api::routes());
         let shutdown = CancellationToken::new();
         let service = Arc::clone(&double);
         let api = Api::new(service, Arc::clone(&metrics), limits, shutdown.clone());
-        let tasks = Tasks::default();
+        let (tasks, leaving) = (Tasks::default(), api.leaving_signal());
         tasks.spawn("server", async move { serve(listener, Arc::new(api), &cors).await });
         #[expect(clippy::disallowed_methods, reason = "tests send what no client of ours does")]
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-        Self { address, double, metrics, shutdown, tasks, client }
+        Self { address, double, metrics, shutdown, leaving, tasks, client }
     }
 
     fn url(&self, path: &str) -> String {

@@ -64,7 +64,9 @@ async fn a_page_that_large_links_ended_early_names_the_next_one() {
 #[tokio::test]
 async fn every_answer_says_at_which_frontier_it_was_given() {
     let server = with_links(3).await;
-    for path in ["/ping", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/status", "/no"] {
+    for path in
+        ["/ping", "/healthz", "/readyz/write", "/metrics", "/openapi.json", "/v1/status", "/no"]
+    {
         assert_eq!(server.get(path).await.header("pghc-frontier"), "3", "{path}");
     }
     let refused = server.post("", "{").await;
@@ -131,6 +133,8 @@ async fn a_linearizable_read_shows_all_that_was_committed_before_it() {
     assert_eq!(read.status, 200);
     server.double.behave(|b| b.read_index = Some(ReadError::NoLeader));
     server.get("/v1/chain/1?linearizable=true").await.is_problem(503, "no_leader");
+    server.double.behave(|b| b.read_index = Some(ReadError::TimeLimit));
+    server.get("/v1/chain/1?linearizable=true&timeout=1ms").await.is_problem(503, "time_limit");
     assert_eq!(server.get("/v1/chain/1?linearizable=false").await.status, 200);
 }
 
@@ -151,16 +155,50 @@ const READS: [&str; 4] = ["/v1/chain/1", "/v1/chain", "/v1/chain/head", "/chain/
 #[tokio::test]
 async fn a_node_that_cannot_write_says_so_and_goes_on_reading() {
     let server = with_links(1).await;
-    assert_eq!(server.get("/readyz").await.text, "ready");
+    assert_eq!(server.get("/readyz/write").await.text, "ready");
     server.double.behave(|b| b.not_ready = Some("no coordinator leads".to_owned()));
-    let problem = server.get("/readyz").await.is_problem(503, "not_ready");
+    let problem = server.get("/readyz/write").await.is_problem(503, "not_ready");
     assert_eq!(problem["detail"], "no coordinator leads");
-    let open = ["/healthz", "/ping", "/v1/status", "/metrics", "/openapi.json"];
+    let open = ["/healthz", "/readyz", "/ping", "/v1/status", "/metrics", "/openapi.json"];
     for path in READS.iter().chain(&open) {
         assert_eq!(server.get(path).await.status, 200, "{path}");
     }
     let waits = server.post("", "{}");
     assert_eq!(tokio::time::timeout(PATIENCE, waits).await.expect("it does not wait").status, 201);
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_read_is_ready_for_no_reads() {
+    let server = with_links(1).await;
+    server.double.behave(|b| b.not_reading = Some("filling from zone us".to_owned()));
+    let problem = server.get("/readyz").await.is_problem(503, "not_ready");
+    assert_eq!(problem["detail"], "filling from zone us");
+}
+
+#[tokio::test]
+async fn only_a_plain_link_may_be_kept() {
+    let server = with_links(3).await;
+    let kept = server.get("/v1/chain/1").await;
+    assert_eq!(kept.header("cache-control"), "private, max-age=31536000, immutable");
+    for path in [
+        "/v1/chain/1?at_least=2",
+        "/v1/chain/1?linearizable=true",
+        "/v1/chain/4",
+        "/v1/chain/x",
+        "/v1/chain",
+        "/v1/chain/head",
+        "/chain/recent",
+        "/cluster/config",
+        "/v1/status",
+        "/readyz",
+        "/readyz/write",
+        "/metrics",
+        "/ping",
+        "/none",
+    ] {
+        assert_eq!(server.get(path).await.header("cache-control"), "no-store", "{path}");
+    }
+    assert_eq!(server.post("", "{}").await.header("cache-control"), "no-store");
 }
 
 #[tokio::test]

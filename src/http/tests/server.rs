@@ -130,15 +130,120 @@ async fn a_413_reaches_a_client_that_sends_everything_before_it_reads() {
 }
 
 #[tokio::test]
-async fn connections_over_the_limit_are_closed_at_once() {
+async fn a_full_server_closes_the_idlest_connection() {
     let server = Server::with(Limits { connections: 2, ..Limits::default() }, Cors::Closed).await;
-    let held = [connect(&server).await, connect(&server).await];
+    let ping = b"GET /ping HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut first = connect(&server).await;
+    until("it is open", || server.metrics.http.connections_open.get() == 1).await;
+    let mut second = connect(&server).await;
     until("both are open", || server.metrics.http.connections_open.get() == 2).await;
-    assert_eq!(until_closed(&mut connect(&server).await).await.0, "");
+    // The first is the elder, but has just been served.
+    first.write_all(ping).await.expect("it is read");
+    read_pong(&mut first).await;
+    let mut third = connect(&server).await;
+    third.write_all(ping).await.expect("it is read");
+    read_pong(&mut third).await;
+    assert_eq!(until_closed(&mut second).await.0, "");
     assert_eq!(server.metrics.http.connections_refused.get(), 1);
-    drop(held);
-    until("both are closed", || server.metrics.http.connections_open.get() == 0).await;
-    assert_eq!(server.get("/ping").await.text, "pong");
+    first.write_all(ping).await.expect("it is open still");
+    read_pong(&mut first).await;
+}
+
+async fn read_pong(stream: &mut TcpStream) {
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"pong") {
+        let read = timeout(PATIENCE, stream.read_buf(&mut answer)).await;
+        assert!(read.expect("in time").expect("it is open") > 0, "it was closed");
+    }
+}
+
+#[tokio::test]
+async fn a_full_server_closes_no_request_under_way() {
+    let server = Server::with(Limits { connections: 1, ..Limits::default() }, Cors::Closed).await;
+    server.double.behave(|b| b.applies_nothing = true);
+    let waits = server.post("?timeout=20s", "{}");
+    let others = async {
+        until("the write is ordered", || server.double.ordered() == 1).await;
+        assert_eq!(until_closed(&mut connect(&server).await).await.0, "");
+        server.double.catch_up();
+    };
+    let (got, ()) = tokio::join!(waits, others);
+    assert_eq!(got.status, 201);
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_side_is_answered() {
+    let server = Server::start().await;
+    let bulk = "{}\n".repeat(3000);
+    let chunks: String = bulk
+        .as_bytes()
+        .chunks(1000)
+        .map(|part| {
+            let text = std::str::from_utf8(part).expect("ASCII");
+            format!("{:x}\r\n{text}\r\n", part.len())
+        })
+        .collect();
+    for (request, end) in [
+        ("GET /ping HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(), "pong"),
+        ("POST /chain HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(), "\"}"),
+        ("POST /v1/chain HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}".to_owned(), "\"}"),
+        (
+            format!(
+                "POST /v1/chain HTTP/1.1\r\nhost: a\r\ncontent-type: application/x-ndjson\r\n\
+                 transfer-encoding: chunked\r\n\r\n{chunks}0\r\n\r\n"
+            ),
+            "0\r\n\r\n",
+        ),
+    ] {
+        let mut stream = connect(&server).await;
+        let (mut from, mut to) = stream.split();
+        let mut answer = Vec::new();
+        let send = async {
+            to.write_all(request.as_bytes()).await.expect("it is read");
+            to.shutdown().await.expect("it is open");
+        };
+        let (_, read) = tokio::join!(send, timeout(PATIENCE, from.read_to_end(&mut answer)));
+        read.expect("the server closes").expect("no reset");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 20"), "{request:.60}: {answer}");
+        assert!(answer.ends_with(end), "{request:.60}: {answer}");
+    }
+    assert_eq!(server.double.ordered(), 3002);
+}
+
+#[tokio::test]
+async fn bodies_beyond_the_room_for_all_are_refused_unread() {
+    let limits = Limits { request_bytes: 2 * (4 << 20), ..Limits::default() };
+    let server = Server::with(limits, Cors::Closed).await;
+    let head =
+        format!("POST /v1/chain HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{{", 1 << 20);
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let mut stream = connect(&server).await;
+        stream.write_all(head.as_bytes()).await.expect("it is read");
+        slow.push(stream);
+    }
+    // Once all four are being read, nothing more is, declared or not.
+    let small = async || server.post("", "{}").await;
+    let start = Instant::now();
+    let refused = loop {
+        let got = small().await;
+        if got.status == 503 {
+            break got;
+        }
+        assert!(start.elapsed() < PATIENCE, "{got:?}");
+    };
+    refused.is_problem(503, "busy");
+    assert_eq!(refused.header("connection"), "close");
+    let many =
+        "POST /v1/chain HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n";
+    let answer = server.raw(many.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1"), "{answer}");
+    assert_eq!(server.get("/ping").await.status, 200, "what has no body is served");
+    drop(slow);
+    while small().await.status != 201 {
+        assert!(start.elapsed() < PATIENCE, "room is given back");
+    }
 }
 
 #[tokio::test]
@@ -178,6 +283,78 @@ async fn shutdown_finishes_requests_under_way_and_refuses_new_ones() {
     let (got, ()) = tokio::join!(under_way, stop);
     assert_eq!((got.status, got.header("connection")), (201, "close"));
     timeout(PATIENCE, server.tasks.shut_down()).await.expect("the server has ended");
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_says_so_and_still_serves() {
+    let server = Server::start().await;
+    assert_eq!(server.get("/readyz").await.status, 200);
+    server.leaving.cancel();
+    for path in ["/readyz", "/readyz/write"] {
+        server.get(path).await.is_problem(503, "draining");
+    }
+    let got = server.post("", "{}").await;
+    assert_eq!((got.status, got.header("connection")), (201, "close"));
+    server.shutdown.cancel();
+    let refused = async {
+        while TcpStream::connect(server.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("the listener is closed");
+}
+
+/// Two nodes behind a balancer that looks at `/readyz`, and a client that connects anew for each request.
+#[tokio::test]
+async fn a_rolling_restart_refuses_no_connection() {
+    let nodes = parking_lot::Mutex::new(vec![Server::start().await, Server::start().await]);
+    let addresses = nodes.lock().iter().map(|node| node.address).collect::<Vec<_>>();
+    let ready = [true, true].map(std::sync::atomic::AtomicBool::new);
+    let is_ready = |place: usize| ready[place].load(std::sync::atomic::Ordering::SeqCst);
+    let balancer = async {
+        loop {
+            for (place, address) in addresses.iter().enumerate() {
+                let asked = reqwest::get(format!("http://{address}/readyz")).await;
+                let says = asked.is_ok_and(|answer| answer.status().is_success());
+                ready[place].store(says, std::sync::atomic::Ordering::SeqCst);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let served = std::sync::atomic::AtomicUsize::new(0);
+    let client = async {
+        for turn in 0.. {
+            let place = if is_ready(turn % 2) { turn % 2 } else { 1 - turn % 2 };
+            let client =
+                reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("it is");
+            let url = format!("http://{}/v1/chain", addresses[place]);
+            let sent = client.post(url).header("content-type", "application/json").body("{}");
+            assert_eq!(sent.send().await.expect("no connection is refused").status(), 201);
+            served.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+    };
+    let restarts = async {
+        for place in [0, 1, 0, 1] {
+            let node = nodes.lock().remove(0);
+            assert_eq!(node.address, addresses[place]);
+            node.leaving.cancel();
+            until("the balancer knows", || !is_ready(place)).await;
+            let before = served.load(std::sync::atomic::Ordering::SeqCst);
+            until("the other serves", || {
+                served.load(std::sync::atomic::Ordering::SeqCst) > before + 1
+            })
+            .await;
+            node.shutdown.cancel();
+            timeout(PATIENCE, node.tasks.shut_down()).await.expect("it ends");
+            nodes.lock().push(Server::at(addresses[place], Limits::default(), Cors::Closed).await);
+            until("the balancer knows", || is_ready(place)).await;
+        }
+    };
+    tokio::select! {
+        () = balancer => unreachable!("it goes on"),
+        () = client => unreachable!("it goes on"),
+        () = restarts => {}
+    }
 }
 
 #[tokio::test]

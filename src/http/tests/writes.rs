@@ -127,6 +127,7 @@ async fn every_way_a_submit_fails_has_its_answer_and_is_counted() {
         (SubmitError::Draining, 503, "draining"),
         (SubmitError::Halted("digest differs at 7".to_owned()), 503, "zone_halted"),
         (SubmitError::NoLeader, 503, "no_leader"),
+        (SubmitError::TimeLimit, 503, "time_limit"),
         (SubmitError::NoSpace, 507, "no_space"),
         (SubmitError::Unknown, 504, "outcome_unknown"),
     ] {
@@ -148,33 +149,54 @@ async fn every_way_a_submit_fails_has_its_answer_and_is_counted() {
 }
 
 #[tokio::test]
-async fn browsers_of_other_origins_are_let_in_by_configuration_only() {
+async fn a_page_of_another_origin_is_refused_unless_named() {
     let preflight = |server: &Server| {
         let request = server.client.request(reqwest::Method::OPTIONS, server.url("/chain"));
         request.header("origin", "http://a.example").header("access-control-request-method", "POST")
     };
     let closed = Server::start().await;
-    let got = closed.send(preflight(&closed)).await;
-    assert_eq!((got.status, got.header("access-control-allow-origin")), (405, ""));
-    let open = Server::with(Limits::default(), Cors::Any).await;
-    let got = open.send(preflight(&open)).await;
-    assert_eq!((got.status, got.header("access-control-allow-origin")), (200, "*"));
-    let posted = open.client.post(open.url("/chain")).header("origin", "http://a.example");
-    let got = open.send(posted).await;
-    assert_eq!((got.status, got.header("access-control-allow-origin")), (200, "*"));
+    closed.send(preflight(&closed)).await.is_problem(403, "foreign_origin");
+    for request in [
+        closed.client.post(closed.url("/chain")),
+        closed.request("", "{}"),
+        closed.client.get(closed.url("/v1/chain")),
+    ] {
+        let got = closed.send(request.header("origin", "http://a.example")).await;
+        let said = got.is_problem(403, "foreign_origin");
+        assert!(said["detail"].as_str().is_some_and(|text| text.contains("cors-origin")), "{said}");
+        assert!(!got.headers.contains_key("access-control-allow-origin"));
+    }
+    let cross_site =
+        closed.client.post(closed.url("/chain")).header("sec-fetch-site", "cross-site");
+    closed.send(cross_site).await.is_problem(403, "foreign_origin");
+    assert_eq!(closed.double.ordered(), 0);
+    let named = Cors::Origins(vec!["http://a.example".to_owned()]);
+    let named = Server::with(Limits::default(), named).await;
+    let got = named.send(preflight(&named)).await;
+    let origin = got.header("access-control-allow-origin");
+    assert_eq!((got.status, origin), (200, "http://a.example"));
+    let posted = named.client.post(named.url("/chain")).header("origin", "http://a.example");
+    let got = named.send(posted).await;
+    let origin = got.header("access-control-allow-origin");
+    assert_eq!((got.status, origin), (200, "http://a.example"));
     assert!(got.header("access-control-expose-headers").contains("pghc-token"));
-    let one = Cors::Origins(vec!["http://b.example".to_owned()]);
-    let one = Server::with(Limits::default(), one).await;
-    assert_eq!(one.send(preflight(&one)).await.header("access-control-allow-origin"), "");
 }
 
 #[tokio::test]
-async fn a_panic_is_answered_and_the_next_request_is_served() {
+async fn a_post_that_a_form_could_make_is_refused() {
     let server = Server::start().await;
-    server.double.behave(|b| b.panics = true);
-    server.post("", "{}").await.is_problem(500, "internal");
-    server.double.behave(|b| b.panics = false);
-    assert_eq!(server.post("", "{}").await.status, 201);
+    for kind in
+        ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"]
+    {
+        for path in ["/chain", "/v1/chain"] {
+            let request = server.client.post(server.url(path)).header("content-type", kind);
+            server.send(request.body("{}")).await.is_problem(415, "unsupported_media_type");
+        }
+    }
+    assert_eq!(server.double.ordered(), 0);
+    assert_eq!(server.send(server.client.post(server.url("/chain"))).await.status, 200, "no body");
+    let json = server.client.post(server.url("/chain")).header("content-type", "application/json");
+    assert_eq!(server.send(json.body("{}")).await.status, 200);
 }
 
 #[tokio::test]

@@ -122,6 +122,7 @@ pub(super) async fn the_contract_lists_every_route(site: &Site) {
             "get /openapi.json",
             "get /ping",
             "get /readyz",
+            "get /readyz/write",
             "get /v1/chain",
             "get /v1/chain/head",
             "get /v1/chain/{id}",

@@ -138,6 +138,7 @@ pub(super) async fn every_answer_says_its_frontier(site: &Site) {
             "/ping",
             "/healthz",
             "/readyz",
+            "/readyz/write",
             "/metrics",
             "/openapi.json",
             "/nothing/here",

@@ -50,7 +50,7 @@ async fn a_zone_is_shown_removed_when_it_is_stopped_and_added_again() {
     assert!(says(&format!("zone remove us {place}")).contains("was removed already"));
     site.parade.resume_supervision("us", Part::Api(0)).await.expect("a child");
     let why = wait_for("the node to say why it is not ready", async || {
-        let ready = site.http.get(format!("{}/readyz", site.api(1))).send().await.ok()?;
+        let ready = site.http.get(format!("{}/readyz/write", site.api(1))).send().await.ok()?;
         let text = ready.text().await.ok()?;
         text.contains("pghc zone add us").then_some(text)
     });

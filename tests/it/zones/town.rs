@@ -185,16 +185,18 @@ impl Town {
 
     pub(crate) async fn ready(&self, zone: &str) {
         wait_for(&format!("zone {zone} ready"), async || {
-            let answer = self.http.get(format!("{}/readyz", self.url(zone))).send().await.ok()?;
+            let answer =
+                self.http.get(format!("{}/readyz/write", self.url(zone))).send().await.ok()?;
             answer.status().is_success().then_some(())
         })
         .await;
     }
 
-    /// Waits until `/readyz` of a zone says something with `words` in it; answers what it says.
+    /// Waits until `/readyz/write` of a zone says something with `words` in it; answers what it says.
     pub(crate) async fn not_ready(&self, zone: &str, words: &str) -> String {
         wait_for(&format!("{words:?} from zone {zone}"), async || {
-            let answer = self.http.get(format!("{}/readyz", self.url(zone))).send().await.ok()?;
+            let answer =
+                self.http.get(format!("{}/readyz/write", self.url(zone))).send().await.ok()?;
             let text = answer.text().await.ok()?;
             text.contains(words).then_some(text)
         })

@@ -86,13 +86,15 @@ impl View {
         let asked = cluster
             .nodes()
             .into_iter()
-            .map(async |(_, address)| (address, fetch(address, "/readyz", READY_MAX).await));
+            .map(async |(_, address)| (address, fetch(address, "/readyz/write", READY_MAX).await));
         for (address, answer) in join_all(asked).await {
             match answer {
                 Some((200, _)) => {}
-                Some((status, body)) => troubles
-                    .push(format!("{address}/readyz: {status} {}", String::from_utf8_lossy(&body))),
-                None => troubles.push(format!("{address}/readyz does not answer")),
+                Some((status, body)) => troubles.push(format!(
+                    "{address}/readyz/write: {status} {}",
+                    String::from_utf8_lossy(&body)
+                )),
+                None => troubles.push(format!("{address}/readyz/write does not answer")),
             }
         }
         troubles
@@ -107,7 +109,7 @@ impl View {
 
     /// Why a node is not ready; `None` when it is, or does not answer.
     pub async fn refusal(address: std::net::SocketAddr) -> Option<String> {
-        let (status, body) = fetch(address, "/readyz", READY_MAX).await?;
+        let (status, body) = fetch(address, "/readyz/write", READY_MAX).await?;
         (status != 200).then(|| String::from_utf8_lossy(&body).into_owned())
     }
 }
