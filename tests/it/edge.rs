@@ -140,9 +140,11 @@ async fn silent_connections_take_no_descriptor_of_the_log() {
         assert_eq!(id, sequence);
         assert_eq!(coordinator.child.try_wait().expect("ours"), None, "it lives");
     }
-    let exposed =
-        client().get(format!("http://{metrics}/metrics")).send().await.expect("an answer");
-    assert!(exposed.text().await.expect("text").contains("pghc_coordinator_head_id 60"));
+    wait_for("its metrics", async || {
+        let exposed = client().get(format!("http://{metrics}/metrics")).send().await.ok()?;
+        exposed.text().await.ok()?.contains("pghc_coordinator_head_id 60").then_some(())
+    })
+    .await;
     drop(strangers);
 }
 
