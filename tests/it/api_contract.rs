@@ -149,6 +149,7 @@ async fn what_is_written_in_one_zone_is_what_every_zone_answers() {
     writes::a_payload_stays_byte_exact(&site).await;
     writes::a_body_may_have_one_mebibyte_and_not_a_byte_more(&site).await;
     writes::a_write_waits_as_it_was_asked(&site).await;
+    writes::a_time_limit_that_passes_is_named(&site).await;
     reads::a_reader_sees_its_write_in_every_other_zone(&site).await;
     reads::a_token_of_another_chain_is_refused(&site).await;
     reads::pages_walk_the_whole_chain(&site).await;

@@ -203,3 +203,18 @@ pub(super) async fn a_zone_that_does_not_apply_delays_only_who_waits_for_it(site
     let read = site.get(0, &format!("/v1/chain/{late}?at_least={everywhere}")).await;
     assert_eq!(read.is(200)["payload"], "late");
 }
+
+/// A leader leads all the while: nothing may say that none does.
+pub(super) async fn a_time_limit_that_passes_is_named(site: &Site) {
+    let mut named = 0;
+    for _ in 0..40 {
+        let written = site.post(0, "?timeout=1ms", "{}").await;
+        let read = site.get(0, "/v1/chain/head?linearizable=true&timeout=1ms").await;
+        for got in [written, read] {
+            let code = got.json()["code"].as_str().unwrap_or_default().to_owned();
+            assert_ne!(code, "no_leader", "{got:?}");
+            named += usize::from(code == "time_limit");
+        }
+    }
+    assert!(named > 0, "a millisecond is too short now and then");
+}

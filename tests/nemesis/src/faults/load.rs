@@ -1,4 +1,4 @@
-//! Too many requests, and garbage on the coordinators' port: F27, F30.
+//! Too many requests, garbage on the coordinators' port, and silence on all ports: F27, F30.
 
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ const FACTOR: u64 = 10;
 const OVER: u64 = 2;
 /// Strange connections of one fault.
 const STRANGERS: usize = 60;
+
+/// Silent connections to each port of a zone: more than a coordinator has places for.
+const SILENT: usize = 1_100;
 
 /// Longest time until a burst has planned enough.
 const PLANNED_MAX: Duration = Duration::from_secs(30);
@@ -41,6 +44,9 @@ pub(super) fn classes() -> Vec<Class> {
             overload(s).boxed_local()
         }),
         class("garbage", "F30", Aim::Biased, Needs::Load, (200, 500), |s| garbage(s).boxed_local()),
+        class("silence", "F30", Aim::Biased, Needs::Load, (1_000, 3_000), |s| {
+            silence(s).boxed_local()
+        }),
     ]
 }
 
@@ -93,4 +99,25 @@ async fn garbage(scene: Scene) -> Outcome {
     }
     ensure!(sent > 0, "no connection was accepted");
     Ok(format!("{talks} talks, {sent} bytes of nonsense; the coordinator hung up {closed} times"))
+}
+
+/// Strangers connect to every port of a zone and say nothing; its log goes on all the same.
+async fn silence(scene: Scene) -> Outcome {
+    pghc::connections::raise_limit();
+    let ground = &scene.cluster.ground;
+    let coordinator = ground.coordinator(scene.zone);
+    let up = until("it listens", UP_MAX, async || TcpStream::connect(coordinator).await.ok());
+    up.await?;
+    let mut silent = Vec::new();
+    for address in [coordinator, ground.api(scene.zone, 0)] {
+        for _ in 0..SILENT {
+            // It may go down by another fault, or this process may open no more files.
+            silent.extend(TcpStream::connect(address).await.ok());
+        }
+    }
+    scene.hold().await;
+    let hung_up = |stream: &TcpStream| matches!(stream.try_read(&mut [0]), Ok(0));
+    let (open, closed) = (silent.len(), silent.iter().filter(|stream| hung_up(stream)).count());
+    ensure!(open > 0, "no connection was accepted");
+    Ok(format!("{open} silent connections; {closed} were hung up on"))
 }
