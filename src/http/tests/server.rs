@@ -307,8 +307,8 @@ async fn a_node_that_leaves_says_so_and_still_serves() {
 /// Two nodes behind a balancer that looks at `/readyz`, and a client that connects anew for each request.
 #[tokio::test]
 async fn a_rolling_restart_refuses_no_connection() {
-    let nodes = parking_lot::Mutex::new(vec![Server::start().await, Server::start().await]);
-    let addresses = nodes.lock().iter().map(|node| node.address).collect::<Vec<_>>();
+    let mut nodes = vec![Server::start().await, Server::start().await];
+    let addresses = nodes.iter().map(|node| node.address).collect::<Vec<_>>();
     let ready = [true, true].map(std::sync::atomic::AtomicBool::new);
     let is_ready = |place: usize| ready[place].load(std::sync::atomic::Ordering::SeqCst);
     let balancer = async {
@@ -335,7 +335,7 @@ async fn a_rolling_restart_refuses_no_connection() {
     };
     let restarts = async {
         for place in [0, 1, 0, 1] {
-            let node = nodes.lock().remove(0);
+            let node = nodes.remove(0);
             assert_eq!(node.address, addresses[place]);
             node.leaving.cancel();
             until("the balancer knows", || !is_ready(place)).await;
@@ -346,7 +346,7 @@ async fn a_rolling_restart_refuses_no_connection() {
             .await;
             node.shutdown.cancel();
             timeout(PATIENCE, node.tasks.shut_down()).await.expect("it ends");
-            nodes.lock().push(Server::at(addresses[place], Limits::default(), Cors::Closed).await);
+            nodes.push(Server::at(addresses[place], Limits::default(), Cors::Closed).await);
             until("the balancer knows", || is_ready(place)).await;
         }
     };
