@@ -6,5 +6,5 @@
 mod descriptors;
 mod seats;
 
-pub use descriptors::{TooFew, raise_limit, room_for};
+pub use descriptors::{TooFew, kept_for_files, raise_limit, room_for};
 pub use seats::{Guest, Seat, Seats};

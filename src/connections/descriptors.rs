@@ -27,14 +27,24 @@ pub fn raise_limit() {
     }
 }
 
+/// Of `wanted` descriptors for files, as many as may be kept back for them: three quarters of the limit at
+/// most, or nothing would be left for connections.
+pub fn kept_for_files(wanted: usize) -> usize {
+    wanted.min(limit() / 4 * 3)
+}
+
+fn limit() -> usize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    usize::try_from(limit).unwrap_or(usize::MAX)
+}
+
 /// Connections that may be open at a time, `most` at most, when the process needs `own` descriptors
 /// for itself.
 ///
 /// # Errors
 /// [`TooFew`] when that leaves fewer than sixteen.
 pub fn room_for(own: usize, most: usize) -> Result<usize, TooFew> {
-    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
-    within(usize::try_from(limit).unwrap_or(usize::MAX), own, most)
+    within(limit(), own, most)
 }
 
 fn within(limit: usize, own: usize, most: usize) -> Result<usize, TooFew> {

@@ -50,7 +50,7 @@ use super::tail::Tails;
 use super::traffic::Traffic;
 use super::type_config::Raft;
 use super::zone_service::{Outlook, ZoneService};
-use crate::connections::{TooFew, room_for};
+use crate::connections::{TooFew, kept_for_files, room_for};
 pub use crate::geo::timing::Timing;
 use crate::rpc::doors::CONNECTIONS_MAX;
 use crate::rpc::v1::coordinator_server::CoordinatorServer;
@@ -303,8 +303,16 @@ fn own_files(settings: &Settings) -> usize {
     const TO_ANOTHER: usize = 4;
     let Retention { log_bytes_max, .. } = settings.retention;
     let segments = log_bytes_max.div_ceil(settings.retention.segment_bytes());
-    let others = settings.members.len().saturating_sub(1);
-    usize::try_from(segments).unwrap_or(usize::MAX).saturating_add(FEW + others * TO_ANOTHER)
+    let segments = usize::try_from(segments).unwrap_or(usize::MAX);
+    let kept = kept_for_files(segments);
+    if kept < segments {
+        tracing::warn!(
+            segments,
+            kept,
+            "open files are limited to fewer than the log may need at its largest; raise the limit"
+        );
+    }
+    kept + FEW + settings.members.len().saturating_sub(1) * TO_ANOTHER
 }
 
 /// What is on the disks of a coordinator.

@@ -193,13 +193,71 @@ impl AsyncWrite for Guarded {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering::Relaxed;
     use std::time::Duration;
 
     use futures::StreamExt as _;
+    use parking_lot::Mutex;
+    use pghc_api::id::ClusterId;
     use tokio::io::AsyncReadExt as _;
     use tokio::net::{TcpListener, TcpStream};
+    use tonic::service::interceptor::InterceptedService;
+    use tonic::{Request, Response, Status};
 
     use super::{Connected as _, PATIENCE, incoming};
+    use crate::rpc::v1::zones_client::ZonesClient;
+    use crate::rpc::v1::zones_server::{Zones, ZonesServer};
+    use crate::rpc::v1::{ChangeZoneReply, ChangeZoneRequest, ListZonesReply, ListZonesRequest};
+    use crate::rpc::{ClusterCheck, connect, server};
+    use crate::task::Tasks;
+
+    /// Answers every call of the cluster.
+    struct Registry;
+
+    #[tonic::async_trait]
+    impl Zones for Registry {
+        async fn list(
+            &self,
+            _: Request<ListZonesRequest>,
+        ) -> Result<Response<ListZonesReply>, Status> {
+            Ok(Response::new(ListZonesReply::default()))
+        }
+
+        async fn change(
+            &self,
+            _: Request<ChangeZoneRequest>,
+        ) -> Result<Response<ChangeZoneReply>, Status> {
+            Err(Status::unimplemented("nothing changes"))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_of_the_cluster_makes_its_connection_known() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let callers = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&callers);
+        let doors = incoming(listener, 4, PATIENCE).inspect(move |door| {
+            seen.lock().extend(door.as_ref().ok().map(|door| Arc::clone(&door.caller)));
+        });
+        let ours: ClusterId = "0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7".parse().expect("a UUID");
+        let other: ClusterId = "0290a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7".parse().expect("a UUID");
+        let check = ClusterCheck::serving(&ours);
+        let service = InterceptedService::new(ZonesServer::new(Registry), check);
+        let tasks = Tasks::default();
+        tasks.spawn("server", async move {
+            let served = server().add_service(service).serve_with_incoming(Box::pin(doors)).await;
+            served.expect("it serves");
+        });
+        for (cluster, is_ours) in [(&other, false), (&ours, true)] {
+            let caller = connect(&format!("http://{address}"), cluster, PATIENCE).expect("a URL");
+            let answer = ZonesClient::new(caller).list(ListZonesRequest::default()).await;
+            assert_eq!(answer.is_ok(), is_ours, "{answer:?}");
+            let caller = callers.lock().pop().expect("one came");
+            assert_eq!(caller.is_known.load(Relaxed), is_ours);
+        }
+    }
 
     #[tokio::test]
     async fn a_silent_connection_ends_when_its_patience_does() {
