@@ -306,6 +306,7 @@ async fn a_node_that_leaves_says_so_and_still_serves() {
 
 /// Two nodes behind a balancer that looks at `/readyz`, and a client that connects anew for each request.
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "a client that connects anew for each request")]
 async fn a_rolling_restart_refuses_no_connection() {
     let mut nodes = vec![Server::start().await, Server::start().await];
     let addresses = nodes.iter().map(|node| node.address).collect::<Vec<_>>();
