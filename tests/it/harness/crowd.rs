@@ -14,7 +14,7 @@ use super::{Site, client, wait_for};
 #[derive(Debug, Clone)]
 pub(crate) struct Promise {
     pub(crate) id: u64,
-    pub(crate) hash: String,
+    pub(crate) digest: String,
     pub(crate) payload: String,
 }
 
@@ -129,7 +129,7 @@ impl Writer {
                 if status.is_success() {
                     // A cut answer is no answer: send again.
                     let Ok(link) = answer.json::<LinkBody>().await else { continue };
-                    return Promise { id: link.id, hash: link.hash.to_string(), payload };
+                    return Promise { id: link.id, digest: link.digest.to_string(), payload };
                 }
             }
             self.not_acknowledged.fetch_add(1, Ordering::Relaxed);

@@ -103,7 +103,7 @@ impl Site {
     }
 
     /// Everything that must hold at the end: all zones equal, the chain proved, and `promises`
-    /// kept: each in every zone under the promised id and hash, and nothing written twice.
+    /// kept: each in every zone under the promised id and digest, and nothing written twice.
     pub(crate) async fn check(&self, promises: &[Promise]) {
         let head = self.settle().await;
         let proof = self.verify().await;
@@ -121,8 +121,8 @@ pub(crate) async fn check_zone(zone: &str, dsn: &str, head: u64, promises: &[Pro
     let rows = rows(dsn).await;
     assert_eq!(rows.len() as u64, head, "zone {zone} holds ids 1 to {head}");
     for promise in promises {
-        let (id, hash, payload) = &rows[usize::try_from(promise.id).expect("small") - 1];
-        assert_eq!((*id, hash), (promise.id, &promise.hash), "zone {zone}");
+        let (id, digest, payload) = &rows[usize::try_from(promise.id).expect("small") - 1];
+        assert_eq!((*id, digest), (promise.id, &promise.digest), "zone {zone}");
         assert_eq!(payload, &promise.payload, "link {id} in zone {zone}");
     }
     let of_a_crowd = |payload: &&String| payload.starts_with("{\"key\":");
@@ -133,12 +133,12 @@ pub(crate) async fn check_zone(zone: &str, dsn: &str, head: u64, promises: &[Pro
     assert!(twice.is_empty(), "written twice in zone {zone}: {twice:?}");
 }
 
-/// All links of a zone: id, hash, payload.
+/// All links of a zone: id, digest, payload.
 async fn rows(dsn: &str) -> Vec<(u64, String, String)> {
     let connected = tokio_postgres::connect(dsn, tokio_postgres::NoTls).await;
     let (client, connection) = connected.expect("the zone's database answers");
     let driver = tokio::task::spawn(connection);
-    let select = "select id, hash::text, payload::text from pghc.chain order by id";
+    let select = "select id, encode(digest, 'hex'), payload::text from pghc.chain order by id";
     let rows = client.query(select, &[]).await.expect("readable");
     drop(client);
     driver.await.expect("no panic").expect("closed cleanly");
