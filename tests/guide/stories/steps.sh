@@ -103,11 +103,17 @@ filled() {
 
 # All that runs on a machine is gone at once; its disk stays.
 kill_machine() {
-  local pid own
+  local process own left=yes
   own=$(readlink "/proc/${holder[$1]}/ns/net")
-  for pid in /proc/[0-9]*; do
-    [ "$(readlink "$pid/ns/net")" = "$own" ] && [ "${pid#/proc/}" != "${holder[$1]}" ] && kill -KILL "${pid#/proc/}"
-  done
+  while [ -n "$left" ]; do
+    left=
+    for process in /proc/[0-9]*; do
+      [ "$(readlink "$process/ns/net" || true)" = "$own" ] || continue
+      [ "${process#/proc/}" != "${holder[$1]}" ] || continue
+      left=yes
+      kill -KILL "${process#/proc/}" || true
+    done
+  done 2>/dev/null
   rm -f "$(root "$1")"/run/systemctl/* "$(root "$1")"/run/postgresql/.s*
 }
 
