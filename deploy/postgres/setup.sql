@@ -4,9 +4,9 @@
 -- Unix socket, or `\password pghc_node` afterwards.
 --
 --   pghc_owner, pghc_applier, pghc_reader, pghc_auditor   what may be done; nobody logs in as them
---   pghc_setup   logs in to migrate: owns the database, may take every role. Used at first start
---                and at an upgrade that brings a migration.
---   pghc_node    logs in every day: applies and reads, can neither delete nor change the schema.
+--   pghc_setup   logs in to migrate: owns the database, may take every role. Used at first start, at an
+--                upgrade that brings a migration, and for `pghc zone reseed` and `pghc zone adopt`.
+--   pghc_node    logs in every day: reads, and calls the functions that apply; can write no table.
 --   pghc_check   logs in for chain-verify and `pghc recover`: reads only.
 
 set client_min_messages = warning;

@@ -88,4 +88,4 @@ comment on view public.chain is 'The chain under the name and columns of the ori
 grant usage on schema pghc to pghc_applier, pghc_reader, pghc_auditor;
 grant select on pghc.chain, pghc.frontier, pghc.cluster, pghc.evidence, public.chain
   to pghc_applier, pghc_reader, pghc_auditor;
-grant select on pghc.refinery_schema_history to pghc_applier, pghc_reader, pghc_auditor;
+grant select on pghc.migration to pghc_applier, pghc_reader, pghc_auditor;

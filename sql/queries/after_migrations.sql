@@ -1,2 +1,2 @@
-reset role;
+set local role none;
 revoke create on schema public from pghc_owner;

@@ -1,2 +1,2 @@
 -- The migrations this database has seen.
-select version, name, checksum, applied_on from pghc.refinery_schema_history order by version
+select version, name, checksum from pghc.migration order by version

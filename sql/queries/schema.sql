@@ -4,7 +4,8 @@ with ours as (
   select c.oid, n.nspname || '.' || c.relname as name, c.relkind, c.relowner, c.relacl,
       c.relrowsecurity, c.relforcerowsecurity, c.relpersistence, c.relreplident, c.reloptions
     from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where n.nspname = 'pghc' and c.relname in ('chain', 'cluster', 'evidence', 'frontier')
+    where n.nspname = 'pghc'
+        and c.relname in ('chain', 'cluster', 'evidence', 'frontier', 'migration')
       or n.nspname = 'public' and c.relname = 'chain'
 ), functions as (
   select p.oid, p.oid::regprocedure::text as name, p.proowner, p.proacl, p.provolatile,
@@ -19,11 +20,12 @@ select regexp_replace(line, '\s+', ' ', 'g') as line from (
       || case when relpersistence <> 'p' then ' not logged' else '' end
       || case when relrowsecurity then ' with row security' else '' end
       || case when relforcerowsecurity then ' forced on its owner' else '' end
-      || case when relkind = 'r' and relreplident <> 'd'
-        then ' replica identity ' || relreplident::text else '' end
       || case when relkind = 'v' and reloptions is not null
         then ' with ' || array_to_string(reloptions, ', ') else '' end
     from ours
+  union all
+  -- Any but none will do for an update under a publication.
+  select 'replica identity ' || name || ' nothing' from ours where relreplident = 'n' and relkind = 'r'
   union all
   select 'policy ' || name || ' ' || polname from ours join pg_policy on polrelid = ours.oid
   union all

@@ -5,4 +5,4 @@ select current_setting('server_version_num')::integer,
     current_setting('full_page_writes') = 'on',
     current_setting('server_encoding'),
     current_setting('data_checksums') = 'on',
-    to_regclass('pghc.refinery_schema_history') is not null
+    to_regclass('pghc.migration') is not null

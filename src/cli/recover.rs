@@ -31,7 +31,8 @@ pub struct Arguments {
     /// Data directory of a stopped coordinator that is left; give every one there is.
     #[arg(long = "data", value_name = "DIR", required = true)]
     dirs: Vec<PathBuf>,
-    /// A zone's database, to prove that it holds nothing that would be lost; give every zone.
+    /// A zone's database, to prove that it holds nothing that would be lost; give every zone. A login that
+    /// may only read is enough (pghc_check of setup.sql).
     #[arg(long = "zone", value_name = "NAME=DSN", value_parser = zone)]
     zones: Vec<(ZoneName, Dsn)>,
     /// Make the survivor the only member of the group.
@@ -119,7 +120,7 @@ impl Unread {
 async fn heads(zones: &[(ZoneName, Dsn)]) -> Result<Vec<ZoneChain>, Unread> {
     let mut chains = Vec::new();
     for (zone, dsn) in zones {
-        let head = Reader::new(dsn, 1).head().await.map_err(|e| Unread(zone.clone(), e))?;
+        let head = Reader::auditing(dsn, 1).head().await.map_err(|e| Unread(zone.clone(), e))?;
         chains.push(ZoneChain { zone: zone.to_string(), head, links: BTreeMap::new() });
     }
     Ok(chains)
@@ -132,7 +133,7 @@ async fn links(
     compared: &BTreeSet<u64>,
 ) -> Result<(), Unread> {
     for ((zone, dsn), chain) in zones.iter().zip(chains) {
-        let reader = Reader::new(dsn, 1);
+        let reader = Reader::auditing(dsn, 1);
         let newest = chain.head.map_or(0, |head| head.id.get());
         for at in compared.range(..=newest) {
             let Ok(id) = WriteId::try_from(*at) else { continue };

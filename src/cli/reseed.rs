@@ -13,13 +13,12 @@ use crate::postgres::Dsn;
 use crate::postgres::reseed::{Operator, ReseedError, Standing};
 use crate::task::Tasks;
 
-/// Sets the chain of a zone's database aside, whole and as it stands, and has the zone filled anew:
-/// from the coordinators' log, or from another zone where that does not reach back. API nodes may
-/// run; they notice it within a second or so.
+/// Sets the chain of a zone's database aside, whole and as it stands, and puts an empty one in its place,
+/// which the zone's API nodes fill: from the coordinators' log, or from another zone where that does
+/// not reach back. The nodes may run or not; those that run notice it within a second or so.
 #[derive(Debug, Args)]
 pub struct Reseed {
-    /// The zone's PostgreSQL, with a login that owns the schema (the one that migrated it, or a
-    /// superuser).
+    /// The zone's PostgreSQL, with the login that set it up (pghc_setup of setup.sql) or a superuser.
     #[arg(long, env = "PGHC_DATABASE", hide_env_values = true)]
     database: Dsn,
     /// Show what would be done and change nothing.
@@ -34,7 +33,7 @@ pub struct Reseed {
 /// the beginning of another's. No API node may run on it yet.
 #[derive(Debug, Args)]
 pub struct Adopt {
-    /// The copy's PostgreSQL, with a login that owns the schema.
+    /// The copy's PostgreSQL, with the login that set it up (pghc_setup of setup.sql) or a superuser.
     #[arg(long, env = "PGHC_DATABASE", hide_env_values = true)]
     database: Dsn,
     /// The zone it shall be of.
@@ -100,12 +99,16 @@ async fn look(operator: &Operator) -> Result<Standing, Refusal> {
         Some(evidence) => view::print(&format!("it is fenced: {evidence}")),
         None => view::print("there is no evidence against its chain"),
     }
-    if standing.is_replica { Err(Refusal::Replica) } else { Ok(standing) }
+    if standing.is_replica {
+        return Err(Refusal::Replica);
+    }
+    operator.check_rights().await?;
+    Ok(standing)
 }
 
 async fn do_reseed(arguments: &Reseed, tasks: &Tasks) -> Result<(), Refusal> {
-    let operator = Operator::connect(&arguments.database, tasks).await?;
-    let Standing { zone, applied_id, evidence, .. } = look(&operator).await?;
+    let mut operator = Operator::connect(&arguments.database, tasks).await?;
+    let Standing { cluster, zone, applied_id, evidence, .. } = look(&operator).await?;
     if evidence.is_none() && !arguments.force {
         return Err(Refusal::Healthy { zone, applied_id });
     }
@@ -115,13 +118,15 @@ async fn do_reseed(arguments: &Reseed, tasks: &Tasks) -> Result<(), Refusal> {
         view::print(&format!("would set the schema pghc aside as {aside}; nothing was changed"));
         return Ok(());
     }
-    operator.set_aside(&aside).await?;
+    // A claim that was changed by hand cannot be kept: then the next node that may claims it.
+    let claim = cluster.parse().ok().zip(zone.parse().ok());
+    operator.replace(&aside, claim.as_ref().map(|(cluster, zone)| (cluster, zone))).await?;
     view::print(&format!(
         "the chain was set aside as schema {aside}; drop it when it is no longer needed"
     ));
     view::print(
-        "the zone's API nodes make a new one within a second or so and fill it; `pghc status` \
-         shows how far they are. If none runs, start one.",
+        "an empty chain stands in its place, and the zone's API nodes fill it; `pghc status` shows how \
+         far they are. If none runs, start one.",
     );
     Ok(())
 }

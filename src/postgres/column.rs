@@ -85,7 +85,7 @@ impl ToSql for Hex {
     }
 
     fn accepts(kind: &Type) -> bool {
-        *kind == Type::BPCHAR
+        matches!(*kind, Type::BPCHAR | Type::TEXT)
     }
 
     to_sql_checked!();

@@ -21,6 +21,7 @@ mod secret;
 mod service;
 mod session;
 pub mod shape;
+mod steps;
 
 pub use apply::{Acquired, Applier, ApplyError, Batch, CHAIN_DAMAGED, Commit};
 pub use column::WrongColumn;

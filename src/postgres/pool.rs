@@ -24,6 +24,7 @@ pub(super) struct Pool {
 #[derive(Debug)]
 struct Shared {
     dsn: Dsn,
+    role: Role,
     turns: Arc<Semaphore>,
     free: Mutex<Vec<Session>>,
     /// One holder more than there are sessions.
@@ -85,9 +86,10 @@ impl Drop for Leased {
 
 impl Pool {
     /// A pool of at most `sessions` (at least 1).
-    pub(super) fn new(dsn: &Dsn, sessions: usize) -> Self {
+    pub(super) fn new(dsn: &Dsn, role: Role, sessions: usize) -> Self {
         let shared = Shared {
             dsn: dsn.clone(),
+            role,
             turns: Arc::new(Semaphore::new(sessions.max(1))),
             free: Mutex::default(),
             sessions: Arc::default(),
@@ -115,7 +117,7 @@ impl Pool {
             if let Some(free) = self.free() {
                 return Ok(free);
             }
-            match self.shared.dsn.open(Role::Reader, "reader").await {
+            match self.shared.dsn.open(self.shared.role, "reader").await {
                 Ok((client, driver)) => {
                     let driver = crate::task::spawn(drive(driver, "reader".to_owned()));
                     let counted = Arc::clone(&self.shared.sessions);

@@ -13,9 +13,10 @@ use tokio_postgres::types::ToSql;
 
 use super::apply::{head_from, unsigned};
 use super::column::{Bytes32, Hex, JsonText, Timestamp, WrongColumn, get};
-use super::connect::{ConnectError, Dsn, STATEMENT_MAX, is_passing};
+use super::connect::{ConnectError, Dsn, Role, STATEMENT_MAX, is_passing};
 use super::evidence::Evidence;
 use super::pool::Pool;
+use super::preflight::{self, Finding};
 use super::remedy::Replaced;
 
 /// Stored payload bytes with which a page ends early.
@@ -35,6 +36,16 @@ pub enum ReadError {
         id: i64,
         /// The column.
         column: &'static str,
+    },
+    /// Tell the operator: a link that this zone has applied is not there. It was removed by hand, or is
+    /// hidden from the reading role.
+    #[error(
+        "link {id} was applied here and is not there: its row was removed or changed by hand, or a \
+         policy hides it; chain-verify as the owner says which"
+    )]
+    Missing {
+        /// The first one.
+        id: u64,
     },
     /// There is no session.
     #[error(transparent)]
@@ -105,7 +116,13 @@ impl Reader {
     /// A pool of at most `connections` (at least 1).
     #[must_use]
     pub fn new(dsn: &Dsn, connections: usize) -> Self {
-        Self { pool: Pool::new(dsn, connections) }
+        Self { pool: Pool::new(dsn, Role::Reader, connections) }
+    }
+
+    /// As [`Self::new`], with the rights of a login that may only verify.
+    #[must_use]
+    pub fn auditing(dsn: &Dsn, connections: usize) -> Self {
+        Self { pool: Pool::new(dsn, Role::Auditor, connections) }
     }
 
     /// Link `id`, `None` above the frontier, and the frontier.
@@ -115,6 +132,8 @@ impl Reader {
     pub async fn link(&self, id: WriteId) -> Result<(Option<Link>, u64), ReadError> {
         let rows = self.rows(include_str!("../../sql/queries/link.sql"), &[&id.as_i64()]).await?;
         let page = page_from(&rows)?;
+        let due = id.get() <= page.frontier;
+        dense(id.get(), page.links.iter().map(|link| link.id), usize::from(due))?;
         Ok((page.links.into_iter().next(), page.frontier))
     }
 
@@ -124,10 +143,13 @@ impl Reader {
     /// # Errors
     /// See [`ReadError`].
     pub async fn page(&self, after: u64, limit: usize) -> Result<Page, ReadError> {
-        let after = i64::try_from(after).unwrap_or(i64::MAX);
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let first = i64::try_from(after).unwrap_or(i64::MAX);
+        let most = i64::try_from(limit).unwrap_or(i64::MAX);
         let sql = include_str!("../../sql/queries/page.sql");
-        page_from(&self.rows(sql, &[&after, &limit, &PAGE_BYTES_MAX]).await?)
+        let page = page_from(&self.rows(sql, &[&first, &most, &PAGE_BYTES_MAX]).await?)?;
+        let due = usize::from(limit > 0 && after < page.frontier);
+        dense(after.saturating_add(1), page.links.iter().map(|link| link.id), due)?;
+        Ok(page)
     }
 
     /// The newest `count` links, newest first, and the frontier.
@@ -138,8 +160,8 @@ impl Reader {
         &self,
         count: usize,
     ) -> Result<(Vec<(WriteId, LinkHash, NodeName)>, u64), ReadError> {
-        let count = i64::try_from(count).unwrap_or(i64::MAX);
-        let rows = self.rows(include_str!("../../sql/queries/recent.sql"), &[&count]).await?;
+        let most = i64::try_from(count).unwrap_or(i64::MAX);
+        let rows = self.rows(include_str!("../../sql/queries/recent.sql"), &[&most]).await?;
         let frontier = frontier_of(&rows)?;
         let mut links = Vec::with_capacity(rows.len());
         for row in &rows {
@@ -147,6 +169,9 @@ impl Reader {
                 links.push((id, hash(row, id, 2)?, node(row, id, 3)?));
             }
         }
+        let due = frontier.min(count as u64);
+        let ascending = links.iter().rev().map(|(id, _, _)| *id);
+        dense(frontier - due + 1, ascending, usize::try_from(due).unwrap_or(usize::MAX))?;
         Ok((links, frontier))
     }
 
@@ -157,6 +182,8 @@ impl Reader {
     pub async fn newest(&self) -> Result<(Option<Link>, u64), ReadError> {
         let rows = self.rows(include_str!("../../sql/queries/newest.sql"), &[]).await?;
         let page = page_from(&rows)?;
+        let due = usize::from(page.frontier > 0);
+        dense(page.frontier, page.links.iter().map(|link| link.id), due)?;
         Ok((page.links.into_iter().next(), page.frontier))
     }
 
@@ -202,6 +229,15 @@ impl Reader {
         })
     }
 
+    /// What is wrong with the schema, fatal or not; see [`super::preflight()`].
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn findings(&self) -> Result<Vec<Finding>, ReadError> {
+        let rows = self.rows(include_str!("../../sql/queries/schema.sql"), &[]).await?;
+        Ok(preflight::compare_rows(&rows))
+    }
+
     /// Runs a query, once more when its pooled connection turns out to be dead: reads may repeat.
     async fn rows(
         &self,
@@ -236,6 +272,20 @@ async fn answered<T>(
         Ok(result) => result.map_err(ReadError::sort),
         Err(_) => Err(ReadError::Unavailable(None)),
     }
+}
+
+/// Refuses links that are not `first`, the one after it, and so on, or that are fewer than `least`. A
+/// link that was applied and is not found is damage, never an answer.
+fn dense(first: u64, links: impl Iterator<Item = WriteId>, least: usize) -> Result<(), ReadError> {
+    let mut due = first;
+    for id in links {
+        if id.get() != due {
+            return Err(ReadError::Missing { id: due });
+        }
+        due += 1;
+    }
+    let is_short = usize::try_from(due - first).unwrap_or(usize::MAX) < least;
+    if is_short { Err(ReadError::Missing { id: due }) } else { Ok(()) }
 }
 
 fn no_frontier() -> ReadError {
@@ -288,4 +338,29 @@ fn hash(row: &Row, id: WriteId, column: usize) -> Result<LinkHash, ReadError> {
 fn node(row: &Row, id: WriteId, column: usize) -> Result<NodeName, ReadError> {
     let text: &str = row.try_get(column).map_err(|_| damaged(id, "node_id"))?;
     text.parse().map_err(|_| damaged(id, "node_id"))
+}
+
+#[cfg(test)]
+mod tests {
+    use pghc_api::id::WriteId;
+
+    use super::{ReadError, dense};
+
+    #[test]
+    fn missing_link_is_damage_and_no_answer() {
+        let links = |ids: &[u64]| {
+            let ids: Vec<WriteId> = ids.iter().map(|id| WriteId::try_from(*id).unwrap()).collect();
+            ids.into_iter()
+        };
+        assert!(dense(5, links(&[5, 6, 7]), 3).is_ok());
+        assert!(dense(5, links(&[]), 0).is_ok());
+        for (found, missing) in [(&[][..], 5), (&[6], 5), (&[5, 7], 6), (&[5, 6], 7), (&[5, 5], 6)]
+        {
+            let refused = dense(5, links(found), 3);
+            assert!(
+                matches!(refused, Err(ReadError::Missing { id }) if id == missing),
+                "{found:?}"
+            );
+        }
+    }
 }

@@ -72,8 +72,9 @@ fn way_out(code: &str, is_foreign: bool) -> &'static str {
              time of the migration (alter event trigger … disable), then restart this node"
         }
         "42501" => {
-            "migrate as the database's owner with createrole, or as a superuser, then restart this \
-             node"
+            "migrate as a login that is a member of the four roles of pghc and may create schemas in \
+             this database (pghc_setup of setup.sql, which owns it), or as a superuser; a node's own \
+             login is enough afterwards"
         }
         "42P07" | "42710" | "42723" | "42P06" | "42P16" | "42809" => {
             "something of that name that is not pghc's is in the way: rename it or move it to \

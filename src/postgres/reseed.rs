@@ -1,15 +1,17 @@
 //! Replacing a zone's chain, and giving a copy of one zone's database to another: what an operator
 //! does on purpose, with a login that owns the schema.
 //!
-//! Invariant: nothing is deleted. A chain that is replaced stays in the same database under another
-//! schema name, evidence and all.
+//! Invariant: nothing is deleted, and nothing is half done. A chain that is replaced stays in the same
+//! database under another schema name, evidence and all, and the empty one that takes its place is there
+//! in the same moment, so that nodes go on whose login may not create one.
 
-use pghc_api::id::ZoneName;
+use pghc_api::id::{ClusterId, ZoneName};
 use tokio_postgres::{Client, Row};
 
 use super::column::{WrongColumn, get};
 use super::connect::{ConnectError, Dsn, Role, is_gone};
 use super::evidence::Evidence;
+use super::migrate::{MigrateError, prepare};
 use super::read::ReadError;
 use crate::failpoint::{self, Point};
 use crate::task::Tasks;
@@ -55,10 +57,26 @@ pub enum ReseedError {
     /// There is no session.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// PostgreSQL refuses: most likely the login does not own the schema, or other objects of the
-    /// database stand on the view `public.chain`.
+    /// The login may not do it.
+    #[error(
+        "login {login} may not replace or adopt the chain in database {database}: it must be a member of \
+         {owner}, which owns it, and may create schemas there: log in as the role that set the database \
+         up (pghc_setup of setup.sql) or as a superuser; nothing was changed"
+    )]
+    NotOwner {
+        /// The login.
+        login: String,
+        /// Owner of the schema.
+        owner: String,
+        /// The database.
+        database: String,
+    },
+    /// PostgreSQL refuses: most likely other objects of the database stand on the view `public.chain`.
     #[error("PostgreSQL refuses, and nothing was changed")]
     Refused(#[from] ReadError),
+    /// The new chain could not be made.
+    #[error("the chain was not set aside, and nothing was changed")]
+    Prepare(#[from] MigrateError),
 }
 
 /// An operator's session.
@@ -113,16 +131,35 @@ impl Operator {
         Ok(format!("{:?}", (text(0), text(1), standing)))
     }
 
-    /// Sets the chain aside under the schema name `aside`; the database holds no chain then.
+    /// Refuses a login that may neither replace nor adopt the chain.
     ///
     /// # Errors
-    /// [`ReseedError::Refused`]; all of it happened, or nothing.
-    pub async fn set_aside(&self, aside: &str) -> Result<(), ReseedError> {
-        self.set("pghc.aside", aside).await?;
-        let sql = include_str!("../../sql/queries/set_aside.sql");
+    /// [`ReseedError::NotOwner`]; [`ReseedError::Refused`] when that cannot be found out.
+    pub async fn check_rights(&self) -> Result<(), ReseedError> {
+        let sql = include_str!("../../sql/queries/may_replace.sql");
+        let row = self.client.query_opt(sql, &[]).await.map_err(ReadError::sort)?;
+        let Some(row) = row else { return Ok(()) };
+        let text = |at| row.try_get::<_, String>(at).unwrap_or_default();
+        let may = |at| row.try_get::<_, bool>(at).unwrap_or_default();
+        if may(3) && may(4) {
+            return Ok(());
+        }
+        Err(ReseedError::NotOwner { login: text(0), owner: text(1), database: text(2) })
+    }
+
+    /// Sets the chain aside under the schema name `aside`, and puts an empty one in its place, of the
+    /// cluster and zone in `claim`; of nobody without one.
+    ///
+    /// # Errors
+    /// [`ReseedError::Prepare`]; all of it happened, or nothing.
+    pub async fn replace(
+        &mut self,
+        aside: &str,
+        claim: Option<(&ClusterId, &ZoneName)>,
+    ) -> Result<(), ReseedError> {
         failpoint::pass(Point::ReseedBefore);
-        let set_aside = self.client.batch_execute(sql);
-        failpoint::within(Point::ReseedSent, set_aside).await.map_err(ReadError::sort)?;
+        let replacing = prepare(&mut self.client, Some(aside), claim);
+        failpoint::within(Point::ReseedSent, replacing).await?;
         failpoint::pass(Point::ReseedDone);
         Ok(())
     }
@@ -132,14 +169,9 @@ impl Operator {
     /// # Errors
     /// [`ReseedError::Refused`]; all of it happened, or nothing.
     pub async fn adopt(&self, zone: &ZoneName) -> Result<(), ReseedError> {
-        self.set("pghc.zone", zone.as_str()).await?;
+        let name = "select set_config('pghc.zone', $1, false)";
+        self.client.execute(name, &[&zone.as_str()]).await.map_err(ReadError::sort)?;
         let sql = include_str!("../../sql/queries/adopt.sql");
         Ok(self.client.batch_execute(sql).await.map_err(ReadError::sort)?)
-    }
-
-    async fn set(&self, name: &str, value: &str) -> Result<(), ReseedError> {
-        let sql = "select set_config($1, $2, false)";
-        self.client.execute(sql, &[&name, &value]).await.map_err(ReadError::sort)?;
-        Ok(())
     }
 }

@@ -75,7 +75,7 @@ impl Frontier {
         self.seen.fetch_max(id, Ordering::AcqRel);
         self.id.send_if_modified(|known| std::mem::replace(known, id) != id);
         let mut waiting = self.waiting.lock();
-        let later = waiting.by_id.split_off(&(id + 1, 0));
+        let later = waiting.by_id.split_off(&(id.saturating_add(1), 0));
         let due = std::mem::replace(&mut waiting.by_id, later);
         drop(waiting);
         for waiter in due.into_values() {

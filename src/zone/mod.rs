@@ -19,6 +19,7 @@ mod read_check;
 mod reading;
 mod reads;
 mod report;
+mod schema_check;
 mod standing;
 mod submit;
 mod tail;

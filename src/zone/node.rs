@@ -17,6 +17,7 @@ use super::read_check;
 use super::reading::{Readings, Trying};
 use super::reads::Reads;
 use super::report::{self, Views};
+use super::schema_check;
 use super::standing::Standing;
 use super::submit::Submitter;
 use super::{Identity, Need, NewWrite, Outcome, ReadError, Recent, Service, Snapshot, SubmitError};
@@ -155,9 +156,11 @@ impl Node {
         };
         let replicas = own.iter().flat_map(|own| &own.replicas).map(replica).collect();
         let reads = Reads::new(Arc::clone(&database), replicas, Arc::clone(&standing));
-        if own.is_some() {
+        if let Some(own) = &own {
             let checking = read_check::run(Arc::clone(&database), Arc::clone(&standing));
             tasks.spawn("read check", checking);
+            let reader = Reader::new(&own.database, 1);
+            tasks.spawn("schema check", schema_check::run(reader, Arc::clone(&standing)));
         }
         let applying = Applying {
             identity: identity.clone(),
@@ -247,10 +250,22 @@ impl Node {
             leader_zone,
             term: view.term,
             coordinators: view.members.into_iter().map(coordinator).collect(),
-            zones: view.zones.into_iter().map(|zone| zone_status(zone, head)).collect(),
+            zones: view.zones.into_iter().map(|zone| self.zone_status(zone, head)).collect(),
             halted: self.standing.frontier.halted(),
             readings: self.readings.all(),
         }
+    }
+}
+
+impl Node {
+    /// How a zone stands; of this one also what is wrong with its schema though it gets on.
+    fn zone_status(&self, zone: ZoneView, head: u64) -> ZoneStatus {
+        let is_own = zone.zone == self.identity.zone.as_str();
+        let mut status = zone_status(zone, head);
+        if is_own && status.message.is_none() {
+            status.message = self.standing.schema_warning();
+        }
+        status
     }
 }
 

@@ -8,6 +8,7 @@ use pghc_api::chain::Head;
 use tokio::time::{Instant, timeout_at};
 
 use super::frontier::Frontier;
+use crate::postgres::{Finding, MigrateError};
 use crate::task::watch;
 
 /// How far the filling of a zone from another one is.
@@ -41,6 +42,8 @@ pub(super) struct Standing {
     database: Mutex<Option<String>>,
     /// Why the database answers no read at the moment; `None` while it does.
     reads: Mutex<Option<String>>,
+    /// What is wrong with the schema of the database, and whether a node that starts would halt for it.
+    schema: Mutex<Option<(String, bool)>>,
     /// Why no coordinator can feed this zone; `None` while one can.
     feed: Mutex<Option<String>>,
     /// Why nothing is being applied although the database answers others; `None` while it is.
@@ -71,6 +74,7 @@ impl Standing {
             flushed: AtomicU64::new(0),
             database: Mutex::new(Some("the database was not reached yet".to_owned())),
             reads: Mutex::new(None),
+            schema: Mutex::new(None),
             feed: Mutex::new(None),
             stall: Mutex::new(None),
             filling: Mutex::new(None),
@@ -128,7 +132,9 @@ impl Standing {
     pub(super) fn trouble(&self) -> Option<String> {
         let known =
             [&self.database, &self.reads, &self.stall, &self.refused, &self.feed].into_iter();
-        known.filter_map(|trouble| trouble.lock().clone()).next()
+        let schema = || self.schema.lock().clone().filter(|(_, is_fatal)| *is_fatal);
+        let trouble = known.filter_map(|trouble| trouble.lock().clone()).next();
+        trouble.or_else(|| schema().map(|(why, _)| why))
     }
 
     /// How far the filling from another zone is; `None` while there is none.
@@ -226,6 +232,29 @@ impl Standing {
         *known = why;
     }
 
+    /// What is wrong with the schema; logged when it is news.
+    pub(super) fn schema_differs(&self, findings: &[Finding]) {
+        let is_fatal = findings.iter().any(Finding::is_fatal);
+        let why = MigrateError::Unfit(findings.to_vec()).to_string();
+        let now = (!findings.is_empty()).then_some((why, is_fatal));
+        let mut known = self.schema.lock();
+        if *known == now {
+            return;
+        }
+        for finding in findings {
+            tracing::warn!(%finding, "schema of the zone's database changed while this node runs");
+        }
+        if now.is_none() {
+            tracing::info!("schema of the zone's database is as it must be again");
+        }
+        *known = now;
+    }
+
+    /// What is wrong with the schema, whether or not the zone gets on.
+    pub(super) fn schema_warning(&self) -> Option<String> {
+        self.schema.lock().as_ref().map(|(why, _)| why.clone())
+    }
+
     /// The database answers.
     pub(super) fn database_is_well(&self) {
         if self.database.lock().take().is_some() {
@@ -250,7 +279,22 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::{ACCEPTED_MAX, Standing};
+    use super::{ACCEPTED_MAX, Finding, Standing};
+
+    #[test]
+    fn changed_schema_is_trouble_only_if_a_start_would_halt() {
+        let standing = Standing::new();
+        standing.database_is_well();
+        let after = "trigger CREATE TRIGGER audit AFTER INSERT ON pghc.chain";
+        standing.schema_differs(&[Finding::Foreign(after.to_owned())]);
+        assert_eq!(standing.trouble(), None);
+        assert!(standing.schema_warning().is_some_and(|why| why.contains(after)));
+        let hidden = Finding::Foreign("policy pghc.chain hide".to_owned());
+        standing.schema_differs(&[hidden]);
+        assert!(standing.trouble().is_some_and(|why| why.contains("hide")));
+        standing.schema_differs(&[]);
+        assert_eq!((standing.trouble(), standing.schema_warning()), (None, None));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn reads_wait_for_a_coordinator_until_it_is_there_or_the_node_is_old_enough() {

@@ -55,7 +55,7 @@ struct Ruin {
 
 impl Ruin {
     async fn start(seed: u64) -> Self {
-        let mut town = Town::start().await;
+        let mut town = Town::start_as_superuser().await;
         std::fs::create_dir(town.failpoints(VICTIM)).expect("a new directory");
         for zone in ["eu", VICTIM] {
             town.zone(zone, &["--audit-rows", "0"]).await;

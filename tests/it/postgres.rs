@@ -401,7 +401,7 @@ async fn any_number_of_nodes_may_migrate_at_once_and_again() {
         assert_eq!(outcome.unwrap(), []);
     }
     assert_eq!(database.migrate().await.unwrap(), []);
-    let count = "select count(*) from pghc.refinery_schema_history";
+    let count = "select count(*) from pghc.migration";
     let row = database.admin.query_one(count, &[]).await.unwrap();
     assert_eq!(row.get::<_, i64>(0), 3);
     // Two databases of one server share its roles.

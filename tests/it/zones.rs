@@ -16,8 +16,8 @@ async fn a_zone_that_no_log_reaches_is_filled_from_another_one_while_writes_go_o
     town.zone("eu", &[]).await;
     town.write("eu", 3_000).await;
     town.forget().await;
-    let dsn = town.dsn("us");
-    query(&town.server.dsn(), "create database us").await;
+    town.prepare("us").await;
+    let dsn = town.login("pghc_node", "us");
     town.node("us", &dsn, &[]);
     // Writes through the new zone, too: ordering needs no database.
     for _ in 0..20 {
@@ -111,6 +111,86 @@ async fn an_edited_row_fences_its_zone_with_the_first_bad_id_and_a_reseed_heals_
     let evidence = format!("select id || ' ' || link from {}.evidence", aside[0]);
     let evidence = query(&town.dsn("us"), &evidence).await;
     assert!(evidence[0].starts_with("222 (222,"), "{evidence:?}");
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reseed_needs_the_owner_and_nodes_need_no_right_to_migrate() {
+    let mut town = Town::start().await;
+    for zone in ["eu", "us"] {
+        town.zone(zone, &["--audit-rows", "0"]).await;
+    }
+    town.write("us", 60).await;
+    let schemas = "select count(*) from pg_namespace where nspname like 'pghc%'";
+    // As the node's own login, which owns nothing.
+    let dsn = town.login("pghc_node", "us");
+    let (code, words) = town.operate_on(&dsn, "us", &["reseed", "--force"]).await;
+    assert!(code == Some(1) && words.contains("pghc_setup"), "{code:?} {words}");
+    assert_eq!(query(&town.dsn("us"), schemas).await, ["1"], "{words}");
+    // While the node runs: it goes on in the chain that was put in place.
+    let (code, words) = town.operate("us", &["reseed", "--force"]).await;
+    assert_eq!(code, Some(0), "{words}");
+    town.write("us", 20).await;
+    town.prove("us").await;
+    assert_eq!(query(&town.dsn("us"), schemas).await, ["2"], "{words}");
+    // While it does not.
+    town.node_of("us").stop().await;
+    let (code, words) = town.operate("us", &["reseed", "--force"]).await;
+    assert_eq!(code, Some(0), "{words}");
+    let made = "select (select count(*) from pghc.chain) || zone from pghc.cluster";
+    assert_eq!(query(&town.dsn("us"), made).await, ["0us"]);
+    town.node_of("us").run();
+    town.ready("us").await;
+    town.write("us", 20).await;
+    town.prove("us").await;
+    assert_eq!(query(&town.dsn("us"), schemas).await, ["3"]);
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schema_changed_under_a_running_node_is_told_at_once() {
+    let mut town = Town::start().await;
+    for zone in ["eu", "us"] {
+        town.zone(zone, &["--audit-rows", "0"]).await;
+    }
+    town.write("us", 30).await;
+    town.prove("us").await;
+    // An audit trigger of the application: it runs behind every batch, and the zone goes on.
+    let audit = "create schema app; grant usage on schema app to public;
+        create function app.audit() returns trigger language plpgsql as 'begin return null; end';
+        create trigger audit after insert on pghc.chain for each statement
+            execute function app.audit()";
+    query(&town.dsn("us"), audit).await;
+    wait_for("a warning of the trigger", async || {
+        let url = format!("{}/v1/status", town.url("us"));
+        let status = town.http.get(url).send().await.ok()?;
+        let status: pghc_api::wire::Status = status.json().await.ok()?;
+        let us = status.zones.into_iter().find(|zone| zone.zone == "us")?;
+        us.message?.contains("CREATE TRIGGER audit").then_some(())
+    })
+    .await;
+    assert!(town.node_of("us").logged().contains("changed while this node runs"));
+    town.ready("us").await;
+    town.node_of("us").stop().await;
+    town.node_of("us").run();
+    town.ready("us").await;
+    town.write("us", 5).await;
+    // Rows that are hidden from the reading role are never told to be absent.
+    let hide = "alter table pghc.chain enable row level security;
+        create policy hide on pghc.chain for select using (id <> 5)";
+    query(&town.dsn("us"), hide).await;
+    let url = format!("{}/v1/chain/5", town.url("us"));
+    let answer = town.http.get(&url).send().await.expect("an answer");
+    assert_eq!(answer.status().as_u16(), 503);
+    town.not_ready("us", "row security").await;
+    query(
+        &town.dsn("us"),
+        "alter table pghc.chain disable row level security; \
+        drop policy hide on pghc.chain; drop trigger audit on pghc.chain",
+    )
+    .await;
+    town.ready("us").await;
+    town.prove("us").await;
     town.stop().await;
 }
 
@@ -216,7 +296,7 @@ async fn two_bad_zones_do_not_outvote_a_sound_one_that_was_restarted_in_a_quiet_
     for zone in ["us", "ap"] {
         query(&town.dsn(zone), &tamper::rewrite_from(77)).await;
     }
-    let dsn = town.dsn("eu");
+    let dsn = town.login("pghc_node", "eu");
     town.node("eu", &dsn, &["--audit-period-s", "1"]);
     wait_for("the check of eu", async || {
         let text = town.node_of("eu").logged();
@@ -313,7 +393,7 @@ async fn a_copy_of_one_zones_database_becomes_another_zones_only_when_it_is_adop
     let (code, words) = town.operate("eu", &["adopt", "--zone", "ap"]).await;
     assert!(code == Some(1) && words.contains("stop that node first"), "{code:?} {words}");
     town.node_of("eu").stop().await;
-    query(&town.server.dsn(), "create database ap template eu").await;
+    query(&town.server.dsn(), "create database ap template eu owner pghc_setup").await;
     query(
         &town.dsn("ap"),
         "set session_replication_role = replica;
@@ -321,7 +401,7 @@ async fn a_copy_of_one_zones_database_becomes_another_zones_only_when_it_is_adop
     )
     .await;
     town.node_of("eu").run();
-    let dsn = town.dsn("ap");
+    let dsn = town.login("pghc_node", "ap");
     town.node("ap", &dsn, &[]);
     town.not_ready("ap", "belongs to zone eu").await;
     let (code, words) = town.operate("ap", &["adopt", "--zone", "ap"]).await;

@@ -149,6 +149,39 @@ async fn rows(dsn: &str) -> Vec<(u64, String, String)> {
     rows.iter().map(row).collect()
 }
 
+/// Password of every login that [`set_up`] makes.
+pub(crate) const PASSWORD: &str = "sesame";
+
+/// Runs `deploy/postgres/setup.sql` for `database` as a DBA would, and gives its logins a [`PASSWORD`].
+pub(crate) async fn set_up(superuser: &str, database: &str) {
+    let install = pghc::dev::postgres::Install::find().expect("PostgreSQL is installed");
+    let mut psql = tokio::process::Command::new(install.bin.join("psql"));
+    let logins = ["pghc_setup", "pghc_node", "pghc_check"];
+    let password =
+        logins.map(|login| format!("alter role {login} password '{PASSWORD}';")).concat();
+    psql.args(["-X", "-v", "ON_ERROR_STOP=1", "-v", &format!("database={database}")]);
+    psql.args(["-f", "deploy/postgres/setup.sql", "-c", &password, superuser]);
+    let output = psql.output().await.expect("psql runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Connection string of login pghc_check, with the rights that `setup.sql` gives it, for the database
+/// that a superuser reaches with `dsn`.
+pub(crate) async fn checker(dsn: &str) -> String {
+    let connected = tokio_postgres::connect(dsn, tokio_postgres::NoTls).await;
+    let (client, connection) = connected.expect("the zone's database answers");
+    let driver = tokio::task::spawn(connection);
+    let login = format!(
+        "create role pghc_check login password '{PASSWORD}'; grant pghc_auditor to pghc_check"
+    );
+    client.batch_execute(&login).await.expect("a superuser may");
+    let place = "select current_setting('port') || '/' || current_database()";
+    let place: String = client.query_one(place, &[]).await.expect("it answers").get(0);
+    drop(client);
+    driver.await.expect("no panic").expect("closed cleanly");
+    format!("postgres://pghc_check:{PASSWORD}@127.0.0.1:{place}")
+}
+
 /// The `pghc` under test.
 pub(crate) fn binary() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_pghc")).to_owned()

@@ -1,6 +1,8 @@
 //! What a role of ours may do and a stranger may not: everything in the database that others can touch,
 //! from a login with no grant at all to the applier's own role.
 
+use pghc::postgres::ReadError;
+
 use super::*;
 
 impl Database {
@@ -27,7 +29,7 @@ impl Database {
 
 /// A call of `pghc.apply` for link 6 behind five links, in epoch 1.
 const APPLY: &str = "select pghc.apply(1, 5, digest, array['api-1'], \
-    array[md5('6' || 'api-1' || hash)::bpchar], array[digest], array[written_at], \
+    array[md5('6' || 'api-1' || hash)], array[digest], array[written_at], \
     array[null]::json[], true) from pghc.frontier";
 
 #[tokio::test]
@@ -165,10 +167,11 @@ async fn bell_of_a_stranger_moves_no_frontier() {
 
 #[tokio::test]
 async fn locks_of_a_stranger_keep_no_applier_out() {
-    let database = Database::migrated().await;
+    let database = Database::empty().await;
     let stranger = database.stranger().await;
     let take = "select count(pg_advisory_lock(1885825123, n)) from generate_series(-1, 2000) n";
     stranger.batch_execute(take).await.unwrap();
+    database.migrate().await.unwrap();
     let old = database.applier(Commit::OnDisk).await;
     let (old_epoch, _) = acquire(&old, None).await;
     drop(old);
@@ -237,9 +240,47 @@ async fn search_path_of_the_database_misleads_no_function() {
     let rows = client.query("select id, what from pghc.verify()", &[]).await.unwrap();
     assert_eq!(rows.len(), 1);
     assert_eq!((rows[0].get::<_, i64>(0), rows[0].get::<_, &str>(1)), (5, "digest"));
+    let findings = database.migrate().await.unwrap();
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert!(findings[0].to_string().contains("search_path=evil, pg_catalog in this database"));
     let without = "select proname::text from pg_proc where pronamespace = 'pghc'::regnamespace \
                    and not coalesce(proconfig, '{}') @> array['search_path=pg_catalog, pg_temp']";
     assert!(database.admin.query(without, &[]).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn link_without_an_id_is_missed_and_its_schema_found() {
+    let (database, _) = Database::with_links(10).await;
+    let sql = "set session_replication_role = replica; \
+        alter table pghc.chain drop constraint chain_pkey, alter column id drop not null; \
+        update pghc.chain set id = null where id = 5; \
+        set session_replication_role = origin";
+    database.admin.batch_execute(sql).await.unwrap();
+    let reader = Reader::new(&database.dsn, 1);
+    let missing =
+        |id| move |error| matches!(error, ReadError::Missing { id: found } if found == id);
+    let five = WriteId::try_from(5).unwrap();
+    assert!(reader.link(five).await.is_err_and(missing(5)));
+    assert!(reader.page(0, 100).await.is_err_and(missing(5)));
+    assert!(reader.recent(8).await.is_err_and(missing(5)));
+    assert!(reader.recent(5).await.is_ok());
+    let found: Vec<String> =
+        reader.findings().await.unwrap().iter().map(ToString::to_string).collect();
+    for want in ["constraint pghc.chain chain_pkey PRIMARY KEY (id)", "pghc.chain.id bigint"] {
+        assert!(found.iter().any(|line| line.contains(want)), "{want}: {found:?}");
+    }
+    assert!(matches!(database.migrate().await, Err(MigrateError::Unfit(_))));
+}
+
+#[tokio::test]
+async fn view_that_shows_something_else_is_found() {
+    let (database, _) = Database::with_links(2).await;
+    let sql = "create or replace view public.chain (zk_id, hash, node_id) as \
+               select id, hash, node_id from pghc.chain where id <> 1";
+    database.admin.batch_execute(sql).await.unwrap();
+    let found = Reader::new(&database.dsn, 1).findings().await.unwrap();
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found.iter().all(|finding| finding.is_fatal() && finding.to_string().contains("view")));
 }
 
 #[tokio::test]

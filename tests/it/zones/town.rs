@@ -10,16 +10,18 @@ use pghc::coordinator::{Acks, Coordinator, Geo, Retention, Settings, Timing};
 use pghc::dev::postgres::{Server, ServerOptions};
 use pghc::dev::process::Process;
 use pghc::dev::scratch::Scratch;
+use pghc::postgres::migrate;
 use pghc::rpc;
 use pghc::rpc::v1::TailRequest;
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
+use pghc::task::Tasks;
 use pghc::telemetry::Metrics;
 use pghc_api::id::{ClusterId, ZoneName};
 use pghc_api::wire::HeadBody;
 use tokio_postgres::NoTls;
 
 use crate::harness::free_port;
-use crate::harness::{binary, client, wait_for};
+use crate::harness::{PASSWORD, binary, client, set_up, wait_for};
 
 /// One API node.
 pub(crate) struct Node {
@@ -60,6 +62,8 @@ pub(crate) struct Town {
     pub(crate) nodes: BTreeMap<String, Node>,
     /// A second server, of a zone that has one of its own.
     pub(crate) other: Option<Server>,
+    /// Whether nodes and operators log in with the roles of `setup.sql`, as in a real deployment.
+    has_roles: bool,
     coordinator: Option<Coordinator>,
     listen: SocketAddr,
     scratch: Scratch,
@@ -74,14 +78,31 @@ fn cluster() -> ClusterId {
 impl Town {
     /// A coordinator that purges whatever zone eu has kept, and a server without zones.
     pub(crate) async fn start() -> Self {
+        Self::start_with(true).await
+    }
+
+    /// As [`Self::start`]; nodes log in as a superuser, who may migrate.
+    pub(crate) async fn start_as_superuser() -> Self {
+        Self::start_with(false).await
+    }
+
+    async fn start_with(has_roles: bool) -> Self {
         let scratch = Scratch::new("town").expect("a temporary directory");
         let mut options = ServerOptions::new(scratch.path().join("pg"), free_port());
         options.temporary = true;
         let server = Server::start(options).await.expect("PostgreSQL is installed");
         let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let (http, nodes) = (client(), BTreeMap::new());
-        let mut town =
-            Self { http, server, nodes, other: None, coordinator: None, listen, scratch };
+        let mut town = Self {
+            http,
+            server,
+            nodes,
+            other: None,
+            has_roles,
+            coordinator: None,
+            listen,
+            scratch,
+        };
         town.start_coordinator().await;
         town
     }
@@ -118,11 +139,37 @@ impl Town {
 
     /// Starts an API node of `zone` on a database of that name, which is made if it is not there.
     pub(crate) async fn zone(&mut self, zone: &str, more: &[&str]) {
-        let made = format!("create database {zone}");
-        let _ = try_query(&self.server.dsn(), &made).await;
-        let dsn = self.dsn(zone);
+        self.prepare(zone).await;
+        let dsn = self.login("pghc_node", zone);
         self.node(zone, &dsn, more);
         self.ready(zone).await;
+    }
+
+    /// Makes the database of `zone` as `deploy/README.md` says, unless it is there: `setup.sql`, and a
+    /// first start as pghc_setup, which migrates.
+    pub(crate) async fn prepare(&self, zone: &str) {
+        let known = format!("select 1 from pg_database where datname = '{zone}'");
+        if !query(&self.server.dsn(), &known).await.is_empty() {
+            return;
+        }
+        if !self.has_roles {
+            query(&self.server.dsn(), &format!("create database {zone}")).await;
+            return;
+        }
+        set_up(&self.server.dsn(), zone).await;
+        let tasks = Tasks::default();
+        let dsn = self.login("pghc_setup", zone).parse().expect("a DSN");
+        let done = migrate(&dsn, &cluster(), &zone.parse().expect("a name"), &tasks).await;
+        done.expect("setup.sql gives all rights that it takes");
+        tasks.shut_down().await;
+    }
+
+    /// Connection string of a login of `setup.sql` to the database `name`; the superuser's without roles.
+    pub(crate) fn login(&self, login: &str, name: &str) -> String {
+        if !self.has_roles {
+            return self.dsn(name);
+        }
+        format!("postgres://{login}:{PASSWORD}@127.0.0.1:{}/{name}", self.server.port())
     }
 
     /// Starts an API node of `zone` on `dsn` and does not wait for it.
@@ -298,8 +345,18 @@ impl Town {
 
     /// Runs `pghc zone …` on the database of `zone`; answers exit code and all it printed.
     pub(crate) async fn operate(&self, zone: &str, words: &[&str]) -> (Option<i32>, String) {
+        self.operate_on(&self.login("pghc_setup", zone), zone, words).await
+    }
+
+    /// As [`Self::operate`], with any login.
+    pub(crate) async fn operate_on(
+        &self,
+        dsn: &str,
+        zone: &str,
+        words: &[&str],
+    ) -> (Option<i32>, String) {
         let mut command = tokio::process::Command::new(binary());
-        command.arg("zone").args(words).args(["--database", &self.dsn(zone)]);
+        command.arg("zone").args(words).args(["--database", dsn]);
         command.env("PGHC_FAILPOINTS", self.failpoints(zone));
         let output = command.output().await.expect("it runs");
         let text = [output.stdout, output.stderr].concat();

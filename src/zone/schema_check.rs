@@ -1,0 +1,24 @@
+//! The background look at the schema of the zone's database: what was changed in it while the node runs
+//! is told then, and not first at the next start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::standing::Standing;
+use crate::postgres::Reader;
+use crate::telemetry::describe;
+
+/// Pause between two looks; one costs the server about 10 ms.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// Looks again and again. Runs until it is dropped.
+pub(super) async fn run(reader: Reader, standing: Arc<Standing>) {
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        match reader.findings().await {
+            Ok(findings) => standing.schema_differs(&findings),
+            // The database is away, or being restored: others tell.
+            Err(error) => tracing::debug!(error = describe(&error), "the schema was not looked at"),
+        }
+    }
+}
