@@ -33,9 +33,9 @@ pub(super) struct Bench {
           env = "PGHC_LOAD_SECONDS")]
     seconds: u32,
     /// Only these contestants, with commas between: raw, raw-one, plain, replicas, replicas-alone,
-    /// original, single, bulk, alone, catch-up, verify, slow-zone, overload, far, memory [default:
-    /// all but far and memory; with --against, those that need no parade of their own; far always
-    /// starts one with three regions of AWS]
+    /// original, single, bulk, alone, catch-up, verify, slow-zone, overload, far, idle, memory
+    /// [default: all but far, idle and memory; with --against, those that need no parade of their
+    /// own; far always starts one with three regions of AWS]
     #[arg(long, value_name = "NAME", value_delimiter = ',', env = "PGHC_LOAD_ONLY")]
     only: Vec<Contestant>,
     /// Minutes for which contestant `memory` loads everything, 1 to 1440

@@ -7,6 +7,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::time::{Instant, timeout_at};
 
+use super::pulse::hold_heartbeats;
 use super::type_config::Raft;
 
 /// Who leads now, as far as is known here.
@@ -47,13 +48,13 @@ pub(super) async fn hand_over(
 /// after `limit`: when nobody else can be elected, going on as leader is better than silence.
 pub(super) async fn step_aside(raft: Raft, id: u64, limit: Duration) {
     tracing::warn!("the heir did not take the lead over; waiting for an election");
-    raft.runtime_config().heartbeat(false);
+    hold_heartbeats(&raft, true);
     let mut metrics = raft.server_metrics();
     let until = Instant::now() + limit;
     while leader(&raft) == Some(id)
         && matches!(timeout_at(until, metrics.changed()).await, Ok(Ok(())))
     {}
-    raft.runtime_config().heartbeat(true);
+    hold_heartbeats(&raft, false);
 }
 
 fn best(raft: &Raft, id: u64, heirs: &BTreeSet<u64>, asked: &BTreeSet<u64>) -> Option<u64> {

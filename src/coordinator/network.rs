@@ -3,6 +3,7 @@
 //! Appends are pipelined: requests flow down one stream as openraft yields them and answers come
 //! back in order, so that a commit costs one round trip whatever is under way. Each peer has three
 //! connections, because a heartbeat must not wait behind a megabyte of entries or a snapshot.
+//! Heartbeats, which openraft hands over one by one, share one call (`heartbeat`).
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{
     Backoff, NetBackoff, NetSnapshot, NetStreamAppend, NetTransferLeader, NetVote, RPCOption,
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::codec::{decode, encode};
 use super::deference::Deference;
 use super::gate::Gate;
+use super::heartbeat::Lane;
 use super::requests::requests;
 use super::roster::Roster;
 use super::type_config::{Member, Snapshot, TypeConfig, Vote};
@@ -87,6 +89,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             appended: self.appended.clone(),
             retry: self.roster.patience() / 4,
             reopen: Pacing::default(),
+            lane: None,
         }
     }
 }
@@ -144,6 +147,8 @@ pub(super) struct Peer {
     appended: Option<watch::Receiver<u64>>,
     retry: Duration,
     reopen: Pacing,
+    /// The call down which heartbeats go, while it is open and none is under way.
+    lane: Option<Lane>,
 }
 
 impl Peer {
@@ -162,6 +167,82 @@ impl Peer {
 
     fn address<T>(&self, message: T) -> tonic::Request<T> {
         self.gate.address(message, &self.incarnation)
+    }
+
+    /// Opens a stream of appends. The connection attempt and a dead connection are bounded by the channel's
+    /// patience; a stream that makes progress has no deadline.
+    async fn open(
+        &mut self,
+        requests: impl Stream<Item = Frame> + Send + 'static,
+    ) -> Result<tonic::Streaming<Frame>, RpcError> {
+        let mut requests = self.address(requests);
+        self.deference.tell(&mut requests);
+        let opened = match self.client() {
+            Ok(mut client) => client.append(requests).await.map_err(unreachable),
+            Err(error) => Err(error),
+        };
+        let target = self.target;
+        match opened {
+            Ok(answers) => {
+                if self.reopen.worked() {
+                    tracing::info!(coordinator = target, "it takes appends again");
+                }
+                Ok(answers.into_inner())
+            }
+            Err(error) => {
+                if self.reopen.failed() {
+                    tracing::warn!(coordinator = target, %error, "it takes no appends");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Has one heartbeat answered. The open call is used if it is still good, else another is opened. When
+    /// this is dropped before the answer the call goes with it, so no answer is taken for a later one's.
+    async fn heartbeat(
+        &mut self,
+        request: &AppendEntriesRequest<TypeConfig>,
+    ) -> Result<StreamAppendResult<TypeConfig>, RpcError> {
+        let message = frame(request);
+        let mut answered = None;
+        if let Some(mut lane) = self.lane.take()
+            && let Ok(answer) = lane.exchange(message.clone()).await
+        {
+            answered = Some((lane, answer));
+        }
+        let (lane, answer) = match answered {
+            Some(answered) => answered,
+            None => {
+                let (sender, requests) = Lane::requests(message);
+                let mut lane = Lane::new(sender, self.open(requests).await?);
+                let answer = lane.answer().await.map_err(unreachable)?;
+                (lane, answer)
+            }
+        };
+        let answer: StreamAppendResult<TypeConfig> = decode(&answer.body).map_err(malformed)?;
+        // The follower ends the call behind a refusal.
+        self.lane = answer.is_ok().then_some(lane);
+        Ok(answer)
+    }
+}
+
+/// The one request of `input` if it is a heartbeat: without entries, with nothing behind it. Else the
+/// requests that were looked at, to be put before the rest.
+fn heartbeat_of<S>(
+    input: &mut S,
+) -> Result<AppendEntriesRequest<TypeConfig>, Vec<AppendEntriesRequest<TypeConfig>>>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin,
+{
+    let Some(Some(first)) = input.next().now_or_never() else { return Err(Vec::new()) };
+    if !first.entries.is_empty() {
+        return Err(vec![first]);
+    }
+    match input.next().now_or_never() {
+        Some(None) => Ok(first),
+        Some(Some(second)) => Err(vec![first, second]),
+        None => Err(vec![first]),
     }
 }
 
@@ -197,7 +278,7 @@ impl NetBackoff<TypeConfig> for Peer {
 impl NetStreamAppend<TypeConfig> for Peer {
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         option: RPCOption,
     ) -> BoxFuture<
         's,
@@ -207,39 +288,24 @@ impl NetStreamAppend<TypeConfig> for Peer {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            // The connection attempt and a dead connection are bounded by the channel's patience;
-            // a stream that makes progress has no deadline.
             let pause = self.reopen.pause_within(option.hard_ttl());
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
             }
+            let seen = match heartbeat_of(&mut input) {
+                Ok(heartbeat) => {
+                    let answer = self.heartbeat(&heartbeat).await?;
+                    return Ok(futures::stream::once(async move { Ok(answer) }).boxed());
+                }
+                Err(seen) => seen,
+            };
             // Dropped with the answers, whoever drops them: the way back does not end the way there.
             let gone = CancellationToken::new();
+            let input = futures::stream::iter(seen).chain(input);
             let requests = requests(input, self.appended.clone(), gone.clone());
             let takes_answers = gone.drop_guard();
-            let requests = requests.map(|request| frame(&request));
-            let mut requests = self.address(requests);
-            self.deference.tell(&mut requests);
-            let opened = match self.client() {
-                Ok(mut client) => client.append(requests).await.map_err(unreachable),
-                Err(error) => Err(error),
-            };
-            let answers = match opened {
-                Ok(answers) => {
-                    if self.reopen.worked() {
-                        tracing::info!(coordinator = self.target, "it takes appends again");
-                    }
-                    answers
-                }
-                Err(error) => {
-                    if self.reopen.failed() {
-                        let target = self.target;
-                        tracing::warn!(coordinator = target, %error, "it takes no appends");
-                    }
-                    return Err(error);
-                }
-            };
-            let results = answers.into_inner().map(move |answer| {
+            let answers = self.open(requests.map(|request| frame(&request))).await?;
+            let results = answers.map(move |answer| {
                 let _until_dropped = &takes_answers;
                 let answer = answer.map_err(unreachable)?;
                 decode::<StreamAppendResult<TypeConfig>>(&answer.body).map_err(malformed)

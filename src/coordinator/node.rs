@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use openraft::{Config, SnapshotPolicy};
 use pghc_api::id::{ClusterId, ZoneName};
 use tokio::net::TcpListener;
@@ -36,6 +35,7 @@ use super::members_service::MembersService;
 use super::network::Network;
 use super::pace::Pace;
 use super::placement::{self, Geo, Placement};
+use super::pulse::{Heard, Pulse};
 use super::raft_service::RaftService;
 use super::readers::Readers;
 use super::registrar::Registrar;
@@ -62,8 +62,8 @@ use crate::task::Tasks;
 use crate::task::watch;
 use crate::telemetry::Metrics;
 
-/// How often it is looked whether the consensus core still runs.
-const CORE_LOOK: Duration = Duration::from_millis(100);
+/// Longest time between two looks whether the consensus core still runs. Its end is told at once.
+const CORE_LOOK: Duration = Duration::from_secs(5);
 
 /// Least time between two looks at the head for its gauge.
 const HEAD_LOOK: Duration = Duration::from_millis(100);
@@ -188,6 +188,14 @@ impl Coordinator {
         Sending::start(id, &acks, &gate, &roster, &raft, &tasks);
         let confirmed = Confirmed::new(&raft, &store, &sequencing, roster.patience() * 4);
         let (greeting, end) = (Greeting::new(&me, &raft, &roster, &sightings), tasks.signal());
+        let (heard, appended) = (Heard::default(), store.appended());
+        let pulse = Pulse {
+            id,
+            raft: raft.clone(),
+            timing: settings.timing,
+            heard: heard.clone(),
+            appended: store.appended(),
+        };
         let services = Services {
             raft: RaftService {
                 raft: raft.clone(),
@@ -195,6 +203,7 @@ impl Coordinator {
                 greeting,
                 distances: distances.clone(),
                 deference,
+                heard,
                 metrics: Arc::clone(&metrics),
                 acks,
                 end,
@@ -231,7 +240,8 @@ impl Coordinator {
         tasks.spawn("distances", distances.run());
         tasks.spawn("maintenance", maintenance.run());
         tasks.spawn("registrar", registrar.run());
-        tasks.spawn("disk space", space.watch(raft.clone(), Arc::clone(&metrics)));
+        tasks.spawn("pulse", pulse.run());
+        tasks.spawn("disk space", space.watch(raft.clone(), appended, Arc::clone(&metrics)));
         tasks.spawn("metrics", follow_head(Arc::clone(&sequencing), metrics));
         tasks
             .spawn("completeness", complete::announce(id, address, forward, confirmed, sequencing));
@@ -256,16 +266,17 @@ impl Coordinator {
         }
     }
 
-    /// Looks now and then: metrics change with every entry, and whoever waits for that is woken by it.
+    /// Waits for changes of the leadership, which end when the core does: the other metrics change with
+    /// every entry, and each change would wake this.
     async fn core_stopped(&self) -> String {
         use openraft::async_runtime::watch::WatchReceiver as _;
-        let mut metrics = self.raft.metrics();
+        let (metrics, mut server) = (self.raft.metrics(), self.raft.server_metrics());
         loop {
+            let changed = tokio::time::timeout(CORE_LOOK, server.changed()).await;
             if let Err(fatal) = &metrics.borrow_watched().running_state {
                 return format!("the consensus core has stopped: {fatal}");
             }
-            tokio::time::sleep(CORE_LOOK).await;
-            if let Some(Err(_)) = metrics.changed().now_or_never() {
+            if matches!(changed, Ok(Err(_))) {
                 return "the consensus core is gone".to_owned();
             }
         }

@@ -22,6 +22,7 @@ use super::deference::Deference;
 use super::distances::Distances;
 use super::gate::Gate;
 use super::greeting::Greeting;
+use super::pulse::Heard;
 use super::type_config::{Raft, Snapshot, SnapshotMeta, TypeConfig, Vote};
 use crate::rpc::v1::raft_server;
 use crate::rpc::v1::{
@@ -41,6 +42,7 @@ pub(super) struct RaftService {
     pub(super) greeting: Greeting,
     pub(super) distances: Distances,
     pub(super) deference: Deference,
+    pub(super) heard: Heard,
     pub(super) acks: Board,
     pub(super) metrics: Arc<Metrics>,
     /// The end of the process: calls without end must not outlive it.
@@ -65,8 +67,8 @@ impl raft_server::Raft for RaftService {
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         self.gate.check(request.metadata())?;
-        let (ask, deference) =
-            (self.deference.asked(request.metadata(), Instant::now()), self.deference.clone());
+        let (deference, heard) = (self.deference.clone(), self.heard.clone());
+        let ask = deference.asked(request.metadata(), Instant::now());
         // A request that cannot be read ends the stream: the leader sees it end and starts anew.
         let requests = tokio_stream::StreamExt::map_while(request.into_inner(), |frame| {
             let request = decode::<AppendEntriesRequest<TypeConfig>>(&frame.ok()?.body);
@@ -76,8 +78,10 @@ impl raft_server::Raft for RaftService {
         let answers = answers.map(move |result| match result {
             Ok(result) => {
                 let is_of_leader = !matches!(result, Err(StreamAppendError::HigherVote(_)));
-                if let Some(ask) = ask.filter(|_| is_of_leader) {
-                    deference.heard(ask, Instant::now());
+                if is_of_leader {
+                    let now = Instant::now();
+                    heard.note(now);
+                    ask.into_iter().for_each(|ask| deference.heard(ask, now));
                 }
                 Ok(Frame { body: encode(&result) })
             }

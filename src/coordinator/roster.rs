@@ -112,7 +112,12 @@ impl Roster {
 
     /// A new connection; `None` when `url` is not a URL.
     pub(super) fn connect(&self, url: &str) -> Option<Caller> {
-        let caller = self.dial.caller(url, &self.cluster, self.patience);
+        self.connect_within(url, self.patience)
+    }
+
+    /// As [`Roster::connect`], with another patience.
+    pub(super) fn connect_within(&self, url: &str, patience: Duration) -> Option<Caller> {
+        let caller = self.dial.caller(url, &self.cluster, patience);
         caller.inspect_err(|error| tracing::warn!(url, %error, "not a coordinator's URL")).ok()
     }
 

@@ -15,10 +15,15 @@ use tokio::time::{Instant, sleep};
 use super::handover::{hand_over, leader, step_aside};
 use super::log::disk::Disk;
 use super::type_config::Raft;
+use crate::task::watch;
 use crate::telemetry::Metrics;
 
-/// Time between two looks. What a coordinator can write in it must be well below the reserve.
+/// Time between two looks while the log grows. What a coordinator can write in it must be well below the
+/// reserve.
 const PERIOD: Duration = Duration::from_millis(200);
+
+/// Time between two looks while the log does not grow; a new entry ends it.
+const IDLE_PERIOD: Duration = Duration::from_secs(2);
 
 /// A leader without room hands over at most once in this time: when nobody has room, the lead must
 /// not go round and round.
@@ -93,8 +98,13 @@ impl Space {
         }
     }
 
-    /// Looks for as long as the process runs.
-    pub(super) async fn watch(self, raft: Raft, metrics: Arc<Metrics>) {
+    /// Looks for as long as the process runs. `appended` changes with every entry.
+    pub(super) async fn watch(
+        self,
+        raft: Raft,
+        mut appended: watch::Receiver<u64>,
+        metrics: Arc<Metrics>,
+    ) {
         let mut hand_over_at = Instant::now();
         loop {
             if let Some(free_bytes) = self.look() {
@@ -113,6 +123,9 @@ impl Space {
                 }
             }
             sleep(PERIOD).await;
+            // Shortage ends without an entry of ours.
+            let rest = if self.is_short() { PERIOD } else { IDLE_PERIOD } - PERIOD;
+            let _ = tokio::time::timeout(rest, appended.changed()).await;
         }
     }
 }

@@ -67,6 +67,14 @@ impl Timing {
         self.lease_ms + self.draw_min_ms
     }
 
+    /// Time between two heartbeats of a leader that has nothing else to send, in ms: the longest of which more
+    /// than four fit into the silence that is borne. On short distances, where the silence has a floor, that is
+    /// twice as long as [`Timing::heartbeat_ms`].
+    #[must_use]
+    pub const fn idle_heartbeat_ms(&self) -> u64 {
+        (self.silence_ms() - 1) / 4
+    }
+
     /// The longest election timeout: what a follower hears nothing for before it stands, at most.
     #[must_use]
     pub const fn election_timeout(&self) -> Duration {
@@ -89,13 +97,19 @@ mod tests {
         for round_trip_ms in 0..=ROUND_TRIP_MS_MAX + 10 {
             let timing = Timing::bearing(round_trip_ms);
             assert!(timing.bears_ms() >= round_trip_ms.min(ROUND_TRIP_MS_MAX), "{timing:?}");
-            assert!(timing.silence_ms() > 4 * timing.heartbeat_ms, "{timing:?}");
+            let idle_ms = timing.idle_heartbeat_ms();
+            assert!(
+                timing.silence_ms() > 4 * idle_ms && idle_ms >= timing.heartbeat_ms,
+                "{timing:?}"
+            );
+            assert!(timing.lease_ms > 2 * idle_ms, "two of them keep the lease: {timing:?}");
             let spread = timing.lease_ms - timing.draw_min_ms;
             assert!(spread >= timing.bears_ms() && spread < timing.heartbeat_ms, "{timing:?}");
         }
         let lan = Timing { heartbeat_ms: 50, draw_min_ms: 190, lease_ms: 230 };
         assert_eq!((Timing::LAN, Timing::bearing(0)), (lan, lan));
         assert_eq!(Timing::LAN.election_timeout().as_millis(), 460);
+        assert_eq!(Timing::LAN.idle_heartbeat_ms(), 104);
         let wan = Timing { heartbeat_ms: 400, draw_min_ms: 840, lease_ms: 1040 };
         assert_eq!((Timing::WAN, Timing::bearing(300).heartbeat_ms), (wan, 600));
     }

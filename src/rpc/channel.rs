@@ -26,6 +26,9 @@ pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
+/// Least time without a frame after which a connection is pinged.
+const KEEP_ALIVE_MIN: Duration = Duration::from_secs(1);
+
 /// Metadata key that carries the cluster id.
 const CLUSTER_KEY: &str = "pghc-cluster";
 
@@ -43,8 +46,8 @@ pub type Caller = InterceptedService<Carrier, ClusterCheck>;
 /// Makes carriers: the seam at which the simulation puts its network.
 pub trait Dial: Send + Sync + 'static {
     /// A carrier to `url` (`http://host:port`) that connects when first used and again after a
-    /// failure. `patience` bounds a connection attempt and the silence after which a connection
-    /// counts as dead.
+    /// failure. `patience` bounds a connection attempt and the wait for the answer to a ping, which is
+    /// sent after as long a silence, one second at least.
     ///
     /// # Errors
     /// If `url` is not a URL.
@@ -113,7 +116,7 @@ impl Dial for Tcp {
         let channel = Endpoint::from_shared(url.to_owned())?
             .connect_timeout(patience)
             .tcp_nodelay(true)
-            .http2_keep_alive_interval(patience)
+            .http2_keep_alive_interval(patience.max(KEEP_ALIVE_MIN))
             .keep_alive_timeout(patience)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW_BYTES)

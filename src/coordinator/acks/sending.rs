@@ -22,6 +22,10 @@ use crate::task::Tasks;
 /// is set so.
 const DEAF_PAUSE: Duration = Duration::from_secs(60);
 
+/// Bound of a connection attempt and of the silence of a connection that was pinged. A long one: without acks
+/// a coordinator knows what is committed by the leader's word, half a round trip later.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Pause before it is looked again whether this coordinator is admitted.
 const GATE_PAUSE: Duration = Duration::from_millis(50);
 
@@ -113,7 +117,9 @@ struct Sender {
 
 impl Sender {
     async fn run(self) {
-        let Some(caller) = self.url.as_deref().and_then(|url| self.roster.connect(url)) else {
+        let Some(caller) =
+            self.url.as_deref().and_then(|url| self.roster.connect_within(url, PATIENCE))
+        else {
             return;
         };
         let mut client = RaftClient::new(caller);

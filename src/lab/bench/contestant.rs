@@ -86,27 +86,29 @@ contestants! {
     Overload = "overload", Parade, "pghc goodput at ten times the peak";
     /// Bulk writes as far apart as continents, and the same side by side.
     Far = "far", Continents, "pghc bulk NDJSON between continents, 64 streams a zone";
+    /// Processor time of all processes while nobody uses them, once and for half a minute.
+    Idle = "idle", Parade, "pghc idle: processor time";
     /// Memory of all processes under full load, once and for minutes.
     Memory = "memory", Parade, "pghc full load for minutes: memory";
 }
 
 impl Contestant {
-    /// Whether it runs unless `--only` says otherwise: all but the one that takes minutes, and the one that
-    /// needs a parade of its own.
+    /// Whether it runs unless `--only` says otherwise: all but those that take long, and the one that needs a
+    /// parade of its own.
     #[must_use]
     pub fn is_usual(self) -> bool {
-        !matches!(self, Self::Memory | Self::Far)
+        !matches!(self, Self::Idle | Self::Memory | Self::Far)
     }
 
     /// Whether it runs once after all rounds instead of in each.
     pub(super) fn runs_once(self) -> bool {
-        self == Self::Memory
+        matches!(self, Self::Idle | Self::Memory)
     }
 
     /// Whether it stops, freezes or counts processes or changes distances, and so needs a parade of our own.
     #[must_use]
     pub fn needs_own_parade(self) -> bool {
-        matches!(self, Self::CatchUp | Self::SlowZone | Self::Memory | Self::Far)
+        matches!(self, Self::CatchUp | Self::SlowZone | Self::Idle | Self::Memory | Self::Far)
     }
 }
 

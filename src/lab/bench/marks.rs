@@ -4,8 +4,8 @@
 use serde::Serialize;
 
 use super::contestant::Contestant::{
-    self, Alone, Bulk, CatchUp, Far, Memory, Original, Overload, Plain, Raw, RawOne, Replicas,
-    ReplicasAlone, Single, SlowZone, Verify,
+    self, Alone, Bulk, CatchUp, Far, Idle, Memory, Original, Overload, Plain, Raw, RawOne,
+    Replicas, ReplicasAlone, Single, SlowZone, Verify,
 };
 use super::sample::Round;
 use super::spread::Spread;
@@ -78,6 +78,8 @@ const ASKED: &[Asked] = &[
         (Far, "near_applied_per_second"),
         0.8,
     ),
+    at_most("an idle coordinator, % of a core", (Idle, "coordinator_percent"), 0.5),
+    at_most("an idle API node, % of a core", (Idle, "api_percent"), 0.5),
     at_most("memory of a coordinator in MiB", (Memory, "coordinator_mib"), 256.0),
     at_most("memory of an API node in MiB", (Memory, "api_mib"), 256.0),
     at_most("growth of memory, last quarter / second", (Memory, "growth"), 1.1),

@@ -43,7 +43,7 @@ fn status_mib(pid: u32, field: &str) -> Option<f64> {
 }
 
 /// The processes of pghc by name.
-fn processes(record: &ParadeRecord) -> impl Iterator<Item = (String, u32)> {
+pub(super) fn processes(record: &ParadeRecord) -> impl Iterator<Item = (String, u32)> {
     record.zones.iter().flat_map(|zone| {
         let coordinator = (format!("{} coordinator", zone.name), zone.pids.coordinator);
         let nodes = zone.pids.api.iter().enumerate();

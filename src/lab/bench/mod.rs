@@ -10,6 +10,7 @@ mod contestant;
 mod doubts;
 mod far;
 mod grounds;
+mod idle;
 mod load;
 mod marks;
 mod memory;
@@ -115,9 +116,9 @@ pub async fn run(grounds: &mut Grounds, options: &Options) -> anyhow::Result<Rep
         }
         rounds.push(Round { turns });
     }
-    if options.contestants.contains(&Contestant::Memory) {
-        eprintln!("once: {}", Contestant::Memory);
-        let turn = turn(grounds, Contestant::Memory, options).await?;
+    for contestant in options.contestants.iter().copied().filter(|one| one.runs_once()) {
+        eprintln!("once: {contestant}");
+        let turn = turn(grounds, contestant, options).await?;
         rounds.first_mut().expect("there is at least one round").turns.push(turn);
     }
     let mut proved: Option<Verdict> = None;
@@ -209,6 +210,7 @@ async fn of_pghc(
         Contestant::SlowZone => away::slow_zone(&measure, grounds.parade()?, &zones).await?,
         Contestant::Verify => proof::verify(&measure, &zones).await?,
         Contestant::Overload => overload::overload(&measure).await?,
+        Contestant::Idle => idle::idle(&measure, grounds.parade()?).await?,
         Contestant::Far => far::far(&measure, &grounds.net()?, &zones).await?,
         Contestant::Memory => {
             memory::memory(&measure, grounds.parade()?, options.memory_length).await?

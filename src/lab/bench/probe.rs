@@ -83,9 +83,14 @@ fn ms(time: Duration) -> f64 {
 /// CPU time that this process has used so far, all threads together; none where the system does not
 /// tell. A generator that takes much of the machine makes pghc look slower than it is.
 pub(super) fn own_cpu() -> Option<Duration> {
+    cpu_of(std::process::id())
+}
+
+/// As [`own_cpu`], of another process; none when it is gone.
+pub(super) fn cpu_of(pid: u32) -> Option<Duration> {
     /// Ticks a second of `/proc`: fixed by Linux's interface, whatever the kernel's own clock does.
     const TICKS: f64 = 100.0;
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The program's name stands in brackets and may hold spaces; state is the first field after.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let user: f64 = fields.next()?.parse().ok()?;
