@@ -190,7 +190,9 @@ impl Arguments {
         let listener = listener.map_err(|error| StartError::Listen(self.listen, error))?;
         let metrics = Metrics::for_api_node(Api::routes());
         let (cluster, zone, node) = (self.cluster_id.clone(), self.zone.clone(), self.node.clone());
-        let api_url = match (&self.advertise, listener.local_addr()) {
+        let bound = listener.local_addr();
+        let place = place(*bound.as_ref().unwrap_or(&self.listen));
+        let api_url = match (&self.advertise, bound) {
             (Some(url), _) => url.clone(),
             // What was bound: a port of 0 is any.
             (None, Ok(at)) if is_unique(at) => format!("http://{at}"),
@@ -204,7 +206,7 @@ impl Arguments {
             );
         }
         let settings = Settings {
-            identity: Identity { cluster, zone, node, api_url },
+            identity: Identity { cluster, zone, node, api_url, place },
             database: self.with_password(&self.database),
             replicas: self.replicas.iter().map(|dsn| self.with_password(dsn)).collect(),
             commit: match self.synchronous_commit {
@@ -228,6 +230,14 @@ impl Arguments {
         let shutdown = tokio_util::sync::CancellationToken::new();
         Ok((listener, Arc::new(Api::new(Arc::new(node), metrics, limits, shutdown))))
     }
+}
+
+/// Names a listening address among all machines: by the boot of the machine and by the network of the
+/// process, since the addresses of two containers may read alike.
+fn place(bound: SocketAddr) -> String {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let network = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
+    format!("{} {} {bound}", boot.trim(), network.display())
 }
 
 /// Runs an API node until it is told to end; requests under way are finished first.

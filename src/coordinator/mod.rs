@@ -28,6 +28,7 @@ mod log_store;
 mod maintenance;
 mod members_service;
 mod membership;
+mod names;
 mod network;
 mod node;
 mod pace;

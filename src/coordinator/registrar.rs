@@ -1,5 +1,5 @@
-//! Has the registry of zones changed: by itself for zones that are new, while this coordinator leads,
-//! and on request, through the leader.
+//! Has the registry of zones changed: by itself for the zones of members, while this coordinator leads, and
+//! on request, through the leader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,18 +57,19 @@ impl Registrar {
         Self { forward: forward.clone(), zones: Arc::clone(zones), attempt_max }
     }
 
-    /// Registers what is new, until it is dropped.
+    /// Registers zones of members and forgets removed ones that nothing needs, until it is dropped.
     pub(super) async fn run(self) {
-        let mut newcomers = self.zones.newcomers();
+        let (mut newcomers, mut registry) = (self.zones.newcomers(), self.zones.registry());
         let mut leadership = self.forward.leadership();
         loop {
             newcomers.borrow_and_update();
+            registry.borrow_and_update();
             leadership.borrow_and_update();
             let mut again = None;
-            for zone in self.missing() {
-                let change = ZoneChange { act: ZoneAct::Register, zone: zone.clone() };
+            for change in self.due() {
+                let ZoneChange { act, zone } = change.clone();
                 match self.forward.propose_zone_change(&change).await {
-                    Attempt::Committed => tracing::info!(%zone, "zone registered"),
+                    Attempt::Committed => tracing::info!(%zone, ?act, "registry of zones changed"),
                     Attempt::NotReadable => {
                         again = Some(ASK_AGAIN);
                         break;
@@ -80,19 +81,22 @@ impl Registrar {
                 biased;
                 changed = leadership.changed() => if changed.is_err() { return },
                 changed = newcomers.changed() => if changed.is_err() { return },
+                changed = registry.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(again.unwrap_or(RETRY)), if again.is_some() => {}
             }
         }
     }
 
-    /// Zones that should be registered and that the registry does not know; none while another
-    /// coordinator leads or there is no room for them.
-    fn missing(&self) -> Vec<ZoneName> {
-        let registry = Arc::clone(&self.zones.registry().borrow());
-        if !self.forward.leads() || registry.is_full() {
+    /// What a leader changes by itself now; nothing while another coordinator leads.
+    fn due(&self) -> Vec<ZoneChange> {
+        if !self.forward.leads() {
             return Vec::new();
         }
-        self.zones.unregistered()
+        let is_full = self.zones.registry().borrow().is_full();
+        let new = if is_full { Vec::new() } else { self.zones.unregistered() };
+        let act = |act: ZoneAct| move |zone: ZoneName| ZoneChange { act, zone };
+        let forget = self.zones.forgettable().into_iter().map(act(ZoneAct::Forget));
+        new.into_iter().map(act(ZoneAct::Register)).chain(forget).collect()
     }
 
     /// Has a zone added or removed and waits until it is so here; whether it was not so before.
@@ -103,7 +107,7 @@ impl Registrar {
     pub(super) async fn change(&self, change: ZoneChange) -> Result<bool, ChangeError> {
         let wanted = match change.act {
             ZoneAct::Register | ZoneAct::Add => Registration::Registered,
-            ZoneAct::Remove => Registration::Removed,
+            ZoneAct::Remove | ZoneAct::Forget => Registration::Removed,
         };
         let until = Instant::now() + CHANGE_MAX;
         let mut registry = self.zones.registry();
@@ -114,7 +118,11 @@ impl Registrar {
             if attempt == Attempt::Committed {
                 // At the leader it is carried out already; here it comes with the next append.
                 let wait = if self.forward.leads() { Duration::ZERO } else { self.attempt_max };
-                let so = registry.wait_for(|zones| zones.get(&change.zone) == Some(wanted));
+                let so = registry.wait_for(|zones| match zones.get(&change.zone) {
+                    // A removed zone may be forgotten at once.
+                    None => wanted == Registration::Removed && before.is_some(),
+                    now => now == Some(wanted),
+                });
                 if tokio::time::timeout(wait, so).await.is_ok() {
                     return Ok(before != Some(wanted));
                 }

@@ -217,13 +217,19 @@ impl CoordinatorService {
             url: member.url.clone(),
         });
         let feed = self.outlook.feed();
+        let is_new = self.zones.registry().borrow().is_empty();
         Cluster {
             coordinator_id: self.id,
             leader: leadership.leader.unwrap_or_default(),
             term: leadership.term,
             head: *self.sequencing.head_id().borrow(),
             members: members.collect(),
-            zones: self.outlook.views(feed),
+            zones: self
+                .outlook
+                .views(feed)
+                .into_iter()
+                .filter(|it| it.registered || is_new)
+                .collect(),
             log_first_id: feed.first_id,
             disk_short: self.space.is_short(),
             awaited: self.zones.are_awaited(),
@@ -391,7 +397,10 @@ impl coordinator_server::Coordinator for CoordinatorService {
         let report = self.zones.report(request.into_inner(), Instant::now());
         report.map_err(|refusal| match refusal {
             Refusal::Name(_) => Status::invalid_argument(refusal.to_string()),
-            Refusal::Removed(_) => Status::failed_precondition(refusal.to_string()),
+            Refusal::Removed(_) | Refusal::Unknown(_) => {
+                Status::failed_precondition(refusal.to_string())
+            }
+            Refusal::Taken(_) => Status::already_exists(refusal.to_string()),
             Refusal::Full(_) => Status::resource_exhausted(refusal.to_string()),
         })?;
         Ok(Response::new(self.cluster()))

@@ -1,5 +1,6 @@
 //! The part of the gRPC server through which people look at the registry of zones and change it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pghc_api::id::ZoneName;
@@ -10,7 +11,7 @@ use super::log_store::LogStore;
 use super::registrar::{ChangeError, Registrar};
 use super::sequencing::Sequencing;
 use super::zone_state::Feed;
-use super::zones::Zones;
+use super::zones::{Inhabited, Zones};
 use crate::rpc::v1::change_zone_request::Act;
 use crate::rpc::v1::zones_server;
 use crate::rpc::v1::{
@@ -27,13 +28,19 @@ pub(super) struct Outlook {
 }
 
 impl Outlook {
-    /// `expected` are the zones that have a coordinator.
+    /// `expected` are the zones that have a coordinator when the group is founded.
     pub(super) fn new(
         sequencing: &Arc<Sequencing>,
         log: &LogStore,
         expected: Vec<ZoneName>,
     ) -> Self {
-        let zones = Arc::new(Zones::new(sequencing.zones(), expected, Instant::now()));
+        let applied = Arc::clone(sequencing);
+        let inhabited = move || -> BTreeSet<ZoneName> {
+            let (_, membership) = applied.applied();
+            membership.nodes().filter_map(|(_, member)| member.zone.parse().ok()).collect()
+        };
+        let known = (expected, Box::new(inhabited) as Inhabited);
+        let zones = Arc::new(Zones::new(sequencing.zones(), known, Instant::now()));
         Self { sequencing: Arc::clone(sequencing), zones, log: log.clone() }
     }
 

@@ -10,6 +10,7 @@ use pghc_api::id::{BadId, ZoneName};
 use pghc_api::limits::ZONES_MAX;
 use tokio::time::Instant;
 
+use super::names::{Names, Taken};
 use super::zone_state::{Feed, Heads, Known, state};
 use crate::rpc::v1::zone_view::State;
 use crate::rpc::v1::{ZoneReport, ZoneView};
@@ -19,6 +20,11 @@ use crate::task::watch;
 /// A zone not heard of for so long is not waited for. Until its applier is silent for so long, only
 /// the applier's word says how the zone is.
 pub(super) const SILENT_AFTER: Duration = Duration::from_secs(5);
+
+/// Zones that report and are not known, which are remembered to be shown; further ones are not. A silent one
+/// is forgotten after [`UNKNOWN_FOR`].
+const UNKNOWN_MAX: usize = 16;
+const UNKNOWN_FOR: Duration = Duration::from_secs(60);
 
 /// Why a report is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +36,13 @@ pub(super) enum Refusal {
          not taken; if it should be part of it again: pghc zone add {0}"
     )]
     Removed(ZoneName),
+    #[error(
+        "zone {0} is not known to this cluster: its frontier holds nothing back, it is not waited for, and \
+         its reports are not taken; if the name is right and the zone is new: pghc zone add {0}"
+    )]
+    Unknown(ZoneName),
+    #[error("{0}")]
+    Taken(#[from] Taken),
     #[error(
         "zone {0} is not known and {ZONES_MAX} zones are already: remove one that no longer exists"
     )]
@@ -71,30 +84,37 @@ impl Zone {
     }
 }
 
+/// Tells the zones that the members of the group are in.
+pub(super) type Inhabited = Box<dyn Fn() -> BTreeSet<ZoneName> + Send + Sync>;
+
 /// All zones by name.
 pub(super) struct Zones {
     /// The registry as this coordinator has sequenced it.
     registry: watch::Receiver<Arc<sequencer::Zones>>,
-    /// Zones that have a coordinator.
+    /// Zones to begin with, while none is registered.
     expected: Vec<ZoneName>,
+    /// Zones that the members of the group are in.
+    inhabited: Inhabited,
     /// Since when they could have been heard of.
     since: Instant,
     heard: Mutex<BTreeMap<ZoneName, Zone>>,
+    names: Mutex<Names>,
     heads: Mutex<Heads>,
     changed: watch::Sender<()>,
     newcomer: watch::Sender<()>,
 }
 
 impl Zones {
-    /// `expected` are the zones that count before any is registered.
+    /// `expected` are the zones that count before any is registered; afterwards those count that members
+    /// are in, and those that a person has added.
     pub(super) fn new(
         registry: watch::Receiver<Arc<sequencer::Zones>>,
-        expected: Vec<ZoneName>,
+        (expected, inhabited): (Vec<ZoneName>, Inhabited),
         since: Instant,
     ) -> Self {
         let (changed, newcomer) = (watch::Sender::new(()), watch::Sender::new(()));
-        let (heard, heads) = (Mutex::default(), Mutex::default());
-        Self { registry, expected, since, heard, heads, changed, newcomer }
+        let (heard, names, heads) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { registry, expected, inhabited, since, heard, names, heads, changed, newcomer }
     }
 
     /// The registry as this coordinator has sequenced it, and its changes.
@@ -106,7 +126,7 @@ impl Zones {
     /// being alive. Who only asks names no zone.
     ///
     /// # Errors
-    /// The zone was removed, or is one too many.
+    /// The zone was removed, is not known, or is one too many; or another process has the node's name.
     pub(super) fn report(&self, report: ZoneReport, now: Instant) -> Result<(), Refusal> {
         if report.zone.is_empty() {
             return Ok(());
@@ -118,10 +138,22 @@ impl Zones {
             self.heard.lock().remove(&name);
             return Err(Refusal::Removed(name));
         }
+        self.names.lock().claim(&report, now)?;
+        // Before any zone is registered there is nothing to know a zone by.
+        let is_known =
+            registration.is_some() || registry.is_empty() || (self.inhabited)().contains(&name);
         let mut zones = self.heard.lock();
-        if registration.is_none() && (registry.is_full() || zones.len() >= ZONES_MAX) {
+        if is_known && registration.is_none() && (registry.is_full() || zones.len() >= ZONES_MAX) {
             zones.retain(|name, _| registry.get(name) == Some(Registration::Registered));
             return Err(Refusal::Full(name));
+        }
+        if !is_known {
+            let is_unknown = |name: &ZoneName| registry.get(name).is_none();
+            zones.retain(|name, zone| !is_unknown(name) || now - zone.heard < UNKNOWN_FOR);
+            if zones.keys().filter(|name| is_unknown(name)).count() < UNKNOWN_MAX {
+                zones.entry(name.clone()).or_insert_with(|| Zone::first_heard(now)).heard = now;
+            }
+            return Err(Refusal::Unknown(name));
         }
         let zone = zones.entry(name).or_insert_with(|| Zone::first_heard(now));
         zone.heard = now;
@@ -149,7 +181,7 @@ impl Zones {
         Ok(())
     }
 
-    /// Live zones that have not applied `id`: not those that were removed, have halted, are silent or
+    /// Live zones that have not applied `id`: not those that are not registered, have halted, are silent or
     /// cannot be fed from the log. A registered zone that was not heard of since this process started
     /// counts as live for as long as one that has just fallen silent.
     pub(super) fn behind(&self, id: u64, feed: Feed, now: Instant) -> Vec<String> {
@@ -160,7 +192,7 @@ impl Zones {
                 && zone.halted.is_empty()
                 && !zone.filling
                 && zone.known_frontier().is_none_or(|frontier| feed.reaches(frontier))
-                && registry.get(name) != Some(Registration::Removed)
+                && (registry.is_empty() || registry.get(name) == Some(Registration::Registered))
         };
         let behind = zones.iter().filter(|(_, zone)| zone.frontier < id).filter(live);
         let unheard = registry.that_are(Registration::Registered);
@@ -197,12 +229,23 @@ impl Zones {
         Some(least)
     }
 
-    /// Zones that were heard of, or have a coordinator, and that the registry does not know; ascending.
+    /// Zones that a leader registers by itself: those that members are in, and before any is registered
+    /// those that are expected; ascending.
     pub(super) fn unregistered(&self) -> Vec<ZoneName> {
-        let registry = self.registry.borrow();
-        let zones = self.heard.lock();
-        let known: BTreeSet<&ZoneName> = self.expected.iter().chain(zones.keys()).collect();
-        known.into_iter().filter(|name| registry.get(name).is_none()).cloned().collect()
+        let registry = Arc::clone(&self.registry.borrow());
+        let known: BTreeSet<ZoneName> = match registry.is_empty() {
+            true => self.expected.iter().cloned().collect(),
+            false => (self.inhabited)(),
+        };
+        known.into_iter().filter(|name| registry.get(name).is_none()).collect()
+    }
+
+    /// Names of removed zones that no leader would register by itself: nothing needs them.
+    pub(super) fn forgettable(&self) -> Vec<ZoneName> {
+        let registry = Arc::clone(&self.registry.borrow());
+        let inhabited = (self.inhabited)();
+        let removed = registry.that_are(Registration::Removed);
+        removed.filter(|name| !inhabited.contains(*name)).cloned().collect()
     }
 
     /// Changes when [`Zones::unregistered`] may hold a zone that it did not.

@@ -89,9 +89,9 @@ fn an_entry_of_a_newer_version_changes_nothing_and_is_an_error() {
     let error = sequencer.advance(1, bytes.into()).expect_err("format 3");
     assert_eq!(error, EntryError::Unknown { what: "entry format", got: 3 });
     let mut bytes = register(ZoneAct::Add, "eu").to_vec();
-    bytes[3] = 3;
-    let error = sequencer.advance(1, bytes.into()).expect_err("act 3");
-    assert_eq!(error, EntryError::Unknown { what: "zone act", got: 3 });
+    bytes[3] = 4;
+    let error = sequencer.advance(1, bytes.into()).expect_err("act 4");
+    assert_eq!(error, EntryError::Unknown { what: "zone act", got: 4 });
     assert_eq!(sequencer.snapshot(), before);
 }
 

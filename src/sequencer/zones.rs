@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! entry   format u8 = 2 | group u16 = 0 | act u8 | zone: length u8, bytes
-//! act     0 register | 1 add | 2 remove
+//! act     0 register | 1 add | 2 remove | 3 forget
 //! ```
 
 use std::collections::BTreeMap;
@@ -27,17 +27,20 @@ pub const ENTRY_FORMAT: u32 = FORMAT as u32;
 /// What is done with a zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ZoneAct {
-    /// Registers a zone that nobody has heard of before; a removed one stays removed. This is what
-    /// a leader does by itself when a zone first reports.
+    /// Registers a zone that is not known; a removed one stays removed. A leader does this by itself for
+    /// the zones of its group's members.
     Register,
     /// Registers a zone, a removed one too. Only a person does this.
     Add,
     /// Takes a registered zone out, until it is added.
     Remove,
+    /// Forgets the name of a removed zone. A leader does this by itself when no member is in that zone, so
+    /// that no leader would register it again.
+    Forget,
 }
 
 impl ZoneAct {
-    const ALL: [Self; 3] = [Self::Register, Self::Add, Self::Remove];
+    const ALL: [Self; 4] = [Self::Register, Self::Add, Self::Remove, Self::Forget];
 }
 
 /// A change of the registry, as it stands in the log.
@@ -67,6 +70,7 @@ impl ZoneChange {
             ZoneAct::Register => 0,
             ZoneAct::Add => 1,
             ZoneAct::Remove => 2,
+            ZoneAct::Forget => 3,
         });
         put_short(&mut out, zone);
         out.freeze()
@@ -104,7 +108,7 @@ impl ZoneChange {
 pub enum Registration {
     /// It exists.
     Registered,
-    /// A person has taken it out; it does not come back by reporting.
+    /// A person has taken it out; a leader does not register it by itself.
     Removed,
 }
 
@@ -124,7 +128,7 @@ impl Zones {
         self.zones.get(zone).map(|(registration, _)| *registration)
     }
 
-    /// Whether no zone was ever registered.
+    /// Whether no zone is registered and none is remembered as removed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.zones.is_empty()
@@ -149,6 +153,9 @@ impl Zones {
     /// Carries out the change at Raft index `index`; whether it changed anything.
     pub(super) fn apply(&mut self, index: u64, change: ZoneChange) -> bool {
         let ZoneChange { act, zone } = change;
+        if act == ZoneAct::Forget && self.get(&zone) == Some(Registration::Removed) {
+            return self.zones.remove(&zone).is_some();
+        }
         let becomes = match (act, self.get(&zone)) {
             (ZoneAct::Register | ZoneAct::Add, None) if self.is_full() => return false,
             (ZoneAct::Register | ZoneAct::Add, None)
@@ -194,7 +201,7 @@ mod tests {
 
     #[test]
     fn the_bytes_of_a_change_never_change() {
-        for (act, byte) in [(ZoneAct::Register, 0), (ZoneAct::Add, 1), (ZoneAct::Remove, 2)] {
+        for (byte, act) in (0..).zip(ZoneAct::ALL) {
             let bytes = change(act, "eu").encode();
             assert_eq!(&bytes[..], [2, 0, 0, byte, 2, b'e', b'u']);
             assert!(ZoneChange::is(&bytes));
@@ -213,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_zone_comes_back_by_being_added_and_not_by_reporting() {
+    fn a_removed_zone_comes_back_only_by_being_added() {
         let mut zones = Zones::default();
         assert!(zones.apply(1, change(ZoneAct::Register, "eu")));
         assert!(zones.apply(2, change(ZoneAct::Remove, "eu")));
@@ -222,6 +229,17 @@ mod tests {
         assert!(zones.apply(4, change(ZoneAct::Add, "eu")));
         assert_eq!(names(&zones, Registration::Registered), ["eu"]);
         assert!(!zones.apply(5, change(ZoneAct::Remove, "us")), "nobody knows it");
+    }
+
+    #[test]
+    fn only_a_removed_zone_is_forgotten() {
+        let mut zones = Zones::default();
+        assert!(zones.apply(1, change(ZoneAct::Register, "eu")));
+        assert!(!zones.apply(2, change(ZoneAct::Forget, "eu")));
+        assert!(zones.apply(3, change(ZoneAct::Remove, "eu")));
+        assert!(zones.apply(4, change(ZoneAct::Forget, "eu")));
+        assert_eq!(zones.get(&"eu".parse().expect("a plain name")), None);
+        assert!(!zones.apply(5, change(ZoneAct::Forget, "eu")));
     }
 
     #[test]
@@ -241,7 +259,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_registry_is_what_the_changes_say(
-            acts in proptest::collection::vec((0_usize..3, 0_u8..5), 0..60))
+            acts in proptest::collection::vec((0_usize..4, 0_u8..5), 0..60))
         {
             let (mut zones, mut registered, mut removed) =
                 (Zones::default(), BTreeSet::new(), BTreeSet::new());
@@ -260,6 +278,7 @@ mod tests {
                         removed.insert(zone);
                     }
                     ZoneAct::Remove => {}
+                    ZoneAct::Forget => drop(removed.remove(&zone)),
                 }
                 let sorted = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>();
                 prop_assert_eq!(names(&zones, Registration::Registered), sorted(&registered));

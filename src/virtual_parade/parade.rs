@@ -290,6 +290,7 @@ impl Parade {
             zone: at.name.clone(),
             node: name.parse().expect("a zone's name and a number"),
             api_url: String::new(),
+            place: name,
         };
         let (coordinators, parade, own) = (self.nearest(zone), self.clone(), process.clone());
         drop(process.spawn(async move {

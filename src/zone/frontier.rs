@@ -65,6 +65,11 @@ impl Frontier {
         self.id.subscribe()
     }
 
+    /// Why the zone has halted, and its changes.
+    pub(super) fn halts(&self) -> watch::Receiver<Option<String>> {
+        self.halted.subscribe()
+    }
+
     /// Why the zone has halted.
     pub(super) fn halted(&self) -> Option<String> {
         self.halted.borrow().clone()

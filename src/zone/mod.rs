@@ -116,6 +116,8 @@ pub struct Identity {
     pub node: NodeName,
     /// Base URL under which other zones reach this node; empty when it was not told one.
     pub api_url: String,
+    /// Where its process listens, machine and all: no two processes listen at one place at a time.
+    pub place: String,
 }
 
 /// What the original's clients read of a link.

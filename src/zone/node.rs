@@ -125,7 +125,7 @@ impl Node {
             Arc::clone(&metrics),
             tasks,
         );
-        let views = report::start(&identity, &standing, &coordinators, &metrics, tasks);
+        let views = report::start((&identity, session), &standing, &coordinators, &metrics, tasks);
         let http = peer::client();
         let readings = Arc::new(Readings::default());
         if own.is_some() {

@@ -13,6 +13,7 @@ use super::Identity;
 use super::coordinators::Coordinators;
 use super::standing::Standing;
 use crate::rpc::v1::{Cluster, ZoneReport, ZoneView};
+use crate::sequencer::SessionId;
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
 
@@ -21,8 +22,9 @@ use crate::telemetry::Metrics;
 const GAP_AWAITED: Duration = Duration::from_millis(25);
 const GAP: Duration = Duration::from_millis(100);
 
-/// Most time between two reports.
-const PERIOD: Duration = Duration::from_millis(500);
+/// Most time between two reports when nothing changes: less than the second after which a silent connection
+/// is pinged, which a report makes needless.
+const PERIOD: Duration = Duration::from_millis(900);
 
 /// Longest wait for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -142,7 +144,7 @@ impl Views {
 
 /// Starts reporting to every coordinator.
 pub(super) fn start(
-    identity: &Identity,
+    (identity, session): (&Identity, SessionId),
     standing: &Arc<Standing>,
     coordinators: &Coordinators,
     metrics: &Arc<Metrics>,
@@ -153,6 +155,7 @@ pub(super) fn start(
         let reporter = Reporter {
             place,
             identity: identity.clone(),
+            session,
             standing: Arc::clone(standing),
             coordinators: coordinators.clone(),
             views: Arc::clone(&views),
@@ -166,6 +169,7 @@ pub(super) fn start(
 struct Reporter {
     place: usize,
     identity: Identity,
+    session: SessionId,
     standing: Arc<Standing>,
     coordinators: Coordinators,
     views: Arc<Views>,
@@ -175,16 +179,18 @@ struct Reporter {
 impl Reporter {
     async fn run(self) {
         let mut frontier = self.standing.frontier.changes();
+        let mut halted = self.standing.frontier.halts();
         let mut client = self.coordinators.client(self.place);
         loop {
             frontier.borrow_and_update();
+            halted.borrow_and_update();
             let mut request = tonic::Request::new(self.report());
             request.set_timeout(ANSWER_MAX);
             let answer = tokio::time::timeout(ANSWER_MAX, client.report(request)).await;
             let mut gap = GAP;
             let answers = match answer {
                 Ok(Err(status)) if is_refusal(&status) => {
-                    self.standing.reports_refused(Some(status.message()));
+                    self.standing.report_answered(self.place, Some(Err(status.message())));
                     true
                 }
                 Ok(Ok(cluster)) => {
@@ -192,16 +198,26 @@ impl Reporter {
                     if cluster.awaited {
                         gap = GAP_AWAITED;
                     }
-                    self.standing.reports_refused(None);
+                    self.standing.report_answered(self.place, Some(Ok(())));
                     self.views.take(self.place, cluster, Instant::now())
                 }
-                _ => false,
+                _ => {
+                    self.standing.report_answered(self.place, None);
+                    false
+                }
             };
             self.coordinators.note(self.place, answers);
             let lag = self.views.head().saturating_sub(self.standing.frontier.id());
             self.metrics.zone.apply_lag_ids.set(lag);
             tokio::time::sleep(gap).await;
-            let _ = tokio::time::timeout(PERIOD - gap, frontier.changed()).await;
+            let news = async {
+                tokio::select! {
+                    biased;
+                    _ = frontier.changed() => {}
+                    _ = halted.changed() => {}
+                }
+            };
+            let _ = tokio::time::timeout(PERIOD - gap, news).await;
         }
     }
 
@@ -218,13 +234,16 @@ impl Reporter {
             trouble: trouble.unwrap_or_default(),
             api_url: self.identity.api_url.clone(),
             filling: filling.is_some(),
+            session: self.session.to_vec().into(),
+            place: self.identity.place.clone(),
         }
     }
 }
 
-/// Whether a coordinator that is well does not want this zone's reports.
+/// Whether a coordinator that is well does not want this node's reports.
 fn is_refusal(status: &tonic::Status) -> bool {
-    [tonic::Code::FailedPrecondition, tonic::Code::ResourceExhausted].contains(&status.code())
+    use tonic::Code::{AlreadyExists, FailedPrecondition, ResourceExhausted};
+    [AlreadyExists, FailedPrecondition, ResourceExhausted].contains(&status.code())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! How this node stands in its zone: what the applier knows and reports and HTTP tell.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -54,8 +55,10 @@ pub(super) struct Standing {
     confirmed: Mutex<Option<Head>>,
     /// Why this zone must be fenced, as the auditor found it.
     fenced: watch::Sender<Option<String>>,
-    /// Why the coordinators refuse this zone's reports; `None` while they take them.
+    /// Why the coordinators refuse this node's reports; `None` while they take them.
     refused: Mutex<Option<String>>,
+    /// What each coordinator that answers said to the last report: why it refuses, if it does.
+    said: Mutex<BTreeMap<usize, Option<String>>>,
     /// Whether a coordinator has taken the chain of this zone for its own since the node started.
     accepted: watch::Sender<bool>,
     /// Until when reads wait for that.
@@ -81,6 +84,7 @@ impl Standing {
             confirmed: Mutex::new(None),
             fenced: watch::Sender::new(None),
             refused: Mutex::new(None),
+            said: Mutex::default(),
             accepted: watch::Sender::new(false),
             accepted_until: Instant::now() + ACCEPTED_MAX,
         }
@@ -194,17 +198,27 @@ impl Standing {
         }
     }
 
-    /// Whether and why the coordinators do not take this zone's reports; logged when it is news.
-    pub(super) fn reports_refused(&self, why: Option<&str>) {
+    /// What the coordinator in place `place` said to a report: nothing, that it takes it, or why it does not.
+    /// The report counts as refused when more coordinators refuse than take it: one that has just started does
+    /// not know all zones yet. Logged when it is news.
+    pub(super) fn report_answered(&self, place: usize, said: Option<Result<(), &str>>) {
+        let why = {
+            let mut all = self.said.lock();
+            match said {
+                None => drop(all.remove(&place)),
+                Some(said) => drop(all.insert(place, said.err().map(ToOwned::to_owned))),
+            }
+            let refusals: Vec<&String> = all.values().flatten().collect();
+            let is_refused = refusals.len() * 2 > all.len();
+            refusals.first().filter(|_| is_refused).map(ToString::to_string)
+        };
         let mut known = self.refused.lock();
-        if known.as_deref() == why {
-            return;
+        if known.is_none() && why.is_some() {
+            tracing::error!(why, "the coordinators refuse this node's reports");
+        } else if known.is_some() && why.is_none() {
+            tracing::info!("the coordinators take this node's reports again");
         }
-        match why {
-            Some(why) => tracing::error!(why, "the coordinators refuse this zone's reports"),
-            None => tracing::info!("the coordinators take this zone's reports again"),
-        }
-        *known = why.map(ToOwned::to_owned);
+        *known = why;
     }
 
     /// Whether and why no coordinator can feed this zone.
@@ -276,6 +290,22 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    #[test]
+    fn a_report_is_refused_when_most_coordinators_refuse_it() {
+        let standing = Standing::new();
+        standing.database_is_well();
+        let refused = |place, said| {
+            standing.report_answered(place, said);
+            standing.trouble()
+        };
+        assert_eq!(refused(0, Some(Ok(()))), None);
+        assert_eq!(refused(1, Some(Err("not known"))), None, "one of two");
+        assert_eq!(refused(2, Some(Err("not known"))).as_deref(), Some("not known"));
+        assert_eq!(refused(2, None), None, "it no longer answers");
+        assert_eq!(refused(0, None).as_deref(), Some("not known"));
+        assert_eq!(refused(1, Some(Ok(()))), None);
+    }
 
     use tokio::time::Instant;
 

@@ -244,6 +244,7 @@ pub(crate) async fn run(seed: u64, steps: usize) {
         zone: "eu".parse().expect("a plain name"),
         node: "eu-1".parse().expect("a plain name"),
         api_url: String::new(),
+        place: String::new(),
     };
     let postgres = Arc::new(Postgres::new(dsn, Commit::OnDisk, 2, &tasks));
     let twin = Arc::new(Twin::new(dice.fork(), true, Arc::new(|_, _| {})));

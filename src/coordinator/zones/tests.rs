@@ -1,12 +1,13 @@
 //! Claims about what is known of the zones.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pghc_api::id::{ClusterId, ZoneName};
 use pghc_api::limits::ZONES_MAX;
 use tokio::time::Instant;
 
-use super::{Feed, Refusal, SILENT_AFTER, State, Zones};
+use super::{Feed, Inhabited, Refusal, SILENT_AFTER, State, UNKNOWN_FOR, UNKNOWN_MAX, Zones};
 use crate::rpc::v1::ZoneReport;
 use crate::sequencer::{Sequencer, ZoneAct, ZoneChange, Zones as Registry};
 use crate::task::watch;
@@ -31,7 +32,13 @@ fn registry(acts: &[(ZoneAct, &str)]) -> Arc<Registry> {
 fn zones_of(names: &[&str], since: Instant) -> (watch::Sender<Arc<Registry>>, Zones) {
     let acts: Vec<_> = names.iter().map(|name| (ZoneAct::Register, *name)).collect();
     let (sender, receiver) = watch::channel(registry(&acts));
-    (sender, Zones::new(receiver, Vec::new(), since))
+    (sender, Zones::new(receiver, (Vec::new(), inhabited(&[])), since))
+}
+
+fn inhabited(names: &[&str]) -> Inhabited {
+    let names: BTreeSet<ZoneName> =
+        names.iter().map(|name| name.parse().expect("a plain name")).collect();
+    Box::new(move || names.clone())
 }
 
 #[test]
@@ -81,7 +88,7 @@ fn nothing_is_needless_before_every_registered_zone_was_heard_of() {
     zones.report(report("eu", 3), now).expect("taken");
     assert_eq!(zones.needless(ALL), None);
     zones.report(report("us", 2), now).expect("taken");
-    zones.report(report("not-registered", 1), now).expect("taken");
+    zones.report(report("not-registered", 1), now).expect_err("not known");
     assert_eq!(zones.needless(ALL), Some(2));
 }
 
@@ -89,7 +96,8 @@ fn nothing_is_needless_before_every_registered_zone_was_heard_of() {
 fn before_any_zone_is_registered_those_that_are_known_hold_the_log() {
     let now = Instant::now();
     let (registry_changes, receiver) = watch::channel(registry(&[]));
-    let zones = Zones::new(receiver, vec!["us".parse().expect("a plain name")], now);
+    let expected = vec!["us".parse().expect("a plain name")];
+    let zones = Zones::new(receiver, (expected, inhabited(&[])), now);
     assert_eq!(zones.needless(ALL), None);
     zones.report(report("eu", 3), now).expect("taken");
     assert_eq!(zones.needless(ALL), None, "us has a coordinator and was not heard of");
@@ -146,19 +154,69 @@ fn a_removed_zone_is_refused_and_forgotten_until_it_is_added() {
 }
 
 #[test]
-fn an_unknown_zone_is_a_newcomer_until_it_is_registered() {
+fn the_zone_of_a_member_is_a_newcomer_until_it_is_registered() {
     let now = Instant::now();
-    let (registry_changes, zones) = zones_of(&[], now);
+    let (registry_changes, receiver) = watch::channel(registry(&[(ZoneAct::Register, "eu")]));
+    let zones = Zones::new(receiver, (Vec::new(), inhabited(&["eu", "us"])), now);
     let mut newcomers = zones.newcomers();
-    zones.report(report("eu", 3), now).expect("taken");
+    zones.report(report("us", 3), now).expect("taken");
     assert!(newcomers.has_changed().expect("there"));
     newcomers.borrow_and_update();
-    assert_eq!(zones.unregistered(), ["eu".parse::<ZoneName>().expect("a plain name")]);
-    assert!(!zones.views(ALL, now)[0].registered);
-    registry_changes.send_replace(registry(&[(ZoneAct::Register, "eu")]));
-    zones.report(report("eu", 3), now).expect("taken");
+    assert_eq!(zones.unregistered(), ["us".parse::<ZoneName>().expect("a plain name")]);
+    registry_changes.send_replace(registry(&[(ZoneAct::Add, "eu"), (ZoneAct::Register, "us")]));
+    zones.report(report("us", 3), now).expect("taken");
     assert!(!newcomers.has_changed().expect("there"));
-    assert!(zones.unregistered().is_empty() && zones.views(ALL, now)[0].registered);
+    assert!(zones.unregistered().is_empty() && zones.views(ALL, now)[1].registered);
+}
+
+#[test]
+fn a_zone_that_nobody_added_is_refused_and_counts_for_nothing() {
+    let now = Instant::now();
+    let (registry_changes, zones) = zones_of(&["eu"], now);
+    zones.report(report("eu", 9), now).expect("taken");
+    let refusal = zones.report(report("uk", 3), now).expect_err("a slip of the pen");
+    assert!(refusal.to_string().contains("pghc zone add uk"), "{refusal}");
+    assert!(zones.unregistered().is_empty(), "no leader registers it by itself");
+    assert_eq!((zones.needless(ALL), zones.behind(9, ALL, now)), (Some(9), Vec::new()));
+    let shown = |now| -> Vec<(String, bool)> {
+        zones.views(ALL, now).into_iter().map(|it| (it.zone, it.registered)).collect()
+    };
+    assert_eq!(shown(now), [("eu".to_owned(), true), ("uk".to_owned(), false)]);
+    for number in 0..2 * UNKNOWN_MAX {
+        zones.report(report(&format!("z{number}"), 3), now).expect_err("not known");
+    }
+    assert_eq!(shown(now).len(), 1 + UNKNOWN_MAX, "what is remembered is bounded");
+    let later = now + UNKNOWN_FOR;
+    zones.report(report("uk", 3), later).expect_err("not known");
+    assert_eq!(shown(later).len(), 2, "the silent ones are forgotten");
+    registry_changes.send_replace(registry(&[(ZoneAct::Register, "eu"), (ZoneAct::Add, "uk")]));
+    zones.report(report("uk", 3), later).expect("taken");
+    assert_eq!(zones.needless(ALL), Some(3));
+}
+
+#[test]
+fn a_removed_zone_is_forgotten_when_no_member_is_there() {
+    let acts = [(ZoneAct::Register, "eu"), (ZoneAct::Register, "us"), (ZoneAct::Remove, "us")];
+    for (members, forgettable) in [(&["eu", "us"][..], 0), (&["eu"], 1)] {
+        let (_changes, receiver) = watch::channel(registry(&acts));
+        let zones = Zones::new(receiver, (Vec::new(), inhabited(members)), Instant::now());
+        assert_eq!(zones.forgettable().len(), forgettable);
+    }
+}
+
+#[test]
+fn a_report_of_a_second_process_of_one_name_is_refused() {
+    let now = Instant::now();
+    let (_registry, zones) = zones_of(&["eu"], now);
+    let of = |session: u8, place: &str, frontier| ZoneReport {
+        session: vec![session; 16].into(),
+        place: place.to_owned(),
+        ..report("eu", frontier)
+    };
+    zones.report(of(1, "a", 3), now).expect("taken");
+    let refusal = zones.report(of(2, "b", 9), now).expect_err("another has the name");
+    assert!(refusal.to_string().contains("eu-1 is in use by another process"), "{refusal}");
+    assert_eq!(zones.views(ALL, now)[0].frontier, 3, "its word does not count");
 }
 
 #[test]
@@ -166,7 +224,9 @@ fn a_zone_too_many_and_a_name_that_is_none_are_refused() {
     let now = Instant::now();
     let names: Vec<String> = (0..ZONES_MAX).map(|number| format!("z{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let (_registry, zones) = zones_of(&names, now);
+    let acts: Vec<_> = names.iter().map(|name| (ZoneAct::Register, *name)).collect();
+    let (_registry, receiver) = watch::channel(registry(&acts));
+    let zones = Zones::new(receiver, (Vec::new(), inhabited(&["more"])), now);
     zones.report(report("z7", 1), now).expect("known");
     let refusal = zones.report(report("more", 1), now).expect_err("one too many");
     assert!(matches!(refusal, Refusal::Full(_)), "{refusal}");

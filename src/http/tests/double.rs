@@ -60,6 +60,7 @@ impl Double {
             zone: "eu".parse().expect("a name"),
             node: "eu-api-1".parse().expect("a name"),
             api_url: String::new(),
+            place: String::new(),
         };
         Arc::new(Self {
             identity,

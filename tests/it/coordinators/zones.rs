@@ -214,10 +214,26 @@ async fn who_reports_is_told_while_somebody_waits_for_the_zones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_zone_is_registered_everywhere_by_reporting_and_a_restart_remembers_it() {
+async fn a_zone_is_known_after_it_was_added_and_not_by_reporting() {
     let mut group = Group::start().await;
     let leader = group.leader().await;
-    report_at(&group, "sa", 0).await.expect("taken");
+    let refused = wait_for("the members' zones to be registered", async || {
+        report_at(&group, "sa", 0).await.err()
+    });
+    let refused = refused.await;
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    assert!(refused.message().contains("pghc zone add sa"), "{refused:?}");
+    wait_for("every coordinator to refuse it", async || {
+        for id in 1..=3 {
+            let report = ZoneReport { zone: "sa".to_owned(), ..ZoneReport::default() };
+            group.client(id).report(report).await.err()?;
+        }
+        Some(())
+    })
+    .await;
+    assert_eq!(state_of(&list(&group, leader).await, "sa").map(|it| it.1), Some(false));
+    assert!(change(&group, leader, Act::Add, "sa").await.expect("added"));
+    wait_for("every coordinator to know", async || report_at(&group, "sa", 0).await.ok()).await;
     let registered = async |group: &Group| {
         for id in 1..=3 {
             wait_for("sa to be registered", async || {
@@ -238,6 +254,15 @@ async fn a_new_zone_is_registered_everywhere_by_reporting_and_a_restart_remember
     registered(&group).await;
     assert_eq!(ids(&submit(&mut group.client(1), batch(2, 1)).await), [3]);
     assert_eq!(tail(&mut group.client(2), 3).await.len(), 2);
+    // No member is there, so its name is forgotten when it is removed.
+    assert!(change(&group, leader % 3 + 1, Act::Remove, "sa").await.expect("removed"));
+    for id in 1..=3 {
+        wait_for("sa to be forgotten", async || {
+            let list = list(&group, id).await;
+            (list.removed.is_empty() && state_of(&list, "sa").is_none_or(|it| !it.1)).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
