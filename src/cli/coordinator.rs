@@ -213,7 +213,7 @@ impl Arguments {
             join: self.join,
             zones,
             timing,
-            geo: Geo { auto, adapts },
+            geo: Geo { auto, adapts, provisional: false },
             retention,
             acks: self.acks.into(),
             metrics,
@@ -229,7 +229,9 @@ pub async fn run(args: Arguments) -> ExitCode {
     let started = match args.settings(Arc::clone(&metrics)) {
         Ok(mut settings) => {
             if settings.geo.adapts {
-                settings.timing = measured(&settings).await;
+                let measured = measured(&settings).await;
+                settings.geo.provisional = measured.is_none();
+                settings.timing = measured.unwrap_or(Timing::WAN);
                 adapted = Some(settings.timing);
             }
             Coordinator::start(settings).await

@@ -6,6 +6,9 @@
 //! ones of three would elect another though nothing is wrong. So every stream of appends says how long
 //! its leader may be silent, and whoever is asked whether it would vote refuses for so long. Where all
 //! have the same timing nothing is told that openraft does not do by itself.
+//!
+//! A founder that starts first can measure nothing: its timing is provisional until its next start, and the
+//! others take it without a warning.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +22,9 @@ use crate::geo::timing::{ROUND_TRIP_MS_MAX, Timing};
 
 /// How long the sender of appends may be silent, in ms.
 const SILENCE: &str = "pghc-silence-ms";
+
+/// Says that the sender has measured nothing yet.
+const PROVISIONAL: &str = "pghc-silence-provisional";
 
 /// Longest that is believed; no rule of ours asks for more.
 const SILENCE_MS_MAX: u64 = Timing::bearing(ROUND_TRIP_MS_MAX).silence_ms();
@@ -37,6 +43,7 @@ pub(super) struct Ask {
 #[derive(Clone)]
 pub(super) struct Deference {
     own_ms: u64,
+    is_provisional: bool,
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -49,15 +56,18 @@ struct Inner {
 }
 
 impl Deference {
-    /// Nothing was heard of any leader; `timing` is the own one.
-    pub(super) fn new(timing: Timing) -> Self {
-        Self { own_ms: timing.silence_ms(), inner: Arc::default() }
+    /// Nothing was heard of any leader; `timing` is the own one, `is_provisional` when nothing was measured.
+    pub(super) fn new(timing: Timing, is_provisional: bool) -> Self {
+        Self { own_ms: timing.silence_ms(), is_provisional, inner: Arc::default() }
     }
 
     /// Says to a follower how long this coordinator may be silent.
     pub(super) fn tell<T>(&self, request: &mut tonic::Request<T>) {
         if let Ok(value) = AsciiMetadataValue::try_from(self.own_ms.to_string()) {
             request.metadata_mut().insert(SILENCE, value);
+        }
+        if self.is_provisional {
+            request.metadata_mut().insert(PROVISIONAL, AsciiMetadataValue::from_static("1"));
         }
     }
 
@@ -67,7 +77,8 @@ impl Deference {
         let leader = Gate::sender(metadata)?;
         let silence_ms: u64 = metadata.get(SILENCE)?.to_str().ok()?.parse().ok()?;
         let silence_ms = silence_ms.min(SILENCE_MS_MAX);
-        if silence_ms.abs_diff(self.own_ms) > self.own_ms / 5 {
+        let is_provisional = self.is_provisional || metadata.contains_key(PROVISIONAL);
+        if silence_ms.abs_diff(self.own_ms) > self.own_ms / 5 && !is_provisional {
             self.warn(leader, silence_ms, now);
         }
         let silence = Duration::from_millis(silence_ms);
@@ -119,13 +130,13 @@ mod tests {
     fn append(timing: Timing) -> Request<()> {
         let mut request = Request::new(());
         request.metadata_mut().insert("pghc-from", "2 a".parse().expect("ASCII"));
-        Deference::new(timing).tell(&mut request);
+        Deference::new(timing, false).tell(&mut request);
         request
     }
 
     #[test]
     fn a_quick_follower_waits_as_long_as_its_slow_leader_asks_and_for_no_other() {
-        let (quick, now) = (Deference::new(Timing::LAN), Instant::now());
+        let (quick, now) = (Deference::new(Timing::LAN, false), Instant::now());
         assert!(!quick.waits_for(Some(2), now), "nothing was heard");
         let ask = quick.asked(append(Timing::WAN).metadata(), now).expect("it asks for more");
         assert!(!quick.waits_for(Some(2), now), "asking is not enough, it may lead no more");
@@ -141,17 +152,30 @@ mod tests {
     fn nothing_changes_where_the_leader_is_as_quick_or_says_nothing() {
         let now = Instant::now();
         for own in [Timing::LAN, Timing::WAN] {
-            assert_eq!(Deference::new(own).asked(append(Timing::LAN).metadata(), now), None);
+            assert_eq!(Deference::new(own, false).asked(append(Timing::LAN).metadata(), now), None);
         }
         let mut silent = append(Timing::WAN);
         silent.metadata_mut().remove(SILENCE);
-        let quick = Deference::new(Timing::LAN);
+        let quick = Deference::new(Timing::LAN, false);
         assert_eq!(quick.asked(silent.metadata(), now), None, "of an older build");
     }
 
     #[test]
+    fn the_timing_of_a_founder_that_measured_nothing_is_taken_in_silence() {
+        let (quick, now) = (Deference::new(Timing::LAN, false), Instant::now());
+        let mut request = append(Timing::WAN);
+        Deference::new(Timing::WAN, true).tell(&mut request);
+        assert!(quick.asked(request.metadata(), now).is_some(), "it is waited for all the same");
+        let first = Deference::new(Timing::WAN, true);
+        first.asked(append(Timing::LAN).metadata(), now);
+        assert!(quick.inner.lock().warned.is_none() && first.inner.lock().warned.is_none());
+        quick.asked(append(Timing::WAN).metadata(), now);
+        assert!(quick.inner.lock().warned.is_some(), "a timing that was chosen is told of");
+    }
+
+    #[test]
     fn nonsense_is_bounded() {
-        let (quick, now) = (Deference::new(Timing::LAN), Instant::now());
+        let (quick, now) = (Deference::new(Timing::LAN, false), Instant::now());
         let mut request = append(Timing::WAN);
         request.metadata_mut().insert(SILENCE, u64::MAX.to_string().parse().expect("ASCII"));
         let ask = quick.asked(request.metadata(), now).expect("more than its own");
@@ -162,7 +186,7 @@ mod tests {
 
     #[test]
     fn an_operator_is_told_of_each_timing_that_differs_and_not_with_every_heartbeat() {
-        let (quick, mut now) = (Deference::new(Timing::LAN), Instant::now());
+        let (quick, mut now) = (Deference::new(Timing::LAN, false), Instant::now());
         let mut told = |timing, after| {
             now += after;
             let before = quick.inner.lock().warned;

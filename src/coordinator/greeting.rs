@@ -8,7 +8,7 @@ use super::sightings::Sightings;
 use super::type_config::Raft;
 use crate::rpc::v1::hello_reply::Reached;
 use crate::rpc::v1::raft_client::RaftClient;
-use crate::rpc::v1::{HelloReply, IntroduceRequest, Introduction};
+use crate::rpc::v1::{HelloReply, IntroduceRequest, Introduction, Member};
 
 #[derive(Clone)]
 pub(super) struct Greeting {
@@ -28,6 +28,15 @@ impl Greeting {
     /// Who this coordinator is.
     pub(super) fn introduction(&self) -> Introduction {
         self.knowing(self.roster.members().1)
+    }
+
+    /// As [`Greeting::introduction`], to a leader that tells where its group's members are.
+    pub(super) fn meet(&self, members: Vec<Member>) -> Introduction {
+        if !members.is_empty() && self.me.founders.is_empty() {
+            self.roster
+                .learn(members.into_iter().map(|member| (member.coordinator_id, member.url)));
+        }
+        self.introduction()
     }
 
     /// Who it is when it knows of the membership before index `next`.
@@ -74,7 +83,7 @@ impl Greeting {
     async fn reach(&self, url: &str, it: &Introduction) -> Reached {
         let Some(caller) = self.roster.connect(url) else { return Reached::Nobody };
         let mut client = RaftClient::new(caller);
-        let call = client.introduce(IntroduceRequest {});
+        let call = client.introduce(IntroduceRequest::default());
         match tokio::time::timeout(self.roster.patience(), call).await {
             Ok(Ok(there)) if there.get_ref().boot == it.boot => Reached::Caller,
             Ok(Ok(_)) => Reached::Another,

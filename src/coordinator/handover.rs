@@ -15,28 +15,32 @@ pub(super) fn leader(raft: &Raft) -> Option<u64> {
     raft.server_metrics().borrow_watched().current_leader
 }
 
+/// How long a planned move may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limit {
+    /// An heir that was asked and does not lead after so long is passed over for the next.
+    pub(super) heir: Duration,
+    /// All of it. When every heir was asked, the rest of it is waited for one of them to lead.
+    pub(super) all: Duration,
+}
+
 /// Has one of `heirs` lead, the one with the newest entries on its disk; ends when another leads
 /// than `id`, this coordinator, or at once if it does not lead. Whether somebody else leads within
 /// `limit`.
-///
-/// A member that was asked and does not take over in half of the time is passed over for the next.
-pub(super) async fn hand_over(
-    raft: &Raft,
-    id: u64,
-    heirs: &BTreeSet<u64>,
-    limit: Duration,
-) -> bool {
-    let until = Instant::now() + limit;
+pub(super) async fn hand_over(raft: &Raft, id: u64, heirs: &BTreeSet<u64>, limit: Limit) -> bool {
+    let until = Instant::now() + limit.all;
     let mut asked = BTreeSet::new();
     while leader(raft) == Some(id) {
-        let Some(heir) = best(raft, id, heirs, &asked) else { return false };
+        let Some(heir) = best(raft, id, heirs, &asked) else {
+            return !asked.is_empty() && another_leads(raft, id, until).await;
+        };
         asked.insert(heir);
         tracing::info!(heir, "handing the lead over");
         if raft.trigger().transfer_leader(heir).await.is_err() {
             return false;
         }
-        let half = Instant::now() + limit / 2;
-        if !another_leads(raft, id, half.min(until)).await && Instant::now() >= until {
+        let next = Instant::now() + limit.heir;
+        if !another_leads(raft, id, next.min(until)).await && Instant::now() >= until {
             return false;
         }
     }

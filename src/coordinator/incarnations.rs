@@ -11,6 +11,7 @@ use super::membership::Memberships;
 use super::readers::{Answer, Readers};
 use super::type_config::{Member, Raft};
 use crate::rpc::v1::Introduction;
+use crate::task::Tasks;
 
 /// Time between two looks whether a member lacks an incarnation.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -22,8 +23,13 @@ pub(super) struct Incarnations {
 }
 
 impl Incarnations {
+    /// Starts the task.
+    pub(super) fn start(self, tasks: &Tasks) {
+        tasks.spawn("incarnations", self.run());
+    }
+
     /// Runs until it is dropped. When every member has an incarnation it only looks.
-    pub(super) async fn run(self) {
+    async fn run(self) {
         loop {
             tokio::time::sleep(PERIOD).await;
             if leader(&self.raft) == Some(self.me.coordinator_id) {

@@ -1,5 +1,7 @@
 //! What a coordinator says of itself when it starts, and where its settings disagree with its log.
 
+use std::collections::BTreeMap;
+
 use pghc_api::id::ZoneName;
 
 use super::identity::{Claim, fresh};
@@ -55,26 +57,25 @@ fn warn_of_differences(settings: &Settings, roster: &Roster) {
         return;
     }
     for (id, (zone, _)) in &settings.members {
-        match members.get(id) {
-            None => tracing::warn!(
-                id,
-                "--member {id}={zone}=… is not a member of the stored group and is ignored; see: \
-                 pghc members list"
-            ),
-            Some(member) if member.zone != zone.as_str() => tracing::warn!(
+        if let Some(member) = members.get(id).filter(|member| member.zone != zone.as_str()) {
+            tracing::warn!(
                 id,
                 "--member {id}={zone}=… but the stored group has coordinator {id} in zone {}; only \
                  the address is used",
                 member.zone
-            ),
-            Some(_) => {}
+            );
         }
     }
-    for (id, member) in members.iter().filter(|(id, _)| !settings.members.contains_key(id)) {
-        tracing::warn!(
-            id,
-            url = member.url,
-            "coordinator {id} is a member and not among --member; its stored address is used"
+    // Members come and go by `pghc members`; settings that were right at the founding stay right.
+    let gone: Vec<&u64> = settings.members.keys().filter(|id| !members.contains_key(id)).collect();
+    let come = members.iter().filter(|(id, _)| !settings.members.contains_key(id));
+    let come: BTreeMap<&u64, &str> = come.map(|(id, member)| (id, member.url.as_str())).collect();
+    if !gone.is_empty() || !come.is_empty() {
+        tracing::info!(
+            ?gone,
+            ?come,
+            "the stored group counts, not --member: those that have come are reached at the address that \
+             they were added with"
         );
     }
 }

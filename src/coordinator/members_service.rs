@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::handover::{hand_over, leader, step_aside};
+use super::handover::{Limit, hand_over, leader, step_aside};
 use super::placement::Board;
 use super::plan::{Change, Group, Step};
 use super::roster::Roster;
@@ -26,8 +26,9 @@ use crate::rpc::v1::members_client::MembersClient;
 use crate::rpc::v1::members_server;
 use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::v1::{
-    ChangeProgress, ChangeRequest, IntroduceRequest, Introduction, ListMembersRequest, MemberList,
-    MemberView, PlacementRequest, PlacementView, SwitchPlacementReply, SwitchPlacementRequest,
+    self, ChangeProgress, ChangeRequest, IntroduceRequest, Introduction, ListMembersRequest,
+    MemberList, MemberView, PlacementRequest, PlacementView, SwitchPlacementReply,
+    SwitchPlacementRequest,
 };
 use crate::sequencer::ENTRY_FORMAT;
 use crate::task::Tasks;
@@ -256,12 +257,13 @@ impl MembersService {
     ) -> Result<(), Status> {
         match step {
             Step::HandOver { heirs } => {
-                let limit = self.lease * 4;
+                let limit = Limit { heir: self.lease * 2, all: self.lease * 4 };
                 if !hand_over(&self.raft, self.id, &heirs, limit).await {
                     let aside = step_aside(self.raft.clone(), self.id, self.lease * 20);
                     self.tasks.spawn("step aside", aside);
                     return Err(Status::unavailable(format!(
-                        "no other voter took the lead within {limit:?}; nothing is lost"
+                        "no other voter took the lead within {:?}; nothing is lost",
+                        limit.all
                     )));
                 }
                 Ok(())
@@ -349,7 +351,13 @@ impl MembersService {
             return refuse(format!("{url:?} is not a URL such as http://10.0.0.1:7101"));
         };
         let mut client = RaftClient::new(caller);
-        let call = client.introduce(IntroduceRequest {});
+        let known = self.group().0.members.into_iter().map(|(coordinator_id, member)| v1::Member {
+            coordinator_id,
+            zone: member.zone,
+            url: member.url,
+            voter: false,
+        });
+        let call = client.introduce(IntroduceRequest { members: known.collect() });
         let it: Introduction = match tokio::time::timeout(self.lease * 2, call).await {
             Ok(Ok(it)) => it.into_inner(),
             Ok(Err(_)) | Err(_) => {

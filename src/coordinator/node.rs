@@ -1,12 +1,13 @@
 //! Starts and stops one coordinator.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use openraft::{Config, SnapshotPolicy};
 use pghc_api::id::{ClusterId, ZoneName};
 use tokio::net::TcpListener;
@@ -22,7 +23,7 @@ use super::distances::Distances;
 use super::forward::Forward;
 use super::gate::Gate;
 use super::greeting::Greeting;
-use super::handover::{hand_over, leader};
+use super::handover::{Limit, hand_over, leader};
 use super::host::Host;
 use super::identity::Claim;
 use super::incarnations::Incarnations;
@@ -35,7 +36,7 @@ use super::members_service::MembersService;
 use super::network::Network;
 use super::pace::Pace;
 use super::placement::{self, Geo, Placement};
-use super::pulse::{Heard, Pulse};
+use super::pulse::Pulse;
 use super::raft_service::RaftService;
 use super::readers::Readers;
 use super::registrar::Registrar;
@@ -53,8 +54,10 @@ use super::zone_service::{Outlook, ZoneService};
 use crate::connections::{TooFew, kept_for_files, room_for};
 pub use crate::geo::timing::Timing;
 use crate::rpc::doors::CONNECTIONS_MAX;
+use crate::rpc::v1::IntroduceRequest;
 use crate::rpc::v1::coordinator_server::CoordinatorServer;
 use crate::rpc::v1::members_server::MembersServer;
+use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::v1::raft_server::RaftServer;
 use crate::rpc::v1::zones_server::ZonesServer;
 use crate::rpc::{BATCH_MESSAGE_BYTES_MAX, ClusterCheck, Dial, MESSAGE_BYTES_MAX};
@@ -64,6 +67,10 @@ use crate::telemetry::Metrics;
 
 /// Longest time between two looks whether the consensus core still runs. Its end is told at once.
 const CORE_LOOK: Duration = Duration::from_secs(5);
+
+/// Longest that a coordinator which is told to end waits for another to lead: well within the time that
+/// supervisors give a process to stop.
+const RETIRE_MAX: Duration = Duration::from_secs(8);
 
 /// Least time between two looks at the head for its gauge.
 const HEAD_LOOK: Duration = Duration::from_millis(100);
@@ -128,8 +135,9 @@ pub enum StartError {
 /// A running coordinator.
 pub struct Coordinator {
     id: u64,
-    lease: Duration,
+    timing: Timing,
     raft: Raft,
+    roster: Roster,
     /// Why it must not take part, once that is known.
     refused: watch::Receiver<Option<String>>,
     log: Log,
@@ -170,7 +178,7 @@ impl Coordinator {
     ) -> Result<Self, StartError> {
         let tasks = Tasks::default();
         let opened = Opened::open((host.log, Arc::clone(&host.snapshots)), &settings).await?;
-        let (roster, deference) = (roster(&settings, host.dial), Deference::new(settings.timing));
+        let (roster, deference) = (roster(&settings, host.dial), deference(&settings));
         let gate = Gate::new(settings.id, opened.claim.incarnation(), roster.clone());
         let Opened { claim, space, log, store, acks, sightings, sequencing, machine } = opened;
         let raft = raft(&settings, (&roster, &gate, &deference), &store, machine).await?;
@@ -186,27 +194,19 @@ impl Coordinator {
         let registrar = Registrar::new(&forward, &outlook.zones, roster.patience() * 4);
         Counting::start(&acks, &gate, &sequencing, &store, &settings.metrics, &tasks);
         Sending::start(id, &acks, &gate, &roster, &raft, &tasks);
+        Incarnations { me: me.clone(), raft: raft.clone(), readers }.start(&tasks);
         let confirmed = Confirmed::new(&raft, &store, &sequencing, roster.patience() * 4);
-        let (greeting, end) = (Greeting::new(&me, &raft, &roster, &sightings), tasks.signal());
-        let (heard, appended) = (Heard::default(), store.appended());
-        let pulse = Pulse {
-            id,
-            raft: raft.clone(),
-            timing: settings.timing,
-            heard: heard.clone(),
-            appended: store.appended(),
-        };
         let services = Services {
             raft: RaftService {
                 raft: raft.clone(),
                 gate: gate.clone(),
-                greeting,
+                greeting: Greeting::new(&me, &raft, &roster, &sightings),
                 distances: distances.clone(),
                 deference,
-                heard,
+                heard: Pulse::start(&settings, &raft, &store, &tasks),
                 metrics: Arc::clone(&metrics),
                 acks,
-                end,
+                end: tasks.signal(),
             },
             coordinator: CoordinatorService::new(
                 id,
@@ -221,7 +221,6 @@ impl Coordinator {
             zones: ZoneService { registrar: registrar.clone(), outlook: outlook.clone() },
         };
         (host.serve)(services.routes(&settings.cluster), &tasks);
-        let incarnations = Incarnations { me: me.clone(), raft: raft.clone(), readers };
         let (refusal, refused) = watch::channel(None);
         let admission = Admission {
             me,
@@ -233,19 +232,17 @@ impl Coordinator {
             sightings: sightings.clone(),
             refused: refusal,
         };
-        let maintenance = Maintenance::new(&raft, store, &sequencing, outlook, &settings);
+        space.start(&raft, &store, &metrics, &tasks);
+        let maintenance = Maintenance::new(&raft, store, &sequencing, outlook, &settings).run();
         tasks.spawn("admission", admission.run());
-        tasks.spawn("incarnations", incarnations.run());
-        tasks.spawn("sightings", sightings.follow(raft.clone(), roster));
+        tasks.spawn("sightings", sightings.follow(raft.clone(), roster.clone()));
         tasks.spawn("distances", distances.run());
-        tasks.spawn("maintenance", maintenance.run());
+        tasks.spawn("maintenance", maintenance);
         tasks.spawn("registrar", registrar.run());
-        tasks.spawn("pulse", pulse.run());
-        tasks.spawn("disk space", space.watch(raft.clone(), appended, Arc::clone(&metrics)));
         tasks.spawn("metrics", follow_head(Arc::clone(&sequencing), metrics));
         tasks
             .spawn("completeness", complete::announce(id, address, forward, confirmed, sequencing));
-        Ok(Self { id, lease: settings.timing.lease(), raft, refused, log, address, tasks })
+        Ok(Self { id, timing: settings.timing, raft, roster, refused, log, address, tasks })
     }
 
     /// Where it serves.
@@ -282,16 +279,41 @@ impl Coordinator {
         }
     }
 
-    /// Hands the lead over if it has it, which takes at most a lease; then stops
-    /// serving, stops Raft, flushes the log.
+    /// Hands the lead over if it has it, which takes at most [`RETIRE_MAX`], and no longer than another
+    /// coordinator runs; then stops serving, stops Raft, flushes the log.
     pub async fn retire(self) {
-        if leader(&self.raft) == Some(self.id) {
-            let heirs = self.raft.voter_ids().collect();
-            if !hand_over(&self.raft, self.id, &heirs, self.lease).await {
-                tracing::warn!("nobody took the lead over; the others elect one after a timeout");
+        let heirs: BTreeSet<u64> = self.raft.voter_ids().collect();
+        if leader(&self.raft) == Some(self.id) && heirs.len() > 1 {
+            let limit = Limit { heir: self.timing.lease() * 2, all: RETIRE_MAX };
+            let done = tokio::select! {
+                biased;
+                done = hand_over(&self.raft, self.id, &heirs, limit) => done,
+                () = self.last_to_go(&heirs) => false,
+            };
+            if !done {
+                tracing::warn!(
+                    "no other coordinator took the lead over; one is elected after a timeout"
+                );
             }
         }
         self.stop().await;
+    }
+
+    /// Resolves when no other process of `voters` is there. One that does not answer may be busy.
+    async fn last_to_go(&self, voters: &BTreeSet<u64>) {
+        let is_there = async |id: u64| {
+            let Some(caller) = self.roster.caller(id) else { return false };
+            let mut client = RaftClient::new(caller);
+            let call = client.introduce(IntroduceRequest::default());
+            !matches!(tokio::time::timeout(self.roster.patience(), call).await, Ok(Err(_)))
+        };
+        loop {
+            tokio::time::sleep(self.timing.lease()).await;
+            let others = voters.iter().copied().filter(|id| *id != self.id);
+            if !join_all(others.map(is_there)).await.contains(&true) {
+                return;
+            }
+        }
     }
 
     /// Stops serving, stops Raft, flushes the log.
@@ -383,6 +405,10 @@ fn roster(settings: &Settings, dial: Arc<dyn Dial>) -> Roster {
     let patience = settings.timing.lease().max(Duration::from_millis(500));
     let urls = settings.members.iter().map(|(id, (_, url))| (*id, url.clone())).collect();
     Roster::new(dial, settings.cluster.clone(), urls, patience)
+}
+
+fn deference(settings: &Settings) -> Deference {
+    Deference::new(settings.timing, settings.geo.provisional)
 }
 
 fn distances(

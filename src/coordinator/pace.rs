@@ -163,8 +163,8 @@ fn is_another_timing(kept_ms: u64, now_ms: u64) -> bool {
 /// The timing for a coordinator that is about to start: from the round trips to those that run
 /// already, and from those of its last run; the larger counts. When nothing is known, the timing of
 /// coordinators on different continents: too slow a timing costs a second when a leader is lost, too
-/// fast a one costs leaders. Takes two seconds at most.
-pub async fn measured(settings: &Settings) -> Timing {
+/// fast a one costs leaders. Takes two seconds at most. `None`: nothing is known.
+pub async fn measured(settings: &Settings) -> Option<Timing> {
     let kept = Kept::read(&settings.data).map(|kept| kept.largest_ms);
     let others = settings.members.iter().filter(|(id, _)| **id != settings.id);
     let callers = others
@@ -172,7 +172,7 @@ pub async fn measured(settings: &Settings) -> Timing {
         .map(round_trip_ms);
     let now = join_all(callers).await.into_iter().flatten().max();
     tracing::debug!(measured_ms = now, kept_ms = kept, "largest round trips");
-    now.max(kept).map_or(Timing::WAN, Timing::bearing)
+    now.max(kept).map(Timing::bearing)
 }
 
 /// The largest of some round trips in milliseconds, rounded up; `None` when nobody answers.

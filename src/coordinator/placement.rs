@@ -30,6 +30,8 @@ pub struct Geo {
     pub auto: bool,
     /// Whether the timing follows measured round trips: then they are kept for the next start.
     pub adapts: bool,
+    /// Whether nothing was measured yet, so that the timing is the one of coordinators far apart.
+    pub provisional: bool,
 }
 
 impl Geo {

@@ -18,9 +18,11 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use parking_lot::Mutex;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
+use super::log_store::LogStore;
+use super::node::Settings;
 use super::type_config::Raft;
 use crate::geo::timing::Timing;
-use crate::task::watch;
+use crate::task::{Tasks, watch};
 
 /// Time without a new entry after which a group counts as idle.
 const QUIET: Duration = Duration::from_secs(1);
@@ -53,17 +55,31 @@ pub(super) fn hold_heartbeats(raft: &Raft, hold: bool) {
 
 /// See the module.
 pub(super) struct Pulse {
-    pub(super) id: u64,
-    pub(super) raft: Raft,
-    pub(super) timing: Timing,
-    pub(super) heard: Heard,
+    id: u64,
+    raft: Raft,
+    timing: Timing,
+    heard: Heard,
     /// Index of the newest entry that was given to the log.
-    pub(super) appended: watch::Receiver<u64>,
+    appended: watch::Receiver<u64>,
 }
 
 impl Pulse {
+    /// Starts the task; answers where it is to be noted what is taken of the leader.
+    pub(super) fn start(settings: &Settings, raft: &Raft, log: &LogStore, tasks: &Tasks) -> Heard {
+        let heard = Heard::default();
+        let pulse = Self {
+            id: settings.id,
+            raft: raft.clone(),
+            timing: settings.timing,
+            heard: heard.clone(),
+            appended: log.appended(),
+        };
+        tasks.spawn("pulse", pulse.run());
+        heard
+    }
+
     /// Runs until the consensus core ends, or until it is dropped.
-    pub(super) async fn run(self) {
+    async fn run(self) {
         let mut server = self.raft.server_metrics();
         let mut appended = self.appended.clone();
         loop {

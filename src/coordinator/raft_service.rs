@@ -169,9 +169,9 @@ impl raft_server::Raft for RaftService {
 
     async fn introduce(
         &self,
-        _: Request<IntroduceRequest>,
+        request: Request<IntroduceRequest>,
     ) -> Result<Response<Introduction>, Status> {
-        Ok(Response::new(self.greeting.introduction()))
+        Ok(Response::new(self.greeting.meet(request.into_inner().members)))
     }
 
     async fn hello(&self, request: Request<Introduction>) -> Result<Response<HelloReply>, Status> {

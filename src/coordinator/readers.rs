@@ -85,7 +85,7 @@ impl Readers {
             return Answer::Silent;
         };
         let mut client = RaftClient::new(caller);
-        let call = client.introduce(IntroduceRequest {});
+        let call = client.introduce(IntroduceRequest::default());
         match tokio::time::timeout(self.roster.patience(), call).await {
             Ok(Ok(it)) if it.get_ref().coordinator_id == id => {
                 Answer::Introduced(Box::new(it.into_inner()))

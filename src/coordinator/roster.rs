@@ -29,7 +29,12 @@ struct Inner {
     /// The index after the membership's entry.
     next: u64,
     callers: BTreeMap<u64, (String, Caller)>,
+    /// Addresses that a leader has told, for as long as no membership is known here.
+    learnt: BTreeMap<u64, String>,
 }
+
+/// Addresses that are taken from a leader.
+const LEARNT_MAX: usize = 64;
 
 impl Roster {
     /// `patience` bounds a connection attempt and how long a silent connection is kept.
@@ -53,9 +58,18 @@ impl Roster {
         inner.members = membership.nodes().map(|(id, member)| (*id, member.clone())).collect();
         inner.voters = membership.voter_ids().collect();
         inner.next = next;
-        let Inner { members, callers, .. } = &mut *inner;
+        let Inner { members, callers, learnt, .. } = &mut *inner;
         if next > 0 {
+            learnt.clear();
             callers.retain(|id, _| members.contains_key(id));
+        }
+    }
+
+    /// Takes in where members are, as a leader tells it, while no membership is known here.
+    pub(super) fn learn(&self, urls: impl Iterator<Item = (u64, String)>) {
+        let mut inner = self.inner.lock();
+        if inner.next == 0 {
+            inner.learnt = urls.take(LEARNT_MAX).collect();
         }
     }
 
@@ -80,11 +94,13 @@ impl Roster {
         self.inner.lock().voters.contains(&id)
     }
 
-    /// Ids of all members; of all in the settings before there is a membership.
+    /// Ids of all members; before there is a membership, of all in the settings and all that were learnt.
     pub(super) fn ids(&self) -> Vec<u64> {
         let inner = self.inner.lock();
         if inner.next == 0 {
-            return self.overrides.keys().copied().collect();
+            let known: BTreeSet<u64> =
+                self.overrides.keys().chain(inner.learnt.keys()).copied().collect();
+            return known.into_iter().collect();
         }
         inner.members.keys().copied().collect()
     }
@@ -93,6 +109,7 @@ impl Roster {
     pub(super) fn url(&self, id: u64, member: Option<&Member>) -> Option<String> {
         let set = self.overrides.get(&id).cloned();
         let set = set.or_else(|| member.map(|member| member.url.clone()));
+        let set = set.or_else(|| self.inner.lock().learnt.get(&id).cloned());
         set.filter(|url| !url.is_empty())
     }
 

@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::handover::{hand_over, leader, step_aside};
+use super::handover::{Limit, hand_over, leader, step_aside};
 use super::log::disk::Disk;
+use super::log_store::LogStore;
 use super::type_config::Raft;
-use crate::task::watch;
+use crate::task::{Tasks, watch};
 use crate::telemetry::Metrics;
 
 /// Time between two looks while the log grows. What a coordinator can write in it must be well below the
@@ -98,13 +99,14 @@ impl Space {
         }
     }
 
-    /// Looks for as long as the process runs. `appended` changes with every entry.
-    pub(super) async fn watch(
-        self,
-        raft: Raft,
-        mut appended: watch::Receiver<u64>,
-        metrics: Arc<Metrics>,
-    ) {
+    /// Starts the task that looks for as long as the process runs.
+    pub(super) fn start(self, raft: &Raft, log: &LogStore, metrics: &Arc<Metrics>, tasks: &Tasks) {
+        let (raft, appended, metrics) = (raft.clone(), log.appended(), Arc::clone(metrics));
+        tasks.spawn("disk space", self.watch(raft, appended, metrics));
+    }
+
+    /// `appended` changes with every entry.
+    async fn watch(self, raft: Raft, mut appended: watch::Receiver<u64>, metrics: Arc<Metrics>) {
         let mut hand_over_at = Instant::now();
         loop {
             if let Some(free_bytes) = self.look() {
@@ -116,9 +118,9 @@ impl Space {
                 tracing::warn!("the disk is nearly full: handing the lead over");
                 hand_over_at = Instant::now() + HAND_OVER_PAUSE;
                 let heirs: BTreeSet<u64> = raft.voter_ids().collect();
+                let limit = Limit { heir: HAND_OVER_PAUSE / 4, all: HAND_OVER_PAUSE / 2 };
                 // A group of one has nobody to hand over to.
-                if heirs.len() > 1 && !hand_over(&raft, self.id, &heirs, HAND_OVER_PAUSE / 2).await
-                {
+                if heirs.len() > 1 && !hand_over(&raft, self.id, &heirs, limit).await {
                     step_aside(raft.clone(), self.id, HAND_OVER_PAUSE / 2).await;
                 }
             }

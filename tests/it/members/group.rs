@@ -137,7 +137,9 @@ impl Group {
         command.args(self.timing);
         command.arg("--id").arg(id.to_string()).arg("--data").arg(data);
         command.arg("--listen").arg(self.url(place).trim_start_matches("http://"));
-        for founder in 1..=3 {
+        // One that joins is told by the leader where the others are.
+        let founders = if more.contains(&"--join") { 0 } else { 3 };
+        for founder in 1..=founders {
             command.arg("--member").arg(self.member(founder));
         }
         let errors = fs::File::create(self.errors(place)).expect("a file");
