@@ -196,4 +196,8 @@ pub struct Status {
     /// Which other zones the answering node can read; without those it has not tried yet.
     #[serde(default)]
     pub readings: Vec<ZoneReading>,
+    /// Milliseconds since a coordinator last told this node of the cluster: so old is what it says of
+    /// coordinators and other zones. Absent: none has told since the node started.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub heard_ms: Option<u64>,
 }

@@ -9,7 +9,8 @@ use clap::{Args, Subcommand};
 use pghc_api::id::ClusterId;
 
 use super::coordinator::MemberArg;
-use super::process::{USAGE, url};
+use super::process::USAGE;
+use super::reach::Reach;
 use super::view;
 use tonic::Code;
 
@@ -28,12 +29,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Arguments of `pghc members`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Cluster id, a UUID: the same for every process of the cluster.
-    #[arg(long, env = "PGHC_CLUSTER_ID", global = true)]
-    cluster_id: Option<ClusterId>,
-    /// Base URL of a coordinator; may be repeated: the first that answers is asked.
-    #[arg(long, env = "PGHC_COORDINATOR", value_name = "URL", value_delimiter = ',', value_parser = url, global = true)]
-    coordinator: Vec<String>,
+    #[command(flatten)]
+    reach: Reach,
     #[command(subcommand)]
     command: Command,
 }
@@ -150,10 +147,13 @@ enum Failure {
 /// Asks a coordinator that answers, and prints what it says; again, and another one first, when the leader is
 /// lost meanwhile, which is harmless, since every change may be repeated.
 pub async fn run(arguments: Arguments) -> ExitCode {
-    let Arguments { cluster_id, coordinator: mut urls, command } = arguments;
-    let Some(cluster) = cluster_id.filter(|_| !urls.is_empty()) else {
-        view::complain("error: say whom to ask: --cluster-id UUID --coordinator URL");
-        return ExitCode::from(USAGE);
+    let Arguments { reach, command } = arguments;
+    let (cluster, mut urls) = match reach.named() {
+        Ok(named) => named,
+        Err(why) => {
+            view::complain(&format!("error: {why}"));
+            return ExitCode::from(USAGE);
+        }
     };
     let request = command.request();
     let wait = request.as_ref().map_or(PATIENCE, |request| {

@@ -5,6 +5,7 @@ mod bench;
 pub mod coordinator;
 pub mod dev;
 pub mod export;
+mod found;
 #[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod fuzzing;

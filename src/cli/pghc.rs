@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 use super::process::{USAGE, complain, conclude, parse};
 use super::{api, coordinator, dev, export, leader, members, place, recover, status, zone};
+use crate::config::Keys;
 
 /// A consensus-ordered write layer over plain PostgreSQL with a verifiable hash chain.
 #[derive(Debug, Parser)]
@@ -37,6 +38,19 @@ enum Command {
     Export(export::Arguments),
 }
 
+/// What a command takes of the file of `--config`. A server takes all of it and refuses what it does not
+/// know; a command that looks at what a server has left takes where that is; the others read the file
+/// themselves, to find the cluster.
+fn keys(args: &[std::ffi::OsString]) -> Keys {
+    let word = |place: usize| args.get(place).and_then(|word| word.to_str());
+    match (word(1), word(2)) {
+        (Some("coordinator" | "api"), _) => Keys::All,
+        (Some("recover"), _) => Keys::Only(&["data"]),
+        (Some("zone"), Some("reseed" | "adopt")) => Keys::Only(&["database"]),
+        _ => Keys::None,
+    }
+}
+
 /// Runs the program. The whole of it is compiled here, in the library: what `async` functions become
 /// is compiled where they are run, and a second time in each binary that runs them.
 #[must_use]
@@ -59,7 +73,9 @@ fn run() -> ExitCode {
     crate::task::end_on_panic();
     crate::connections::raise_limit();
     let is_set = |variable: &str| std::env::var_os(variable).is_some();
-    let words = match crate::config::with_file(std::env::args_os().collect(), is_set) {
+    let args: Vec<_> = std::env::args_os().collect();
+    let keys = keys(&args);
+    let words = match crate::config::with_file(args, &keys, is_set) {
         Ok(words) => words,
         Err(error) => return complain(&error, USAGE),
     };

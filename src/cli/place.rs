@@ -24,7 +24,7 @@ const SHOWN_OF_EACH: usize = 2;
 pub struct Arguments {
     /// aws3, aws5, aws9, or a CSV file of round trips in ms; without it the group that is named is
     /// measured
-    #[arg(long, value_name = "MATRIX", conflicts_with_all = ["against", "coordinator"])]
+    #[arg(long, value_name = "MATRIX", conflicts_with_all = ["against", "coordinator", "config", "context"])]
     matrix: Option<String>,
     /// How many zones vote [default: 3, 5 and all]
     #[arg(long, value_name = "N")]
@@ -70,7 +70,7 @@ async fn question(arguments: &Arguments) -> Result<Question, Failure> {
             let weights = vec![1.0; names.len()];
             Question { model: Model::new(&matrix), names, weights }
         }
-        None if !arguments.reach.is_named() => {
+        None if !arguments.reach.is_named() && arguments.reach.named().is_err() => {
             let why = "say which distances: --matrix aws9, or --against DIR for a running parade";
             return Err(Failure::Unreached(why.to_owned()));
         }

@@ -1,4 +1,4 @@
-//! How commands reach a running group: named by its coordinators, or by the parade it is of.
+//! How commands reach a running group: named by its coordinators, by the parade it is of, or found.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use pghc_api::id::ClusterId;
 
+use super::found::{Cluster, Found};
 use super::process::url;
 use crate::lab::target::read_record;
 use crate::rpc;
@@ -27,6 +28,8 @@ pub(super) struct Reach {
     /// Instead of both: a running parade of this machine, its data directory or `parade.json`.
     #[arg(long, value_name = "DIR", global = true)]
     against: Option<PathBuf>,
+    #[command(flatten)]
+    found: Found,
 }
 
 /// Why nothing was heard.
@@ -43,24 +46,34 @@ pub(super) type Client = MembersClient<rpc::Caller>;
 impl Reach {
     /// Whether a group is named.
     pub(super) fn is_named(&self) -> bool {
-        self.against.is_some() || !self.coordinator.is_empty()
+        self.against.is_some() || !self.coordinator.is_empty() || self.found.is_named()
     }
 
-    fn named(&self) -> Result<(ClusterId, Vec<String>), String> {
+    /// The group's id, and its coordinators in the order in which they are asked.
+    ///
+    /// # Errors
+    /// A sentence for people.
+    pub(super) fn named(&self) -> Result<(ClusterId, Vec<String>), String> {
         if let Some(path) = &self.against {
             let record = read_record(path).map_err(|error| format!("{error:#}"))?;
-            let urls = record.zones.into_iter().map(|zone| zone.coordinator).collect();
-            return Ok((record.cluster_id, urls));
+            return Cluster::of_parade(record).reach();
         }
-        match &self.cluster_id {
-            Some(cluster) if !self.coordinator.is_empty() => {
-                Ok((cluster.clone(), self.coordinator.clone()))
-            }
-            _ => {
-                Err("say whom to ask: --cluster-id UUID --coordinator URL, or --against DIR"
-                    .to_owned())
-            }
+        match (&self.cluster_id, self.coordinator.is_empty()) {
+            (Some(cluster), false) => return Ok((cluster.clone(), self.coordinator.clone())),
+            (None, true) => return self.found.cluster()?.reach(),
+            _ => {}
         }
+        if !self.found.is_named() {
+            return Err("say both or none: --cluster-id UUID --coordinator URL".to_owned());
+        }
+        let found = self.found.cluster()?;
+        let id = self.cluster_id.clone().or(found.id.clone());
+        let coordinators = if self.coordinator.is_empty() {
+            found.coordinators.clone()
+        } else {
+            self.coordinator.clone()
+        };
+        Cluster { id, coordinators, ..found }.reach()
     }
 
     /// The view of the first coordinator that answers, and a client of it for more.

@@ -1,6 +1,7 @@
 //! `pghc status`: how a running parade is doing, as a table or as JSON.
 //!
 //! Exit codes: 0 healthy, 1 something is wrong, 2 nothing answers or the question is not clear.
+//! Which cluster is meant where no flag says so: `found`.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,13 +10,15 @@ use clap::{Args, ValueEnum};
 use pghc_api::id::ZoneName;
 use serde::Serialize;
 
+use super::found::{Cluster, Found};
 use super::process::url;
-use super::view;
+use super::{view, zone};
 use crate::dev::observe::{Node, Observer, Overview};
 use crate::dev::record::ParadeRecord;
 
 /// Arguments of `pghc status`.
 #[derive(Debug, Args)]
+#[command(after_help = FOUND)]
 pub struct Arguments {
     /// Data directory of a parade on this machine
     #[arg(long, env = "PGHC_DATA", value_name = "DIR", conflicts_with = "api")]
@@ -26,7 +29,13 @@ pub struct Arguments {
     /// Form of the answer
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    #[command(flatten)]
+    found: Found,
 }
+
+const FOUND: &str = "Commands that are not told which cluster is meant take the first of: the file of \
+--config or PGHC_CONFIG, ./parade.json, the context of ~/.config/pghc/config.toml, \
+/etc/pghc/coordinator.toml with /etc/pghc/api.toml, the only parade that runs in a temporary directory.";
 
 /// Form of the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -48,18 +57,11 @@ struct Answer<'a> {
 
 /// Asks and prints.
 pub async fn run(arguments: Arguments) -> ExitCode {
-    let record = match find(&arguments) {
-        Ok(record) => record,
+    let (nodes, record) = match find(&arguments).await {
+        Ok(found) => found,
         Err(message) => {
             view::complain(&format!("pghc: {message}"));
             return ExitCode::from(2);
-        }
-    };
-    let nodes = match &record {
-        Some(record) => Node::of_record(record),
-        None => {
-            let node = |url: &String| Node { zone: None, url: url.clone() };
-            arguments.api.iter().map(node).collect()
         }
     };
     let mut overview = Observer::new(nodes).look().await;
@@ -104,33 +106,37 @@ fn print_table(overview: &Overview, record: Option<&ParadeRecord>) {
     }
 }
 
-/// The parade that is meant; `None` when nodes were named instead.
-fn find(arguments: &Arguments) -> Result<Option<ParadeRecord>, String> {
+/// The API nodes that are asked, and the parade that they are of when it is one of this machine.
+async fn find(arguments: &Arguments) -> Result<(Vec<Node>, Option<ParadeRecord>), String> {
+    let named = |urls: &[String]| {
+        urls.iter().map(|url| Node { zone: None, url: url.clone() }).collect::<Vec<_>>()
+    };
     if !arguments.api.is_empty() {
-        return Ok(None);
+        return Ok((named(&arguments.api), None));
     }
-    parade(arguments.data.as_deref(), "--api URL").map(Some)
+    let found = match &arguments.data {
+        Some(data) => Cluster::of_parade(parade(data)?),
+        None => arguments.found.cluster()?,
+    };
+    if let Some(record) = found.parade {
+        return Ok((Node::of_record(&record), Some(record)));
+    }
+    if !found.nodes.is_empty() {
+        return Ok((named(&found.nodes), None));
+    }
+    let (cluster, coordinators) = found.reach()?;
+    let nodes = named(&zone::nodes(cluster, coordinators).await?);
+    if nodes.is_empty() {
+        return Err("no zone has told where its API nodes are; say --api URL".to_owned());
+    }
+    Ok((nodes, None))
 }
 
-/// The record of the parade on `data`, or of the only one that runs in a temporary directory.
+/// The record of the parade on `data`.
 ///
 /// # Errors
-/// A sentence for people that tells of `--data` and of the `other` way to say what is meant.
-pub(super) fn parade(data: Option<&Path>, other: &str) -> Result<ParadeRecord, String> {
-    if let Some(data) = data {
-        return read(data);
-    }
-    let mut running: Vec<PathBuf> = temporary_parades();
-    match (running.pop(), running.is_empty()) {
-        (Some(data), true) => read(&data),
-        (None, _) => Err(format!("no parade was found; say where: --data DIR or {other}")),
-        (Some(_), false) => {
-            Err(format!("several parades are running; say which: --data DIR or {other}"))
-        }
-    }
-}
-
-fn read(data: &Path) -> Result<ParadeRecord, String> {
+/// A sentence for people.
+pub(super) fn parade(data: &Path) -> Result<ParadeRecord, String> {
     ParadeRecord::read(data).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             let data = data.display();
@@ -138,6 +144,19 @@ fn read(data: &Path) -> Result<ParadeRecord, String> {
         }
         _ => format!("{}/parade.json is not readable: {error}", data.display()),
     })
+}
+
+/// The record of the only parade that runs in a temporary directory.
+///
+/// # Errors
+/// A sentence for people: there is none, or there are several.
+pub(super) fn only_parade() -> Result<ParadeRecord, String> {
+    let mut running: Vec<PathBuf> = temporary_parades();
+    match (running.pop(), running.is_empty()) {
+        (Some(data), true) => parade(&data),
+        (None, _) => Err("no cluster was found".to_owned()),
+        (Some(_), false) => Err("several parades are running here".to_owned()),
+    }
 }
 
 /// Temporary directories in which `pghc dev` runs without `--data`.

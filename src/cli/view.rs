@@ -11,6 +11,9 @@ use crate::dev::observe::Overview;
 use crate::dev::record::ParadeRecord;
 use crate::rpc::v1::MemberList;
 
+/// Age of what is shown from which on it is told.
+const AGE_SHOWN_MS: u64 = 5_000;
+
 /// An empty table.
 pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -127,7 +130,11 @@ pub(super) fn line(overview: &Overview) -> String {
         0 => String::new(),
         count => format!(" | {count} API node(s) not ready"),
     };
-    format!("head {} | {} | {leader}{nodes}", overview.head, zones.join("  "))
+    let age = match overview.heard_ms {
+        Some(ms) if ms >= AGE_SHOWN_MS => format!(" | as of {} s ago", ms / 1_000),
+        _ => String::new(),
+    };
+    format!("head {} | {} | {leader}{nodes}{age}", overview.head, zones.join("  "))
 }
 
 const fn state(state: ZoneState) -> &'static str {

@@ -12,7 +12,9 @@ use pghc_api::id::{ClusterId, ZoneName};
 use serde::Serialize;
 use tonic::{Code, Request, Status};
 
-use super::process::{USAGE, url};
+use super::found::Cluster;
+use super::process::USAGE;
+use super::reach::Reach;
 use super::reseed::{self, Adopt, Reseed};
 use super::status::{self, Format};
 use super::view;
@@ -40,8 +42,8 @@ pub struct Arguments {
 enum Act {
     /// Show all zones and how they stand towards the log of the coordinator that answers.
     List(ListArguments),
-    /// Let a removed zone be part of the cluster again. A new zone needs no command: it is registered
-    /// when its API nodes first report.
+    /// Let a new zone, or one that was removed, be part of the cluster. The zones of coordinators need no
+    /// command.
     Add(AddArguments),
     /// Take out a zone that no longer exists: it holds back nothing, and its reports are refused.
     Remove(RemoveArguments),
@@ -49,19 +51,14 @@ enum Act {
     Adopt(Adopt),
 }
 
-/// Which coordinators are asked: those of a parade on this machine, or the ones named.
+/// Which coordinators are asked: those of a parade on this machine, the ones named, or what is found.
 #[derive(Debug, Args)]
-struct Place {
+pub(super) struct Place {
     /// Data directory of a parade on this machine
     #[arg(long, env = "PGHC_DATA", value_name = "DIR", conflicts_with = "coordinator")]
     data: Option<PathBuf>,
-    /// URL of a coordinator, for example http://127.0.0.1:7101; may be repeated
-    #[arg(long, env = "PGHC_COORDINATOR", value_name = "URL", value_delimiter = ',',
-          value_parser = url, requires = "cluster_id")]
-    coordinator: Vec<String>,
-    /// Cluster id, a UUID; needed with --coordinator
-    #[arg(long, env = "PGHC_CLUSTER_ID", value_name = "UUID")]
-    cluster_id: Option<ClusterId>,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 #[derive(Debug, Args)]
@@ -79,6 +76,9 @@ struct AddArguments {
     zone: ZoneName,
     #[command(flatten)]
     place: Place,
+    /// Only say what would happen
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +90,9 @@ struct RemoveArguments {
     /// Remove it although its API nodes report
     #[arg(long)]
     force: bool,
+    /// Only say what would happen
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Asks, and prints what came of it.
@@ -144,13 +147,12 @@ struct Coordinators {
 
 impl Place {
     fn coordinators(self) -> Result<Coordinators, Failure> {
-        if let (Some(cluster), false) = (self.cluster_id, self.coordinator.is_empty()) {
-            return Ok(Coordinators { cluster, urls: self.coordinator });
-        }
-        let other = "--coordinator URL --cluster-id UUID";
-        let record = status::parade(self.data.as_deref(), other).map_err(Failure::usage)?;
-        let urls = record.zones.into_iter().map(|zone| zone.coordinator).collect();
-        Ok(Coordinators { cluster: record.cluster_id, urls })
+        let named = match &self.data {
+            Some(data) => status::parade(data).and_then(|it| Cluster::of_parade(it).reach()),
+            None => self.reach.named(),
+        };
+        let (cluster, urls) = named.map_err(Failure::usage)?;
+        Ok(Coordinators { cluster, urls })
     }
 }
 
@@ -195,6 +197,16 @@ impl Coordinators {
     }
 }
 
+/// Where the zones of a cluster may be asked over HTTP, as far as they have told.
+///
+/// # Errors
+/// A sentence for people.
+pub(super) async fn nodes(cluster: ClusterId, urls: Vec<String>) -> Result<Vec<String>, String> {
+    let reply = Coordinators { cluster, urls }.list().await.map_err(|failure| failure.message)?;
+    let told = reply.zones.into_iter().map(|zone| zone.api_url);
+    Ok(told.filter(|url| !url.is_empty()).collect())
+}
+
 fn timed<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(ANSWER_MAX);
@@ -220,6 +232,18 @@ async fn list(arguments: ListArguments) -> Result<String, Failure> {
 
 async fn add(arguments: AddArguments) -> Result<String, Failure> {
     let (zone, coordinators) = (arguments.zone, arguments.place.coordinators()?);
+    if arguments.dry_run {
+        let reply = coordinators.list().await?;
+        let view = reply.zones.iter().find(|view| view.zone == zone.as_str());
+        let says = match view {
+            Some(view) if view.registered => "it is registered already".to_owned(),
+            Some(view) => format!("its nodes reported {} ms ago; it would be registered", view.silent_ms),
+            None => "none of its nodes has reported; it would be registered, and hold back the purge of \
+                     the log until one does"
+                .to_owned(),
+        };
+        return Ok(format!("dry run: nothing was changed; zone {zone}: {says}"));
+    }
     let changed = coordinators.change(change_zone_request::Act::Add, &zone).await?;
     Ok(if changed {
         format!(
@@ -243,6 +267,9 @@ async fn remove(arguments: RemoveArguments) -> Result<String, Failure> {
             "zone {zone} runs: it reported {} ms ago; stop its API nodes first, or say --force",
             view.silent_ms
         )));
+    }
+    if arguments.dry_run {
+        return Ok(format!("dry run: nothing was changed; zone {zone} would be removed"));
     }
     let changed = coordinators.change(change_zone_request::Act::Remove, &zone).await?;
     let now = if changed { "is removed" } else { "was removed already" };
@@ -304,7 +331,7 @@ fn table(zones: &[Row], reply: &ListZonesReply) -> String {
             ms if ms < RUNNING_MS => "now".to_owned(),
             ms => format!("{} s ago", ms / 1_000),
         };
-        let state = if zone.registered { zone.state } else { "not registered yet" };
+        let state = if zone.registered { zone.state } else { "unknown, not registered" };
         table.add_row([
             zone.zone.clone(),
             state.to_owned(),

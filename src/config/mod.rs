@@ -55,16 +55,32 @@ impl Words {
     }
 }
 
+/// Which settings of a file a command takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keys {
+    /// Every key is a flag of it.
+    All,
+    /// These; `--config` itself is no flag of it.
+    Only(&'static [&'static str]),
+    /// None: it reads the file itself.
+    None,
+}
+
 /// The arguments with those of the file named by `--config` put in. `args` begin with the program
 /// and `subcommand` words, `environment` tells whether a variable is set.
 ///
 /// # Errors
 /// See [`ConfigError`].
 pub fn with_file(
-    args: Vec<OsString>,
+    mut args: Vec<OsString>,
+    wanted: &Keys,
     environment: impl Fn(&str) -> bool,
 ) -> Result<Words, ConfigError> {
-    let Some(path) = file_named(&args) else { return Ok(Words { words: args, file: None }) };
+    let named = file_named(&args).filter(|_| *wanted != Keys::None);
+    let Some((path, place)) = named else { return Ok(Words { words: args, file: None }) };
+    if matches!(wanted, Keys::Only(_)) {
+        args.drain(place);
+    }
     let text =
         std::fs::read_to_string(&path).map_err(|error| ConfigError::Read(path.clone(), error))?;
     let table: toml::Table =
@@ -72,7 +88,11 @@ pub fn with_file(
     let words = args.iter().take_while(|arg| !arg.to_string_lossy().starts_with('-')).count();
     let mut merged = args[..words].to_vec();
     let mut keys = Vec::new();
-    for (key, value) in &table {
+    let is_wanted = |key: &str| match wanted {
+        Keys::Only(keys) => keys.contains(&key.replace('_', "-").as_str()),
+        Keys::All | Keys::None => true,
+    };
+    for (key, value) in table.iter().filter(|(key, _)| is_wanted(key)) {
         let flag = flag_of(key);
         let variable = format!("PGHC_{}", key.replace('-', "_").to_uppercase());
         if !is_given(&args, &flag) && !environment(&variable) {
@@ -94,14 +114,14 @@ fn not_toml(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     ConfigError::Toml { path: path.to_owned(), line, problem: error.message().replace('\n', " ") }
 }
 
-fn file_named(args: &[OsString]) -> Option<PathBuf> {
-    let mut args = args.iter().map(|arg| arg.to_string_lossy());
-    while let Some(arg) = args.next() {
+/// The file of `--config`, and where the words stand that name it.
+fn file_named(args: &[OsString]) -> Option<(PathBuf, std::ops::Range<usize>)> {
+    for (place, arg) in args.iter().map(|arg| arg.to_string_lossy()).enumerate() {
         if arg == "--config" {
-            return args.next().map(|path| Path::new(path.as_ref()).to_owned());
+            return args.get(place + 1).map(|path| (PathBuf::from(path), place..place + 2));
         }
         if let Some(path) = arg.strip_prefix("--config=") {
-            return Some(path.into());
+            return Some((path.into(), place..place + 1));
         }
     }
     None
@@ -143,7 +163,7 @@ fn push(
 mod tests {
     use std::ffi::OsString;
 
-    use super::{ConfigError, with_file};
+    use super::{ConfigError, Keys, with_file};
 
     fn merged(file: &str, args: &[&str], set: &str) -> Result<Vec<String>, ConfigError> {
         let dir = tempfile::tempdir().expect("a directory");
@@ -152,7 +172,7 @@ mod tests {
         let mut all: Vec<OsString> = ["pghc", "api"].map(OsString::from).to_vec();
         all.extend(args.iter().map(OsString::from));
         all.extend([OsString::from("--config"), path.into_os_string()]);
-        let merged = with_file(all, |variable| variable == set)?.words;
+        let merged = with_file(all, &Keys::All, |variable| variable == set)?.words;
         let text = |arg: OsString| arg.to_string_lossy().into_owned();
         let count = merged.len() - 2;
         Ok(merged.into_iter().map(text).take(count).collect())
@@ -165,6 +185,21 @@ mod tests {
         let expected =
             ["pghc", "api", "--coordinator=x", "--coordinator=y", "--lifeline", "--zone=us"];
         assert_eq!(args, expected);
+    }
+
+    #[test]
+    fn a_command_takes_what_it_knows_and_leaves_the_rest() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("coordinator.toml");
+        std::fs::write(&path, "data = '/d'\nid = 7\nzone = 'eu'\n").expect("written");
+        let args = || {
+            let args = ["pghc", "recover", "--config"].map(OsString::from).into_iter();
+            args.chain([path.clone().into_os_string(), OsString::from("--write")]).collect()
+        };
+        let of = |keys| with_file(args(), &keys, |_| false).expect("merged").words;
+        assert_eq!(of(Keys::Only(&["data"])), ["pghc", "recover", "--data=/d", "--write"]);
+        let all: Vec<OsString> = args();
+        assert_eq!(of(Keys::None), all);
     }
 
     #[test]
@@ -185,7 +220,7 @@ mod tests {
         std::fs::write(&path, "cluster_id = 'x'\nzone = 'eu'\n").expect("written");
         let args = ["pghc", "api", "--zone=us", "--config"].map(OsString::from);
         let args = args.into_iter().chain([path.clone().into_os_string()]).collect();
-        let words = with_file(args, |_| false).expect("merged");
+        let words = with_file(args, &Keys::All, |_| false).expect("merged");
         let origin = format!("{}: key \"cluster_id\"", path.display());
         assert_eq!(words.origin("--cluster-id"), Some(origin));
         assert_eq!(words.origin("--zone"), None, "the command line gave it");

@@ -1,5 +1,6 @@
 //! Looking at a parade from outside, over HTTP only: what its API nodes say of it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pghc_api::wire::{Status, ZoneReading, ZoneState};
@@ -12,6 +13,8 @@ use crate::http_client::{Bounds, Failure, HttpClient};
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 const BOUNDS: Bounds =
     Bounds { connect: ANSWER_MAX, silence: ANSWER_MAX, whole: ANSWER_MAX, answer_bytes: 1 << 20 };
+/// What the coordinators told so long ago is old.
+const STALE_MS: u64 = 5_000;
 /// Characters of an unexpected answer that are quoted.
 const QUOTE_CHARS: usize = 200;
 
@@ -93,6 +96,9 @@ pub struct Overview {
     pub zones: Vec<ZoneView>,
     /// Its API nodes.
     pub nodes: Vec<NodeView>,
+    /// Milliseconds since a coordinator last told any of the nodes: so old is what is shown. None: no
+    /// coordinator has told any of them since they started.
+    pub heard_ms: Option<u64>,
     /// What is wrong, in sentences.
     pub problems: Vec<String>,
 }
@@ -190,8 +196,18 @@ impl Overview {
         let leader = newest.and_then(|status| status.leader);
         let mut problems: Vec<String> =
             nodes.iter().filter_map(|node| node.problem.clone()).collect();
-        if newest.is_some() && leader.is_none() {
-            problems.push("no coordinator leads".to_owned());
+        let heard_ms = statuses.iter().filter_map(|status| status.heard_ms).min();
+        match heard_ms {
+            _ if newest.is_none() => {}
+            None => problems.push(
+                "no coordinator answers; each node shows what it knows of its own zone".to_owned(),
+            ),
+            Some(ms) if ms >= STALE_MS => problems.push(format!(
+                "no coordinator answers; what is shown is {} s old, but for each node's own zone",
+                ms / 1_000
+            )),
+            Some(_) if leader.is_none() => problems.push("no coordinator leads".to_owned()),
+            Some(_) => {}
         }
         let clusters = statuses.iter().map(|status| status.cluster_id.as_str());
         if clusters.collect::<std::collections::BTreeSet<_>>().len() > 1 {
@@ -225,6 +241,7 @@ impl Overview {
             leader_zone: newest.and_then(|status| status.leader_zone.clone()),
             term: newest.map(|status| status.term).unwrap_or_default(),
             zones,
+            heard_ms,
             problems,
             nodes,
         }
@@ -257,7 +274,20 @@ fn zones_of(newest: &Status, statuses: &[&Status], head: u64) -> Vec<ZoneView> {
             message: zone.message.clone(),
         }
     };
-    newest.zones.iter().map(view).collect()
+    // A zone's own node knows it best, above all where no coordinator has told lately.
+    let is_old = newest.heard_ms.is_none_or(|ms| ms >= STALE_MS);
+    let own = |zone: &str| {
+        let of = statuses.iter().filter(|status| status.zone == zone);
+        of.flat_map(|status| &status.zones).find(|it| it.zone == zone)
+    };
+    let mut all: BTreeMap<&str, &pghc_api::wire::ZoneStatus> =
+        newest.zones.iter().map(|zone| (zone.zone.as_str(), zone)).collect();
+    if is_old {
+        let owned =
+            statuses.iter().filter_map(|status| Some((status.zone.as_str(), own(&status.zone)?)));
+        all.extend(owned);
+    }
+    all.into_values().map(view).collect()
 }
 
 #[cfg(test)]
@@ -295,6 +325,7 @@ mod tests {
             zones: vec![seen("eu"), seen("us")],
             halted: None,
             readings: Vec::new(),
+            heard_ms: Some(1),
         };
         let (url, zone) = (format!("http://{zone}"), Some(zone.to_owned()));
         let (node_id, status) = (Some(status.node_id.clone()), Some(status));
@@ -336,5 +367,22 @@ mod tests {
         eu.readings = vec![us(false)];
         let problems = Overview::of(vec![eu]).problems;
         assert_eq!(problems, ["API node eu-1 cannot read zone us at http://us:1: refused"]);
+    }
+
+    #[test]
+    fn what_the_nodes_know_is_shown_while_no_coordinator_answers() {
+        let lonely = |zone: &str, frontier, heard_ms| {
+            let mut node = node(zone, 0, None, frontier, ZoneState::Live);
+            let status = node.status.as_mut().expect("there is one");
+            status.heard_ms = heard_ms;
+            status.zones.retain(|it| it.zone == zone);
+            node
+        };
+        let all = Overview::of(vec![lonely("eu", 7, None), lonely("us", 9, None)]);
+        let zones: Vec<_> = all.zones.iter().map(|it| (it.zone.as_str(), it.frontier)).collect();
+        assert_eq!((all.head, zones), (9, vec![("eu", 7), ("us", 9)]));
+        assert!(all.problems[0].contains("no coordinator answers"), "{:?}", all.problems);
+        let all = Overview::of(vec![lonely("eu", 7, Some(61_000)), lonely("us", 9, None)]);
+        assert!(all.problems[0].contains("61 s old"), "{:?}", all.problems);
     }
 }

@@ -229,9 +229,21 @@ impl Node {
     }
 
     fn cluster_status(&self) -> Status {
-        let view = self.views.of(self.coordinators.nearest().0).unwrap_or_default();
-        let head = self.views.head().max(view.head);
-        let leader = Some(view.leader).filter(|leader| *leader != 0);
+        let place = self.coordinators.nearest().0;
+        let (view, heard) = self.views.newest(place).unzip();
+        let mut view = view.unwrap_or_default();
+        let head = self.views.head().max(self.standing.frontier.id());
+        // While none answers nobody knows of a leader.
+        let leader = Some(view.leader).filter(|it| *it != 0 && self.coordinators.any_answers());
+        if let Some(heard) = heard {
+            let age_ms = u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX);
+            view.zones
+                .iter_mut()
+                .for_each(|zone| zone.silent_ms = zone.silent_ms.saturating_add(age_ms));
+        }
+        let mut zones: Vec<_> =
+            view.zones.into_iter().map(|zone| self.zone_status(zone, head)).collect();
+        self.add_own(&mut zones, head);
         let leader_zone =
             view.members.iter().find(|m| Some(m.coordinator_id) == leader).map(|m| m.zone.clone());
         let coordinator = |member: crate::rpc::v1::Member| CoordinatorStatus {
@@ -250,10 +262,37 @@ impl Node {
             leader_zone,
             term: view.term,
             coordinators: view.members.into_iter().map(coordinator).collect(),
-            zones: view.zones.into_iter().map(|zone| self.zone_status(zone, head)).collect(),
+            zones,
             halted: self.standing.frontier.halted(),
             readings: self.readings.all(),
+            heard_ms: heard
+                .map(|heard| u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX)),
         }
+    }
+
+    /// What this node itself knows of its zone, where no coordinator has told of it lately.
+    fn add_own(&self, zones: &mut Vec<ZoneStatus>, head: u64) {
+        let own = self.identity.zone.as_str();
+        if zones.iter().any(|zone| zone.zone == own && zone.state != ZoneState::Silent) {
+            return;
+        }
+        zones.retain(|zone| zone.zone != own);
+        let (frontier, halted) = (self.standing.frontier.id(), self.standing.frontier.halted());
+        let trouble = self.standing.trouble();
+        let state = match (&halted, &trouble) {
+            (Some(_), _) => ZoneState::Halted,
+            (None, Some(_)) => ZoneState::Stalled,
+            (None, None) => ZoneState::Live,
+        };
+        zones.push(ZoneStatus {
+            zone: own.to_owned(),
+            state,
+            frontier,
+            lag_ids: head.saturating_sub(frontier),
+            applier: self.standing.is_applier().then(|| self.identity.node.to_string()),
+            message: halted.or(trouble),
+        });
+        zones.sort_by(|one, other| one.zone.cmp(&other.zone));
     }
 }
 

@@ -173,6 +173,7 @@ mod tests {
             zone: "eu".parse().expect("a name"),
             node: "eu-1".parse().expect("a name"),
             api_url: String::new(),
+            place: String::new(),
         };
         let us = source("us", "http://127.0.0.1:8080");
         assert_eq!(verdict(&own, &us, cluster, "us"), Ok(()));

@@ -32,6 +32,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// A coordinator whose head has stood still so long while others went on is not asked.
 const STALE_AFTER: Duration = Duration::from_secs(2);
 
+/// A coordinator that was last heard so long before another one is not the one to believe.
+const NEWER_BY: Duration = Duration::from_secs(2);
+
 /// A zone that has not reported for so long is not read from.
 const SOURCE_SILENT_MS: u64 = 5_000;
 
@@ -40,6 +43,8 @@ struct View {
     cluster: Cluster,
     /// When its head last moved.
     moved: Instant,
+    /// When it was told.
+    heard: Instant,
 }
 
 /// What the coordinators last answered, by place.
@@ -124,6 +129,16 @@ impl Views {
         self.views.lock()[place].as_ref().map(|view| view.cluster.clone())
     }
 
+    /// The answer of the coordinator in place `place`, or of another that answered a second or more later; and
+    /// when it came.
+    pub(super) fn newest(&self, place: usize) -> Option<(Cluster, Instant)> {
+        let views = self.views.lock();
+        let newest = views.iter().flatten().max_by_key(|view| view.heard)?;
+        let own = views[place].as_ref().filter(|own| newest.heard - own.heard < NEWER_BY);
+        let view = own.unwrap_or(newest);
+        Some((view.cluster.clone(), view.heard))
+    }
+
     /// Newest committed id any coordinator has told of.
     pub(super) fn head(&self) -> u64 {
         let heads = self.views.lock();
@@ -137,7 +152,7 @@ impl Views {
         let unmoved = |view: &&View| view.cluster.head == cluster.head;
         let moved = views[place].as_ref().filter(unmoved).map_or(now, |view| view.moved);
         let keeps_up = cluster.head >= newest || now - moved < STALE_AFTER;
-        views[place] = Some(View { cluster, moved });
+        views[place] = Some(View { cluster, moved, heard: now });
         keeps_up
     }
 }

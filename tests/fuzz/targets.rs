@@ -288,7 +288,7 @@ fn config(input: &[u8]) {
     std::fs::write(&path, input).expect("written");
     let args = ["pghc", "api", "--zone=eu", "--config"].map(Into::into);
     let args = args.into_iter().chain([path.clone().into_os_string()]).collect();
-    match pghc::config::with_file(args, |_| false) {
+    match pghc::config::with_file(args, &pghc::config::Keys::All, |_| false) {
         Ok(words) => assert_eq!(words.origin("--zone"), None, "the command line gave it"),
         Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
     }

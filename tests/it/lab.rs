@@ -114,6 +114,7 @@ async fn status() -> Json<Status> {
         zones: Vec::new(),
         halted: None,
         readings: Vec::new(),
+        heard_ms: Some(0),
     })
 }
 

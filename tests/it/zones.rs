@@ -18,6 +18,7 @@ async fn a_zone_that_no_log_reaches_is_filled_from_another_one_while_writes_go_o
     town.forget().await;
     town.prepare("us").await;
     let dsn = town.login("pghc_node", "us");
+    town.add("us").await;
     town.node("us", &dsn, &[]);
     // Writes through the new zone, too: ordering needs no database.
     for _ in 0..20 {
@@ -402,6 +403,7 @@ async fn a_copy_of_one_zones_database_becomes_another_zones_only_when_it_is_adop
     .await;
     town.node_of("eu").run();
     let dsn = town.login("pghc_node", "ap");
+    town.add("ap").await;
     town.node("ap", &dsn, &[]);
     town.not_ready("ap", "belongs to zone eu").await;
     let (code, words) = town.operate("ap", &["adopt", "--zone", "ap"]).await;

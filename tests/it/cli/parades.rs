@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
+use pghc::dev::parade::Part;
 use pghc::dev::process::{command_line, signal};
 use pghc::dev::record::{FILE, ParadeRecord};
 use pghc::dev::scratch::Scratch;
@@ -12,7 +13,7 @@ use serde_json::Value;
 use super::{OTHER_CLUSTER, refuses, run};
 use crate::api_contract::Got;
 use crate::harness::free_port;
-use crate::harness::{Site, binary, client, wait_for};
+use crate::harness::{PATIENCE, Site, binary, client, wait_for};
 
 /// An API node beside those of a parade, killed when dropped.
 struct Stray {
@@ -22,13 +23,28 @@ struct Stray {
 
 impl Stray {
     fn start(cluster: &str, zone: &str, dsn: &str, coordinators: &[String]) -> Self {
+        Self::named("stray-1", cluster, zone, dsn, coordinators)
+    }
+
+    fn named(node: &str, cluster: &str, zone: &str, dsn: &str, coordinators: &[String]) -> Self {
         let port = free_port();
         let mut command = Command::new(binary());
-        command.args(["api", "--cluster-id", cluster, "--zone", zone, "--node", "stray-1"]);
+        command.args(["api", "--cluster-id", cluster, "--zone", zone, "--node", node]);
         command.args(["--listen", &format!("127.0.0.1:{port}"), "--database", dsn]);
         command.args(coordinators.iter().flat_map(|url| ["--coordinator", url]));
         let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn();
         Self { child: child.expect("it was built"), url: format!("http://127.0.0.1:{port}") }
+    }
+}
+
+impl Stray {
+    /// Waits until its `/readyz` says something with `words` in it.
+    async fn says(&self, words: &str) {
+        wait_for(&format!("{words:?}"), async || {
+            let ready = client().get(format!("{}/readyz", self.url)).send().await.ok()?;
+            ready.text().await.ok()?.contains(words).then_some(())
+        })
+        .await;
     }
 }
 
@@ -87,6 +103,108 @@ async fn a_node_with_another_ones_database_halts_and_changes_nothing_there() {
         assert_eq!(contents(dsn).await, before);
     }
     site.settle().await;
+    site.parade.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_node_of_one_name_is_refused_with_words() {
+    let site = Site::start(1).await;
+    let record = site.record();
+    let cluster = record.cluster_id.to_string();
+    let coordinators: Vec<String> = record.zones.iter().map(|z| z.coordinator.clone()).collect();
+    let stray = Stray::named("eu-1", &cluster, "eu", &record.zones[0].dsn, &coordinators);
+    stray.says("the node name eu-1 is in use by another process, of zone eu").await;
+    site.parade.ready(PATIENCE).await.expect("the first one stays ready");
+    // A process that is started in the place of another takes its name over.
+    site.kill("eu", Part::Api(0)).await;
+    site.settle().await;
+    stray.says("is in use by another process").await;
+    site.parade.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistyped_zone_is_refused_and_nobody_waits_for_it() {
+    let site = Site::start(1).await;
+    let record = site.record();
+    let cluster = record.cluster_id.to_string();
+    let coordinators: Vec<String> = record.zones.iter().map(|z| z.coordinator.clone()).collect();
+    let nowhere = format!("postgres://postgres@127.0.0.1:{}/pghc", free_port());
+    let stray = Stray::start(&cluster, "europe", &nowhere, &coordinators);
+    let place = format!("--data {}", site.parade.data().display());
+    let list = wait_for("the zone to be shown", async || {
+        let list = run("pghc", &format!("zone list {place}"));
+        let list = String::from_utf8_lossy(&list.stdout).into_owned();
+        list.contains("europe").then_some(list)
+    });
+    let list = list.await;
+    assert!(list.contains("unknown, not registered"), "{list}");
+    let write = site.http.post(format!("{}/chain?wait=everywhere", site.api(1)));
+    Got::of(write).await.is(200);
+    let dry = run("pghc", &format!("zone add europe --dry-run {place}"));
+    let dry = String::from_utf8_lossy(&dry.stdout).into_owned();
+    assert!(dry.contains("nothing was changed") && dry.contains("would be registered"), "{dry}");
+    let shown = run("pghc", &format!("status {place}"));
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains("healthy") && !shown.contains("europe"), "{shown}");
+    drop(stray);
+    site.parade.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_shows_what_the_nodes_know_while_no_coordinator_runs() {
+    let site = Site::start(1).await;
+    let write = site.http.post(format!("{}/chain?wait=everywhere", site.api(1)));
+    Got::of(write).await.is(200);
+    let head = site.settle().await;
+    for zone in ["eu", "us", "ap"] {
+        site.parade.pause_supervision(zone, Part::Coordinator).await.expect("a child");
+        site.kill(zone, Part::Coordinator).await;
+    }
+    // It has heard of no coordinator since it started.
+    site.kill("us", Part::Api(0)).await;
+    let line = format!("status --format json --data {}", site.parade.data().display());
+    wait_for("what the nodes know", async || {
+        let status = run("pghc", &line);
+        let status: Value = serde_json::from_slice(&status.stdout).ok()?;
+        let at = |zone: &Value| zone["frontier"] == head && zone["state"] != "silent";
+        let zones = status["zones"].as_array()?.iter().filter(|zone| at(zone)).count();
+        let problems = status["problems"].to_string();
+        let is_told = problems.contains("no coordinator answers") && problems.contains("s old");
+        (zones == 3 && status["head"] == head && is_told).then_some(())
+    })
+    .await;
+    site.parade.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_finds_the_cluster_by_the_settings_of_its_processes() {
+    let site = Site::start(1).await;
+    let record = site.record();
+    let dir = Scratch::new("found").expect("a directory");
+    let file = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let zone = &record.zones[0];
+    let cluster = format!("cluster-id = \"{}\"\nzone = \"eu\"\n", record.cluster_id);
+    let listen = |url: &str| format!("listen = \"{}\"\n", url.trim_start_matches("http://"));
+    let coordinator = listen(&zone.coordinator) + "id = 1\ndata = \"/nowhere\"\nmember = []\n";
+    let node = listen(&zone.api[0])
+        + &format!("node = \"eu-1\"\ncoordinator = [\"{}\"]\n", zone.coordinator);
+    let coordinator = file("coordinator.toml", cluster.clone() + &coordinator);
+    let node = file("api.toml", cluster + &node);
+    let parade = site.parade.data().join(FILE).display().to_string();
+    for config in [coordinator, node, parade] {
+        for command in ["members list", "zone list", "leader show", "status"] {
+            let said = run("pghc", &format!("{command} --config {config}"));
+            let error = String::from_utf8_lossy(&said.stderr).into_owned();
+            assert_eq!(said.status.code(), Some(0), "{command} --config {config}: {error}");
+            let shown = String::from_utf8_lossy(&said.stdout).into_owned();
+            assert!(shown.contains("us"), "{command} --config {config}: {shown}");
+        }
+    }
+    refuses("pghc", "members list --config /no/such.toml", 2, &["there is no /no/such.toml"]);
     site.parade.stop().await;
 }
 

@@ -54,6 +54,7 @@ async fn town_with_replica() -> (Town, Server) {
         primary.port(),
         replica.port()
     );
+    town.add("us").await;
     town.node("us", &both, &["--replica", &dsn(&replica)]);
     town.ready("us").await;
     town.other = Some(primary);

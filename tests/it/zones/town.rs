@@ -12,8 +12,10 @@ use pghc::dev::process::Process;
 use pghc::dev::scratch::Scratch;
 use pghc::postgres::migrate;
 use pghc::rpc;
-use pghc::rpc::v1::TailRequest;
+use pghc::rpc::v1::change_zone_request::Act;
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
+use pghc::rpc::v1::zones_client::ZonesClient;
+use pghc::rpc::v1::{ChangeZoneRequest, TailRequest};
 use pghc::task::Tasks;
 use pghc::telemetry::Metrics;
 use pghc_api::id::{ClusterId, ZoneName};
@@ -141,6 +143,7 @@ impl Town {
     pub(crate) async fn zone(&mut self, zone: &str, more: &[&str]) {
         self.prepare(zone).await;
         let dsn = self.login("pghc_node", zone);
+        self.add(zone).await;
         self.node(zone, &dsn, more);
         self.ready(zone).await;
     }
@@ -170,6 +173,17 @@ impl Town {
             return self.dsn(name);
         }
         format!("postgres://{login}:{PASSWORD}@127.0.0.1:{}/{name}", self.server.port())
+    }
+
+    /// Makes a zone known, as an operator does.
+    pub(crate) async fn add(&self, zone: &str) {
+        let url = format!("http://{}", self.listen);
+        let caller = rpc::connect(&url, &cluster(), Duration::from_secs(10)).expect("a URL");
+        wait_for(&format!("zone {zone} to be added"), async || {
+            let request = ChangeZoneRequest { act: Act::Add.into(), zone: zone.to_owned() };
+            ZonesClient::new(caller.clone()).change(request).await.ok()
+        })
+        .await;
     }
 
     /// Starts an API node of `zone` on `dsn` and does not wait for it.
