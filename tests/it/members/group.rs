@@ -137,8 +137,9 @@ impl Group {
         command.args(self.timing);
         command.arg("--id").arg(id.to_string()).arg("--data").arg(data);
         command.arg("--listen").arg(self.url(place).trim_start_matches("http://"));
-        // One that joins is told by the leader where the others are.
-        let founders = if more.contains(&"--join") { 0 } else { 3 };
+        // One that joins names itself only: the leader tells it where the others are.
+        let names_itself = more.contains(&"--join") && more.contains(&"--member");
+        let founders = if names_itself { 0 } else { 3 };
         for founder in 1..=founders {
             command.arg("--member").arg(self.member(founder));
         }
