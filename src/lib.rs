@@ -14,6 +14,8 @@ pub mod failpoint;
 mod gather;
 pub mod geo;
 pub mod http_client;
+pub mod output;
+pub mod private;
 pub mod rpc;
 pub mod sabotage;
 pub mod task;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use tokio_util::sync::CancellationToken;
 
 use super::load::{Format, SiteArgs, interruptible};
 use crate::lab::bench::{self, Contestant, Grounds, scale};
@@ -166,14 +167,15 @@ impl Bench {
             length: Duration::from_secs(self.seconds.into()),
             memory_length: Duration::from_secs(u64::from(self.minutes) * 60),
             raw_is_synchronous: self.synchronous_commit == "on",
+            stop: CancellationToken::new(),
         };
         let mut grounds = Grounds::new(&self.site.options())?;
-        let outcome = interruptible(bench::run(&mut grounds, &options)).await;
+        let outcome = interruptible(Some(&options.stop), bench::run(&mut grounds, &options)).await;
         grounds.close().await;
         let report = outcome?;
         self.site.print(&report)?;
         self.files.write(&report, || report.html())?;
-        Ok(report.verify.is_none_or(|verdict| verdict.passed))
+        Ok(!report.interrupted && report.verify.is_none_or(|verdict| verdict.passed))
     }
 }
 
@@ -186,9 +188,10 @@ impl Scale {
             links: self.links,
             rounds: self.rounds.into(),
             length: Duration::from_secs(self.seconds.into()),
+            stop: CancellationToken::new(),
         };
         let mut stage = scale::Stage::default();
-        let outcome = interruptible(scale::run(&mut stage, &options)).await;
+        let outcome = interruptible(Some(&options.stop), scale::run(&mut stage, &options)).await;
         stage.close().await;
         let report = outcome?;
         self.format.print(&report)?;

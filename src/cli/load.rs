@@ -1,20 +1,22 @@
 //! `geo-load`: arguments in, exit code out.
 //!
-//! Exit 0: the run passed. 1: it ran and did not pass. 2: it could not run, or the arguments are
-//! wrong. A parade that was started for the run is stopped in every case, also on Ctrl-C.
+//! Exit 0: the run passed. 1: it ran and did not pass, or was interrupted. 2: it could not run, or the
+//! arguments are wrong. A parade that was started for the run is stopped in every case, also on Ctrl-C.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio_util::sync::CancellationToken;
 
 use super::bench::Bench;
-use super::geo::{Compare, Net, Predict, Report, Run, Sweep, once};
-use super::process::{complain_of, conclude, parse, set_up_plain, with_causes};
+use super::geo::{Compare, Net, On, Predict, Report, Run, Sweep, once};
+use super::process::{complain_of, conclude, finish, parse, set_up_plain, with_causes};
 use crate::lab::pacer::Arrival;
 use crate::lab::run::scenario::Scenario;
 use crate::lab::site::{Site, SiteOptions};
+use crate::output;
 use crate::telemetry::say;
 
 /// Drives a parade with writes and reports how long they took.
@@ -166,8 +168,8 @@ impl Format {
         report: &(impl std::fmt::Display + serde::Serialize),
     ) -> anyhow::Result<()> {
         match self {
-            Self::Table => println!("{report}"),
-            Self::Json => println!("{}", serde_json::to_string_pretty(report)?),
+            Self::Table => output::print(&report.to_string()),
+            Self::Json => output::print(&serde_json::to_string_pretty(report)?),
         }
         Ok(())
     }
@@ -203,42 +205,57 @@ impl Quick {
     async fn run(&self) -> anyhow::Result<bool> {
         let scenario = self.scenario()?;
         if self.is_virtual {
-            return interruptible(once(&scenario, None, &self.out, None, &self.site)).await;
+            let on = On::new(None);
+            let work = once(&scenario, &on, &self.out, None, &self.site);
+            return interruptible(Some(&on.stop), work).await;
         }
         let open = async || Site::open(&self.site.options()).await;
-        with_site(&self.site, open, async |site: &Site| {
-            once(&scenario, Some(site), &self.out, None, &self.site).await
+        with_site(&self.site, open, async |on: &On<'_>| {
+            once(&scenario, on, &self.out, None, &self.site).await
         })
         .await
     }
 }
 
-/// Opens the site, does `work` there unless interrupted, and closes the site whatever happened.
+/// Opens the site, does `work` there until it is done or interrupted, and closes the site whatever
+/// happened.
 pub(super) async fn with_site<T>(
     arguments: &SiteArgs,
     open: impl AsyncFnOnce() -> anyhow::Result<Site>,
-    work: impl AsyncFnOnce(&Site) -> anyhow::Result<T>,
+    work: impl AsyncFnOnce(&On<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     if arguments.against.is_none() && arguments.target.is_empty() {
         say("starting a parade");
     }
-    let site = interruptible(open()).await?;
-    let outcome = interruptible(work(&site)).await;
+    let site = interruptible(None, open()).await?;
+    let on = On::new(Some(&site));
+    let outcome = interruptible(Some(&on.stop), work(&on)).await;
     site.close().await;
     outcome
 }
 
-/// Ends `work` early on Ctrl-C or SIGTERM.
+/// Ends `work` early on Ctrl-C or SIGTERM. The first one cancels `stop`, upon which work ends by itself
+/// and reports what there is; the second one, or the first without `stop`, gives it up.
 pub(super) async fn interruptible<T>(
+    stop: Option<&CancellationToken>,
     work: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        outcome = work => outcome,
-        _ = interrupt.recv() => bail!("interrupted; nothing is reported"),
-        _ = terminate.recv() => bail!("terminated; nothing is reported"),
+    let mut work = std::pin::pin!(work);
+    let mut stop = stop;
+    loop {
+        let how = tokio::select! {
+            outcome = &mut work => return outcome,
+            _ = interrupt.recv() => "interrupted",
+            _ = terminate.recv() => "terminated",
+        };
+        let Some(stop) = stop.take() else { bail!("{how}; nothing is reported") };
+        stop.cancel();
+        output::complain(&format!(
+            "geo-load: {how}: what is under way ends, then what there is is reported; once more gives up"
+        ));
     }
 }
 
@@ -246,7 +263,7 @@ pub(super) async fn interruptible<T>(
 #[must_use]
 pub fn main() -> ExitCode {
     set_up_plain();
-    conclude(run())
+    conclude(finish("geo-load", run(), 2))
 }
 
 fn run() -> ExitCode {

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use super::process::{USAGE, complain, conclude, parse};
+use super::process::{USAGE, complain, conclude, finish, parse};
 use super::{api, coordinator, dev, export, leader, members, place, recover, status, zone};
 use crate::config::Keys;
+use crate::private;
 
 /// A consensus-ordered write layer over plain PostgreSQL with a verifiable hash chain.
 #[derive(Debug, Parser)]
@@ -55,7 +56,8 @@ fn keys(args: &[std::ffi::OsString]) -> Keys {
 /// is compiled where they are run, and a second time in each binary that runs them.
 #[must_use]
 pub fn main() -> ExitCode {
-    conclude(run())
+    private::set_umask();
+    conclude(finish("pghc", run(), 1))
 }
 
 fn run() -> ExitCode {

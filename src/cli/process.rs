@@ -5,7 +5,7 @@
 //! own; 2 wrong usage or settings, nothing was started; 134 (SIGABRT) a panic, a bug of pghc.
 
 use std::ffi::OsString;
-use std::io::Read as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::output;
 use crate::telemetry::{logs_json, say};
 
 /// Exit code of wrong usage or settings; nothing was started.
@@ -102,6 +103,15 @@ pub(super) fn complain_of(word: &str, why: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// The exit code of a command that would end with `code`: when something that it printed was not taken, for
+/// another reason than a closed pipe, it says so and ends with `failed`.
+pub(super) fn finish(program: &str, code: ExitCode, failed: u8) -> ExitCode {
+    match output::failure() {
+        None => code,
+        Some(why) => complain_of(program, &format!("the output is not complete: {why}"), failed),
+    }
+}
+
 /// From now on this process is a server.
 pub(super) fn serves() {
     SERVES.store(true, Ordering::Relaxed);
@@ -175,15 +185,27 @@ pub fn parse<T: Parser>(
         if !error.use_stderr()
             || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
         {
-            // The output may be closed, which changes nothing.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+            return help(&error);
         }
         let flag = text_of(&error, ContextKind::InvalidArg);
         let flag = flag.split([' ', '=']).next().unwrap_or_default();
         let origin = origin(flag).map(|origin| format!("{origin}: ")).unwrap_or_default();
         complain_of(program, &format!("{origin}{} (see {program} --help)", one_line(&error)), USAGE)
     })
+}
+
+/// Prints help or the version; answers the exit code.
+pub(super) fn help(error: &clap::Error) -> ExitCode {
+    let (text, is_failure) = (error.render(), error.use_stderr());
+    let is_terminal =
+        if is_failure { std::io::stderr().is_terminal() } else { std::io::stdout().is_terminal() };
+    let text = if is_terminal { text.ansi().to_string() } else { text.to_string() };
+    if is_failure {
+        say(text.trim_end());
+        return ExitCode::from(USAGE);
+    }
+    output::put(&text);
+    ExitCode::SUCCESS
 }
 
 /// clap's message without its usage block, and without the value of an argument, which may hold a

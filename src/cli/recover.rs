@@ -13,6 +13,7 @@ use pghc_api::id::{WriteId, ZoneName};
 use super::process::{USAGE, complain};
 use super::view;
 use crate::coordinator::recover::{Obstacle, Plan, Survivor, ZoneChain, write};
+use crate::output;
 use crate::postgres::{Dsn, ReadError, Reader};
 
 /// Exit code when something is in the way.
@@ -84,19 +85,19 @@ pub async fn run(args: Arguments) -> ExitCode {
 
 /// Shows the plan, and does it if that was asked for and nothing is in the way.
 fn show(plan: &Plan, zones: &[ZoneChain], args: &Arguments) -> ExitCode {
-    view::print(describe(plan, zones).trim_end());
+    output::put(&describe(plan, zones));
     let refusals = refusals(plan, args);
     if !refusals.is_empty() {
-        refusals.iter().for_each(|text| view::print(&format!("refused: {text}")));
+        refusals.iter().for_each(|text| output::print(&format!("refused: {text}")));
         return ExitCode::from(REFUSED);
     }
     if !args.write {
-        view::print("nothing was changed; --write does it");
+        output::print("nothing was changed; --write does it");
         return ExitCode::SUCCESS;
     }
     match write(plan) {
         Ok(recovered) => {
-            view::print(written(plan, recovered.index, recovered.term).trim_end());
+            output::put(&written(plan, recovered.index, recovered.term));
             ExitCode::SUCCESS
         }
         Err(error) => complain(&error, REFUSED),

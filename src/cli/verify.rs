@@ -3,7 +3,7 @@
 //! The report goes to standard output, everything else to standard error. Connection strings may hold
 //! passwords and are never printed.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,7 +14,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use pghc_api::id::{ClusterId, WriteId, ZoneName};
 use pghc_api::token::Token;
 
-use super::process::{complain_of, conclude, one_line, set_up_plain};
+use super::process::{complain_of, conclude, finish, help, one_line, set_up_plain};
+use crate::output;
 use crate::task::Tasks;
 use crate::verify::{self, Place, Progress, Range, Report, Request};
 
@@ -171,9 +172,8 @@ fn run() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) if !error.use_stderr() => {
-            // Help or version: standard output may be closed, which changes nothing.
-            let _ = error.print();
-            return ExitCode::SUCCESS;
+            let incomplete = verify::Verdict::Incomplete.exit_code();
+            return finish("chain-verify", help(&error), incomplete);
         }
         Err(error) => return usage(&one_line(&error)),
     };
@@ -216,9 +216,13 @@ fn print(report: &Report, format: Format) -> ExitCode {
             json.expect("a report has only string keys") + "\n"
         }
     };
-    // Whoever closed our output still gets the verdict by the exit code.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    ExitCode::from(report.exit_code)
+    output::put(&text);
+    // A reader that closed our output still gets the verdict by the exit code.
+    let unheard = match report.exit_code {
+        0 => verify::Verdict::Incomplete.exit_code(),
+        code => code,
+    };
+    finish("chain-verify", ExitCode::from(report.exit_code), unheard)
 }
 
 fn usage(text: &str) -> ExitCode {

@@ -1,7 +1,5 @@
 //! A parade in words: tables, one-line summaries and errors with their causes.
 
-use std::io::Write as _;
-
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{ContentArrangement, Table};
 use pghc_api::wire::{ZoneReading, ZoneState};
@@ -9,6 +7,7 @@ use pghc_api::wire::{ZoneReading, ZoneState};
 use super::process::with_causes;
 use crate::dev::observe::Overview;
 use crate::dev::record::ParadeRecord;
+pub(super) use crate::output::print;
 use crate::rpc::v1::MemberList;
 
 /// Age of what is shown from which on it is told.
@@ -20,11 +19,6 @@ pub(super) fn table(header: &[&str]) -> Table {
     table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header);
     table
-}
-
-/// Prints a line. A reader that has gone (`pghc dev | head`) is no reason to end a parade.
-pub(super) fn print(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// Prints a line for people to standard error.

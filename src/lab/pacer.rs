@@ -14,6 +14,9 @@ use tokio::sync::mpsc;
 
 use crate::wan::wake_on_time;
 
+/// Longest time until it is noticed that a run is stopped.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// How requests are spread over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -129,9 +132,12 @@ pub fn run(start: Instant, lanes: Vec<Lane>, stop: &AtomicBool) -> Vec<Paced> {
         let nearest = lanes.iter_mut().filter(|lane| lane.0.is_some()).min_by_key(|lane| lane.0);
         let Some((next, paced, lane)) = nearest else { break };
         let planned = start + next.expect("lanes without a next request are filtered out");
-        let wait = planned.saturating_duration_since(Instant::now());
-        if !wait.is_zero() {
-            std::thread::sleep(wait);
+        while !stop.load(Ordering::Relaxed) {
+            let wait = planned.saturating_duration_since(Instant::now());
+            if wait.is_zero() {
+                break;
+            }
+            std::thread::sleep(wait.min(LOOK));
         }
         if stop.load(Ordering::Relaxed) {
             break;

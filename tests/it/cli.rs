@@ -1,5 +1,6 @@
 //! The command lines: exit codes, and messages of one line that name the thing.
 
+mod output;
 mod parades;
 mod zones;
 

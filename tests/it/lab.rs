@@ -2,6 +2,7 @@
 //! chosen by the test.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -22,6 +23,9 @@ use pghc_api::id::{ClusterId, WriteId};
 use pghc_api::time::Micros;
 use pghc_api::token::Token;
 use pghc_api::wire::{HeadBody, LinkBody, Page, Status, WriteRequest};
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::wait_for;
 
 /// How the stand-in treats a write, by its number in the order of arrival.
 type Treatment = fn(u64) -> Treat;
@@ -163,6 +167,7 @@ async fn run_scenario(treatment: Treatment, clients: &str, tasks: &Tasks) -> (Ve
         newest: 0,
         start,
         progress: &progress,
+        stop: &CancellationToken::new(),
     };
     let logs = drive(ground).await;
     let books: Vec<_> =
@@ -274,7 +279,8 @@ async fn a_run_whose_zones_cannot_be_verified_does_not_pass() {
     let text = "name = 'x'\nseed = 7\nduration = '1s'\nwarmup = '500ms'\n[cluster]\n\
                 visibility = false\n[[clients]]\nzone = '*'\nrate = 100\narrival = 'uniform'";
     let scenario = Scenario::parse(text, &[]).expect("a good scenario");
-    let finished = run(&scenario, &Site::of(target)).await.expect("the stand-in answers");
+    let finished = run(&scenario, &Site::of(target), &CancellationToken::new()).await;
+    let finished = finished.expect("the stand-in answers");
     let outcome = finished.outcome;
     println!("{outcome}");
     assert_eq!((outcome.all.ok, outcome.zones.len()), (outcome.all.sent, 1));
@@ -283,5 +289,36 @@ async fn a_run_whose_zones_cannot_be_verified_does_not_pass() {
     assert!(outcome.balance.found.abs_diff(150) < 3, "{:?}", outcome.balance);
     assert_eq!(outcome.verify.exit_code, Some(2));
     assert!(!outcome.verify.passed && !outcome.passed, "{}", outcome.verify.report);
+    tasks.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_stopped_early_reports_what_was_sent() {
+    static ARRIVED: AtomicU64 = AtomicU64::new(0);
+    let count = |number| {
+        ARRIVED.store(number, Ordering::Relaxed);
+        // The last answers come after the run has stopped waiting for them.
+        if number < 200 { Treat::Write } else { Treat::Late(Duration::from_secs(60)) }
+    };
+    let tasks = Tasks::default();
+    let target = target(count, &tasks).await;
+    let text = "name = 'x'\nseed = 7\nduration = '1h'\nwarmup = '100ms'\n[cluster]\n\
+                visibility = false\n[[clients]]\nzone = '*'\nrate = 100\ntimeout = '10m'\n\
+                [[clients]]\nzone = '*'\nusers = 2\nthink = '1s'\ntimeout = '10m'";
+    let scenario = Scenario::parse(text, &[]).expect("a good scenario");
+    let (stop, site) = (CancellationToken::new(), Site::of(target));
+    let stopping = async {
+        wait_for("writes", async || (ARRIVED.load(Ordering::Relaxed) > 210).then_some(())).await;
+        stop.cancel();
+    };
+    let (finished, ()) = tokio::join!(run(&scenario, &site, &stop), stopping);
+    let outcome = finished.expect("the stand-in answers").outcome;
+    assert!(outcome.interrupted && !outcome.passed);
+    assert!(outcome.balance.agrees(), "{:?}", outcome.balance);
+    assert!(outcome.all.ok >= 150 && outcome.all.unknown > 0, "{outcome}");
+    assert!(outcome.seconds > 1.0 && outcome.seconds < 600.0, "{outcome}");
+    let printed = outcome.to_string();
+    assert!(printed.contains("INTERRUPTED: what follows"), "{printed}");
+    assert!(printed.contains("result     INTERRUPTED, FAILED"), "{printed}");
     tasks.shut_down().await;
 }

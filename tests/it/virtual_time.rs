@@ -7,11 +7,13 @@ use pghc::lab::run::files;
 use pghc::lab::run::outcome::{Outcome, Point};
 use pghc::lab::run::scenario::Scenario;
 use pghc::lab::virtual_run;
+use tokio_util::sync::CancellationToken;
 
 async fn run(name: &str, changes: &[&str], to: &Path) -> Outcome {
     let changes: Vec<String> = changes.iter().map(|&change| change.to_owned()).collect();
     let scenario = Scenario::find(name, &changes).expect("a scenario");
-    let finished = virtual_run::run(&scenario).await.expect("it runs to its end");
+    let finished = virtual_run::run(&scenario, &CancellationToken::new()).await;
+    let finished = finished.expect("it runs to its end");
     files::write(to, &scenario, &finished).expect("the directory can be written");
     let outcome = finished.outcome;
     assert!(outcome.passed && outcome.is_virtual, "{outcome}");

@@ -18,6 +18,8 @@ const LAYERS: &[(usize, &[&str])] = &[
             "gather",
             "geo",
             "http_client",
+            "output",
+            "private",
             "rpc",
             "sabotage",
             "task",
@@ -227,4 +229,23 @@ fn every_select_of_what_is_simulated_is_biased() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A print macro panics when its reader has gone, and is believed when a write fails.
+#[test]
+fn everything_that_is_printed_goes_through_one_module() {
+    let words = ["print!(", "println!(", "stdout().lock", "stdout(), ", "stderr(), ", ".print()"];
+    let mut wrong = Vec::new();
+    for source in sources().into_iter().filter(|source| !source.module.is_empty()) {
+        let tests = ["tests", "tests.rs", "tampering.rs"];
+        let is_test = source.path.iter().any(|part| tests.iter().any(|name| part == *name));
+        if is_test || ["output", "bin"].contains(&source.module.as_str()) {
+            continue;
+        }
+        let code = code(source.text.split("#[cfg(test)]").next().unwrap_or_default());
+        for word in words.iter().filter(|word| code.contains(**word)) {
+            wrong.push(format!("{} has {word}", source.path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "print by crate::output: {wrong:#?}");
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::lab::net::{NetTable, Remote};
+use crate::output;
 use crate::wan::conditions::{Bandwidth, Change, Jitter, parse_duration};
 use crate::wan::line::How;
 use crate::wan::{Cut, Way};
@@ -92,7 +93,7 @@ impl Net {
             (None, None) => anyhow::bail!("name the parade by --against or its emulator by --url"),
         };
         match &self.act {
-            Act::Show => println!("{}", NetTable(remote.show().await?)),
+            Act::Show => output::print(&NetTable(remote.show().await?).to_string()),
             Act::Set { from, to, delay_ms, jitter, loss, bandwidth } => {
                 let change = Change {
                     delay_ms: *delay_ms,
@@ -102,13 +103,13 @@ impl Net {
                 };
                 anyhow::ensure!(!change.is_empty(), "nothing to change was named");
                 remote.set(from, to, &change).await?;
-                println!("changed {from} to {to}");
+                output::print(&format!("changed {from} to {to}"));
             }
             Act::Cut { from, to, way, how, lasting } => {
                 let to = if to.is_empty() { vec!["*".to_owned()] } else { to.clone() };
                 let (way, how) = (Way::from(*way), How::from(*how));
                 let number = remote.cut(&Cut { from: from.clone(), to, way, how }).await?;
-                println!("cut {number} is made");
+                output::print(&format!("cut {number} is made"));
                 if let Some(lasting) = lasting {
                     // Interrupted or not, the cut does not outlive this command.
                     tokio::select! {
@@ -116,7 +117,7 @@ impl Net {
                         _ = tokio::signal::ctrl_c() => {}
                     }
                     remote.heal(Some(number)).await?;
-                    println!("cut {number} is healed");
+                    output::print(&format!("cut {number} is healed"));
                 }
             }
             Act::Heal { number } => {
@@ -124,7 +125,7 @@ impl Net {
                 if let Some(number) = number.filter(|_| healed == 0) {
                     anyhow::bail!("there is no cut {number}; `geo-load net show` lists them");
                 }
-                println!("{healed} healed");
+                output::print(&format!("{healed} healed"));
             }
         }
         Ok(true)

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use crate::lab::predict::{Question, Voters, predict};
+use crate::output;
 use crate::wan::Matrix;
 
 /// Arguments of `geo-load predict`.
@@ -42,9 +43,9 @@ impl Predict {
             Question { leader: self.leader.clone(), voters, weights: self.weights.clone() };
         let answer = predict(&matrix, &question)?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&answer)?);
+            output::print(&serde_json::to_string_pretty(&answer)?);
         } else {
-            println!("{answer}");
+            output::print(&answer.to_string());
         }
         Ok(true)
     }

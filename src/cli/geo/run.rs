@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
 use clap::Args;
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::load::{SiteArgs, interruptible, with_site};
 use crate::lab::report::{self, Step};
@@ -14,6 +15,7 @@ use crate::lab::run::sweep::{self, Search, Until};
 use crate::lab::run::{self, Finished, files};
 use crate::lab::site::Site;
 use crate::lab::virtual_run;
+use crate::output;
 
 /// Arguments of `geo-load run`.
 #[derive(Debug, Args)]
@@ -99,29 +101,41 @@ pub(crate) struct Report {
     directory: PathBuf,
 }
 
-/// Where a scenario is run; `None`: in virtual time.
-type On<'a> = Option<&'a Site>;
+/// Where a scenario is run, and what ends that early.
+#[derive(Debug)]
+pub(crate) struct On<'a> {
+    /// `None`: in virtual time.
+    site: Option<&'a Site>,
+    pub(crate) stop: CancellationToken,
+}
 
-async fn run_on(scenario: &Scenario, on: On<'_>) -> anyhow::Result<Finished> {
-    match on {
-        Some(site) => run::run(scenario, site).await,
-        None => virtual_run::run(scenario).await,
+impl<'a> On<'a> {
+    pub(crate) fn new(site: Option<&'a Site>) -> Self {
+        Self { site, stop: CancellationToken::new() }
+    }
+
+    async fn run(&self, scenario: &Scenario) -> anyhow::Result<Finished> {
+        match self.site {
+            Some(site) => run::run(scenario, site, &self.stop).await,
+            None => virtual_run::run(scenario, &self.stop).await,
+        }
     }
 }
 
 /// Runs a scenario, writes its directory and prints its report; answers whether it passed.
 pub(crate) async fn once(
     scenario: &Scenario,
-    on: On<'_>,
+    on: &On<'_>,
     at: &Path,
     label: Option<&str>,
     print: &SiteArgs,
 ) -> anyhow::Result<bool> {
-    let mut finished = run_on(scenario, on).await?;
+    let mut finished = on.run(scenario).await?;
     finished.outcome.label = label.map(str::to_owned);
     files::write(at, scenario, &finished)?;
     print.print(&finished.outcome)?;
-    eprintln!("written to {}; look at {}", at.display(), at.join(files::REPORT).display());
+    let page = at.join(files::REPORT);
+    output::complain(&format!("written to {}; look at {}", at.display(), page.display()));
     Ok(finished.outcome.passed)
 }
 
@@ -134,16 +148,20 @@ impl Run {
             .clone()
             .unwrap_or_else(|| PathBuf::from(format!("geo-load-{}", scenario.name)));
         if self.is_virtual {
-            return interruptible(self.often(&scenario, None, &directory)).await;
+            let on = On::new(None);
+            return interruptible(Some(&on.stop), self.often(&scenario, &on, &directory)).await;
         }
         let open = async || run::open(&scenario, &self.site.options()).await;
-        let work = async |site: &Site| self.often(&scenario, Some(site), &directory).await;
+        let work = async |on: &On<'_>| self.often(&scenario, on, &directory).await;
         with_site(&self.site, open, work).await
     }
 
-    async fn often(&self, scenario: &Scenario, on: On<'_>, at: &Path) -> anyhow::Result<bool> {
+    async fn often(&self, scenario: &Scenario, on: &On<'_>, at: &Path) -> anyhow::Result<bool> {
         let mut passed = true;
         for number in 1..=self.repeat {
+            if on.stop.is_cancelled() {
+                return Ok(false);
+            }
             let directory = match self.repeat {
                 1 => at.to_owned(),
                 _ => at.join(number.to_string()),
@@ -159,7 +177,7 @@ impl Run {
         Scenario::find(&self.scenario, &changes)
     }
 
-    async fn once(&self, scenario: &Scenario, on: On<'_>, at: &Path) -> anyhow::Result<bool> {
+    async fn once(&self, scenario: &Scenario, on: &On<'_>, at: &Path) -> anyhow::Result<bool> {
         once(scenario, on, at, self.label.as_deref(), &self.site).await
     }
 }
@@ -173,11 +191,12 @@ impl Sweep {
         }
         let name = format!("geo-load-sweep-{}", scenario.name);
         let directory = self.out.clone().unwrap_or_else(|| PathBuf::from(name));
-        let steps = if self.is_virtual {
-            interruptible(self.steps(&scenario, None, &directory)).await?
+        let (steps, interrupted) = if self.is_virtual {
+            let on = On::new(None);
+            interruptible(Some(&on.stop), self.steps(&scenario, &on, &directory)).await?
         } else {
             let open = async || run::open(&scenario, &self.site.options()).await;
-            let work = async |site: &Site| self.steps(&scenario, Some(site), &directory).await;
+            let work = async |on: &On<'_>| self.steps(&scenario, on, &directory).await;
             with_site(&self.site, open, work).await?
         };
         let mut text = "offered,done,p50_ms,p99_ms,errors,ok\n".to_owned();
@@ -186,44 +205,72 @@ impl Sweep {
                 "{offered:.1},{done:.1},{p50_ms:.3},{p99_ms:.3},{errors:.6},{ok}\n"
             ));
         }
+        std::fs::create_dir_all(&directory)?;
         std::fs::write(directory.join("sweep.csv"), &text)?;
-        let page = report::sweep_page(&scenario.name, &scenario.about, &steps);
+        let name = match interrupted {
+            true => format!("INTERRUPTED: {}", scenario.name),
+            false => scenario.name.clone(),
+        };
+        let page = report::sweep_page(&name, &scenario.about, &steps);
         std::fs::write(directory.join(files::REPORT), page)?;
-        print!("{text}");
+        if interrupted {
+            output::print("INTERRUPTED: these are the rates that were finished");
+        }
+        output::put(&text);
         let best = steps.iter().filter(|step| step.ok).map(|step| step.done).fold(0.0, f64::max);
-        println!("most that kept what was hoped: {best:.0} writes/s, all zones together");
-        println!("look at {}", directory.join(files::REPORT).display());
-        Ok(best > 0.0)
+        output::print(&format!(
+            "most that kept what was hoped: {best:.0} writes/s, all zones together"
+        ));
+        output::print(&format!("look at {}", directory.join(files::REPORT).display()));
+        Ok(best > 0.0 && !interrupted)
     }
 
-    async fn steps(&self, scenario: &Scenario, on: On<'_>, at: &Path) -> anyhow::Result<Vec<Step>> {
+    /// The rates that were tried, and whether that was ended early.
+    async fn steps(
+        &self,
+        scenario: &Scenario,
+        on: &On<'_>,
+        at: &Path,
+    ) -> anyhow::Result<(Vec<Step>, bool)> {
         let until = self.until.clone().unwrap_or_default();
         let mut steps = Vec::new();
         let mut one = async |rate: f64| {
             let scenario = sweep::at_rate(scenario, rate).map_err(anyhow::Error::msg)?;
-            let finished = run_on(&scenario, on).await?;
+            let finished = on.run(&scenario).await?;
+            if finished.outcome.interrupted {
+                return anyhow::Ok(None);
+            }
             files::write(&at.join(format!("{rate}")), &scenario, &finished)?;
             let step = sweep::step_of(&scenario, &finished.outcome, &until);
             let Step { done, p99_ms, ok, .. } = step;
-            eprintln!("{rate} a zone: {done:.0} writes/s, p99 {p99_ms:.1} ms, {ok}");
+            output::complain(&format!(
+                "{rate} a zone: {done:.0} writes/s, p99 {p99_ms:.1} ms, {ok}"
+            ));
             ensure!(finished.outcome.balance.agrees(), "books and chain disagree at {rate}");
             ensure!(finished.outcome.verify.passed, "the chain is not proved at {rate}");
             steps.push(step);
-            anyhow::Ok(ok)
+            anyhow::Ok(Some(ok))
         };
+        let mut interrupted = false;
         if self.until.is_some() {
             let mut search = Search::new(self.from);
             while let Some(rate) = search.next() {
-                let ok = one(rate).await?;
+                let Some(ok) = one(rate).await? else {
+                    interrupted = true;
+                    break;
+                };
                 search.note(ok);
             }
         } else {
             for rate in &self.rates {
-                one(*rate).await?;
+                interrupted = one(*rate).await?.is_none();
+                if interrupted {
+                    break;
+                }
             }
         }
         steps.sort_by(|a, b| a.offered.total_cmp(&b.offered));
-        Ok(steps)
+        Ok((steps, interrupted))
     }
 }
 
@@ -232,9 +279,9 @@ impl Compare {
         let (first, second) = (files::read(&self.first)?, files::read(&self.second)?);
         let comparison = compare(&first, &second, &self.fail_if.clone().unwrap_or_default());
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&comparison)?);
+            output::print(&serde_json::to_string_pretty(&comparison)?);
         } else {
-            println!("{comparison}");
+            output::print(&comparison.to_string());
         }
         Ok(comparison.passed())
     }
@@ -245,7 +292,7 @@ impl Report {
     pub(crate) fn run(&self) -> anyhow::Result<bool> {
         let outcome: Outcome = files::read(&self.directory)?;
         std::fs::write(self.directory.join(files::REPORT), report::page(&outcome))?;
-        println!("{outcome}");
+        output::print(&outcome.to_string());
         Ok(outcome.passed)
     }
 }

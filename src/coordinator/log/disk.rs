@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::private;
+
 /// How often and how long a directory's lock is waited for, a fifth of a second in all.
 const LOCK_ATTEMPTS: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
@@ -113,7 +115,7 @@ impl Directory {
     /// Those of the file system.
     pub fn open(path: &Path) -> io::Result<Self> {
         if !path.is_dir() {
-            std::fs::create_dir_all(path)?;
+            private::create_dir_all(path)?;
             if let Some(parent) = path.canonicalize()?.parent() {
                 File::open(parent)?.sync_all()?;
             }
@@ -125,7 +127,7 @@ impl Directory {
 impl Disk for Directory {
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
         let path = self.0.join("lock");
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        let file = private::open(&path)?;
         // The lock belongs to the open file: it ends with this process, however that ends. One that is
         // just ending, or a child between fork and exec, holds it a moment longer.
         for _ in 0..LOCK_ATTEMPTS {
@@ -148,8 +150,7 @@ impl Disk for Directory {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let path = self.0.join(name);
-        Ok(Arc::new(OpenOptions::new().read(true).write(true).create_new(true).open(path)?))
+        Ok(Arc::new(private::create_new(&self.0.join(name))?))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {

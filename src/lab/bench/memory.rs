@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use super::closed::Window;
 use super::sample::{Curve, Sample};
-use super::{Measure, load};
+use super::{Measure, Options, load};
 use crate::dev::parade::Parade;
 use crate::dev::record::ParadeRecord;
+use crate::output;
 
 /// Time between two looks.
 const LOOK: Duration = Duration::from_secs(1);
@@ -72,7 +73,7 @@ fn free_bytes(directory: &Path) -> Option<u64> {
     Some(space.blocks_available() * space.fragment_size())
 }
 
-/// Full load for `length`. The rate is that of the single writes. Figures: `coordinator_mib` and
+/// Full load for the time that `options` says. The rate is that of the single writes. Figures: `coordinator_mib` and
 /// `api_mib`, the most that any of them had; `growth`, the largest growth of any from the second
 /// quarter to the last, as a ratio of their means; `minutes`, how long it really ran.
 ///
@@ -81,16 +82,20 @@ fn free_bytes(directory: &Path) -> Option<u64> {
 pub(super) async fn memory(
     measure: &Measure<'_>,
     parade: &Parade,
-    length: Duration,
+    options: &Options,
 ) -> anyhow::Result<Sample> {
+    let length = options.memory_length;
     let begun = Instant::now();
     let mut curves = BTreeMap::new();
     let mut tallies = Vec::new();
     let loading = async {
         // In pieces, so that each ends soon after the disk gets short.
-        while begun.elapsed() < length {
+        while begun.elapsed() < length && !options.stop.is_cancelled() {
             if free_bytes(parade.data()).is_some_and(|free| free < FREE_BYTES_MIN) {
-                eprintln!("ending early: less than {} GiB of disk are left", FREE_BYTES_MIN >> 30);
+                output::complain(&format!(
+                    "ending early: less than {} GiB of disk are left",
+                    FREE_BYTES_MIN >> 30
+                ));
                 break;
             }
             let piece = BURSTS_APART.min(length.saturating_sub(begun.elapsed()));

@@ -29,7 +29,8 @@ mod zones;
 
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
+use tokio_util::sync::CancellationToken;
 
 use self::closed::Window;
 pub use self::contestant::Contestant;
@@ -42,6 +43,7 @@ pub use self::sample::{Curve, Round, Sample, Turn};
 pub use self::spread::Spread;
 use super::target::Target;
 use super::verdict::{self, Verdict};
+use crate::output;
 
 /// Bytes of every payload, but where a table is of payload sizes.
 const PAYLOAD_BYTES: usize = 200;
@@ -62,6 +64,8 @@ pub struct Options {
     pub memory_length: Duration,
     /// Whether the raw limit waits for the disk at each commit, as the applier does by default.
     pub raw_is_synchronous: bool,
+    /// Ends the bench after the turn under way.
+    pub stop: CancellationToken,
 }
 
 /// How one turn is measured.
@@ -97,7 +101,7 @@ fn payload(number: usize, bytes: usize) -> String {
 ///
 /// # Errors
 /// When a contestant cannot be set up, a node refuses most of what is sent, or a contestant needs
-/// an own parade and there is none; nothing is reported then.
+/// an own parade and there is none, or no turn was done before it was stopped; nothing is reported then.
 pub async fn run(grounds: &mut Grounds, options: &Options) -> anyhow::Result<Report> {
     let of_others = options.contestants.iter().find(|one| one.needs_own_parade());
     if let Some(one) = of_others.filter(|_| !grounds.has_own_parade()) {
@@ -110,14 +114,24 @@ pub async fn run(grounds: &mut Grounds, options: &Options) -> anyhow::Result<Rep
     let mut rounds = Vec::with_capacity(options.rounds);
     for round in 0..options.rounds {
         let mut turns = Vec::new();
+        if options.stop.is_cancelled() {
+            break;
+        }
         for contestant in order(&options.contestants, round, options.rounds) {
-            eprintln!("round {} of {}: {contestant}", round + 1, options.rounds);
+            output::complain(&format!("round {} of {}: {contestant}", round + 1, options.rounds));
             turns.push(turn(grounds, contestant, options).await?);
+            if options.stop.is_cancelled() {
+                break;
+            }
         }
         rounds.push(Round { turns });
     }
+    ensure!(!rounds.is_empty(), "interrupted before anything was measured");
     for contestant in options.contestants.iter().copied().filter(|one| one.runs_once()) {
-        eprintln!("once: {contestant}");
+        if options.stop.is_cancelled() {
+            break;
+        }
+        output::complain(&format!("once: {contestant}"));
         let turn = turn(grounds, contestant, options).await?;
         rounds.first_mut().expect("there is at least one round").turns.push(turn);
     }
@@ -126,7 +140,7 @@ pub async fn run(grounds: &mut Grounds, options: &Options) -> anyhow::Result<Rep
         // What did not pass is what is reported.
         let may_go_on = proved.as_ref().is_none_or(|before| before.passed);
         if may_go_on && options.contestants.iter().any(|one| one.ground() == ground) {
-            eprintln!("verifying the chain");
+            output::complain("verifying the chain");
             grounds.bring(ground).await?;
             grounds.zones().await?.settled().await?;
             proved = Some(verdict::verify_at_rest(grounds.target()?).await?);
@@ -212,9 +226,7 @@ async fn of_pghc(
         Contestant::Overload => overload::overload(&measure).await?,
         Contestant::Idle => idle::idle(&measure, grounds.parade()?).await?,
         Contestant::Far => far::far(&measure, &grounds.net()?, &zones).await?,
-        Contestant::Memory => {
-            memory::memory(&measure, grounds.parade()?, options.memory_length).await?
-        }
+        Contestant::Memory => memory::memory(&measure, grounds.parade()?, options).await?,
         _ => {
             let (tally, applied) = tokio::try_join!(load, zones.applied_in(window))?;
             let mut sample = Sample::of(tally);

@@ -18,6 +18,8 @@ use crate::lab::verdict::Verdict;
 pub struct Report {
     /// When it began, RFC 3339.
     pub at: String,
+    /// Whether it was ended early; the last round may lack contestants.
+    pub interrupted: bool,
     /// Cores of this machine, which all processes share.
     pub cores: usize,
     /// Version of PostgreSQL.
@@ -100,10 +102,15 @@ impl Report {
         let marks = marks(&rounds);
         let is_release = !cfg!(debug_assertions);
         let mut doubts = doubts(&rounds, &marks);
+        let interrupted = options.stop.is_cancelled();
+        if interrupted {
+            doubts.insert(0, "INTERRUPTED: not everything was measured".to_owned());
+        }
         if !is_release {
             doubts.insert(0, "this is a debug build: build with --release".to_owned());
         }
         Ok(Self {
+            interrupted,
             at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
             cores: std::thread::available_parallelism()?.get(),
             postgres,
@@ -163,6 +170,9 @@ pub(super) fn told_or_dash(spread: Option<&Spread>, digits: usize) -> String {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.interrupted {
+            writeln!(f, "INTERRUPTED: what follows is what was measured until then")?;
+        }
         writeln!(f, "{}", self.conditions())?;
         let mut rates =
             table(&["contestant", "per second", "p50 ms", "p99 ms", "failed", "client cores"]);

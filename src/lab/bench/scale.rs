@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use super::closed::Window;
 use super::report::{row, table, told, told_or_dash};
@@ -18,6 +19,7 @@ use super::{Measure, WARM_UP, away, load, proof};
 use crate::lab::html::{Curves, Line, Page, Tone};
 use crate::lab::site::{Site, SiteOptions};
 use crate::lab::verdict::{self, Verdict};
+use crate::output;
 use crate::task::Tasks;
 
 /// Zones of the parades whose payloads and chain grow.
@@ -42,6 +44,8 @@ pub struct Options {
     pub rounds: usize,
     /// Measured time of each turn.
     pub length: Duration,
+    /// Ends the tables after the turn under way.
+    pub stop: CancellationToken,
 }
 
 /// One point of a table of zones or payloads.
@@ -93,6 +97,8 @@ pub struct Report {
     pub rounds: usize,
     /// Whether this is a build for speed.
     pub is_release: bool,
+    /// Whether it was ended early.
+    pub interrupted: bool,
     /// By number of zones.
     pub zones: Vec<Point>,
     /// By size of a payload.
@@ -107,7 +113,7 @@ impl Report {
     /// Whether every chain was proved.
     #[must_use]
     pub fn passed(&self) -> bool {
-        self.verify.iter().all(|verdict| verdict.passed)
+        !self.interrupted && self.verify.iter().all(|verdict| verdict.passed)
     }
 }
 
@@ -157,6 +163,7 @@ pub async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Report>
         seconds: options.length.as_secs_f64(),
         rounds: options.rounds,
         is_release: !cfg!(debug_assertions),
+        interrupted: false,
         zones: Vec::new(),
         payloads: Vec::new(),
         lengths: Vec::new(),
@@ -165,34 +172,45 @@ pub async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Report>
     let mut turns = vec![Vec::new(); options.zones.len()];
     for round in 0..options.rounds {
         for place in rotated(options.zones.len(), round) {
+            if options.stop.is_cancelled() {
+                break;
+            }
             let zones = options.zones[place];
-            eprintln!("round {} of {}: {zones} zones", round + 1, options.rounds);
+            output::complain(&format!("round {} of {}: {zones} zones", round + 1, options.rounds));
             stage.open(zones).await?;
             turns[place].push(one_turn(stage, PAYLOAD_BYTES, options.length).await?);
             report.verify.push(verdict::verify_at_rest(stage.site()?.target()).await?);
         }
     }
     report.zones = points(&options.zones, &turns);
-    if !options.payloads.is_empty() {
+    if !options.payloads.is_empty() && !options.stop.is_cancelled() {
         stage.open(ZONES).await?;
         let mut turns = vec![Vec::new(); options.payloads.len()];
         for round in 0..options.rounds {
             for place in rotated(options.payloads.len(), round) {
+                if options.stop.is_cancelled() {
+                    break;
+                }
                 let bytes = options.payloads[place];
-                eprintln!("round {} of {}: {bytes} bytes of payload", round + 1, options.rounds);
+                output::complain(&format!(
+                    "round {} of {}: {bytes} bytes of payload",
+                    round + 1,
+                    options.rounds
+                ));
                 turns[place].push(one_turn(stage, bytes, options.length).await?);
             }
         }
         report.verify.push(verdict::verify_at_rest(stage.site()?.target()).await?);
         report.payloads = points(&options.payloads, &turns);
     }
-    if options.links > 0 {
+    if options.links > 0 && !options.stop.is_cancelled() {
         stage.open(ZONES).await?;
         for links in [options.links / 10, options.links / 2, options.links] {
-            report.lengths.push(at_length(stage, links, options.length).await?);
+            report.lengths.extend(at_length(stage, links, options).await?);
         }
         report.verify.push(verdict::verify_at_rest(stage.site()?.target()).await?);
     }
+    report.interrupted = options.stop.is_cancelled();
     stage.close_site().await;
     Ok(report)
 }
@@ -244,16 +262,20 @@ fn points(at: &[usize], turns: &[Vec<Turn>]) -> Vec<Point> {
     at.iter().zip(turns).filter_map(point).collect()
 }
 
-/// Grows the chain to `links` and looks at it.
-async fn at_length(stage: &Stage, links: u64, length: Duration) -> anyhow::Result<Length> {
+/// Grows the chain to `links` and looks at it; `None` when that was stopped.
+async fn at_length(stage: &Stage, links: u64, options: &Options) -> anyhow::Result<Option<Length>> {
+    let length = options.length;
     let (site, zones) = (stage.site()?, stage.zones().await?);
     let target = site.target();
     loop {
         let newest = zones.settled().await?;
+        if options.stop.is_cancelled() {
+            return Ok(None);
+        }
         if newest >= links {
             break;
         }
-        eprintln!("growing the chain: {newest} of {links} links");
+        output::complain(&format!("growing the chain: {newest} of {links} links"));
         load::bulk(target, PAYLOAD_BYTES, Window::after(Duration::ZERO, GROW.min(length))).await?;
     }
     let measured = bulk(stage, &zones, PAYLOAD_BYTES, length).await?;
@@ -267,7 +289,7 @@ async fn at_length(stage: &Stage, links: u64, length: Duration) -> anyhow::Resul
     let sizes = client.query_one(sizes, &[]).await?;
     let zone = &target.zones[0].name;
     let log = parade.data().join("zones").join(zone).join("coordinator");
-    Ok(Length {
+    Ok(Some(Length {
         links: newest,
         bulk_per_second: measured,
         catch_up_per_second: caught_up.per_second,
@@ -277,7 +299,7 @@ async fn at_length(stage: &Stage, links: u64, length: Duration) -> anyhow::Resul
         table_mib: mib(sizes.try_get::<_, i64>(0)?.unsigned_abs()),
         index_mib: mib(sizes.try_get::<_, i64>(1)?.unsigned_abs()),
         log_mib: mib(bytes_below(&log)),
-    })
+    }))
 }
 
 /// Bytes of all files below a directory; what vanishes meanwhile counts nothing.
@@ -396,6 +418,9 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.interrupted {
+            writeln!(f, "INTERRUPTED: what follows is what was measured until then")?;
+        }
         writeln!(f, "{}", self.conditions())?;
         for (name, points) in self.tables() {
             if !points.is_empty() {

@@ -60,6 +60,9 @@ impl Outcome {
             "geo-load  {}  seed {}  {} s + {} s warm-up  leader {leader}{build}",
             self.name, self.seed, self.seconds, self.warmup_s
         )?;
+        if self.interrupted {
+            writeln!(f, "INTERRUPTED: what follows is of the time until then")?;
+        }
         if !self.about.is_empty() {
             writeln!(f, "{}", self.about)?;
         }
@@ -173,7 +176,11 @@ impl Outcome {
         for reason in &self.invalid {
             writeln!(f, "invalid    {reason}")?;
         }
-        let valid = if self.invalid.is_empty() { "VALID" } else { "INVALID" };
+        let valid = match (self.interrupted, self.invalid.is_empty()) {
+            (true, _) => "INTERRUPTED",
+            (false, true) => "VALID",
+            (false, false) => "INVALID",
+        };
         write!(f, "result     {valid}, {}", if self.passed { "passed" } else { "FAILED" })
     }
 }

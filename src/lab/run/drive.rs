@@ -15,6 +15,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::plan::{Curve, Times, seed_of};
 use super::scenario::{Clients, Mix, Scenario};
@@ -34,6 +35,9 @@ const LEAD: Duration = Duration::from_millis(50);
 /// First pause before a request is sent again; doubled each time, up to the longest.
 pub(in crate::lab) const PAUSE_MIN: Duration = Duration::from_millis(50);
 pub(in crate::lab) const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Time for answers to what is under way when a run is stopped early.
+pub const GRACE: Duration = Duration::from_secs(5);
 
 /// Most kinds of failure told apart by one group.
 pub(in crate::lab) const KINDS_MAX: usize = 16;
@@ -153,6 +157,8 @@ pub struct Ground<'a> {
     pub start: Instant,
     /// Counts.
     pub progress: &'a Progress,
+    /// Ends the sending early. What has no answer after [`GRACE`] stays unknown.
+    pub stop: &'a CancellationToken,
 }
 
 impl Ground<'_> {
@@ -160,6 +166,12 @@ impl Ground<'_> {
     #[must_use]
     pub fn start_from_now() -> Instant {
         Instant::now() + LEAD
+    }
+
+    /// Ends when a run that is stopped early waits for no more answers.
+    async fn over(&self) {
+        self.stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
     }
 }
 
@@ -199,7 +211,15 @@ pub async fn drive(ground: Ground<'_>) -> Vec<Log> {
     let (flag, start) = (Arc::clone(&stop.0), ground.start);
     let pacing = tokio::task::spawn_blocking(move || pacer::run(start, lanes, &flag));
     let all = (futures::future::join_all(open), futures::future::join_all(closed));
-    let (mut logs, others, paced) = tokio::join!(all.0, all.1, pacing);
+    let stopping = async {
+        ground.stop.cancelled().await;
+        stop.0.store(true, Ordering::Relaxed);
+        std::future::pending().await
+    };
+    let (mut logs, others, paced) = tokio::select! {
+        ended = async { tokio::join!(all.0, all.1, pacing) } => ended,
+        never = stopping => never,
+    };
     for (log, paced) in logs.iter_mut().zip(paced.expect("the pacer does not panic")) {
         log.dropped = paced.dropped;
     }
@@ -260,12 +280,14 @@ impl<'a> Group<'a> {
         let mut idle: Vec<Vec<Connection>> = self.zone.nodes.iter().map(|_| Vec::new()).collect();
         let mut under_way = FuturesUnordered::new();
         let mut is_open = true;
+        let mut over = std::pin::pin!(self.ground.over());
         while is_open || !under_way.is_empty() {
             tokio::select! {
                 Some((node, connection)) = under_way.next(), if !under_way.is_empty() => {
                     let idle: &mut Vec<Connection> = &mut idle[node];
                     idle.extend(connection);
                 }
+                () = &mut over => break,
                 due = planned.recv(), if is_open && under_way.len() < self.clients.connections => {
                     let Some(due) = due else { is_open = false; continue };
                     let nodes = self.zone.nodes.len();
@@ -286,7 +308,10 @@ impl<'a> Group<'a> {
 
     async fn drive_closed(self) -> Log {
         let users = futures::future::join_all((0..self.clients.users).map(|user| self.user(user)));
-        users.await;
+        tokio::select! {
+            _ = users => {}
+            () = self.ground.over() => {}
+        }
         self.log.into_inner()
     }
 
@@ -296,7 +321,7 @@ impl<'a> Group<'a> {
         let node = user % self.zone.nodes.len();
         let mut kept = None;
         tokio::time::sleep_until(self.ground.start.into()).await;
-        while Instant::now() < end {
+        while Instant::now() < end && !self.ground.stop.is_cancelled() {
             let before = self.log.lock().samples.len();
             kept = self.request(node, kept.take(), Instant::now()).await;
             let failed = self.log.lock().samples.get(before).is_some_and(|sample| !sample.ok);

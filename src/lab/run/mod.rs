@@ -19,7 +19,7 @@ pub mod sweep;
 pub mod watch;
 pub mod words;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,7 @@ use super::ledger::{self, Balance, Book};
 use super::site::{OwnSite, Site, SiteOptions};
 use super::target::Target;
 use super::verdict::{self, Verdict};
+use crate::output;
 use crate::wan::{Matrix, SelfCheck, Stats};
 
 /// Longest wait, after the run, until every zone has applied everything.
@@ -111,18 +112,27 @@ struct Seen {
     reigns: Vec<Reign>,
     events: Vec<Event>,
     cpu: Option<f64>,
+    /// When it was stopped early, from the start of the warm-up.
+    cut: Option<Duration>,
 }
 
 /// Runs the scenario.
 ///
 /// # Errors
 /// When the parade cannot be driven or verified at all; a run that merely fails is an outcome.
-pub async fn run(scenario: &Scenario, site: &Site) -> anyhow::Result<Finished> {
+///
+/// Once `stop` is cancelled no more is sent, and the outcome is of what was.
+pub async fn run(
+    scenario: &Scenario,
+    site: &Site,
+    stop: &CancellationToken,
+) -> anyhow::Result<Finished> {
     let target = site.target();
     let started = format!("{:.0}", jiff::Timestamp::now());
     let newest = ledger::frontier(&target.zones[0].nodes[0]).await?;
     let name = uuid::Uuid::now_v7().simple().to_string();
-    let seen = watched(scenario, site, newest, &name).await?;
+    let seen = watched(scenario, site, newest, &name, stop).await?;
+    let scenario = &seen.cut.map_or_else(|| scenario.clone(), |at| scenario.cut(at));
     calm(target).await?;
     let node = &target.zones[0].nodes[0];
     let books: Vec<_> =
@@ -132,10 +142,11 @@ pub async fn run(scenario: &Scenario, site: &Site) -> anyhow::Result<Finished> {
     let zones: Vec<String> = target.zones.iter().map(|zone| zone.name.clone()).collect();
     let matrix = matrix_of(site, scenario, &zones).await;
     let (emulator, emulator_check) = emulator(site).await;
-    let Seen { logs, steps, reigns, events, cpu } = seen;
+    let Seen { logs, steps, reigns, events, cpu, cut } = seen;
     let known = Known {
         started,
         is_virtual: false,
+        interrupted: cut.is_some(),
         logs,
         steps,
         reigns,
@@ -153,6 +164,7 @@ pub async fn run(scenario: &Scenario, site: &Site) -> anyhow::Result<Finished> {
 pub(super) struct Known {
     pub(super) started: String,
     pub(super) is_virtual: bool,
+    pub(super) interrupted: bool,
     pub(super) logs: Vec<Log>,
     pub(super) steps: Vec<Steps>,
     pub(super) reigns: Vec<Reign>,
@@ -192,6 +204,7 @@ pub(super) fn figures(
         seed: scenario.seed,
         started: known.started,
         is_virtual: known.is_virtual,
+        interrupted: known.interrupted,
         seconds: scenario.duration.0.as_secs_f64(),
         warmup_s: scenario.warmup.0.as_secs_f64(),
         program: env!("CARGO_PKG_VERSION").to_owned(),
@@ -225,7 +238,12 @@ pub(super) fn figures(
     };
     outcome.invalid = raw.invalid(&outcome);
     outcome.slo = reckon::judge(scenario, &outcome);
+    if outcome.interrupted {
+        let text = format!("INTERRUPTED after {:.1} s of the measured time", outcome.seconds);
+        outcome.invalid.insert(0, text);
+    }
     outcome.passed = outcome.all.ok > 0
+        && !outcome.interrupted
         && outcome.balance.agrees()
         && outcome.verify.passed
         && outcome.events.iter().all(|event| event.error.is_none())
@@ -239,6 +257,7 @@ async fn watched(
     site: &Site,
     newest: u64,
     name: &str,
+    stop: &CancellationToken,
 ) -> anyhow::Result<Seen> {
     let target = site.target();
     let (done, progress) = (CancellationToken::new(), Progress::default());
@@ -246,12 +265,19 @@ async fn watched(
     let tools = Tools::new(site, &scenario.faults, &leader)?;
     let start = Ground::start_from_now();
     let zero = start + scenario.warmup.0;
-    let ground = Ground { target, scenario, run: name, newest, start, progress: &progress };
+    let ground = Ground { target, scenario, run: name, newest, start, progress: &progress, stop };
     let before = processors();
     let sending = async {
-        let logs = drive::drive(ground).await;
+        let mut driving = std::pin::pin!(drive::drive(ground));
+        let ended = tokio::select! {
+            logs = &mut driving => (logs, None),
+            () = stop.cancelled() => {
+                let cut = start.elapsed();
+                (driving.await, Some(cut))
+            }
+        };
         done.cancel();
-        logs
+        ended
     };
     let breaking = futures::future::join_all(
         scenario.faults.iter().map(|fault| tools.run(fault, zero, &done)),
@@ -260,7 +286,7 @@ async fn watched(
     let following = futures::future::join_all(
         followed.iter().map(|zone| watch::frontier(&zone.nodes[0], start, newest, &done)),
     );
-    let (logs, events, steps, reigns, ()) = tokio::join!(
+    let ((logs, cut), events, steps, reigns, ()) = tokio::join!(
         sending,
         breaking,
         following,
@@ -268,7 +294,7 @@ async fn watched(
         show(scenario, start, &progress, &done),
     );
     let cpu = before.zip(processors()).and_then(|(before, after)| share(before, after));
-    Ok(Seen { logs, steps, reigns, events, cpu })
+    Ok(Seen { logs, steps, reigns, events, cpu, cut })
 }
 
 /// A line for people each second, on a terminal only.
@@ -283,12 +309,11 @@ async fn show(scenario: &Scenario, start: Instant, progress: &Progress, done: &C
         let rate = ok - before;
         before = ok;
         let line = format!("{since:>4} of {length} s{warm}: {ok} ok ({rate}/s), {failed} failed");
-        // A terminal that has gone is no reason to end.
-        let _ = write!(std::io::stderr(), "\r{line:<70}");
+        output::show(&format!("\r{line:<70}"));
         tokio::select! {
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
             () = done.cancelled() => {
-                let _ = write!(std::io::stderr(), "\r{:<70}\r", "");
+                output::show(&format!("\r{:<70}\r", ""));
                 return;
             }
         }

@@ -36,6 +36,9 @@ pub struct Outcome {
     /// Whether it was run in virtual time: processors, disks, PostgreSQL and HTTP cost nothing.
     #[serde(default)]
     pub is_virtual: bool,
+    /// Whether it was ended early; everything is of the time until then.
+    #[serde(default)]
+    pub interrupted: bool,
     /// Measured time.
     pub seconds: f64,
     /// Time before that.

@@ -411,6 +411,14 @@ impl Scenario {
         self.warmup.0 + self.duration.0
     }
 
+    /// The same, as if it had been planned to end at this time from the start of the warm-up.
+    #[must_use]
+    pub fn cut(&self, at: Duration) -> Self {
+        let mut cut = self.clone();
+        cut.duration.0 = at.saturating_sub(self.warmup.0).min(self.duration.0);
+        cut
+    }
+
     fn check(&self) -> anyhow::Result<()> {
         let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
         ensure!(

@@ -1,8 +1,8 @@
 //! Clients in virtual time: the plan, mix, retries and books of [`crate::lab::run::drive`], with
 //! calls of an API node's service in place of HTTP.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::lab::load::{Failure, Fate};
@@ -34,6 +35,20 @@ pub(super) struct Ground {
     /// The start of the warm-up.
     pub(super) start: Instant,
     pub(super) progress: Arc<Progress>,
+    /// Ends the sending early; set in real time, by a person.
+    pub(super) stop: CancellationToken,
+    /// When that was noticed, from the start of the warm-up.
+    pub(super) cut: Arc<OnceLock<Duration>>,
+}
+
+impl Ground {
+    fn is_stopped(&self) -> bool {
+        let is_stopped = self.stop.is_cancelled();
+        if is_stopped {
+            self.cut.get_or_init(|| self.start.elapsed());
+        }
+        is_stopped
+    }
 }
 
 /// One group of clients in one zone.
@@ -107,6 +122,9 @@ impl Group {
         let (tracker, nodes) = (TaskTracker::new(), scenario.cluster.api_nodes);
         for (number, planned) in Times::new(curve, arrival, scenario.length(), seed).enumerate() {
             clock::sleep_until(self.ground.start + planned).await;
+            if self.ground.is_stopped() {
+                break;
+            }
             if tracker.len() >= self.clients.connections + BACKLOG_MAX {
                 self.log.lock().dropped += 1;
                 continue;
@@ -136,7 +154,7 @@ impl Group {
         let end = self.ground.start + self.ground.scenario.length();
         let node = user % self.ground.scenario.cluster.api_nodes;
         clock::sleep_until(self.ground.start).await;
-        while Instant::now() < end {
+        while Instant::now() < end && !self.ground.is_stopped() {
             let ok = self.request(node, Instant::now()).await;
             let mean = self.clients.think.0;
             let mut pause = mean.mul_f64(-(1.0 - self.dice.lock().random_range(0.0..1.0_f64)).ln());

@@ -9,7 +9,7 @@ mod check;
 mod clients;
 mod faults;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -28,6 +28,7 @@ use super::run::scenario::{Placement, Scenario};
 use super::run::watch::{Reign, Steps, note_reign, seconds_from};
 use super::run::{Finished, Known, figures};
 use crate::dev::parade::Acks;
+use crate::output;
 use crate::task;
 use crate::virtual_parade::{Parade, Plan, clock};
 use crate::wan::Matrix;
@@ -43,15 +44,18 @@ const LEADER_EVERY: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// When it asks for what is not there in virtual time, or the parade does not come to life.
-pub async fn run(scenario: &Scenario) -> anyhow::Result<Finished> {
+///
+/// Once `stop` is cancelled no more is sent, and the outcome is of what was.
+pub async fn run(scenario: &Scenario, stop: &CancellationToken) -> anyhow::Result<Finished> {
     let (zones, matrix) = scenario.distances()?;
     let matrix = matrix.unwrap_or_else(|| Matrix::even(zones.clone(), Duration::ZERO));
     let scenario = Arc::new(scenario.clone());
     let (tell, told) = oneshot::channel();
+    let stop = stop.clone();
     // A thread that nobody waits for when the run is interrupted: it ends with the program.
     let thread = std::thread::Builder::new().name("virtual run".to_owned());
     thread.spawn(move || {
-        let work = move || watched(scenario, zones, matrix);
+        let work = move || watched(scenario, zones, matrix, stop);
         let ended = clock::run(work).context("no thread for virtual time");
         let _ = tell.send(ended.and_then(|ended| ended));
     })?;
@@ -62,6 +66,7 @@ async fn watched(
     scenario: Arc<Scenario>,
     zones: Vec<ZoneName>,
     matrix: Matrix,
+    stop: CancellationToken,
 ) -> anyhow::Result<Finished> {
     let place = |name: &str| zones.iter().position(|zone| zone.as_str() == name);
     let voters = match &scenario.cluster.voters {
@@ -92,6 +97,8 @@ async fn watched(
         run: name.clone(),
         start,
         progress: Arc::clone(&progress),
+        stop,
+        cut: Arc::default(),
     };
     let names: Vec<String> = zones.iter().map(ToString::to_string).collect();
     let groups = Group::all(&ground, &names);
@@ -119,6 +126,7 @@ async fn watched(
     let known = Known {
         started: "in virtual time".to_owned(),
         is_virtual: true,
+        interrupted: ground.cut.get().is_some(),
         logs,
         steps,
         reigns,
@@ -129,7 +137,8 @@ async fn watched(
         emulator_check: None,
         cpu: None,
     };
-    Ok(figures(&scenario, &names, Some(&matrix), known))
+    let cut = ground.cut.get().map(|at| scenario.cut(*at));
+    Ok(figures(cut.as_ref().unwrap_or(&scenario), &names, Some(&matrix), known))
 }
 
 async fn joined<T>(tasks: Vec<tokio::task::JoinHandle<T>>) -> anyhow::Result<Vec<T>> {
@@ -183,15 +192,14 @@ async fn show(
             (progress.ok.load(Ordering::Relaxed), progress.failed.load(Ordering::Relaxed));
         let since = start.elapsed().as_secs().min(length);
         let line = format!("{since:>4} of {length} virtual s: {ok} ok, {failed} failed");
-        // A terminal that has gone is no reason to end.
-        let _ = write!(std::io::stderr(), "\r{line:<70}");
+        output::show(&format!("\r{line:<70}"));
         tokio::select! {
             biased;
             () = done.cancelled() => {}
             () = sleep(Duration::from_secs(1)) => {}
         }
         if done.is_cancelled() {
-            let _ = write!(std::io::stderr(), "\r{:<70}\r", "");
+            output::show(&format!("\r{:<70}\r", ""));
         }
     }
 }

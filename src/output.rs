@@ -1,0 +1,45 @@
+//! What commands print: every line of every command goes through here.
+//!
+//! Nothing here panics or ends the process. The first failed write to standard output is remembered for the
+//! exit code; what is printed afterwards is dropped. A reader that has gone (`pghc place | head -1`) is no
+//! failure. Standard error is for people: writes to it may fail.
+
+use std::io::{self, ErrorKind, Write};
+
+use parking_lot::Mutex;
+
+pub use crate::telemetry::say as complain;
+
+/// Why standard output takes nothing any longer.
+static BROKEN: Mutex<Option<io::Error>> = Mutex::new(None);
+
+/// Prints a line to standard output.
+pub fn print(text: &str) {
+    put(&format!("{text}\n"));
+}
+
+/// Prints a text as it is to standard output.
+pub fn put(text: &str) {
+    let mut broken = BROKEN.lock();
+    if broken.is_none() {
+        *broken = write(&mut io::stdout().lock(), text).err();
+    }
+}
+
+/// Prints a text that the next one overwrites to standard error.
+pub fn show(text: &str) {
+    let _ = write(&mut io::stderr().lock(), text);
+}
+
+/// Why something that was printed is lost; `None` when nothing is, or its reader has gone.
+#[must_use]
+pub fn failure() -> Option<String> {
+    let broken = BROKEN.lock();
+    let error = broken.as_ref().filter(|error| error.kind() != ErrorKind::BrokenPipe)?;
+    Some(format!("cannot write to standard output: {error}"))
+}
+
+fn write(to: &mut impl Write, text: &str) -> io::Result<()> {
+    to.write_all(text.as_bytes())?;
+    to.flush()
+}
