@@ -1,32 +1,34 @@
-//! `pghc dev`: a parade in the foreground until Ctrl-C.
+//! `pghc dev`: a parade in the foreground until Ctrl-C, or behind a supervisor in the background.
 //!
-//! Invariant: whichever way this command ends, no process of the parade is left. Exit codes: 0
-//! stopped on request, 1 a part does not stay up, 2 it could not be started.
+//! Invariant: whichever way this command ends, no process of the parade is left, unless `--detach` says
+//! that it runs. Exit codes: 0 done as asked, 1 a part does not stay up or does not stop, 2 it could not
+//! be started or there is none.
 
-use std::io::IsTerminal as _;
-use std::path::PathBuf;
+mod detach;
+mod screen;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use pghc_api::id::ZoneName;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::broadcast::error::RecvError;
 
+use self::screen::Screen;
 use super::view;
 use crate::dev::observe::{Node, Observer};
 use crate::dev::parade::{
-    Acks, Change, Error, Event, Parade, ParadeOptions, Profile, ZONES_MAX, default_zones, zones_of,
+    self, Acks, Change, Error, Event, Parade, ParadeOptions, Profile, ZONES_MAX, default_zones,
+    zones_of,
 };
 use crate::wan::{Matrix, Wan};
 
-/// How often the status is asked for and shown on a terminal.
-const LIVE_EVERY: Duration = Duration::from_millis(500);
-/// How often it is shown where lines stay.
-const PLAIN_EVERY: Duration = Duration::from_secs(5);
 /// How long readiness is waited for before it is said what is missing.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a parade in the background may take to be ready before it is given up.
+const READY_MAX: Duration = Duration::from_secs(300);
 
 /// Arguments of `pghc dev`.
 #[derive(Debug, Args)]
@@ -54,13 +56,50 @@ pub struct Arguments {
     /// How coordinators know that writes are committed
     #[arg(long, env = "PGHC_ACKS", value_name = "HOW", default_value = "all-to-all")]
     acks: Acks,
+    /// Return when every node takes writes, and leave the parade to a supervisor in the background,
+    /// whose log is DIR/log/supervisor.log
+    #[arg(long, requires = "data")]
+    detach: bool,
+    /// Stop the parade that runs on DIR, and return when nothing of it is left
+    #[arg(long, value_name = "DIR", conflicts_with = "detach")]
+    stop: Option<PathBuf>,
+    /// Be the supervisor of --detach
+    #[arg(long, requires = "data", hide = true)]
+    supervise: bool,
     /// Program to run as coordinators and API nodes [default: this one]
     #[arg(long, value_name = "FILE", hide = true)]
     binary: Option<PathBuf>,
 }
 
-/// Runs a parade until it is told to stop.
+/// Runs a parade until it is told to stop, or has it run, or stops it.
 pub async fn run(arguments: Arguments) -> ExitCode {
+    match (&arguments.stop, &arguments.data) {
+        (Some(data), _) => stop(data).await,
+        (None, Some(data)) if arguments.detach => detach::run(data).await,
+        _ => supervise(arguments).await,
+    }
+}
+
+/// Stops the parade of another process.
+async fn stop(data: &Path) -> ExitCode {
+    match parade::stop(data).await {
+        Ok(true) => view::print("stopped, nothing is left running"),
+        Ok(false) => view::print(&format!("nothing was running on {}", data.display())),
+        Err(error) => {
+            view::complain(&view::error(&error));
+            return ExitCode::from(if matches!(error, Error::NoParade { .. }) { 2 } else { 1 });
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Runs a parade until it is told to stop.
+async fn supervise(arguments: Arguments) -> ExitCode {
+    let is_detached = arguments.supervise;
+    if is_detached {
+        // No signal of the terminal that it was started from; it leads a group already if this fails.
+        let _ = nix::unistd::setsid();
+    }
     let (interrupt, terminate) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
     let (Ok(interrupt), Ok(terminate)) = (interrupt, terminate) else {
         view::complain("pghc: the system takes no signal handlers; nothing was started");
@@ -106,16 +145,23 @@ pub async fn run(arguments: Arguments) -> ExitCode {
             "distances: changed by `geo-load net` at {url}; one way late by p50 {p50:.2} p99 {p99:.2} ms"
         ));
     }
-    let screen = Screen::new();
+    let screen = if is_detached { Screen::log() } else { Screen::new() };
     let code = tokio::select! {
         error = attend(&parade, &screen, started) => {
             screen.say(&view::error(&error));
+            if let Some(end) = error.log_end() {
+                screen.say(&end);
+            }
             ExitCode::FAILURE
         }
         () = stop.asked() => ExitCode::SUCCESS,
     };
     screen.clear();
-    view::print("stopping; press Ctrl-C again to stop at once");
+    view::print(if is_detached {
+        "stopping"
+    } else {
+        "stopping; press Ctrl-C again to stop at once"
+    });
     tokio::select! {
         () = parade.stop() => view::print("stopped, nothing is left running"),
         () = stop.asked() => {
@@ -183,16 +229,25 @@ async fn attend(parade: &Parade, screen: &Screen, started: Instant) -> Error {
         loop {
             match parade.ready(READY_PATIENCE).await {
                 Ok(()) => break,
-                Err(error @ Error::NotReady { .. }) => screen.say(&view::error(&error)),
+                Err(error @ Error::NotReady { .. })
+                    if screen.pause().is_some() || started.elapsed() < READY_MAX =>
+                {
+                    screen.say(&view::error(&error));
+                }
                 Err(error) => return error,
             }
         }
         let seconds = started.elapsed().as_secs_f64();
+        let Some(pause) = screen.pause() else {
+            let data = parade.data().display();
+            screen.say(&format!("ready after {seconds:.1} s; stop with: pghc dev --stop {data}"));
+            return std::future::pending().await;
+        };
         screen.say(&format!("ready after {seconds:.1} s; stop with Ctrl-C"));
         let observer = Observer::new(Node::of_record(&parade.record()));
         loop {
             screen.show(&view::line(&observer.look().await));
-            tokio::time::sleep(screen.pause()).await;
+            tokio::time::sleep(pause).await;
         }
     };
     tokio::select! {
@@ -224,49 +279,6 @@ impl Stop {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
-        }
-    }
-}
-
-/// A terminal has one line that is rewritten; anything else gets plain lines.
-struct Screen {
-    live: Option<ProgressBar>,
-}
-
-impl Screen {
-    fn new() -> Self {
-        let live = std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
-        let bar = || {
-            let style = ProgressStyle::with_template("{wide_msg}");
-            let style = style.expect("the template is constant and valid");
-            ProgressBar::new_spinner().with_style(style)
-        };
-        Self { live: live.then(bar) }
-    }
-
-    /// A line that stays.
-    fn say(&self, text: &str) {
-        match &self.live {
-            Some(bar) => bar.println(text),
-            None => view::print(text),
-        }
-    }
-
-    /// The status, in the place of the one before where that is possible.
-    fn show(&self, text: &str) {
-        match &self.live {
-            Some(bar) => bar.set_message(text.to_owned()),
-            None => view::print(text),
-        }
-    }
-
-    fn pause(&self) -> Duration {
-        if self.live.is_some() { LIVE_EVERY } else { PLAIN_EVERY }
-    }
-
-    fn clear(&self) {
-        if let Some(bar) = &self.live {
-            bar.finish_and_clear();
         }
     }
 }

@@ -52,7 +52,8 @@ impl Ports {
     }
 }
 
-fn is_free(port: u16) -> bool {
+/// Whether nothing listens on this port of loopback.
+pub(super) fn is_free(port: u16) -> bool {
     TcpListener::bind(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 

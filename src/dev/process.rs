@@ -111,6 +111,47 @@ pub fn signal(pid: u32, by: Signal) {
     }
 }
 
+/// Whether a process has this number, be it a zombie or of another user.
+#[must_use]
+pub fn exists(pid: u32) -> bool {
+    let Ok(pid) = i32::try_from(pid) else { return false };
+    let asked = nix::sys::signal::kill(Pid::from_raw(pid), None);
+    pid > 0 && asked != Err(nix::errno::Errno::ESRCH)
+}
+
+/// Ids of all processes of this machine that can be seen; none where there is no `/proc`.
+#[must_use]
+pub fn all() -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// What tells a running process from every other that had or will have its number: the start of the
+/// machine and its own. `None` when it is gone or a zombie, or this is not allowed to be known.
+#[must_use]
+pub fn identity(pid: u32) -> Option<String> {
+    if !fs::exists("/proc/self/stat").unwrap_or(false) {
+        return started_by_ps(pid);
+    }
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The program's name stands in parentheses and may hold any.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ');
+    let state = fields.next()?;
+    let ticks = fields.nth(18)?;
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    (!matches!(state, "Z" | "X")).then(|| format!("{} {ticks}", boot.trim()))
+}
+
+/// Where there is no `/proc` (macOS).
+fn started_by_ps(pid: u32) -> Option<String> {
+    let mut ps = std::process::Command::new("ps");
+    let output = ps.args(["-o", "stat=,lstart=", "-p", &pid.to_string()]).output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let (state, started) = text.trim().split_once(char::is_whitespace)?;
+    (!state.starts_with('Z')).then(|| started.trim().to_owned())
+}
+
 /// Arguments of a running process, the program first; `None` when it is gone or a zombie.
 #[must_use]
 pub fn command_line(pid: u32) -> Option<Vec<String>> {
@@ -141,7 +182,23 @@ mod tests {
     use nix::sys::signal::Signal;
     use tokio::process::Command;
 
-    use super::{Process, command_line};
+    use super::{Process, all, command_line, exists, identity};
+
+    #[test]
+    fn a_process_has_an_identity_until_it_is_dead() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep");
+        let pid = child.id();
+        let born = identity(pid).expect("it runs");
+        assert_eq!(identity(pid).as_ref(), Some(&born));
+        assert!(exists(pid) && all().contains(&pid));
+        child.kill().expect("signalled");
+        while identity(pid).is_some() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(exists(pid), "a zombie has its number still");
+        child.wait().expect("reaped");
+        assert!(identity(std::process::id()).is_some_and(|own| own != born));
+    }
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("sh");

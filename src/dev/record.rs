@@ -3,12 +3,13 @@
 //! The file is there while its parade runs, and every version of it that can be read is whole: it is
 //! replaced, never written in place.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::{fs, io};
 
 use pghc_api::id::{ClusterId, ZoneName};
 use serde::{Deserialize, Serialize};
+
+use crate::private;
 
 /// Name of the file in the parade's data directory.
 pub const FILE: &str = "parade.json";
@@ -31,7 +32,7 @@ pub struct ParadeRecord {
 pub struct ZoneRecord {
     /// Name of the zone.
     pub name: ZoneName,
-    /// Connection string of its database's superuser.
+    /// Connection string of its database's superuser, for the user who started the parade.
     pub dsn: String,
     /// Base URLs of its API nodes, `http://127.0.0.1:…`.
     pub api: Vec<String>,
@@ -81,11 +82,7 @@ impl ParadeRecord {
 pub(super) fn replace(file: &Path, value: &impl Serialize) -> io::Result<()> {
     let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
-    let new = file.with_extension("json.new");
-    let mut written = fs::File::create(&new)?;
-    written.write_all(&text)?;
-    written.sync_all()?;
-    fs::rename(&new, file)
+    private::replace(file, &text)
 }
 
 #[cfg(test)]
@@ -95,7 +92,7 @@ mod tests {
     /// Scripts outside this repository read this file; the text is the one they were promised.
     #[test]
     fn the_record_keeps_the_form_that_scripts_rely_on() {
-        let text = r#"{"cluster_id":"0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7","zones":[{"name":"eu","dsn":"postgres://postgres@127.0.0.1:23000/pghc","api":["http://127.0.0.1:23002"],"coordinator":"http://127.0.0.1:23001","pids":{"postgres":11,"coordinator":12,"api":[13]}}]}"#;
+        let text = r#"{"cluster_id":"0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7","zones":[{"name":"eu","dsn":"postgres://postgres@%2Fd%2Fzones%2Feu%2Fpg:23000/pghc","api":["http://127.0.0.1:23002"],"coordinator":"http://127.0.0.1:23001","pids":{"postgres":11,"coordinator":12,"api":[13]}}]}"#;
         let record: ParadeRecord = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&record).unwrap(), text);
     }

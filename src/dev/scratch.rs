@@ -1,11 +1,12 @@
 //! A directory that lives as long as a value.
 //!
-//! Other users may pass through it (mode 0711) but not list it: as root we drop PostgreSQL to
-//! another user, and that user must reach its data directory below.
+//! It is private. As root we drop PostgreSQL to another user; a server opens the way to its data
+//! directory for that user's group.
 
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
+
+use crate::private;
 
 /// A new empty directory under the system's temporary directory, removed with all it holds when
 /// this value is dropped.
@@ -20,9 +21,9 @@ impl Scratch {
     /// # Errors
     /// When the temporary directory cannot be written.
     pub fn new(purpose: &str) -> io::Result<Self> {
-        let name = format!("pghc-{purpose}-{}", uuid::Uuid::new_v4().simple());
+        let name = format!("pghc-{purpose}-{:012x}", rand::random::<u64>() >> 16);
         let path = std::env::temp_dir().join(name);
-        fs::DirBuilder::new().mode(0o711).create(&path)?;
+        private::create_dir(&path)?;
         Ok(Self { path })
     }
 

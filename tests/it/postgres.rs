@@ -71,8 +71,7 @@ impl Database {
         let dsn: Dsn = server.dsn().parse().unwrap();
         let client = dsn.connect(Role::Login, "test", &tasks).await.unwrap();
         client.batch_execute(&format!("create database {name}")).await.unwrap();
-        let dsn: Dsn =
-            format!("postgres://postgres@127.0.0.1:{}/{name}", server.port()).parse().unwrap();
+        let dsn: Dsn = server.dsn_of(&name).parse().unwrap();
         let admin = dsn.connect(Role::Login, "test", &tasks).await.unwrap();
         Self { name, dsn, tasks, admin, shared }
     }

@@ -81,7 +81,7 @@ impl Zones {
     }
 
     fn dsn(&self, database: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.server.port())
+        self.server.dsn_of(database)
     }
 
     /// Makes `bad` a copy of zone us.

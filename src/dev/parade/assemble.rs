@@ -1,10 +1,13 @@
 //! Starting the children of a parade for the first time: databases, then coordinators, then API
 //! nodes. The command lines of `pghc coordinator` and `pghc api` are written here and nowhere else.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
+
+use pghc_api::id::ZoneName;
 
 use super::Error;
 use super::board::{Member, Part};
@@ -13,7 +16,7 @@ use super::options::{Acks, Profile};
 use super::plan::{Plan, ZonePlan};
 use super::program::{Body, Program};
 use super::routes::Routes;
-use crate::dev::postgres::{DATABASE, SUPERUSER, Server, ServerOptions};
+use crate::dev::postgres::{Server, ServerOptions};
 use crate::dev::process::Process;
 use crate::dev::record::{ParadeRecord, Pids, ZoneRecord};
 
@@ -64,8 +67,9 @@ impl Assembly<'_> {
         started.into_iter().collect()
     }
 
-    /// The programs, not started: all coordinators, then all API nodes.
-    pub(super) fn programs(&self) -> Vec<(Member, Body)> {
+    /// The programs, not started: all coordinators, then all API nodes, which find their database by
+    /// its zone in `dsns`.
+    pub(super) fn programs(&self, dsns: &Dsns) -> Vec<(Member, Body)> {
         let mut programs = Vec::new();
         for (index, zone) in self.plan.zones.iter().enumerate() {
             let member = Member { zone: zone.name.clone(), part: Part::Coordinator };
@@ -74,7 +78,7 @@ impl Assembly<'_> {
         for zone in &self.plan.zones {
             for (node, port) in zone.api.iter().enumerate() {
                 let member = Member { zone: zone.name.clone(), part: Part::Api(node) };
-                let arguments = self.api(&member, zone, *port);
+                let arguments = self.api(&member, zone, *port, &dsns[&zone.name]);
                 programs.push(self.program(member, arguments));
             }
         }
@@ -108,10 +112,10 @@ impl Assembly<'_> {
         line
     }
 
-    fn api(&self, member: &Member, zone: &ZonePlan, port: u16) -> Vec<OsString> {
+    fn api(&self, member: &Member, zone: &ZonePlan, port: u16, dsn: &str) -> Vec<OsString> {
         let mut line = self.common("api", zone, port);
         push(&mut line, "--node", member.to_string());
-        push(&mut line, "--database", dsn(zone));
+        push(&mut line, "--database", dsn);
         for url in self.routes.nearest_first(&zone.name) {
             push(&mut line, "--coordinator", url);
         }
@@ -153,16 +157,24 @@ fn push(line: &mut Vec<OsString>, flag: &str, value: impl Into<OsString>) {
     line.push(value.into());
 }
 
-fn dsn(zone: &ZonePlan) -> String {
-    format!("postgres://{SUPERUSER}@127.0.0.1:{}/{DATABASE}", zone.postgres)
+/// Connection strings of the zones' databases.
+pub(super) type Dsns = BTreeMap<ZoneName, String>;
+
+/// Those of servers that run.
+pub(super) fn dsns(servers: &[(Member, Body)]) -> Dsns {
+    let dsn = |(member, body): &(Member, Body)| match body {
+        Body::Server { server, .. } => Some((member.zone.clone(), server.dsn())),
+        Body::Program(_) => None,
+    };
+    servers.iter().filter_map(dsn).collect()
 }
 
 /// Where everything of `plan` will be; no process ids yet. `wan` is the emulator's URL.
-pub(super) fn record(plan: &Plan, wan: Option<String>) -> ParadeRecord {
+pub(super) fn record(plan: &Plan, dsns: &Dsns, wan: Option<String>) -> ParadeRecord {
     let url = |port: u16| format!("http://{}", SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let zone = |zone: &ZonePlan| ZoneRecord {
         name: zone.name.clone(),
-        dsn: dsn(zone),
+        dsn: dsns[&zone.name].clone(),
         api: zone.api.iter().map(|port| url(*port)).collect(),
         coordinator: url(zone.coordinator),
         pids: Pids { api: vec![0; zone.api.len()], ..Pids::default() },

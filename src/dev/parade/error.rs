@@ -14,14 +14,39 @@ pub enum Error {
     BadOptions(String),
     /// Stop the other one first, or choose another directory.
     #[error(
-        "a parade already runs on {} (supervisor process {supervisor}); nothing was changed. Stop \
-         it (kill {supervisor}) or choose another directory", data.display()
+        "a parade already runs on {0}{1}; nothing was changed. Stop it (pghc dev --stop {0}) or \
+         choose another directory", data.display(), of_process(*supervisor)
     )]
     AlreadyRuns {
         /// The directory.
         data: PathBuf,
-        /// Process id of its supervisor, as it wrote it.
-        supervisor: String,
+        /// Process id of its supervisor, if it is known.
+        supervisor: Option<u32>,
+    },
+    /// Name the directory that was given to `pghc dev --data`.
+    #[error("there is no parade in {}; nothing was stopped", data.display())]
+    NoParade {
+        /// The directory.
+        data: PathBuf,
+    },
+    /// Look at that process: it is of another user, or the system does not end it.
+    #[error(
+        "the supervisor of {0}{1} does not end; its parade runs on. Stop it as the user who started \
+         it, or as root", data.display(), of_process(*supervisor)
+    )]
+    DoesNotStop {
+        /// The directory.
+        data: PathBuf,
+        /// Process id of its supervisor, if it is known.
+        supervisor: Option<u32>,
+    },
+    /// See the error below.
+    #[error("the directory {} cannot be used; nothing was started", data.display())]
+    Directory {
+        /// The directory.
+        data: PathBuf,
+        /// Why.
+        source: postgres::Error,
     },
     /// Use the zones that are there, or choose another directory.
     #[error(
@@ -100,6 +125,8 @@ pub enum Error {
         missing: String,
         /// Directory of the logs.
         logs: PathBuf,
+        /// The log of the first that is missing, if that is known.
+        log: Option<PathBuf>,
     },
     /// Correct the name.
     #[error("the parade has no {0}")]
@@ -119,7 +146,19 @@ pub enum Error {
     },
 }
 
+fn of_process(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
 impl Error {
+    /// The end of the log of what is not ready, where the error does not quote it itself.
+    #[must_use]
+    pub fn log_end(&self) -> Option<String> {
+        let Self::NotReady { log: Some(log), .. } = self else { return None };
+        let end = postgres::tail(log).unwrap_or_else(|error| format!("(unreadable: {error})"));
+        Some(format!("{} ends with:\n{end}", log.display()))
+    }
+
     pub(super) fn io(
         act: &'static str,
         path: impl Into<PathBuf>,

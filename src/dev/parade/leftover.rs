@@ -2,6 +2,7 @@
 //!
 //! Only processes whose command line names this cluster, or this data directory, are signalled.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,33 +11,44 @@ use tokio::time::Instant;
 
 use super::Error;
 use super::plan::Plan;
+use crate::dev::ports::is_free;
 use crate::dev::postgres;
-use crate::dev::process::{command_line, signal};
+use crate::dev::process::{self, command_line, identity, signal};
 use crate::dev::record::{FILE, ParadeRecord};
 
 /// Time a leftover has after SIGTERM, and again after SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for the ports of what has just died.
+const PORTS_MAX: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(25);
 
-/// Ends the programs and servers of an earlier run on `data` and removes its `parade.json`.
-pub(super) async fn clear(data: &Path, plan: &Plan) -> Result<(), Error> {
-    if let Ok(record) = ParadeRecord::read(data) {
-        let pids = record.zones.iter().flat_map(|zone| {
-            zone.pids.api.iter().copied().chain([zone.pids.coordinator]).collect::<Vec<_>>()
-        });
-        let cluster = plan.cluster_id.as_str();
-        futures::future::try_join_all(pids.map(|pid| end(data, pid, cluster))).await?;
-    }
+/// Ends the programs and servers of an earlier run on `data`, waits until their ports are free, and
+/// removes its `parade.json`; answers whether the earlier run was not stopped properly.
+pub(super) async fn clear(data: &Path, plan: &Plan) -> Result<bool, Error> {
+    let record = ParadeRecord::read(data);
+    let of_record = record.iter().flat_map(|record| &record.zones).map(|zone| &zone.pids);
+    let of_record = of_record.flat_map(|pids| pids.api.iter().copied().chain([pids.coordinator]));
+    // A supervisor that was killed while it started had written no record.
+    let pids: BTreeSet<u32> = of_record.chain(process::all()).collect();
+    let cluster = plan.cluster_id.as_str();
+    let ended = pids.into_iter().map(|pid| end(data, pid, cluster));
+    let mut found = futures::future::try_join_all(ended).await?.contains(&true);
     let servers = plan.zones.iter().map(|zone| async move {
         let cleared = postgres::clear_leftover(&postgres_dir(data, zone.name.as_str())).await;
         cleared.map_err(|source| Error::Postgres { zone: zone.name.to_string(), source })
     });
-    futures::future::try_join_all(servers).await?;
+    found |= futures::future::try_join_all(servers).await?.contains(&true);
+    if found || record.is_ok() {
+        let deadline = Instant::now() + PORTS_MAX;
+        while !plan.ports().all(is_free) && Instant::now() < deadline {
+            tokio::time::sleep(POLL).await;
+        }
+    }
     match std::fs::remove_file(data.join(FILE)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::io("remove", data.join(FILE))(error))
         }
-        _ => Ok(()),
+        _ => Ok(found),
     }
 }
 
@@ -45,24 +57,25 @@ pub(super) fn postgres_dir(data: &Path, zone: &str) -> std::path::PathBuf {
     data.join("zones").join(zone).join("pg")
 }
 
-async fn end(data: &Path, pid: u32, cluster: &str) -> Result<(), Error> {
-    let is_ours = || command_line(pid).is_some_and(|line| is_part_of(&line, cluster));
+/// Ends a process if it is of this cluster; answers whether it was.
+async fn end(data: &Path, pid: u32, cluster: &str) -> Result<bool, Error> {
+    let born = identity(pid);
+    if born.is_none() || !command_line(pid).is_some_and(|line| is_part_of(&line, cluster)) {
+        return Ok(false);
+    }
     for by in [Signal::SIGTERM, Signal::SIGKILL] {
-        if !is_ours() {
-            return Ok(());
-        }
-        tracing::info!(pid, signal = %by, "ending a process left by an earlier run");
+        tracing::info!(pid, signal = %by, "process of an earlier run signalled");
         signal(pid, by);
         signal(pid, Signal::SIGCONT);
         let deadline = Instant::now() + PATIENCE;
-        while is_ours() && Instant::now() < deadline {
+        while Instant::now() < deadline {
+            if identity(pid) != born {
+                return Ok(true);
+            }
             tokio::time::sleep(POLL).await;
         }
     }
-    if is_ours() {
-        return Err(Error::Leftover { pid, data: data.to_owned() });
-    }
-    Ok(())
+    Err(Error::Leftover { pid, data: data.to_owned() })
 }
 
 /// Whether a command line is `… coordinator|api … --cluster-id CLUSTER …`. The program's own name is

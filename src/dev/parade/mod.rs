@@ -13,10 +13,11 @@ mod options;
 mod plan;
 mod program;
 mod routes;
+mod stop;
+mod supervisor;
 mod voters;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,9 @@ pub use self::options::{API_NODES_MAX, Acks, ParadeOptions, Profile, ZONES_MAX, 
 use self::plan::Plan;
 use self::program::Body;
 use self::routes::Routes;
+pub use self::stop::stop;
+use self::supervisor::Taken;
+pub use self::supervisor::{Supervisor, prepare};
 use self::voters::Voters;
 use super::observe::{Node, Observer};
 use super::postgres::tail;
@@ -67,7 +71,7 @@ pub struct Parade {
 /// What must outlive every child: the lock on the directory, and the directory if it is temporary.
 #[derive(Debug)]
 struct Hold {
-    _lock: File,
+    taken: Taken,
     _scratch: Option<Scratch>,
 }
 
@@ -97,8 +101,9 @@ impl Parade {
                 (scratch.path().to_owned(), Some(scratch))
             }
         };
-        let (data, lock) = plan::take_directory(&data)?;
-        let hold = Arc::new(Hold { _lock: lock, _scratch: scratch });
+        let taken = supervisor::take(&data).await?;
+        let data = taken.data().to_owned();
+        let hold = Arc::new(Hold { taken, _scratch: scratch });
         let before = Plan::read(&data)?;
         if let Some(before) = &before {
             before.check_zones(&data, &options.zones)?;
@@ -124,12 +129,14 @@ impl Parade {
             temporary,
         };
         let mut children = assembly.start_servers().await?;
-        let mut programs = assembly.programs();
+        let dsns = assemble::dsns(&children);
+        let mut programs = assembly.programs(&dsns);
         for (_, program) in &mut programs {
             program.launch().await?;
         }
         children.append(&mut programs);
-        let board = Arc::new(Board::new(data.clone(), assemble::record(&plan, routes.control())));
+        let record = assemble::record(&plan, &dsns, routes.control());
+        let board = Arc::new(Board::new(data.clone(), record));
         let keepers = BTreeMap::new();
         let abort = CancellationToken::new();
         let wan = routes.emulator().cloned();
@@ -165,12 +172,13 @@ impl Parade {
         loop {
             let mut missing = observer.not_ready().await;
             if missing.is_empty() {
-                match &self.voters {
-                    None => return Ok(()),
-                    Some(voters) => match voters.settle(&self.record()).await {
-                        Ok(()) => return Ok(()),
-                        Err(said) => missing.push(format!("the voters: {said}")),
-                    },
+                let settled = match &self.voters {
+                    None => Ok(()),
+                    Some(voters) => voters.settle(&self.record()).await,
+                };
+                match settled {
+                    Ok(()) => return self.hold.taken.tell_ready(),
+                    Err(said) => missing.push(format!("the voters: {said}")),
                 }
             }
             if let Some((member, lives)) = self.board.most_short_lived()
@@ -181,11 +189,20 @@ impl Parade {
                 return Err(Error::KeepsEnding { member: member.to_string(), log, log_tail });
             }
             if Instant::now() >= deadline {
-                let (missing, logs) = (missing.join("; "), assemble::logs(&self.data));
-                return Err(Error::NotReady { timeout, missing, logs });
+                let (logs, log) = (assemble::logs(&self.data), self.log_of(&missing[0]));
+                return Err(Error::NotReady { timeout, missing: missing.join("; "), logs, log });
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// The log of the API node whose URL this begins with.
+    fn log_of(&self, missing: &str) -> Option<PathBuf> {
+        self.record().zones.into_iter().find_map(|zone| {
+            let is_meant = |url: &String| missing.starts_with(&format!("{url}/"));
+            let part = Part::Api(zone.api.iter().position(is_meant)?);
+            Some(assemble::log_of(&self.data, &Member { zone: zone.name, part }))
+        })
     }
 
     /// Where everything is now.

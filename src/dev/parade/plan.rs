@@ -1,12 +1,7 @@
 //! `cluster.json`: what a parade's data directory is: cluster, zones, ports. Kept over restarts.
-//!
-//! Also the lock that lets one supervisor at a time have the directory; the kernel frees it when
-//! the supervisor dies, however it dies.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 
 use pghc_api::id::{ClusterId, ZoneName};
 use serde::{Deserialize, Serialize};
@@ -16,7 +11,6 @@ use crate::dev::ports::Ports;
 use crate::dev::record::replace;
 
 const FILE: &str = "cluster.json";
-const LOCK: &str = "supervisor.pid";
 
 /// What `cluster.json` holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +84,12 @@ impl Plan {
         Ok(Self { cluster_id, zones: planned })
     }
 
+    /// Every port of it.
+    pub(super) fn ports(&self) -> impl Iterator<Item = u16> {
+        let of = |zone: &ZonePlan| [&[zone.postgres, zone.coordinator], &zone.api[..]].concat();
+        self.zones.iter().flat_map(of)
+    }
+
     pub(super) fn write(&self, data: &Path) -> Result<(), Error> {
         let file = data.join(FILE);
         replace(&file, self).map_err(Error::io("write", file))
@@ -98,29 +98,4 @@ impl Plan {
 
 fn join<'a>(zones: impl IntoIterator<Item = &'a ZoneName>) -> String {
     zones.into_iter().map(ZoneName::as_str).collect::<Vec<_>>().join(", ")
-}
-
-/// Creates the data directory if there is none and takes it for this process until the file that is
-/// answered is dropped. The path is answered without symbolic links.
-pub(super) fn take_directory(data: &Path) -> Result<(PathBuf, File), Error> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o711).create(data).map_err(Error::io("create", data))?;
-    let data = data.canonicalize().map_err(Error::io("find", data))?;
-    let path = data.join(LOCK);
-    let mut options = File::options();
-    let lock = options.create(true).truncate(false).read(true).write(true).open(&path);
-    let mut lock = lock.map_err(Error::io("open", &path))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            lock.read_to_string(&mut text).map_err(Error::io("read", &path))?;
-            return Err(Error::AlreadyRuns { data, supervisor: text.trim().to_owned() });
-        }
-        Err(TryLockError::Error(error)) => return Err(Error::io("lock", &path)(error)),
-    }
-    lock.set_len(0).map_err(Error::io("write", &path))?;
-    lock.rewind().map_err(Error::io("write", &path))?;
-    writeln!(lock, "{}", std::process::id()).map_err(Error::io("write", &path))?;
-    Ok((data, lock))
 }

@@ -1,7 +1,6 @@
 //! One `pghc` process of a parade, other than PostgreSQL: its command line, its log, its life.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -13,6 +12,7 @@ use tokio::process::Command;
 use super::Error;
 use crate::dev::postgres::{self, Server};
 use crate::dev::process::Process;
+use crate::private;
 
 /// Longest time a program may take to end after SIGTERM before it is killed.
 const STOP_MAX: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ const THREADS: &str = "TOKIO_WORKER_THREADS";
 
 impl Program {
     fn launch(&mut self) -> Result<(), Error> {
-        let log = File::options().create(true).append(true).open(&self.log);
+        let log = private::append(&self.log);
         let log = log.map_err(Error::io("open", &self.log))?;
         let again = log.try_clone().map_err(Error::io("open", &self.log))?;
         let mut command = Command::new(&self.binary);

@@ -1,46 +1,78 @@
-//! The files of a server: its data directory, its settings, its log.
+//! The files of a server: its data directory, its settings, who may log in, its log.
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::{Uid, User};
 use tokio::process::Command;
 
+use super::install::Owner;
 use super::template::Template;
 use super::{Error, SUPERUSER, Server};
 use crate::dev::process::Process;
+use crate::private;
+
+/// Variables of our environment that would change what PostgreSQL's programs do.
+const FOREIGN: &[&str] = &["PG", "LC_"];
 
 /// Creates the directory above `data_dir` and answers the path of `data_dir` without symbolic
 /// links: it is compared with command lines.
-pub(super) fn prepare_parent(data_dir: &Path) -> Result<PathBuf, Error> {
+pub(super) fn prepare_parent(data_dir: &Path, owner: Option<Owner>) -> Result<PathBuf, Error> {
     let absolute = std::path::absolute(data_dir).map_err(Error::io("find the data directory"))?;
     let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
         let source = std::io::ErrorKind::InvalidInput.into();
         return Err(Error::Io { act: "use the root directory as a data directory", source });
     };
-    create_passable(parent)?;
+    create_passable(parent, owner)?;
     let parent = parent.canonicalize().map_err(Error::io("find the data directory"))?;
     Ok(parent.join(name))
 }
 
-/// Creates a directory and what is missing above it; others may pass through and not list.
-fn create_passable(directory: &Path) -> Result<(), Error> {
-    let mut builder = fs::DirBuilder::new();
-    let made = builder.recursive(true).mode(0o711).create(directory);
-    made.map_err(Error::io("create the directory above the data directory"))
+/// Creates the directory of a parade, or of servers, and what is missing above it. They are private:
+/// where PostgreSQL runs as another user, its group may pass through and not list.
+///
+/// # Errors
+/// Those of the file system; [`Error::NoUser`].
+pub(in crate::dev) fn make_directory(directory: &Path) -> Result<(), Error> {
+    let owner = Owner::choose(directory)?;
+    create_passable(directory, owner)?;
+    let metadata = fs::metadata(directory).map_err(Error::io("look at a directory"))?;
+    match owner {
+        // It was named for this, so its owner wants PostgreSQL in it.
+        Some(owner) if metadata.uid() == 0 && !owner.may_pass(&metadata) => {
+            owner.admit(directory).map_err(Error::io("open a directory"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn create_passable(directory: &Path, owner: Option<Owner>) -> Result<(), Error> {
+    let made = private::create_dir_all(directory);
+    let made = made.map_err(Error::io("create the directory above the data directory"))?;
+    let Some(owner) = owner else { return Ok(()) };
+    let mut opened = made.iter().map(|directory| owner.admit(directory));
+    opened.try_for_each(|it| it).map_err(Error::io("open a directory"))
 }
 
 impl Server {
     /// A command (of the installation, unless its path is absolute) that runs as the server's user
     /// and writes to the server's log.
     pub(super) fn command(&self, program: &str, directory: &Path) -> Result<Command, Error> {
-        let log = fs::File::options().create(true).append(true).open(&self.options.log);
+        let log = private::append(&self.options.log);
         let log = log.map_err(Error::io("open the server's log"))?;
         let again = log.try_clone().map_err(Error::io("open the server's log"))?;
         let mut command = Command::new(self.install.bin.join(program));
         command.current_dir(directory);
-        command.env("LC_ALL", "C");
+        for (name, _) in std::env::vars_os() {
+            if FOREIGN.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+                command.env_remove(name);
+            }
+        }
+        command.env_remove("LANGUAGE").env("LC_ALL", "C").env("LANG", "C").env("TZ", "UTC");
+        // Files of ours that PostgreSQL's user may not read would end it.
+        command.env("HOME", directory);
         command.stdout(log).stderr(again);
         if let Some(owner) = self.owner {
             command.uid(owner.uid).gid(owner.gid);
@@ -52,7 +84,7 @@ impl Server {
     /// leaves nothing that looks like a data directory.
     pub(super) async fn create_directory(&mut self) -> Result<(), Error> {
         if let Some(parent) = self.options.log.parent() {
-            create_passable(parent)?;
+            create_passable(parent, self.owner)?;
         }
         if let Some(owner) = self.owner {
             owner.open_path(&self.options.data_dir)?;
@@ -79,7 +111,7 @@ impl Server {
 
     /// Makes a data directory by `initdb`; it must not be there.
     pub(super) async fn initdb(&self, new: &Path) -> Result<(), Error> {
-        let made = fs::DirBuilder::new().mode(0o700).create(new);
+        let made = private::create_dir(new);
         made.map_err(Error::io("create the data directory"))?;
         if let Some(owner) = self.owner {
             owner.take(new).map_err(Error::io("give the data directory to its user"))?;
@@ -89,7 +121,9 @@ impl Server {
             "--data-checksums",
             "--encoding=UTF8",
             "--locale=C",
-            "--auth=trust",
+            // Replaced before the server starts.
+            "--auth-local=peer",
+            "--auth-host=reject",
         ]);
         initdb.args(["--username", SUPERUSER, "--no-instructions"]);
         if self.options.temporary {
@@ -121,11 +155,13 @@ impl Server {
 
     /// Writes `pghc.conf`, sized for many small servers on one machine.
     pub(super) fn write_settings(&self) -> Result<(), Error> {
-        let mut text = String::from("# Written by pghc at every start; changes are lost.\n");
+        let mut text = WRITTEN.to_owned();
         let own = [
             ("listen_addresses", "127.0.0.1"),
-            // Paths of sockets are limited to about 100 bytes; data directories are not.
-            ("unix_socket_directories", ""),
+            ("unix_socket_permissions", "0777"),
+            ("hba_file", "pghc_hba.conf"),
+            ("ident_file", "pghc_ident.conf"),
+            ("password_encryption", "scram-sha-256"),
             ("shared_buffers", "128MB"),
             ("max_connections", "100"),
             ("huge_pages", "off"),
@@ -135,11 +171,43 @@ impl Server {
             ("log_timezone", "UTC"),
         ];
         let port = self.options.port.to_string();
+        let socket = self.socket_dir.path().display().to_string();
         let given = self.options.settings.iter().map(|(name, value)| (name.as_str(), &**value));
-        for (name, value) in own.into_iter().chain([("port", &*port)]).chain(given) {
+        for (name, value) in own
+            .into_iter()
+            .chain([("port", &*port), ("unix_socket_directories", &*socket)])
+            .chain(given)
+        {
             text.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
         }
-        fs::write(self.options.data_dir.join("pghc.conf"), text)
-            .map_err(Error::io("write pghc.conf"))
+        self.put("pghc.conf", &text)?;
+        self.put("pghc_hba.conf", &format!("{WRITTEN}{HBA}"))?;
+        self.put("pghc_ident.conf", &format!("{WRITTEN}{}", self.idents()))
+    }
+
+    /// The users of the operating system who are the superuser: ours, and the one that the server runs
+    /// as, whose replicas log in too.
+    fn idents(&self) -> String {
+        let uids = [Some(Uid::effective()), self.owner.map(|owner| Uid::from_raw(owner.uid))];
+        let users = uids.into_iter().flatten().filter_map(|uid| User::from_uid(uid).ok()?);
+        users.map(|user| format!("pghc \"{}\" {SUPERUSER}\n", user.name)).collect()
+    }
+
+    /// Writes a file of the data directory, for the server's user.
+    fn put(&self, name: &str, text: &str) -> Result<(), Error> {
+        let path = self.options.data_dir.join(name);
+        let written = private::replace(&path, text.as_bytes());
+        let written = written.and_then(|()| self.owner.map_or(Ok(()), |owner| owner.take(&path)));
+        written.map_err(Error::io("write the server's settings"))
     }
 }
+
+const WRITTEN: &str = "# Written by pghc at every start; changes are lost.\n";
+
+/// Who may log in: the superuser by who it is for the operating system, every other login by its
+/// password.
+const HBA: &str = "\
+local all,replication postgres                peer map=pghc
+local all             all                     scram-sha-256
+host  all             all        127.0.0.1/32 scram-sha-256
+";

@@ -2,14 +2,14 @@
 //!
 //! An installation that does not fit is reported, never repaired.
 
-use std::fs::Permissions;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fs, process};
 
 use nix::unistd::{Gid, Uid, User};
 
 use super::Error;
+use crate::private;
 
 /// Oldest major version that pghc runs on.
 pub const VERSION_MIN: u32 = 14;
@@ -129,6 +129,12 @@ impl Owner {
         nix::unistd::chown(path, ids.0, ids.1).map_err(std::io::Error::from)
     }
 
+    /// Lets this user's group pass through `directory`, which is root's own; nobody else may.
+    pub(super) fn admit(self, directory: &Path) -> std::io::Result<()> {
+        nix::unistd::chown(directory, None, Some(Gid::from_raw(self.gid)))?;
+        private::set_mode(directory, private::DIRECTORY | 0o010)
+    }
+
     /// Makes sure that this user may pass through every directory above `data_dir`. Only root's
     /// own directories below the temporary ones are opened, such as `mktemp -d` makes.
     pub(super) fn open_path(self, data_dir: &Path) -> Result<(), Error> {
@@ -145,14 +151,18 @@ impl Owner {
                 let (directory, data_dir) = (directory.to_owned(), data_dir.to_owned());
                 return Err(Error::NotReachable { directory, data_dir });
             }
-            tracing::info!(directory = %directory.display(), "opening a directory for passing");
-            let mode = Permissions::from_mode(metadata.mode() & 0o7777 | 0o001);
-            fs::set_permissions(directory, mode).map_err(Error::io("open a directory"))?;
+            tracing::info!(directory = %directory.display(), "directory opened for passing");
+            let opened = match metadata.mode() & 0o070 {
+                0 => self.admit(directory),
+                // Its group is in use: the way is open for all others.
+                _ => private::set_mode(directory, metadata.mode() & 0o7777 | 0o001),
+            };
+            opened.map_err(Error::io("open a directory"))?;
         }
         Ok(())
     }
 
-    fn may_pass(self, metadata: &fs::Metadata) -> bool {
+    pub(super) fn may_pass(self, metadata: &fs::Metadata) -> bool {
         let bit = match metadata {
             _ if metadata.uid() == self.uid => 0o100,
             _ if metadata.gid() == self.gid => 0o010,

@@ -3,7 +3,8 @@
 //! Only a process that is proved to be the postmaster of this directory is ever signalled; a number
 //! in a file may by now be anybody's.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,39 +12,56 @@ use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
 use super::{Error, POLL};
-use crate::dev::process::{command_line, signal};
+use crate::dev::process::{command_line, exists, signal};
 
-/// Stops a server that a killed owner left running on `data_dir`, and removes a lock file whose
-/// process id now belongs to somebody else.
+/// Stops a server that a killed owner left running on `data_dir`. A lock file whose process is no
+/// server any longer, because it is dying or its number is taken again, blocks the next one no more.
+/// Answers whether a server ran.
 ///
 /// # Errors
 /// [`Error::StillRunning`] when it does not stop within `timeout` and another one for the kill.
-pub(super) async fn clear(data_dir: &Path, timeout: Duration) -> Result<(), Error> {
+pub(super) async fn clear(data_dir: &Path, timeout: Duration) -> Result<bool, Error> {
     let file = data_dir.join("postmaster.pid");
-    let Ok(text) = fs::read_to_string(&file) else { return Ok(()) };
+    let Ok(text) = fs::read_to_string(&file) else { return Ok(false) };
     let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else {
-        return Ok(());
+        return Ok(false);
     };
-    let Some(arguments) = command_line(pid) else {
-        // Dead: PostgreSQL sees that by itself, and by the file that no shared memory is in use.
-        return Ok(());
-    };
-    if !serves(&arguments, data_dir) {
-        return fs::remove_file(&file).map_err(Error::io("remove a stale postmaster.pid"));
+    let serving = || command_line(pid).is_some_and(|arguments| serves(&arguments, data_dir));
+    let end = || disown(&file, &text, pid).map_err(Error::io("change a stale postmaster.pid"));
+    if !serving() {
+        return end().map(|()| false);
     }
-    tracing::info!(pid, "stopping a server left by an earlier run");
+    tracing::info!(pid, "server of an earlier run stopped");
     for by in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGKILL] {
         signal(pid, by);
         signal(pid, Signal::SIGCONT);
         let deadline = Instant::now() + timeout;
         while Instant::now() < deadline {
-            if command_line(pid).is_none_or(|arguments| !serves(&arguments, data_dir)) {
-                return Ok(());
+            if !serving() {
+                return end().map(|()| true);
             }
             tokio::time::sleep(POLL).await;
         }
     }
     Err(Error::StillRunning { pid, data_dir: data_dir.to_owned() })
+}
+
+/// Puts our own process id in the place of `pid`, where a process of that number exists: PostgreSQL
+/// takes a lock file of its parent for a stale one. Everything else in the file stays, so it still
+/// finds the shared memory of the server before and waits until that is free.
+fn disown(file: &Path, text: &str, pid: u32) -> io::Result<()> {
+    if !exists(pid) {
+        return Ok(());
+    }
+    let rest = text.split_once('\n').map_or("", |(_, rest)| rest);
+    let text = format!("{}\n{rest}", std::process::id());
+    let mut opened = match File::options().write(true).open(file) {
+        // The server removed it as it ended.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    opened.write_all(text.as_bytes())?;
+    opened.set_len(text.len() as u64)
 }
 
 /// Whether a command line is `…/postgres … -D DATA_DIR …`.
@@ -57,7 +75,21 @@ fn serves(arguments: &[String], data_dir: &Path) -> bool {
 mod tests {
     use std::path::Path;
 
-    use super::serves;
+    use super::{disown, serves};
+
+    #[test]
+    fn only_a_number_that_is_in_use_is_replaced_in_a_lock_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("postmaster.pid");
+        let text = "1\n/d/pg\n1700000000\n";
+        std::fs::write(&file, text).unwrap();
+        disown(&file, text, 1).unwrap();
+        let changed = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(changed, format!("{}\n/d/pg\n1700000000\n", std::process::id()));
+        disown(&file, &changed, u32::MAX >> 1).unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), changed);
+        disown(&directory.path().join("none"), text, 1).unwrap();
+    }
 
     #[test]
     fn only_a_postmaster_of_this_directory_is_taken_for_one() {

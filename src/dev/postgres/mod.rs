@@ -1,19 +1,23 @@
 //! A real PostgreSQL server under our care, as a direct child: it can be killed and started again.
 //!
 //! Invariant: at most one postmaster runs on a data directory, and it is reaped when it ends; an
-//! unreaped one would keep its lock file alive and block the next start. The server listens on
-//! loopback only and trusts everyone there. `fsync` stays on: what is tested is the real thing.
+//! unreaped one would keep its lock file alive and block the next start. `fsync` stays on: what is
+//! tested is the real thing.
+//!
+//! The server trusts nobody. Its superuser has no password and logs in through a Unix socket in a
+//! private directory, where the operating system says that it is our user. Over TCP, on loopback,
+//! only logins that were given a password get in.
 //!
 //! When we are root, PostgreSQL refuses to run; it is then dropped to the user that owns the data
 //! directory, else `postgres`, else `nobody`. Every directory above the data directory must let
-//! that user pass. Root's own directories below the system's temporary directory are opened for
-//! passing through (`chmod o+x`, which shows nobody what is inside); any other closed one is
-//! reported and left as it is.
+//! that user pass. Directories that we make, and root's own ones below the system's temporary
+//! directory, let its group pass and show nothing; any other closed one is reported and left as it is.
 
 mod directory;
 mod error;
 mod install;
 mod lock;
+mod socket;
 mod standby;
 mod template;
 
@@ -27,10 +31,12 @@ use nix::sys::signal::Signal;
 use tokio::time::Instant;
 use tokio_postgres::NoTls;
 
+pub(super) use directory::make_directory;
 pub use error::Error;
 pub(super) use error::tail;
 use install::Owner;
 pub use install::{Install, VERSION_MIN};
+use socket::SocketDirectory;
 
 use super::process::Process;
 
@@ -54,11 +60,11 @@ const POLL: Duration = Duration::from_millis(25);
 const LIFELINE: &str = r#"while read -r _; do :; done
 read -r pid < "$1/postmaster.pid" && [ "$pid" = "$2" ] && kill -INT "$2""#;
 
-/// Stops a server that a killed owner left running on `data_dir`; does nothing when there is none.
+/// Stops a server that a killed owner left running on `data_dir`; answers whether there was one.
 ///
 /// # Errors
 /// [`Error::StillRunning`] when it does not end even by SIGKILL.
-pub async fn clear_leftover(data_dir: &Path) -> Result<(), Error> {
+pub async fn clear_leftover(data_dir: &Path) -> Result<bool, Error> {
     lock::clear(data_dir, STOP_MAX).await
 }
 
@@ -96,6 +102,7 @@ pub struct Server {
     options: ServerOptions,
     install: Install,
     owner: Option<Owner>,
+    socket_dir: SocketDirectory,
     process: Process,
     /// Length of the log when this life of the server began, in bytes.
     log_start: u64,
@@ -115,12 +122,14 @@ impl Server {
     pub async fn start(options: ServerOptions) -> Result<Self, Error> {
         let install = Install::find()?;
         let mut options = options;
-        options.data_dir = directory::prepare_parent(&options.data_dir)?;
         let owner = Owner::choose(&options.data_dir)?;
+        options.data_dir = directory::prepare_parent(&options.data_dir, owner)?;
+        let socket_dir = SocketDirectory::of(&options.data_dir, owner)?;
         let mut server = Self {
             options,
             install,
             owner,
+            socket_dir,
             process: Process::default(),
             log_start: 0,
             lifeline: Process::default(),
@@ -173,6 +182,7 @@ impl Server {
     pub async fn launch(&mut self) -> Result<(), Error> {
         self.stop().await?;
         clear_leftover(&self.options.data_dir).await?;
+        self.socket_dir.clear().map_err(Error::io("remove a stale socket"))?;
         self.write_settings()?;
         self.log_start = std::fs::metadata(&self.options.log).map_or(0, |log| log.len());
         self.check_port()?;
@@ -187,7 +197,7 @@ impl Server {
         self.lifeline.spawn(&mut lifeline).map_err(Error::io("start the server's lifeline"))
     }
 
-    /// Connection string of the superuser to [`DATABASE`].
+    /// Connection string of the superuser to [`DATABASE`]; it works for our own user.
     #[must_use]
     pub fn dsn(&self) -> String {
         self.dsn_of(DATABASE)
@@ -271,8 +281,17 @@ impl Server {
         self.exited().await.map(drop)
     }
 
-    fn dsn_of(&self, database: &str) -> String {
-        format!("postgres://{SUPERUSER}@127.0.0.1:{}/{database}", self.options.port)
+    /// The same to another database.
+    #[must_use]
+    pub fn dsn_of(&self, database: &str) -> String {
+        let host = self.socket_dir.escaped();
+        format!("postgres://{SUPERUSER}@{host}:{}/{database}", self.options.port)
+    }
+
+    /// Directory of its Unix socket: what PostgreSQL's programs take as `host`.
+    #[must_use]
+    pub fn socket_dir(&self) -> &Path {
+        self.socket_dir.path()
     }
 
     /// Says that the port is taken more clearly than the server's log would.

@@ -2,6 +2,7 @@
 
 use super::{Error, SUPERUSER, Server, ServerOptions, directory};
 use crate::dev::process::Process;
+use crate::private;
 
 impl Server {
     /// Copies this server by `pg_basebackup` and starts the copy as a streaming replica that calls
@@ -12,21 +13,20 @@ impl Server {
     /// See [`Error`]; no replica runs then, and this server is as before.
     pub async fn replica(&self, name: &str, options: ServerOptions) -> Result<Self, Error> {
         let mut options = options;
-        options.data_dir = directory::prepare_parent(&options.data_dir)?;
+        options.data_dir = directory::prepare_parent(&options.data_dir, self.owner)?;
         // The backup makes its own directory only where its user may write.
-        std::fs::create_dir(&options.data_dir).map_err(Error::io("create the data directory"))?;
+        let made = private::create_dir(&options.data_dir);
+        made.map_err(Error::io("create the data directory"))?;
         if let Some(owner) = self.owner {
             owner.open_path(&options.data_dir)?;
             owner
                 .take(&options.data_dir)
                 .map_err(Error::io("give the data directory to its user"))?;
         }
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-        std::fs::set_permissions(&options.data_dir, mode)
-            .map_err(Error::io("close the data directory"))?;
         let mut backup = self.command("pg_basebackup", &options.data_dir)?;
         let from = format!(
-            "host=127.0.0.1 port={} user={SUPERUSER} application_name={name}",
+            "host='{}' port={} user={SUPERUSER} application_name={name}",
+            self.socket_dir.path().display(),
             self.options.port
         );
         backup.args(["-R", "-X", "stream", "-c", "fast", "-d", &from]);

@@ -4,7 +4,6 @@
 //! process; each of the others is made by an `initdb` of its own, and has a system identifier of
 //! its own.
 
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::{fs, io};
@@ -14,6 +13,7 @@ use tokio::sync::Mutex;
 use super::install::Owner;
 use super::{Error, Server};
 use crate::dev::scratch::Scratch;
+use crate::private;
 
 /// The newest; gone with the last server that was made from it.
 static TEMPLATE: Mutex<Weak<Template>> = Mutex::const_new(Weak::new());
@@ -57,7 +57,7 @@ impl Template {
 
 /// Copies a directory of directories and files with their modes, for an owner.
 fn copy_tree(from: &Path, to: &Path, owner: Option<Owner>) -> io::Result<()> {
-    fs::DirBuilder::new().mode(0o700).create(to)?;
+    private::create_dir(to)?;
     take(to, owner)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;

@@ -1,4 +1,6 @@
 //! The harness itself: what it starts dies, comes back and leaves nothing.
 
+mod detached;
 mod parade;
 mod postgres;
+mod private;

@@ -15,11 +15,11 @@ use pghc::dev::scratch::Scratch;
 use pghc::wan::Matrix;
 
 /// A script that ends at the end of its lifeline.
-const OBEDIENT: &str = "obedient.sh";
+pub(super) const OBEDIENT: &str = "obedient.sh";
 /// A script that ends at once.
-const BROKEN: &str = "broken.sh";
+pub(super) const BROKEN: &str = "broken.sh";
 
-fn script(name: &str) -> PathBuf {
+pub(super) fn script(name: &str) -> PathBuf {
     // Kept as a file: one that was just written could not be run while another test forks.
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/dev").join(name)
 }
@@ -41,7 +41,7 @@ fn supervisor(data: &Path) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("it was built")
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < Duration::from_secs(30), "never: {what}");
@@ -49,7 +49,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn pids(record: &ParadeRecord) -> Vec<u32> {
+pub(super) fn pids(record: &ParadeRecord) -> Vec<u32> {
     let of_zone = |zone: &pghc::dev::record::ZoneRecord| {
         let mut pids = vec![zone.pids.postgres, zone.pids.coordinator];
         pids.extend(&zone.pids.api);
@@ -165,7 +165,7 @@ async fn a_parade_killed_with_its_supervisor_is_taken_over_by_the_next() {
 
 #[tokio::test]
 async fn pghc_dev_ends_cleanly_on_sigterm_at_any_step_of_its_start() {
-    let steps = ["supervisor.pid", "zones/eu/pg.new", "zones/eu/pg/postmaster.pid", FILE];
+    let steps = ["supervisor.json", "zones/eu/pg.new", "zones/eu/pg/postmaster.pid", FILE];
     for step in steps {
         let scratch = Scratch::new("it").unwrap();
         let data = scratch.path().join("data");
@@ -207,4 +207,42 @@ async fn what_crosses_zones_goes_through_the_emulator_and_nothing_else_does() {
     assert!(line.windows(2).any(|pair| pair == ["--profile", "wan"]));
     assert!(line.windows(2).any(|pair| pair == ["--round-trip-ms", "200"]));
     parade.stop().await;
+}
+
+/// A zombie keeps its number in the lock files of PostgreSQL, and a dying process its ports.
+#[tokio::test]
+async fn a_parade_killed_whole_starts_again_at_once_on_its_ports() {
+    let scratch = Scratch::new("it").unwrap();
+    let data = scratch.path().join("data");
+    let mut supervisor = supervisor(&data);
+    until("it runs", || ParadeRecord::read(&data).is_ok()).await;
+    let first = read(&data);
+    for _ in 0..5 {
+        let before = read(&data);
+        let mut victims = pids(&before);
+        victims.extend(children_of(before.zones[0].pids.postgres));
+        victims.push(supervisor.id());
+        victims.into_iter().for_each(|pid| signal(pid, Signal::SIGKILL));
+        let mut next = self::supervisor(&data);
+        until("another one runs", || {
+            assert!(next.try_wait().unwrap().is_none(), "it ended instead of starting");
+            ParadeRecord::read(&data).is_ok_and(|now| now.zones[0].pids != before.zones[0].pids)
+        })
+        .await;
+        assert_eq!(read(&data).zones[0].dsn, first.zones[0].dsn);
+        supervisor.wait().unwrap();
+        supervisor = next;
+    }
+    signal(supervisor.id(), Signal::SIGTERM);
+    assert!(supervisor.wait().unwrap().success());
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let is_child = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields =
+            stat.rsplit_once(") ").map(|(_, fields)| fields.to_owned()).unwrap_or_default();
+        fields.split(' ').nth(1) == Some(&parent.to_string())
+    };
+    pghc::dev::process::all().into_iter().filter(is_child).collect()
 }

@@ -87,3 +87,40 @@ async fn a_port_in_use_is_named_and_the_data_is_left_alone() {
     let message = refused.expect_err("the port is taken").to_string();
     assert!(message.contains(&format!("port {port}")), "{message}");
 }
+
+#[tokio::test]
+async fn a_zombie_in_the_lock_file_does_not_block_the_next_start() {
+    let scratch = Scratch::new("it").expect("a temporary directory");
+    let options = ServerOptions::new(scratch.path().join("pg"), free_port());
+    let mut server = Server::start(options).await.expect("PostgreSQL is installed");
+    let dsn = server.dsn();
+    query(&dsn, "create table t (n int); insert into t values (7)").await;
+    server.kill().await.expect("it is reaped");
+    // As in a container whose first process reaps nothing: dead, and its number is not free.
+    let mut zombie = std::process::Command::new("true").spawn().expect("true is there");
+    while pghc::dev::process::identity(zombie.id()).is_some() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for file in ["postmaster.pid", &format!(".s.PGSQL.{}.lock", server.port())] {
+        let path = server.data_dir().join(file);
+        let text = std::fs::read_to_string(&path).expect("a killed server leaves it");
+        let (_, rest) = text.split_once('\n').expect("lines");
+        std::fs::write(&path, format!("{}\n{rest}", zombie.id())).expect("written");
+    }
+    server.restart().await.expect("a zombie serves nothing");
+    assert_eq!(query(&dsn, "select n from t").await, ["7"]);
+    zombie.wait().expect("reaped");
+}
+
+#[tokio::test]
+async fn a_server_whose_path_is_too_long_for_a_socket_has_one_elsewhere() {
+    let scratch = Scratch::new("it").expect("a temporary directory");
+    let deep = scratch.path().join("d".repeat(120)).join("pg");
+    let options = ServerOptions { temporary: true, ..ServerOptions::new(deep, free_port()) };
+    let server = Server::start(options).await.expect("PostgreSQL is installed");
+    assert_eq!(query(&server.dsn(), "select 7").await, ["7"]);
+    let elsewhere = server.socket_dir().to_owned();
+    assert!(elsewhere.exists());
+    drop(server);
+    assert!(!elsewhere.exists());
+}

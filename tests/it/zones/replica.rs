@@ -21,8 +21,13 @@ async fn replica_of(primary: &Server, directory: &Path) -> Server {
     let data = home.join("pg");
     let mut command =
         std::process::Command::new(Install::find().expect("it is there").bin.join("pg_basebackup"));
-    command.args(["-R", "-X", "stream", "-c", "fast", "-U", "postgres", "-h", "127.0.0.1"]);
-    command.arg("-p").arg(primary.port().to_string()).arg("-D").arg(&data);
+    command.args(["-R", "-X", "stream", "-c", "fast", "-U", "postgres", "-h"]);
+    command
+        .arg(primary.socket_dir())
+        .arg("-p")
+        .arg(primary.port().to_string())
+        .arg("-D")
+        .arg(&data);
     if nix::unistd::Uid::effective().is_root() {
         use std::os::unix::process::CommandExt as _;
         command.uid(owner.uid()).gid(owner.gid());
@@ -34,7 +39,7 @@ async fn replica_of(primary: &Server, directory: &Path) -> Server {
 }
 
 fn dsn(server: &Server) -> String {
-    format!("postgres://postgres@127.0.0.1:{}/us", server.port())
+    server.dsn_of("us")
 }
 
 /// A town whose zone us has a replica and an API node that knows of both servers.
@@ -49,8 +54,9 @@ async fn town_with_replica() -> (Town, Server) {
     query(&primary.dsn(), "create database us").await;
     let replica = replica_of(&primary, &directory).await;
     let both = format!(
-        "host=127.0.0.1,127.0.0.1 port={},{} user=postgres dbname=us \
-         target_session_attrs=read-write",
+        "host={},{} port={},{} user=postgres dbname=us target_session_attrs=read-write",
+        primary.socket_dir().display(),
+        replica.socket_dir().display(),
         primary.port(),
         replica.port()
     );

@@ -231,7 +231,7 @@ impl Town {
 
     /// Connection string of the superuser to the database `name`.
     pub(crate) fn dsn(&self, name: &str) -> String {
-        format!("postgres://postgres@127.0.0.1:{}/{name}", self.server.port())
+        self.server.dsn_of(name)
     }
 
     /// Where a zone's processes look for the points at which they crash, in a proving build; see

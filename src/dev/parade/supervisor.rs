@@ -1,0 +1,185 @@
+//! The process that has a parade's directory: a lock, and `supervisor.json`, which names the process.
+//!
+//! The kernel frees the lock when the process dies, however it dies. The file is believed only while the
+//! lock is taken and the process that it names has the start time that it names, so a number that is used
+//! again is never signalled.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::Error;
+use crate::dev::postgres::make_directory;
+use crate::dev::process::identity;
+use crate::dev::record::replace;
+use crate::private;
+
+const LOCK: &str = "supervisor.lock";
+const FILE: &str = "supervisor.json";
+
+/// Longest wait for the lock of a process that is dying, or that has not written its name yet.
+const UNNAMED_MAX: Duration = Duration::from_secs(3);
+const POLL: Duration = Duration::from_millis(25);
+
+/// What `supervisor.json` holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Supervisor {
+    /// Process id.
+    pub pid: u32,
+    /// What tells it from other processes of that number.
+    started: String,
+    /// Whether its parade takes writes, or did.
+    pub ready: bool,
+}
+
+impl Supervisor {
+    /// The one that has `data`, or had it and was killed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read. One that is damaged names nobody.
+    pub fn read(data: &Path) -> Result<Option<Self>, Error> {
+        let file = data.join(FILE);
+        match fs::read(&file) {
+            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("read", file)(error)),
+        }
+    }
+
+    /// Whether that process runs.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        identity(self.pid).is_some_and(|started| started == self.started)
+    }
+}
+
+/// A directory that this process has until the value is dropped.
+#[derive(Debug)]
+pub(super) struct Taken {
+    data: PathBuf,
+    own: Mutex<Supervisor>,
+    _lock: File,
+}
+
+impl Taken {
+    fn new(data: PathBuf, lock: File) -> Result<Self, Error> {
+        let pid = std::process::id();
+        let own = Supervisor { pid, started: identity(pid).unwrap_or_default(), ready: false };
+        let taken = Self { data, own: Mutex::new(own), _lock: lock };
+        taken.write(&taken.own.lock())?;
+        Ok(taken)
+    }
+
+    /// The directory, without symbolic links.
+    pub(super) fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Lets others know that the parade takes writes.
+    pub(super) fn tell_ready(&self) -> Result<(), Error> {
+        let mut own = self.own.lock();
+        if own.ready {
+            return Ok(());
+        }
+        own.ready = true;
+        self.write(&own)
+    }
+
+    fn write(&self, own: &Supervisor) -> Result<(), Error> {
+        let file = self.data.join(FILE);
+        replace(&file, own).map_err(Error::io("write", file))
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(self.data.join(FILE)) {
+            tracing::warn!(%error, "failed to remove supervisor.json");
+        }
+    }
+}
+
+/// Creates the data directory if there is none and takes it for this process.
+pub(super) async fn take(data: &Path) -> Result<Taken, Error> {
+    make_directory(data).map_err(|source| Error::Directory { data: data.to_owned(), source })?;
+    let data = data.canonicalize().map_err(Error::io("find", data))?;
+    let deadline = Instant::now() + UNNAMED_MAX;
+    loop {
+        if let Some(lock) = try_lock(&data)? {
+            return Taken::new(data, lock);
+        }
+        let holder = Supervisor::read(&data)?.filter(Supervisor::runs);
+        if holder.is_some() || Instant::now() >= deadline {
+            return Err(Error::AlreadyRuns { data, supervisor: holder.map(|it| it.pid) });
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Creates the directories of a parade and of its logs.
+///
+/// # Errors
+/// [`Error::AlreadyRuns`] when one runs there; [`Error::Directory`], [`Error::Io`].
+pub fn prepare(data: &Path) -> Result<(), Error> {
+    make_directory(data).map_err(|source| Error::Directory { data: data.to_owned(), source })?;
+    check_free(data)?;
+    let logs = data.join("log");
+    private::create_dir_all(&logs).map(drop).map_err(Error::io("create", logs))
+}
+
+fn check_free(data: &Path) -> Result<(), Error> {
+    if !data.join(LOCK).exists() || try_lock(data)?.is_some() {
+        return Ok(());
+    }
+    match Supervisor::read(data)?.filter(Supervisor::runs) {
+        // It is dying, or starting: the next to take the directory waits and sees.
+        None => Ok(()),
+        Some(holder) => {
+            Err(Error::AlreadyRuns { data: data.to_owned(), supervisor: Some(holder.pid) })
+        }
+    }
+}
+
+/// The lock, until the file is dropped; `None` while another process has it.
+pub(super) fn try_lock(data: &Path) -> Result<Option<File>, Error> {
+    let path = data.join(LOCK);
+    let lock = private::open(&path).map_err(Error::io("open", &path))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Supervisor, check_free, take};
+    use crate::dev::parade::Error;
+
+    #[tokio::test]
+    async fn a_directory_is_taken_once_and_the_file_names_its_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("new/parade");
+        let taken = take(&data).await.unwrap();
+        let known = Supervisor::read(&data).unwrap().unwrap();
+        assert!(known.pid == std::process::id() && known.runs() && !known.ready);
+        assert!(matches!(take(&data).await, Err(Error::AlreadyRuns { .. })));
+        assert!(matches!(check_free(&data), Err(Error::AlreadyRuns { .. })));
+        taken.tell_ready().unwrap();
+        assert!(Supervisor::read(&data).unwrap().unwrap().ready);
+        drop(taken);
+        assert_eq!(Supervisor::read(&data).unwrap(), None);
+        assert!(check_free(&data).is_ok() && take(&data).await.is_ok());
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_is_another_process() {
+        let own = Supervisor { pid: std::process::id(), started: "1".to_owned(), ready: true };
+        assert!(!own.runs());
+    }
+}
