@@ -130,21 +130,7 @@ async fn supervise(arguments: Arguments) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if count % 2 == 0 {
-        let less = count - 1;
-        view::complain(&format!(
-            "pghc: warning: {count} coordinators survive no more losses than {less}"
-        ));
-    }
-    view::print(&view::endpoints(&parade.record()).to_string());
-    view::print(&format!("data: {}", parade.data().display()));
-    if let (Some(url), Some(check)) = (parade.record().wan, parade.wan().and_then(Wan::checked)) {
-        let late = |us: u64| Duration::from_micros(us).as_secs_f64() * 1e3;
-        let (p50, p99) = (late(check.late_p50_us), late(check.late_p99_us));
-        view::print(&format!(
-            "distances: changed by `geo-load net` at {url}; one way late by p50 {p50:.2} p99 {p99:.2} ms"
-        ));
-    }
+    introduce(&parade, count);
     let screen = if is_detached { Screen::log() } else { Screen::new() };
     let code = tokio::select! {
         error = attend(&parade, &screen, started) => {
@@ -171,6 +157,25 @@ async fn supervise(arguments: Arguments) -> ExitCode {
         }
     }
     code
+}
+
+/// Says what runs where.
+fn introduce(parade: &Parade, count: usize) {
+    if count % 2 == 0 {
+        let less = count - 1;
+        view::complain(&format!(
+            "pghc: warning: {count} coordinators survive no more losses than {less}"
+        ));
+    }
+    view::print(&view::endpoints(&parade.record()).to_string());
+    view::print(&format!("data: {}", parade.data().display()));
+    if let (Some(url), Some(check)) = (parade.record().wan, parade.wan().and_then(Wan::checked)) {
+        let late = |us: u64| Duration::from_micros(us).as_secs_f64() * 1e3;
+        let (p50, p99) = (late(check.late_p50_us), late(check.late_p99_us));
+        view::print(&format!(
+            "distances: changed by `geo-load net` at {url}; one way late by p50 {p50:.2} p99 {p99:.2} ms"
+        ));
+    }
 }
 
 /// What is asked for, in the terms of the library; or why not, for people.

@@ -1,5 +1,5 @@
 //! Changing a running emulator over HTTP, and asking it how it is. On loopback only; it knows no
-//! users, because who reaches it can do as much to the processes themselves.
+//! users, so another one of this machine may change the distances. Pages of browsers may not.
 //!
 //! | request | does |
 //! |---|---|
@@ -70,8 +70,12 @@ pub(super) async fn serve(wan: &Wan) -> io::Result<SocketAddr> {
 
 async fn answer(wan: Wan, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
+    let is_of_a_page = head.headers.contains_key(hyper::header::ORIGIN);
     let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
     let outcome = match body {
+        Ok(_) if is_of_a_page => {
+            Err((StatusCode::FORBIDDEN, "pages of browsers are refused".to_owned()))
+        }
         Ok(body) => act(&wan, &head.method, head.uri.path(), &body.to_bytes()),
         Err(error) => Err((StatusCode::BAD_REQUEST, format!("the body cannot be read: {error}"))),
     };

@@ -297,6 +297,10 @@ async fn the_emulator_is_changed_over_http_and_says_what_it_does() {
     ] {
         assert_eq!(send(method, path, body).await.0, status, "{method} {path} {body}");
     }
+    // A page of a browser says where it is from when it changes anything.
+    let page = http.post(format!("{url}/cuts")).header("origin", "http://example.org");
+    let page = page.body(r#"{"from": ["b"]}"#).send().await.expect("an answer");
+    assert_eq!(page.status().as_u16(), 403);
     let heal = tokio::process::Command::new(env!("CARGO_BIN_EXE_geo-load"))
         .args(["net", "--url", url.trim_end_matches("/v1"), "heal", "99"])
         .output();

@@ -117,12 +117,8 @@ async fn watched(
     let chain = links.iter().map(|link| (link.id.get(), link.payload.as_deref().unwrap_or("")));
     let balance = ledger::compare(&name, &books, chain);
     let verify = check::verify(&parade, &names, &links);
-    let steps = |zone: usize| Steps(steps(&parade, zone, start));
-    let steps = if scenario.cluster.visibility {
-        (0..zones.len()).map(steps).collect()
-    } else {
-        Vec::new()
-    };
+    let followed = if scenario.cluster.visibility { zones.len() } else { 0 };
+    let steps = (0..followed).map(|zone| Steps(steps(&parade, zone, start))).collect();
     let known = Known {
         started: "in virtual time".to_owned(),
         is_virtual: true,
