@@ -159,8 +159,6 @@ impl Server {
         let own = [
             ("listen_addresses", "127.0.0.1"),
             ("unix_socket_permissions", "0777"),
-            ("hba_file", "pghc_hba.conf"),
-            ("ident_file", "pghc_ident.conf"),
             ("password_encryption", "scram-sha-256"),
             ("shared_buffers", "128MB"),
             ("max_connections", "100"),
@@ -181,8 +179,8 @@ impl Server {
             text.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
         }
         self.put("pghc.conf", &text)?;
-        self.put("pghc_hba.conf", &format!("{WRITTEN}{HBA}"))?;
-        self.put("pghc_ident.conf", &format!("{WRITTEN}{}", self.idents()))
+        self.put("pg_hba.conf", &format!("{WRITTEN}{HBA}"))?;
+        self.put("pg_ident.conf", &format!("{WRITTEN}{}", self.idents()))
     }
 
     /// The users of the operating system who are the superuser: ours, and the one that the server runs

@@ -53,7 +53,7 @@ fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
             found.push(path);
         } else if path.ends_with("pg") {
             found.push(path.clone());
-            let ours = |name: &str| name.starts_with("pghc");
+            let ours = |name: &str| ["pghc.conf", "pg_hba.conf", "pg_ident.conf"].contains(&name);
             let files =
                 fs::read_dir(&path).expect("readable").map(|entry| entry.expect("readable"));
             let files = files.filter(|entry| ours(&entry.file_name().to_string_lossy()));
