@@ -1,6 +1,8 @@
 //! A server under our care dies, comes back and leaves nothing.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::time::Duration;
 
 use pghc::dev::postgres::{Server, ServerOptions};
@@ -97,7 +99,13 @@ async fn a_zombie_in_the_lock_file_does_not_block_the_next_start() {
     query(&dsn, "create table t (n int); insert into t values (7)").await;
     server.kill().await.expect("it is reaped");
     // As in a container whose first process reaps nothing: dead, and its number is not free.
-    let mut zombie = std::process::Command::new("true").spawn().expect("true is there");
+    // PostgreSQL looks at processes of its own user only.
+    let owner = std::fs::metadata(server.data_dir()).expect("it is there");
+    let mut zombie = std::process::Command::new("true");
+    if nix::unistd::Uid::effective().is_root() {
+        zombie.uid(owner.uid()).gid(owner.gid());
+    }
+    let mut zombie = zombie.spawn().expect("true is there");
     while pghc::dev::process::identity(zombie.id()).is_some() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
