@@ -28,10 +28,11 @@ pub(super) async fn clear(data: &Path, plan: &Plan) -> Result<bool, Error> {
     let record = ParadeRecord::read(data);
     let of_record = record.iter().flat_map(|record| &record.zones).map(|zone| &zone.pids);
     let of_record = of_record.flat_map(|pids| pids.api.iter().copied().chain([pids.coordinator]));
+    let known: BTreeSet<u32> = of_record.collect();
     // A supervisor that was killed while it started had written no record.
-    let pids: BTreeSet<u32> = of_record.chain(process::all()).collect();
+    let pids: BTreeSet<u32> = known.iter().copied().chain(process::all()).collect();
     let cluster = plan.cluster_id.as_str();
-    let ended = pids.into_iter().map(|pid| end(data, pid, cluster));
+    let ended = pids.into_iter().map(|pid| end(data, pid, cluster, known.contains(&pid)));
     let mut found = futures::future::try_join_all(ended).await?.contains(&true);
     let servers = plan.zones.iter().map(|zone| async move {
         let cleared = postgres::clear_leftover(&postgres_dir(data, zone.name.as_str())).await;
@@ -57,25 +58,36 @@ pub(super) fn postgres_dir(data: &Path, zone: &str) -> std::path::PathBuf {
     data.join("zones").join(zone).join("pg")
 }
 
-/// Ends a process if it is of this cluster; answers whether it was.
-async fn end(data: &Path, pid: u32, cluster: &str) -> Result<bool, Error> {
-    let born = identity(pid);
-    if born.is_none() || !command_line(pid).is_some_and(|line| is_part_of(&line, cluster)) {
-        return Ok(false);
+/// Ends a process if it is of this cluster; answers whether it was. One that `is_known` of the record
+/// and shows no command line any longer is dying.
+async fn end(data: &Path, pid: u32, cluster: &str, is_known: bool) -> Result<bool, Error> {
+    let Some(born) = identity(pid) else { return Ok(false) };
+    match command_line(pid) {
+        Some(line) if is_part_of(&line, cluster) => {}
+        None if is_known => return Ok(has_ended(pid, &born).await),
+        _ => return Ok(false),
     }
     for by in [Signal::SIGTERM, Signal::SIGKILL] {
         tracing::info!(pid, signal = %by, "process of an earlier run signalled");
         signal(pid, by);
         signal(pid, Signal::SIGCONT);
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if identity(pid) != born {
-                return Ok(true);
-            }
-            tokio::time::sleep(POLL).await;
+        if has_ended(pid, &born).await {
+            return Ok(true);
         }
     }
     Err(Error::Leftover { pid, data: data.to_owned() })
+}
+
+/// Waits a while until a process has ended; answers whether it has.
+async fn has_ended(pid: u32, born: &str) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while identity(pid).as_deref() == Some(born) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    true
 }
 
 /// Whether a command line is `… coordinator|api … --cluster-id CLUSTER …`. The program's own name is

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
 use super::{Error, POLL};
-use crate::dev::process::{command_line, exists, signal};
+use crate::dev::process::{command_line, exists, identity, signal};
 
 /// Stops a server that a killed owner left running on `data_dir`. A lock file whose process is no
 /// server any longer, because it is dying or its number is taken again, blocks the next one no more.
@@ -26,24 +26,37 @@ pub(super) async fn clear(data_dir: &Path, timeout: Duration) -> Result<bool, Er
     let Some(pid) = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else {
         return Ok(false);
     };
+    let (born, dying) = (identity(pid), command_line(pid).is_none());
+    let gone = || born.is_none() || identity(pid) != born;
     let serving = || command_line(pid).is_some_and(|arguments| serves(&arguments, data_dir));
     let end = || disown(&file, &text, pid).map_err(Error::io("change a stale postmaster.pid"));
     if !serving() {
+        if dying {
+            wait(gone, timeout).await;
+        }
         return end().map(|()| false);
     }
     tracing::info!(pid, "server of an earlier run stopped");
     for by in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGKILL] {
         signal(pid, by);
         signal(pid, Signal::SIGCONT);
-        let deadline = Instant::now() + timeout;
-        while Instant::now() < deadline {
-            if !serving() {
-                return end().map(|()| true);
-            }
-            tokio::time::sleep(POLL).await;
+        if wait(gone, timeout).await {
+            return end().map(|()| true);
         }
     }
     Err(Error::StillRunning { pid, data_dir: data_dir.to_owned() })
+}
+
+/// Waits until it `holds`, `timeout` at most; answers whether it does.
+async fn wait(holds: impl Fn() -> bool, timeout: Duration) -> bool {
+    let deadline = Instant::now() + timeout;
+    while !holds() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    true
 }
 
 /// Puts our own process id in the place of `pid`, where a process of that number exists: PostgreSQL

@@ -81,7 +81,7 @@ fn has_thread(pid: u32, name: &str) -> bool {
 async fn an_interrupted_run_reports_what_there_is_and_its_files_print_as_all_do() {
     let scratch = Scratch::new("it").unwrap();
     let out = scratch.path().join("run");
-    let line = format!("geo-load quick --virtual --seconds 86400 --out {}", out.display());
+    let line = format!("geo-load quick --virtual --seconds 20000 --out {}", out.display());
     let child = command(&line).stdout(Stdio::piped()).spawn().expect("it was built");
     let mut running = Running(child);
     let pid = running.0.id();

@@ -51,7 +51,7 @@ async fn a_detached_parade_takes_writes_until_it_is_stopped() {
     let record = ParadeRecord::read(&data).expect("it runs");
     let url = format!("{}/chain", record.zones[0].api[0]);
     let answer = client().post(url).send().await.expect("answered");
-    assert_eq!(answer.status().as_u16(), 201);
+    assert!(answer.status().is_success());
     assert_eq!(answer.headers().get("access-control-allow-origin"), None);
     let psql = Install::find().unwrap().bin.join("psql");
     let asked = Command::new(psql).arg(&record.zones[0].dsn).args(["-XAtc", "select 7"]).output();
