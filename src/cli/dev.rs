@@ -161,7 +161,7 @@ async fn supervise(arguments: Arguments) -> ExitCode {
 
 /// Says what runs where.
 fn introduce(parade: &Parade, count: usize) {
-    if count % 2 == 0 {
+    if count.is_multiple_of(2) {
         let less = count - 1;
         view::complain(&format!(
             "pghc: warning: {count} coordinators survive no more losses than {less}"
