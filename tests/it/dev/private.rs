@@ -85,7 +85,7 @@ fn everything_is_private(data: &Path) {
 }
 
 async fn lives_with(umask: &str) {
-    let scratch = Scratch::new("it").unwrap();
+    let scratch = Scratch::new("it").expect("a directory");
     // Made by pghc: two directories above the parade's own.
     let data = scratch.path().join("srv/new/parade");
     let output = detach(&data, umask);
