@@ -169,9 +169,12 @@ impl Reader {
                 links.push((id, hash(row, id, 2)?, node(row, id, 3)?));
             }
         }
+        // Newest first: a missing one is found where the next one stands in its place.
         let due = frontier.min(count as u64);
-        let ascending = links.iter().rev().map(|(id, _, _)| *id);
-        dense(frontier - due + 1, ascending, usize::try_from(due).unwrap_or(usize::MAX))?;
+        let mut ids = links.iter().map(|(id, _, _)| id.get());
+        if let Some(id) = (0..due).map(|at| frontier - at).find(|id| ids.next() != Some(*id)) {
+            return Err(ReadError::Missing { id });
+        }
         Ok((links, frontier))
     }
 
