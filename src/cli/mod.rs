@@ -1,6 +1,7 @@
 //! Arguments in, exit code out.
 
 pub mod api;
+pub mod audit;
 mod bench;
 pub mod coordinator;
 pub mod dev;

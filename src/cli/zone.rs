@@ -12,6 +12,7 @@ use pghc_api::id::{ClusterId, ZoneName};
 use serde::Serialize;
 use tonic::{Code, Request, Status};
 
+use super::audit::{self, Audit};
 use super::found::Cluster;
 use super::process::USAGE;
 use super::reach::Reach;
@@ -31,7 +32,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(15);
 /// A zone that has reported within so many milliseconds runs.
 const RUNNING_MS: u64 = 5_000;
 
-/// Show, add or remove zones, which hold back the purge of the log; replace a zone's chain.
+/// Show, add or remove zones, which hold back the purge of the log; audit or replace a zone's chain.
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(subcommand)]
@@ -47,6 +48,7 @@ enum Act {
     Add(AddArguments),
     /// Take out a zone that no longer exists: it holds back nothing, and its reports are refused.
     Remove(RemoveArguments),
+    Audit(Audit),
     Reseed(Reseed),
     Adopt(Adopt),
 }
@@ -101,6 +103,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Act::List(arguments) => list(arguments).await,
         Act::Add(arguments) => add(arguments).await,
         Act::Remove(arguments) => remove(arguments).await,
+        Act::Audit(arguments) => return audit::audit(arguments).await,
         Act::Reseed(arguments) => return reseed::reseed(arguments).await,
         Act::Adopt(arguments) => return reseed::adopt(arguments).await,
     };

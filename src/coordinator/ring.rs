@@ -69,12 +69,6 @@ impl Ring {
         Above::Batches(self.batches.range(start..).take(count).take_while(fits).cloned().collect())
     }
 
-    /// The batch whose last id is `id`, if it is here.
-    pub(super) fn ending_at(&self, id: u64) -> Option<&TailBatch> {
-        let at = self.batches.partition_point(|batch| batch.last_id < id);
-        self.batches.get(at).filter(|batch| batch.last_id == id)
-    }
-
     /// Id before the oldest batch.
     pub(super) fn before(&self) -> u64 {
         self.before
@@ -140,15 +134,5 @@ mod tests {
             let Above::Batches(batches) = ring.above(0, 5, bytes) else { panic!("it is here") };
             assert_eq!(batches.len(), expected, "{bytes} bytes");
         }
-    }
-
-    #[test]
-    fn a_batch_is_found_by_its_last_id_only() {
-        let mut ring = Ring::starting_after(10, 1 << 16);
-        for (first, last) in [(11, 13), (14, 14), (15, 20)] {
-            ring.push(batch(first, last, 1));
-        }
-        let found = [10, 11, 13, 14, 19, 20, 21].map(|id| ring.ending_at(id).map(|b| b.first_id));
-        assert_eq!(found, [None, None, Some(11), Some(14), None, Some(15), None]);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use openraft::EntryPayload;
 use parking_lot::{Mutex, MutexGuard};
-use pghc_api::chain::Head;
+use pghc_api::chain::{Digest, Head};
 use pghc_api::id::ClusterId;
 use pghc_api::limits::TAIL_QUEUE_BYTES_MAX;
 use tokio::sync::Notify;
@@ -58,8 +58,8 @@ pub(super) struct Recalled {
 /// Where a link is found.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// Here: its hash and digest.
-    Link { hash: Vec<u8>, digest: Vec<u8> },
+    /// Here: its digest.
+    Link(Digest),
     /// In the log, by computing from this position.
     Log(Position),
     /// It is newer than the newest that was sequenced here.
@@ -240,28 +240,25 @@ impl Sequencing {
     /// Where link `id` is.
     pub(super) fn find(&self, id: u64) -> Found {
         let inner = self.inner.lock();
-        let link = |head: &Head| Found::Link {
-            hash: head.hash.0.to_vec(),
-            digest: head.digest.0.to_vec(),
-        };
-        let is_it = |head: &&Head| head.id.get() == id;
-        let head = inner.sequencer.head();
-        if head.is_none_or(|head| head.id.get() < id) {
+        let sequencer = &inner.sequencer;
+        if sequencer.head().is_none_or(|head| head.id.get() < id) {
             return Found::Above;
         }
-        if let Some(head) = head.as_ref().filter(is_it) {
-            return link(head);
+        if let Some(digest) = sequencer.marks().at(id) {
+            return Found::Link(digest);
         }
-        if let Some(batch) = inner.ring.ending_at(id) {
-            return Found::Link { hash: batch.hash.to_vec(), digest: batch.digest.to_vec() };
-        }
-        match inner.sequencer.positions().before(id) {
-            Some(position) => match position.head.as_ref().filter(is_it) {
-                Some(head) => link(head),
+        match sequencer.positions().before(id) {
+            Some(position) => match position.head.filter(|head| head.id.get() == id) {
+                Some(head) => Found::Link(head.digest),
                 None => Found::Log(position),
             },
             None => Found::Forgotten,
         }
+    }
+
+    /// The newest link at or below `id` whose digest is kept, and that digest.
+    pub(super) fn mark(&self, id: u64) -> Option<(u64, Digest)> {
+        self.inner.lock().sequencer.marks().at_or_below(id)
     }
 
     /// First id that a tail can be served, from memory or from a log that begins at index

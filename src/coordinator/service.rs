@@ -26,7 +26,8 @@ use crate::rpc::v1::coordinator_server;
 use crate::rpc::v1::write_outcome::Kind;
 use crate::rpc::v1::{
     AwaitReply, AwaitRequest, Cluster, Member, ProposeReply, ProposeRequest, ReadIndexReply,
-    ReadIndexRequest, SubmitReply, SubmitRequest, TailBatch, TailRequest, WriteOutcome, ZoneReport,
+    ReadIndexRequest, SubmitReply, SubmitRequest, TailBatch, TailRequest, VouchReply, VouchRequest,
+    Vouched, WriteOutcome, ZoneReport,
 };
 use crate::sabotage::{self, Bug};
 use crate::sequencer::{EntryError, Heading, Outcome, ZoneChange};
@@ -47,6 +48,9 @@ const RESEND_PAUSE: Duration = Duration::from_millis(20);
 
 const HASH_BYTES: usize = size_of::<LinkHash>();
 const DIGEST_BYTES: usize = size_of::<Digest>();
+
+/// Links that one call may ask the digests of.
+const VOUCHED_IDS_MAX: usize = 64;
 
 /// Longest a call may take; API nodes ask for less.
 const CALL_MAX: Duration = Duration::from_secs(60);
@@ -182,9 +186,9 @@ impl CoordinatorService {
     /// Refuses a tail whose reader has links that are not of this chain: a zone that is ahead of the
     /// log, or whose link `after_id` is another one. What cannot be told is let pass, since the reader
     /// compares the first batch it gets.
-    async fn check_tail(&self, after_id: u64, after_hash: &[u8]) -> Result<(), Status> {
-        if ![0, 16, 32].contains(&after_hash.len()) {
-            return Err(Status::invalid_argument("after_hash must have 0, 16 or 32 bytes"));
+    async fn check_tail(&self, after_id: u64, after_digest: &[u8]) -> Result<(), Status> {
+        if ![0, DIGEST_BYTES].contains(&after_digest.len()) {
+            return Err(Status::invalid_argument("after_digest must have 0 or 32 bytes"));
         }
         if after_id > *self.sequencing.head_id().borrow() {
             // A zone applies what is committed only, so what it has was committed before it asked.
@@ -196,13 +200,51 @@ impl CoordinatorService {
                 )));
             }
         }
-        if after_id == 0 || after_hash.is_empty() || self.tails.agrees(after_id, after_hash).await?
-        {
+        let is_empty = after_id == 0 || after_digest.is_empty();
+        if is_empty || self.tails.agrees(after_id, after_digest).await? {
             return Ok(());
         }
         Err(Status::data_loss(format!(
             "the zone has another chain from at or before id {after_id}: its link is not the one \
              that the coordinators have under this id"
+        )))
+    }
+
+    /// Digests of these links, and the newest id; see `Vouch` of the contract.
+    async fn vouch(&self, request: VouchRequest) -> Result<VouchReply, Status> {
+        let VouchRequest { ids, confirmed } = request;
+        if ids.len() > VOUCHED_IDS_MAX {
+            let words = format!("{} ids are more than {VOUCHED_IDS_MAX}", ids.len());
+            return Err(Status::invalid_argument(words));
+        }
+        if confirmed {
+            self.confirm_own().await?;
+        }
+        let mut links = Vec::with_capacity(ids.len());
+        for id in ids {
+            let known = self.tails.vouch(id).await?;
+            links.push(known.map_or_else(Vouched::default, |(id, digest)| Vouched {
+                id,
+                digest: digest.0.to_vec().into(),
+            }));
+        }
+        Ok(VouchReply { links, head: *self.sequencing.head_id().borrow() })
+    }
+
+    /// Waits until a majority has confirmed a head that is sequenced here, too, and compares it: a
+    /// digest covers everything before it.
+    async fn confirm_own(&self) -> Result<(), Status> {
+        let ReadIndexReply { id, digest, .. } = self.read_index(false).await?;
+        let mut head_id = self.sequencing.head_id();
+        let reached = async { head_id.wait_for(|head| *head >= id).await.map(drop) };
+        let late = || Status::unavailable(format!("link {id} was not sequenced here in time"));
+        let reached = tokio::time::timeout(self.attempt_max, reached).await;
+        reached.map_err(|_| late())?.map_err(|_| closing())?;
+        if id == 0 || self.tails.agrees(id, &digest).await? {
+            return Ok(());
+        }
+        Err(Status::internal(format!(
+            "this coordinator has another link {id} than the one that leads; replace it"
         )))
     }
 
@@ -377,8 +419,8 @@ impl coordinator_server::Coordinator for CoordinatorService {
         &self,
         request: Request<TailRequest>,
     ) -> Result<Response<Self::TailStream>, Status> {
-        let TailRequest { after_id, zone, node, after_hash } = request.into_inner();
-        if let Err(status) = self.check_tail(after_id, &after_hash).await {
+        let TailRequest { after_id, zone, node, after_digest } = request.into_inner();
+        if let Err(status) = self.check_tail(after_id, &after_digest).await {
             tracing::warn!(zone, node, after_id, %status, "tail refused");
             return Err(status);
         }
@@ -411,6 +453,10 @@ impl coordinator_server::Coordinator for CoordinatorService {
         request: Request<ReadIndexRequest>,
     ) -> Result<Response<ReadIndexReply>, Status> {
         Ok(Response::new(self.read_index(request.into_inner().forwarded).await?))
+    }
+
+    async fn vouch(&self, request: Request<VouchRequest>) -> Result<Response<VouchReply>, Status> {
+        Ok(Response::new(self.vouch(request.into_inner()).await?))
     }
 
     async fn await_everywhere(

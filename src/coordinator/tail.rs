@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use futures::{Stream, StreamExt as _};
-use pghc_api::chain::Head;
+use pghc_api::chain::{Digest, Head};
 use pghc_api::id::ClusterId;
 use pghc_api::limits::TAIL_QUEUE_BYTES_MAX;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -52,24 +52,35 @@ impl Tails {
         tokio_stream::wrappers::ReceiverStream::new(receiver).map(|(message, _place)| message)
     }
 
-    /// Whether the link `id` of the sequenced chain has the hash (16 bytes) or digest (32 bytes)
-    /// `expected`; also true when it cannot be told, because the link was purged or is not here yet:
-    /// then the reader compares the first batch it gets.
+    /// The newest link at or below `id` whose digest this coordinator knows, and that digest: of `id`
+    /// itself where its marks or its log hold it, of the head when `id` is above that. `None` when there
+    /// is none.
     ///
     /// Looks in memory, else computes from the log: a mebibyte of it or 256 entries at most.
     ///
     /// # Errors
+    /// `INTERNAL` when the log is not readable.
+    pub(super) async fn vouch(&self, id: u64) -> Result<Option<(u64, Digest)>, Status> {
+        match self.sequencing.find(id) {
+            Found::Link(digest) => return Ok(Some((id, digest))),
+            Found::Log(start) => {
+                if let Some(head) = self.compute(start, id).await? {
+                    return Ok(Some((id, head.digest)));
+                }
+            }
+            Found::Above | Found::Forgotten => {}
+        }
+        Ok(self.sequencing.mark(id))
+    }
+
+    /// Whether the link `id` of the sequenced chain has the digest `expected`; also true when it cannot
+    /// be told, because the link is not here yet or too old: then the reader compares the marks.
+    ///
+    /// # Errors
     /// `INTERNAL` when the log is not readable: never `DATA_LOSS`, which is said of a reader's chain.
     pub(super) async fn agrees(&self, id: u64, expected: &[u8]) -> Result<bool, Status> {
-        let (hash, digest) = match self.sequencing.find(id) {
-            Found::Link { hash, digest } => (hash, digest),
-            Found::Log(start) => match self.compute(start, id).await? {
-                Some(head) => (head.hash.0.to_vec(), head.digest.0.to_vec()),
-                None => return Ok(true),
-            },
-            Found::Above | Found::Forgotten => return Ok(true),
-        };
-        Ok(expected == hash || expected == digest)
+        let known = self.vouch(id).await?.filter(|(known, _)| *known == id);
+        Ok(known.is_none_or(|(_, digest)| expected == digest.0))
     }
 
     /// The link `id`, computed from the log; `None` when the log was purged meanwhile.

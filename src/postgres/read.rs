@@ -242,7 +242,7 @@ impl Reader {
     }
 
     /// Runs a query, once more when its pooled connection turns out to be dead: reads may repeat.
-    async fn rows(
+    pub(super) async fn rows(
         &self,
         sql: &'static str,
         parameters: &[&(dyn ToSql + Sync)],

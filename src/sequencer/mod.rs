@@ -6,6 +6,7 @@
 
 mod entry;
 mod keys;
+mod marks;
 mod positions;
 mod sessions;
 mod snapshot;
@@ -15,6 +16,7 @@ mod tests;
 mod zones;
 
 pub use entry::{Batch, Entry, EntryError, Heading, SessionId, Write};
+pub use marks::{COARSEST, MIDDLE, Marks};
 pub use positions::{Position, Positions};
 pub use snapshot::{SnapshotError, View};
 pub use state::{Outcome, Sequenced, Sequencer, extend};

@@ -32,9 +32,8 @@ pub struct Positions {
     kept_from: u64,
     heads: BTreeMap<u64, Option<Head>>,
     without_id: BTreeMap<u64, Vec<u32>>,
-    /// Bytes of entries since the newest remembered head. Not in format 1 of the snapshot.
-    #[serde(skip)]
-    pub(super) bytes_since: u64,
+    /// Bytes of entries since the newest remembered head.
+    bytes_since: u64,
 }
 
 impl Positions {

@@ -1,8 +1,4 @@
 //! The sequencer's state as bytes: a format byte, a CRC-32 of the rest, postcard.
-//!
-//! Format 2 is format 1 with [`Added`] behind it. While no zone was ever registered it is called
-//! format 1: builds before format 2 leave out what follows, so they still read it, which a rolling
-//! upgrade needs.
 
 use pghc_api::chain::Head;
 use pghc_api::id::ClusterId;
@@ -11,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::SessionId;
 use super::keys::{KeyRecord, Keys};
+use super::marks::Marks;
 use super::positions::Positions;
 use super::sessions::{Session, Sessions};
 use super::state::Sequencer;
 use super::zones::Zones;
 use crate::sabotage::{self, Bug};
 
-const FORMAT: u8 = 2;
-const FORMAT_WITHOUT_ZONES: u8 = 1;
+const FORMAT: u8 = 1;
 const HEADER_BYTES: usize = 1 + 4;
 
 /// Why bytes are not a snapshot this build can restore.
@@ -43,23 +39,14 @@ struct State<K> {
     keys: K,
     sessions: Vec<(SessionId, Session)>,
     positions: Positions,
-}
-
-/// What format 2 has more than format 1.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Added {
-    /// [`Positions::bytes_since`].
-    bytes_since: u64,
+    marks: Marks,
     zones: Zones,
 }
 
 /// The state at one moment, to be encoded later and elsewhere. It holds what is encoded and nothing
 /// else: of a full window of keys some 42 MB.
 #[derive(Debug)]
-pub struct View {
-    state: State<Vec<KeyRecord>>,
-    added: Added,
-}
+pub struct View(State<Vec<KeyRecord>>);
 
 impl View {
     /// As bytes, in one piece of memory of just that size. Equal states give equal bytes.
@@ -68,13 +55,9 @@ impl View {
     /// Never: plain values are always encoded.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let Self { state, added } = self;
-        let format = if added.zones.is_empty() { FORMAT_WITHOUT_ZONES } else { FORMAT };
-        let size = HEADER_BYTES + encoded_bytes(state) + encoded_bytes(added);
-        let mut bytes = Vec::with_capacity(size);
-        bytes.extend([format, 0, 0, 0, 0]);
-        let bytes = postcard::to_extend(state, bytes).expect("the state holds plain values");
-        let mut bytes = postcard::to_extend(added, bytes).expect("these are plain values");
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + encoded_bytes(&self.0));
+        bytes.extend([FORMAT, 0, 0, 0, 0]);
+        let mut bytes = postcard::to_extend(&self.0, bytes).expect("the state holds plain values");
         let sum = crc32fast::hash(&bytes[HEADER_BYTES..]);
         bytes[1..HEADER_BYTES].copy_from_slice(&sum.to_be_bytes());
         bytes
@@ -95,7 +78,7 @@ impl Sequencer {
     /// What a snapshot of this moment holds.
     #[must_use]
     pub fn view(&self) -> View {
-        let state = State {
+        View(State {
             cluster: self.cluster.clone(),
             head: self.head,
             keys: if sabotage::is(Bug::KeysNotInSnapshot) {
@@ -105,9 +88,9 @@ impl Sequencer {
             },
             sessions: self.sessions.in_order(),
             positions: self.positions.clone(),
-        };
-        let added = Added { bytes_since: self.positions.bytes_since, zones: self.zones.clone() };
-        View { state, added }
+            marks: self.marks.clone(),
+            zones: self.zones.clone(),
+        })
     }
 
     /// Restores the state of `cluster`.
@@ -118,22 +101,20 @@ impl Sequencer {
         let damaged = |what: &str| SnapshotError::Damaged(what.to_owned());
         let (header, body) =
             bytes.split_first_chunk::<HEADER_BYTES>().ok_or_else(|| damaged("it is too short"))?;
-        if ![FORMAT, FORMAT_WITHOUT_ZONES].contains(&header[0]) {
+        if header[0] != FORMAT {
             return Err(SnapshotError::Unknown(header[0]));
         }
         if header[1..] != crc32fast::hash(body).to_be_bytes() {
             return Err(damaged("its checksum does not match"));
         }
-        let (mut state, rest): (State<Keys>, _) =
-            postcard::take_from_bytes(body).map_err(|error| damaged(&error.to_string()))?;
-        let added: Added = match header[0] {
-            FORMAT_WITHOUT_ZONES if rest.is_empty() => Added::default(),
-            _ => postcard::from_bytes(rest).map_err(|error| damaged(&error.to_string()))?,
-        };
-        if !added.zones.is_possible() {
+        let state: State<Keys> =
+            postcard::from_bytes(body).map_err(|error| damaged(&error.to_string()))?;
+        if !state.zones.is_possible() {
             return Err(damaged("its zones cannot be so"));
         }
-        state.positions.bytes_since = added.bytes_since;
+        if !state.marks.is_possible(state.head.map_or(0, |head| head.id.get())) {
+            return Err(damaged("its digests cannot be so"));
+        }
         if state.cluster != *cluster {
             return Err(SnapshotError::Foreign(state.cluster));
         }
@@ -144,7 +125,8 @@ impl Sequencer {
             sessions: Sessions::restore(state.sessions)
                 .ok_or_else(|| damaged("its sessions cannot be so"))?,
             positions: state.positions,
-            zones: added.zones,
+            marks: state.marks,
+            zones: state.zones,
         })
     }
 }

@@ -7,6 +7,7 @@ use pghc_api::time::Micros;
 
 use super::entry::{Batch, Entry, EntryError, Write};
 use super::keys::{Keys, fingerprint};
+use super::marks::Marks;
 use super::positions::Positions;
 use super::sessions::{BatchRecord, Seen, Sessions};
 use super::zones::{ZoneChange, Zones};
@@ -48,6 +49,7 @@ pub struct Sequencer {
     pub(super) keys: Keys,
     pub(super) sessions: Sessions,
     pub(super) positions: Positions,
+    pub(super) marks: Marks,
     pub(super) zones: Zones,
 }
 
@@ -61,6 +63,7 @@ impl Sequencer {
             keys: Keys::default(),
             sessions: Sessions::default(),
             positions: Positions::default(),
+            marks: Marks::default(),
             zones: Zones::default(),
         }
     }
@@ -81,6 +84,12 @@ impl Sequencer {
     #[must_use]
     pub fn positions(&self) -> &Positions {
         &self.positions
+    }
+
+    /// Digests of the whole chain, sparsely.
+    #[must_use]
+    pub fn marks(&self) -> &Marks {
+        &self.marks
     }
 
     /// Which zones exist.
@@ -158,6 +167,7 @@ impl Sequencer {
         if let Some(key) = write.key.as_deref() {
             self.keys.insert(key, fingerprint(payload), head.id);
         }
+        self.marks.note(&head);
         self.head = Some(head);
         Outcome::Ordered(head)
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::links::{self, Links};
 use crate::postgres::{
-    Acquired, ApplyError, Batch, ConnectError, Finding, Lease, MigrateError, Page, ReadError,
+    Acquired, ApplyError, Batch, ConnectError, Face, Finding, Lease, MigrateError, Page, ReadError,
 };
 use crate::task::watch;
 use crate::zone::database::{Database, Heard, Session};
@@ -35,6 +35,8 @@ struct State {
     /// Counts starts.
     run: u64,
     is_down: bool,
+    /// Whose it is, once it was claimed.
+    identity: Option<Identity>,
 }
 
 #[derive(Default)]
@@ -127,8 +129,17 @@ fn unavailable() -> ConnectError {
 }
 
 impl Database for MemDatabase {
-    fn migrate<'a>(&'a self, _: &'a Identity) -> BoxFuture<'a, Result<Vec<Finding>, MigrateError>> {
-        let is_down = self.0.state.lock().is_down;
+    fn migrate<'a>(
+        &'a self,
+        identity: &'a Identity,
+    ) -> BoxFuture<'a, Result<Vec<Finding>, MigrateError>> {
+        let is_down = {
+            let mut state = self.0.state.lock();
+            if !state.is_down {
+                state.identity.get_or_insert_with(|| identity.clone());
+            }
+            state.is_down
+        };
         let done = if is_down { Err(MigrateError::Connect(unavailable())) } else { Ok(Vec::new()) };
         Box::pin(std::future::ready(done))
     }
@@ -166,6 +177,15 @@ impl Database for MemDatabase {
             applied_id: state.links.frontier(),
             applier: state.applier.clone(),
             renewed_at: state.renewals,
+        })
+    }
+
+    fn face(&self) -> BoxFuture<'_, Result<Face, ReadError>> {
+        self.read(|state| {
+            state
+                .identity
+                .as_ref()
+                .map_or_else(Face::default, |identity| state.links.face(identity))
         })
     }
 

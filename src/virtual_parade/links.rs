@@ -7,10 +7,10 @@ use futures::StreamExt as _;
 use pghc_api::chain::{Head, Link};
 use pghc_api::id::WriteId;
 
-use crate::postgres::Page;
+use crate::postgres::{Face, Page};
 use crate::task::watch;
-use crate::zone::Recent;
 use crate::zone::database::Heard;
+use crate::zone::{Identity, Recent};
 
 /// Links from the first on, without a gap.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +35,21 @@ impl Links {
     pub fn head(&self) -> Option<Head> {
         let Link { id, hash, digest, written_at, .. } = *self.0.last()?;
         Some(Head { id, hash, digest, written_at })
+    }
+
+    /// What a database of `identity` with this chain says of itself.
+    #[must_use]
+    pub fn face(&self, identity: &Identity) -> Face {
+        let digest = self.0.last().map(|link| link.digest);
+        Face {
+            cluster: identity.cluster.to_string(),
+            zone: identity.zone.to_string(),
+            system: String::new(),
+            id: self.frontier(),
+            digest,
+            link: digest,
+            evidence: None,
+        }
     }
 
     /// The newest id; 0 of none.

@@ -16,16 +16,14 @@ use tokio::time::Instant;
 
 use super::Identity;
 use super::auditor::Auditor;
-use super::coordinators::Coordinators;
 use super::database::{Database, Session};
 use super::fill::Filler;
 use super::halt::Halt;
 use super::plan::{PlanError, plan};
-use super::report::Views;
 use super::standing::Standing;
 use super::tail::{Fed, Feed, Tail};
+use super::witness::Witness;
 use crate::failpoint::{self, Point};
-use crate::http_client::HttpClient;
 use crate::postgres::{Acquired, ApplyError, Batch, CHAIN_DAMAGED, Lease, MigrateError};
 use crate::sabotage::{self, Bug};
 use crate::task::Tasks;
@@ -54,11 +52,8 @@ const PLANNED_BYTES_MAX: usize = 2 * APPLY_BYTES_MAX;
 pub(super) struct Applying {
     pub(super) identity: Identity,
     pub(super) database: Arc<dyn Database>,
-    pub(super) coordinators: Coordinators,
+    pub(super) witness: Witness,
     pub(super) standing: Arc<Standing>,
-    pub(super) views: Arc<Views>,
-    /// For reading other zones.
-    pub(super) http: HttpClient,
     pub(super) auditor: Option<Auditor>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tasks: Tasks,
@@ -184,8 +179,6 @@ impl Applying {
             match session.acquire(&self.identity.node, expired.take()).await? {
                 Acquired::Granted { epoch, head } => return Ok((epoch, head)),
                 Acquired::Held { epoch, applier } => {
-                    // That one has asked.
-                    self.standing.accept();
                     if follow.is_none() {
                         tracing::info!(epoch, applier, "standing by");
                         self.metrics.zone.epoch.set(epoch);
@@ -195,6 +188,7 @@ impl Applying {
             let follow = follow.get_or_insert_with(|| Box::pin(self.follow_frontier()));
             tokio::select! {
                 biased;
+                why = self.standing.fenced() => return Err(Ended::Halt(why)),
                 ended = follow => return Err(ended),
                 () = tokio::time::sleep(STANDBY_PERIOD) => {}
             }
@@ -256,7 +250,7 @@ impl Applying {
                 Some(done) = OptionFuture::from(under_way.as_mut()) => {
                     under_way = None;
                     match done {
-                        Ok(done) => self.applied(session.as_ref(), &queue, &done),
+                        Ok(done) => self.applied(session.as_ref(), &done),
                         Err(error) => return error.into(),
                     }
                     self.standing.apply_stalls(None);
@@ -310,13 +304,12 @@ impl Applying {
 
     fn tail(&self, head: Option<Head>) -> Tail {
         let filler = Filler::new(
-            self.http.clone(),
-            self.identity.clone(),
+            self.witness.clone(),
+            Arc::clone(&self.database),
             Arc::clone(&self.standing),
-            Arc::clone(&self.views),
         );
         let feed = Feed {
-            coordinators: self.coordinators.clone(),
+            coordinators: self.witness.coordinators.clone(),
             standing: Arc::clone(&self.standing),
             identity: self.identity.clone(),
             filler,
@@ -331,18 +324,14 @@ impl Applying {
         let mut next = Some(fed.ok_or_else(|| Ended::Lost("the tail ended".to_owned()))?);
         while let Some(fed) = next {
             let planned = match fed {
-                Fed::Batch(batch) => {
-                    let last = batch.last_id;
-                    plan(&self.identity.cluster, queue.head, batch).map(|links| (links, last))
-                }
-                Fed::Links(links) => Ok((links, queue.confirmed)),
+                Fed::Batch(batch) => plan(&self.identity.cluster, queue.head, batch),
+                Fed::Links(links) => Ok(links),
                 Fed::Refused(why) => return Err(Ended::Refused(why)),
             };
             match planned {
-                Ok((links, confirmed)) => {
+                Ok(links) => {
                     failpoint::pass(Point::Planned);
                     queue.push(links);
-                    queue.confirmed = confirmed;
                 }
                 Err(error @ PlanError::Gap { .. }) => {
                     tracing::warn!(%error, "opening the tail anew");
@@ -359,11 +348,8 @@ impl Applying {
         Ok(())
     }
 
-    fn applied(&self, session: &dyn Session, queue: &Queue, done: &Applied) {
-        let last = done.head.id.get();
-        if last <= queue.confirmed {
-            self.standing.confirm(Some(done.head));
-        }
+    fn applied(&self, session: &dyn Session, done: &Applied) {
+        let last = done.last_id;
         self.standing.frontier.set(last);
         failpoint::pass(Point::FrontierMoved);
         self.standing.set_flushed(session.flushed());
@@ -377,7 +363,7 @@ impl Applying {
 
 /// A transaction that was committed.
 struct Applied {
-    head: Head,
+    last_id: u64,
     links: usize,
     took: Duration,
 }
@@ -394,8 +380,8 @@ fn apply(
             Err(ApplyError::Lost(_)) if sabotage::is(Bug::BlindCommit) => {}
             applied => applied?,
         }
-        let (head, links) = (batch.head(), batch.links().len());
-        Ok(Applied { head, links, took: started.elapsed() })
+        let (last_id, links) = (batch.head().id.get(), batch.links().len());
+        Ok(Applied { last_id, links, took: started.elapsed() })
     })
 }
 
@@ -406,8 +392,6 @@ struct Queue {
     head: Option<Head>,
     /// Digest of the newest link that is applied or under way.
     taken: Option<Digest>,
-    /// Newest id that a coordinator has confirmed: a batch's last, and so everything before it.
-    confirmed: u64,
     links: VecDeque<Link>,
     /// Payload bytes of the links.
     bytes: usize,
@@ -420,7 +404,7 @@ fn payload_bytes(link: &Link) -> usize {
 impl Queue {
     fn new(tail: Tail, head: Option<Head>) -> Self {
         let taken = head.map(|head| head.digest);
-        Self { tail, head, taken, confirmed: 0, links: VecDeque::new(), bytes: 0 }
+        Self { tail, head, taken, links: VecDeque::new(), bytes: 0 }
     }
 
     fn has_room(&self) -> bool {

@@ -1,9 +1,9 @@
-//! The background check of this zone's own chain: every link recomputed from the first on, at a
-//! bounded rate, and the result compared with what the coordinators have confirmed.
+//! The check of this zone's own chain: every link recomputed, at a bounded rate, and where it went
+//! wrong found by bisection over digests that the coordinators vouch for.
 //!
-//! Invariant: what is reported is wrong, and nothing before the id reported is. A chain that was
-//! rewritten consistently from some link on shows only at its end; where it begins is then found by
-//! bisection over the digests of a zone that is sound. Nothing here changes the chain.
+//! Invariant: what is reported is wrong, and nothing before the id reported is, as far as the links
+//! that were recomputed go. A chain that was rewritten consistently is sound in itself; that it is not
+//! the one that was ordered is for the caller to find (`witness.rs`). Nothing here changes the chain.
 
 use std::time::Duration;
 
@@ -57,31 +57,35 @@ impl Rate {
 pub enum Checked {
     /// Sound up to this head, which is the frontier's; `None` while the chain is empty.
     Sound(Option<Head>),
-    /// The first link that does not follow, or that the coordinators confirmed otherwise.
+    /// The first link that does not follow.
     Bad(Violation),
     /// The database was replaced or set back meanwhile: nothing is known.
     Moved,
 }
 
-/// Where the digests of a sound chain can be asked for.
+/// What is known of the chain that was ordered.
 pub trait Reference: Send + Sync {
-    /// The digest of link `id`; `None` when it cannot be had.
-    fn digest(&self, id: u64) -> BoxFuture<'_, Option<Digest>>;
+    /// The newest link at or below `id` whose digest is known, and that digest; `None` when none is or
+    /// can be had.
+    fn known(&self, id: u64) -> BoxFuture<'_, Option<(u64, Digest)>>;
+
+    /// The digests of the links behind `from`, up to `id` at least, where [`Reference::known`] has gaps.
+    fn between(&self, from: Option<Head>, id: u64) -> BoxFuture<'_, Option<Vec<Digest>>>;
 }
 
-/// Recomputes the chain from link 1 to its frontier. `confirmed` is a head that the coordinators
-/// have confirmed, if one is known.
+/// Recomputes the chain from link `from` to its frontier. Links before it are not looked at but for the
+/// one right before it, from which it must follow.
 ///
 /// # Errors
 /// When the database does not answer; nothing is known then.
 pub async fn check(
     chain: &RawChain,
     cluster: &ClusterId,
-    confirmed: Option<Head>,
+    from: WriteId,
     rate: Rate,
 ) -> Result<Checked, ReadError> {
     let extent = chain.head().await?;
-    match walk(chain, cluster, &extent, confirmed, rate).await? {
+    match walk(chain, cluster, &extent, from, rate).await? {
         Ok(head) => Ok(Checked::Sound(head)),
         Err(violation) => {
             // Whatever it is must still be there: a database that is being replaced shows the
@@ -99,7 +103,7 @@ async fn walk(
     chain: &RawChain,
     cluster: &ClusterId,
     extent: &RawHead,
-    confirmed: Option<Head>,
+    from: WriteId,
     rate: Rate,
 ) -> Result<Result<Option<Head>, Violation>, ReadError> {
     let Some(applied) = extent.applied_id.and_then(|id| u64::try_from(id).ok()) else {
@@ -110,10 +114,10 @@ async fn walk(
         let kind = ViolationKind::BadId;
         return Ok(Err(Violation::new(first, kind, "no row below link 1", "a row")));
     }
-    let mut verifier = Verifier::new(cluster.clone(), WriteId::FIRST);
+    let mut verifier = Verifier::new(cluster.clone(), from);
     let started = Instant::now();
     let (mut rows, mut bytes) = (0_u64, 0_u64);
-    let (mut next, applied_id) = (1, applied.cast_signed());
+    let (mut next, applied_id) = (verifier.next_id().cast_signed(), applied.cast_signed());
     while next <= applied_id {
         // Nothing is waited for within a piece: it would hold its snapshot, under which every version of
         // the frontier's row piles up, and each batch would be applied the slower.
@@ -126,13 +130,8 @@ async fn walk(
                 let row = row?;
                 rows += 1;
                 bytes += row.payload().map_or(0, |payload| payload.len() as u64);
-                let head = match verifier.check(&row.to_verify()) {
-                    Ok(head) => head,
-                    Err(violation) => return Ok(Err(violation)),
-                };
-                if let Some(due) = confirmed.filter(|due| due.id == head.id && *due != head) {
-                    let (id, kind) = (head.id.as_i64(), ViolationKind::Fork);
-                    return Ok(Err(Violation::new(id, kind, due.digest, head.digest)));
+                if let Err(violation) = verifier.check(&row.to_verify()) {
+                    return Ok(Err(violation));
                 }
             }
         }
@@ -186,60 +185,86 @@ pub struct Located {
 /// When the database does not answer.
 pub async fn locate(
     chain: &RawChain,
+    cluster: &ClusterId,
     violation: Violation,
     reference: &dyn Reference,
 ) -> Result<Located, ReadError> {
-    let is_known_to_differ = violation.kind == ViolationKind::Fork;
-    // Up to here the links follow from each other, so that equal digests mean equal beginnings.
-    let end = if is_known_to_differ { violation.id } else { violation.id - 1 };
-    let Ok(mut different) = u64::try_from(end) else {
+    let Ok(mut different) = u64::try_from(violation.id) else {
         return Ok(Located { violation, is_first: true });
     };
-    let fork = |id: u64, due, is| Violation::new(id.cast_signed(), ViolationKind::Fork, due, is);
     let mut first = violation;
-    if different > 0 && !is_known_to_differ {
-        match compare(chain, different, reference).await? {
-            Some(Difference::At(due, is)) => first = fork(different, due, is),
-            Some(Difference::None) => return Ok(Located { violation: first, is_first: true }),
-            None => return Ok(Located { violation: first, is_first: false }),
+    // Nothing that is known lies between `equal` and `low`.
+    let (mut equal, mut low) = (0, 0);
+    while different.saturating_sub(low) > 1 {
+        let middle = low + (different - low) / 2;
+        match reference.known(middle).await.filter(|(known, _)| *known > low) {
+            Some((known, due)) => match own_digest(chain, known).await? {
+                Some(is) if is == due => (equal, low) = (known, middle),
+                is => (different, first) = (known, fork(known, due, is)),
+            },
+            None => low = middle,
         }
     }
-    let mut equal = 0;
+    if different.saturating_sub(equal) <= 1 {
+        return Ok(Located { violation: first, is_first: true });
+    }
+    between(chain, cluster, (equal, different), first, reference).await
+}
+
+/// As [`locate`], among the links between `equal` and `different`, none of which is known.
+async fn between(
+    chain: &RawChain,
+    cluster: &ClusterId,
+    (equal, different): (u64, u64),
+    mut first: Violation,
+    reference: &dyn Reference,
+) -> Result<Located, ReadError> {
+    let from = if equal == 0 { None } else { own_head(chain, cluster, equal).await? };
+    let digests = match reference.between(from, different - 1).await {
+        Some(digests) if from.is_some() == (equal != 0) => digests,
+        _ => return Ok(Located { violation: first, is_first: false }),
+    };
+    let due = |id: u64| {
+        let place = usize::try_from(id - equal - 1).ok()?;
+        digests.get(place).copied()
+    };
+    let (mut equal, mut different) = (equal, different);
     while different - equal > 1 {
         let middle = equal + (different - equal) / 2;
-        match compare(chain, middle, reference).await? {
-            Some(Difference::At(due, is)) => (different, first) = (middle, fork(middle, due, is)),
-            Some(Difference::None) => equal = middle,
-            None => return Ok(Located { violation: first, is_first: false }),
+        let Some(due) = due(middle) else {
+            return Ok(Located { violation: first, is_first: false });
+        };
+        match own_digest(chain, middle).await? {
+            Some(is) if is == due => equal = middle,
+            is => (different, first) = (middle, fork(middle, due, is)),
         }
     }
     Ok(Located { violation: first, is_first: true })
 }
 
-enum Difference {
-    None,
-    /// The reference's digest and ours.
-    At(Digest, String),
-}
-
-/// Compares one link with the reference; `None` when the reference does not have it.
-async fn compare(
-    chain: &RawChain,
-    id: u64,
-    reference: &dyn Reference,
-) -> Result<Option<Difference>, ReadError> {
-    let Some(due) = reference.digest(id).await else { return Ok(None) };
-    let is = own_digest(chain, id).await?;
-    let is_equal = is == Some(due);
+fn fork(id: u64, due: Digest, is: Option<Digest>) -> Violation {
     let is = is.map_or("none".to_owned(), |digest| digest.to_string());
-    Ok(Some(if is_equal { Difference::None } else { Difference::At(due, is) }))
+    Violation::new(id.cast_signed(), ViolationKind::Fork, due, is)
 }
 
 /// The digest of link `id` as it stands here; `None` when there is no such row, or none in it.
-pub(super) async fn own_digest(chain: &RawChain, id: u64) -> Result<Option<Digest>, ReadError> {
+async fn own_digest(chain: &RawChain, id: u64) -> Result<Option<Digest>, ReadError> {
     let mut row = std::pin::pin!(chain.links(id.cast_signed(), id.cast_signed()));
     let Some(row) = row.next().await.transpose()? else { return Ok(None) };
     Ok(row.digest().and_then(|digest| digest.try_into().ok()).map(Digest))
+}
+
+/// The chain values of link `id` as they stand here; `None` when they are not readable.
+async fn own_head(
+    chain: &RawChain,
+    cluster: &ClusterId,
+    id: u64,
+) -> Result<Option<Head>, ReadError> {
+    let mut row = std::pin::pin!(chain.links(id.cast_signed(), id.cast_signed()));
+    let Some(row) = row.next().await.transpose()? else { return Ok(None) };
+    let Ok(next) = WriteId::try_from(id + 1) else { return Ok(None) };
+    // A verifier that begins behind a link takes that link's values as they are.
+    Ok(Verifier::new(cluster.clone(), next).check(&row.to_verify()).ok())
 }
 
 #[cfg(test)]

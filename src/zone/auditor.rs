@@ -1,29 +1,23 @@
 //! The task that checks this zone's chain in the background while this node applies, and fences the
 //! zone when something is wrong with it.
 //!
-//! Invariant: a chain that is sound in itself is found to be wrong only against a head that a majority
-//! of the coordinators has confirmed, or a zone that has that head. Other zones have no vote, however
-//! many they are.
+//! Invariant: a chain that is sound in itself is found to be wrong only against digests that a majority
+//! of the coordinators has confirmed (`witness.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-use pghc_api::chain::{Digest, Head, LinkHash};
+use pghc_api::chain::Head;
 use pghc_api::id::WriteId;
-use pghc_api::time::Micros;
-use pghc_api::verify::{Violation, ViolationKind};
+use pghc_api::verify::Violation;
 use tokio::time::Instant;
 
 use super::Identity;
-use super::audit::{self, Checked, Located, Rate, Reference};
-use super::coordinators::Coordinators;
-use super::peer::Peer;
-use super::report::Views;
+use super::audit::{self, Checked, Located, Rate};
+use super::database::Database;
 use super::standing::Standing;
-use crate::http_client::HttpClient;
+use super::witness::{Compared, Witness};
 use crate::postgres::{Dsn, Evidence, Keep, KeepError, RawChain, ReadError, Reader};
-use crate::rpc::v1::ReadIndexRequest;
 use crate::task::Tasks;
 use crate::telemetry::describe;
 
@@ -39,14 +33,11 @@ pub struct Settings {
 /// Pause before a check that was not possible is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How often the coordinators are asked for a confirmed head before a chain is checked without one.
-const CONFIRM_TRIES: u32 = 60;
-
-/// Longest wait for a confirmed head.
-const CONFIRM_MAX: Duration = Duration::from_secs(5);
-
 /// How often other zones are asked where a chain went wrong before what is known must do.
 pub(super) const LOCATE_TRIES: u32 = 60;
+
+/// How fast the chain of a fenced zone is looked through once more: others may work on that server.
+const REFINE_RATE: Rate = Rate { rows: 20_000, bytes: 32 << 20 };
 
 /// What the auditor works with.
 #[derive(Clone)]
@@ -54,40 +45,27 @@ pub(super) struct Auditor {
     pub(super) identity: Identity,
     pub(super) dsn: Dsn,
     pub(super) reader: Reader,
-    pub(super) coordinators: Coordinators,
+    pub(super) database: Arc<dyn Database>,
     pub(super) standing: Arc<Standing>,
-    pub(super) views: Arc<Views>,
-    pub(super) http: HttpClient,
+    pub(super) witness: Witness,
     pub(super) tasks: Tasks,
 }
 
 impl Auditor {
     /// Checks again and again while this node applies. Runs until it is dropped.
     pub(super) async fn run(self, settings: Settings) {
-        let mut unconfirmed = 0;
         loop {
             let begun = Instant::now();
-            if !self.standing.is_applier() || self.standing.frontier.halted().is_some() {
+            let is_at_work = self.standing.is_applier() && self.standing.is_proven();
+            if !is_at_work || self.standing.frontier.halted().is_some() {
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
-            if unconfirmed < CONFIRM_TRIES && !self.can_be_compared().await {
-                unconfirmed += 1;
-                tokio::time::sleep(RETRY).await;
-                continue;
-            }
-            unconfirmed = 0;
-            match self.examine(self.standing.confirmed(), settings.rate).await {
+            match self.examine(WriteId::FIRST, settings.rate).await {
                 Ok(Examined::Sound(head)) => {
                     let id = head.map_or(0, |head| head.id.get());
                     let seconds = begun.elapsed().as_secs_f64();
-                    let confirmed_id = self.standing.confirmed().map_or(0, |head| head.id.get());
-                    tracing::info!(
-                        id,
-                        confirmed_id,
-                        seconds,
-                        "the chain of this zone was checked and is sound"
-                    );
+                    tracing::info!(id, seconds, "the chain of this zone was checked and is sound");
                     tokio::time::sleep_until((begun + settings.period).max(begun + RETRY)).await;
                 }
                 Ok(Examined::Bad(found)) => self.fence(found).await,
@@ -116,39 +94,58 @@ impl Auditor {
         self.reader.evidence().await
     }
 
-    /// Checks the whole chain; on a finding looks for where it begins.
-    pub(super) async fn examine(
-        &self,
-        confirmed: Option<Head>,
-        rate: Rate,
-    ) -> Result<Examined, ReadError> {
+    /// Checks the chain from link `from` on; on a finding looks for where it begins.
+    pub(super) async fn examine(&self, from: WriteId, rate: Rate) -> Result<Examined, ReadError> {
         let chain = self.connect().await?;
-        let violation = match audit::check(&chain, &self.identity.cluster, confirmed, rate).await? {
+        let cluster = &self.identity.cluster;
+        let head = match audit::check(&chain, cluster, from, rate).await? {
             Checked::Moved => return Ok(Examined::Moved),
-            Checked::Bad(violation) => violation,
+            Checked::Bad(violation) => return self.locate(violation).await.map(Examined::Bad),
             Checked::Sound(None) => return Ok(Examined::Sound(None)),
-            Checked::Sound(Some(head)) => match self.compare(&chain, head, confirmed).await? {
-                Compared::Same => return Ok(Examined::Sound(Some(head))),
-                Compared::Unproved => return Ok(Examined::Unproved),
-                Compared::Other(violation) => violation,
-            },
+            Checked::Sound(Some(head)) => head,
         };
-        let others = self.others(confirmed).await;
-        audit::locate(&chain, violation, &others).await.map(Examined::Bad)
+        let at = (head.id.get(), head.digest);
+        match self.witness.compare(self.database.as_ref(), at, false).await? {
+            Compared::Same => Ok(Examined::Sound(Some(head))),
+            Compared::Unproved(_) => Ok(Examined::Unproved),
+            Compared::Other(violation) => self.locate(violation).await.map(Examined::Bad),
+        }
+    }
+
+    /// Compares the end of the chain alone, which takes no longer for a long one. `None`: it is the one
+    /// that was ordered, or it cannot be told.
+    pub(super) async fn compare(&self) -> Result<Option<Located>, ReadError> {
+        let face = self.database.face().await?;
+        let Some(digest) = face.digest.filter(|_| face.id > 0) else { return Ok(None) };
+        match self.witness.compare(self.database.as_ref(), (face.id, digest), false).await? {
+            Compared::Other(violation) => self.locate(violation).await.map(Some),
+            Compared::Same | Compared::Unproved(_) => Ok(None),
+        }
+    }
+
+    /// Finds where a chain went wrong that shows this.
+    pub(super) async fn locate(&self, violation: Violation) -> Result<Located, ReadError> {
+        let chain = self.connect().await?;
+        audit::locate(&chain, &self.identity.cluster, violation, &self.witness).await
     }
 
     /// Keeps what was found and has the applier stop. Kept or not, the zone halts.
-    async fn fence(&self, found: Located) {
+    pub(super) async fn fence(&self, found: Located) {
         let evidence = self.keep(&found).await;
+        self.standing.doubt("evidence lies against the chain of this zone");
         self.standing.fence(evidence.to_string());
-        while self.standing.frontier.halted().is_none() && self.standing.is_applier() {
+        while self.standing.frontier.halted().is_none() && self.standing.is_fenced() {
             tokio::time::sleep(RETRY).await;
         }
         self.refine(found).await;
     }
 
-    /// Keeps what was found, which fences the zone; answers it as it is told to people.
+    /// Keeps what was found, which fences the zone, unless it is fenced already; answers the evidence as
+    /// it is told to people.
     pub(super) async fn keep(&self, found: &Located) -> Evidence {
+        if let Ok(Some(evidence)) = self.evidence().await {
+            return evidence;
+        }
         let evidence = self.evidence_of(found);
         if let Err(error) = evidence.keep(Keep::Fence, &self.dsn, &self.tasks).await {
             tracing::error!(error = describe(&error), %evidence, "the evidence was not kept");
@@ -174,15 +171,36 @@ impl Auditor {
         evidence
     }
 
-    /// Asks the other zones again where a chain went wrong that has halted this zone, until they
-    /// have answered or [`LOCATE_TRIES`] are over. The finding so far is kept before that.
-    pub(super) async fn refine(&self, mut found: Located) {
+    /// Looks again where a chain went wrong that has halted this zone, until that is known or
+    /// [`LOCATE_TRIES`] are over, at most for as long as the zone is halted. The finding so far is kept
+    /// before that.
+    pub(super) async fn refine(&self, found: Located) {
+        let goes_on = async {
+            while self.standing.frontier.halted().is_some() {
+                tokio::time::sleep(RETRY).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = goes_on => {}
+            () = self.look_again(found) => {}
+        }
+    }
+
+    async fn look_again(&self, mut found: Located) {
+        // A comparison of the end says nothing of a link that was changed alone, further down.
+        if let Ok(Examined::Bad(earlier)) = self.examine(WriteId::FIRST, REFINE_RATE).await
+            && earlier.violation.id < found.violation.id
+            && let Ok(true) = self.keep_better(&earlier).await
+        {
+            found = earlier;
+        }
         for _ in 0..LOCATE_TRIES {
             if found.is_first || self.standing.frontier.halted().is_none() {
                 return;
             }
             tokio::time::sleep(RETRY).await;
-            match self.relocate(found.violation.clone()).await {
+            match self.locate(found.violation.clone()).await {
                 Ok(now) if now == found => {}
                 Ok(now) => match self.keep_better(&now).await {
                     Ok(true) => found = now,
@@ -198,97 +216,9 @@ impl Auditor {
         }
     }
 
-    async fn relocate(&self, violation: Violation) -> Result<Located, ReadError> {
-        let chain = self.connect().await?;
-        let others = self.others(self.standing.confirmed()).await;
-        audit::locate(&chain, violation, &others).await
-    }
-
     async fn connect(&self) -> Result<RawChain, ReadError> {
         let connect = RawChain::connect_as(&self.dsn, "auditor", &self.tasks);
         Ok(connect.await?)
-    }
-
-    /// The other zones, nearest first; only those with a confirmed link, if one can be had, since a
-    /// zone that was changed in the same way would hide where this one was.
-    async fn others(&self, confirmed: Option<Head>) -> Others {
-        let due = match confirmed {
-            Some(head) => Some(head),
-            None => self.majority_head().await,
-        };
-        // All at once: each is waited for, and there may be many.
-        let asked = self.views.sources(&self.identity.zone).into_iter().map(async |source| {
-            let peer = Peer::new(self.http.clone(), &source.zone, &source.url);
-            let Some(due) = due else { return Some(peer) };
-            match peer.digest(due.id.get()).await {
-                Ok(digest) if digest == due.digest => return Some(peer),
-                Ok(_) => tracing::warn!(peer.zone, "its chain is not the confirmed one either"),
-                Err(error) => tracing::warn!(peer.zone, %error, "no digest"),
-            }
-            None
-        });
-        let peers = futures::future::join_all(asked).await.into_iter().flatten().collect();
-        Others { peers, due }
-    }
-
-    /// Compares a chain that is sound in itself up to `head` with the one that was ordered. It is
-    /// another one when a majority of the coordinators has confirmed another link, and a zone that has
-    /// that link confirms it: coordinators alone may have been set back.
-    ///
-    /// What was `confirmed` to this process needs no asking.
-    async fn compare(
-        &self,
-        chain: &RawChain,
-        head: Head,
-        confirmed: Option<Head>,
-    ) -> Result<Compared, ReadError> {
-        if confirmed.is_some_and(|confirmed| confirmed.id <= head.id) {
-            return Ok(Compared::Same);
-        }
-        let Some(due) = self.majority_head().await else { return Ok(Compared::Unproved) };
-        if due.id <= head.id && audit::own_digest(chain, due.id.get()).await? == Some(due.digest) {
-            self.standing.confirm_first(due);
-            return Ok(Compared::Same);
-        }
-        let at = due.id.min(head.id);
-        for peer in self.others(Some(due)).await.peers {
-            let Ok(theirs) = peer.digest(at.get()).await else { continue };
-            let ours = audit::own_digest(chain, at.get()).await?;
-            if ours == Some(theirs) {
-                self.standing.confirm_first(head);
-                return Ok(Compared::Same);
-            }
-            let ours = ours.map_or("none".to_owned(), |digest| digest.to_string());
-            tracing::error!(
-                zone = peer.zone, id = %at, %theirs, ours,
-                "the coordinators and this zone have another chain than ours"
-            );
-            let kind = ViolationKind::Fork;
-            return Ok(Compared::Other(Violation::new(at.as_i64(), kind, theirs, ours)));
-        }
-        Ok(Compared::Unproved)
-    }
-
-    /// Whether a confirmed head is known, or can be had, that this zone has applied.
-    async fn can_be_compared(&self) -> bool {
-        let has_applied = |head: Head| head.id.get() <= self.standing.frontier.id();
-        self.standing.confirmed().is_some() || self.majority_head().await.is_some_and(has_applied)
-    }
-
-    /// The newest link that a majority of the coordinators confirms to be committed; `None` while
-    /// they do not, and while there is none.
-    async fn majority_head(&self) -> Option<Head> {
-        let (_, mut client) = self.coordinators.nearest();
-        let mut request = tonic::Request::new(ReadIndexRequest::default());
-        request.set_timeout(CONFIRM_MAX);
-        let answer = tokio::time::timeout(CONFIRM_MAX, client.read_index(request)).await;
-        let reply = answer.ok()?.ok()?.into_inner();
-        Some(Head {
-            id: WriteId::try_from(reply.id).ok()?,
-            hash: LinkHash(reply.hash[..].try_into().ok()?),
-            digest: Digest(reply.digest[..].try_into().ok()?),
-            written_at: Micros(reply.written_at),
-        })
     }
 }
 
@@ -301,37 +231,4 @@ pub(super) enum Examined {
     Unproved,
     /// As [`Checked::Moved`].
     Moved,
-}
-
-/// What a chain that is sound in itself is beside the one that was ordered.
-enum Compared {
-    /// The same.
-    Same,
-    /// As [`Examined::Unproved`].
-    Unproved,
-    /// Another one, at this link at the latest.
-    Other(Violation),
-}
-
-/// Zones that are asked for digests, and the one digest that needs no asking.
-struct Others {
-    peers: Vec<Peer>,
-    due: Option<Head>,
-}
-
-impl Reference for Others {
-    fn digest(&self, id: u64) -> BoxFuture<'_, Option<Digest>> {
-        Box::pin(async move {
-            if let Some(due) = self.due.filter(|due| due.id.get() == id) {
-                return Some(due.digest);
-            }
-            for peer in &self.peers {
-                match peer.digest(id).await {
-                    Ok(digest) => return Some(digest),
-                    Err(error) => tracing::warn!(zone = peer.zone, %error, "no digest"),
-                }
-            }
-            None
-        })
-    }
 }

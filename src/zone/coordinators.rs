@@ -56,6 +56,13 @@ impl Coordinators {
         self.nearest_first[place].client.clone()
     }
 
+    /// All places: those that answer first, the nearest first among them.
+    pub(super) fn in_order(&self) -> Vec<usize> {
+        let mut places: Vec<usize> = (0..self.count()).collect();
+        places.sort_by_key(|place| !self.nearest_first[*place].answers.load(Ordering::Relaxed));
+        places
+    }
+
     /// The nearest that answers. When none does, each in turn: one of them may be back.
     pub(super) fn nearest(&self) -> (usize, Client) {
         self.nearest_but(|_| false)

@@ -12,8 +12,8 @@ use pghc_api::id::{NodeName, WriteId};
 
 use super::{Identity, Recent};
 use crate::postgres::{
-    Acquired, Applier, ApplyError, Batch, Commit, ConnectError, Dsn, Finding, Lease, MigrateError,
-    Page, ReadError, Reader, listen, migrate,
+    Acquired, Applier, ApplyError, Batch, Commit, ConnectError, Dsn, Face, Finding, Lease,
+    MigrateError, Page, ReadError, Reader, listen, migrate,
 };
 use crate::task::Tasks;
 
@@ -36,6 +36,9 @@ pub trait Database: Send + Sync + 'static {
 
     /// Who applies, and how far; see [`Reader::lease`].
     fn lease(&self) -> BoxFuture<'_, Result<Lease, ReadError>>;
+
+    /// What it says of itself, of one snapshot; see [`Reader::face`].
+    fn face(&self) -> BoxFuture<'_, Result<Face, ReadError>>;
 
     /// One link and the frontier; see [`Reader::link`].
     fn link(&self, id: WriteId) -> BoxFuture<'_, Result<(Option<Link>, u64), ReadError>>;
@@ -74,6 +77,8 @@ pub struct Postgres {
     dsn: Dsn,
     commit: Commit,
     reader: Reader,
+    /// A session of its own: it must be looked at however many read.
+    watcher: Reader,
     tasks: Tasks,
 }
 
@@ -81,8 +86,8 @@ impl Postgres {
     /// The database at `dsn`, read through at most `readers` sessions. Connects when first used.
     #[must_use]
     pub fn new(dsn: Dsn, commit: Commit, readers: usize, tasks: &Tasks) -> Self {
-        let reader = Reader::new(&dsn, readers);
-        Self { dsn, commit, reader, tasks: tasks.clone() }
+        let (reader, watcher) = (Reader::new(&dsn, readers), Reader::new(&dsn, 1));
+        Self { dsn, commit, reader, watcher, tasks: tasks.clone() }
     }
 }
 
@@ -107,6 +112,10 @@ impl Database for Postgres {
 
     fn lease(&self) -> BoxFuture<'_, Result<Lease, ReadError>> {
         Box::pin(self.reader.lease())
+    }
+
+    fn face(&self) -> BoxFuture<'_, Result<Face, ReadError>> {
+        Box::pin(self.watcher.face())
     }
 
     fn link(&self, id: WriteId) -> BoxFuture<'_, Result<(Option<Link>, u64), ReadError>> {

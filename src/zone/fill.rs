@@ -1,8 +1,10 @@
 //! Filling this zone from another one, where no coordinator's log reaches back to its frontier.
 //!
-//! Every link is recomputed from this zone's own head on before it is passed on, so a source can
-//! refuse but not lie about what follows; and the coordinators confirm the head where the tail takes
-//! over. Which source, and for how long, is decided here; the tail decides when to fill.
+//! Invariant: nothing is filled on top of a chain that is not proven, nor from a zone that does not show
+//! a digest which the coordinators vouch for. Every link is recomputed from this zone's own head on, and
+//! what is passed on leads to such a digest, except between marks that lie further apart than is held
+//! back; there the next mark decides. Which source, and for how long, is decided here; the tail decides
+//! when to fill.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,14 +14,14 @@ use pghc_api::chain::{Head, Link};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Identity;
+use super::database::Database;
 use super::peer::Peer;
 use super::plan::follow;
-use super::report::{Source, Views};
+use super::report::Source;
 use super::standing::{Filling, Standing};
 use super::tail::Fed;
+use super::witness::{Compared, Mark, Witness, head_of};
 use crate::failpoint::{self, Point};
-use crate::http_client::HttpClient;
 use crate::telemetry::describe;
 
 /// How long a source is left alone after it failed.
@@ -37,6 +39,10 @@ const LOG_PERIOD: Duration = Duration::from_secs(10);
 const PIECE_LINKS: usize = 250;
 const PIECE_BYTES: usize = 256 << 10;
 
+/// Links held back until a mark vouches for them, and their payload bytes.
+const HELD_LINKS: usize = 4_096;
+const HELD_BYTES: usize = 16 << 20;
+
 /// How a turn of filling ended.
 pub(super) enum Turn {
     /// Nobody reads any longer.
@@ -45,21 +51,26 @@ pub(super) enum Turn {
     GotOn,
     /// No source can help at the moment, for this reason.
     Stuck(String),
+    /// This zone's own chain is not the one that was ordered.
+    Refused(String),
 }
 
 enum Ended {
     Unread,
-    /// The source has no more, or the log reaches back.
+    /// The source has no more that is vouched for, or the log reaches back.
     Done,
     Failed(String),
+    /// As [`Turn::Refused`].
+    Refused(String),
 }
 
 /// Fills one zone; lives as long as its tail.
 pub(super) struct Filler {
-    http: HttpClient,
-    identity: Identity,
+    witness: Witness,
+    own: Arc<dyn Database>,
     standing: Arc<Standing>,
-    views: Arc<Views>,
+    /// Whether this zone's chain was compared up to where it is filled on.
+    is_proven: bool,
     /// Sources that failed, by URL, and when.
     failed: BTreeMap<String, Instant>,
     /// Since when and from which id on it fills; `None` while it does not.
@@ -67,29 +78,71 @@ pub(super) struct Filler {
     logged: Option<Instant>,
 }
 
+/// Links of a source that follow, and are not passed on yet.
+#[derive(Default)]
+struct Held {
+    links: Vec<Link>,
+    bytes: usize,
+    /// Whether links before these were passed on that no mark has vouched for yet.
+    is_behind_unproven: bool,
+}
+
+impl Held {
+    fn push(&mut self, links: Vec<Link>) {
+        self.bytes += links.iter().map(payload_bytes).sum::<usize>();
+        self.links.extend(links);
+    }
+
+    fn head(&self) -> Option<Head> {
+        self.links.last().map(head_of)
+    }
+
+    /// What may be passed on, when the coordinators know `mark` at or below the newest link; all of it
+    /// when too much is held.
+    fn release(&mut self, mark: Option<Mark>) -> Result<Vec<Link>, Unordered> {
+        let first = self.links.first().map_or(u64::MAX, |link| link.id.get());
+        let place = mark.and_then(|(id, _)| usize::try_from(id.checked_sub(first)?).ok());
+        let vouched = match (place.and_then(|place| self.links.get(place)), mark) {
+            (Some(link), Some((id, due))) if link.digest != due => return Err(Unordered(id)),
+            (Some(_), _) => place.map_or(0, |place| place + 1),
+            (None, _) => 0,
+        };
+        let is_full = self.links.len() >= HELD_LINKS || self.bytes >= HELD_BYTES;
+        let count = if vouched == 0 && is_full { self.links.len() } else { vouched };
+        self.is_behind_unproven = count > vouched || (self.is_behind_unproven && vouched == 0);
+        let released: Vec<Link> = self.links.drain(..count).collect();
+        self.bytes -= released.iter().map(payload_bytes).sum::<usize>();
+        Ok(released)
+    }
+}
+
+/// A source's link with this id is not the one that was ordered.
+#[derive(Debug, PartialEq, Eq)]
+struct Unordered(u64);
+
 impl Filler {
-    pub(super) fn new(
-        http: HttpClient,
-        identity: Identity,
-        standing: Arc<Standing>,
-        views: Arc<Views>,
-    ) -> Self {
+    pub(super) fn new(witness: Witness, own: Arc<dyn Database>, standing: Arc<Standing>) -> Self {
         let failed = BTreeMap::new();
-        Self { http, identity, standing, views, failed, began: None, logged: None }
+        Self { witness, own, standing, is_proven: false, failed, began: None, logged: None }
     }
 
     /// Reads from the best source behind `head`, which moves with what was passed on.
     pub(super) async fn turn(&mut self, head: &mut Option<Head>, out: &mpsc::Sender<Fed>) -> Turn {
+        if let Some(turn) = self.prove(*head).await {
+            return turn;
+        }
         let after = head.map_or(0, |head| head.id.get());
         self.failed.retain(|_, at| at.elapsed() < FAILED_PAUSE);
-        let mut why = "no healthy zone that is further has told where to read it".to_owned();
-        for source in rank(self.views.sources(&self.identity.zone), after, self.views.log_first()) {
+        let mut why = "no zone that is well and further has told where to read it".to_owned();
+        let views = &self.witness.views;
+        for source in rank(views.sources(&self.witness.identity.zone), after, views.log_first()) {
             if self.failed.contains_key(&source.url) {
                 continue;
             }
             match self.read(&source, head, out).await {
                 Ended::Unread => return Turn::Unread,
                 Ended::Done => return Turn::GotOn,
+                Ended::Refused(why) => return Turn::Refused(why),
                 Ended::Failed(error) => {
                     tracing::warn!(zone = source.zone, url = source.url, error, "source failed");
                     why = format!("zone {} at {}: {error}", source.zone, source.url);
@@ -101,6 +154,37 @@ impl Filler {
         Turn::Stuck(why)
     }
 
+    /// Has this zone's own chain compared before anything is put on top of it; `None` once it is the
+    /// one that was ordered. That no log reaches back may be its own fault.
+    async fn prove(&mut self, head: Option<Head>) -> Option<Turn> {
+        let head = head.filter(|_| !self.is_proven)?;
+        let at = (head.id.get(), head.digest);
+        match self.witness.compare(self.own.as_ref(), at, false).await {
+            Ok(Compared::Same) => self.is_proven = true,
+            Ok(Compared::Other(violation)) => return Some(Turn::Refused(violation.to_string())),
+            Ok(Compared::Unproved(why)) => {
+                let words = format!("its own chain could not be compared: {why}");
+                return Some(Turn::Stuck(words));
+            }
+            Err(error) => return Some(Turn::Stuck(describe(&error))),
+        }
+        None
+    }
+
+    /// Up to which link `source` may be read: the newest for which the coordinators vouch, if it has
+    /// that one.
+    async fn vouched(&self, peer: &Peer, source: &Source, after: u64) -> Result<u64, String> {
+        let mark = self.witness.mark(source.frontier).await;
+        let Some((upto, due)) = mark.filter(|(upto, _)| *upto > after) else {
+            return Err(format!("no coordinator vouches for a link of it above {after}"));
+        };
+        match peer.digest(upto).await {
+            Ok(digest) if digest == due => Ok(upto),
+            Ok(_) => Err(format!("its link {upto} is not the one that was ordered")),
+            Err(error) => Err(describe(&error)),
+        }
+    }
+
     /// Reads `source` until the log reaches back, the source has no more, or the turn is over. The
     /// next page is fetched while the one before is checked and passed on.
     async fn read(
@@ -109,31 +193,45 @@ impl Filler {
         head: &mut Option<Head>,
         out: &mpsc::Sender<Fed>,
     ) -> Ended {
-        let peer = Peer::new(self.http.clone(), &source.zone, &source.url);
+        let peer = Peer::new(self.witness.http.clone(), &source.url);
         let until = Instant::now() + TURN_MAX;
-        let mut page = match peer.page(head.map_or(0, |head| head.id.get())).await {
+        let after = head.map_or(0, |head| head.id.get());
+        let upto = match self.vouched(&peer, source, after).await {
+            Ok(upto) => upto,
+            Err(why) => return Ended::Failed(why),
+        };
+        let mut page = match peer.page(after).await {
             Ok(page) => page,
             Err(error) => return Ended::Failed(describe(&error)),
         };
-        if page.is_empty() {
-            let at = head.map_or(0, |head| head.id.get());
-            return Ended::Failed(format!("it has nothing above id {at}"));
-        }
-        while let Some(last) = page.last().map(|link| link.id) {
+        let mut held = Held::default();
+        loop {
+            page.retain(|link| link.id <= upto);
+            let Some(last) = page.last().map(|link| link.id) else {
+                return Ended::Failed(format!("it has no links up to {upto} any longer"));
+            };
             self.progress(source, head.as_ref());
-            let links = match follow(&self.identity.cluster, *head, std::mem::take(&mut page)) {
-                Ok(links) => links,
+            let before = held.head().or(*head);
+            match follow(&self.witness.identity.cluster, before, std::mem::take(&mut page)) {
+                Ok(links) => held.push(links),
                 Err(violation) => {
                     return Ended::Failed(format!("what it has does not follow: {violation}"));
                 }
-            };
+            }
             failpoint::pass(Point::FillChecked);
-            let (passed, next) = tokio::join!(pass(links, out), peer.page(last));
-            let Some(newest) = passed else { return Ended::Unread };
+            let links = match held.release(self.witness.mark(last).await) {
+                Ok(links) => links,
+                Err(Unordered(id)) => return unordered(id, held.is_behind_unproven),
+            };
+            let next = async { if last < upto { peer.page(last).await } else { Ok(Vec::new()) } };
+            let (passed, next) = tokio::join!(pass(links, out), next);
+            let Some(passed) = passed else { return Ended::Unread };
             failpoint::pass(Point::FillPassed);
-            *head = Some(newest);
-            let reaches = self.views.log_first().map(|first| first <= newest.id.get() + 1);
-            if reaches == Some(true) || (reaches.is_none() && Instant::now() >= until) {
+            *head = passed.or(*head);
+            let at = head.map_or(0, |head| head.id.get());
+            let reaches = self.witness.views.log_first().map(|first| first <= at + 1);
+            let is_over = reaches == Some(true) || (reaches.is_none() && Instant::now() >= until);
+            if (is_over && !held.is_behind_unproven) || last >= upto {
                 return Ended::Done;
             }
             page = match next {
@@ -141,7 +239,6 @@ impl Filler {
                 Err(error) => return Ended::Failed(describe(&error)),
             };
         }
-        Ended::Done
     }
 
     fn progress(&mut self, source: &Source, head: Option<&Head>) {
@@ -155,7 +252,7 @@ impl Filler {
         });
         #[expect(clippy::cast_precision_loss, reason = "for people")]
         let rate = (at + 1 - first) as f64 / since.elapsed().as_secs_f64().max(0.001);
-        let target = self.views.head();
+        let target = self.witness.views.head();
         if self.logged.is_none_or(|logged| logged.elapsed() >= LOG_PERIOD) {
             let left = target.saturating_sub(at);
             tracing::info!(zone = source.zone, at, left, ids_per_second = rate, "filling");
@@ -166,27 +263,33 @@ impl Filler {
     }
 }
 
-/// Passes links on in pieces; answers the head behind them, `None` when nobody reads any longer.
-async fn pass(links: Vec<Link>, out: &mpsc::Sender<Fed>) -> Option<Head> {
-    let mut head = None;
+/// What becomes of a source whose link `id` is not the one that was ordered.
+fn unordered(id: u64, is_behind_unproven: bool) -> Ended {
+    let words =
+        format!("link {id} as it was read from another zone is not the one that was ordered");
+    if is_behind_unproven { Ended::Refused(words) } else { Ended::Failed(words) }
+}
+
+fn payload_bytes(link: &Link) -> usize {
+    link.payload.as_ref().map_or(0, |payload| payload.len())
+}
+
+/// Passes links on in pieces; answers the head behind them, if there are any; `None` when nobody reads
+/// any longer.
+async fn pass(links: Vec<Link>, out: &mpsc::Sender<Fed>) -> Option<Option<Head>> {
+    let head = links.last().map(head_of);
     let mut piece = Vec::with_capacity(PIECE_LINKS);
     let mut bytes = 0;
     let mut links = links.into_iter().peekable();
     while let Some(link) = links.next() {
-        head = Some(Head {
-            id: link.id,
-            hash: link.hash,
-            digest: link.digest,
-            written_at: link.written_at,
-        });
-        bytes += link.payload.as_ref().map_or(0, |payload| payload.len());
+        bytes += payload_bytes(&link);
         piece.push(link);
         if piece.len() == PIECE_LINKS || bytes >= PIECE_BYTES || links.peek().is_none() {
             out.send(Fed::Links(std::mem::take(&mut piece))).await.ok()?;
             bytes = 0;
         }
     }
-    head
+    Some(head)
 }
 
 /// Sources ahead of `after`, best first: those from which the log can take over come before those
@@ -201,8 +304,58 @@ fn rank(sources: Vec<Source>, after: u64, log_first: Option<u64>) -> Vec<Source>
 
 #[cfg(test)]
 mod tests {
-    use super::rank;
+    use pghc_api::chain::{Digest, Link, LinkHash};
+    use pghc_api::id::WriteId;
+    use pghc_api::time::Micros;
+
+    use super::{HELD_LINKS, Held, Unordered, rank};
     use crate::zone::report::Source;
+
+    fn link(id: u64) -> Link {
+        let mut digest = Digest::default();
+        digest.0[..8].copy_from_slice(&id.to_be_bytes());
+        Link {
+            id: WriteId::try_from(id).expect("not 0"),
+            node: "eu-1".parse().expect("a name"),
+            hash: LinkHash::default(),
+            digest,
+            written_at: Micros(0),
+            payload: None,
+        }
+    }
+
+    fn released(held: &mut Held, mark: Option<u64>) -> Result<Vec<u64>, Unordered> {
+        let links = held.release(mark.map(|id| (id, link(id).digest)))?;
+        Ok(links.iter().map(|link| link.id.get()).collect())
+    }
+
+    #[test]
+    fn links_are_held_until_a_mark_vouches_for_them() {
+        let mut held = Held::default();
+        held.push((11..=15).map(link).collect());
+        assert_eq!(released(&mut held, None), Ok(vec![]));
+        assert_eq!(released(&mut held, Some(10)), Ok(vec![]), "a mark before all of them");
+        assert_eq!(released(&mut held, Some(13)), Ok(vec![11, 12, 13]));
+        assert_eq!(held.release(Some((15, link(1).digest))), Err(Unordered(15)));
+        assert_eq!(released(&mut held, Some(15)), Ok(vec![14, 15]));
+        assert!(held.links.is_empty() && !held.is_behind_unproven);
+    }
+
+    #[test]
+    fn no_more_is_held_than_a_bounded_number_of_links() {
+        let mut held = Held::default();
+        let last = HELD_LINKS as u64;
+        held.push((1..last).map(link).collect());
+        assert_eq!(released(&mut held, None), Ok(vec![]));
+        held.push(vec![link(last)]);
+        assert_eq!(released(&mut held, None).map(|ids| ids.len()), Ok(HELD_LINKS));
+        assert!(held.is_behind_unproven);
+        held.push(vec![link(last + 1)]);
+        assert_eq!(released(&mut held, None), Ok(vec![]));
+        assert!(held.is_behind_unproven, "nothing has vouched for them yet");
+        assert_eq!(released(&mut held, Some(last + 1)), Ok(vec![last + 1]));
+        assert!(!held.is_behind_unproven);
+    }
 
     #[test]
     fn the_nearest_source_from_which_the_log_takes_over_is_asked_first() {

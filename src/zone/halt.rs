@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use pghc_api::id::WriteId;
+
 use super::audit::{Located, Rate};
 use super::auditor::{Auditor, Examined, LOCATE_TRIES};
 use super::standing::Standing;
@@ -42,7 +44,7 @@ impl Halt<'_> {
         failpoint::pass(Point::ReplacedSeen);
         tracing::info!("this zone's database was replaced; going on");
         self.standing.unfence();
-        self.standing.confirm(None);
+        self.standing.doubt("the database was replaced; its chain was not compared yet");
         self.standing.frontier.set_halted(None);
     }
 }
@@ -57,8 +59,14 @@ impl Look<'_> {
     async fn find(&self) -> Option<Located> {
         let mut unproved = 0;
         let found = loop {
-            match self.auditor.examine(self.auditor.standing.confirmed(), Rate::UNBOUNDED).await {
-                Ok(Examined::Bad(evidence)) => break evidence,
+            // The end first: that takes no longer for a long chain.
+            let examined = match self.auditor.compare().await {
+                Ok(Some(found)) => break found,
+                Ok(None) => self.auditor.examine(WriteId::FIRST, Rate::UNBOUNDED).await,
+                Err(error) => Err(error),
+            };
+            match examined {
+                Ok(Examined::Bad(found)) => break found,
                 Ok(Examined::Unproved) if unproved < LOCATE_TRIES => {
                     unproved += 1;
                     tokio::time::sleep(LOOK_PERIOD).await;

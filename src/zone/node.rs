@@ -12,14 +12,17 @@ use super::applier::Applying;
 use super::auditor::{Auditor, Settings as Audit};
 use super::coordinators::Coordinators;
 use super::database::{Database, Postgres};
+use super::guard::{Guard, Look};
 use super::peer;
 use super::read_check;
 use super::reading::{Readings, Trying};
 use super::reads::Reads;
+use super::replica::Replica;
 use super::report::{self, Views};
 use super::schema_check;
 use super::standing::Standing;
 use super::submit::Submitter;
+use super::witness::Witness;
 use super::{Identity, Need, NewWrite, Outcome, ReadError, Recent, Service, Snapshot, SubmitError};
 use crate::postgres::{Commit, Dsn, Reader};
 use crate::rpc::v1::zone_view::State;
@@ -138,21 +141,33 @@ impl Node {
             };
             tasks.spawn("readings", trying.run());
         }
+        let witness = Witness {
+            identity: identity.clone(),
+            coordinators: coordinators.clone(),
+            views: Arc::clone(&views),
+            http,
+        };
         let auditor = own.as_ref().map(|own| Auditor {
             identity: identity.clone(),
             dsn: own.database.clone(),
             reader: Reader::new(&own.database, 1),
-            coordinators: coordinators.clone(),
+            database: Arc::clone(&database),
             standing: Arc::clone(&standing),
-            views: Arc::clone(&views),
-            http: http.clone(),
+            witness: witness.clone(),
             tasks: tasks.clone(),
         });
+        let look = Look::new(witness.clone(), Arc::clone(&database));
+        let guard = Guard { look, standing: Arc::clone(&standing), auditor: auditor.clone() };
+        tasks.spawn("guard", guard.run());
         if let Some((auditor, audit)) = auditor.clone().zip(own.as_ref().and_then(|o| o.audit)) {
             tasks.spawn("auditor", auditor.run(audit));
         }
-        let replica = |dsn: &Dsn| -> Arc<dyn Database> {
-            Arc::new(Postgres::new(dsn.clone(), Commit::OnDisk, READERS, tasks))
+        let replica = |dsn: &Dsn| {
+            let database = Postgres::new(dsn.clone(), Commit::OnDisk, READERS, tasks);
+            let replica = Arc::new(Replica::new(Arc::new(database)));
+            let watch = Arc::clone(&replica).watch(witness.clone(), Arc::clone(&standing));
+            tasks.spawn("replica", watch);
+            replica
         };
         let replicas = own.iter().flat_map(|own| &own.replicas).map(replica).collect();
         let reads = Reads::new(Arc::clone(&database), replicas, Arc::clone(&standing));
@@ -165,10 +180,8 @@ impl Node {
         let applying = Applying {
             identity: identity.clone(),
             database,
-            coordinators: coordinators.clone(),
+            witness,
             standing: Arc::clone(&standing),
-            views: Arc::clone(&views),
-            http,
             auditor,
             metrics,
             tasks: tasks.clone(),
@@ -357,6 +370,9 @@ impl Service for Node {
 
     fn ready_to_read(&self) -> Result<(), String> {
         match self.may_read() {
+            Ok(()) if !self.reads.is_servable() => {
+                Err(self.standing.doubted().unwrap_or_else(|| "no replica may be read".to_owned()))
+            }
             Ok(()) => self.standing.filling().map_or(Ok(()), Err),
             Err(ReadError::Halted(why)) => Err(format!("the zone has halted: {why}")),
             Err(ReadError::Database(why)) => Err(why),

@@ -31,10 +31,8 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
     client: HttpClient,
-    /// Name of its zone.
-    pub(super) zone: String,
     /// Its base URL, without a slash at the end.
-    pub(super) url: String,
+    url: String,
 }
 
 /// Why a peer gave no usable answer.
@@ -54,8 +52,8 @@ pub(super) fn client() -> HttpClient {
 }
 
 impl Peer {
-    pub(super) fn new(client: HttpClient, zone: &str, url: &str) -> Self {
-        Self { client, zone: zone.to_owned(), url: url.trim_end_matches('/').to_owned() }
+    pub(super) fn new(client: HttpClient, url: &str) -> Self {
+        Self { client, url: url.trim_end_matches('/').to_owned() }
     }
 
     /// Links above `after`, ascending; none at its frontier.

@@ -40,7 +40,7 @@ mod tests {
     use tokio::time::Duration;
 
     use super::run;
-    use crate::postgres::{ConnectError, Finding, Lease, MigrateError, Page, ReadError};
+    use crate::postgres::{ConnectError, Face, Finding, Lease, MigrateError, Page, ReadError};
     use crate::zone::database::{Database, Heard, Session};
     use crate::zone::standing::Standing;
     use crate::zone::{Identity, Recent};
@@ -79,6 +79,10 @@ mod tests {
             }
             let lease = Lease { epoch: 1, applied_id: 1, applier: None, renewed_at: 1 };
             Box::pin(async move { Ok(lease) })
+        }
+
+        fn face(&self) -> BoxFuture<'_, Result<Face, ReadError>> {
+            full()
         }
 
         fn link(&self, _: WriteId) -> BoxFuture<'_, Result<(Option<Link>, u64), ReadError>> {

@@ -130,7 +130,7 @@ impl Trying {
                         URL under which the other zones reach it"
                 .to_owned());
         }
-        let peer = Peer::new(self.http.clone(), &source.zone, &source.url);
+        let peer = Peer::new(self.http.clone(), &source.url);
         let answer = timeout(ANSWER_MAX, peer.identity()).await;
         let answer = answer.map_err(|_| format!("no answer within {ANSWER_MAX:?}"))?;
         let (cluster, zone) = answer.map_err(|error| error.to_string())?;

@@ -1,17 +1,18 @@
 //! Reads of this zone's chain: from its primary, or from a physical replica that is far enough.
 //!
 //! Invariant: what is answered shows at least everything up to the id that was needed, whichever
-//! server it came from and whatever became of that server meanwhile; else nothing is answered.
+//! server it came from and whatever became of that server meanwhile; else nothing is answered. No server
+//! is asked whose chain the coordinators do not vouch for (`guard.rs`, `replica.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::database::Database;
+use super::replica::Replica;
 use super::standing::Standing;
 use super::{Need, ReadError, Snapshot};
 use crate::postgres;
@@ -24,21 +25,13 @@ const RETRY: Duration = Duration::from_millis(20);
 /// A database that was asked for so long and answered nothing is not well.
 const SILENCE: Duration = Duration::from_millis(100);
 
-/// How long a replica that failed is not asked.
-const FAILED_PAUSE: Duration = Duration::from_secs(1);
-
 /// The servers of one zone that may be read.
 pub(super) struct Reads {
     primary: Arc<dyn Database>,
-    replicas: Vec<Replica>,
+    replicas: Vec<Arc<Replica>>,
     /// Whose turn it is.
     turn: AtomicUsize,
     standing: Arc<Standing>,
-}
-
-struct Replica {
-    database: Arc<dyn Database>,
-    failed: Mutex<Option<Instant>>,
 }
 
 /// A query: what it found, and the frontier of the same snapshot.
@@ -49,11 +42,9 @@ type Query<T> = dyn Fn(Arc<dyn Database>) -> BoxFuture<'static, Result<(T, u64),
 impl Reads {
     pub(super) fn new(
         primary: Arc<dyn Database>,
-        replicas: Vec<Arc<dyn Database>>,
+        replicas: Vec<Arc<Replica>>,
         standing: Arc<Standing>,
     ) -> Self {
-        let replica = |database| Replica { database, failed: Mutex::new(None) };
-        let replicas = replicas.into_iter().map(replica).collect();
         Self { primary, replicas, turn: AtomicUsize::new(0), standing }
     }
 
@@ -68,12 +59,7 @@ impl Reads {
         need: Need,
         query: &Query<T>,
     ) -> Result<Snapshot<T>, ReadError> {
-        if !self.standing.accepted(need.deadline).await {
-            return Err(ReadError::NoLeader);
-        }
-        if let Some(why) = self.standing.frontier.halted() {
-            return Err(ReadError::Halted(why));
-        }
+        self.servable(need.deadline).await?;
         let (mut furthest, begun) = (None, Instant::now());
         let mut failed;
         loop {
@@ -88,7 +74,7 @@ impl Reads {
                     Ok(Ok((_, frontier))) => furthest = furthest.max(Some(frontier)),
                     Ok(Err(error)) => {
                         if let Some(replica) = replica {
-                            *replica.failed.lock() = Some(Instant::now());
+                            replica.fails();
                         }
                         failed = Some(error);
                     }
@@ -101,6 +87,9 @@ impl Reads {
                 break;
             }
             tokio::time::sleep(RETRY).await;
+        }
+        if !self.is_servable() {
+            return Err(ReadError::NoLeader);
         }
         match (self.standing.frontier.halted(), failed) {
             (Some(why), _) => Err(ReadError::Halted(why)),
@@ -116,19 +105,41 @@ impl Reads {
         }
     }
 
+    /// Waits until a server has what may be shown: a chain that the coordinators vouch for.
+    async fn servable(&self, deadline: Instant) -> Result<(), ReadError> {
+        while !self.is_servable() {
+            if let Some(why) = self.standing.frontier.halted() {
+                return Err(ReadError::Halted(why));
+            }
+            let until = deadline.min(Instant::now() + RETRY);
+            if !self.standing.proven(until).await && until == deadline {
+                return Err(ReadError::NoLeader);
+            }
+        }
+        match self.standing.frontier.halted() {
+            Some(why) => Err(ReadError::Halted(why)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a server has what may be shown.
+    pub(super) fn is_servable(&self) -> bool {
+        self.standing.is_proven() || self.replicas.iter().any(|replica| replica.may_be_read())
+    }
+
     /// The servers to ask: replicas first where one will do, the primary unless it is known to be
     /// away and a replica may answer instead.
     fn in_order(&self, replicas_first: bool) -> Vec<(Arc<dyn Database>, Option<&Replica>)> {
-        let well = |replica: &&Replica| {
-            replica.failed.lock().is_none_or(|failed| failed.elapsed() >= FAILED_PAUSE)
-        };
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
         let count = self.replicas.len();
         let rotated = (0..count).map(|place| &self.replicas[(start + place) % count]);
-        let replicas: Vec<_> =
-            rotated.filter(well).map(|r| (Arc::clone(&r.database), Some(r))).collect();
+        let replicas: Vec<_> = rotated
+            .filter(|r| r.may_be_read())
+            .map(|r| (Arc::clone(&r.database), Some(&**r)))
+            .collect();
         let is_away = self.standing.database_trouble().is_some();
-        let primary = (!is_away || replicas.is_empty()).then(|| (Arc::clone(&self.primary), None));
+        let is_asked = self.standing.is_proven() && (!is_away || replicas.is_empty());
+        let primary = is_asked.then(|| (Arc::clone(&self.primary), None));
         if replicas_first || is_away {
             // One replica that is behind says nothing of the others, but two waits are enough.
             replicas.into_iter().take(2).chain(primary).collect()

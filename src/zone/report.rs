@@ -70,7 +70,22 @@ impl Source {
 }
 
 impl Views {
-    /// The other zones that are healthy and have told where they may be read, nearest first: in the
+    /// What the coordinators answer to a caller that reports nothing.
+    pub(super) async fn ask(coordinators: &Coordinators) -> Self {
+        let views = Self { views: Mutex::new(vec![None; coordinators.count()]) };
+        for place in 0..coordinators.count() {
+            let mut request = tonic::Request::new(ZoneReport::default());
+            request.set_timeout(ANSWER_MAX);
+            let mut client = coordinators.client(place);
+            let answer = tokio::time::timeout(ANSWER_MAX, client.report(request)).await;
+            if let Ok(Ok(cluster)) = answer {
+                views.take(place, cluster.into_inner(), Instant::now());
+            }
+        }
+        views
+    }
+
+    /// The other zones that are well and have told where they may be read, nearest first: in the
     /// order of the coordinators, those without one last.
     pub(super) fn sources(&self, own: &ZoneName) -> Vec<Source> {
         let views = self.views.lock();
@@ -91,8 +106,11 @@ impl Views {
             }
         }
         let is_source = |zone: &ZoneView| {
-            let healthy = zone.halted.is_empty() && zone.silent_ms < SOURCE_SILENT_MS;
-            healthy && !zone.api_url.is_empty() && zone.zone != own.as_str()
+            let is_well = zone.halted.is_empty() && zone.trouble.is_empty();
+            is_well
+                && zone.silent_ms < SOURCE_SILENT_MS
+                && !zone.api_url.is_empty()
+                && zone.zone != own.as_str()
         };
         let mut sources: Vec<ZoneView> = newest.into_values().filter(is_source).collect();
         sources.sort_by_key(|zone| place_of(&zone.zone));

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use parking_lot::Mutex;
-use pghc_api::chain::Head;
 use tokio::time::{Instant, timeout_at};
 
 use super::frontier::Frontier;
@@ -51,23 +49,17 @@ pub(super) struct Standing {
     stall: Mutex<Option<String>>,
     /// How far the filling from another zone is; `None` while there is none.
     filling: Mutex<Option<Filling>>,
-    /// The newest head that was both computed here and confirmed by a coordinator.
-    confirmed: Mutex<Option<Head>>,
-    /// Why this zone must be fenced, as the auditor found it.
+    /// Why this zone must be fenced, as the guard or the auditor found it.
     fenced: watch::Sender<Option<String>>,
     /// Why the coordinators refuse this node's reports; `None` while they take them.
     refused: Mutex<Option<String>>,
     /// What each coordinator that answers said to the last report: why it refuses, if it does.
     said: Mutex<BTreeMap<usize, Option<String>>>,
-    /// Whether a coordinator has taken the chain of this zone for its own since the node started.
-    accepted: watch::Sender<bool>,
-    /// Until when reads wait for that.
-    accepted_until: Instant,
+    /// System identifier of the database's server, as last seen; empty while it is not known.
+    system: Mutex<String>,
+    /// Why it is not known whether the chain is the one that was ordered; `None` while it is proven.
+    doubt: watch::Sender<Option<String>>,
 }
-
-/// How long a node that starts keeps reads waiting until a coordinator has said that the chain is the one
-/// that was ordered. Then they are answered as it stands: where no coordinator lives, reads go on.
-const ACCEPTED_MAX: Duration = Duration::from_secs(5);
 
 impl Standing {
     pub(super) fn new() -> Self {
@@ -81,33 +73,60 @@ impl Standing {
             feed: Mutex::new(None),
             stall: Mutex::new(None),
             filling: Mutex::new(None),
-            confirmed: Mutex::new(None),
             fenced: watch::Sender::new(None),
             refused: Mutex::new(None),
             said: Mutex::default(),
-            accepted: watch::Sender::new(false),
-            accepted_until: Instant::now() + ACCEPTED_MAX,
+            system: Mutex::default(),
+            doubt: watch::Sender::new(Some("the chain was not compared yet".to_owned())),
         }
     }
 
-    /// A coordinator has taken the chain of this zone for its own.
-    pub(super) fn accept(&self) {
-        if !*self.accepted.borrow() {
-            self.accepted.send_replace(true);
+    /// System identifier of the server that the zone's database is on; empty while it is not known.
+    pub(super) fn system(&self) -> String {
+        self.system.lock().clone()
+    }
+
+    pub(super) fn set_system(&self, system: &str) {
+        let mut known = self.system.lock();
+        if !system.is_empty() && *known != system {
+            system.clone_into(&mut known);
         }
     }
 
-    /// Waits until a coordinator has done so, or it is [too long ago](ACCEPTED_MAX) that the node started,
-    /// at most until `deadline`: somebody may have rewritten the chain while it was down. Answers whether
-    /// the chain may be read.
-    pub(super) async fn accepted(&self, deadline: Instant) -> bool {
-        if *self.accepted.borrow() || Instant::now() >= self.accepted_until {
-            return true;
+    /// The chain is the one that was ordered.
+    pub(super) fn prove(&self) {
+        let proven = self.doubt.send_if_modified(|doubt| doubt.take().is_some());
+        if proven {
+            tracing::info!("the coordinators vouch for the chain of this zone");
         }
-        let mut accepted = self.accepted.subscribe();
-        let until = deadline.min(self.accepted_until);
-        let told = timeout_at(until, accepted.wait_for(|accepted| *accepted)).await;
-        told.is_ok() || self.accepted_until <= deadline
+    }
+
+    /// Whether it is, is not known, for this reason: nothing of it may be served.
+    pub(super) fn doubt(&self, why: &str) {
+        self.doubt.send_if_modified(|doubt| {
+            let is_news = doubt.as_deref() != Some(why);
+            if is_news {
+                tracing::warn!(why, "nothing of this zone's chain is served");
+                *doubt = Some(why.to_owned());
+            }
+            is_news
+        });
+    }
+
+    /// Why it is not known whether the chain is the one that was ordered; `None` while it is proven.
+    pub(super) fn doubted(&self) -> Option<String> {
+        self.doubt.borrow().clone()
+    }
+
+    /// Whether the chain is proven.
+    pub(super) fn is_proven(&self) -> bool {
+        self.doubt.borrow().is_none()
+    }
+
+    /// Waits until it is, at most until `deadline`; answers whether it is.
+    pub(super) async fn proven(&self, deadline: Instant) -> bool {
+        let mut doubt = self.doubt.subscribe();
+        timeout_at(deadline, doubt.wait_for(Option::is_none)).await.is_ok()
     }
 
     pub(super) fn is_applier(&self) -> bool {
@@ -138,7 +157,7 @@ impl Standing {
             [&self.database, &self.reads, &self.stall, &self.refused, &self.feed].into_iter();
         let schema = || self.schema.lock().clone().filter(|(_, is_fatal)| *is_fatal);
         let trouble = known.filter_map(|trouble| trouble.lock().clone()).next();
-        trouble.or_else(|| schema().map(|(why, _)| why))
+        trouble.or_else(|| schema().map(|(why, _)| why)).or_else(|| self.doubted())
     }
 
     /// How far the filling from another zone is; `None` while there is none.
@@ -154,24 +173,14 @@ impl Standing {
         }
     }
 
-    /// The newest head that was both computed here and confirmed by a coordinator, as far as this
-    /// process knows.
-    pub(super) fn confirmed(&self) -> Option<Head> {
-        *self.confirmed.lock()
-    }
-
-    pub(super) fn confirm(&self, head: Option<Head>) {
-        *self.confirmed.lock() = head;
-    }
-
-    /// A head that the auditor found confirmed; what the applier knows counts more.
-    pub(super) fn confirm_first(&self, head: Head) {
-        self.confirmed.lock().get_or_insert(head);
-    }
-
     /// Has the applier halt for this reason.
     pub(super) fn fence(&self, why: String) {
         self.fenced.send_replace(Some(why));
+    }
+
+    /// Whether the zone must be fenced and that is not dealt with.
+    pub(super) fn is_fenced(&self) -> bool {
+        self.fenced.borrow().is_some()
     }
 
     /// The fence is dealt with.
@@ -295,6 +304,7 @@ mod tests {
     fn a_report_is_refused_when_most_coordinators_refuse_it() {
         let standing = Standing::new();
         standing.database_is_well();
+        standing.prove();
         let refused = |place, said| {
             standing.report_answered(place, said);
             standing.trouble()
@@ -309,12 +319,13 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::{ACCEPTED_MAX, Finding, Standing};
+    use super::{Finding, Standing};
 
     #[test]
     fn changed_schema_is_trouble_only_if_a_start_would_halt() {
         let standing = Standing::new();
         standing.database_is_well();
+        standing.prove();
         let after = "trigger CREATE TRIGGER audit AFTER INSERT ON pghc.chain";
         standing.schema_differs(&[Finding::Foreign(after.to_owned())]);
         assert_eq!(standing.trouble(), None);
@@ -327,16 +338,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn reads_wait_for_a_coordinator_until_it_is_there_or_the_node_is_old_enough() {
+    async fn reads_wait_until_the_chain_is_proven() {
         let (standing, begun) = (Standing::new(), Instant::now());
         let second = Duration::from_secs(1);
-        assert!(!standing.accepted(begun + second).await, "nobody had said so in time");
+        assert!(!standing.proven(begun + second).await, "nobody had vouched for it in time");
         assert_eq!(begun.elapsed(), second);
-        assert!(standing.accepted(begun + 60 * second).await, "reads go on without coordinators");
-        assert_eq!(begun.elapsed(), ACCEPTED_MAX);
-        let (standing, begun) = (Standing::new(), Instant::now());
-        let (may, ()) =
-            tokio::join!(standing.accepted(begun + second), async { standing.accept() });
-        assert!(may && begun.elapsed().is_zero());
+        let later = Instant::now() + 60 * second;
+        let (may, ()) = tokio::join!(standing.proven(later), async { standing.prove() });
+        assert!(may && begun.elapsed() == second);
+        standing.doubt("it was changed");
+        assert!(!standing.is_proven());
+        assert_eq!(standing.trouble().as_deref(), Some("the database was not reached yet"));
+        standing.database_is_well();
+        assert_eq!(standing.trouble().as_deref(), Some("it was changed"));
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! When that coordinator dies or falls behind, the next one goes on from the same id; when a nearer
 //! one is back, the tail returns to it. When every coordinator that answers says that this zone's
-//! chain is not theirs, the tail says so and ends.
+//! chain is not theirs, the tail says so and ends; that no log reaches back is believed only of a zone
+//! whose chain was compared.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,9 +106,12 @@ async fn run(mut feed: Feed, mut head: Option<Head>, out: mpsc::Sender<Fed>) {
                 match feed.filler.turn(&mut head, &out).await {
                     Turn::Unread => return,
                     Turn::GotOn => {
-                        feed.standing.accept();
                         feed.standing.feed_fails(None);
                         purged.forget();
+                    }
+                    Turn::Refused(why) => {
+                        let _ = out.send(Fed::Refused(why)).await;
+                        return;
                     }
                     Turn::Stuck(why) => {
                         let id = head.map_or(1, |head| head.id.get() + 1);
@@ -197,15 +201,12 @@ impl Follow<'_> {
     ) -> Ended {
         let request = TailRequest {
             after_id: head.map_or(0, |head| head.id.get()),
-            after_hash: head.map(|head| head.digest.0.to_vec()).unwrap_or_default().into(),
+            after_digest: head.map(|head| head.digest.0.to_vec()).unwrap_or_default().into(),
             zone: self.feed.identity.zone.to_string(),
             node: self.feed.identity.node.to_string(),
         };
         let mut stream = match client.tail(request).await {
-            Ok(stream) => {
-                self.feed.standing.accept();
-                stream.into_inner()
-            }
+            Ok(stream) => stream.into_inner(),
             Err(status) if status.code() == tonic::Code::DataLoss => return Ended::Refused(status),
             Err(status) => return Ended::Failed(status),
         };

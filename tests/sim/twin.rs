@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use pghc::postgres::{
-    Acquired, ApplyError, Batch, ConnectError, Finding, Lease, MigrateError, Page, ReadError,
+    Acquired, ApplyError, Batch, ConnectError, Face, Finding, Lease, MigrateError, Page, ReadError,
 };
 use pghc::task::watch;
 use pghc::virtual_parade::{Links, heard};
@@ -52,6 +52,8 @@ struct State {
     /// Chance in a thousand that a statement's connection is lost.
     loss_per_mille: u64,
     latency_us: (u64, u64),
+    /// Whose it is, once it was claimed.
+    identity: Option<Identity>,
 }
 
 struct Inner {
@@ -94,6 +96,7 @@ impl Twin {
             is_up: true,
             loss_per_mille: 0,
             latency_us: (150, 900),
+            identity: None,
         };
         let heard = watch::Sender::new((1, 0));
         Self(Arc::new(Inner { state: Mutex::new(state), heard, dice, committed, on_disk }))
@@ -236,11 +239,18 @@ impl Drop for TwinSession {
 }
 
 impl Database for Twin {
-    fn migrate<'a>(&'a self, _: &'a Identity) -> BoxFuture<'a, Result<Vec<Finding>, MigrateError>> {
+    fn migrate<'a>(
+        &'a self,
+        identity: &'a Identity,
+    ) -> BoxFuture<'a, Result<Vec<Finding>, MigrateError>> {
         Box::pin(async {
             sleep(self.latency() * 4).await;
-            match self.0.state.lock().is_up {
-                true => Ok(Vec::new()),
+            let mut state = self.0.state.lock();
+            match state.is_up {
+                true => {
+                    state.identity.get_or_insert_with(|| identity.clone());
+                    Ok(Vec::new())
+                }
                 false => Err(MigrateError::Connect(Self::connect_error())),
             }
         })
@@ -282,6 +292,15 @@ impl Database for Twin {
             applied_id: state.links.frontier(),
             applier: state.applier.clone(),
             renewed_at: state.renewals,
+        })
+    }
+
+    fn face(&self) -> BoxFuture<'_, Result<Face, ReadError>> {
+        self.read(|state| {
+            state
+                .identity
+                .as_ref()
+                .map_or_else(Face::default, |identity| state.links.face(identity))
         })
     }
 

@@ -1,7 +1,7 @@
 //! A small cluster whose log forgets soon: one coordinator in this process, and zones that are real
 //! API nodes over databases of one real server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -66,6 +66,8 @@ pub(crate) struct Town {
     pub(crate) other: Option<Server>,
     /// Whether nodes and operators log in with the roles of `setup.sql`, as in a real deployment.
     has_roles: bool,
+    /// Zones whose nodes were stopped, and are left alone when all others are restarted.
+    away: BTreeSet<String>,
     coordinator: Option<Coordinator>,
     listen: SocketAddr,
     scratch: Scratch,
@@ -94,13 +96,14 @@ impl Town {
         options.temporary = true;
         let server = Server::start(options).await.expect("PostgreSQL is installed");
         let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let (http, nodes) = (client(), BTreeMap::new());
+        let (http, nodes, away) = (client(), BTreeMap::new(), BTreeSet::new());
         let mut town = Self {
             http,
             server,
             nodes,
             other: None,
             has_roles,
+            away,
             coordinator: None,
             listen,
             scratch,
@@ -124,7 +127,8 @@ impl Town {
             join: false,
             retention: Retention {
                 log_bytes: 0,
-                log_bytes_max: u64::MAX,
+                // What a zone that is away would still need is purged, too.
+                log_bytes_max: if self.away.is_empty() { u64::MAX } else { 0 },
                 snapshot_entries: 10,
                 period,
                 ..Retention::default()
@@ -221,8 +225,52 @@ impl Town {
         self.nodes.insert(zone.to_owned(), node);
     }
 
+    /// Stops the node of `zone` until [`Town::back`].
+    pub(crate) async fn leave(&mut self, zone: &str) {
+        self.node_of(zone).stop().await;
+        self.away.insert(zone.to_owned());
+        // A lease of a session that still ends would not be checked again.
+        let sessions = format!(
+            "select count(*) from pg_stat_activity where datname = '{zone}' and application_name = \
+             'pghc applier'"
+        );
+        wait_for("the end of its last session", async || {
+            (query(&self.dsn(zone), &sessions).await == ["0"]).then_some(())
+        })
+        .await;
+    }
+
+    /// Starts it again.
+    pub(crate) fn back(&mut self, zone: &str) {
+        self.away.remove(zone);
+        self.node_of(zone).run();
+    }
+
+    /// Waits until `zone` is fenced because of link `id`, and never shows link `bad` meanwhile.
+    pub(crate) async fn fenced_unseen(&self, zone: &str, id: u64, bad: u64) -> String {
+        let url = format!("{}/v1/chain/{bad}?timeout=2s", self.url(zone));
+        let shown = async {
+            loop {
+                if let Ok(answer) = self.http.get(&url).send().await {
+                    assert_ne!(answer.status().as_u16(), 200, "a rewritten link was shown");
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let due = format!("the first bad id is {id} ");
+        tokio::select! {
+            biased;
+            words = self.not_ready(zone, &due) => words,
+            () = shown => unreachable!("it goes on"),
+        }
+    }
+
     pub(crate) fn node_of(&mut self, zone: &str) -> &mut Node {
         self.nodes.get_mut(zone).expect("it was started")
+    }
+
+    pub(crate) fn coordinator_url(&self) -> String {
+        format!("http://{}", self.listen)
     }
 
     pub(crate) fn url(&self, zone: &str) -> String {
@@ -296,12 +344,13 @@ impl Town {
                 self.write("eu", 1).await;
             }
             // A coordinator in this process leaves connections behind that a real one takes with it.
-            for node in self.nodes.values_mut() {
-                node.stop().await;
+            let here = |zone: &&String| !self.away.contains(*zone);
+            let zones: Vec<String> = self.nodes.keys().filter(here).cloned().collect();
+            for zone in &zones {
+                self.node_of(zone).stop().await;
             }
             self.coordinator.take().expect("it runs").stop().await;
             self.start_coordinator().await;
-            let zones: Vec<String> = self.nodes.keys().cloned().collect();
             for zone in zones {
                 self.node_of(&zone).run();
                 self.ready(&zone).await;

@@ -1,0 +1,274 @@
+//! The coordinators as witnesses of the chain: whether what a database holds is what was ordered, and
+//! which links another zone has that are.
+//!
+//! Invariant: a chain is called another one only against a digest that a majority of the coordinators has
+//! confirmed. Zones have no vote: what one of them shows counts only where its links, recomputed, lead to
+//! such a digest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use pghc_api::chain::{Digest, Head, Link};
+use pghc_api::id::WriteId;
+use pghc_api::verify::{Violation, ViolationKind};
+use tokio::time::timeout;
+
+use super::Identity;
+use super::audit::Reference;
+use super::coordinators::Coordinators;
+use super::database::Database;
+use super::peer::Peer;
+use super::plan::follow;
+use super::report::{Source, Views};
+use crate::http_client::HttpClient;
+use crate::postgres::ReadError;
+use crate::rpc::v1::VouchRequest;
+use crate::sequencer::{COARSEST, MIDDLE};
+use crate::telemetry::describe;
+
+/// Longest wait for one coordinator, and for a majority.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+const CONFIRM_MAX: Duration = Duration::from_secs(5);
+
+/// Most links that are read from another zone between two marks, and for how long.
+const BETWEEN_MAX: u64 = COARSEST + MIDDLE;
+const BETWEEN_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// The digest of a link.
+pub(super) type Mark = (u64, Digest);
+
+/// Asks the coordinators, and other zones.
+#[derive(Clone)]
+pub(super) struct Witness {
+    pub(super) identity: Identity,
+    pub(super) coordinators: Coordinators,
+    pub(super) views: Arc<Views>,
+    pub(super) http: HttpClient,
+}
+
+/// What a chain is beside the one that was ordered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Compared {
+    /// The same up to the link that was asked about.
+    Same,
+    /// Another one, at this link at the latest.
+    Other(Violation),
+    /// It could not be told, for this reason.
+    Unproved(String),
+}
+
+/// What the coordinators know about a link.
+struct Vouched {
+    /// The newest link at or below it whose digest they know.
+    mark: Option<Mark>,
+    /// Their newest id.
+    head: u64,
+}
+
+impl Witness {
+    /// Compares the chain in `own` with the one that was ordered, up to its link `at`. Other zones are
+    /// asked only about a chain of which nothing is proven yet.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub(super) async fn compare(
+        &self,
+        own: &dyn Database,
+        at: Mark,
+        is_proven: bool,
+    ) -> Result<Compared, ReadError> {
+        let (id, digest) = at;
+        let Some(Vouched { mark, head }) = self.ask(id, false).await else {
+            return Ok(Compared::Unproved("no coordinator answers".to_owned()));
+        };
+        if let Some((known, due)) = mark {
+            let is = if known == id { Some(digest) } else { own_digest(own, known).await? };
+            if is != Some(due) {
+                return self.contradict(own, known).await;
+            }
+            if known == id {
+                return Ok(Compared::Same);
+            }
+        }
+        if head < id {
+            let words = format!("the coordinators that answer have {head}, this zone {id}");
+            return Ok(Compared::Unproved(words));
+        }
+        let known = mark.map_or(0, |(known, _)| known);
+        if is_proven {
+            return Ok(Compared::Unproved("no coordinator remembers this link".to_owned()));
+        }
+        self.by_zones(own, known, at).await
+    }
+
+    /// What becomes of a link that is not the one a coordinator has: a majority decides.
+    async fn contradict(&self, own: &dyn Database, id: u64) -> Result<Compared, ReadError> {
+        let asked = self.ask(id, true).await.and_then(|vouched| vouched.mark);
+        let Some((_, due)) = asked.filter(|(known, _)| *known == id) else {
+            let words = format!(
+                "a coordinator has another link {id} than this zone, and no majority of them \
+                 has confirmed it yet"
+            );
+            return Ok(Compared::Unproved(words));
+        };
+        let is = own_digest(own, id).await?;
+        let changed = || Compared::Unproved("it changed while it was compared".to_owned());
+        if is == Some(due) || own.face().await?.id < id {
+            return Ok(changed());
+        }
+        let is = is.map_or("none".to_owned(), |digest| digest.to_string());
+        tracing::error!(id, %due, is, "a majority of the coordinators has another link than ours");
+        Ok(Compared::Other(fork(id, due, is)))
+    }
+
+    /// Whether link `at` of `own` is the one that was ordered, which no coordinator remembers, though all
+    /// remember the ones at `known` and somewhere above: a zone whose links lead from the one to
+    /// the other shows what is between.
+    async fn by_zones(
+        &self,
+        own: &dyn Database,
+        known: u64,
+        at: Mark,
+    ) -> Result<Compared, ReadError> {
+        let unproved = |why: &str| Ok(Compared::Unproved(why.to_owned()));
+        let Some(to) = self.next_mark(at.0).await else {
+            return unproved("no coordinator says what comes next");
+        };
+        let from = match WriteId::try_from(known) {
+            Err(_) => None,
+            Ok(id) => match own.link(id).await? {
+                (Some(link), _) => Some(head_of(&link)),
+                (None, _) => return unproved("it changed while it was compared"),
+            },
+        };
+        let Some(between) = self.read_between(from, to).await else {
+            return unproved(
+                "no coordinator remembers its newest link, and no other zone that answers shows it",
+            );
+        };
+        let place = usize::try_from(at.0 - known - 1).unwrap_or(usize::MAX);
+        Ok(match between.get(place) {
+            Some(due) if *due == at.1 => Compared::Same,
+            Some(due) => Compared::Other(fork(at.0, *due, at.1)),
+            None => Compared::Unproved("the zones that answer have less".to_owned()),
+        })
+    }
+
+    /// The newest link at or below `id` that the coordinators know.
+    pub(super) async fn mark(&self, id: u64) -> Option<Mark> {
+        self.ask(id, false).await?.mark
+    }
+
+    /// The first link at or above `id` that the coordinators know, as far as their marks tell.
+    async fn next_mark(&self, id: u64) -> Option<Mark> {
+        let candidates = [id, id.next_multiple_of(MIDDLE), id.next_multiple_of(COARSEST), u64::MAX];
+        for candidate in candidates {
+            let mark = self.mark(candidate).await;
+            if let Some(mark) = mark.filter(|(known, _)| *known >= id) {
+                return Some(mark);
+            }
+        }
+        None
+    }
+
+    /// Asks the coordinators in turn until one answers that is at `id`, else what the furthest
+    /// answered; `confirmed`: by a majority.
+    async fn ask(&self, id: u64, confirmed: bool) -> Option<Vouched> {
+        let mut furthest: Option<Vouched> = None;
+        for place in self.coordinators.in_order() {
+            let mut request = tonic::Request::new(VouchRequest { ids: vec![id], confirmed });
+            let limit = if confirmed { CONFIRM_MAX } else { ANSWER_MAX };
+            request.set_timeout(limit);
+            let mut client = self.coordinators.client(place);
+            let Ok(Ok(reply)) = timeout(limit, client.vouch(request)).await else { continue };
+            let reply = reply.into_inner();
+            let mark = reply.links.first().filter(|link| link.id != 0 && link.id <= id);
+            let mark =
+                mark.and_then(|link| Some((link.id, Digest(link.digest[..].try_into().ok()?))));
+            let vouched = Vouched { mark, head: reply.head };
+            if vouched.head >= id {
+                return Some(vouched);
+            }
+            if furthest.as_ref().is_none_or(|known| known.head < vouched.head) {
+                furthest = Some(vouched);
+            }
+        }
+        furthest
+    }
+
+    /// Digests of the links behind `from` up to `to`, as the nearest zone has them whose links lead there.
+    async fn read_between(&self, from: Option<Head>, to: Mark) -> Option<Vec<Digest>> {
+        for source in self.views.sources(&self.identity.zone) {
+            let peer = Peer::new(self.http.clone(), &source.url);
+            match timeout(BETWEEN_TIME_MAX, self.read(&peer, &source, from, to)).await {
+                Ok(Ok(digests)) => return Some(digests),
+                Ok(Err(why)) => tracing::warn!(zone = source.zone, why, "no witness"),
+                Err(_) => tracing::warn!(zone = source.zone, "no witness: it is too slow"),
+            }
+        }
+        None
+    }
+
+    async fn read(
+        &self,
+        peer: &Peer,
+        source: &Source,
+        from: Option<Head>,
+        to: Mark,
+    ) -> Result<Vec<Digest>, String> {
+        let first = from.map_or(0, |head| head.id.get());
+        if source.frontier < to.0 {
+            return Err(format!("it has {} and not yet {}", source.frontier, to.0));
+        }
+        if to.0 - first > BETWEEN_MAX {
+            return Err(format!("{} links are too many", to.0 - first));
+        }
+        let (mut head, mut digests) = (from, Vec::new());
+        while head.map_or(0, |head| head.id.get()) < to.0 {
+            let after = head.map_or(0, |head| head.id.get());
+            let mut page = peer.page(after).await.map_err(|error| describe(&error))?;
+            page.retain(|link| link.id <= to.0);
+            let links = follow(&self.identity.cluster, head, page);
+            let links = links.map_err(|violation| format!("it does not follow: {violation}"))?;
+            digests.extend(links.iter().map(|link| link.digest));
+            head = Some(head_of(links.last().ok_or("it has no more")?));
+        }
+        match digests.last() {
+            Some(last) if *last == to.1 => Ok(digests),
+            _ => Err(format!("its link {} is not the one that was ordered", to.0)),
+        }
+    }
+}
+
+impl Reference for Witness {
+    fn known(&self, id: u64) -> BoxFuture<'_, Option<Mark>> {
+        Box::pin(async move { self.ask(id, true).await?.mark })
+    }
+
+    fn between(&self, from: Option<Head>, id: u64) -> BoxFuture<'_, Option<Vec<Digest>>> {
+        Box::pin(async move {
+            let to = self.next_mark(id).await?;
+            self.read_between(from, to).await
+        })
+    }
+}
+
+fn fork(id: u64, due: Digest, is: impl std::fmt::Display) -> Violation {
+    Violation::new(id.cast_signed(), ViolationKind::Fork, due, is)
+}
+
+pub(super) fn head_of(link: &Link) -> Head {
+    let Link { id, hash, digest, written_at, .. } = *link;
+    Head { id, hash, digest, written_at }
+}
+
+/// The digest of link `id` of a database; `None` when there is none that can be read.
+pub(super) async fn own_digest(own: &dyn Database, id: u64) -> Result<Option<Digest>, ReadError> {
+    let Ok(id) = WriteId::try_from(id) else { return Ok(None) };
+    match own.link(id).await {
+        Ok((link, _)) => Ok(link.map(|link| link.digest)),
+        Err(ReadError::Damaged { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
