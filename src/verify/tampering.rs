@@ -185,7 +185,7 @@ fn whatever_is_done_to_a_copy_its_first_link_is_named() {
         let at = random.random_range(0..rows.len() - 1);
         let mut damaged = rows.clone();
         let (id, kind) = damage(&mut damaged, at, way);
-        let mut files = files(&[("eu", &rows), ("us", &damaged)]);
+        let mut files = files(&[("eu", &rows), ("us", &rows)]);
         // Rows that stand for broken or reordered text were kept as JSON strings; write them bare.
         let path = files.directory.path().join("us");
         let text: Vec<String> = damaged
