@@ -48,7 +48,7 @@ begin
         join pg_database on pg_database.oid = session.datid
         where datname = current_database() and session.usesysid = held.backend_login)
     -- In either direction: a clock that was set back must not keep a hung applier in its place.
-    or held.epoch = expired_epoch
+    or held.epoch is not distinct from expired_epoch
       and held.renewed_at not between clock_timestamp() - lease_max
         and clock_timestamp() + lease_max;
 end

@@ -221,6 +221,8 @@ async fn an_old_epoch_is_fenced_and_writes_nothing() {
     let early = new.acquire(&node, Some(old_epoch)).await.unwrap();
     assert!(matches!(early, Acquired::Held { .. }), "the server knows that the lease runs");
     database.age().await;
+    let unwatched = new.acquire(&node, None).await.unwrap();
+    assert!(matches!(unwatched, Acquired::Held { .. }), "who has not watched it may not say so");
     let (epoch, head) = acquire(&new, Some(old_epoch)).await;
     assert_eq!((epoch, head), (old_epoch + 1, Some(part(&all, 0..2).head())));
 
