@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use super::Measure;
+use super::closed::Window;
 use super::memory::processes;
 use super::probe::cpu_of;
 use super::sample::Sample;
+use super::{Measure, load};
 use crate::dev::parade::Parade;
 use crate::dev::record::ParadeRecord;
 
+/// Time for which one client writes: a chain of nothing could not be proved.
+const USE: Duration = Duration::from_secs(1);
 /// Time for connections and timers to come to rest.
 const REST: Duration = Duration::from_secs(10);
 /// Least time that is measured: the system counts in steps of 10 ms.
@@ -39,9 +42,10 @@ fn parent_of(pid: u32) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Leaves the parade alone and measures what that costs. Figures, in % of one core: the most that any
+/// Uses the parade for a moment, then leaves it alone and measures what that costs. Figures, in % of one core: the most that any
 /// coordinator, any API node and any PostgreSQL server took. The rate is 0.
 pub(super) async fn idle(measure: &Measure<'_>, parade: &Parade) -> anyhow::Result<Sample> {
+    load::alone(measure.target, measure.payload_bytes, Window::after(Duration::ZERO, USE)).await?;
     tokio::time::sleep(REST).await;
     let (begun, before) = (tokio::time::Instant::now(), used(&parade.record()));
     tokio::time::sleep(measure.length.max(LENGTH_MIN)).await;
