@@ -123,6 +123,15 @@ impl Cluster {
         connect(&self.dsn(zone)).await
     }
 
+    /// A connection to a zone's database as another login.
+    ///
+    /// # Errors
+    /// When it does not answer within some seconds.
+    pub async fn sql_as(&self, zone: usize, login: &str) -> anyhow::Result<Sql> {
+        let address = self.ground.postgres(zone, self.seats.server(zone));
+        connect(&format!("postgres://{login}@{address}/{DATABASE}")).await
+    }
+
     /// A connection to a certain server of a zone.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ pub mod power;
 mod process;
 mod replica;
 mod resources;
+mod strangers;
 pub mod versions;
 mod whole;
 
@@ -126,7 +127,7 @@ pub struct Class {
 
 /// Every class; those of mixed versions only where there is another build.
 pub fn catalogue(has_old: bool) -> Vec<Class> {
-    let families: [Vec<Class>; 12] = [
+    let families: [Vec<Class>; 13] = [
         process::classes(),
         database::classes(),
         network::classes(),
@@ -138,6 +139,7 @@ pub fn catalogue(has_old: bool) -> Vec<Class> {
         members::classes(),
         replica::classes(),
         forgery::classes(),
+        strangers::classes(),
         if has_old { versions::classes() } else { Vec::new() },
     ];
     families.into_iter().flatten().collect()
