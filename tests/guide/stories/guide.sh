@@ -19,6 +19,15 @@ must on eu sh -c 'systemd-analyze verify /etc/systemd/system/pghc-*'
 chapter prometheus
 eventually 'every target is scraped' scraped 7
 
+say 'us: a superuser changes a payload; the proof finds it'
+tamper us 7
+refused 'VIOLATION' proved
+on us systemctl restart pghc-api
+eventually 'zone us is fenced' fenced us 7
+must write eu 20
+chapter reseed
+must proved
+
 say 'ap: the database is gone; the log brings it back'
 lose_database ap
 must write us 20
