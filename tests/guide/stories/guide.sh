@@ -22,8 +22,6 @@ eventually 'every target is scraped' scraped 7
 say 'us: a superuser changes a payload; the proof finds it'
 tamper us 7
 refused 'VIOLATION' proved
-on us systemctl restart pghc-api
-eventually 'zone us is fenced' fenced us 7
 must write eu 20
 chapter reseed
 must proved
