@@ -29,7 +29,10 @@ machine() {
   empty_cluster "$dir/root"
   # Its network and host name live as long as this process.
   unshare -n -u sleep infinity & holder[$name]=$!
-  until [ "$(readlink "/proc/${holder[$name]}/ns/net")" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.02; done
+  local own theirs=; own=$(readlink /proc/self/ns/net)
+  until [ -n "$theirs" ] && [ "$theirs" != "$own" ]; do
+    sleep 0.02; theirs=$(readlink "/proc/${holder[$name]}/ns/net" || true)
+  done
   ip link add "g-$name" type veth peer name eth0 netns "${holder[$name]}"
   ip link set "g-$name" master guide up
   nsenter -t "${holder[$name]}" -n -u bash -c \
@@ -94,17 +97,19 @@ split_into() {
 }
 
 chapter() {
-  local name=$1 block found= machine where file; shift
+  local name=$1 block text found= machine where; shift
   local zones=("${@:-eu us ap}"); read -ra zones <<<"${zones[*]}"
   for block in "$work"/{blocks,borrowed}/*" $name "*; do
-    [ -s "$block" ] || continue
+    [ -e "$block" ] || continue
+    IFS= read -r -d '' text <"$block" || true
+    [ -n "$text" ] || fail "the block of chapter $name is empty"
     found=yes where=${block##* }
     case $where in each) where=${zones[*]} ;; *) where=${where//,/ } ;; esac
     for machine in $where; do
       say "$name on $machine"
       # The reader has one shell on each machine; what a block leaves running there goes on.
-      if ! on "$machine" timeout 180 bash -euo pipefail -c "$(cat "$block")" >"$work/output" 2>&1 </dev/null; then
-        fail "the block of chapter $name failed on $machine:" "$(sed 's/^/    /' "$block")"
+      if ! on "$machine" timeout 180 bash -euo pipefail -c "$text" >"$work/output" 2>&1 </dev/null; then
+        fail "the block of chapter $name failed on $machine:" "$text"
       fi
       cp "$work/output" "$work/said by $name on $machine"
       [ -z "${PGHC_GUIDE_VERBOSE:-}" ] || sed 's/^/    /' "$work/output"
