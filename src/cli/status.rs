@@ -14,6 +14,7 @@ use super::found::{Cluster, Found};
 use super::process::url;
 use super::{view, zone};
 use crate::dev::observe::{Node, Observer, Overview};
+use crate::dev::postgres::socket_of;
 use crate::dev::record::ParadeRecord;
 
 /// Arguments of `pghc status`.
@@ -180,21 +181,31 @@ fn halted_nodes(overview: &Overview) -> Vec<String> {
 async fn unreachable_parts(record: &ParadeRecord) -> Vec<String> {
     let tries = record.zones.iter().flat_map(|zone| {
         let coordinator = zone.coordinator.trim_start_matches("http://").to_owned();
-        let database = zone.dsn.rsplit_once('@').map(|(_, rest)| rest).unwrap_or_default();
-        let database = database.split('/').next().unwrap_or_default().to_owned();
+        let server = zone.dsn.rsplit_once('@').map(|(_, rest)| rest).unwrap_or_default();
+        let server = server.split('/').next().unwrap_or_default().to_owned();
+        let socket = socket_of(&zone.dsn);
         [
-            takes_connection("coordinator", &zone.name, coordinator),
-            takes_connection("PostgreSQL", &zone.name, database),
+            takes_connection("coordinator", &zone.name, coordinator, None),
+            takes_connection("PostgreSQL", &zone.name, server, socket),
         ]
     });
     futures::future::join_all(tries).await.into_iter().flatten().collect()
 }
 
-async fn takes_connection(what: &str, zone: &ZoneName, address: String) -> Option<String> {
-    let attempt = tokio::net::TcpStream::connect(&address);
+async fn takes_connection(
+    what: &str,
+    zone: &ZoneName,
+    address: String,
+    socket: Option<PathBuf>,
+) -> Option<String> {
+    let attempt = async {
+        match &socket {
+            Some(socket) => tokio::net::UnixStream::connect(socket).await.is_ok(),
+            None => tokio::net::TcpStream::connect(&address).await.is_ok(),
+        }
+    };
     let limit = std::time::Duration::from_secs(2);
-    match tokio::time::timeout(limit, attempt).await {
-        Ok(Ok(_)) => None,
-        _ => Some(format!("the {what} of zone {zone} takes no connection at {address}")),
-    }
+    let is_taken = tokio::time::timeout(limit, attempt).await.unwrap_or(false);
+    let at = socket.map_or(address, |socket| socket.display().to_string());
+    (!is_taken).then(|| format!("the {what} of zone {zone} takes no connection at {at}"))
 }

@@ -278,7 +278,7 @@ impl NetBackoff<TypeConfig> for Peer {
 impl NetStreamAppend<TypeConfig> for Peer {
     fn stream_append<'s, S>(
         &'s mut self,
-        mut input: S,
+        input: S,
         option: RPCOption,
     ) -> BoxFuture<
         's,
@@ -292,6 +292,8 @@ impl NetStreamAppend<TypeConfig> for Peer {
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
             }
+            // It may end while it is looked at, and must not be asked again then.
+            let mut input = input.fuse();
             let seen = match heartbeat_of(&mut input) {
                 Ok(heartbeat) => {
                     let answer = self.heartbeat(&heartbeat).await?;

@@ -373,7 +373,10 @@ impl Service for Node {
             Ok(()) if !self.reads.is_servable() => {
                 Err(self.standing.doubted().unwrap_or_else(|| "no replica may be read".to_owned()))
             }
-            Ok(()) => self.standing.filling().map_or(Ok(()), Err),
+            Ok(()) => {
+                let why = self.standing.refused().or_else(|| self.standing.filling());
+                why.map_or(Ok(()), Err)
+            }
             Err(ReadError::Halted(why)) => Err(format!("the zone has halted: {why}")),
             Err(ReadError::Database(why)) => Err(why),
             Err(error) => Err(error.to_string()),

@@ -106,6 +106,7 @@ mod tests {
     async fn a_node_is_in_trouble_while_its_reads_fail() {
         let (database, standing) = (Arc::new(Full::default()), Arc::new(Standing::new()));
         standing.database_is_well();
+        standing.prove();
         let checking = run(Arc::<Full>::clone(&database), Arc::clone(&standing));
         let changing = async {
             let look = async || {

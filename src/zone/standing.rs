@@ -160,6 +160,11 @@ impl Standing {
         trouble.or_else(|| schema().map(|(why, _)| why)).or_else(|| self.doubted())
     }
 
+    /// Why most coordinators refuse this node's reports; `None` while they take them.
+    pub(super) fn refused(&self) -> Option<String> {
+        self.refused.lock().clone()
+    }
+
     /// How far the filling from another zone is; `None` while there is none.
     pub(super) fn filling(&self) -> Option<String> {
         self.filling.lock().as_ref().map(ToString::to_string)

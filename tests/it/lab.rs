@@ -304,7 +304,7 @@ async fn a_run_that_is_stopped_early_reports_what_was_sent() {
     let target = target(count, &tasks).await;
     let text = "name = 'x'\nseed = 7\nduration = '1h'\nwarmup = '100ms'\n[cluster]\n\
                 visibility = false\n[[clients]]\nzone = '*'\nrate = 100\ntimeout = '10m'\n\
-                [[clients]]\nzone = '*'\nusers = 2\nthink = '1s'\ntimeout = '10m'";
+                [[clients]]\nzone = '*'\narrival = 'closed'\nusers = 2\nthink = '1s'\ntimeout = '10m'";
     let scenario = Scenario::parse(text, &[]).expect("a good scenario");
     let (stop, site) = (CancellationToken::new(), Site::of(target));
     let stopping = async {

@@ -461,8 +461,8 @@ impl World {
         };
         let node = at.name.parse().expect("a plain name");
         let api_url = String::new();
-        let (zone, place) = (zone.name.clone(), at.name.clone());
-        let identity = Identity { cluster: cluster(), zone, node, api_url, place };
+        let (zone, address) = (zone.name.clone(), at.name.clone());
+        let identity = Identity { cluster: cluster(), zone, node, api_url, place: address };
         let count = self.founders;
         let nearest_first: Vec<String> = (0..count).map(|n| url((at.zone + n) % count)).collect();
         let world = Arc::clone(self);

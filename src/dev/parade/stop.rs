@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
 use super::plan::Plan;
-use super::supervisor::{Supervisor, try_lock};
+use super::supervisor::{Supervisor, forget, try_lock};
 use super::{Error, leftover};
 use crate::dev::process::signal;
 
@@ -54,5 +54,7 @@ pub async fn stop(data: &Path) -> Result<bool, Error> {
     if let Some(plan) = Plan::read(&data)? {
         was_running |= leftover::clear(&data, &plan).await?;
     }
+    // A supervisor that was killed left its name.
+    forget(&data)?;
     Ok(was_running)
 }

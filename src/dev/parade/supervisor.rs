@@ -104,6 +104,17 @@ impl Drop for Taken {
     }
 }
 
+/// Removes the name of a supervisor that has died. The caller holds the lock.
+pub(super) fn forget(data: &Path) -> Result<(), Error> {
+    let file = data.join(FILE);
+    match fs::remove_file(&file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove", file)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Creates the data directory if there is none and takes it for this process.
 pub(super) async fn take(data: &Path) -> Result<Taken, Error> {
     make_directory(data).map_err(|source| Error::Directory { data: data.to_owned(), source })?;

@@ -37,6 +37,7 @@ pub(super) use error::tail;
 use install::Owner;
 pub use install::{Install, VERSION_MIN};
 use socket::SocketDirectory;
+pub use socket::socket_of;
 
 use super::process::Process;
 

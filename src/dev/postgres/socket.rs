@@ -65,11 +65,31 @@ impl SocketDirectory {
     }
 }
 
+/// The socket that a connection string names; `None` where it names a host.
+#[must_use]
+pub fn socket_of(dsn: &str) -> Option<PathBuf> {
+    let config: tokio_postgres::Config = dsn.parse().ok()?;
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    match config.get_hosts().first()? {
+        tokio_postgres::config::Host::Unix(directory) => {
+            Some(directory.join(format!("{PREFIX}{port}")))
+        }
+        tokio_postgres::config::Host::Tcp(_) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use super::SocketDirectory;
+    use super::{SocketDirectory, socket_of};
+
+    #[test]
+    fn the_socket_of_a_connection_string_is_found() {
+        let socket = socket_of("postgres://me@%2Fsrv%2Fmy%20parade:24728/pghc");
+        assert_eq!(socket.as_deref(), Some(Path::new("/srv/my parade/.s.PGSQL.24728")));
+        assert_eq!(socket_of("postgres://me@127.0.0.1:24728/pghc"), None);
+    }
 
     #[test]
     fn a_socket_is_in_the_data_directory_unless_its_path_is_too_long() {
