@@ -391,6 +391,7 @@ async fn a_new_zone_is_not_filled_from_a_forged_one() {
     town.leave("eu").await;
     town.back("us");
     town.prepare("ap").await;
+    town.add("ap").await;
     let dsn = town.dsn("ap");
     town.node("ap", &town.login("pghc_node", "ap"), &["--audit-rows", "0"]);
     town.not_ready("ap", "cannot be filled from another one").await;
