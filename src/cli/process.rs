@@ -84,7 +84,7 @@ async fn gone(parent: &mut Option<oneshot::Receiver<()>>) {
     }
 }
 
-/// Resolves when the process is told to end; see [`Ends`].
+/// Resolves when the process is told to end; see `Ends`.
 pub async fn told_to_end(lifeline: bool) -> &'static str {
     Ends::new(lifeline).told().await
 }

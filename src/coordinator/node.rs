@@ -279,7 +279,7 @@ impl Coordinator {
         }
     }
 
-    /// Hands the lead over if it has it, which takes at most [`RETIRE_MAX`], and no longer than another
+    /// Hands the lead over if it has it, which takes at most `RETIRE_MAX`, and no longer than another
     /// coordinator runs; then stops serving, stops Raft, flushes the log.
     pub async fn retire(self) {
         let heirs: BTreeSet<u64> = self.raft.voter_ids().collect();

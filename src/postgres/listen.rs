@@ -2,7 +2,7 @@
 //!
 //! A notification on channel `pghc_frontier` is a bell and nothing else: any login may send one, with
 //! any text, so its payload is never read. The frontier is read from its table, after every bell and
-//! without one every [`LOOK_PERIOD`], since a bell may also be missing.
+//! without one every `LOOK_PERIOD`, since a bell may also be missing.
 
 use std::pin::pin;
 use std::task::{Context, Poll};
