@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_timing_of_a_founder_that_measured_nothing_is_taken_in_silence() {
+    fn timing_of_a_founder_that_measured_nothing_warns_of_nothing() {
         let (quick, now) = (Deference::new(Timing::LAN, false), Instant::now());
         let mut request = append(Timing::WAN);
         Deference::new(Timing::WAN, true).tell(&mut request);

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_is_in_the_data_directory_unless_its_path_is_too_long() {
+    fn socket_is_in_the_data_directory_unless_too_long() {
         let of = |path: &str| SocketDirectory::of(Path::new(path), None).unwrap();
         let short = of("/srv/my parade/zones/eu/pg");
         assert_eq!(short.escaped(), "%2Fsrv%2Fmy%20parade%2Fzones%2Feu%2Fpg");

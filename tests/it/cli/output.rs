@@ -49,7 +49,7 @@ fn prints(line: &str, code: i32, failed: i32) {
 }
 
 #[test]
-fn help_and_answers_end_quietly_on_a_closed_pipe_and_loudly_on_a_full_device() {
+fn output_ends_quietly_on_a_closed_pipe_not_on_a_full_disk() {
     for line in ["pghc --help", "pghc dev --help", "pghc --version", "pghc place --matrix aws9"] {
         prints(line, 0, 1);
     }
