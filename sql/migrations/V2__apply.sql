@@ -185,7 +185,7 @@ $$;
 
 -- Keeps what a node has found wrong, with the row as it stands. Fences the zone if fence; otherwise
 -- only a zone that is fenced takes it. Answers whether it was kept.
-create function pghc.add_evidence(node text, bad_id bigint, what text, expected text, found text,
+create function pghc.add_evidence(node text, bad_id bigint, what text, expected text, shown text,
     fence boolean)
   returns boolean
   language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -194,7 +194,7 @@ declare
   kept bigint;
 begin
   insert into pghc.evidence (node, id, what, expected, found, link)
-    select node, bad_id, what, expected, found,
+    select node, bad_id, what, expected, shown,
         (select chain::text from pghc.chain where chain.id = bad_id)
       where fence or exists (select from pghc.evidence);
   get diagnostics kept = row_count;

@@ -1,5 +1,7 @@
--- Link $1 and the frontier of the same snapshot; nulls when the link is above it.
+-- Link $1, the chain values of the link before it, and the frontier of the same snapshot; nulls when the
+-- link is above the frontier.
 select frontier.applied_id, link.id, link.node_id, link.hash, link.digest, link.written_at,
-    link.payload
+    link.payload, before.id, before.hash, before.digest, before.written_at
   from pghc.frontier
   left join pghc.chain link on link.id = $1 and link.id <= frontier.applied_id
+  left join pghc.chain before on before.id = $1 - 1

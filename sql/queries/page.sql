@@ -1,8 +1,8 @@
--- Up to $2 links above $1 in id order, and the frontier of the same snapshot on each row; one row
--- of nulls when there is none. The page ends early behind the link with which its payloads reach
+-- Up to $2 links above $1 in id order, and on each row the chain values of link $1 and the frontier of the
+-- same snapshot; one row of nulls when there is none. The page ends early behind the link with which its payloads reach
 -- $3 stored bytes, so that one page cannot fill the memory.
 select frontier.applied_id, link.id, link.node_id, link.hash, link.digest, link.written_at,
-    link.payload
+    link.payload, before.id, before.hash, before.digest, before.written_at
   from pghc.frontier
   left join lateral (
     select page.*, coalesce(sum(pg_column_size(page.payload)) over (
@@ -14,4 +14,5 @@ select frontier.applied_id, link.id, link.node_id, link.hash, link.digest, link.
           order by id limit $2
       ) page
   ) link on link.bytes_before < $3
+  left join pghc.chain before on before.id = $1
   order by link.id

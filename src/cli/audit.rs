@@ -102,12 +102,13 @@ fn tell(inspected: &Inspected, from: WriteId) -> (String, u8) {
             );
             (words, VIOLATION)
         }
-        Inspected::Unproved => {
-            let words =
-                "INCOMPLETE: the chain is sound in itself, but no majority of coordinators \
-                         has confirmed that it is the one that was ordered; name coordinators that \
-                         answer (--coordinator URL) and repeat it"
-                    .to_owned();
+        Inspected::Unproved(why) => {
+            let words = format!(
+                "INCOMPLETE: the chain is sound in itself, but no majority of coordinators has \
+                 confirmed that it is the one that was ordered: {why}. Name coordinators that answer \
+                 (--coordinator URL) and repeat it; links that no coordinator knows though a majority \
+                 answers are forged, unless the coordinators were set back"
+            );
             (words, INCOMPLETE)
         }
         Inspected::Moved => {

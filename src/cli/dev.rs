@@ -235,7 +235,9 @@ async fn attend(parade: &Parade, screen: &Screen, started: Instant) -> Error {
             match parade.ready(READY_PATIENCE).await {
                 Ok(()) => break,
                 Err(error @ Error::NotReady { .. })
-                    if screen.pause().is_some() || started.elapsed() < READY_MAX =>
+                    if screen.pause().is_some()
+                        || parade.has_halted()
+                        || started.elapsed() < READY_MAX =>
                 {
                     screen.say(&view::error(&error));
                 }

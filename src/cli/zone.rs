@@ -307,6 +307,7 @@ struct Row {
 impl Row {
     fn of(zone: &ZoneView, head: u64) -> Self {
         let state = match zone.state() {
+            _ if !zone.halted.is_empty() => "halted",
             State::Live => "live",
             State::Lagging => "lagging",
             State::Detached => "detached",

@@ -202,6 +202,7 @@ pub(super) fn unreadable(api: &Api, error: ReadError) -> Refusal {
         ReadError::TimeLimit => {
             Refusal::new(ErrorCode::TimeLimit, "it passed before a majority confirmed the read")
         }
+        ReadError::Unproven(why) => Refusal::new(ErrorCode::NoLeader, why),
         ReadError::Halted(reason) => Refusal::new(ErrorCode::ZoneHalted, reason),
         ReadError::Database(error) => {
             api.report_database(&error);

@@ -226,6 +226,7 @@ async fn wait_for(api: &Api, id: WriteId, wait: Wait, deadline: Instant) -> Resu
             ReadError::Behind { frontier } => (applied.max(frontier), "of the time limit".into()),
             ReadError::NotEverywhere(zones) => (0, format!("zone {} is behind", zones.join(", "))),
             ReadError::NoLeader => (0, "no leader said how far the zones are".to_owned()),
+            ReadError::Unproven(why) => (0, why),
             ReadError::TimeLimit => (applied, "of the time limit".to_owned()),
             ReadError::Halted(reason) => (applied, format!("this zone is halted: {reason}")),
             ReadError::Database(error) => {

@@ -16,6 +16,7 @@ mod pool;
 pub mod preflight;
 pub mod raw;
 pub mod read;
+mod recompute;
 pub mod remedy;
 pub mod reseed;
 mod secret;

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use pghc_api::chain::{Head, Link, LinkHash};
-use pghc_api::id::{NodeName, WriteId};
+use pghc_api::id::{ClusterId, NodeName, WriteId};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -17,6 +17,7 @@ use super::connect::{ConnectError, Dsn, Role, STATEMENT_MAX, is_passing};
 use super::evidence::Evidence;
 use super::pool::Pool;
 use super::preflight::{self, Finding};
+use super::recompute::{recompute, recompute_hash};
 use super::remedy::Replaced;
 
 /// Stored payload bytes with which a page ends early.
@@ -47,6 +48,15 @@ pub enum ReadError {
         /// The first one.
         id: u64,
     },
+    /// Tell the operator: a link does not follow from the one before it.
+    #[error(
+        "link {id} does not follow from the link before it: one of the two was changed by hand; \
+         chain-verify says which"
+    )]
+    Altered {
+        /// The link.
+        id: u64,
+    },
     /// There is no session.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -67,6 +77,16 @@ pub enum ReadError {
 }
 
 impl ReadError {
+    /// The link that was changed, removed or hidden, if the read failed for that.
+    pub(crate) fn changed_link(&self) -> Option<WriteId> {
+        let id = match *self {
+            Self::Damaged { id, .. } => id.cast_unsigned(),
+            Self::Missing { id } | Self::Altered { id } => id,
+            _ => return None,
+        };
+        WriteId::try_from(id).ok()
+    }
+
     pub(super) fn sort(error: tokio_postgres::Error) -> Self {
         let error = match Replaced::of(error) {
             Ok(replaced) => return replaced.into(),
@@ -110,19 +130,27 @@ pub struct Lease {
 #[derive(Debug, Clone)]
 pub struct Reader {
     pool: Pool,
+    /// Whose chain the links that are read must follow; `None`: they are not recomputed.
+    cluster: Option<ClusterId>,
 }
 
 impl Reader {
     /// A pool of at most `connections` (at least 1).
     #[must_use]
     pub fn new(dsn: &Dsn, connections: usize) -> Self {
-        Self { pool: Pool::new(dsn, Role::Reader, connections) }
+        Self { pool: Pool::new(dsn, Role::Reader, connections), cluster: None }
+    }
+
+    /// Has every link that is read recomputed from the one before it, as a link of `cluster`'s chain.
+    #[must_use]
+    pub fn recomputing(self, cluster: &ClusterId) -> Self {
+        Self { cluster: Some(cluster.clone()), ..self }
     }
 
     /// As [`Self::new`], with the rights of a login that may only verify.
     #[must_use]
     pub fn auditing(dsn: &Dsn, connections: usize) -> Self {
-        Self { pool: Pool::new(dsn, Role::Auditor, connections) }
+        Self { pool: Pool::new(dsn, Role::Auditor, connections), cluster: None }
     }
 
     /// Link `id`, `None` above the frontier, and the frontier.
@@ -134,6 +162,7 @@ impl Reader {
         let page = page_from(&rows)?;
         let due = id.get() <= page.frontier;
         dense(id.get(), page.links.iter().map(|link| link.id), usize::from(due))?;
+        self.recompute(&rows, &page)?;
         Ok((page.links.into_iter().next(), page.frontier))
     }
 
@@ -146,9 +175,11 @@ impl Reader {
         let first = i64::try_from(after).unwrap_or(i64::MAX);
         let most = i64::try_from(limit).unwrap_or(i64::MAX);
         let sql = include_str!("../../sql/queries/page.sql");
-        let page = page_from(&self.rows(sql, &[&first, &most, &PAGE_BYTES_MAX]).await?)?;
+        let rows = self.rows(sql, &[&first, &most, &PAGE_BYTES_MAX]).await?;
+        let page = page_from(&rows)?;
         let due = usize::from(limit > 0 && after < page.frontier);
         dense(after.saturating_add(1), page.links.iter().map(|link| link.id), due)?;
+        self.recompute(&rows, &page)?;
         Ok(page)
     }
 
@@ -166,7 +197,12 @@ impl Reader {
         let mut links = Vec::with_capacity(rows.len());
         for row in &rows {
             if let Some(id) = id(row)? {
-                links.push((id, hash(row, id, 2)?, node(row, id, 3)?));
+                let (own, node) = (hash(row, id, 2)?, node(row, id, 3)?);
+                if self.cluster.is_some() {
+                    let before: Option<Hex> = row.try_get(4).map_err(|_| damaged(id, "hash"))?;
+                    recompute_hash(id, &node, before.map(|Hex(hash)| hash), own)?;
+                }
+                links.push((id, own, node));
             }
         }
         // Newest first: a missing one is found where the next one stands in its place.
@@ -187,7 +223,17 @@ impl Reader {
         let page = page_from(&rows)?;
         let due = usize::from(page.frontier > 0);
         dense(page.frontier, page.links.iter().map(|link| link.id), due)?;
+        self.recompute(&rows, &page)?;
         Ok((page.links.into_iter().next(), page.frontier))
+    }
+
+    /// Recomputes the links of `page` from the chain values of the link before them, if that is to be done.
+    fn recompute(&self, rows: &[Row], page: &Page) -> Result<(), ReadError> {
+        let Some(cluster) = self.cluster.as_ref().filter(|_| !page.links.is_empty()) else {
+            return Ok(());
+        };
+        let row = rows.first().ok_or_else(no_frontier)?;
+        recompute(cluster, before_from(row)?, &page.links)
     }
 
     /// Why the zone is fenced; `None` while it is not.
@@ -320,6 +366,19 @@ fn link_from(row: &Row) -> Result<Option<Link>, ReadError> {
         written_at,
         payload: payload.map(|JsonText(text)| text.into()),
     }))
+}
+
+/// The chain values of the link before those that are read; `None` without one.
+fn before_from(row: &Row) -> Result<Option<Head>, ReadError> {
+    let id: Option<i64> = get(row, 7, "pghc.chain.id")?;
+    match id.and_then(|id| WriteId::try_from(unsigned(id)).ok()) {
+        None => Ok(None),
+        Some(id) => {
+            let Bytes32(digest) = row.try_get(9).map_err(|_| damaged(id, "digest"))?;
+            let Timestamp(written_at) = row.try_get(10).map_err(|_| damaged(id, "written_at"))?;
+            Ok(Some(Head { id, hash: hash(row, id, 8)?, digest, written_at }))
+        }
+    }
 }
 
 fn damaged(id: WriteId, column: &'static str) -> ReadError {

@@ -56,7 +56,7 @@ pub(crate) fn judge(plan: &Plan, zones: &[Zone], difference: &Difference) -> Jud
             Judged { summary, advice: distrust(&why, &odd, id), odd: owned(&odd) }
         }
         [] => {
-            let broken = self_contradicting(zones, difference);
+            let broken = self_contradicting(zones, &camps, difference);
             if broken.is_empty() {
                 let advice = doubt("each is sound in itself");
                 return Judged { summary, advice, odd: Vec::new() };
@@ -148,8 +148,20 @@ fn collect_evidence(plan: &Plan, zones: &[Zone], id: u64, camps: &mut [Camp<'_>]
 }
 
 /// Sources whose links stop following from each other above the differing id, and go on with a link
-/// that another source holds: what lies between was rewritten. They speak against themselves only.
-fn self_contradicting<'a>(zones: &'a [Zone], difference: &Difference) -> Vec<&'a Zone> {
-    let rejoined = |zone: &&Zone| difference.rejoined.iter().any(|(name, _)| *name == zone.name);
-    zones.iter().filter(rejoined).collect()
+/// that a source of another camp holds: that link commits to the other camp's link. They speak against
+/// themselves only. A source that goes on with a link of its own camp was changed further up, and says
+/// nothing about the differing id.
+fn self_contradicting<'a>(
+    zones: &'a [Zone],
+    camps: &[Camp<'_>],
+    difference: &Difference,
+) -> Vec<&'a Zone> {
+    let holds = |camp: &Camp<'_>, name: &str| camp.zones.iter().any(|zone| zone.name == name);
+    let contradicts = |zone: &&Zone| {
+        let own = camps.iter().find(|camp| holds(camp, &zone.name));
+        let rejoined = difference.rejoined.iter().filter(|it| it.zone == zone.name);
+        let mut others = rejoined.map(|it| it.other.as_str());
+        own.is_some_and(|camp| others.any(|other| !holds(camp, other)))
+    };
+    zones.iter().filter(contradicts).collect()
 }

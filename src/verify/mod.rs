@@ -44,7 +44,7 @@ use tokio::sync::oneshot;
 pub use compare::Seen;
 pub use extract::{Begun, Extract, ExtractError, Extracted, begun, extract};
 pub use progress::{Lane, Progress};
-pub use report::{Comparison, Difference, Newest, Report, Verdict, ZoneReport};
+pub use report::{Comparison, Difference, Newest, Rejoined, Report, Verdict, ZoneReport};
 pub use source::Place;
 
 use crate::task::Tasks;
@@ -178,7 +178,7 @@ async fn in_parallel<T: Send + 'static>(
 }
 
 /// Sources that break in themselves and hold, at the break, the link that another source found sound.
-async fn rejoined(zones: &mut [Zone]) -> Vec<(String, u64)> {
+async fn rejoined(zones: &mut [Zone]) -> Vec<Rejoined> {
     let broken: Vec<(usize, u64)> = zones
         .iter()
         .enumerate()
@@ -193,7 +193,8 @@ async fn rejoined(zones: &mut [Zone]) -> Vec<(String, u64)> {
                 _ => false,
             };
             if same {
-                rejoined.push((own.zone.clone(), id));
+                let (zone, other) = (own.zone.clone(), zone.name.clone());
+                rejoined.push(Rejoined { zone, id, other });
                 break;
             }
         }

@@ -135,12 +135,22 @@ pub struct Difference {
     pub id: u64,
     /// What each source holds there.
     pub seen: Vec<Seen>,
-    /// Sources that break in themselves further up and go on there with another source's link, and
-    /// the id of that link.
-    pub rejoined: Vec<(String, u64)>,
+    /// Sources that break in themselves further up and go on there with another source's link.
+    pub rejoined: Vec<Rejoined>,
     /// The sources that a token, an export or their own later links speak against; empty when no
     /// source is proved.
     pub odd: Vec<String>,
+}
+
+/// A source that breaks in itself and goes on with a link of another source.
+#[derive(Debug, Clone, Serialize)]
+pub struct Rejoined {
+    /// The source.
+    pub zone: String,
+    /// The link with which it goes on.
+    pub id: u64,
+    /// The source that holds that link and is sound up to it.
+    pub other: String,
 }
 
 impl fmt::Display for Report {

@@ -273,6 +273,19 @@ fn a_copy_that_goes_on_with_the_links_of_another_is_the_odd_one() {
 }
 
 #[test]
+fn damage_further_up_accuses_no_honest_copy_of_a_fork() {
+    let rows = chain(60);
+    let mut damaged = rows.clone();
+    damaged[49]["payload"] = json!({"forged": true});
+    let copies = [("eu", &damaged[..]), ("ap", &rows), ("us", &rewritten(&rows, 40))];
+    for copies in [&copies[..], &[copies[2], copies[0], copies[1]]] {
+        let report = verify(&files(copies));
+        assert!(report.summary.contains("link 41 is not the same everywhere"), "{report}");
+        assert!(odd(&report).is_empty(), "{report}");
+    }
+}
+
+#[test]
 fn a_payload_changed_under_its_hash_is_found_by_a_token() {
     let rows = chain(10);
     let mut forged: Vec<Value> = Vec::new();

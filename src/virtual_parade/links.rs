@@ -48,6 +48,7 @@ impl Links {
             id: self.frontier(),
             digest,
             link: digest,
+            above: None,
             evidence: None,
         }
     }

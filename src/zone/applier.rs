@@ -22,7 +22,7 @@ use super::halt::Halt;
 use super::plan::{PlanError, plan};
 use super::standing::Standing;
 use super::tail::{Fed, Feed, Tail};
-use super::witness::Witness;
+use super::witness::{Mark, Witness};
 use crate::failpoint::{self, Point};
 use crate::postgres::{Acquired, ApplyError, Batch, CHAIN_DAMAGED, Lease, MigrateError};
 use crate::sabotage::{self, Bug};
@@ -148,7 +148,8 @@ impl Applying {
             }
             Err(error @ MigrateError::Refused { .. }) => Err(Ended::Unfit(describe(&error))),
             Err(MigrateError::Unfit(findings)) => {
-                for finding in &findings {
+                let is_known = self.standing.is_unfit(&findings);
+                for finding in findings.iter().filter(|_| !is_known) {
                     tracing::error!(%finding, "zone database found unfit");
                 }
                 Err(Ended::Unfit(describe(&MigrateError::Unfit(findings))))
@@ -349,7 +350,8 @@ impl Applying {
     }
 
     fn applied(&self, session: &dyn Session, done: &Applied) {
-        let last = done.last_id;
+        let last = done.last.0;
+        self.standing.applied(done.last);
         self.standing.frontier.set(last);
         failpoint::pass(Point::FrontierMoved);
         self.standing.set_flushed(session.flushed());
@@ -363,7 +365,7 @@ impl Applying {
 
 /// A transaction that was committed.
 struct Applied {
-    last_id: u64,
+    last: Mark,
     links: usize,
     took: Duration,
 }
@@ -380,8 +382,8 @@ fn apply(
             Err(ApplyError::Lost(_)) if sabotage::is(Bug::BlindCommit) => {}
             applied => applied?,
         }
-        let (last_id, links) = (batch.head().id.get(), batch.links().len());
-        Ok(Applied { last_id, links, took: started.elapsed() })
+        let (head, links) = (batch.head(), batch.links().len());
+        Ok(Applied { last: (head.id.get(), head.digest), links, took: started.elapsed() })
     })
 }
 

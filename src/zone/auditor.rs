@@ -37,7 +37,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) const LOCATE_TRIES: u32 = 60;
 
 /// How fast the chain of a fenced zone is looked through once more: others may work on that server.
-const REFINE_RATE: Rate = Rate { rows: 20_000, bytes: 32 << 20 };
+pub(super) const REFINE_RATE: Rate = Rate { rows: 20_000, bytes: 32 << 20 };
 
 /// What the auditor works with.
 #[derive(Clone)]
@@ -69,8 +69,9 @@ impl Auditor {
                     tokio::time::sleep_until((begun + settings.period).max(begun + RETRY)).await;
                 }
                 Ok(Examined::Bad(found)) => self.fence(found).await,
-                Ok(Examined::Unproved) => {
+                Ok(Examined::Unproved(why)) => {
                     tracing::warn!(
+                        why,
                         "the chain of this zone is sound in itself; whether it is the one that was \
                          ordered was not confirmed"
                     );
@@ -107,7 +108,7 @@ impl Auditor {
         let at = (head.id.get(), head.digest);
         match self.witness.compare(self.database.as_ref(), at, false).await? {
             Compared::Same => Ok(Examined::Sound(Some(head))),
-            Compared::Unproved(_) => Ok(Examined::Unproved),
+            Compared::Unproved(why) | Compared::Unanswered(why) => Ok(Examined::Unproved(why)),
             Compared::Other(violation) => self.locate(violation).await.map(Examined::Bad),
         }
     }
@@ -119,7 +120,7 @@ impl Auditor {
         let Some(digest) = face.digest.filter(|_| face.id > 0) else { return Ok(None) };
         match self.witness.compare(self.database.as_ref(), (face.id, digest), false).await? {
             Compared::Other(violation) => self.locate(violation).await.map(Some),
-            Compared::Same | Compared::Unproved(_) => Ok(None),
+            Compared::Same | Compared::Unproved(_) | Compared::Unanswered(_) => Ok(None),
         }
     }
 
@@ -227,8 +228,8 @@ pub(super) enum Examined {
     /// Sound, and the one that was ordered.
     Sound(Option<Head>),
     Bad(Located),
-    /// Sound in itself; whether it is the chain that was ordered could not be found out.
-    Unproved,
+    /// Sound in itself; whether it is the chain that was ordered could not be found out, for this reason.
+    Unproved(String),
     /// As [`Checked::Moved`].
     Moved,
 }

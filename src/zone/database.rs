@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use pghc_api::chain::Link;
-use pghc_api::id::{NodeName, WriteId};
+use pghc_api::id::{ClusterId, NodeName, WriteId};
 
 use super::{Identity, Recent};
 use crate::postgres::{
@@ -88,6 +88,12 @@ impl Postgres {
     pub fn new(dsn: Dsn, commit: Commit, readers: usize, tasks: &Tasks) -> Self {
         let (reader, watcher) = (Reader::new(&dsn, readers), Reader::new(&dsn, 1));
         Self { dsn, commit, reader, watcher, tasks: tasks.clone() }
+    }
+
+    /// As [`Reader::recomputing`].
+    #[must_use]
+    pub fn recomputing(self, cluster: &ClusterId) -> Self {
+        Self { reader: self.reader.recomputing(cluster), ..self }
     }
 }
 

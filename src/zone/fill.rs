@@ -162,7 +162,7 @@ impl Filler {
         match self.witness.compare(self.own.as_ref(), at, false).await {
             Ok(Compared::Same) => self.is_proven = true,
             Ok(Compared::Other(violation)) => return Some(Turn::Refused(violation.to_string())),
-            Ok(Compared::Unproved(why)) => {
+            Ok(Compared::Unproved(why) | Compared::Unanswered(why)) => {
                 let words = format!("its own chain could not be compared: {why}");
                 return Some(Turn::Stuck(words));
             }

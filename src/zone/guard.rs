@@ -8,11 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pghc_api::chain::Digest;
 use pghc_api::verify::{Violation, ViolationKind};
+use tokio::time::{Instant, timeout};
 
 use super::Identity;
-use super::auditor::Auditor;
+use super::auditor::{Auditor, Examined, REFINE_RATE};
 use super::database::Database;
 use super::standing::Standing;
 use super::witness::{Compared, Mark, Witness, own_digest};
@@ -25,6 +25,13 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// Time between two looks at one that is not: at first, and at most.
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// How long a proven chain may stand at a link that coordinators who answer do not know, before nothing of
+/// it is served: an ack may reach a zone sooner than the leader.
+const UNKNOWN_MAX: Duration = Duration::from_secs(1);
+
+/// Longest look for what is wrong with a link that a read found changed: it is the first one looked at.
+const CONFIRM_MAX: Duration = Duration::from_secs(10);
 
 /// What a look at a database came to.
 pub(super) enum Looked {
@@ -42,12 +49,20 @@ pub(super) enum Looked {
 pub(super) struct Look {
     witness: Witness,
     database: Arc<dyn Database>,
+    standing: Arc<Standing>,
     proven: Option<Mark>,
+    /// Since when coordinators that answer do not know the newest link.
+    unknown_since: Option<Instant>,
 }
 
 impl Look {
-    pub(super) fn new(witness: Witness, database: Arc<dyn Database>) -> Self {
-        Self { witness, database, proven: None }
+    /// `standing`: what this node itself has applied to that database is proven.
+    pub(super) fn new(
+        witness: Witness,
+        database: Arc<dyn Database>,
+        standing: Arc<Standing>,
+    ) -> Self {
+        Self { witness, database, standing, proven: None, unknown_since: None }
     }
 
     /// Looks; answers also what the database says of itself.
@@ -77,8 +92,15 @@ impl Look {
             let words = format!("the database is of zone {zone} of cluster {cluster}");
             return Ok(Looked::Doubted(words));
         }
+        if let Some(above) = face.above {
+            let at = face.id.cast_signed().saturating_add(1);
+            let due = format!("no row above {}, where the frontier stands", face.id);
+            let (kind, is) = (ViolationKind::RowsAboveFrontier, format!("rows up to {above}"));
+            return Ok(Looked::Wrong(Violation::new(at, kind, due, is)));
+        }
         if face.id == 0 {
-            self.proven = Some((0, Digest::default()));
+            // An empty chain is the beginning of any; what comes next is compared anew.
+            self.proven = None;
             return Ok(Looked::Proven);
         }
         let Some(digest) = face.digest.filter(|_| face.digest == face.link) else {
@@ -90,26 +112,33 @@ impl Look {
     }
 
     async fn judge_head(&mut self, at: Mark) -> Result<Looked, ReadError> {
-        if self.proven == Some(at) {
+        if self.proven == Some(at) || self.standing.has_applied(at) {
+            (self.proven, self.unknown_since) = (Some(at), None);
             return Ok(Looked::Proven);
         }
         let own = self.database.as_ref();
         let is_there = match self.proven {
-            Some((0, _)) => true,
             Some((id, digest)) if id < at.0 => own_digest(own, id).await? == Some(digest),
             _ => false,
         };
         self.proven = self.proven.filter(|_| is_there);
         Ok(match self.witness.compare(own, at, self.proven.is_some()).await? {
             Compared::Same => {
-                self.proven = Some(at);
+                (self.proven, self.unknown_since) = (Some(at), None);
                 Looked::Proven
             }
             Compared::Other(violation) => Looked::Wrong(violation),
-            // What is behind the links that were proven was planned from them.
-            Compared::Unproved(_) if self.proven.is_some() => Looked::Proven,
-            Compared::Unproved(why) => Looked::Doubted(why),
+            // Reads go on without coordinators: what is behind proven links was planned from them.
+            Compared::Unanswered(_) if self.proven.is_some() => Looked::Proven,
+            Compared::Unproved(_) if self.proven.is_some() && !self.is_unknown_for_long() => {
+                Looked::Proven
+            }
+            Compared::Unproved(why) | Compared::Unanswered(why) => Looked::Doubted(why),
         })
+    }
+
+    fn is_unknown_for_long(&mut self) -> bool {
+        self.unknown_since.get_or_insert_with(Instant::now).elapsed() >= UNKNOWN_MAX
     }
 }
 
@@ -130,6 +159,11 @@ impl Guard {
                 self.look.forget();
                 self.standing.doubt("the zone has halted");
                 tokio::time::sleep(RETRY).await;
+                continue;
+            }
+            if let Some(why) = self.standing.schema_trouble() {
+                self.standing.doubt(&why);
+                tokio::time::sleep(RETRY_MAX).await;
                 continue;
             }
             let pause = match self.look.look().await {
@@ -157,12 +191,29 @@ impl Guard {
                     RETRY
                 }
                 Err(error) => {
+                    error.changed_link().into_iter().for_each(|id| self.standing.found_changed(id));
                     tracing::debug!(error = describe(&error), "the database shows no chain");
                     self.standing.doubt("the database does not answer");
                     RETRY
                 }
             };
+            self.look_into_changed().await;
             tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Fences the zone if a link that a read found changed is changed.
+    async fn look_into_changed(&self) {
+        let Some((id, auditor)) = self.standing.take_changed().zip(self.auditor.as_ref()) else {
+            return;
+        };
+        match timeout(CONFIRM_MAX, auditor.examine(id, REFINE_RATE)).await {
+            Ok(Ok(Examined::Bad(found))) => auditor.fence(found).await,
+            Ok(Ok(_)) => tracing::warn!(%id, "link that a read found changed is sound now"),
+            Ok(Err(error)) => {
+                tracing::warn!(%id, error = describe(&error), "changed link could not be examined");
+            }
+            Err(_) => tracing::warn!(%id, "changed link was not examined in time"),
         }
     }
 

@@ -67,11 +67,11 @@ impl Look<'_> {
             };
             match examined {
                 Ok(Examined::Bad(found)) => break found,
-                Ok(Examined::Unproved) if unproved < LOCATE_TRIES => {
+                Ok(Examined::Unproved(_)) if unproved < LOCATE_TRIES => {
                     unproved += 1;
                     tokio::time::sleep(LOOK_PERIOD).await;
                 }
-                Ok(Examined::Sound(_) | Examined::Unproved) => {
+                Ok(Examined::Sound(_) | Examined::Unproved(_)) => {
                     tracing::error!("this chain is sound in itself; the coordinators have another");
                     return None;
                 }

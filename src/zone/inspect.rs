@@ -34,8 +34,8 @@ pub enum Inspected {
     Fenced(Evidence),
     /// Something is wrong, as these words say, and the evidence could not be kept.
     Unfenced(Evidence),
-    /// What is there is sound in itself, but it was not confirmed that it was ordered.
-    Unproved,
+    /// What is there is sound in itself, but it was not confirmed that it was ordered, for this reason.
+    Unproved(String),
     /// The database was replaced meanwhile.
     Moved,
 }
@@ -101,7 +101,7 @@ pub async fn inspect(
         None => match auditor.examine(from, Rate::UNBOUNDED).await? {
             Examined::Bad(found) => found,
             Examined::Sound(head) => return Ok(Inspected::Sound(head)),
-            Examined::Unproved => return Ok(Inspected::Unproved),
+            Examined::Unproved(why) => return Ok(Inspected::Unproved(why)),
             Examined::Moved => return Ok(Inspected::Moved),
         },
     };

@@ -101,6 +101,9 @@ pub enum ReadError {
     /// The deadline passed first, though a leader is known.
     #[error("the time limit passed first")]
     TimeLimit,
+    /// The deadline passed while it was not known whether this zone's chain is the one that was ordered.
+    #[error("{0}")]
+    Unproven(String),
     /// The zone's PostgreSQL does not answer; the text is for the log, not for clients.
     #[error("the zone's database does not answer: {0}")]
     Database(String),

@@ -98,8 +98,10 @@ impl Node {
     pub fn start(settings: Settings, tasks: &Tasks) -> Result<Self, tonic::transport::Error> {
         let Settings { identity, database, replicas, commit, coordinators, audit, metrics } =
             settings;
+        let own = Postgres::new(database.clone(), commit, READERS, tasks);
+        let own = own.recomputing(&identity.cluster);
         let outside = Outside {
-            database: Arc::new(Postgres::new(database.clone(), commit, READERS, tasks)),
+            database: Arc::new(own),
             dial: Arc::new(Tcp),
             session: uuid::Uuid::new_v4().into_bytes(),
             own: Some(OwnChain { database, replicas, audit }),
@@ -156,7 +158,7 @@ impl Node {
             witness: witness.clone(),
             tasks: tasks.clone(),
         });
-        let look = Look::new(witness.clone(), Arc::clone(&database));
+        let look = Look::new(witness.clone(), Arc::clone(&database), Arc::clone(&standing));
         let guard = Guard { look, standing: Arc::clone(&standing), auditor: auditor.clone() };
         tasks.spawn("guard", guard.run());
         if let Some((auditor, audit)) = auditor.clone().zip(own.as_ref().and_then(|o| o.audit)) {
@@ -164,6 +166,7 @@ impl Node {
         }
         let replica = |dsn: &Dsn| {
             let database = Postgres::new(dsn.clone(), Commit::OnDisk, READERS, tasks);
+            let database = database.recomputing(&identity.cluster);
             let replica = Arc::new(Replica::new(Arc::new(database)));
             let watch = Arc::clone(&replica).watch(witness.clone(), Arc::clone(&standing));
             tasks.spawn("replica", watch);
@@ -410,7 +413,11 @@ impl Service for Node {
         if sabotage::is(Bug::AckBeforeApply) {
             return Box::pin(async move { Ok(id) });
         }
-        Box::pin(self.standing.frontier.reach(id, deadline))
+        Box::pin(async move {
+            let reached = self.standing.frontier.reach(id, deadline).await?;
+            // Links that nobody ordered move the frontier, too.
+            self.standing.vouched(deadline).await.map(|()| reached)
+        })
     }
 
     fn wait_everywhere(&self, id: u64, deadline: Instant) -> BoxFuture<'_, Result<(), ReadError>> {

@@ -2,7 +2,8 @@
 //!
 //! Invariant: what is answered shows at least everything up to the id that was needed, whichever
 //! server it came from and whatever became of that server meanwhile; else nothing is answered. No server
-//! is asked whose chain the coordinators do not vouch for (`guard.rs`, `replica.rs`).
+//! is asked whose chain the coordinators do not vouch for (`guard.rs`, `replica.rs`), and no link is answered
+//! that does not follow from the one before it: the guard is told of such a link and fences the zone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -73,8 +74,10 @@ impl Reads {
                     }
                     Ok(Ok((_, frontier))) => furthest = furthest.max(Some(frontier)),
                     Ok(Err(error)) => {
-                        if let Some(replica) = replica {
-                            replica.fails();
+                        match (replica, error.changed_link()) {
+                            (Some(replica), _) => replica.fails(),
+                            (None, Some(id)) => self.standing.found_changed(id),
+                            (None, None) => {}
                         }
                         failed = Some(error);
                     }
@@ -89,7 +92,7 @@ impl Reads {
             tokio::time::sleep(RETRY).await;
         }
         if !self.is_servable() {
-            return Err(ReadError::NoLeader);
+            return Err(self.unproven());
         }
         match (self.standing.frontier.halted(), failed) {
             (Some(why), _) => Err(ReadError::Halted(why)),
@@ -113,13 +116,19 @@ impl Reads {
             }
             let until = deadline.min(Instant::now() + RETRY);
             if !self.standing.proven(until).await && until == deadline {
-                return Err(ReadError::NoLeader);
+                return Err(self.unproven());
             }
         }
         match self.standing.frontier.halted() {
             Some(why) => Err(ReadError::Halted(why)),
             None => Ok(()),
         }
+    }
+
+    fn unproven(&self) -> ReadError {
+        ReadError::Unproven(
+            self.standing.doubted().unwrap_or_else(|| "no replica may be read".into()),
+        )
     }
 
     /// Whether a server has what may be shown.

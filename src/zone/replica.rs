@@ -51,7 +51,7 @@ impl Replica {
 
     /// Looks at it until it is dropped.
     pub(super) async fn watch(self: Arc<Self>, witness: Witness, standing: Arc<Standing>) {
-        let mut look = Look::new(witness, Arc::clone(&self.database));
+        let mut look = Look::new(witness, Arc::clone(&self.database), Arc::clone(&standing));
         let mut known = None;
         loop {
             let why = match look.look().await {

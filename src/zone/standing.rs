@@ -2,13 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use pghc_api::id::WriteId;
 use tokio::time::{Instant, timeout_at};
 
+use super::ReadError;
 use super::frontier::Frontier;
+use super::witness::Mark;
 use crate::postgres::{Finding, MigrateError};
 use crate::task::watch;
+
+/// Time between two looks whether the zone has halted, while its proof is waited for.
+const HALT_LOOK: Duration = Duration::from_millis(20);
 
 /// How far the filling of a zone from another one is.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +62,12 @@ pub(super) struct Standing {
     refused: Mutex<Option<String>>,
     /// What each coordinator that answers said to the last report: why it refuses, if it does.
     said: Mutex<BTreeMap<usize, Option<String>>>,
+    /// Why a node of this zone would not start, as it was logged last.
+    unfit: Mutex<Vec<Finding>>,
+    /// The newest link that this node applied, of the chain that the coordinators ordered.
+    planned: Mutex<Option<Mark>>,
+    /// First link that a read found changed and that was not looked into yet.
+    changed: Mutex<Option<WriteId>>,
     /// System identifier of the database's server, as last seen; empty while it is not known.
     system: Mutex<String>,
     /// Why it is not known whether the chain is the one that was ordered; `None` while it is proven.
@@ -76,9 +89,33 @@ impl Standing {
             fenced: watch::Sender::new(None),
             refused: Mutex::new(None),
             said: Mutex::default(),
+            unfit: Mutex::default(),
+            planned: Mutex::default(),
+            changed: Mutex::default(),
             system: Mutex::default(),
             doubt: watch::Sender::new(Some("the chain was not compared yet".to_owned())),
         }
+    }
+
+    /// This node applied link `at`, whose digest and all before it is what the coordinators ordered.
+    pub(super) fn applied(&self, at: Mark) {
+        *self.planned.lock() = Some(at);
+    }
+
+    /// Whether link `at` is the newest one that this node applied.
+    pub(super) fn has_applied(&self, at: Mark) -> bool {
+        *self.planned.lock() == Some(at)
+    }
+
+    /// A read found link `id` changed, removed or hidden.
+    pub(super) fn found_changed(&self, id: WriteId) {
+        let mut known = self.changed.lock();
+        *known = Some(known.map_or(id, |known| known.min(id)));
+    }
+
+    /// The first link that reads found changed since this was asked last.
+    pub(super) fn take_changed(&self) -> Option<WriteId> {
+        self.changed.lock().take()
     }
 
     /// System identifier of the server that the zone's database is on; empty while it is not known.
@@ -129,6 +166,25 @@ impl Standing {
         timeout_at(deadline, doubt.wait_for(Option::is_none)).await.is_ok()
     }
 
+    /// As [`Self::proven`], and ends with the zone's halt.
+    ///
+    /// # Errors
+    /// `Halted`; `Unproven` when the deadline passes.
+    pub(super) async fn vouched(&self, deadline: Instant) -> Result<(), ReadError> {
+        loop {
+            if let Some(why) = self.frontier.halted() {
+                return Err(ReadError::Halted(why));
+            }
+            let until = deadline.min(Instant::now() + HALT_LOOK);
+            if self.proven(until).await {
+                return Ok(());
+            }
+            if until == deadline {
+                return Err(ReadError::Unproven(self.doubted().unwrap_or_default()));
+            }
+        }
+    }
+
     pub(super) fn is_applier(&self) -> bool {
         self.is_applier.load(Ordering::Relaxed)
     }
@@ -155,9 +211,8 @@ impl Standing {
     pub(super) fn trouble(&self) -> Option<String> {
         let known =
             [&self.database, &self.reads, &self.stall, &self.refused, &self.feed].into_iter();
-        let schema = || self.schema.lock().clone().filter(|(_, is_fatal)| *is_fatal);
         let trouble = known.filter_map(|trouble| trouble.lock().clone()).next();
-        trouble.or_else(|| schema().map(|(why, _)| why)).or_else(|| self.doubted())
+        trouble.or_else(|| self.schema_trouble()).or_else(|| self.doubted())
     }
 
     /// Why most coordinators refuse this node's reports; `None` while they take them.
@@ -278,6 +333,19 @@ impl Standing {
         *known = now;
     }
 
+    /// The database is unfit for `findings`; answers whether that was so when this was called last.
+    pub(super) fn is_unfit(&self, findings: &[Finding]) -> bool {
+        let mut known = self.unfit.lock();
+        let is_known = *known == findings;
+        *known = findings.to_vec();
+        is_known
+    }
+
+    /// What is wrong with the schema for which a node that starts would halt.
+    pub(super) fn schema_trouble(&self) -> Option<String> {
+        self.schema.lock().clone().filter(|(_, is_fatal)| *is_fatal).map(|(why, _)| why)
+    }
+
     /// What is wrong with the schema, whether or not the zone gets on.
     pub(super) fn schema_warning(&self) -> Option<String> {
         self.schema.lock().as_ref().map(|(why, _)| why.clone())
@@ -331,7 +399,7 @@ mod tests {
         let standing = Standing::new();
         standing.database_is_well();
         standing.prove();
-        let after = "trigger CREATE TRIGGER audit AFTER INSERT ON pghc.chain";
+        let after = "after trigger CREATE TRIGGER audit AFTER INSERT ON pghc.chain";
         standing.schema_differs(&[Finding::Foreign(after.to_owned())]);
         assert_eq!(standing.trouble(), None);
         assert!(standing.schema_warning().is_some_and(|why| why.contains(after)));

@@ -54,8 +54,10 @@ pub(super) enum Compared {
     Same,
     /// Another one, at this link at the latest.
     Other(Violation),
-    /// It could not be told, for this reason.
+    /// It could not be told, for this reason, though coordinators answer.
     Unproved(String),
+    /// It could not be told, because no coordinator answers that is up to date.
+    Unanswered(String),
 }
 
 /// What the coordinators know about a link.
@@ -67,8 +69,8 @@ struct Vouched {
 }
 
 impl Witness {
-    /// Compares the chain in `own` with the one that was ordered, up to its link `at`. Other zones are
-    /// asked only about a chain of which nothing is proven yet.
+    /// Compares the chain in `own` with the one that was ordered, up to its link `at`. Of a chain of which
+    /// something is proven, other zones are asked for at most [`MIDDLE`] links.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -80,7 +82,21 @@ impl Witness {
     ) -> Result<Compared, ReadError> {
         let (id, digest) = at;
         let Some(Vouched { mark, head }) = self.ask(id, false).await else {
-            return Ok(Compared::Unproved("no coordinator answers".to_owned()));
+            return Ok(Compared::Unanswered("no coordinator answers".to_owned()));
+        };
+        let (mark, head) = if head < id {
+            // That coordinator may be behind. What a majority confirms now is not behind any link that
+            // was applied before.
+            match self.ask(id, true).await {
+                Some(confirmed) => (confirmed.mark, confirmed.head),
+                None => {
+                    let words =
+                        format!("no majority of the coordinators says what is above {head}");
+                    return Ok(Compared::Unanswered(words));
+                }
+            }
+        } else {
+            (mark, head)
         };
         if let Some((known, due)) = mark {
             let is = if known == id { Some(digest) } else { own_digest(own, known).await? };
@@ -92,11 +108,12 @@ impl Witness {
             }
         }
         if head < id {
-            let words = format!("the coordinators that answer have {head}, this zone {id}");
-            return Ok(Compared::Unproved(words));
+            return Ok(Compared::Unproved(format!(
+                "this zone has link {id}, and the newest link that was ordered is {head}"
+            )));
         }
         let known = mark.map_or(0, |(known, _)| known);
-        if is_proven {
+        if is_proven && id - known > MIDDLE {
             return Ok(Compared::Unproved("no coordinator remembers this link".to_owned()));
         }
         self.by_zones(own, known, at).await
@@ -268,7 +285,7 @@ pub(super) async fn own_digest(own: &dyn Database, id: u64) -> Result<Option<Dig
     let Ok(id) = WriteId::try_from(id) else { return Ok(None) };
     match own.link(id).await {
         Ok((link, _)) => Ok(link.map(|link| link.digest)),
-        Err(ReadError::Damaged { .. }) => Ok(None),
+        Err(error) if error.changed_link().is_some() => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -2,6 +2,7 @@
 //! and healed, and keep what their reads promise.
 
 mod reading;
+mod reads;
 mod replica;
 pub(crate) mod tamper;
 pub(crate) mod town;

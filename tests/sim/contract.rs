@@ -246,7 +246,7 @@ pub(crate) async fn run(seed: u64, steps: usize) {
         api_url: String::new(),
         place: String::new(),
     };
-    let postgres = Arc::new(Postgres::new(dsn, Commit::OnDisk, 2, &tasks));
+    let postgres = Arc::new(Postgres::new(dsn, Commit::OnDisk, 2, &tasks).recomputing(&cluster()));
     let twin = Arc::new(Twin::new(dice.fork(), true, Arc::new(|_, _| {})));
     let mut twin = Side::new(twin, &identity, None).await;
     let mut postgres = Side::new(postgres, &identity, Some(admin)).await;

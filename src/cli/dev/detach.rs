@@ -1,6 +1,7 @@
 //! `pghc dev --detach`: starts a supervisor, shows what it says, and returns when its parade is ready.
 //!
-//! Invariant: it answers 0 only when the parade takes writes. Otherwise it says why, and nothing runs.
+//! Invariant: it answers 0 only when the parade takes writes. Otherwise it says why, and nothing runs, unless
+//! zones have halted: their nodes must run to be healed.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -82,13 +83,17 @@ impl Waiting {
         loop {
             // Asked first: what it said before it ended is in the log then.
             let ended = self.child.try_wait().map_err(io_failure("wait for", &self.log))?;
-            let is_ready = self.is_ready();
+            let known = self.supervisor();
             self.tell();
             if let Some(status) = ended {
                 return Err(self.ended(status));
             }
-            if is_ready {
-                return Ok(());
+            match known {
+                Some(Supervisor { ready: true, .. }) => return Ok(()),
+                Some(Supervisor { halted: Some(why), .. }) => {
+                    return Err((self.runs_halted(&why), 1));
+                }
+                _ => {}
             }
             if Instant::now() >= deadline {
                 return self.give_up("not ready in time").await;
@@ -97,9 +102,18 @@ impl Waiting {
         }
     }
 
-    fn is_ready(&self) -> bool {
+    /// What the supervisor says of itself; `None` before it says anything.
+    fn supervisor(&self) -> Option<Supervisor> {
         let known = Supervisor::read(&self.data).ok().flatten();
-        known.is_some_and(|it| it.ready && self.child.id() == Some(it.pid))
+        known.filter(|it| self.child.id() == Some(it.pid))
+    }
+
+    fn runs_halted(&self, why: &str) -> String {
+        let data = self.data.display();
+        format!(
+            "the parade runs, and not every zone takes writes: {why}. Heal the zone (pghc zone audit, pghc \
+             zone reseed), or stop the parade: pghc dev --stop {data}"
+        )
     }
 
     /// Prints what is new in the log.

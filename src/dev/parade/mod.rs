@@ -50,6 +50,8 @@ use crate::wan::Wan;
 
 /// A child that ended this often in a row, each time soon after its start, will not get better.
 const SHORT_LIVES_MAX: u32 = 6;
+/// In what a node answers that is not ready because its zone has halted.
+const HALTED: &str = "the zone has halted";
 /// Orders waiting for one keeper; more make the caller wait.
 const ORDERS_MAX: usize = 8;
 const POLL: Duration = Duration::from_millis(50);
@@ -190,10 +192,19 @@ impl Parade {
             }
             if Instant::now() >= deadline {
                 let (logs, log) = (assemble::logs(&self.data), self.log_of(&missing[0]));
+                if missing.iter().all(|why| why.contains(HALTED)) {
+                    self.hold.taken.tell_halted(&missing.join("; "))?;
+                }
                 return Err(Error::NotReady { timeout, missing: missing.join("; "), logs, log });
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Whether the last look found nothing but halted zones that keep the parade from being ready.
+    #[must_use]
+    pub fn has_halted(&self) -> bool {
+        self.hold.taken.has_halted()
     }
 
     /// The log of the API node whose URL this begins with.

@@ -35,6 +35,8 @@ pub struct Supervisor {
     started: String,
     /// Whether its parade takes writes, or did.
     pub ready: bool,
+    /// Why it takes no writes until a person acts: zones that have halted. `None` while it may come up.
+    pub halted: Option<String>,
 }
 
 impl Supervisor {
@@ -69,7 +71,8 @@ pub(super) struct Taken {
 impl Taken {
     fn new(data: PathBuf, lock: File) -> Result<Self, Error> {
         let pid = std::process::id();
-        let own = Supervisor { pid, started: identity(pid).unwrap_or_default(), ready: false };
+        let started = identity(pid).unwrap_or_default();
+        let own = Supervisor { pid, started, ready: false, halted: None };
         let taken = Self { data, own: Mutex::new(own), _lock: lock };
         taken.write(&taken.own.lock())?;
         Ok(taken)
@@ -86,8 +89,19 @@ impl Taken {
         if own.ready {
             return Ok(());
         }
-        own.ready = true;
+        (own.ready, own.halted) = (true, None);
         self.write(&own)
+    }
+
+    /// Lets others know that the parade runs and that a person must act before it takes writes.
+    pub(super) fn tell_halted(&self, why: &str) -> Result<(), Error> {
+        let mut own = self.own.lock();
+        own.halted = Some(why.to_owned());
+        self.write(&own)
+    }
+
+    pub(super) fn has_halted(&self) -> bool {
+        self.own.lock().halted.is_some()
     }
 
     fn write(&self, own: &Supervisor) -> Result<(), Error> {
@@ -190,7 +204,12 @@ mod tests {
 
     #[test]
     fn a_number_that_is_used_again_is_another_process() {
-        let own = Supervisor { pid: std::process::id(), started: "1".to_owned(), ready: true };
+        let own = Supervisor {
+            pid: std::process::id(),
+            started: "1".to_owned(),
+            ready: true,
+            halted: None,
+        };
         assert!(!own.runs());
     }
 }

@@ -40,6 +40,32 @@ pub(crate) fn rewrite_from(id: u64) -> String {
     include_str!("../../rewrite.sql").replace(":first", &id.to_string())
 }
 
+/// Appends `count` links that follow from the newest one and that no coordinator ordered, and moves the
+/// frontier to the last of them.
+pub(crate) fn append_unordered(count: u64) -> String {
+    format!(
+        "set session_replication_role = replica;
+        do $$
+        declare before pghc.chain; link pghc.chain; cluster uuid;
+        begin
+            select cluster_id into cluster from pghc.cluster;
+            select * into before from pghc.chain order by id desc limit 1;
+            for number in 1..{count} loop
+                link := before;
+                link.id := before.id + 1;
+                link.payload := '\"forged\"';
+                link.hash := md5(link.id::text || link.node_id || before.hash);
+                link.digest := pghc.link_digest(cluster, link.id, link.node_id, link.written_at,
+                    link.payload, before.digest);
+                insert into pghc.chain select link.*;
+                before := link;
+            end loop;
+            update pghc.frontier set applied_id = before.id, hash = before.hash,
+                digest = before.digest, written_at = before.written_at;
+        end $$;"
+    )
+}
+
 /// As [`rewrite_from`], but only the payload of link `id` is another one: every MD5 hash stays.
 pub(crate) fn forge_payload_from(id: u64) -> String {
     let sql = rewrite_from(id);

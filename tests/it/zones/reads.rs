@@ -1,0 +1,120 @@
+//! What reads of a zone refuse whose database was changed by hand, how soon, and that the change is found.
+
+use super::tamper;
+use super::town::{Town, query};
+use crate::harness::wait_for;
+
+/// Zones eu and us with 40 links each and no audit in the background; us is the one that is changed.
+async fn town() -> Town {
+    let mut town = Town::start().await;
+    for zone in ["eu", "us"] {
+        town.zone(zone, &["--audit-rows", "0"]).await;
+    }
+    town.write("us", 40).await;
+    town.prove("us").await;
+    town
+}
+
+/// Status and text of a read of zone us.
+async fn read(town: &Town, path: &str) -> (u16, String) {
+    let answer = town.http.get(format!("{}{path}", town.url("us"))).send().await;
+    let answer = answer.expect("an answer");
+    (answer.status().as_u16(), answer.text().await.expect("a body"))
+}
+
+/// Waits until zone us refuses a read of `path` with 503.
+async fn refused(town: &Town, path: &str) -> String {
+    wait_for(&format!("{path} refused"), async || {
+        let (status, text) = read(town, path).await;
+        (status == 503).then_some(text)
+    })
+    .await
+}
+
+async fn reseed(town: &Town) {
+    let (code, words) = town.operate("us", &["reseed"]).await;
+    assert_eq!(code, Some(0), "{words}");
+    town.ready("us").await;
+    town.prove("us").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_payload_is_never_read_and_fences_its_zone() {
+    let town = town().await;
+    for id in [7, 40] {
+        let link = town.http.get(format!("{}/v1/chain/{id}", town.url("us"))).send().await;
+        let link = link.expect("an answer").text().await.expect("a body");
+        let link: serde_json::Value = serde_json::from_str(&link).expect("a link");
+        let token = link["token"].as_str().expect("a token").to_owned();
+        // The digest stays, so that only a recomputation shows it.
+        let change = "set session_replication_role = replica; update pghc.chain set payload = ";
+        query(&town.dsn("us"), &format!("{change}'\"forged\"' where id = {id}")).await;
+        let paths = [format!("/v1/chain/{id}?at_least={token}"), "/v1/chain?limit=40".to_owned()];
+        for path in &paths {
+            let (status, text) = read(&town, path).await;
+            assert!(status == 503 && !text.contains("forged"), "{path}: {status} {text}");
+        }
+        town.not_ready("us", &format!("the first bad id is {id} ")).await;
+        reseed(&town).await;
+    }
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn links_that_were_never_ordered_are_soon_not_read() {
+    let town = town().await;
+    query(&town.dsn("us"), &tamper::append_unordered(2)).await;
+    let words = refused(&town, "/v1/chain/41?timeout=1s").await;
+    assert!(words.contains("the newest link that was ordered is 40"), "{words}");
+    town.not_ready("us", "the newest link that was ordered is 40").await;
+    let login = town.login("pghc_node", "us");
+    let coordinator = town.coordinator_url();
+    let audit = ["audit", "--coordinator", &coordinator];
+    let (code, words) = town.operate_on(&login, "us", &audit).await;
+    assert!(code == Some(2) && words.contains("was ordered is 40"), "{code:?} {words}");
+    // The next write shows which links they are.
+    town.write("eu", 1).await;
+    town.not_ready("us", "the first bad id is 41 ").await;
+    reseed(&town).await;
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_above_a_frontier_that_was_set_back_fence_the_zone() {
+    let town = town().await;
+    let back = "set session_replication_role = replica;
+        update pghc.frontier set (applied_id, hash, digest, written_at) =
+            (select id, hash, digest, written_at from pghc.chain where id = 30)";
+    query(&town.dsn("us"), back).await;
+    town.not_ready("us", "the first bad id is 31 ").await;
+    reseed(&town).await;
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_in_place_of_the_chain_is_soon_not_read() {
+    let town = town().await;
+    let replace = "alter table pghc.chain rename to kept;
+        create view pghc.chain as select id, node_id, hash, digest, written_at, payload
+            from pghc.kept;
+        grant select on pghc.chain to pghc_reader";
+    query(&town.dsn("us"), replace).await;
+    let words = refused(&town, "/v1/chain/7?timeout=1s").await;
+    assert!(words.contains("schema"), "{words}");
+    let back = "drop view pghc.chain; alter table pghc.kept rename to chain";
+    query(&town.dsn("us"), back).await;
+    town.ready("us").await;
+    town.prove("us").await;
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn evidence_keeps_what_was_expected_and_what_was_found() {
+    let town = town().await;
+    query(&town.dsn("us"), &tamper::rewrite_from(7)).await;
+    town.not_ready("us", "the first bad id is 7 ").await;
+    let kept = query(&town.dsn("us"), "select found || ' ' || expected from pghc.evidence").await;
+    let lengths: Vec<usize> = kept[0].split(' ').map(str::len).take(2).collect();
+    assert_eq!(lengths, [64, 64], "two digests: {kept:?}");
+    town.stop().await;
+}
