@@ -78,7 +78,9 @@ impl FromStr for WriteId {
     type Err = BadId;
     fn from_str(text: &str) -> Result<Self, BadId> {
         let wanted = "a number from 1 to 2^63-1";
-        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // One text for each id: a leading zero would make two tokens of one.
+        let is_plain = !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
+        if text.is_empty() || !is_plain {
             return Err(bad("id", text, wanted));
         }
         text.parse::<u64>().map_err(|_| bad("id", text, wanted))?.try_into()

@@ -83,8 +83,9 @@ fn is_own(origin: &str, host: Option<&HeaderValue>) -> bool {
 fn authority(origin: &str) -> Option<(&str, &str)> {
     let whole = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"))?;
     let end = whole.find(']').map_or(0, |at| at + 1);
-    let name = whole[end..].find(':').map_or(whole, |at| &whole[..end + at]);
-    Some((name, whole))
+    let Some(colon) = whole[end..].find(':') else { return Some((whole, whole)) };
+    let port = &whole[end + colon + 1..];
+    port.parse::<u16>().ok().map(|_| (&whole[..end + colon], whole))
 }
 
 fn bare(name: &str) -> &str {

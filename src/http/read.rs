@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use pghc_api::chain::Link;
 use pghc_api::error::ErrorCode;
+use pghc_api::id::WriteId;
 use pghc_api::token::Token;
 use tokio::time::Instant;
 
@@ -164,7 +165,10 @@ pub(super) async fn reach(api: &Api, ask: &Ask) -> Result<Need, Refusal> {
 /// Compares the token with the link it names: every reader is a witness of the chain it has seen.
 async fn check_token(api: &Api, token: &Token, need: Need) -> Result<(), Refusal> {
     let read = api.service.link(token.id(), need).await;
-    let Snapshot { value: link, frontier } = read.map_err(|error| behind(api, need, error))?;
+    let Snapshot { value: link, frontier } = read.map_err(|error| match error {
+        ReadError::Changed(id) => changed(id, ErrorCode::ChainFork),
+        error => behind(api, need, error),
+    })?;
     let Some(link) = link else {
         return Err(behind(api, need, ReadError::Behind { frontier }));
     };
@@ -202,6 +206,7 @@ pub(super) fn unreadable(api: &Api, error: ReadError) -> Refusal {
         ReadError::TimeLimit => {
             Refusal::new(ErrorCode::TimeLimit, "it passed before a majority confirmed the read")
         }
+        ReadError::Changed(id) => changed(id, ErrorCode::ZoneHalted),
         ReadError::Unproven(why) => Refusal::new(ErrorCode::NoLeader, why),
         ReadError::Halted(reason) => Refusal::new(ErrorCode::ZoneHalted, reason),
         ReadError::Database(error) => {
@@ -209,6 +214,15 @@ pub(super) fn unreadable(api: &Api, error: ReadError) -> Refusal {
             Refusal::new(ErrorCode::DatabaseUnavailable, "the read was not answered")
         }
     }
+}
+
+/// What a read is answered that met a link which was changed by hand.
+fn changed(id: WriteId, code: ErrorCode) -> Refusal {
+    let detail = format!(
+        "link {id} of this zone does not follow from the link before it: its database was changed by hand; \
+         the zone is fenced once that is confirmed"
+    );
+    Refusal::new(code, detail).id(id)
 }
 
 /// Appends a `wire::LinkBody` with its payload, byte for byte as it was sent.

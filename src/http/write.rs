@@ -227,6 +227,7 @@ async fn wait_for(api: &Api, id: WriteId, wait: Wait, deadline: Instant) -> Resu
             ReadError::NotEverywhere(zones) => (0, format!("zone {} is behind", zones.join(", "))),
             ReadError::NoLeader => (0, "no leader said how far the zones are".to_owned()),
             ReadError::Unproven(why) => (0, why),
+            ReadError::Changed(id) => (0, format!("link {id} here was changed by hand")),
             ReadError::TimeLimit => (applied, "of the time limit".to_owned()),
             ReadError::Halted(reason) => (applied, format!("this zone is halted: {reason}")),
             ReadError::Database(error) => {

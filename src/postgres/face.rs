@@ -23,6 +23,8 @@ pub struct Face {
     pub digest: Option<Digest>,
     /// The digest of the link at the frontier, as far as there is one.
     pub link: Option<Digest>,
+    /// Whether the server is a replica: it replays what its primary writes.
+    pub is_replica: bool,
     /// The newest link above the frontier, where none may be.
     pub above: Option<u64>,
     /// Why the zone is fenced.
@@ -47,6 +49,7 @@ impl Reader {
             id: row.try_get::<_, Option<i64>>(3).ok().flatten().map_or(0, unsigned),
             digest: digest(4),
             link: digest(5),
+            is_replica: row.try_get::<_, Option<bool>>(12).ok().flatten().unwrap_or_default(),
             above: row.try_get::<_, Option<i64>>(11).ok().flatten().map(unsigned),
             evidence: evidence(row),
         })

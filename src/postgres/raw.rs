@@ -216,16 +216,20 @@ impl RawChain {
     /// See [`ReadError`].
     pub async fn head(&self) -> Result<RawHead, ReadError> {
         let sql = include_str!("../../sql/queries/raw_extent.sql");
-        let row = self.client.query_one(sql, &[]).await.map_err(ReadError::sort)?;
+        let rows = self.client.query(sql, &[]).await.map_err(ReadError::sort)?;
+        let row = rows.first().ok_or(ReadError::Damaged { id: 0, column: "frontier" })?;
+        // Two frontiers are none.
+        let is_one = rows.len() == 1;
+        let applied_id: Option<i64> = get(row, 2, "pghc.frontier.applied_id")?;
         Ok(RawHead {
-            cluster: get(&row, 0, "pghc.cluster.cluster_id")?,
-            zone: get(&row, 1, "pghc.cluster.zone")?,
-            applied_id: get(&row, 2, "pghc.frontier.applied_id")?,
-            hash: get(&row, 3, "pghc.frontier.hash")?,
-            digest: get(&row, 4, "pghc.frontier.digest")?,
-            written_at: time(&row, 5),
-            first_id: get(&row, 6, "pghc.chain.id")?,
-            last_id: get(&row, 7, "pghc.chain.id")?,
+            cluster: get(row, 0, "pghc.cluster.cluster_id")?,
+            zone: get(row, 1, "pghc.cluster.zone")?,
+            applied_id: applied_id.filter(|_| is_one),
+            hash: get(row, 3, "pghc.frontier.hash")?,
+            digest: get(row, 4, "pghc.frontier.digest")?,
+            written_at: time(row, 5),
+            first_id: get(row, 6, "pghc.chain.id")?,
+            last_id: get(row, 7, "pghc.chain.id")?,
         })
     }
 

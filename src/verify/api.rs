@@ -25,7 +25,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 const BOUNDS: Bounds = Bounds {
     connect: Duration::from_secs(10),
     silence: Duration::from_secs(30),
-    whole: Duration::from_secs(300),
+    whole: Duration::from_secs(60),
     answer_bytes: 64 << 20,
 };
 

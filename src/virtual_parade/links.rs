@@ -48,6 +48,7 @@ impl Links {
             id: self.frontier(),
             digest,
             link: digest,
+            is_replica: false,
             above: None,
             evidence: None,
         }

@@ -231,6 +231,7 @@ impl Applying {
                 Err(error) => return Ended::Lost(describe(&error)),
             }
         }
+        self.standing.takes_over(head.map(|head| (head.id.get(), head.digest)));
         self.begin(session.flushed(), epoch, head.map_or(0, |head| head.id.get()));
         let mut queue = Queue::new(self.tail(head), head);
         let mut fenced = std::pin::pin!(self.standing.fenced());
@@ -351,7 +352,7 @@ impl Applying {
 
     fn applied(&self, session: &dyn Session, done: &Applied) {
         let last = done.last.0;
-        self.standing.applied(done.last);
+        self.standing.know(done.last);
         self.standing.frontier.set(last);
         failpoint::pass(Point::FrontierMoved);
         self.standing.set_flushed(session.flushed());

@@ -60,6 +60,11 @@ impl Frontier {
         self.seen.load(Ordering::Acquire)
     }
 
+    /// No id above `id` was ever ordered: a changed database showed it, and readers need not wait for it.
+    pub(super) fn limit_seen(&self, id: u64) {
+        self.seen.fetch_min(id, Ordering::AcqRel);
+    }
+
     /// The id and its changes.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.id.subscribe()

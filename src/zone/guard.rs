@@ -16,7 +16,7 @@ use super::auditor::{Auditor, Examined, REFINE_RATE};
 use super::database::Database;
 use super::standing::Standing;
 use super::witness::{Compared, Mark, Witness, own_digest};
-use crate::postgres::{Face, ReadError};
+use crate::postgres::{Face, Finding, ReadError};
 use crate::telemetry::describe;
 
 /// Time between two looks at a chain that is proven.
@@ -26,9 +26,13 @@ const PERIOD: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
-/// How long a proven chain may stand at a link that coordinators who answer do not know, before nothing of
-/// it is served: an ack may reach a zone sooner than the leader.
+/// How long a proven chain may stand at a link that coordinators which answer do not know, before nothing
+/// of it is served: an ack may reach a zone sooner than the leader. For a node that does not apply itself.
 const UNKNOWN_MAX: Duration = Duration::from_secs(1);
+
+/// How long after the last answer of a coordinator a link may still appear that was ordered before. For a
+/// node that does not apply itself.
+const UNDER_WAY_MAX: Duration = Duration::from_secs(3);
 
 /// Longest look for what is wrong with a link that a read found changed: it is the first one looked at.
 const CONFIRM_MAX: Duration = Duration::from_secs(10);
@@ -53,16 +57,21 @@ pub(super) struct Look {
     proven: Option<Mark>,
     /// Since when coordinators that answer do not know the newest link.
     unknown_since: Option<Instant>,
+    /// When coordinators last answered.
+    answered: Option<Instant>,
+    /// The newest link, and when it was first seen.
+    newest: Option<(Mark, Instant)>,
 }
 
 impl Look {
-    /// `standing`: what this node itself has applied to that database is proven.
+    /// `standing`: what this node has applied itself is proven.
     pub(super) fn new(
         witness: Witness,
         database: Arc<dyn Database>,
         standing: Arc<Standing>,
     ) -> Self {
-        Self { witness, database, standing, proven: None, unknown_since: None }
+        let (proven, unknown_since, answered, newest) = (None, None, None, None);
+        Self { witness, database, standing, proven, unknown_since, answered, newest }
     }
 
     /// Looks; answers also what the database says of itself.
@@ -112,7 +121,12 @@ impl Look {
     }
 
     async fn judge_head(&mut self, at: Mark) -> Result<Looked, ReadError> {
-        if self.proven == Some(at) || self.standing.has_applied(at) {
+        let now = Instant::now();
+        let first_seen = match self.newest {
+            Some((newest, since)) if newest == at => since,
+            _ => self.newest.insert((at, now)).1,
+        };
+        if self.standing.knows(at) {
             (self.proven, self.unknown_since) = (Some(at), None);
             return Ok(Looked::Proven);
         }
@@ -122,23 +136,33 @@ impl Look {
             _ => false,
         };
         self.proven = self.proven.filter(|_| is_there);
-        Ok(match self.witness.compare(own, at, self.proven.is_some()).await? {
+        let compared = self.witness.compare(own, at, self.proven.is_some()).await?;
+        if !matches!(compared, Compared::Unanswered(_)) {
+            self.answered = Some(now);
+        }
+        // An applier knows what it applied. Other nodes see links that are on their way to be known.
+        let may_be_new = self.proven.is_some() && !self.standing.is_applier();
+        Ok(match compared {
             Compared::Same => {
+                self.standing.know(at);
                 (self.proven, self.unknown_since) = (Some(at), None);
                 Looked::Proven
             }
             Compared::Other(violation) => Looked::Wrong(violation),
-            // Reads go on without coordinators: what is behind proven links was planned from them.
-            Compared::Unanswered(_) if self.proven.is_some() => Looked::Proven,
-            Compared::Unproved(_) if self.proven.is_some() && !self.is_unknown_for_long() => {
+            Compared::Unanswered(_) if may_be_new && self.was_under_way(first_seen) => {
                 Looked::Proven
             }
+            Compared::Unproved(_) if may_be_new && !self.is_unknown_for_long(now) => Looked::Proven,
             Compared::Unproved(why) | Compared::Unanswered(why) => Looked::Doubted(why),
         })
     }
 
-    fn is_unknown_for_long(&mut self) -> bool {
-        self.unknown_since.get_or_insert_with(Instant::now).elapsed() >= UNKNOWN_MAX
+    fn was_under_way(&self, first_seen: Instant) -> bool {
+        self.answered.is_some_and(|answered| first_seen < answered + UNDER_WAY_MAX)
+    }
+
+    fn is_unknown_for_long(&mut self, now: Instant) -> bool {
+        now - *self.unknown_since.get_or_insert(now) >= UNKNOWN_MAX
     }
 }
 
@@ -193,12 +217,13 @@ impl Guard {
                 Err(error) => {
                     error.changed_link().into_iter().for_each(|id| self.standing.found_changed(id));
                     tracing::debug!(error = describe(&error), "the database shows no chain");
-                    self.standing.doubt("the database does not answer");
+                    self.standing
+                        .doubt(&format!("the database shows no chain: {}", describe(&error)));
                     RETRY
                 }
             };
             self.look_into_changed().await;
-            tokio::time::sleep(pause).await;
+            self.standing.recheck_within(pause).await;
         }
     }
 
@@ -207,6 +232,12 @@ impl Guard {
         let Some((id, auditor)) = self.standing.take_changed().zip(self.auditor.as_ref()) else {
             return;
         };
+        // A link that the reading role does not see is there all the same.
+        if let Ok(findings) = auditor.reader.findings().await
+            && findings.iter().any(Finding::is_fatal)
+        {
+            return self.standing.schema_differs(&findings);
+        }
         match timeout(CONFIRM_MAX, auditor.examine(id, REFINE_RATE)).await {
             Ok(Ok(Examined::Bad(found))) => auditor.fence(found).await,
             Ok(Ok(_)) => tracing::warn!(%id, "link that a read found changed is sound now"),

@@ -43,6 +43,8 @@ impl Halt<'_> {
         }
         failpoint::pass(Point::ReplacedSeen);
         tracing::info!("this zone's database was replaced; going on");
+        let ordered = look.auditor.witness.views.head().max(self.standing.known_frontier());
+        self.standing.frontier.limit_seen(ordered);
         self.standing.unfence();
         self.standing.doubt("the database was replaced; its chain was not compared yet");
         self.standing.frontier.set_halted(None);

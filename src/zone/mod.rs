@@ -104,6 +104,9 @@ pub enum ReadError {
     /// The deadline passed while it was not known whether this zone's chain is the one that was ordered.
     #[error("{0}")]
     Unproven(String),
+    /// Nothing is shown: this link, or the one before it, was changed in the database by hand.
+    #[error("link {0} of this zone does not follow from the link before it")]
+    Changed(WriteId),
     /// The zone's PostgreSQL does not answer; the text is for the log, not for clients.
     #[error("the zone's database does not answer: {0}")]
     Database(String),

@@ -96,7 +96,10 @@ impl Reads {
         }
         match (self.standing.frontier.halted(), failed) {
             (Some(why), _) => Err(ReadError::Halted(why)),
-            (None, Some(error)) => Err(ReadError::Database(describe(&error))),
+            (None, Some(error)) => Err(match error.changed_link() {
+                Some(id) => ReadError::Changed(id),
+                None => ReadError::Database(describe(&error)),
+            }),
             (None, None) => match furthest {
                 Some(frontier) => Err(ReadError::Behind { frontier }),
                 None if begun.elapsed() >= SILENCE => {

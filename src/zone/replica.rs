@@ -84,6 +84,10 @@ fn unfit(looked: Looked, face: &Face, primary: &str) -> Option<String> {
             "it is no replica of the zone's database: its system identifier is {}, not {primary}",
             face.system
         )),
+        Looked::Proven if !face.is_replica => Some(
+            "it replays no server's log: it was promoted, or is a copy that anybody may change"
+                .to_owned(),
+        ),
         Looked::Proven => None,
     }
 }
@@ -94,10 +98,12 @@ mod tests {
 
     #[test]
     fn a_replica_of_another_server_is_not_read() {
-        let face = Face { system: "7".to_owned(), ..Face::default() };
+        let face = Face { system: "7".to_owned(), is_replica: true, ..Face::default() };
         assert_eq!(unfit(Looked::Proven, &face, "7"), None);
         assert_eq!(unfit(Looked::Proven, &face, ""), None, "the primary was never reached");
         assert!(unfit(Looked::Proven, &face, "8").is_some_and(|why| why.contains("is 7, not 8")));
+        let promoted = Face { is_replica: false, ..face.clone() };
+        assert!(unfit(Looked::Proven, &promoted, "7").is_some_and(|why| why.contains("promoted")));
         let doubted = Looked::Doubted("nobody vouches".to_owned());
         assert_eq!(unfit(doubted, &face, "7").as_deref(), Some("nobody vouches"));
     }

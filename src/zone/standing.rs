@@ -1,11 +1,12 @@
 //! How this node stands in its zone: what the applier knows and reports and HTTP tell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use pghc_api::id::WriteId;
+use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::ReadError;
@@ -13,6 +14,9 @@ use super::frontier::Frontier;
 use super::witness::Mark;
 use crate::postgres::{Finding, MigrateError};
 use crate::task::watch;
+
+/// Most links that are remembered to be what was ordered: those of the newest batches.
+const KNOWN_MAX: usize = 256;
 
 /// Time between two looks whether the zone has halted, while its proof is waited for.
 const HALT_LOOK: Duration = Duration::from_millis(20);
@@ -64,8 +68,11 @@ pub(super) struct Standing {
     said: Mutex<BTreeMap<usize, Option<String>>>,
     /// Why a node of this zone would not start, as it was logged last.
     unfit: Mutex<Vec<Finding>>,
-    /// The newest link that this node applied, of the chain that the coordinators ordered.
-    planned: Mutex<Option<Mark>>,
+    /// Links of the chain that was ordered, as this node applied them or the coordinators vouched for
+    /// them: the newest [`KNOWN_MAX`].
+    known: Mutex<VecDeque<Mark>>,
+    /// Asks the guard to look now.
+    recheck: Notify,
     /// First link that a read found changed and that was not looked into yet.
     changed: Mutex<Option<WriteId>>,
     /// System identifier of the database's server, as last seen; empty while it is not known.
@@ -90,21 +97,48 @@ impl Standing {
             refused: Mutex::new(None),
             said: Mutex::default(),
             unfit: Mutex::default(),
-            planned: Mutex::default(),
+            known: Mutex::default(),
+            recheck: Notify::new(),
             changed: Mutex::default(),
             system: Mutex::default(),
             doubt: watch::Sender::new(Some("the chain was not compared yet".to_owned())),
         }
     }
 
-    /// This node applied link `at`, whose digest and all before it is what the coordinators ordered.
-    pub(super) fn applied(&self, at: Mark) {
-        *self.planned.lock() = Some(at);
+    /// Link `at`, and with its digest all before it, is what was ordered: this node planned and applied it,
+    /// or the coordinators vouched for it.
+    pub(super) fn know(&self, at: Mark) {
+        let mut known = self.known.lock();
+        if known.back() != Some(&at) {
+            known.push_back(at);
+            if known.len() > KNOWN_MAX {
+                known.pop_front();
+            }
+        }
     }
 
-    /// Whether link `at` is the newest one that this node applied.
-    pub(super) fn has_applied(&self, at: Mark) -> bool {
-        *self.planned.lock() == Some(at)
+    /// Whether link `at` is known to be what was ordered.
+    pub(super) fn knows(&self, at: Mark) -> bool {
+        self.known.lock().iter().rev().any(|known| *known == at)
+    }
+
+    /// How far this zone is known to hold what was ordered: others wait for what is reported.
+    pub(super) fn known_frontier(&self) -> u64 {
+        let newest = self.known.lock().iter().map(|(id, _)| *id).max();
+        newest.map_or(self.frontier.id(), |newest| newest.min(self.frontier.id()))
+    }
+
+    /// This node takes over a database that ends with link `at`, which is looked at before it is shown.
+    pub(super) fn takes_over(&self, at: Option<Mark>) {
+        if at.is_some_and(|at| !self.knows(at)) {
+            self.doubt("this node took over; the newest link was not compared yet");
+            self.recheck.notify_one();
+        }
+    }
+
+    /// Resolves when the guard should look, at the latest after `pause`.
+    pub(super) async fn recheck_within(&self, pause: Duration) {
+        let _ = tokio::time::timeout(pause, self.recheck.notified()).await;
     }
 
     /// A read found link `id` changed, removed or hidden.

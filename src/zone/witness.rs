@@ -109,7 +109,7 @@ impl Witness {
         }
         if head < id {
             return Ok(Compared::Unproved(format!(
-                "this zone has link {id}, and the newest link that was ordered is {head}"
+                "this zone has links up to {id}, and the newest link that was ordered is {head}"
             )));
         }
         let known = mark.map_or(0, |(known, _)| known);

@@ -362,6 +362,11 @@ impl Town {
         panic!("the log was not purged");
     }
 
+    /// Ends the coordinator for good.
+    pub(crate) async fn stop_coordinator(&mut self) {
+        self.coordinator.take().expect("it runs").stop().await;
+    }
+
     /// Has the coordinator lose everything it ever knew.
     pub(crate) async fn lose(&mut self) {
         for node in self.nodes.values_mut() {
