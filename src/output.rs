@@ -26,6 +26,40 @@ pub fn put(text: &str) {
     }
 }
 
+/// Standard output for a command that writes more than texts, for example an export. A failed write is
+/// remembered as that of a text is.
+#[derive(Debug, Default)]
+pub struct Stdout;
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        attempt(|out| out.write_all(bytes).map(|()| bytes.len()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        attempt(|out| out.flush())
+    }
+}
+
+/// Does something with standard output, unless it has failed before.
+fn attempt<T>(act: impl FnOnce(&mut io::StdoutLock<'static>) -> io::Result<T>) -> io::Result<T> {
+    let mut broken = BROKEN.lock();
+    if let Some(error) = &*broken {
+        return Err(error.kind().into());
+    }
+    act(&mut io::stdout().lock()).map_err(|error| {
+        let kind = error.kind();
+        *broken = Some(error);
+        kind.into()
+    })
+}
+
+/// Whether standard output takes nothing any longer, for whatever reason.
+#[must_use]
+pub fn has_ended() -> bool {
+    BROKEN.lock().is_some()
+}
+
 /// Prints a text that the next one overwrites to standard error.
 pub fn show(text: &str) {
     let _ = write(&mut io::stderr().lock(), text);

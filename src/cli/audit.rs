@@ -80,7 +80,7 @@ fn coordinators(arguments: &Audit) -> Result<Vec<String>, String> {
         return Ok(Cluster::of_parade(status::parade(data)?).coordinators);
     }
     // Without any, a sound chain is called incomplete.
-    Ok(Found::default().cluster().map(|found| found.coordinators).unwrap_or_default())
+    Ok(Found::of_variables().cluster().map(|found| found.coordinators).unwrap_or_default())
 }
 
 fn tell(inspected: &Inspected, from: WriteId) -> (String, u8) {

@@ -1,6 +1,7 @@
 //! `pghc export`: the chain of a zone as a file, for `chain-verify --file` and for others.
 //!
-//! Exit codes: 0 written, 1 the chain is bad, 2 wrong usage, not readable, or not writable.
+//! Exit codes: 0 written, or the reader of standard output has gone; 1 the chain is bad; 2 wrong usage, not
+//! readable, or not writable.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Seek as _, SeekFrom, Write};
@@ -14,6 +15,7 @@ use pghc_api::id::WriteId;
 use super::process::{USAGE, with_causes};
 use super::verify::place;
 use super::view;
+use crate::output;
 use crate::task::Tasks;
 use crate::verify::{Begun, Extract, ExtractError, Extracted, Place, begun, extract};
 
@@ -24,7 +26,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 /// id order.
 ///
 /// Every link is checked as it is written, and payloads keep their bytes. `chain-verify --file` takes
-/// the file as a witness. Exit code 0: written, 1: the chain is bad, 2: not readable.
+/// the file as a witness. Exit code 0: written, 1: the chain is bad, 2: not readable or not writable.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// An API node of the zone
@@ -75,10 +77,8 @@ pub async fn run(arguments: Arguments) -> ExitCode {
             view::complain("the export is whole: nothing was left to write");
             ExitCode::SUCCESS
         }
-        // The reader has gone and wants no more.
-        Err(ExtractError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-            ExitCode::from(USAGE)
-        }
+        // Either the reader has gone and wants no more, or the end of the program says what failed.
+        Err(ExtractError::Output(_)) if output::has_ended() => ExitCode::SUCCESS,
         Err(error) => {
             view::complain(&format!("error: {}", with_causes(&error)));
             ExitCode::from(if matches!(error, ExtractError::Violation(_)) { 1 } else { USAGE })
@@ -94,7 +94,7 @@ async fn write(arguments: Arguments, tasks: &Tasks) -> Result<Option<Extracted>,
         return Err(ExtractError::Unreadable(text));
     }
     let Some(path) = &arguments.output else {
-        let mut out = BufWriter::with_capacity(BUFFER_BYTES, std::io::stdout());
+        let mut out = BufWriter::with_capacity(BUFFER_BYTES, output::Stdout);
         return extract(&request, None, &mut out, tasks).await.map(Some);
     };
     let earlier = if arguments.resume { Some(begun(path).await?) } else { None };

@@ -67,6 +67,13 @@ struct Places<'a> {
 }
 
 impl Found {
+    /// What the variables say, for a command without these flags.
+    pub(super) fn of_variables() -> Self {
+        let said = |name| std::env::var_os(name).filter(|text| !text.is_empty());
+        let context = said("PGHC_CONTEXT").map(|text| text.to_string_lossy().into_owned());
+        Self { config: said("PGHC_CONFIG").map(PathBuf::from), context }
+    }
+
     /// Whether a flag or a variable says where to look.
     pub(super) fn is_named(&self) -> bool {
         self.config.is_some() || self.context.is_some()
@@ -88,7 +95,7 @@ impl Found {
         status::only_parade().map(Cluster::of_parade).map_err(|why| {
             format!(
                 "{why}; looked for --config, ./parade.json, ~/.config/pghc/config.toml and {ETC}/*.toml; \
-                 say which cluster: --config FILE, or see --help"
+                 say which cluster: PGHC_CONFIG=FILE, --config FILE, or see --help"
             )
         })
     }

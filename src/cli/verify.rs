@@ -14,7 +14,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use pghc_api::id::{ClusterId, WriteId, ZoneName};
 use pghc_api::token::Token;
 
-use super::process::{complain_of, conclude, finish, help, one_line, set_up_plain};
+use super::found::{Cluster, Found};
+use super::process::{complain_of, conclude, finish, help, one_line, set_up_plain, url};
 use crate::output;
 use crate::task::Tasks;
 use crate::verify::{self, Place, Progress, Range, Report, Request};
@@ -25,6 +26,9 @@ const USAGE: u8 = 3;
 /// Most sources in one run.
 const SOURCES_MAX: usize = 64;
 
+/// Most coordinators in one run.
+const COORDINATORS_MAX: usize = 64;
+
 /// Longest time in seconds a zone may be waited for.
 const WAIT_SECONDS_MAX: f64 = 86_400.0;
 
@@ -34,8 +38,10 @@ const TICK: Duration = Duration::from_millis(200);
 /// Recomputes the hash chain of every zone, compares the zones, and says which link is the first bad
 /// one.
 ///
-/// Exit code: 0 proved, 1 violation, 2 incomplete (a zone not readable or behind, or a tail that only
-/// one source holds), 3 usage.
+/// Zones alone cannot tell that all of them were forged alike: ask the coordinators too (--coordinator).
+///
+/// Exit code: 0 proved, 1 violation, 2 incomplete (a zone not readable or behind, a coordinator that does
+/// not answer, or a tail that only one source holds), 3 usage.
 #[derive(Debug, Parser)]
 #[command(name = "chain-verify", version)]
 struct Args {
@@ -69,6 +75,13 @@ struct Args {
     #[arg(long = "token", value_name = "TOKEN")]
     tokens: Vec<Token>,
 
+    /// A coordinator, http://host:port, or `found`: those of the cluster that commands find by
+    /// themselves (see pghc status --help). What a majority of their group has confirmed is a witness of
+    /// the whole chain, so zones that were all forged alike are found out too. Each that is given must
+    /// answer.
+    #[arg(long = "coordinator", value_name = "URL|found", value_delimiter = ',', value_parser = asked)]
+    coordinators: Vec<Asked>,
+
     /// The cluster that every source must be of.
     #[arg(long, value_name = "UUID")]
     cluster_id: Option<ClusterId>,
@@ -80,6 +93,43 @@ struct Args {
     /// Form of the report.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
+}
+
+/// Coordinators to ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Asked {
+    Url(String),
+    Found,
+}
+
+fn asked(text: &str) -> Result<Asked, String> {
+    if text == "found" { Ok(Asked::Found) } else { url(text).map(Asked::Url) }
+}
+
+/// Base URLs of all that are given, each once.
+fn coordinators(given: Vec<Asked>) -> Result<Vec<String>, String> {
+    let mut urls: Vec<String> = Vec::new();
+    for asked in given {
+        let more = match asked {
+            Asked::Url(url) => vec![url],
+            Asked::Found => {
+                let found = Found::of_variables().cluster().and_then(Cluster::reach);
+                let (_, urls) = found.map_err(|why| {
+                    format!("--coordinator found: {why}; or name a coordinator by its URL")
+                })?;
+                urls
+            }
+        };
+        for url in more {
+            if !urls.contains(&url) {
+                urls.push(url);
+            }
+        }
+    }
+    if urls.len() > COORDINATORS_MAX {
+        return Err(format!("{} coordinators; want at most {COORDINATORS_MAX}", urls.len()));
+    }
+    Ok(urls)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -156,8 +206,9 @@ impl Args {
             Some(count) => Range::Last(count.get()),
             None => Range::Between(self.from.get(), to),
         };
+        let coordinators = coordinators(self.coordinators)?;
         let (cluster, tokens, wait) = (self.cluster_id, self.tokens, self.wait);
-        Ok(Request { sources, cluster, range, tokens, wait })
+        Ok(Request { sources, cluster, range, tokens, coordinators, wait })
     }
 }
 

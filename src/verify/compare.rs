@@ -30,7 +30,7 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    /// A grid over the ids above `after` up to `to`.
+    /// A grid over the ids above `after` up to `to`; `pins` ascend.
     pub(crate) fn over(after: u64, to: u64, pins: Vec<u64>) -> Self {
         let step = to.saturating_sub(after).div_ceil(MARKS_MAX).max(1);
         Self { after, to, step, pins }
@@ -42,7 +42,7 @@ impl Grid {
         inside
             && ((id - self.after).is_multiple_of(self.step)
                 || id == self.to
-                || self.pins.contains(&id))
+                || self.pins.binary_search(&id).is_ok())
     }
 }
 
@@ -61,7 +61,7 @@ impl Mark {
     }
 
     /// The mark of a link that was found sound before; `None` if it is no longer readable.
-    fn of_raw(link: &RawLink<'_>) -> Option<Self> {
+    pub(crate) fn of_raw(link: &RawLink<'_>) -> Option<Self> {
         let digest = match link.digest? {
             RawDigest::Bytes(bytes) => Digest(bytes.try_into().ok()?),
             RawDigest::Hex(text) => text.parse().ok()?,

@@ -1,9 +1,10 @@
 //! Judges sources that hold different links under one id. Pure.
 //!
 //! Sources that are sound in themselves accuse nobody, however many of them agree: a forged zone may
-//! have filled others. Only evidence from outside of the zones names the odd source: a token, an
-//! export from before, or a source that contradicts itself.
+//! have filled others. Only evidence from outside of the zones names the odd source: the coordinators, a
+//! token, an export from before, or a source that contradicts itself.
 
+use super::compare::Mark;
 use super::plan::{Plan, Zone};
 use super::report::Difference;
 
@@ -42,8 +43,9 @@ pub(crate) fn judge(plan: &Plan, zones: &[Zone], difference: &Difference) -> Jud
     let vouched: Vec<&Camp<'_>> = camps.iter().filter(|camp| !camp.evidence.is_empty()).collect();
     let doubt = |why: &str| {
         format!(
-            "{why}, so no source is proved from link {id} on, however many hold the same; a token \
-             of that link or a later one (--token) or an export from before (--file) says which"
+            "{why}, so no source is proved from link {id} on, however many hold the same; the \
+             coordinators (--coordinator), a token of that link or a later one (--token) or an export \
+             from before (--file) say which"
         )
     };
     match vouched.as_slice() {
@@ -131,6 +133,15 @@ fn collect_evidence(plan: &Plan, zones: &[Zone], id: u64, camps: &mut [Camp<'_>]
     // A file among databases is an export that was kept apart; among files alone none is special.
     let any_live = zones.iter().any(|zone| zone.is_live);
     for camp in camps {
+        let mut marks =
+            camp.zones.iter().filter_map(|zone| zone.checked.as_ref()).flat_map(|it| &it.marks);
+        let is_ordered = |mark: &Mark| {
+            let heard = plan.heard.as_ref().and_then(|heard| heard.links.get(&mark.id));
+            mark.id >= id && heard == Some(&mark.digest)
+        };
+        if marks.any(is_ordered) {
+            camp.evidence.push("the majority of the coordinators".to_owned());
+        }
         for token in plan.request.tokens.iter().filter(|token| token.id().get() >= id) {
             let holds = |zone: &&Zone| {
                 let marks = zone.checked.iter().flat_map(|checked| &checked.marks);

@@ -10,11 +10,15 @@
 //!   result is incomplete. So a cut tail is found whether or not its frontier was rewritten too.
 //! - A zone whose own frontier and rows disagree is a violation.
 //!
+//! Zones that were all forged alike say nothing against each other; the coordinators do, when they are
+//! asked: then nothing is called proved that they do not vouch for.
+//!
 //! This module writes nothing anywhere.
 
 mod api;
 mod check;
 mod compare;
+mod coordinator;
 mod database;
 mod export;
 mod extract;
@@ -49,6 +53,7 @@ pub use source::Place;
 
 use crate::task::Tasks;
 use compare::Side;
+use coordinator::{Coordinators, Heard};
 use plan::{Plan, Zone};
 
 /// What to verify.
@@ -63,6 +68,9 @@ pub struct Request {
     pub range: Range,
     /// Tokens that clients were given: each is a witness of the chain up to its link.
     pub tokens: Vec<Token>,
+    /// Base URLs of coordinators, `http://host:port`. Each must answer; together they are a witness of the
+    /// whole chain, as a majority of their group has confirmed it. Empty: none is asked.
+    pub coordinators: Vec<String>,
     /// Longest time a zone that is behind the others is waited for.
     pub wait: Duration,
 }
@@ -135,21 +143,41 @@ pub async fn run(
     let zones = in_parallel(tasks, opening.collect()).await;
     let (zones, cluster) = plan::agree(zones, &request)?;
 
-    let target = plan::target(&zones, &request);
+    let coordinators = cluster.as_ref().map(|id| Coordinators::new(id, &request.coordinators));
+    let coordinators = coordinators.filter(|_| !request.coordinators.is_empty());
+    let begun = match &coordinators {
+        Some(coordinators) => Some(coordinators.ask(&[]).await),
+        None if request.coordinators.is_empty() => None,
+        None => Some(Heard::nothing(
+            "no source says of which cluster its chain is, so the coordinators were not asked",
+        )),
+    };
+    let ordered = begun.as_ref().and_then(|heard| heard.head);
+    let target = plan::target(&zones, &request, ordered);
     let wait = request.wait;
     let freezing = zones.into_iter().map(|zone| {
         Box::pin(async move { zone.freeze(target, wait).await }) as BoxFuture<'static, _>
     });
     let zones = in_parallel(tasks, freezing.collect()).await;
 
-    let mut plan = Plan { request, target, cluster, from: 1, grid: None, known: None };
+    let mut plan =
+        Plan { request, target, cluster, from: 1, grid: None, known: None, heard: begun };
+    if let Some(coordinators) = &coordinators {
+        // Whatever a zone holds by now was ordered before this question.
+        let now = coordinators.ask(&plan.ends(&zones)).await;
+        plan.heard = Some(now.after(plan.heard.take().unwrap_or_default()));
+    }
     plan.settle(&zones);
     let checking = zones.into_iter().map(|zone| {
         let task = plan.task(&zone);
         let lane = progress.lane(&zone.name);
         Box::pin(async move { zone.check(task, &lane).await }) as BoxFuture<'static, _>
     });
-    let mut zones = in_parallel(tasks, checking.collect()).await;
+    let mut zones: Vec<Zone> = in_parallel(tasks, checking.collect()).await;
+    if let (Some(coordinators), Some(heard)) = (&coordinators, &plan.heard) {
+        let confronting = zones.into_iter().map(|zone| zone.confront(coordinators, heard));
+        zones = futures::future::join_all(confronting).await;
+    }
     let comparison = compare_all(&mut zones).await;
     Ok(verdict::report(&plan, &zones, comparison, started.elapsed()))
 }

@@ -1,13 +1,15 @@
 //! Decides what is checked where: which cluster, up to which id, from which one, with which marks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pghc_api::id::ClusterId;
-use pghc_api::verify::Known;
+use pghc_api::verify::{Known, Violation};
 
 use super::check::{Checked, Task, check};
 use super::compare::{Grid, Seen, first_difference, see};
+use super::coordinator::{Coordinators, Heard, contradiction};
 use super::progress::Lane;
 use super::source::{ReadError, Source, Standing};
 use super::{Place, Range, Request, Side, UsageError};
@@ -27,6 +29,8 @@ pub(crate) struct Zone {
     pub(crate) checked: Option<Checked>,
     /// Why it was not read to its end.
     pub(crate) trouble: Option<ReadError>,
+    /// What the coordinators say against it.
+    pub(crate) contradicted: Option<Violation>,
 }
 
 impl Zone {
@@ -40,6 +44,7 @@ impl Zone {
             from: 1,
             checked: None,
             trouble: None,
+            contradicted: None,
         };
         let own = match Source::open(place, tasks).await {
             Ok((source, standing)) => {
@@ -77,6 +82,17 @@ impl Zone {
             let mut checked = check(source, &task, lane).await;
             self.trouble = checked.trouble.take();
             self.checked = Some(checked);
+        }
+        self
+    }
+
+    /// Looks what the coordinators say against the links that were found sound.
+    pub(crate) async fn confront(mut self, coordinators: &Coordinators, heard: &Heard) -> Self {
+        let sound = self.sound();
+        if let (Some(source), Some(checked), Some(sound)) = (&mut self.source, &self.checked, sound)
+        {
+            let marks = &checked.marks;
+            self.contradicted = contradiction(coordinators, heard, source, sound, marks).await;
         }
         self
     }
@@ -184,15 +200,16 @@ pub(crate) fn agree(
 /// Kind of an API node whose zone is read otherwise.
 pub(crate) const WITNESS: &str = "witness";
 
-/// The id that every zone must reach: the furthest anybody is known to be when we begin.
-pub(crate) fn target(zones: &[Zone], request: &Request) -> u64 {
+/// The id that every zone must reach: the furthest anybody is known to be when we begin; `ordered` is the
+/// coordinators' newest.
+pub(crate) fn target(zones: &[Zone], request: &Request, ordered: Option<u64>) -> u64 {
     if let Range::Between(_, Some(to)) = request.range {
         return to;
     }
     let standings = zones.iter().filter_map(|zone| zone.standing.as_ref());
     let known = standings.map(|standing| standing.end.max(standing.head.unwrap_or(0)));
     let tokens = request.tokens.iter().map(|token| token.id().get());
-    known.chain(tokens).max().unwrap_or(0)
+    known.chain(tokens).chain(ordered).max().unwrap_or(0)
 }
 
 /// What is checked in which source.
@@ -206,23 +223,30 @@ pub(crate) struct Plan {
     pub(crate) grid: Option<Grid>,
     /// What is computed for one source and holds for the others; none for a source alone.
     pub(crate) known: Option<Arc<Known>>,
+    /// What the coordinators answered; none when none was given.
+    pub(crate) heard: Option<Heard>,
 }
 
 impl Plan {
+    /// Where the sources that were opened end, within the range.
+    pub(crate) fn ends(&self, zones: &[Zone]) -> Vec<u64> {
+        let open = zones.iter().filter(|zone| zone.source.is_some());
+        let ends: BTreeSet<u64> = open.map(|zone| self.end(zone)).filter(|id| *id > 0).collect();
+        ends.into_iter().collect()
+    }
+
     /// Sets what depends on where the sources were frozen.
     pub(crate) fn settle(&mut self, zones: &[Zone]) {
-        let ends: Vec<u64> =
-            zones.iter().filter(|zone| zone.source.is_some()).map(|zone| self.end(zone)).collect();
+        let ends = self.ends(zones);
         let furthest = ends.iter().copied().max().unwrap_or(0);
         self.from = match self.request.range {
             Range::Last(count) => (furthest + 1).saturating_sub(count).max(1),
             Range::Between(from, _) => from,
         };
         let tokens = self.request.tokens.iter().map(|token| token.id().get());
-        let mut pins: Vec<u64> = ends.into_iter().chain(tokens).collect();
-        pins.sort_unstable();
-        pins.dedup();
-        self.grid = Some(Grid::over(self.from - 1, furthest, pins));
+        let vouched = self.heard.iter().flat_map(|heard| heard.links.keys().copied());
+        let pins: BTreeSet<u64> = ends.into_iter().chain(tokens).chain(vouched).collect();
+        self.grid = Some(Grid::over(self.from - 1, furthest, pins.into_iter().collect()));
         let open = zones.iter().filter(|zone| zone.source.is_some()).count();
         self.known =
             self.cluster.clone().filter(|_| open > 1).map(|cluster| Arc::new(Known::new(cluster)));

@@ -13,7 +13,8 @@ use super::compare::Seen;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Every link of the range was read, is sound, and is the same in at least two sources.
+    /// Every link of the range was read, is sound, and is vouched for by a second witness; by the
+    /// coordinators, if they were asked.
     Proved,
     /// Something is there that a sound chain never holds.
     Violation,
@@ -137,8 +138,8 @@ pub struct Difference {
     pub seen: Vec<Seen>,
     /// Sources that break in themselves further up and go on there with another source's link.
     pub rejoined: Vec<Rejoined>,
-    /// The sources that a token, an export or their own later links speak against; empty when no
-    /// source is proved.
+    /// The sources that the coordinators, a token, an export or their own later links speak against;
+    /// empty when no source is proved.
     pub odd: Vec<String>,
 }
 

@@ -95,6 +95,7 @@ fn files(copies: &[(&str, &[Value])]) -> Files {
         cluster: Some(cluster(1)),
         range: Range::Between(1, None),
         tokens: Vec::new(),
+        coordinators: Vec::new(),
         wait: Duration::ZERO,
     };
     Files { directory, request }

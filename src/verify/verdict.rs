@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pghc_api::verify::{Violation, ViolationKind};
 
+use super::coordinator::NEVER_ORDERED;
 use super::fork;
 use super::plan::{Plan, WITNESS, Zone};
 use super::report::{Comparison, Newest, Report, Verdict, ZoneReport};
@@ -32,13 +33,10 @@ pub(crate) fn report(
     let proved_to = witnesses.proved_to.filter(|_| violation.is_none());
     let (verdict, summary, advice) = if let Some((summary, advice)) = violation {
         (Verdict::Violation, summary, Some(advice))
-    } else if let Some(summary) = unread {
-        let advice = "see to it that every source can be read and goes on, then verify again";
+    } else if let Some((summary, advice)) = unread {
         (Verdict::Incomplete, summary, Some(advice.to_owned()))
     } else if proved_to.is_none_or(|to| to < plan.target) {
-        let advice = "give another zone (--zone), an export (--file) or a token of the newest link \
-                      that a client was given (--token)";
-        (Verdict::Incomplete, witnesses.missing(plan), Some(advice.to_owned()))
+        (Verdict::Incomplete, witnesses.missing(plan), Some(witnesses.advice(plan)))
     } else {
         (Verdict::Proved, witnesses.proof(plan), None)
     };
@@ -61,13 +59,15 @@ pub(crate) fn report(
 fn zone_report(plan: &Plan, zone: &Zone) -> ZoneReport {
     let sound = zone.sound();
     let head = zone.checked.as_ref().and_then(|checked| checked.head);
-    let (violation, incomplete) = match &zone.trouble {
+    let (own, incomplete) = match &zone.trouble {
         Some(ReadError::Violation(violation)) => (Some(violation.clone()), None),
         Some(ReadError::Unreadable(reason) | ReadError::NoExport(reason)) => {
             (None, Some(format!("not read: {reason}")))
         }
         None => (wrong_token(&plan.request, zone), None),
     };
+    let found = zone.contradicted.iter().cloned().chain(own);
+    let violation = found.min_by_key(|violation| violation.id);
     ZoneReport {
         zone: zone.name.clone(),
         source: zone.kind,
@@ -99,7 +99,8 @@ fn wrong_token(request: &Request, zone: &Zone) -> Option<Violation> {
 struct Witnesses {
     /// The source that is sound furthest from the first id on, and how far.
     furthest: Option<(String, u64)>,
-    /// How far a second source or a token vouches for the same links.
+    /// How far the coordinators vouch for the same links, if they were asked; else a second source or a
+    /// token.
     proved_to: Option<u64>,
     /// How many sources hold all of that.
     sources: usize,
@@ -125,7 +126,13 @@ impl Witnesses {
         let is_full = |name: &str| sound.iter().any(|(_, full)| *full == name);
         let newer = comparison.equal.iter().filter(|(name, _, _)| !is_full(name));
         let newer = newer.max_by_key(|(_, _, to)| *to);
-        let proved_to = second.max(token).max(newer.map(|(_, _, to)| *to));
+        let proved_to = match &plan.heard {
+            Some(heard) if plan.from <= reach => {
+                heard.links.range(plan.from..=reach).next_back().map(|(id, _)| *id)
+            }
+            Some(_) => None,
+            None => second.max(token).max(newer.map(|(_, _, to)| *to)),
+        };
         let export =
             newer.filter(|(_, _, to)| proved_to == Some(*to)).map(|(name, ..)| name.clone());
         let sources = sound.iter().filter(|(to, _)| proved_to.is_some_and(|end| *to >= end));
@@ -134,6 +141,16 @@ impl Witnesses {
 
     fn proof(&self, plan: &Plan) -> String {
         let (from, to) = (plan.from, self.proved_to.unwrap_or(0));
+        if plan.heard.is_some() {
+            let same = match self.sources {
+                1 => String::new(),
+                count => format!(", the same in {count} sources,"),
+            };
+            return format!(
+                "links {from} to {to} are sound{same} and end as a majority of the coordinators has \
+                 confirmed"
+            );
+        }
         match (self.sources, &self.export) {
             (1, Some(export)) => {
                 format!("links {from} to {to} are sound and end as the export {export} does")
@@ -166,10 +183,42 @@ impl Witnesses {
         let before = self.proved_to.map_or(String::new(), |proved| {
             format!("links {} to {proved} are proved, but ", plan.from)
         });
+        if plan.heard.is_some() {
+            return format!(
+                "{before}links {first} to {to} are sound in themselves only: the coordinators \
+                 remember the digest of none of them"
+            );
+        }
         format!(
             "tail not provable: {before}links {first} to {to} are sound in {name} alone; had its \
              newest links been cut off or all rewritten, it would look the same"
         )
+    }
+
+    /// What to do about what is missing.
+    fn advice(&self, plan: &Plan) -> String {
+        if plan.heard.is_none() {
+            return "ask the coordinators (--coordinator), or give another zone (--zone), an export \
+                    (--file) or a token of the newest link that a client was given (--token)"
+                .to_owned();
+        }
+        let reach = self.furthest.as_ref().map_or(0, |(_, to)| *to);
+        match self.proved_to {
+            Some(proved) if proved == reach => format!(
+                "give a source that goes on to link {}, or say that less is to be verified (--to {proved})",
+                plan.target
+            ),
+            Some(proved) => format!(
+                "verify to a link that the coordinators remember: to the end, or --to {proved} (they \
+                 keep the digest of each of the newest 65,536 links, of one in 256 of the newest 16 \
+                 million, and of one in 65,536 for ever)"
+            ),
+            None => {
+                "verify a longer range, up to the end of the chain: the coordinators remember the \
+                     digest of each of the newest 65,536 links"
+                    .to_owned()
+            }
+        }
     }
 }
 
@@ -180,7 +229,10 @@ fn first_violation(
 ) -> Option<(String, String)> {
     let own = zones.iter().zip(reports).filter_map(|(zone, report)| {
         let violation = report.violation.as_ref()?;
-        let advice = advice(zone, violation);
+        let advice = match &zone.contradicted {
+            Some(contradicted) if contradicted == violation => unordered(zones, zone, violation),
+            _ => advice(zone, violation),
+        };
         Some((violation.id, (format!("{}: {violation}", zone.name), advice)))
     });
     let fork = fork
@@ -208,13 +260,37 @@ fn advice(zone: &Zone, violation: &Violation) -> String {
     )
 }
 
-/// Why not everything was read, or `None` when it was.
+/// What to do about a source that holds what was not ordered.
+fn unordered(zones: &[Zone], zone: &Zone, violation: &Violation) -> String {
+    if !zone.is_live {
+        return advice(zone, violation);
+    }
+    let (id, name) = (violation.id, &zone.name);
+    if violation.found == NEVER_ORDERED {
+        return format!(
+            "a link was added to {name} behind the coordinators' backs, or the coordinators have lost a \
+             part of their log: stop the API nodes of {name}, keep its database and every other zone as \
+             they are, and find out which before anything is seeded again"
+        );
+    }
+    let same = zones.iter().filter(|other| {
+        other.is_live && other.contradicted.as_ref().is_some_and(|other| other.id == id)
+    });
+    let names: Vec<&str> = same.map(|zone| zone.name.as_str()).collect();
+    let names = names.join(" and ");
+    format!(
+        "trust nothing in {names} from link {id} on, whichever zones hold the same: stop the API nodes, \
+         keep the databases as evidence, seed the zones again, and verify again"
+    )
+}
+
+/// Why not everything was read or answered and what to do, or `None` when all was.
 fn unread(
     plan: &Plan,
     zones: &[Zone],
     reports: &[ZoneReport],
     comparison: &Comparison,
-) -> Option<String> {
+) -> Option<(String, &'static str)> {
     let wait = plan.request.wait.as_secs_f64();
     let target = plan.target;
     let reasons = zones.iter().zip(reports).filter_map(|(zone, report)| {
@@ -228,12 +304,20 @@ fn unread(
             format!("{name} stands at {at} and did not reach {target} within {wait} s")
         })
     });
-    let reasons: Vec<String> = reasons.chain(comparison.failed.iter().cloned()).collect();
-    (!reasons.is_empty()).then(|| reasons.join("; "))
+    let mut reasons: Vec<String> = reasons.chain(comparison.failed.iter().cloned()).collect();
+    let sources = "see to it that every source can be read and goes on, then verify again";
+    let coordinators = "see to it that each coordinator that is given answers, then verify again; one \
+                        that is away may be left out: any that answers speaks for a majority";
+    let advice = if reasons.is_empty() { coordinators } else { sources };
+    reasons.extend(plan.heard.iter().flat_map(|heard| heard.troubles.iter().cloned()));
+    (!reasons.is_empty()).then(|| (reasons.join("; "), advice))
 }
 
 fn notes(plan: &Plan, zones: &[Zone], witnesses: &Witnesses) -> Vec<String> {
     let mut notes = Vec::new();
+    if let Some(head) = plan.heard.as_ref().and_then(|heard| heard.head) {
+        notes.push(format!("the coordinators' newest link is {head}, as a majority has confirmed"));
+    }
     for zone in zones {
         let Some(standing) = &zone.standing else { continue };
         if zone.kind == WITNESS {
@@ -256,6 +340,7 @@ fn notes(plan: &Plan, zones: &[Zone], witnesses: &Witnesses) -> Vec<String> {
     if let (Some((name, to)), Some(proved)) = (&witnesses.furthest, witnesses.proved_to)
         && *to > proved
         && all_read
+        && plan.heard.is_none()
     {
         notes.push(format!("links {} to {to} are in {name} only so far", proved + 1));
     }

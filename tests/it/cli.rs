@@ -73,6 +73,7 @@ fn every_program_refuses_what_it_does_not_know_by_name() {
     refuses("chain-verify", "--zone eu=ftp://me:sesame@x", 3, &["--zone", "want postgres://"]);
     refuses("chain-verify", "--zone postgres://me:sesame@h/x?a=b", 3, &["--zone", "zone name"]);
     refuses("chain-verify", "--api https://x", 3, &["--api", "http://"]);
+    refuses("chain-verify", "--file a --coordinator x", 3, &["--coordinator", "not a URL"]);
     refuses("chain-verify", "--file a --last 0", 3, &["--last", "0"]);
     refuses("chain-verify", "--file a --last 1 --from 2", 3, &["--last", "--from"]);
     refuses("chain-verify", "--file a --from 3 --to 2", 3, &["--from 3", "--to 2"]);

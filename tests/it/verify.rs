@@ -26,7 +26,7 @@ async fn execute(dsn: &str, sql: &str) {
 }
 
 /// Switches the guards off and adds links from the newest one on up to `to`, then sets the frontier.
-fn fill(to: u64, salt: &str) -> String {
+pub(crate) fn fill(to: u64, salt: &str) -> String {
     format!(
         "set session_replication_role = replica;
         do $$

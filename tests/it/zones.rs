@@ -1,6 +1,7 @@
 //! Zones come and go: they are filled from each other, find out what was done to them, are fenced
 //! and healed, and keep what their reads promise.
 
+mod ordered;
 mod reading;
 mod reads;
 mod replica;
