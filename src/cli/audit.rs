@@ -39,6 +39,8 @@ pub struct Audit {
     /// Data directory of a parade on this machine, whose coordinators are asked
     #[arg(long, env = "PGHC_DATA", value_name = "DIR", conflicts_with = "coordinator")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    found: Found,
     /// First link to recompute; the end of the chain is compared in any case
     #[arg(long, value_name = "ID", default_value = "1")]
     from: WriteId,
@@ -80,7 +82,7 @@ fn coordinators(arguments: &Audit) -> Result<Vec<String>, String> {
         return Ok(Cluster::of_parade(status::parade(data)?).coordinators);
     }
     // Without any, a sound chain is called incomplete.
-    Ok(Found::of_variables().cluster().map(|found| found.coordinators).unwrap_or_default())
+    Ok(arguments.found.cluster().map(|found| found.coordinators).unwrap_or_default())
 }
 
 fn tell(inspected: &Inspected, from: WriteId) -> (String, u8) {

@@ -51,8 +51,8 @@ pub(super) async fn link(State(api): State<Shared>, request: Request) -> Result<
     let mut text = String::new();
     write_link(&api, link, &mut text);
     let mut response = json(StatusCode::OK, text.into_bytes(), frontier);
-    // What was asked for beside the link is true now only.
-    if ask.at_least.is_none() && !ask.linearizable {
+    // What was asked for beside the link is true now only, and a link may be kept that was ordered.
+    if ask.at_least.is_none() && !ask.linearizable && id.get() <= api.service.known() {
         response.headers_mut().insert(CACHE_CONTROL, FOR_EVER);
     }
     Ok(response)
@@ -207,7 +207,7 @@ pub(super) fn unreadable(api: &Api, error: ReadError) -> Refusal {
             Refusal::new(ErrorCode::TimeLimit, "it passed before a majority confirmed the read")
         }
         ReadError::Changed(id) => changed(id, ErrorCode::ZoneHalted),
-        ReadError::Unproven(why) => Refusal::new(ErrorCode::NoLeader, why),
+        ReadError::Unproven(why) => Refusal::new(ErrorCode::NotReady, why),
         ReadError::Halted(reason) => Refusal::new(ErrorCode::ZoneHalted, reason),
         ReadError::Database(error) => {
             api.report_database(&error);

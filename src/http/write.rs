@@ -185,6 +185,7 @@ pub(super) async fn settle(
         Some(id) => wait_for(api, id, wait, deadline).await,
         None => Ok(()),
     };
+    let until = Instant::now() + Duration::from_millis(TIMEOUT_MS_DEFAULT);
     let mut answers = Vec::with_capacity(outcomes.len());
     for outcome in outcomes {
         answers.push(match outcome {
@@ -193,7 +194,7 @@ pub(super) async fn settle(
                 repeated: false,
                 spent: None,
             }),
-            Outcome::Repeated(id) => repeated(api, id, &waited).await,
+            Outcome::Repeated(id) => repeated(api, id, &waited, until).await,
             Outcome::KeyReused(id) => {
                 let detail = format!("write {id} has this Idempotency-Key and another payload");
                 Err(Refusal::new(ErrorCode::KeyReused, detail).id(id))
@@ -251,9 +252,13 @@ fn check(waited: &Result<(), Short>, awaited: Option<WriteId>) -> Result<(), Ref
     }
 }
 
-async fn repeated(api: &Api, id: WriteId, waited: &Result<(), Short>) -> Result<Written, Refusal> {
+async fn repeated(
+    api: &Api,
+    id: WriteId,
+    waited: &Result<(), Short>,
+    deadline: Instant,
+) -> Result<Written, Refusal> {
     check(waited, Some(id))?;
-    let deadline = Instant::now() + Duration::from_millis(TIMEOUT_MS_DEFAULT);
     let need = Need { at_least: 0, deadline, may_be_replica: false };
     match api.service.link(id, need).await {
         Ok(Snapshot { value: Some(link), .. }) => {

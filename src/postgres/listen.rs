@@ -42,6 +42,8 @@ struct Connection {
     driver: Driver,
     /// Whether it has ended; it must not be polled again then.
     has_ended: bool,
+    /// Why it has, as far as the driver says.
+    error: Option<tokio_postgres::Error>,
     /// Whether the bell rang since the last look.
     rang: bool,
 }
@@ -56,7 +58,7 @@ pub async fn listen(dsn: &Dsn) -> Result<BoxStream<'static, Result<u64, ReadErro
     let (client, mut driver) = dsn.open(Role::Reader, "listener").await?;
     let listening = client.batch_execute("listen pghc_frontier");
     polling(&mut driver, listening).await.map_err(|error| dsn.failure(error))?;
-    let connection = Connection { driver, has_ended: false, rang: true };
+    let connection = Connection { driver, has_ended: false, error: None, rang: true };
     let listener = Listener { client, connection, idle_bells: 0, frontier: None };
     let ids = stream::unfold(Some(listener), |listener| async {
         let mut listener = listener?;
@@ -97,7 +99,11 @@ impl Listener {
             // Time to look anyway; whoever rings next may have news.
             self.idle_bells = 0;
         }
-        if self.connection.has_ended { Err(ReadError::Unavailable(None)) } else { Ok(()) }
+        if !self.connection.has_ended {
+            return Ok(());
+        }
+        let error = self.connection.error.take();
+        Err(error.map_or(ReadError::Unavailable(None), ReadError::sort))
     }
 
     /// Reads the frontier.
@@ -124,7 +130,10 @@ impl Connection {
                 Poll::Pending => return,
                 Poll::Ready(Some(Ok(AsyncMessage::Notification(_)))) => self.rang = true,
                 Poll::Ready(Some(Ok(_))) => {}
-                Poll::Ready(Some(Err(_)) | None) => self.has_ended = true,
+                Poll::Ready(Some(Err(error))) => {
+                    (self.has_ended, self.error) = (true, Some(error));
+                }
+                Poll::Ready(None) => self.has_ended = true,
             }
         }
     }

@@ -132,7 +132,7 @@ fn camps<'a>(zones: &'a [Zone], difference: &Difference) -> Vec<Camp<'a>> {
 fn collect_evidence(plan: &Plan, zones: &[Zone], id: u64, camps: &mut [Camp<'_>]) {
     // A file among databases is an export that was kept apart; among files alone none is special.
     let any_live = zones.iter().any(|zone| zone.is_live);
-    for camp in camps {
+    for camp in camps.iter_mut() {
         let mut marks =
             camp.zones.iter().filter_map(|zone| zone.checked.as_ref()).flat_map(|it| &it.marks);
         let is_ordered = |mark: &Mark| {
@@ -152,8 +152,13 @@ fn collect_evidence(plan: &Plan, zones: &[Zone], id: u64, camps: &mut [Camp<'_>]
                 camp.evidence.push(format!("the token of link {}", token.id()));
             }
         }
-        for file in camp.zones.iter().filter(|zone| !zone.is_live && any_live) {
-            camp.evidence.push(format!("the export {}", file.name));
+    }
+    // An export proves what a zone held, forged or not: it counts where nothing else speaks.
+    if any_live && camps.iter().all(|camp| camp.evidence.is_empty()) {
+        for camp in camps {
+            for file in camp.zones.iter().filter(|zone| !zone.is_live) {
+                camp.evidence.push(format!("the export {}", file.name));
+            }
         }
     }
 }

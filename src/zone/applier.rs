@@ -22,7 +22,7 @@ use super::halt::Halt;
 use super::plan::{PlanError, plan};
 use super::standing::Standing;
 use super::tail::{Fed, Feed, Tail};
-use super::witness::{Mark, Witness};
+use super::witness::Witness;
 use crate::failpoint::{self, Point};
 use crate::postgres::{Acquired, ApplyError, Batch, CHAIN_DAMAGED, Lease, MigrateError};
 use crate::sabotage::{self, Bug};
@@ -243,6 +243,11 @@ impl Applying {
             if under_way.is_none()
                 && let Some(batch) = queue.next_batch()
             {
+                // Known before it is seen: who reads the database may see it before its answer is here.
+                let (id, digest) = (batch.head().id.get(), batch.head().digest);
+                if id <= queue.vouched_to {
+                    self.standing.know((id, digest));
+                }
                 under_way = Some(apply(Arc::clone(&session), epoch, batch));
                 since = Instant::now();
             }
@@ -325,15 +330,19 @@ impl Applying {
     fn take(&self, queue: &mut Queue, fed: Option<Fed>) -> Result<(), Ended> {
         let mut next = Some(fed.ok_or_else(|| Ended::Lost("the tail ended".to_owned()))?);
         while let Some(fed) = next {
+            let mut is_vouched = true;
             let planned = match fed {
                 Fed::Batch(batch) => plan(&self.identity.cluster, queue.head, batch),
-                Fed::Links(links) => Ok(links),
+                Fed::Links { links, is_vouched: vouched } => {
+                    is_vouched = vouched;
+                    Ok(links)
+                }
                 Fed::Refused(why) => return Err(Ended::Refused(why)),
             };
             match planned {
                 Ok(links) => {
                     failpoint::pass(Point::Planned);
-                    queue.push(links);
+                    queue.push(links, is_vouched);
                 }
                 Err(error @ PlanError::Gap { .. }) => {
                     tracing::warn!(%error, "opening the tail anew");
@@ -351,8 +360,7 @@ impl Applying {
     }
 
     fn applied(&self, session: &dyn Session, done: &Applied) {
-        let last = done.last.0;
-        self.standing.know(done.last);
+        let last = done.last_id;
         self.standing.frontier.set(last);
         failpoint::pass(Point::FrontierMoved);
         self.standing.set_flushed(session.flushed());
@@ -366,7 +374,7 @@ impl Applying {
 
 /// A transaction that was committed.
 struct Applied {
-    last: Mark,
+    last_id: u64,
     links: usize,
     took: Duration,
 }
@@ -383,8 +391,8 @@ fn apply(
             Err(ApplyError::Lost(_)) if sabotage::is(Bug::BlindCommit) => {}
             applied => applied?,
         }
-        let (head, links) = (batch.head(), batch.links().len());
-        Ok(Applied { last: (head.id.get(), head.digest), links, took: started.elapsed() })
+        let (last_id, links) = (batch.head().id.get(), batch.links().len());
+        Ok(Applied { last_id, links, took: started.elapsed() })
     })
 }
 
@@ -393,6 +401,8 @@ struct Queue {
     tail: Tail,
     /// The newest planned link.
     head: Option<Head>,
+    /// The newest link that is known to be what was ordered, and with it all before.
+    vouched_to: u64,
     /// Digest of the newest link that is applied or under way.
     taken: Option<Digest>,
     links: VecDeque<Link>,
@@ -407,15 +417,18 @@ fn payload_bytes(link: &Link) -> usize {
 impl Queue {
     fn new(tail: Tail, head: Option<Head>) -> Self {
         let taken = head.map(|head| head.digest);
-        Self { tail, head, taken, links: VecDeque::new(), bytes: 0 }
+        Self { tail, head, vouched_to: 0, taken, links: VecDeque::new(), bytes: 0 }
     }
 
     fn has_room(&self) -> bool {
         self.links.len() < PLANNED_LINKS_MAX && self.bytes < PLANNED_BYTES_MAX
     }
 
-    fn push(&mut self, links: Vec<Link>) {
+    fn push(&mut self, links: Vec<Link>, is_vouched: bool) {
         if let Some(last) = links.last() {
+            if is_vouched {
+                self.vouched_to = last.id.get();
+            }
             let Link { id, hash, digest, written_at, .. } = *last;
             self.head = Some(Head { id, hash, digest, written_at });
         }

@@ -17,7 +17,7 @@ use super::audit::{self, Checked, Located, Rate};
 use super::database::Database;
 use super::standing::Standing;
 use super::witness::{Compared, Witness};
-use crate::postgres::{Dsn, Evidence, Keep, KeepError, RawChain, ReadError, Reader};
+use crate::postgres::{Dsn, Evidence, Finding, Keep, KeepError, RawChain, ReadError, Reader};
 use crate::task::Tasks;
 use crate::telemetry::describe;
 
@@ -37,7 +37,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(super) const LOCATE_TRIES: u32 = 60;
 
 /// How fast the chain of a fenced zone is looked through once more: others may work on that server.
-pub(super) const REFINE_RATE: Rate = Rate { rows: 20_000, bytes: 32 << 20 };
+const REFINE_RATE: Rate = Rate { rows: 20_000, bytes: 32 << 20 };
 
 /// What the auditor works with.
 #[derive(Clone)]
@@ -68,6 +68,7 @@ impl Auditor {
                     tracing::info!(id, seconds, "the chain of this zone was checked and is sound");
                     tokio::time::sleep_until((begun + settings.period).max(begun + RETRY)).await;
                 }
+                Ok(Examined::Bad(_)) if self.is_misled().await => tokio::time::sleep(RETRY).await,
                 Ok(Examined::Bad(found)) => self.fence(found).await,
                 Ok(Examined::Unproved(why)) => {
                     tracing::warn!(
@@ -113,6 +114,16 @@ impl Auditor {
         }
     }
 
+    /// Checks the chain from link `from` on in itself; answers the first link that does not follow.
+    pub(super) async fn recheck(&self, from: WriteId) -> Result<Option<Violation>, ReadError> {
+        let chain = self.connect().await?;
+        let checked = audit::check(&chain, &self.identity.cluster, from, REFINE_RATE).await?;
+        Ok(match checked {
+            Checked::Bad(violation) => Some(violation),
+            Checked::Sound(_) | Checked::Moved => None,
+        })
+    }
+
     /// Compares the end of the chain alone, which takes no longer for a long one. `None`: it is the one
     /// that was ordered, or it cannot be told.
     pub(super) async fn compare(&self) -> Result<Option<Located>, ReadError> {
@@ -128,6 +139,17 @@ impl Auditor {
     pub(super) async fn locate(&self, violation: Violation) -> Result<Located, ReadError> {
         let chain = self.connect().await?;
         audit::locate(&chain, &self.identity.cluster, violation, &self.witness).await
+    }
+
+    /// Whether the schema is such that a look at rows tells nothing: one that the reading role does not see
+    /// is there all the same. The finding stops reads until the schema is as it was.
+    pub(super) async fn is_misled(&self) -> bool {
+        let Ok(findings) = self.reader.findings().await else { return false };
+        let is_fatal = findings.iter().any(Finding::is_fatal);
+        if is_fatal {
+            self.standing.schema_differs(&findings);
+        }
+        is_fatal
     }
 
     /// Keeps what was found and has the applier stop. Kept or not, the zone halts.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use pghc_api::chain::Link;
+use pghc_api::chain::{Digest, Link};
 use pghc_api::id::{ClusterId, NodeName, WriteId};
 
 use super::{Identity, Recent};
@@ -42,6 +42,11 @@ pub trait Database: Send + Sync + 'static {
 
     /// One link and the frontier; see [`Reader::link`].
     fn link(&self, id: WriteId) -> BoxFuture<'_, Result<(Option<Link>, u64), ReadError>>;
+
+    /// The digest of a link as it stands there, however many read.
+    fn digest(&self, id: WriteId) -> BoxFuture<'_, Result<Option<Digest>, ReadError>> {
+        Box::pin(async move { Ok(self.link(id).await?.0.map(|link| link.digest)) })
+    }
 
     /// Links above an id; see [`Reader::page`].
     fn page(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Page, ReadError>>;
@@ -126,6 +131,10 @@ impl Database for Postgres {
 
     fn link(&self, id: WriteId) -> BoxFuture<'_, Result<(Option<Link>, u64), ReadError>> {
         Box::pin(self.reader.link(id))
+    }
+
+    fn digest(&self, id: WriteId) -> BoxFuture<'_, Result<Option<Digest>, ReadError>> {
+        Box::pin(async move { Ok(self.watcher.link(id).await?.0.map(|link| link.digest)) })
     }
 
     fn page(&self, after: u64, limit: usize) -> BoxFuture<'_, Result<Page, ReadError>> {

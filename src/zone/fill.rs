@@ -139,7 +139,11 @@ impl Filler {
             if self.failed.contains_key(&source.url) {
                 continue;
             }
-            match self.read(&source, head, out).await {
+            let mut held = Held::default();
+            let ended = self.read(&source, head, out, &mut held).await;
+            // What was passed on must be compared before more is put on top of it.
+            self.is_proven &= !held.is_behind_unproven;
+            match ended {
                 Ended::Unread => return Turn::Unread,
                 Ended::Done => return Turn::GotOn,
                 Ended::Refused(why) => return Turn::Refused(why),
@@ -157,7 +161,13 @@ impl Filler {
     /// Has this zone's own chain compared before anything is put on top of it; `None` once it is the
     /// one that was ordered. That no log reaches back may be its own fault.
     async fn prove(&mut self, head: Option<Head>) -> Option<Turn> {
-        let head = head.filter(|_| !self.is_proven)?;
+        let Some(head) = head else {
+            self.is_proven = true;
+            return None;
+        };
+        if self.is_proven {
+            return None;
+        }
         let at = (head.id.get(), head.digest);
         match self.witness.compare(self.own.as_ref(), at, false).await {
             Ok(Compared::Same) => self.is_proven = true,
@@ -192,6 +202,7 @@ impl Filler {
         source: &Source,
         head: &mut Option<Head>,
         out: &mpsc::Sender<Fed>,
+        held: &mut Held,
     ) -> Ended {
         let peer = Peer::new(self.witness.http.clone(), &source.url);
         let until = Instant::now() + TURN_MAX;
@@ -204,7 +215,6 @@ impl Filler {
             Ok(page) => page,
             Err(error) => return Ended::Failed(describe(&error)),
         };
-        let mut held = Held::default();
         loop {
             page.retain(|link| link.id <= upto);
             let Some(last) = page.last().map(|link| link.id) else {
@@ -224,7 +234,7 @@ impl Filler {
                 Err(Unordered(id)) => return unordered(id, held.is_behind_unproven),
             };
             let next = async { if last < upto { peer.page(last).await } else { Ok(Vec::new()) } };
-            let (passed, next) = tokio::join!(pass(links, out), next);
+            let (passed, next) = tokio::join!(pass(links, !held.is_behind_unproven, out), next);
             let Some(passed) = passed else { return Ended::Unread };
             failpoint::pass(Point::FillPassed);
             *head = passed.or(*head);
@@ -274,9 +284,9 @@ fn payload_bytes(link: &Link) -> usize {
     link.payload.as_ref().map_or(0, |payload| payload.len())
 }
 
-/// Passes links on in pieces; answers the head behind them, if there are any; `None` when nobody reads
+/// Passes links on in pieces, vouched for by the coordinators or not; answers the head behind them, if there are any; `None` when nobody reads
 /// any longer.
-async fn pass(links: Vec<Link>, out: &mpsc::Sender<Fed>) -> Option<Option<Head>> {
+async fn pass(links: Vec<Link>, is_vouched: bool, out: &mpsc::Sender<Fed>) -> Option<Option<Head>> {
     let head = links.last().map(head_of);
     let mut piece = Vec::with_capacity(PIECE_LINKS);
     let mut bytes = 0;
@@ -285,7 +295,8 @@ async fn pass(links: Vec<Link>, out: &mpsc::Sender<Fed>) -> Option<Option<Head>>
         bytes += payload_bytes(&link);
         piece.push(link);
         if piece.len() == PIECE_LINKS || bytes >= PIECE_BYTES || links.peek().is_none() {
-            out.send(Fed::Links(std::mem::take(&mut piece))).await.ok()?;
+            let links = std::mem::take(&mut piece);
+            out.send(Fed::Links { links, is_vouched }).await.ok()?;
             bytes = 0;
         }
     }

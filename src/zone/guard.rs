@@ -12,11 +12,12 @@ use pghc_api::verify::{Violation, ViolationKind};
 use tokio::time::{Instant, timeout};
 
 use super::Identity;
-use super::auditor::{Auditor, Examined, REFINE_RATE};
+use super::audit::Located;
+use super::auditor::Auditor;
 use super::database::Database;
 use super::standing::Standing;
 use super::witness::{Compared, Mark, Witness, own_digest};
-use crate::postgres::{Face, Finding, ReadError};
+use crate::postgres::{Face, ReadError};
 use crate::telemetry::describe;
 
 /// Time between two looks at a chain that is proven.
@@ -33,6 +34,12 @@ const UNKNOWN_MAX: Duration = Duration::from_secs(1);
 /// How long after the last answer of a coordinator a link may still appear that was ordered before. For a
 /// node that does not apply itself.
 const UNDER_WAY_MAX: Duration = Duration::from_secs(3);
+
+/// Longest comparison of a newest link: what is not known then counts as not answered.
+const COMPARE_MAX: Duration = Duration::from_secs(5);
+
+/// Longest search for the first bad link before the zone is fenced; it goes on behind the fence.
+const LOCATE_MAX: Duration = Duration::from_secs(5);
 
 /// Longest look for what is wrong with a link that a read found changed: it is the first one looked at.
 const CONFIRM_MAX: Duration = Duration::from_secs(10);
@@ -128,6 +135,7 @@ impl Look {
         };
         if self.standing.knows(at) {
             (self.proven, self.unknown_since) = (Some(at), None);
+            self.note_answers(now, at).await;
             return Ok(Looked::Proven);
         }
         let own = self.database.as_ref();
@@ -136,7 +144,13 @@ impl Look {
             _ => false,
         };
         self.proven = self.proven.filter(|_| is_there);
-        let compared = self.witness.compare(own, at, self.proven.is_some()).await?;
+        let comparing = self.witness.compare(own, at, self.proven.is_some());
+        // A chain of which nothing is proven may need to be read from other zones.
+        let limit = if self.proven.is_some() { COMPARE_MAX } else { Duration::MAX };
+        let compared = timeout(limit, comparing).await;
+        let compared = compared.unwrap_or_else(|_| {
+            Ok(Compared::Unanswered("the coordinators did not answer in time".to_owned()))
+        })?;
         if !matches!(compared, Compared::Unanswered(_)) {
             self.answered = Some(now);
         }
@@ -155,6 +169,15 @@ impl Look {
             Compared::Unproved(_) if may_be_new && !self.is_unknown_for_long(now) => Looked::Proven,
             Compared::Unproved(why) | Compared::Unanswered(why) => Looked::Doubted(why),
         })
+    }
+
+    /// Remembers whether coordinators answer, for a node that does not apply: while nothing is written no
+    /// comparison says so.
+    async fn note_answers(&mut self, now: Instant, at: Mark) {
+        let is_old = self.answered.is_none_or(|answered| answered + PERIOD <= now);
+        if is_old && !self.standing.is_applier() && self.witness.mark(at.0).await.is_some() {
+            self.answered = Some(now);
+        }
     }
 
     fn was_under_way(&self, first_seen: Instant) -> bool {
@@ -232,15 +255,9 @@ impl Guard {
         let Some((id, auditor)) = self.standing.take_changed().zip(self.auditor.as_ref()) else {
             return;
         };
-        // A link that the reading role does not see is there all the same.
-        if let Ok(findings) = auditor.reader.findings().await
-            && findings.iter().any(Finding::is_fatal)
-        {
-            return self.standing.schema_differs(&findings);
-        }
-        match timeout(CONFIRM_MAX, auditor.examine(id, REFINE_RATE)).await {
-            Ok(Ok(Examined::Bad(found))) => auditor.fence(found).await,
-            Ok(Ok(_)) => tracing::warn!(%id, "link that a read found changed is sound now"),
+        match timeout(CONFIRM_MAX, auditor.recheck(id)).await {
+            Ok(Ok(Some(violation))) => self.fence(violation).await,
+            Ok(Ok(None)) => tracing::warn!(%id, "link that a read found changed is sound now"),
             Ok(Err(error)) => {
                 tracing::warn!(%id, error = describe(&error), "changed link could not be examined");
             }
@@ -252,12 +269,17 @@ impl Guard {
     async fn fence(&self, violation: Violation) {
         self.standing.doubt(&violation.to_string());
         let Some(auditor) = &self.auditor else { return self.halt(violation.to_string()).await };
-        match auditor.locate(violation).await {
-            Ok(found) => auditor.fence(found).await,
+        if auditor.is_misled().await {
+            return;
+        }
+        match timeout(LOCATE_MAX, auditor.locate(violation.clone())).await {
+            Ok(Ok(found)) => auditor.fence(found).await,
             // Nothing is served; it is looked at again.
-            Err(error) => {
+            Ok(Err(error)) => {
                 tracing::warn!(error = describe(&error), "where the chain went wrong is not known");
             }
+            // Coordinators or zones that are asked are slow: the fence does not wait for them.
+            Err(_) => auditor.fence(Located { violation, is_first: false }).await,
         }
     }
 

@@ -165,6 +165,10 @@ pub trait Service: Send + Sync + 'static {
     /// and what it lost is not applied again yet.
     fn seen(&self) -> u64;
 
+    /// Newest id up to which this zone is known to hold what was ordered: the frontier, unless it has just
+    /// moved and this node does not apply.
+    fn known(&self) -> u64;
+
     /// Whether reads of this zone may be served: its database answers, so that the frontier is known,
     /// and the zone has not halted. Needs no coordinator.
     fn may_read(&self) -> Result<(), ReadError>;

@@ -363,6 +363,10 @@ impl Service for Node {
         self.standing.frontier.seen()
     }
 
+    fn known(&self) -> u64 {
+        self.standing.known_frontier()
+    }
+
     fn may_read(&self) -> Result<(), ReadError> {
         match (self.standing.frontier.halted(), self.standing.database_trouble()) {
             (Some(why), _) => Err(ReadError::Halted(why)),

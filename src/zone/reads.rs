@@ -67,12 +67,16 @@ impl Reads {
             failed = None;
             for (database, replica) in self.in_order(need.may_be_replica) {
                 match timeout_at(need.deadline, query(database)).await {
-                    Ok(Ok((value, frontier)))
-                        if frontier >= need.at_least || sabotage::is(Bug::TokenNotAwaited) =>
-                    {
-                        return Ok(Snapshot { value, frontier });
+                    Ok(Ok((value, frontier))) => {
+                        let is_far =
+                            frontier >= need.at_least || sabotage::is(Bug::TokenNotAwaited);
+                        if replica.is_none() && !self.standing.may_show(frontier) {
+                            self.standing.recheck_now();
+                        } else if is_far {
+                            return Ok(Snapshot { value, frontier });
+                        }
+                        furthest = furthest.max(Some(frontier));
                     }
-                    Ok(Ok((_, frontier))) => furthest = furthest.max(Some(frontier)),
                     Ok(Err(error)) => {
                         match (replica, error.changed_link()) {
                             (Some(replica), _) => replica.fails(),
@@ -86,21 +90,24 @@ impl Reads {
                 }
             }
             let is_over = Instant::now() + RETRY >= need.deadline;
+            let is_over = is_over || self.standing.frontier.halted().is_some();
             if is_over || (failed.is_some() && !self.has_replica()) {
                 break;
             }
             tokio::time::sleep(RETRY).await;
         }
+        if let Some(why) = self.standing.frontier.halted() {
+            return Err(ReadError::Halted(why));
+        }
         if !self.is_servable() {
             return Err(self.unproven());
         }
-        match (self.standing.frontier.halted(), failed) {
-            (Some(why), _) => Err(ReadError::Halted(why)),
-            (None, Some(error)) => Err(match error.changed_link() {
+        match failed {
+            Some(error) => Err(match error.changed_link() {
                 Some(id) => ReadError::Changed(id),
                 None => ReadError::Database(describe(&error)),
             }),
-            (None, None) => match furthest {
+            None => match furthest {
                 Some(frontier) => Err(ReadError::Behind { frontier }),
                 None if begun.elapsed() >= SILENCE => {
                     Err(ReadError::Database("nothing was answered in time".to_owned()))

@@ -58,6 +58,8 @@ impl Replica {
                 Ok((looked, face)) => unfit(looked, &face, &standing.system()),
                 Err(error) => Some(describe(&error)),
             };
+            // What stands in the primary's schema stands in the replica's.
+            let why = standing.schema_trouble().or(why);
             let is_fit = why.is_none();
             self.is_fit.store(is_fit, Ordering::Relaxed);
             if known.as_ref() != Some(&why) {

@@ -71,6 +71,8 @@ pub(super) struct Standing {
     /// Links of the chain that was ordered, as this node applied them or the coordinators vouched for
     /// them: the newest [`KNOWN_MAX`].
     known: Mutex<VecDeque<Mark>>,
+    /// The newest of them.
+    known_id: AtomicU64,
     /// Asks the guard to look now.
     recheck: Notify,
     /// First link that a read found changed and that was not looked into yet.
@@ -98,6 +100,7 @@ impl Standing {
             said: Mutex::default(),
             unfit: Mutex::default(),
             known: Mutex::default(),
+            known_id: AtomicU64::new(0),
             recheck: Notify::new(),
             changed: Mutex::default(),
             system: Mutex::default(),
@@ -108,6 +111,7 @@ impl Standing {
     /// Link `at`, and with its digest all before it, is what was ordered: this node planned and applied it,
     /// or the coordinators vouched for it.
     pub(super) fn know(&self, at: Mark) {
+        self.known_id.fetch_max(at.0, Ordering::AcqRel);
         let mut known = self.known.lock();
         if known.back() != Some(&at) {
             known.push_back(at);
@@ -124,16 +128,34 @@ impl Standing {
 
     /// How far this zone is known to hold what was ordered: others wait for what is reported.
     pub(super) fn known_frontier(&self) -> u64 {
-        let newest = self.known.lock().iter().map(|(id, _)| *id).max();
-        newest.map_or(self.frontier.id(), |newest| newest.min(self.frontier.id()))
+        match self.known_id() {
+            0 => self.frontier.id(),
+            newest => newest.min(self.frontier.id()),
+        }
+    }
+
+    /// The newest link that is known to be what was ordered; 0 while none is.
+    pub(super) fn known_id(&self) -> u64 {
+        self.known_id.load(Ordering::Acquire)
+    }
+
+    /// Whether a snapshot of the own database with this frontier may be shown: nothing gets there but by an
+    /// applier, which knows what it sends.
+    pub(super) fn may_show(&self, frontier: u64) -> bool {
+        !self.is_applier() || frontier <= self.known_id()
     }
 
     /// This node takes over a database that ends with link `at`, which is looked at before it is shown.
     pub(super) fn takes_over(&self, at: Option<Mark>) {
         if at.is_some_and(|at| !self.knows(at)) {
             self.doubt("this node took over; the newest link was not compared yet");
-            self.recheck.notify_one();
+            self.recheck_now();
         }
+    }
+
+    /// Has the guard look now.
+    pub(super) fn recheck_now(&self) {
+        self.recheck.notify_one();
     }
 
     /// Resolves when the guard should look, at the latest after `pause`.

@@ -42,7 +42,7 @@ pub(super) enum Fed {
     /// A committed batch, not yet recomputed.
     Batch(TailBatch),
     /// Links of another zone, recomputed.
-    Links(Vec<Link>),
+    Links { links: Vec<Link>, is_vouched: bool },
     /// The coordinators refuse this zone's chain for this reason; nothing follows.
     Refused(String),
 }

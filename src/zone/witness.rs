@@ -5,10 +5,11 @@
 //! confirmed. Zones have no vote: what one of them shows counts only where its links, recomputed, lead to
 //! such a digest.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use pghc_api::chain::{Digest, Head, Link};
 use pghc_api::id::WriteId;
 use pghc_api::verify::{Violation, ViolationKind};
@@ -121,8 +122,7 @@ impl Witness {
 
     /// What becomes of a link that is not the one a coordinator has: a majority decides.
     async fn contradict(&self, own: &dyn Database, id: u64) -> Result<Compared, ReadError> {
-        let asked = self.ask(id, true).await.and_then(|vouched| vouched.mark);
-        let Some((_, due)) = asked.filter(|(known, _)| *known == id) else {
+        let Some(due) = self.by_majority(id).await else {
             let words = format!(
                 "a coordinator has another link {id} than this zone, and no majority of them \
                  has confirmed it yet"
@@ -189,21 +189,24 @@ impl Witness {
         None
     }
 
+    /// What the coordinator in place `place` knows of link `id`; `None` when it does not answer.
+    async fn vouch(&self, place: usize, id: u64, confirmed: bool) -> Option<Vouched> {
+        let mut request = tonic::Request::new(VouchRequest { ids: vec![id], confirmed });
+        let limit = if confirmed { CONFIRM_MAX } else { ANSWER_MAX };
+        request.set_timeout(limit);
+        let mut client = self.coordinators.client(place);
+        let reply = timeout(limit, client.vouch(request)).await.ok()?.ok()?.into_inner();
+        let mark = reply.links.first().filter(|link| link.id != 0 && link.id <= id);
+        let mark = mark.and_then(|link| Some((link.id, Digest(link.digest[..].try_into().ok()?))));
+        Some(Vouched { mark, head: reply.head })
+    }
+
     /// Asks the coordinators in turn until one answers that is at `id`, else what the furthest
     /// answered; `confirmed`: by a majority.
     async fn ask(&self, id: u64, confirmed: bool) -> Option<Vouched> {
         let mut furthest: Option<Vouched> = None;
         for place in self.coordinators.in_order() {
-            let mut request = tonic::Request::new(VouchRequest { ids: vec![id], confirmed });
-            let limit = if confirmed { CONFIRM_MAX } else { ANSWER_MAX };
-            request.set_timeout(limit);
-            let mut client = self.coordinators.client(place);
-            let Ok(Ok(reply)) = timeout(limit, client.vouch(request)).await else { continue };
-            let reply = reply.into_inner();
-            let mark = reply.links.first().filter(|link| link.id != 0 && link.id <= id);
-            let mark =
-                mark.and_then(|link| Some((link.id, Digest(link.digest[..].try_into().ok()?))));
-            let vouched = Vouched { mark, head: reply.head };
+            let Some(vouched) = self.vouch(place, id, confirmed).await else { continue };
             if vouched.head >= id {
                 return Some(vouched);
             }
@@ -212,6 +215,23 @@ impl Witness {
             }
         }
         furthest
+    }
+
+    /// The digest of link `id` on which the coordinators agree that know it, once most of them have answered
+    /// and compared their chains with a head that a majority confirmed.
+    async fn by_majority(&self, id: u64) -> Option<Digest> {
+        let asked =
+            self.coordinators.in_order().into_iter().map(|place| self.vouch(place, id, true));
+        let vouched: Vec<Vouched> = join_all(asked).await.into_iter().flatten().collect();
+        let mut told = BTreeMap::<Digest, usize>::new();
+        for (known, digest) in vouched.iter().filter_map(|vouched| vouched.mark) {
+            if known == id {
+                *told.entry(digest).or_default() += 1;
+            }
+        }
+        let count: usize = told.values().sum();
+        let agreed = told.into_iter().find(|(_, one)| one * 2 > count).map(|(digest, _)| digest);
+        agreed.filter(|_| vouched.len() * 2 > self.coordinators.count())
     }
 
     /// Digests of the links behind `from` up to `to`, as the nearest zone has them whose links lead there.
@@ -283,8 +303,8 @@ pub(super) fn head_of(link: &Link) -> Head {
 /// The digest of link `id` of a database; `None` when there is none that can be read.
 pub(super) async fn own_digest(own: &dyn Database, id: u64) -> Result<Option<Digest>, ReadError> {
     let Ok(id) = WriteId::try_from(id) else { return Ok(None) };
-    match own.link(id).await {
-        Ok((link, _)) => Ok(link.map(|link| link.digest)),
+    match own.digest(id).await {
+        Ok(digest) => Ok(digest),
         Err(error) if error.changed_link().is_some() => Ok(None),
         Err(error) => Err(error),
     }

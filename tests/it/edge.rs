@@ -36,16 +36,19 @@ impl Drop for Running {
     }
 }
 
+fn limit(files: Option<u32>) -> String {
+    files.map(|files| format!("ulimit -n {files} && ")).unwrap_or_default()
+}
+
 impl Running {
-    /// Starts `pghc` with these words behind a limit of open files, if one is given.
+    /// Starts `pghc` with these words behind a limit of open files in the shell's words, if one is given.
     fn start(
-        files: Option<u32>,
+        limit: &str,
         words: impl FnOnce(SocketAddr, &str) -> String,
         change: impl FnOnce(&mut Command),
     ) -> Self {
         let data = tempfile::tempdir().expect("a directory");
         let address = free_addresses(1)[0];
-        let limit = files.map(|files| format!("ulimit -n {files} && ")).unwrap_or_default();
         let words = words(address, data.path().to_str().expect("a plain path"));
         let mut command = Command::new("sh");
         command.arg("-c").arg(format!("{limit}exec {} {words}", binary().display()));
@@ -57,6 +60,10 @@ impl Running {
 
     /// An API node whose database and coordinators are not there.
     fn node(files: Option<u32>, more: &str, change: impl FnOnce(&mut Command)) -> Self {
+        Self::node_behind(&limit(files), more, change)
+    }
+
+    fn node_behind(limit: &str, more: &str, change: impl FnOnce(&mut Command)) -> Self {
         let nowhere = free_addresses(2);
         let words = move |address: SocketAddr, _: &str| {
             format!(
@@ -65,7 +72,7 @@ impl Running {
                 nowhere[0], nowhere[1]
             )
         };
-        Self::start(files, words, change)
+        Self::start(limit, words, change)
     }
 
     fn coordinator(files: u32, metrics: SocketAddr) -> Self {
@@ -76,7 +83,7 @@ impl Running {
                 2 * MIB
             )
         };
-        Self::start(Some(files), words, |_| {})
+        Self::start(&limit(Some(files)), words, |_| {})
     }
 
     async fn get(&self, path: &str) -> Option<(u16, String)> {
@@ -155,6 +162,13 @@ async fn silent_connections_keep_no_client_from_a_node() {
     let strangers = silent(node.address, 300).await;
     assert_eq!(node.get("/ping").await.expect("it is served").1, "pong");
     drop(strangers);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_soft_limit_of_descriptors_is_raised_at_start() {
+    let soft = Running::node_behind("ulimit -Sn 32 && ", "", |_| {});
+    soft.serves().await;
+    assert_eq!(soft.get("/ping").await.expect("it is served").1, "pong");
 }
 
 #[tokio::test(flavor = "multi_thread")]

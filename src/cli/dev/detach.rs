@@ -105,7 +105,8 @@ impl Waiting {
     /// What the supervisor says of itself; `None` before it says anything.
     fn supervisor(&self) -> Option<Supervisor> {
         let known = Supervisor::read(&self.data).ok().flatten();
-        known.filter(|it| self.child.id() == Some(it.pid))
+        // A file of another life of the machine may name the same number.
+        known.filter(|it| self.child.id() == Some(it.pid) && it.runs())
     }
 
     fn runs_halted(&self, why: &str) -> String {

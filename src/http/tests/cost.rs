@@ -38,6 +38,10 @@ impl Service for Counter {
         self.frontier()
     }
 
+    fn known(&self) -> u64 {
+        self.frontier()
+    }
+
     fn frontier(&self) -> u64 {
         self.id.load(Ordering::Relaxed)
     }

@@ -147,6 +147,10 @@ impl Service for Double {
         self.frontier()
     }
 
+    fn known(&self) -> u64 {
+        self.frontier()
+    }
+
     fn frontier(&self) -> u64 {
         *self.frontier.borrow()
     }

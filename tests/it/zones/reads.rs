@@ -123,6 +123,42 @@ async fn a_view_in_place_of_the_chain_is_soon_not_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_hidden_are_no_evidence() {
+    let town = town().await;
+    query(&town.dsn("us"), "alter table pghc.chain enable row level security").await;
+    town.not_ready("us", "row security").await;
+    let kept = query(&town.dsn("us"), "select count(*) from pghc.evidence").await;
+    assert_eq!(kept, ["0"]);
+    query(&town.dsn("us"), "alter table pghc.chain disable row level security").await;
+    town.ready("us").await;
+    town.prove("us").await;
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stands_by_soon_shows_no_unordered_link() {
+    let mut town = town().await;
+    let us = town.login("pghc_node", "us");
+    town.node_named("us", "us-2", &us, &["--audit-rows", "0"]);
+    wait_for("a second node", async || {
+        let logged = town.node_of("us-2").logged();
+        (logged.contains("standing by") && logged.contains("vouch for the chain")).then_some(())
+    })
+    .await;
+    query(&town.dsn("us"), &tamper::append_unordered(2)).await;
+    let url = format!("{}/v1/chain/41?timeout=1s", town.url("us-2"));
+    wait_for("a refusal", async || {
+        let answer = town.http.get(&url).send().await.ok()?;
+        let status = answer.status().as_u16();
+        let text = answer.text().await.ok()?;
+        (status == 503 && text.contains("was ordered is 40")).then_some(())
+    })
+    .await;
+    assert_ne!(read(&town, "/v1/chain/41?timeout=1s").await.0, 200, "the applier knows better");
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn evidence_keeps_what_was_expected_and_what_was_found() {
     let town = town().await;
     query(&town.dsn("us"), &tamper::rewrite_from(7)).await;

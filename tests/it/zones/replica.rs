@@ -208,6 +208,24 @@ async fn a_database_that_answers_nothing_in_time_is_not_said_to_be_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_is_promoted_is_no_longer_read() {
+    let (mut town, replica) = town_with_replica().await;
+    town.write("us", 40).await;
+    replayed(&replica, 40).await;
+    let may = "replica may be read";
+    wait_for(may, async || town.node_of("us").logged().contains(may).then_some(())).await;
+    query(&dsn(&replica), "select pg_promote()").await;
+    let why = "it was promoted";
+    wait_for(why, async || town.node_of("us").logged().contains(why).then_some(())).await;
+    query(&dsn(&replica), &rewrite_from(7)).await;
+    for id in (7..=40).cycle().take(100) {
+        let (status, body) = get(&town, &format!("/v1/chain/{id}?at_least={id}")).await;
+        assert!(status == 200 && !body.contains("forged"), "{status} {body}");
+    }
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_replica_with_another_chain_is_never_read() {
     let mut town = Town::start().await;
     town.zone("eu", &[]).await;

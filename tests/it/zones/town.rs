@@ -192,9 +192,19 @@ impl Town {
 
     /// Starts an API node of `zone` on `dsn` and does not wait for it.
     pub(crate) fn node(&mut self, zone: &str, dsn: &str, more: &[&str]) {
+        let node = self.node_process(zone, &format!("{zone}-1"), dsn, more);
+        self.nodes.insert(zone.to_owned(), node);
+    }
+
+    /// Starts one more API node of `zone`, which is found by its own name.
+    pub(crate) fn node_named(&mut self, zone: &str, name: &str, dsn: &str, more: &[&str]) {
+        let node = self.node_process(zone, name, dsn, more);
+        self.nodes.insert(name.to_owned(), node);
+    }
+
+    fn node_process(&self, zone: &str, name: &str, dsn: &str, more: &[&str]) -> Node {
         let listen = format!("127.0.0.1:{}", free_port());
         let coordinator = format!("http://{}", self.listen);
-        let name = format!("{zone}-1");
         let fixed = [
             "api",
             "--cluster-id",
@@ -202,7 +212,7 @@ impl Town {
             "--zone",
             zone,
             "--node",
-            &name,
+            name,
             "--database",
             dsn,
             "--listen",
@@ -214,7 +224,7 @@ impl Town {
         let mut node = Node {
             url: format!("http://{listen}"),
             process: Process::default(),
-            log: self.scratch.path().join(format!("{zone}.log")),
+            log: self.scratch.path().join(format!("{name}.log")),
             failpoints: self.failpoints(zone),
             arguments: fixed.iter().chain(more).map(|word| (*word).to_owned()).collect(),
         };
@@ -222,7 +232,7 @@ impl Town {
             node.arguments.push(format!("--advertise=http://{listen}"));
         }
         node.run();
-        self.nodes.insert(zone.to_owned(), node);
+        node
     }
 
     /// Stops the node of `zone` until [`Town::back`].
