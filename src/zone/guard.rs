@@ -17,6 +17,7 @@ use super::database::Database;
 use super::standing::Standing;
 use super::witness::{Compared, Mark, Witness, own_digest};
 use crate::postgres::{Face, ReadError};
+use crate::sabotage::{self, Bug};
 use crate::telemetry::describe;
 
 /// Time between two looks at a chain that is proven.
@@ -90,7 +91,7 @@ impl Look {
     }
 
     async fn judge_head(&mut self, at: Mark) -> Result<Looked, ReadError> {
-        if self.proven == Some(at) {
+        if self.proven == Some(at) || sabotage::is(Bug::OwnChainNotCompared) {
             return Ok(Looked::Proven);
         }
         let own = self.database.as_ref();
