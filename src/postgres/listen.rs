@@ -131,7 +131,7 @@ impl Connection {
                 Poll::Ready(Some(Ok(AsyncMessage::Notification(bell)))) => {
                     self.rang = true;
                     if sabotage::is(Bug::BellBelieved) {
-                        self.believed = bell.payload().parse().ok();
+                        self.believed = bell.payload().parse().ok().or(self.believed);
                     }
                 }
                 Poll::Ready(Some(Ok(_))) => {}
