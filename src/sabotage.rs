@@ -58,6 +58,14 @@ bugs! {
     AckToAllBeforeSync = "ack-to-all-before-sync",
     /// Acks are counted whichever leader wrote the entries and whatever the votes say.
     AcksOfAnyTerm = "acks-of-any-term",
+    /// A node does not compare its zone's chain with the digests that coordinators have confirmed.
+    OwnChainNotCompared = "own-chain-not-compared",
+    /// A node that stands by takes what a notification says for the frontier.
+    BellBelieved = "bell-believed",
+    /// A zone is filled from another one whose links no digest of a coordinator confirms.
+    SourceNotConfirmed = "source-not-confirmed",
+    /// An applier asks for an advisory lock first, which any login can hold.
+    ForeignLockObeyed = "foreign-lock-obeyed",
 }
 
 /// Whether this process commits `bug`.

@@ -19,6 +19,7 @@ use super::column::{Bytes32, Hex, JsonText, Timestamp, WrongColumn, get};
 use super::connect::{ConnectError, Dsn, Role, STATEMENT_MAX};
 use super::remedy::Replaced;
 use crate::failpoint::{self, Point};
+use crate::sabotage::{self, Bug};
 use crate::task::Tasks;
 
 /// SQLSTATE with which the schema refuses what would damage the chain, or does not continue it.
@@ -247,6 +248,12 @@ impl Applier {
         node: &NodeName,
         expired: Option<u64>,
     ) -> Result<Acquired, ApplyError> {
+        if sabotage::is(Bug::ForeignLockObeyed) {
+            let lock = "select pg_try_advisory_lock(1885825123, epoch::int) from pghc.frontier";
+            if !get::<bool>(&answered(self.client.query_one(lock, &[])).await?, 0, "a lock")? {
+                return Ok(Acquired::Held { epoch: 0, applier: None });
+            }
+        }
         let expired = expired.map(u64::cast_signed);
         let node = node.as_str();
         let parameters: [&(dyn ToSql + Sync); 2] = [&node, &expired];

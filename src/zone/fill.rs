@@ -22,6 +22,7 @@ use super::standing::{Filling, Standing};
 use super::tail::Fed;
 use super::witness::{Compared, Mark, Witness, head_of};
 use crate::failpoint::{self, Point};
+use crate::sabotage::{self, Bug};
 use crate::telemetry::describe;
 
 /// How long a source is left alone after it failed.
@@ -184,6 +185,9 @@ impl Filler {
     /// Up to which link `source` may be read: the newest for which the coordinators vouch, if it has
     /// that one.
     async fn vouched(&self, peer: &Peer, source: &Source, after: u64) -> Result<u64, String> {
+        if sabotage::is(Bug::SourceNotConfirmed) {
+            return Ok(source.frontier);
+        }
         let mark = self.witness.mark(source.frontier).await;
         let Some((upto, due)) = mark.filter(|(upto, _)| *upto > after) else {
             return Err(format!("no coordinator vouches for a link of it above {after}"));
@@ -193,6 +197,14 @@ impl Filler {
             Ok(_) => Err(format!("its link {upto} is not the one that was ordered")),
             Err(error) => Err(describe(&error)),
         }
+    }
+
+    /// The newest of the links that are held for which the coordinators vouch.
+    async fn mark(&self, last: u64, held: &Held) -> Option<Mark> {
+        if sabotage::is(Bug::SourceNotConfirmed) {
+            return held.head().map(|head| (head.id.get(), head.digest));
+        }
+        self.witness.mark(last).await
     }
 
     /// Reads `source` until the log reaches back, the source has no more, or the turn is over. The
@@ -229,7 +241,8 @@ impl Filler {
                 }
             }
             failpoint::pass(Point::FillChecked);
-            let links = match held.release(self.witness.mark(last).await) {
+            let mark = self.mark(last, &held).await;
+            let links = match held.release(mark) {
                 Ok(links) => links,
                 Err(Unordered(id)) => return unordered(id, held.is_behind_unproven),
             };

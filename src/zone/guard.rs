@@ -18,6 +18,7 @@ use super::database::Database;
 use super::standing::Standing;
 use super::witness::{Compared, Mark, Witness, own_digest};
 use crate::postgres::{Face, ReadError};
+use crate::sabotage::{self, Bug};
 use crate::telemetry::describe;
 
 /// Time between two looks at a chain that is proven.
@@ -133,7 +134,7 @@ impl Look {
             Some((newest, since)) if newest == at => since,
             _ => self.newest.insert((at, now)).1,
         };
-        if self.standing.knows(at) {
+        if self.standing.knows(at) || sabotage::is(Bug::OwnChainNotCompared) {
             (self.proven, self.unknown_since) = (Some(at), None);
             self.note_answers(now, at).await;
             return Ok(Looked::Proven);

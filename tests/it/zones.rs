@@ -8,6 +8,8 @@ mod replica;
 pub(crate) mod tamper;
 pub(crate) mod town;
 
+use tokio_postgres::NoTls;
+
 use crate::harness::wait_for;
 use town::Town;
 pub(crate) use town::query;
@@ -399,6 +401,39 @@ async fn a_new_zone_is_not_filled_from_a_forged_one() {
     town.not_ready("ap", "cannot be filled from another one").await;
     town.not_ready("us", "the first bad id is 7 ").await;
     assert_eq!(query(&dsn, "select count(*) from pghc.chain").await, ["0"]);
+    town.back("eu");
+    town.ready("ap").await;
+    town.prove("ap").await;
+    town.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_zone_that_has_not_noticed_is_no_source() {
+    let mut town = Town::start().await;
+    town.zone("eu", &[]).await;
+    town.zone("us", &["--audit-rows", "0"]).await;
+    town.write("us", 120).await;
+    town.leave("us").await;
+    town.forget().await;
+    town.back("us");
+    town.ready("us").await;
+    town.prove("us").await;
+    town.prepare("ap").await;
+    town.leave("eu").await;
+    town.add("ap").await;
+    let dsn = town.dsn("ap");
+    // How a node looks at its own chain waits for this lock, what it serves does not.
+    let (us, connection) = tokio_postgres::connect(&town.dsn("us"), NoTls).await.expect("it runs");
+    let session = tokio::spawn(connection);
+    let lock = "begin; lock table pghc.evidence in access exclusive mode";
+    us.batch_execute(lock).await.expect("locked");
+    query(&town.dsn("us"), &tamper::forge_payload_from(7)).await;
+    town.node("ap", &town.login("pghc_node", "ap"), &["--audit-rows", "0"]);
+    town.not_ready("ap", "is not the one that was ordered").await;
+    assert_eq!(query(&dsn, "select count(*) from pghc.chain").await, ["0"]);
+    drop(us);
+    session.await.expect("no panic").expect("it was closed");
+    town.not_ready("us", "the first bad id is 7 ").await;
     town.back("eu");
     town.ready("ap").await;
     town.prove("ap").await;

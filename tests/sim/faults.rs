@@ -30,10 +30,11 @@ type Fault = fn(Trouble) -> BoxFuture<'static, ()>;
 /// The class of [`found`].
 pub(crate) const FOUNDER_DOWN: &str = "founder without power";
 
-/// Classes that change the members: one of them at a time, since two wiped disks of three may lose
-/// what was acknowledged, rightly.
+/// Classes of which one comes at a time: two wiped disks of three may lose what was acknowledged,
+/// rightly, and a forged zone needs a sound one and a log that reaches back to it.
 const DISK_WIPED: &str = "disk wiped";
 const MEMBERS_CHANGED: &str = "members changed";
+const ZONE_FORGED: &str = "zone forged";
 
 /// Classes that cut the power of all machines: rare.
 const POWER_CUT: &str = "power cut everywhere";
@@ -58,6 +59,7 @@ pub(crate) const FAULTS: &[(&str, Fault)] = &[
     ("node paused", |it| Box::pin(it.node_paused())),
     ("database crash", |it| Box::pin(it.database_crash())),
     ("database connections lost", |it| Box::pin(it.database_loses())),
+    (ZONE_FORGED, |it| Box::pin(it.zone_forged())),
     (POWER_CUT, |it| Box::pin(it.power_cut())),
     (POWER_CUT_OF_SLOW_DISKS, |it| Box::pin(it.power_cut_of_slow_disks())),
 ];
@@ -87,7 +89,7 @@ pub(crate) async fn run(world: Arc<World>, calm: CancellationToken) {
             (POWER_CUT | POWER_CUT_OF_SLOW_DISKS, _) if dice.per_mille(700) => FAULTS[any],
             chosen => chosen,
         };
-        if [DISK_WIPED, MEMBERS_CHANGED].contains(&class)
+        if [DISK_WIPED, MEMBERS_CHANGED, ZONE_FORGED].contains(&class)
             && world.is_changing.swap(true, Ordering::Relaxed)
         {
             continue;
@@ -177,7 +179,7 @@ impl Trouble {
         other + usize::from(other >= host)
     }
 
-    fn set(&self, links: &[(usize, usize)], is_cut: bool) {
+    pub(crate) fn set(&self, links: &[(usize, usize)], is_cut: bool) {
         for (from, to) in links {
             if is_cut {
                 self.world.net.cut(*from, *to);

@@ -11,6 +11,7 @@ mod contract;
 mod dice;
 mod disk;
 mod faults;
+mod forgery;
 mod many;
 mod members;
 mod net;

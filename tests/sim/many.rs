@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::faults::{FAULTS, FOUNDER_DOWN};
+use super::forgery::FORGED_BELOW_LOG;
 
 /// A seed that takes longer than this hangs: some thousand times what one takes.
 const SEED_MAX: Duration = Duration::from_secs(900);
@@ -51,7 +52,8 @@ impl Summary {
 
     /// What never happened although it should.
     fn gaps(&self) -> Vec<&str> {
-        let classes = FAULTS.iter().map(|(class, _)| *class).chain([FOUNDER_DOWN]);
+        let classes =
+            FAULTS.iter().map(|(class, _)| *class).chain([FOUNDER_DOWN, FORGED_BELOW_LOG]);
         let mut gaps: Vec<&str> =
             classes.filter(|class| !self.faults.contains_key(*class)).collect();
         let done = [

@@ -83,7 +83,7 @@ impl Trouble {
         }
     }
 
-    fn done(&self) {
+    pub(crate) fn done(&self) {
         self.world.is_changing.store(false, Ordering::Relaxed);
     }
 
@@ -121,7 +121,7 @@ impl Trouble {
     }
 
     /// Waits a little; ends the run when it was calm for too long.
-    async fn wait(&self, calm_since: &mut Option<Instant>, what: &str) {
+    pub(crate) async fn wait(&self, calm_since: &mut Option<Instant>, what: &str) {
         if self.calm.is_cancelled() {
             let since = *calm_since.get_or_insert_with(Instant::now);
             if since.elapsed() > DONE_MAX {

@@ -9,7 +9,14 @@ use super::many::{Ended, seed};
 
 /// Bugs that nothing simulated meets, with what catches them instead in RELIABILITY.md: they are
 /// in SQL, which the twin replaces, or at the edges.
-const ELSEWHERE: &[Bug] = &[Bug::NoEpoch, Bug::VerifySkipsLast, Bug::HashNotCompared];
+const ELSEWHERE: &[Bug] = &[
+    Bug::NoEpoch,
+    Bug::VerifySkipsLast,
+    Bug::HashNotCompared,
+    Bug::BellBelieved,
+    Bug::SourceNotConfirmed,
+    Bug::ForeignLockObeyed,
+];
 
 /// Runs up to `seeds` seeds for each bug, or for those named, and prints a table.
 pub(crate) async fn run(only: &[String], from: u64, seeds: u64, seconds: u64) -> ExitCode {

@@ -18,13 +18,14 @@ use pghc::task::watch;
 use pghc::virtual_parade::{Links, heard};
 use pghc::zone::database::{Database, Heard, Session};
 use pghc::zone::{Identity, Recent};
-use pghc_api::chain::Link;
+use pghc_api::chain::{Head, Link, payload_digest};
 use pghc_api::id::{NodeName, WriteId};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::dice::Dice;
 use super::net::unowned;
+use super::world::cluster;
 
 /// Longest a client waits for an answer, as `postgres::apply` does.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
@@ -80,6 +81,11 @@ struct TwinSession {
     newest: Mutex<Instant>,
 }
 
+fn head_of(link: &Link) -> Head {
+    let Link { id, hash, digest, written_at, .. } = *link;
+    Head { id, hash, digest, written_at }
+}
+
 impl Twin {
     /// An empty database.
     pub(crate) fn new(dice: Dice, on_disk: bool, committed: Committed) -> Self {
@@ -128,6 +134,34 @@ impl Twin {
     /// It runs again.
     pub(crate) fn start(&self) {
         self.0.state.lock().is_up = true;
+    }
+
+    /// A superuser rewrites the chain from link `first` on so that it is sound in itself: another payload
+    /// there, and the digests of all that follow. Durable.
+    pub(crate) fn forge(&self, first: u64) {
+        let mut state = self.0.state.lock();
+        let place = usize::try_from(first - 1).expect("small");
+        let (before, rewritten) = state.links.split_at_mut(place);
+        let mut before = before.last().map(head_of);
+        for link in rewritten {
+            if link.id.get() == first {
+                link.payload = Some("\"forged\"".into());
+            }
+            let payload = link.payload.as_ref().map(|payload| payload_digest(payload.as_bytes()));
+            let (cluster, node, at) = (cluster(), &link.node, link.written_at);
+            let next = Head::extend(before.as_ref(), &cluster, node, at, payload);
+            (link.hash, link.digest) = (next.hash, next.digest);
+            before = Some(next);
+        }
+        state.flushed = state.links.len();
+    }
+
+    /// Another chain takes the place of this one. Durable.
+    pub(crate) fn replace(&self, links: Vec<Link>) {
+        let mut state = self.0.state.lock();
+        state.links.clear();
+        state.links.extend(links);
+        state.flushed = state.links.len();
     }
 
     /// How often connections are lost, and how long statements take.

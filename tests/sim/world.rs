@@ -98,7 +98,7 @@ pub(crate) struct World {
     pub(crate) history: Mutex<History>,
     /// The faults are over.
     pub(crate) is_calm: AtomicBool,
-    /// A fault is changing the members.
+    /// A fault is changing the members, or has forged a zone.
     pub(crate) is_changing: AtomicBool,
     /// Coordinators that found the group; the last machine is a spare one.
     pub(crate) founders: usize,

@@ -174,6 +174,21 @@ mod tests {
         assert_ne!(order(7), order(8));
     }
 
+    /// Two epochs of CI's smoke, which is `smoke --seed 2`, have time for a third of the deck. A class that is
+    /// added changes the order: then put the families of the catalogue in another one.
+    #[test]
+    fn smoke_of_ci_meets_a_forged_zone_and_a_foreign_bell() {
+        let classes = catalogue(false);
+        let mut dealt = Vec::new();
+        for seed in crate::soak::epochs(2).take(2) {
+            let cards = deck(&classes, 1, seed).into_iter().take(12);
+            dealt.extend(cards.map(|card| classes[card.class].name));
+        }
+        for name in ["forged-zone", "foreign-bell"] {
+            assert!(dealt.contains(&name), "{name} is not among {dealt:?}");
+        }
+    }
+
     /// Whatever overlaps, a majority keeps its votes, and what has everything is alone.
     #[test]
     fn a_quorum_is_kept_unless_a_class_is_about_losing_it() {

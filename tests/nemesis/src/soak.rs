@@ -79,7 +79,7 @@ impl Plan {
 }
 
 /// Seeds of a soak's epochs.
-fn epochs(seed: u64) -> Box<dyn Iterator<Item = u64>> {
+pub fn epochs(seed: u64) -> Box<dyn Iterator<Item = u64>> {
     let mut state = seed;
     // Any constants that mix well do; the epochs only must differ.
     Box::new(std::iter::from_fn(move || {

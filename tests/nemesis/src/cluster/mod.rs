@@ -17,10 +17,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use pghc::dev::postgres::{DATABASE, Install, SUPERUSER};
+use pghc::rpc::v1::ZoneReport;
+use pghc::rpc::v1::coordinator_client::CoordinatorClient;
 use tokio::process::Command;
 use tokio_postgres::NoTls;
 
 pub use ground::{Build, Ground, NAMES, ZONES};
+pub use repair::FOUND_MAX;
 pub use seats::Seats;
 use servers::Template;
 pub use unit::Unit;
@@ -29,8 +32,12 @@ pub use volume::Volume;
 
 /// Bytes of a disk for a coordinator, and for a database; images are sparse.
 const DISK_BYTES: (u64, u64) = (2 << 30, 6 << 30);
-/// Log bytes from which coordinators purge: small, so that a run purges.
-const LOG_BYTES: &str = "33554432";
+/// Log bytes from which coordinators purge, and up to which a zone that is away holds that up: small, so
+/// that every epoch purges.
+const LOG_BYTES: (&str, &str) = ("524288", "134217728");
+
+/// Longest wait for a coordinator's answer.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// Directory of a coordinator on its disk.
 const LOG: &str = "log";
@@ -140,6 +147,16 @@ impl Cluster {
         connect(&self.dsn_of(zone, server)).await
     }
 
+    /// First id that the coordinator of a zone can feed other zones with; `None` when it does not answer.
+    pub async fn log_first(&self, zone: usize) -> Option<u64> {
+        let url = format!("http://{}", self.ground.coordinator(zone));
+        let caller = pghc::rpc::connect(&url, &self.id.parse().ok()?, ANSWER_MAX).ok()?;
+        let mut client = CoordinatorClient::new(caller);
+        let asked = client.report(ZoneReport::default());
+        let answer = tokio::time::timeout(ANSWER_MAX, asked).await.ok()?.ok()?;
+        Some(answer.into_inner().log_first_id)
+    }
+
     /// Kills everything, for the end of a run.
     pub async fn put_down(&self) {
         for unit in self.units() {
@@ -247,7 +264,8 @@ fn coordinator(
         if !seats.is_founder(zone) {
             command.arg("--join");
         }
-        command.args(["--profile", "lan", "--log-bytes", LOG_BYTES]);
+        command.args(["--profile", "lan", "--log-bytes", LOG_BYTES.0]);
+        command.args(["--log-bytes-max", LOG_BYTES.1]);
         common(&mut command, &ground);
         crate::faults::clock::preload(&mut command, &ground, zone);
         // The power of its disk can only be switched on again when nobody works in it.

@@ -13,7 +13,7 @@ use crate::faults::until;
 /// Longest time that looking takes, and that a zone takes to set its chain aside.
 const STEP_MAX: Duration = Duration::from_secs(300);
 /// Longest time until enough zones are there to tell which of them is wrong.
-const FOUND_MAX: Duration = Duration::from_secs(120);
+pub const FOUND_MAX: Duration = Duration::from_secs(120);
 /// Links before the first bad one that are looked at too.
 const LINKS_BEFORE: u64 = 20;
 

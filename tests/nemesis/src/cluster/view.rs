@@ -107,6 +107,11 @@ impl View {
         status(address, ANSWER_MAX).await.is_some()
     }
 
+    /// Status code of a GET; `None` without an answer.
+    pub async fn code(address: std::net::SocketAddr, path: &str) -> Option<u16> {
+        fetch(address, path, READY_MAX).await.map(|(code, _)| code)
+    }
+
     /// Why a node is not ready; `None` when it is, or does not answer.
     pub async fn refusal(address: std::net::SocketAddr) -> Option<String> {
         let (status, body) = fetch(address, "/readyz/write", READY_MAX).await?;

@@ -136,10 +136,10 @@ pub fn catalogue(has_old: bool) -> Vec<Class> {
         resources::classes(),
         load::classes(),
         whole::classes(),
-        members::classes(),
+        strangers::classes(),
         replica::classes(),
         forgery::classes(),
-        strangers::classes(),
+        members::classes(),
         if has_old { versions::classes() } else { Vec::new() },
     ];
     families.into_iter().flatten().collect()

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use futures::FutureExt as _;
 
+use super::replica::{APPLIED, number};
 use super::{Aim, Class, Needs, Outcome, Scene, until};
 use crate::cluster::{Sql, View};
 
@@ -34,14 +35,14 @@ pub(super) fn classes() -> Vec<Class> {
         run,
     };
     vec![
-        class("foreign-bell", "F31", Aim::Any, Needs::Database, (500, 2_000), |s| {
-            bell(s).boxed_local()
+        class("applier-role", "F31", Aim::Any, Needs::Database, (0, 200), |s| {
+            applier_role(s).boxed_local()
         }),
         class("foreign-locks", "F31", Aim::Any, Needs::Zone, (200, 1_000), |s| {
             locks(s).boxed_local()
         }),
-        class("applier-role", "F31", Aim::Any, Needs::Database, (0, 200), |s| {
-            applier_role(s).boxed_local()
+        class("foreign-bell", "F31", Aim::Pair, Needs::Database, (500, 2_000), |s| {
+            bell(s).boxed_local()
         }),
     ]
 }
@@ -62,10 +63,11 @@ async fn connected(scene: &Scene, login: &str) -> anyhow::Result<Sql> {
     scene.cluster.sql_as(scene.zone, login).await
 }
 
-/// A stranger rings the bell with frontiers that no chain has. The history's checker sees answers that
-/// were given for links that are not applied; a process that ends is a finding by itself.
+/// A stranger rings the bell with frontiers that no chain has, in the zone where a node stands by and follows
+/// it. No node may say that more is applied than is there; the history's checker sees answers that were given
+/// for links that are not applied; a process that ends is a finding by itself.
 async fn bell(scene: Scene) -> Outcome {
-    let sql = connected(&scene, STRANGER).await?;
+    let (sql, own) = (connected(&scene, STRANGER).await?, scene.database().await?);
     let (started, mut rung) = (tokio::time::Instant::now(), 0_u32);
     while rung == 0 || started.elapsed() < scene.hold {
         for payload in BELLS {
@@ -73,6 +75,12 @@ async fn bell(scene: Scene) -> Outcome {
             rung += 1;
         }
         tokio::time::sleep(BELL_PAUSE).await;
+        let nodes = scene.cluster.nodes().into_iter().map(|(zone, _)| zone);
+        let told = nodes.zip(View::ask(&scene.cluster).await.frontiers);
+        let told = told.filter(|(zone, _)| *zone == scene.zone).filter_map(|(_, told)| told).max();
+        let applied = number(&own, APPLIED).await.context("the zone's frontier")?;
+        let is_true = told.is_none_or(|told| i64::try_from(told).is_ok_and(|told| told <= applied));
+        ensure!(is_true, "a node says that {told:?} is applied where {applied} is");
     }
     Ok(format!("{rung} notifications of frontiers that are not there"))
 }

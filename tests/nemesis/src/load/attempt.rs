@@ -79,7 +79,11 @@ impl Load {
                     return;
                 }
                 Attempt::Refused(_) if is_burst => return,
-                _ if Instant::now() >= end => return self.book.given_up(),
+                _ if Instant::now() >= end => {
+                    // It may know an id without a token, of which its next reads could not tell.
+                    session.begin_anew();
+                    return self.book.given_up();
+                }
                 _ => {
                     let pause = session.random.random_range(PAUSE_MS);
                     tokio::time::sleep(Duration::from_millis(pause)).await;

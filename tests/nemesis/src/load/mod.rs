@@ -21,7 +21,7 @@ pub use book::{Ack, Book, Tally};
 /// Grain of the plan.
 const TICK: Duration = Duration::from_millis(4);
 /// Most sessions with a request under way; what comes above is counted as shed.
-const SESSIONS_MAX: usize = 3_000;
+const SESSIONS_MAX: u32 = 3_000;
 /// Share of reads that ask for the newest committed state, in percent.
 const LINEARIZABLE_PERCENT: u32 = 20;
 
@@ -40,6 +40,14 @@ struct Session {
     number: u32,
     token: Option<(u64, String)>,
     random: StdRng,
+}
+
+impl Session {
+    /// Ends it and begins another one, of another number.
+    fn begin_anew(&mut self) {
+        self.number += SESSIONS_MAX;
+        self.token = None;
+    }
 }
 
 /// The clients.
@@ -174,7 +182,7 @@ impl Load {
 
     fn new_session(&self) -> Option<Session> {
         let number = self.sessions.load(Ordering::SeqCst);
-        if usize::try_from(number).unwrap_or(usize::MAX) >= SESSIONS_MAX {
+        if number >= u64::from(SESSIONS_MAX) {
             return None;
         }
         self.sessions.store(number + 1, Ordering::SeqCst);

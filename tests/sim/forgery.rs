@@ -1,0 +1,140 @@
+//! A zone whose chain was rewritten, sound in itself, while its nodes were down: they must fence it
+//! when they start, whatever else goes wrong and whatever the log has purged, and may show nothing of
+//! it. Then a copy of a sound zone's chain takes its place, as `pghc zone reseed` has it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use pghc::rpc::Dial as _;
+use pghc::rpc::v1::ZoneReport;
+use pghc::rpc::v1::coordinator_client::CoordinatorClient;
+use pghc::zone::{Need, ReadError, Service as _};
+use pghc_api::id::WriteId;
+use pghc_history::Reset;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::faults::Trouble;
+use super::net::url;
+use super::world::cluster;
+
+/// What is counted beside the class where no log reaches back to the first link that was rewritten.
+pub(crate) const FORGED_BELOW_LOG: &str = "zone forged below every log";
+
+/// Longest wait for a coordinator's answer, and for a node's.
+const ANSWER_MAX: Duration = Duration::from_millis(200);
+
+impl Trouble {
+    /// Rewrites a zone from some link on and starts its nodes, often where they reach no coordinator at
+    /// first.
+    pub(crate) async fn zone_forged(self) {
+        let (world, zone) = (&self.world, self.dice.below(self.world.zones.len()));
+        let database = &world.zones[zone].database;
+        let (log_first, frontier) = (self.log_first().await.unwrap_or(1), database.frontier());
+        if frontier == 0 {
+            return self.done();
+        }
+        // Below every log where one has purged anything.
+        let is_below = log_first > 1;
+        let last = if is_below { frontier.min(log_first - 1) } else { frontier };
+        let first = self.dice.between(1, last);
+        self.kill_nodes(zone);
+        database.forge(first);
+        let started = world.now();
+        if is_below {
+            world.fault(FORGED_BELOW_LOG);
+        }
+        let roads = if self.dice.per_mille(500) { self.roads(zone) } else { Vec::new() };
+        self.set(&roads, true);
+        self.last(1, 1_000).await;
+        self.start_nodes(zone);
+        let alone_until = Instant::now() + self.dice.millis(500, 4_000);
+        let what = format!("zone {zone} is not fenced although it was rewritten from {first} on");
+        let (mut fenced, mut calm_since) = (BTreeSet::new(), None);
+        while fenced.len() < self.nodes(zone).count() || Instant::now() < alone_until {
+            if Instant::now() >= alone_until {
+                self.set(&roads, false);
+                self.wait(&mut calm_since, &what).await;
+            }
+            self.look(zone, first, &mut fenced).await;
+        }
+        self.set(&roads, false);
+        self.reseed(zone, frontier).await;
+        let (zone, ended) = (u16::try_from(zone).expect("three zones"), world.now());
+        world.history.lock().resets.push(Reset { zone, started, ended });
+        self.done();
+    }
+
+    /// Notes which nodes of a zone have halted.
+    ///
+    /// Ends the run when one of them shows link `forged`.
+    async fn look(&self, zone: usize, forged: u64, fenced: &mut BTreeSet<usize>) {
+        sleep(self.dice.millis(1, 20)).await;
+        for place in self.nodes(zone) {
+            let Some((process, Some(node))) = self.world.node(place) else { continue };
+            if matches!(node.may_read(), Err(ReadError::Halted(_))) {
+                fenced.insert(place);
+            }
+            let deadline = Instant::now() + ANSWER_MAX;
+            let need = Need { at_least: 0, deadline, may_be_replica: true };
+            let id = WriteId::try_from(forged).expect("above 0");
+            let asked = process.spawn(async move { node.link(id, need).await });
+            if let Ok(Ok(Ok(seen))) = timeout(ANSWER_MAX * 2, asked).await {
+                let what =
+                    format!("zone {zone} shows link {forged}, which was rewritten: {seen:?}");
+                self.world.fail(&what);
+            }
+        }
+    }
+
+    /// Puts the chain of another zone in the place of this one's, which went up to `frontier`.
+    async fn reseed(&self, zone: usize, frontier: u64) {
+        let mut calm_since = None;
+        let sound = loop {
+            let others = self.world.zones.iter().enumerate().filter(|(other, _)| *other != zone);
+            let links = others.map(|(_, other)| other.database.links());
+            if let Some(links) = { links }.find(|links| links.len() as u64 >= frontier) {
+                break links;
+            }
+            self.wait(&mut calm_since, &format!("no zone follows to {frontier}")).await;
+        };
+        self.kill_nodes(zone);
+        self.world.zones[zone].database.replace(sound);
+        self.start_nodes(zone);
+    }
+
+    /// First id that every log that answers reaches back to at best; `None` when none answers.
+    async fn log_first(&self) -> Option<u64> {
+        let mut first = None;
+        for place in 0..self.world.founders {
+            let dialer = self.world.net.dialer(self.world.machines.len());
+            let caller = dialer.caller(&url(place), &cluster(), ANSWER_MAX);
+            let mut client = CoordinatorClient::new(caller.expect("a URL of this network"));
+            let asked = timeout(ANSWER_MAX, client.report(ZoneReport::default())).await;
+            let Ok(Ok(answer)) = asked else { continue };
+            let reaches = answer.into_inner().log_first_id;
+            first = Some(first.map_or(reaches, |first: u64| first.min(reaches)));
+        }
+        first
+    }
+
+    /// Places of a zone's nodes.
+    fn nodes(&self, zone: usize) -> impl Iterator<Item = usize> {
+        let places = self.world.places.iter().enumerate();
+        places.filter(move |(_, at)| at.zone == zone).map(|(place, _)| place)
+    }
+
+    fn kill_nodes(&self, zone: usize) {
+        self.nodes(zone).for_each(|place| self.world.kill_node(place));
+    }
+
+    fn start_nodes(&self, zone: usize) {
+        self.nodes(zone).for_each(|place| self.world.start_node(place));
+    }
+
+    /// The roads from a zone's nodes to all coordinators.
+    fn roads(&self, zone: usize) -> Vec<(usize, usize)> {
+        let coordinators = self.world.machines.len();
+        let of = |place| (0..coordinators).map(move |to| (coordinators + place, to));
+        self.nodes(zone).flat_map(of).collect()
+    }
+}
