@@ -51,7 +51,7 @@ select regexp_replace(line, '\s+', ' ', 'g') as line from (
     from ours join pg_index on indrelid = oid where indisunique
   union all
   -- Whether it runs after the statement is in its type: its name may say anything.
-  select case when tgtype & 66 = 0 then 'after ' else '' end || 'trigger ' || pg_get_triggerdef(t.oid)
+  select 'trigger ' || case when tgtype & 66 = 0 then 'after ' else '' end || pg_get_triggerdef(t.oid)
       || case when tgenabled in ('O', 'A') then '' else ' disabled' end
     from ours join pg_trigger t on tgrelid = ours.oid and not tgisinternal
   union all

@@ -106,7 +106,10 @@ const TOLD_MAX: usize = 3;
 const TOLD_CHARS_MAX: usize = 200;
 
 fn list(findings: &[Finding]) -> String {
-    let told = findings.iter().take(TOLD_MAX).map(|finding| {
+    // The fatal ones first: they are why a zone stops.
+    let mut sorted: Vec<&Finding> = findings.iter().collect();
+    sorted.sort_by_key(|finding| !finding.is_fatal());
+    let told = sorted.iter().take(TOLD_MAX).map(|finding| {
         let text = finding.to_string();
         match text.char_indices().nth(TOLD_CHARS_MAX) {
             Some((end, _)) => format!("{}…", &text[..end]),

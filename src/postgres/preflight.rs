@@ -57,7 +57,7 @@ impl Finding {
         match self {
             // These run behind our statements: they can refuse them, but not change what is kept.
             Self::Foreign(line) => {
-                !(line.starts_with("after trigger ") || line.starts_with("replica identity "))
+                !(line.starts_with("trigger after ") || line.starts_with("replica identity "))
             }
             Self::Setting(_) | Self::NoChecksums => false,
             _ => true,

@@ -455,7 +455,7 @@ mod tests {
         let standing = Standing::new();
         standing.database_is_well();
         standing.prove();
-        let after = "after trigger CREATE TRIGGER audit AFTER INSERT ON pghc.chain";
+        let after = "trigger after CREATE TRIGGER audit AFTER INSERT ON pghc.chain";
         standing.schema_differs(&[Finding::Foreign(after.to_owned())]);
         assert_eq!(standing.trouble(), None);
         assert!(standing.schema_warning().is_some_and(|why| why.contains(after)));

@@ -73,6 +73,9 @@ pub(crate) struct Town {
     scratch: Scratch,
 }
 
+/// As many bytes as the smallest segment of a coordinator's log holds.
+const SEGMENT_BYTES: usize = 64 << 10;
+
 pub(crate) const CLUSTER: &str = "00000000-0000-4000-8000-000000000001";
 
 fn cluster() -> ClusterId {
@@ -340,6 +343,15 @@ impl Town {
         }
     }
 
+    /// Writes one link with a payload of about so many bytes.
+    async fn write_bytes(&self, zone: &str, bytes: usize) {
+        let body = format!("{{\"payload\": \"{}\"}}", "x".repeat(bytes));
+        let request = self.http.post(format!("{}/v1/chain?timeout=30s", self.url(zone)));
+        let request = request.header("content-type", "application/json").body(body);
+        let status = request.send().await.expect("an answer").status();
+        assert!(status.is_success(), "{status}");
+    }
+
     pub(crate) async fn head(&self, zone: &str, query: &str) -> Option<HeadBody> {
         let url = format!("{}/v1/chain/head{query}", self.url(zone));
         self.http.get(url).send().await.ok()?.error_for_status().ok()?.json().await.ok()
@@ -349,7 +361,8 @@ impl Town {
     /// newest batches in its memory go with a restart.
     pub(crate) async fn forget(&mut self) {
         for _ in 0..20 {
-            // Snapshots and purges follow writes.
+            // Snapshots and purges follow writes, and whole segments are purged.
+            self.write_bytes("eu", SEGMENT_BYTES).await;
             for _ in 0..15 {
                 self.write("eu", 1).await;
             }
