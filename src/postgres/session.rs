@@ -52,6 +52,8 @@ const PINS: &[(&str, &str)] = &[
     ("plan_cache_mode", "auto"),
     ("enable_indexscan", "on"),
     ("enable_indexonlyscan", "on"),
+    // A plan that was made while a table was small is kept for long.
+    ("enable_seqscan", "off"),
     ("jit", "off"),
 ];
 

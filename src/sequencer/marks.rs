@@ -31,7 +31,37 @@ pub struct Marks([Level; LEVELS.len()]);
 struct Level {
     /// Id of the newest; 0 when there is none.
     newest: u64,
+    /// Written as one run of bytes: a snapshot holds up to 131,072 of them, and more of a long chain.
+    #[serde(with = "run")]
     digests: VecDeque<[u8; 32]>,
+}
+
+/// Digests one behind the other.
+mod run {
+    use std::collections::VecDeque;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        digests: &VecDeque<[u8; 32]>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let (front, back) = digests.as_slices();
+        serializer.serialize_bytes(&[front.as_flattened(), back.as_flattened()].concat())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<VecDeque<[u8; 32]>, D::Error> {
+        let bytes = <&[u8]>::deserialize(deserializer)?;
+        let (digests, rest) = bytes.as_chunks::<32>();
+        if rest.is_empty() {
+            Ok(digests.iter().copied().collect())
+        } else {
+            Err(D::Error::custom("digests that are not of 32 bytes"))
+        }
+    }
 }
 
 impl Level {

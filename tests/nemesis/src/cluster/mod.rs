@@ -34,7 +34,7 @@ pub use volume::Volume;
 const DISK_BYTES: (u64, u64) = (2 << 30, 6 << 30);
 /// Log bytes from which coordinators purge, and up to which a zone that is away holds that up: small, so
 /// that every epoch purges.
-const LOG_BYTES: (&str, &str) = ("524288", "134217728");
+const LOG_BYTES: (&str, &str) = ("2097152", "134217728");
 
 /// Longest wait for a coordinator's answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
