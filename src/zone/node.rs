@@ -417,11 +417,7 @@ impl Service for Node {
         if sabotage::is(Bug::AckBeforeApply) {
             return Box::pin(async move { Ok(id) });
         }
-        Box::pin(async move {
-            let reached = self.standing.frontier.reach(id, deadline).await?;
-            // Links that nobody ordered move the frontier, too.
-            self.standing.vouched(deadline).await.map(|()| reached)
-        })
+        Box::pin(self.standing.frontier.reach(id, deadline))
     }
 
     fn wait_everywhere(&self, id: u64, deadline: Instant) -> BoxFuture<'_, Result<(), ReadError>> {

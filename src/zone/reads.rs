@@ -70,9 +70,7 @@ impl Reads {
                     Ok(Ok((value, frontier))) => {
                         let is_far =
                             frontier >= need.at_least || sabotage::is(Bug::TokenNotAwaited);
-                        if replica.is_none() && !self.standing.may_show(frontier) {
-                            self.standing.recheck_now();
-                        } else if is_far {
+                        if is_far {
                             return Ok(Snapshot { value, frontier });
                         }
                         furthest = furthest.max(Some(frontier));

@@ -261,7 +261,7 @@ impl Reporter {
             zone: self.identity.zone.to_string(),
             node: self.identity.node.to_string(),
             is_applier: self.standing.is_applier(),
-            frontier: self.standing.known_frontier(),
+            frontier: self.standing.frontier.id(),
             flushed: self.standing.flushed(),
             halted: self.standing.frontier.halted().unwrap_or_default(),
             trouble: trouble.unwrap_or_default(),

@@ -9,7 +9,6 @@ use pghc_api::id::WriteId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::ReadError;
 use super::frontier::Frontier;
 use super::witness::Mark;
 use crate::postgres::{Finding, MigrateError};
@@ -17,9 +16,6 @@ use crate::task::watch;
 
 /// Most links that are remembered to be what was ordered: those of the newest batches.
 const KNOWN_MAX: usize = 256;
-
-/// Time between two looks whether the zone has halted, while its proof is waited for.
-const HALT_LOOK: Duration = Duration::from_millis(20);
 
 /// How far the filling of a zone from another one is.
 #[derive(Debug, Clone, PartialEq)]
@@ -139,23 +135,12 @@ impl Standing {
         self.known_id.load(Ordering::Acquire)
     }
 
-    /// Whether a snapshot of the own database with this frontier may be shown: nothing gets there but by an
-    /// applier, which knows what it sends.
-    pub(super) fn may_show(&self, frontier: u64) -> bool {
-        !self.is_applier() || frontier <= self.known_id()
-    }
-
     /// This node takes over a database that ends with link `at`, which is looked at before it is shown.
     pub(super) fn takes_over(&self, at: Option<Mark>) {
         if at.is_some_and(|at| !self.knows(at)) {
             self.doubt("this node took over; the newest link was not compared yet");
-            self.recheck_now();
+            self.recheck.notify_one();
         }
-    }
-
-    /// Has the guard look now.
-    pub(super) fn recheck_now(&self) {
-        self.recheck.notify_one();
     }
 
     /// Resolves when the guard should look, at the latest after `pause`.
@@ -220,25 +205,6 @@ impl Standing {
     pub(super) async fn proven(&self, deadline: Instant) -> bool {
         let mut doubt = self.doubt.subscribe();
         timeout_at(deadline, doubt.wait_for(Option::is_none)).await.is_ok()
-    }
-
-    /// As [`Self::proven`], and ends with the zone's halt.
-    ///
-    /// # Errors
-    /// `Halted`; `Unproven` when the deadline passes.
-    pub(super) async fn vouched(&self, deadline: Instant) -> Result<(), ReadError> {
-        loop {
-            if let Some(why) = self.frontier.halted() {
-                return Err(ReadError::Halted(why));
-            }
-            let until = deadline.min(Instant::now() + HALT_LOOK);
-            if self.proven(until).await {
-                return Ok(());
-            }
-            if until == deadline {
-                return Err(ReadError::Unproven(self.doubted().unwrap_or_default()));
-            }
-        }
     }
 
     pub(super) fn is_applier(&self) -> bool {
