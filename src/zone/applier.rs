@@ -243,11 +243,7 @@ impl Applying {
             if under_way.is_none()
                 && let Some(batch) = queue.next_batch()
             {
-                // Known before it is seen: who reads the database may see it before its answer is here.
-                let (id, digest) = (batch.head().id.get(), batch.head().digest);
-                if id <= queue.vouched_to {
-                    self.standing.know((id, digest));
-                }
+                self.sends(&queue, batch.head());
                 under_way = Some(apply(Arc::clone(&session), epoch, batch));
                 since = Instant::now();
             }
@@ -293,6 +289,13 @@ impl Applying {
                     }
                 }
             }
+        }
+    }
+
+    /// Known before it is seen: who reads the database may see a batch before its answer is here.
+    fn sends(&self, queue: &Queue, head: Head) {
+        if head.id.get() <= queue.vouched_to {
+            self.standing.know((head.id.get(), head.digest));
         }
     }
 

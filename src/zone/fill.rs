@@ -241,7 +241,7 @@ impl Filler {
                 }
             }
             failpoint::pass(Point::FillChecked);
-            let mark = self.mark(last, &held).await;
+            let mark = self.mark(last, held).await;
             let links = match held.release(mark) {
                 Ok(links) => links,
                 Err(Unordered(id)) => return unordered(id, held.is_behind_unproven),

@@ -113,6 +113,7 @@ impl Node {
     ///
     /// # Errors
     /// If a coordinator's URL is not a URL.
+    #[expect(clippy::too_many_lines, reason = "a list of what runs, one part after the other")]
     pub fn start_in(
         outside: Outside,
         identity: Identity,
@@ -159,15 +160,17 @@ impl Node {
             tasks: tasks.clone(),
         });
         let look = Look::new(witness.clone(), Arc::clone(&database), Arc::clone(&standing));
-        let guard = Guard { look, standing: Arc::clone(&standing), auditor: auditor.clone() };
-        tasks.spawn("guard", guard.run());
+        tasks.spawn(
+            "guard",
+            Guard::run(Guard { look, standing: Arc::clone(&standing), auditor: auditor.clone() }),
+        );
         if let Some((auditor, audit)) = auditor.clone().zip(own.as_ref().and_then(|o| o.audit)) {
             tasks.spawn("auditor", auditor.run(audit));
         }
         let replica = |dsn: &Dsn| {
             let database = Postgres::new(dsn.clone(), Commit::OnDisk, READERS, tasks);
-            let database = database.recomputing(&identity.cluster);
-            let replica = Arc::new(Replica::new(Arc::new(database)));
+            let database = Arc::new(database.recomputing(&identity.cluster));
+            let replica = Arc::new(Replica::new(database));
             let watch = Arc::clone(&replica).watch(witness.clone(), Arc::clone(&standing));
             tasks.spawn("replica", watch);
             replica
