@@ -134,11 +134,11 @@ pub fn catalogue(has_old: bool) -> Vec<Class> {
         disk::classes(),
         clock::classes(),
         resources::classes(),
-        load::classes(),
+        forgery::classes(),
         whole::classes(),
         strangers::classes(),
         replica::classes(),
-        forgery::classes(),
+        load::classes(),
         members::classes(),
         if has_old { versions::classes() } else { Vec::new() },
     ];
