@@ -40,8 +40,8 @@ const TICK: Duration = Duration::from_millis(200);
 ///
 /// Zones alone cannot tell that all of them were forged alike: ask the coordinators too (--coordinator).
 ///
-/// Exit code: 0 proved, 1 violation, 2 incomplete (a zone not readable or behind, a coordinator that does
-/// not answer, or a tail that only one source holds), 3 usage.
+/// Exit code: 0 proved, 1 violation (or a zone whose node has halted), 2 incomplete (a zone not readable or
+/// behind, a coordinator that does not answer, or a tail that only one source holds), 3 usage.
 #[derive(Debug, Parser)]
 #[command(name = "chain-verify", version)]
 struct Args {

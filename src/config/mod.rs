@@ -127,6 +127,12 @@ fn file_named(args: &[OsString]) -> Option<(PathBuf, std::ops::Range<usize>)> {
     None
 }
 
+/// Whether the file of `--config` is the record of a parade (`parade.json`) rather than TOML.
+#[must_use]
+pub fn is_record(args: &[OsString]) -> bool {
+    file_named(args).is_some_and(|(path, _)| path.extension().is_some_and(|end| end == "json"))
+}
+
 fn is_given(args: &[OsString], flag: &str) -> bool {
     args.iter().map(|arg| arg.to_string_lossy()).any(|arg| {
         arg.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))

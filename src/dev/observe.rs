@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use pghc_api::error::Problem;
 use pghc_api::wire::{Status, ZoneReading, ZoneState};
 use serde::Serialize;
 
@@ -16,7 +17,7 @@ const BOUNDS: Bounds =
 /// What the coordinators told so long ago is old.
 const STALE_MS: u64 = 5_000;
 /// Characters of an unexpected answer that are quoted.
-const QUOTE_CHARS: usize = 200;
+const QUOTE_CHARS: usize = 600;
 
 /// An API node to ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,8 +173,12 @@ impl Observer {
         if answer.status == reqwest::StatusCode::OK {
             return Ok(text);
         }
-        let quote: String = text.trim().chars().take(QUOTE_CHARS).collect();
-        Err(format!("{url} answered {}: {quote}", answer.status.as_u16()))
+        let said = match serde_json::from_str::<Problem>(&text) {
+            Ok(problem) => format!("{}: {}", problem.code.as_str(), problem.detail),
+            Err(_) => text.trim().to_owned(),
+        };
+        let quote: String = said.chars().take(QUOTE_CHARS).collect();
+        Err(format!("{url} answered {} {quote}", answer.status.as_u16()))
     }
 }
 

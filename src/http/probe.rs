@@ -10,6 +10,7 @@ use pghc_api::error::ErrorCode;
 use super::answer::{JSON, Refusal, json};
 use super::api::{Api, Shared};
 use crate::telemetry::EXPOSITION_TYPE;
+use crate::zone::Unready;
 
 /// The cluster as this node's coordinator sees it.
 #[utoipa::path(
@@ -42,7 +43,7 @@ pub(super) async fn healthz() -> &'static str {
 )]
 pub(super) async fn readyz(State(api): State<Shared>) -> Result<&'static str, Refusal> {
     stays(&api)?;
-    api.service.ready_to_read().map_err(|why| Refusal::new(ErrorCode::NotReady, why))?;
+    api.service.ready_to_read().map_err(unready)?;
     Ok("ready")
 }
 
@@ -56,8 +57,15 @@ pub(super) async fn readyz(State(api): State<Shared>) -> Result<&'static str, Re
 )]
 pub(super) async fn readyz_write(State(api): State<Shared>) -> Result<&'static str, Refusal> {
     stays(&api)?;
-    api.service.ready_to_write().map_err(|why| Refusal::new(ErrorCode::NotReady, why))?;
+    api.service.ready_to_write().map_err(unready)?;
     Ok("ready")
+}
+
+fn unready(unready: Unready) -> Refusal {
+    match unready {
+        Unready::Halted(why) => Refusal::new(ErrorCode::ZoneHalted, why),
+        Unready::Other(why) => Refusal::new(ErrorCode::NotReady, why),
+    }
 }
 
 /// A node that was told to end is ready for nothing, though it still serves what comes.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use pghc_api::error::Problem;
+use pghc_api::error::{ErrorCode, Problem};
 use pghc_api::limits::PAGE_LINKS_MAX;
 use pghc_api::wire::Status;
 use serde::Deserialize;
@@ -49,6 +49,8 @@ enum Failure {
     Passing(String),
     /// The answer was over the limit.
     TooLarge,
+    /// The node has halted: another attempt gets the same answer.
+    Halted(String),
 }
 
 impl Api {
@@ -138,6 +140,7 @@ impl Api {
             match self.get_once(path, query).await {
                 Ok(body) => return Ok(Some(body)),
                 Err(Failure::TooLarge) => return Ok(None),
+                Err(Failure::Halted(text)) => return Err(ReadError::Halted(text)),
                 Err(Failure::Passing(text)) => last = text,
             }
         }
@@ -151,10 +154,12 @@ impl Api {
             other => Failure::Passing(describe(&other)),
         })?;
         if !answer.status.is_success() {
-            let detail =
-                serde_json::from_slice(&answer.body).map(|problem: Problem| problem.detail);
-            let (status, detail) = (answer.status.as_u16(), detail.unwrap_or_default());
-            return Err(Failure::Passing(format!("status {status} {detail}")));
+            let status = answer.status.as_u16();
+            return Err(match serde_json::from_slice::<Problem>(&answer.body) {
+                Ok(Problem { code: ErrorCode::ZoneHalted, detail, .. }) => Failure::Halted(detail),
+                Ok(Problem { detail, .. }) => Failure::Passing(format!("status {status} {detail}")),
+                Err(_) => Failure::Passing(format!("status {status}")),
+            });
         }
         Ok(answer.body)
     }

@@ -68,7 +68,7 @@ impl From<ReadError> for ExtractError {
     fn from(error: ReadError) -> Self {
         match error {
             ReadError::Violation(violation) => Self::Violation(violation),
-            ReadError::Unreadable(text) => Self::Unreadable(text),
+            ReadError::Unreadable(text) | ReadError::Halted(text) => Self::Unreadable(text),
             ReadError::NoExport(text) => Self::Unreadable(format!("the file {text}")),
         }
     }

@@ -134,7 +134,7 @@ impl Zone {
     pub(crate) fn broken_at(&self) -> Option<u64> {
         match self.trouble.as_ref()? {
             ReadError::Violation(violation) => u64::try_from(violation.id).ok(),
-            ReadError::Unreadable(_) | ReadError::NoExport(_) => None,
+            ReadError::Unreadable(_) | ReadError::Halted(_) | ReadError::NoExport(_) => None,
         }
     }
 

@@ -70,6 +70,9 @@ pub(crate) enum ReadError {
     /// Nothing is known about what was not read.
     #[error("{0}")]
     Unreadable(String),
+    /// The node of an API source has halted: it found the zone's chain not to be the one that was ordered.
+    #[error("{0}")]
+    Halted(String),
     /// A file that is no export: the request makes no sense. The words go on after the file's name.
     #[error("{0}")]
     NoExport(String),

@@ -28,7 +28,7 @@ pub(crate) fn report(
         difference.odd = judged.odd;
         (difference.id, judged.summary, judged.advice)
     });
-    let violation = first_violation(zones, &zone_reports, fork);
+    let violation = first_violation(zones, &zone_reports, fork).or_else(|| halted(zones));
     let unread = unread(plan, zones, &zone_reports, &comparison);
     let proved_to = witnesses.proved_to.filter(|_| violation.is_none());
     let (verdict, summary, advice) = if let Some((summary, advice)) = violation {
@@ -61,9 +61,9 @@ fn zone_report(plan: &Plan, zone: &Zone) -> ZoneReport {
     let head = zone.checked.as_ref().and_then(|checked| checked.head);
     let (own, incomplete) = match &zone.trouble {
         Some(ReadError::Violation(violation)) => (Some(violation.clone()), None),
-        Some(ReadError::Unreadable(reason) | ReadError::NoExport(reason)) => {
-            (None, Some(format!("not read: {reason}")))
-        }
+        Some(
+            ReadError::Unreadable(reason) | ReadError::Halted(reason) | ReadError::NoExport(reason),
+        ) => (None, Some(format!("not read: {reason}"))),
         None => (wrong_token(&plan.request, zone), None),
     };
     let found = zone.contradicted.iter().cloned().chain(own);
@@ -239,6 +239,19 @@ fn first_violation(
         .map(|(id, summary, advice)| (i64::try_from(id).unwrap_or(i64::MAX), (summary, advice)));
     // Of two findings at one link, the comparison says more: it comes first.
     fork.into_iter().chain(own).min_by_key(|(id, _)| *id).map(|(_, found)| found)
+}
+
+/// A zone whose own node has found its chain not to be the ordered one, where no link of it could be read.
+fn halted(zones: &[Zone]) -> Option<(String, String)> {
+    zones.iter().find_map(|zone| {
+        let Some(ReadError::Halted(reason)) = &zone.trouble else { return None };
+        let name = &zone.name;
+        let advice = format!(
+            "trust nothing in {name} until its zone is filled anew; to see which links differ, verify \
+             again with the connection string of its database"
+        );
+        Some((format!("{name} was not read: {reason}"), advice))
+    })
 }
 
 /// What to do about a source that is not sound in itself, or that a token contradicts.

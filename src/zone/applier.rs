@@ -292,7 +292,8 @@ impl Applying {
         }
     }
 
-    /// Known before it is seen: who reads the database may see a batch before its answer is here.
+    /// Remembers the newest link of a batch before it is sent: a look at the database may find the batch before
+    /// its answer is here.
     fn sends(&self, queue: &Queue, head: Head) {
         if head.id.get() <= queue.vouched_to {
             self.standing.know((head.id.get(), head.digest));

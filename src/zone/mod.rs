@@ -57,6 +57,21 @@ pub enum Outcome {
     KeyReused(WriteId),
 }
 
+/// Why requests should go to another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unready {
+    /// The zone has halted, and an operator must act.
+    Halted(String),
+    /// What passes by itself: the database or the leader is away, the zone is being filled.
+    Other(String),
+}
+
+impl From<String> for Unready {
+    fn from(why: String) -> Self {
+        Self::Other(why)
+    }
+}
+
 /// Why a write has no outcome. Sorted by what the caller may do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
@@ -174,11 +189,11 @@ pub trait Service: Send + Sync + 'static {
     fn may_read(&self) -> Result<(), ReadError>;
 
     /// Whether reads should be sent here; else why not. Needs no coordinator.
-    fn ready_to_read(&self) -> Result<(), String>;
+    fn ready_to_read(&self) -> Result<(), Unready>;
 
     /// Whether writes should be sent here: the zone applies and a coordinator knows a leader; else why
     /// not.
-    fn ready_to_write(&self) -> Result<(), String>;
+    fn ready_to_write(&self) -> Result<(), Unready>;
 
     /// Orders writes; one outcome for each, in order. All or none of them have outcomes.
     fn submit(

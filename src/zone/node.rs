@@ -23,7 +23,9 @@ use super::schema_check;
 use super::standing::Standing;
 use super::submit::Submitter;
 use super::witness::Witness;
-use super::{Identity, Need, NewWrite, Outcome, ReadError, Recent, Service, Snapshot, SubmitError};
+use super::{
+    Identity, Need, NewWrite, Outcome, ReadError, Recent, Service, Snapshot, SubmitError, Unready,
+};
 use crate::postgres::{Commit, Dsn, Reader};
 use crate::rpc::v1::zone_view::State;
 use crate::rpc::v1::{AwaitRequest, ReadIndexRequest, ZoneView};
@@ -160,10 +162,8 @@ impl Node {
             tasks: tasks.clone(),
         });
         let look = Look::new(witness.clone(), Arc::clone(&database), Arc::clone(&standing));
-        tasks.spawn(
-            "guard",
-            Guard::run(Guard { look, standing: Arc::clone(&standing), auditor: auditor.clone() }),
-        );
+        let guard = Guard { look, standing: Arc::clone(&standing), auditor: auditor.clone() };
+        tasks.spawn("guard", guard.run());
         if let Some((auditor, audit)) = auditor.clone().zip(own.as_ref().and_then(|o| o.audit)) {
             tasks.spawn("auditor", auditor.run(audit));
         }
@@ -378,29 +378,30 @@ impl Service for Node {
         }
     }
 
-    fn ready_to_read(&self) -> Result<(), String> {
+    fn ready_to_read(&self) -> Result<(), Unready> {
         match self.may_read() {
             Ok(()) if !self.reads.is_servable() => {
-                Err(self.standing.doubted().unwrap_or_else(|| "no replica may be read".to_owned()))
+                let why = self.standing.doubted();
+                Err(why.unwrap_or_else(|| "no replica may be read".to_owned()).into())
             }
             Ok(()) => {
                 let why = self.standing.refused().or_else(|| self.standing.filling());
-                why.map_or(Ok(()), Err)
+                why.map_or(Ok(()), |why| Err(why.into()))
             }
-            Err(ReadError::Halted(why)) => Err(format!("the zone has halted: {why}")),
-            Err(ReadError::Database(why)) => Err(why),
-            Err(error) => Err(error.to_string()),
+            Err(ReadError::Halted(why)) => Err(Unready::Halted(why)),
+            Err(ReadError::Database(why)) => Err(why.into()),
+            Err(error) => Err(error.to_string().into()),
         }
     }
 
-    fn ready_to_write(&self) -> Result<(), String> {
+    fn ready_to_write(&self) -> Result<(), Unready> {
         if let Some(why) = self.standing.frontier.halted() {
-            return Err(format!("the zone has halted: {why}"));
+            return Err(Unready::Halted(why));
         }
         if let Some(why) = self.standing.trouble().or_else(|| self.standing.filling()) {
-            return Err(why);
+            return Err(why.into());
         }
-        self.leaderless().map_or(Ok(()), |why| Err(why.to_owned()))
+        self.leaderless().map_or(Ok(()), |why| Err(why.to_owned().into()))
     }
 
     fn submit(

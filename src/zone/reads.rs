@@ -67,14 +67,12 @@ impl Reads {
             failed = None;
             for (database, replica) in self.in_order(need.may_be_replica) {
                 match timeout_at(need.deadline, query(database)).await {
-                    Ok(Ok((value, frontier))) => {
-                        let is_far =
-                            frontier >= need.at_least || sabotage::is(Bug::TokenNotAwaited);
-                        if is_far {
-                            return Ok(Snapshot { value, frontier });
-                        }
-                        furthest = furthest.max(Some(frontier));
+                    Ok(Ok((value, frontier)))
+                        if frontier >= need.at_least || sabotage::is(Bug::TokenNotAwaited) =>
+                    {
+                        return Ok(Snapshot { value, frontier });
                     }
+                    Ok(Ok((_, frontier))) => furthest = furthest.max(Some(frontier)),
                     Ok(Err(error)) => {
                         match (replica, error.changed_link()) {
                             (Some(replica), _) => replica.fails(),
@@ -87,8 +85,8 @@ impl Reads {
                     Err(_) => {}
                 }
             }
-            let is_over = Instant::now() + RETRY >= need.deadline;
-            let is_over = is_over || self.standing.frontier.halted().is_some();
+            let is_over = Instant::now() + RETRY >= need.deadline
+                || self.standing.frontier.halted().is_some();
             if is_over || (failed.is_some() && !self.has_replica()) {
                 break;
             }

@@ -122,17 +122,12 @@ impl Standing {
         self.known.lock().iter().rev().any(|known| *known == at)
     }
 
-    /// How far this zone is known to hold what was ordered: others wait for what is reported.
+    /// How far this zone is known to hold what was ordered; the frontier while this node knows no link.
     pub(super) fn known_frontier(&self) -> u64 {
-        match self.known_id() {
+        match self.known_id.load(Ordering::Acquire) {
             0 => self.frontier.id(),
             newest => newest.min(self.frontier.id()),
         }
-    }
-
-    /// The newest link that is known to be what was ordered; 0 while none is.
-    pub(super) fn known_id(&self) -> u64 {
-        self.known_id.load(Ordering::Acquire)
     }
 
     /// This node takes over a database that ends with link `at`, which is looked at before it is shown.

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which may unwrap too")]
 
+mod plans;
 mod strangers;
 
 use std::sync::atomic::{AtomicU32, Ordering};

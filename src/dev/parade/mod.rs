@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use pghc_api::error::ErrorCode;
 use pghc_api::id::ZoneName;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
@@ -50,8 +51,6 @@ use crate::wan::Wan;
 
 /// A child that ended this often in a row, each time soon after its start, will not get better.
 const SHORT_LIVES_MAX: u32 = 6;
-/// In what a node answers that is not ready because its zone has halted.
-const HALTED: &str = "the zone has halted";
 /// Orders waiting for one keeper; more make the caller wait.
 const ORDERS_MAX: usize = 8;
 const POLL: Duration = Duration::from_millis(50);
@@ -192,7 +191,7 @@ impl Parade {
             }
             if Instant::now() >= deadline {
                 let (logs, log) = (assemble::logs(&self.data), self.log_of(&missing[0]));
-                if missing.iter().all(|why| why.contains(HALTED)) {
+                if missing.iter().all(|why| why.contains(ErrorCode::ZoneHalted.as_str())) {
                     self.hold.taken.tell_halted(&missing.join("; "))?;
                 }
                 return Err(Error::NotReady { timeout, missing: missing.join("; "), logs, log });

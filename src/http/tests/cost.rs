@@ -22,7 +22,9 @@ use super::double::Double;
 use crate::http::{Api, Cors, Limits, serve};
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
-use crate::zone::{Identity, Need, NewWrite, Outcome, ReadError, Service, Snapshot, SubmitError};
+use crate::zone::{
+    Identity, Need, NewWrite, Outcome, ReadError, Service, Snapshot, SubmitError, Unready,
+};
 
 /// A node that does nothing but count.
 struct Counter {
@@ -49,11 +51,11 @@ impl Service for Counter {
         Ok(())
     }
 
-    fn ready_to_read(&self) -> Result<(), String> {
+    fn ready_to_read(&self) -> Result<(), Unready> {
         Ok(())
     }
 
-    fn ready_to_write(&self) -> Result<(), String> {
+    fn ready_to_write(&self) -> Result<(), Unready> {
         Ok(())
     }
     fn submit(

@@ -12,7 +12,9 @@ use pghc_api::wire::{Status, ZoneState, ZoneStatus};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use crate::zone::{Identity, Need, NewWrite, Outcome, ReadError, Service, Snapshot, SubmitError};
+use crate::zone::{
+    Identity, Need, NewWrite, Outcome, ReadError, Service, Snapshot, SubmitError, Unready,
+};
 
 /// How the double behaves; the default is well.
 #[derive(Debug, Clone, Default)]
@@ -159,12 +161,12 @@ impl Service for Double {
         self.behaviour.lock().may_not_read.clone().map_or(Ok(()), Err)
     }
 
-    fn ready_to_read(&self) -> Result<(), String> {
-        self.behaviour.lock().not_reading.clone().map_or(Ok(()), Err)
+    fn ready_to_read(&self) -> Result<(), Unready> {
+        self.behaviour.lock().not_reading.clone().map_or(Ok(()), |why| Err(why.into()))
     }
 
-    fn ready_to_write(&self) -> Result<(), String> {
-        self.behaviour.lock().not_ready.clone().map_or(Ok(()), Err)
+    fn ready_to_write(&self) -> Result<(), Unready> {
+        self.behaviour.lock().not_ready.clone().map_or(Ok(()), |why| Err(why.into()))
     }
 
     fn submit(

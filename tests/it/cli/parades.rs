@@ -203,6 +203,12 @@ async fn a_command_finds_the_cluster_by_the_settings_of_its_processes() {
             let shown = String::from_utf8_lossy(&said.stdout).into_owned();
             assert!(shown.contains("us"), "{command} --config {config}: {shown}");
         }
+        // An empty chain is sound only where coordinators were found that say so.
+        let audit = format!("zone audit --database {} --config {config}", zone.dsn);
+        let said = run("pghc", &audit);
+        let shown = String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned();
+        assert_eq!(said.status.code(), Some(0), "{audit}: {shown}");
+        assert!(shown.contains("SOUND"), "{audit}: {shown}");
     }
     refuses("pghc", "members list --config /no/such.toml", 2, &["there is no /no/such.toml"]);
     site.parade.stop().await;

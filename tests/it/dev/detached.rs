@@ -12,6 +12,8 @@ use pghc::dev::scratch::Scratch;
 
 use super::parade::{BROKEN, OBEDIENT, pids, script, until};
 use crate::harness::{binary, client};
+use crate::zones::query;
+use crate::zones::tamper::rewrite_from;
 
 fn detach(data: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(binary());
@@ -91,6 +93,27 @@ async fn a_supervisor_that_dies_is_told_and_what_it_left_is_stopped() {
     signal(supervisor.pid, Signal::SIGKILL);
     let output = detach.wait_with_output().unwrap();
     check(&output, 1, &["the parade is not up", "signal: 9", "supervisor.log"]);
+    check(&stop(&data), 0, &["nothing is left running"]);
+    nothing_is_left(&data, &record);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_halted_zone_is_told_and_its_parade_keeps_running() {
+    let scratch = Scratch::new("it").unwrap();
+    let data = scratch.path().join("parade");
+    check(&detach(&data, &[]).output().unwrap(), 0, &["ready after"]);
+    let record = ParadeRecord::read(&data).expect("it runs");
+    let url = format!("{}/chain", record.zones[0].api[0]);
+    for _ in 0..3 {
+        assert!(client().post(&url).send().await.expect("answered").status().is_success());
+    }
+    query(&record.zones[0].dsn, &rewrite_from(2)).await;
+    check(&stop(&data), 0, &["nothing is left running"]);
+    let said =
+        ["the parade runs, and not every zone takes writes", "the first bad id is 2 ", "reseed"];
+    check(&detach(&data, &[]).output().unwrap(), 1, &said);
+    let record = ParadeRecord::read(&data).expect("it runs");
+    assert!(pids(&record).into_iter().all(|pid| identity(pid).is_some()), "something has ended");
     check(&stop(&data), 0, &["nothing is left running"]);
     nothing_is_left(&data, &record);
 }

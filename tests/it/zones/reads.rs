@@ -57,6 +57,15 @@ async fn a_changed_payload_is_never_read_and_fences_its_zone() {
             assert!(!text.contains("\"forged\""), "{path}: {text}");
         }
         town.not_ready("us", &format!("the first bad id is {id} ")).await;
+        let mut verify = tokio::process::Command::new(env!("CARGO_BIN_EXE_chain-verify"));
+        for zone in ["eu", "us"] {
+            verify.arg("--zone").arg(format!("{zone}={}", town.url(zone)));
+        }
+        let verified = verify.output().await.expect("it runs");
+        let text = String::from_utf8_lossy(&verified.stdout).into_owned();
+        let summary = "VIOLATION: us was not read: ";
+        assert!(verified.status.code() == Some(1) && text.contains(summary), "{text}");
+        assert!(text.contains(&format!("the first bad id is {id} ")), "{text}");
         reseed(&town).await;
     }
     town.stop().await;
