@@ -78,6 +78,7 @@ fn every_program_refuses_what_it_does_not_know_by_name() {
     refuses("chain-verify", "--file a --last 1 --from 2", 3, &["--last", "--from"]);
     refuses("chain-verify", "--file a --from 3 --to 2", 3, &["--from 3", "--to 2"]);
     refuses("chain-verify", "--file a --file a", 3, &["given twice"]);
+    refuses("chain-verify", "--file Cargo.toml", 3, &["Cargo.toml", "nothing was checked"]);
     for program in ["pghc", "chain-verify", "geo-load"] {
         for flag in ["--help", "--version"] {
             let output = run(program, flag);

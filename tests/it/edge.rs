@@ -267,14 +267,22 @@ fn the_last_event_of_a_json_log_says_why() {
     );
     let data = tempfile::tempdir().expect("a directory");
     let member = format!("--member 1=eu=http://{address}");
-    let coordinator = format!(
-        "coordinator --cluster-id {CLUSTER} --id 1 --zone eu --data {} --listen {address} {member}",
-        data.path().join("c").display()
-    );
+    let coordinator =
+        format!("coordinator --cluster-id {CLUSTER} --id 1 --zone eu --listen {address} {member}");
+    let damaged = data.path().join("damaged");
+    std::fs::create_dir(&damaged).expect("made");
+    std::fs::write(damaged.join("identity.json"), "nonsense").expect("written");
+    let damaged = format!("{coordinator} --data {}", damaged.display());
     let pghc = env!("CARGO_BIN_EXE_pghc");
     for (program, words, code, why) in [
         (pghc, api.as_str(), 2, "cannot listen on"),
-        (pghc, coordinator.as_str(), 2, "cannot listen on"),
+        (
+            pghc,
+            &format!("{coordinator} --data {}", data.path().join("c").display()),
+            2,
+            "cannot listen on",
+        ),
+        (pghc, damaged.as_str(), 1, "identity.json is not readable"),
         (pghc, "coordinator --nonsense", 2, "--nonsense"),
         (pghc, "api --config /no/such.toml", 2, "/no/such.toml"),
         (pghc, "status --data /no/such", 2, "/no/such"),

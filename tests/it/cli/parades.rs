@@ -114,6 +114,9 @@ async fn a_second_node_of_one_name_is_refused_with_words() {
     let coordinators: Vec<String> = record.zones.iter().map(|z| z.coordinator.clone()).collect();
     let stray = Stray::named("eu-1", &cluster, "eu", &record.zones[0].dsn, &coordinators);
     stray.says("the node name eu-1 is in use by another process, of zone eu").await;
+    let write = site.http.post(format!("{}/chain?timeout=500ms", stray.url)).send().await;
+    let write = write.expect("an answer").status();
+    assert!(!write.is_success(), "a node that does not own its name took a write: {write}");
     site.parade.ready(PATIENCE).await.expect("the first one stays ready");
     // A process that is started in the place of another takes its name over.
     site.kill("eu", Part::Api(0)).await;
