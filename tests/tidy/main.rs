@@ -1,8 +1,12 @@
 //! The tree keeps its own rules: layers, opening comments, sizes, and who may name what.
 
+mod imports;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use imports::Crate;
 
 /// Longest source file in lines.
 const FILE_LINES_MAX: usize = 600;
@@ -118,6 +122,17 @@ fn imports(code: &str) -> BTreeSet<String> {
         }
     }
     named
+}
+
+#[test]
+fn no_files_need_each_other() {
+    let sources = sources();
+    for root in ["src", "api/src"] {
+        let files = sources.iter().map(|source| (source.path.as_path(), source.text.as_str()));
+        let files = Crate::read(Path::new(root), files);
+        let circles = files.circles();
+        assert!(circles.is_empty(), "{} circles below {root}: {circles:#?}", circles.len());
+    }
 }
 
 fn layer(module: &str) -> Option<usize> {
