@@ -13,8 +13,11 @@ use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::tls::NoTlsStream;
 use tokio_postgres::{Client, Config, Connection, NoTls, Socket};
 
+pub use super::connect_error::ConnectError;
+use super::connect_error::is_passing;
 pub use super::dsn::{BadDsn, Dsn};
 use super::remedy;
+pub use super::role::{LOCK_MAX, Role, STATEMENT_MAX};
 use super::secret::Login;
 use super::session::{self, Unusable};
 use crate::task::Tasks;
@@ -22,103 +25,8 @@ use crate::telemetry::describe;
 
 /// Longest time one attempt to log in to one server may take.
 pub const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// Longest time a statement of an applier or reader may run in the server.
-pub const STATEMENT_MAX: Duration = Duration::from_secs(10);
-/// Longest time a statement waits for a lock.
-pub const LOCK_MAX: Duration = Duration::from_secs(5);
 /// Longest time sent bytes may stay unacknowledged before the connection counts as gone.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(10);
-
-/// What a session is for, and so which role it takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Migrates and inspects; keeps the login role.
-    Login,
-    /// Adds links and moves the frontier.
-    Applier,
-    /// Reads.
-    Reader,
-    /// Reads and verifies. Keeps the login role where that is no member of `pghc_auditor`, so that
-    /// a database whose roles were lost can still be looked at; never writes.
-    Auditor,
-}
-
-impl Role {
-    /// What a session says right after login.
-    pub(super) const fn set_role(self) -> &'static str {
-        match self {
-            Self::Login => "",
-            Self::Applier => "set role pghc_applier",
-            Self::Reader => "set role pghc_reader; set default_transaction_read_only = on",
-            Self::Auditor => {
-                "select set_config('role', rolname, false) from pg_catalog.pg_roles \
-                 where rolname = 'pghc_auditor' and pg_has_role(oid, 'member'); \
-                 set default_transaction_read_only = on"
-            }
-        }
-    }
-
-    /// More start-up options.
-    pub(super) const fn options(self) -> &'static str {
-        match self {
-            Self::Login | Self::Auditor => "",
-            // These sessions live long and look links up by id only. A plan made while the chain
-            // was short must not scan all of it when it is long, and planning the apply statement
-            // anew for each batch, as PostgreSQL would, costs more than the guards.
-            Self::Applier | Self::Reader => {
-                " -c plan_cache_mode=force_generic_plan -c enable_seqscan=off \
-                 -c enable_bitmapscan=off"
-            }
-        }
-    }
-
-    /// A verifier's statements are long by nature; it is bounded by its own deadline.
-    pub(super) const fn statement_max(self) -> Duration {
-        match self {
-            Self::Applier | Self::Reader => STATEMENT_MAX,
-            Self::Auditor | Self::Login => Duration::from_secs(3600),
-        }
-    }
-}
-
-/// Why there is no session. Nothing was written in any case.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// Try again later: the server does not answer, is starting, or has no room.
-    #[error("PostgreSQL at {dsn} does not answer")]
-    Unavailable {
-        /// Where, without the password.
-        dsn: String,
-        /// What the driver says.
-        #[source]
-        source: Option<tokio_postgres::Error>,
-    },
-    /// A person must act: wrong password, no such database, or a role that is missing or not
-    /// granted to the login role.
-    #[error("PostgreSQL at {dsn} refuses the session: {message}; check login, database and roles")]
-    Refused {
-        /// Where, without the password.
-        dsn: String,
-        /// The server's words.
-        message: String,
-    },
-    /// A person must act, as the message says.
-    #[error("no session with PostgreSQL at {dsn} can be used: {message}")]
-    Unusable {
-        /// Where, without the password.
-        dsn: String,
-        /// What is wrong and what to do.
-        message: String,
-    },
-}
-
-impl ConnectError {
-    /// Whether the server has no room for one more session.
-    pub(super) fn is_full(&self) -> bool {
-        let Self::Unavailable { source: Some(error), .. } = self else { return false };
-        error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS)
-    }
-}
 
 /// The connection of a client; it must be polled for the client to work.
 pub type Driver = Connection<Socket, NoTlsStream>;
@@ -281,14 +189,6 @@ pub(super) async fn polling<T>(driver: &mut Driver, work: impl Future<Output = T
         done = &mut work => done,
         _ = driver => work.await,
     }
-}
-
-/// Whether the server may do later what it refused now, without anybody's help or with an
-/// operator's (disk space): connection trouble, conflicts, lack of resources, operator's stop,
-/// I/O errors of the system, and a server that is (still) a replica.
-pub(super) fn is_passing(code: &SqlState) -> bool {
-    matches!(code.code().get(..2), Some("08" | "40" | "53" | "55" | "57" | "58"))
-        || *code == SqlState::READ_ONLY_SQL_TRANSACTION
 }
 
 /// Whether a schema, table or function that must be there is not.

@@ -10,7 +10,7 @@ use tokio_postgres::types::ToSql;
 
 use super::column::{WrongColumn, get};
 use super::connect::{ConnectError, Dsn, Role};
-use super::read::ReadError;
+use super::read_error::ReadError;
 use crate::failpoint::{self, Point};
 use crate::task::Tasks;
 

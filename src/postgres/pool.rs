@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Client, Statement};
 
 use super::connect::{CONNECT_MAX, ConnectError, Dsn, Role, drive};
-use super::read::ReadError;
+use super::read_error::ReadError;
 
 /// Cheap to clone; connects when first used.
 #[derive(Debug, Clone)]

@@ -7,7 +7,7 @@
 use pghc_api::chain::{Head, Link, LinkHash, link_hash, payload_digest};
 use pghc_api::id::{ClusterId, NodeName, WriteId};
 
-use super::read::ReadError;
+use super::read_error::ReadError;
 
 /// Recomputes `links`, ascending and dense, from the chain values of the link before the first of them.
 ///

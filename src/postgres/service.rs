@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::dsn::{BadDsn, check_service};
+use super::options::{BadDsn, check_service};
 use super::secret::{Surroundings, read};
 
 /// Where packages have the file of the whole machine.

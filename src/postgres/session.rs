@@ -8,7 +8,8 @@
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use super::connect::{ConnectError, LOCK_MAX, Role};
+use super::connect_error::ConnectError;
+use super::role::{LOCK_MAX, Role};
 
 /// Settings that change how text is read, printed, compared or timed out, for every session. They
 /// exist since PostgreSQL 14 and any login may set them. `row_security=off` makes a read fail from

@@ -10,7 +10,7 @@ use pghc_api::id::{ClusterId, ZoneName};
 use tokio_postgres::{GenericClient, Row, Transaction};
 
 use super::column::get;
-use super::migrate::MigrateError;
+use super::migrate_error::MigrateError;
 use super::preflight;
 use crate::failpoint::{self, Point};
 use crate::sabotage::{self, Bug};

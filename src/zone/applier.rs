@@ -21,7 +21,8 @@ use super::fill::Filler;
 use super::halt::Halt;
 use super::plan::{PlanError, plan};
 use super::standing::Standing;
-use super::tail::{Fed, Feed, Tail};
+use super::tail::{Feed, Tail};
+use super::tail_event::TailEvent;
 use super::witness::Witness;
 use crate::failpoint::{self, Point};
 use crate::postgres::{Acquired, ApplyError, Batch, CHAIN_DAMAGED, Lease, MigrateError};
@@ -331,17 +332,17 @@ impl Applying {
     }
 
     /// Plans what the tail fed, and what is already here behind it.
-    fn take(&self, queue: &mut Queue, fed: Option<Fed>) -> Result<(), Ended> {
+    fn take(&self, queue: &mut Queue, fed: Option<TailEvent>) -> Result<(), Ended> {
         let mut next = Some(fed.ok_or_else(|| Ended::Lost("the tail ended".to_owned()))?);
         while let Some(fed) = next {
             let mut is_vouched = true;
             let planned = match fed {
-                Fed::Batch(batch) => plan(&self.identity.cluster, queue.head, batch),
-                Fed::Links { links, is_vouched: vouched } => {
+                TailEvent::Batch(batch) => plan(&self.identity.cluster, queue.head, batch),
+                TailEvent::Links { links, is_vouched: vouched } => {
                     is_vouched = vouched;
                     Ok(links)
                 }
-                Fed::Refused(why) => return Err(Ended::Refused(why)),
+                TailEvent::Refused(why) => return Err(Ended::Refused(why)),
             };
             match planned {
                 Ok(links) => {

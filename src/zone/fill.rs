@@ -17,9 +17,9 @@ use tokio::time::Instant;
 use super::database::Database;
 use super::peer::Peer;
 use super::plan::follow;
-use super::report::Source;
 use super::standing::{Filling, Standing};
-use super::tail::Fed;
+use super::tail_event::TailEvent;
+use super::views::Source;
 use super::witness::{Compared, Mark, Witness, head_of};
 use crate::failpoint::{self, Point};
 use crate::sabotage::{self, Bug};
@@ -128,7 +128,11 @@ impl Filler {
     }
 
     /// Reads from the best source behind `head`, which moves with what was passed on.
-    pub(super) async fn turn(&mut self, head: &mut Option<Head>, out: &mpsc::Sender<Fed>) -> Turn {
+    pub(super) async fn turn(
+        &mut self,
+        head: &mut Option<Head>,
+        out: &mpsc::Sender<TailEvent>,
+    ) -> Turn {
         if let Some(turn) = self.prove(*head).await {
             return turn;
         }
@@ -213,7 +217,7 @@ impl Filler {
         &mut self,
         source: &Source,
         head: &mut Option<Head>,
-        out: &mpsc::Sender<Fed>,
+        out: &mpsc::Sender<TailEvent>,
         held: &mut Held,
     ) -> Ended {
         let peer = Peer::new(self.witness.http.clone(), &source.url);
@@ -299,7 +303,11 @@ fn payload_bytes(link: &Link) -> usize {
 
 /// Passes links on in pieces, vouched for by the coordinators or not; answers the head behind them, if there are any; `None` when nobody reads
 /// any longer.
-async fn pass(links: Vec<Link>, is_vouched: bool, out: &mpsc::Sender<Fed>) -> Option<Option<Head>> {
+async fn pass(
+    links: Vec<Link>,
+    is_vouched: bool,
+    out: &mpsc::Sender<TailEvent>,
+) -> Option<Option<Head>> {
     let head = links.last().map(head_of);
     let mut piece = Vec::with_capacity(PIECE_LINKS);
     let mut bytes = 0;
@@ -309,7 +317,7 @@ async fn pass(links: Vec<Link>, is_vouched: bool, out: &mpsc::Sender<Fed>) -> Op
         piece.push(link);
         if piece.len() == PIECE_LINKS || bytes >= PIECE_BYTES || links.peek().is_none() {
             let links = std::mem::take(&mut piece);
-            out.send(Fed::Links { links, is_vouched }).await.ok()?;
+            out.send(TailEvent::Links { links, is_vouched }).await.ok()?;
             bytes = 0;
         }
     }
@@ -333,7 +341,7 @@ mod tests {
     use pghc_api::time::Micros;
 
     use super::{HELD_LINKS, Held, Unordered, rank};
-    use crate::zone::report::Source;
+    use crate::zone::views::Source;
 
     fn link(id: u64) -> Link {
         let mut digest = Digest::default();

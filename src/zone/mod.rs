@@ -26,6 +26,8 @@ mod schema_check;
 mod standing;
 mod submit;
 mod tail;
+mod tail_event;
+mod views;
 mod witness;
 
 pub use auditor::Settings as Audit;

@@ -18,10 +18,11 @@ use super::read_check;
 use super::reading::{Readings, Trying};
 use super::reads::Reads;
 use super::replica::Replica;
-use super::report::{self, Views};
+use super::report;
 use super::schema_check;
 use super::standing::Standing;
 use super::submit::Submitter;
+use super::views::Views;
 use super::witness::Witness;
 use super::{
     Identity, Need, NewWrite, Outcome, ReadError, Recent, Service, Snapshot, SubmitError, Unready,

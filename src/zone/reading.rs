@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Identity;
 use super::peer::Peer;
-use super::report::{Source, Views};
+use super::views::{Source, Views};
 use crate::http_client::HttpClient;
 use crate::telemetry::Metrics;
 
@@ -159,7 +159,7 @@ mod tests {
 
     use super::{PERIOD, RETRY, Readings, verdict};
     use crate::zone::Identity;
-    use crate::zone::report::Source;
+    use crate::zone::views::Source;
 
     fn source(zone: &str, url: &str) -> Source {
         Source { zone: zone.to_owned(), url: url.to_owned(), frontier: 1 }

@@ -1,18 +1,16 @@
 //! Tells every coordinator how far the zone is, and learns from each answer whether it lives, how
 //! far it is, and how the cluster looks.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use pghc_api::id::ZoneName;
 use tokio::time::Instant;
 
 use super::Identity;
 use super::coordinators::Coordinators;
 use super::standing::Standing;
-use crate::rpc::v1::{Cluster, ZoneReport, ZoneView};
+use super::views::{ANSWER_MAX, Views};
+use crate::rpc::v1::ZoneReport;
 use crate::sequencer::SessionId;
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
@@ -26,155 +24,6 @@ const GAP: Duration = Duration::from_millis(100);
 /// is pinged, which a report makes needless.
 const PERIOD: Duration = Duration::from_millis(900);
 
-/// Longest wait for an answer.
-const ANSWER_MAX: Duration = Duration::from_secs(2);
-
-/// A coordinator whose head has stood still so long while others went on is not asked.
-const STALE_AFTER: Duration = Duration::from_secs(2);
-
-/// A coordinator that was last heard so long before another one is not the one to believe.
-const NEWER_BY: Duration = Duration::from_secs(2);
-
-/// A zone that has not reported for so long is not read from.
-const SOURCE_SILENT_MS: u64 = 5_000;
-
-#[derive(Clone)]
-struct View {
-    cluster: Cluster,
-    /// When its head last moved.
-    moved: Instant,
-    /// When it was told.
-    heard: Instant,
-}
-
-/// What the coordinators last answered, by place.
-pub(super) struct Views {
-    views: Mutex<Vec<Option<View>>>,
-}
-
-/// A zone whose chain may be read over HTTP.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Source {
-    /// Its name.
-    pub(super) zone: String,
-    /// Address of an API node there.
-    pub(super) url: String,
-    /// Newest id applied there.
-    pub(super) frontier: u64,
-}
-
-impl Source {
-    fn of(zone: ZoneView) -> Self {
-        Self { zone: zone.zone, url: zone.api_url, frontier: zone.frontier }
-    }
-}
-
-impl Views {
-    /// What the coordinators answer to a caller that reports nothing.
-    pub(super) async fn ask(coordinators: &Coordinators) -> Self {
-        let views = Self { views: Mutex::new(vec![None; coordinators.count()]) };
-        for place in 0..coordinators.count() {
-            let mut request = tonic::Request::new(ZoneReport::default());
-            request.set_timeout(ANSWER_MAX);
-            let mut client = coordinators.client(place);
-            let answer = tokio::time::timeout(ANSWER_MAX, client.report(request)).await;
-            if let Ok(Ok(cluster)) = answer {
-                views.take(place, cluster.into_inner(), Instant::now());
-            }
-        }
-        views
-    }
-
-    /// The other zones that are well and have told where they may be read, nearest first: in the
-    /// order of the coordinators, those without one last.
-    pub(super) fn sources(&self, own: &ZoneName) -> Vec<Source> {
-        let views = self.views.lock();
-        let place_of = |zone: &str| {
-            let stands_in = |view: &Option<View>| {
-                view.as_ref().is_some_and(|View { cluster, .. }| {
-                    let id = cluster.coordinator_id;
-                    cluster.members.iter().any(|m| m.coordinator_id == id && m.zone == zone)
-                })
-            };
-            views.iter().position(stands_in).unwrap_or(usize::MAX)
-        };
-        let mut newest: BTreeMap<String, ZoneView> = BTreeMap::new();
-        for zone in views.iter().flatten().flat_map(|view| &view.cluster.zones) {
-            let known = newest.get(&zone.zone);
-            if known.is_none_or(|known| zone.silent_ms < known.silent_ms) {
-                newest.insert(zone.zone.clone(), zone.clone());
-            }
-        }
-        let is_source = |zone: &ZoneView| {
-            let is_well = zone.halted.is_empty() && zone.trouble.is_empty();
-            is_well
-                && zone.silent_ms < SOURCE_SILENT_MS
-                && !zone.api_url.is_empty()
-                && zone.zone != own.as_str()
-        };
-        let mut sources: Vec<ZoneView> = newest.into_values().filter(is_source).collect();
-        sources.sort_by_key(|zone| place_of(&zone.zone));
-        sources.into_iter().map(Source::of).collect()
-    }
-
-    /// The other zones whose applier reports, halted ones too, with the URL that it advertises: empty when it
-    /// advertises none. In the order of their names.
-    pub(super) fn advertised(&self, own: &ZoneName) -> Vec<Source> {
-        let views = self.views.lock();
-        let mut newest: BTreeMap<&str, &ZoneView> = BTreeMap::new();
-        for zone in views.iter().flatten().flat_map(|view| &view.cluster.zones) {
-            let known = newest.entry(&zone.zone).or_insert(zone);
-            if zone.silent_ms < known.silent_ms {
-                *known = zone;
-            }
-        }
-        let reports = |zone: &&ZoneView| {
-            let speaks = !zone.applier.is_empty() && zone.silent_ms < SOURCE_SILENT_MS;
-            speaks && zone.zone != own.as_str()
-        };
-        newest.into_values().filter(reports).cloned().map(Source::of).collect()
-    }
-
-    /// First id that a coordinator's log can serve, the smallest there is; `None` when none says.
-    pub(super) fn log_first(&self) -> Option<u64> {
-        let views = self.views.lock();
-        let firsts = views.iter().flatten().map(|view| view.cluster.log_first_id);
-        firsts.filter(|first| *first != 0).min()
-    }
-
-    /// The answer of the coordinator in place `place`.
-    pub(super) fn of(&self, place: usize) -> Option<Cluster> {
-        self.views.lock()[place].as_ref().map(|view| view.cluster.clone())
-    }
-
-    /// The answer of the coordinator in place `place`, or of another that answered a second or more later; and
-    /// when it came.
-    pub(super) fn newest(&self, place: usize) -> Option<(Cluster, Instant)> {
-        let views = self.views.lock();
-        let newest = views.iter().flatten().max_by_key(|view| view.heard)?;
-        let own = views[place].as_ref().filter(|own| newest.heard - own.heard < NEWER_BY);
-        let view = own.unwrap_or(newest);
-        Some((view.cluster.clone(), view.heard))
-    }
-
-    /// Newest committed id any coordinator has told of.
-    pub(super) fn head(&self) -> u64 {
-        let heads = self.views.lock();
-        heads.iter().flatten().map(|view| view.cluster.head).max().unwrap_or_default()
-    }
-
-    /// Takes in an answer; whether the coordinator keeps up with the others.
-    fn take(&self, place: usize, cluster: Cluster, now: Instant) -> bool {
-        let mut views = self.views.lock();
-        let newest = views.iter().flatten().map(|v| v.cluster.head).max().unwrap_or_default();
-        let unmoved = |view: &&View| view.cluster.head == cluster.head;
-        let moved = views[place].as_ref().filter(unmoved).map_or(now, |view| view.moved);
-        let keeps_up = cluster.head >= newest || now - moved < STALE_AFTER;
-        views[place] = Some(View { cluster, moved, heard: now });
-        keeps_up
-    }
-}
-
 /// Starts reporting to every coordinator.
 pub(super) fn start(
     (identity, session): (&Identity, SessionId),
@@ -183,7 +32,7 @@ pub(super) fn start(
     metrics: &Arc<Metrics>,
     tasks: &Tasks,
 ) -> Arc<Views> {
-    let views = Arc::new(Views { views: Mutex::new(vec![None; coordinators.count()]) });
+    let views = Arc::new(Views::new(coordinators.count()));
     for place in 0..coordinators.count() {
         let reporter = Reporter {
             place,
@@ -277,27 +126,4 @@ impl Reporter {
 fn is_refusal(status: &tonic::Status) -> bool {
     use tonic::Code::{AlreadyExists, FailedPrecondition, ResourceExhausted};
     [AlreadyExists, FailedPrecondition, ResourceExhausted].contains(&status.code())
-}
-
-#[cfg(test)]
-mod tests {
-    use parking_lot::Mutex;
-    use tokio::time::Instant;
-
-    use super::{STALE_AFTER, Views};
-    use crate::rpc::v1::Cluster;
-
-    #[test]
-    fn a_coordinator_that_stands_still_while_others_go_on_does_not_keep_up() {
-        let views = Views { views: Mutex::new(vec![None; 2]) };
-        let at = |head| Cluster { head, ..Cluster::default() };
-        let start = Instant::now();
-        assert!(views.take(0, at(5), start) && views.take(1, at(5), start));
-        let later = start + STALE_AFTER;
-        assert!(views.take(0, at(5), later), "nobody went on");
-        assert!(views.take(1, at(9), later));
-        assert!(!views.take(0, at(5), later));
-        assert!(views.take(0, at(6), later), "it moves again");
-        assert_eq!(views.head(), 9);
-    }
 }

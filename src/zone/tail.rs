@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pghc_api::chain::{Digest, Head, Link, LinkHash};
+use pghc_api::chain::{Digest, Head, LinkHash};
 use pghc_api::id::WriteId;
 use pghc_api::time::Micros;
 use tokio::sync::mpsc;
@@ -19,6 +19,7 @@ use super::Identity;
 use super::coordinators::{Client, Coordinators};
 use super::fill::{Filler, Turn};
 use super::standing::Standing;
+use super::tail_event::TailEvent;
 use crate::rpc::v1::{TailBatch, TailRequest};
 
 /// Batches received and not yet planned.
@@ -36,20 +37,9 @@ const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// How long a coordinator's refusal of this zone's chain counts.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 
-/// What the applier is fed with, in id order.
-#[derive(Debug)]
-pub(super) enum Fed {
-    /// A committed batch, not yet recomputed.
-    Batch(TailBatch),
-    /// Links of another zone, recomputed.
-    Links { links: Vec<Link>, is_vouched: bool },
-    /// The coordinators refuse this zone's chain for this reason; nothing follows.
-    Refused(String),
-}
-
 /// A running tail; dropping it ends it at its next message.
 pub(super) struct Tail {
-    fed: mpsc::Receiver<Fed>,
+    fed: mpsc::Receiver<TailEvent>,
 }
 
 /// What a tail works with.
@@ -71,17 +61,17 @@ impl Tail {
     }
 
     /// What comes next; `None` behind a refusal.
-    pub(super) async fn next(&mut self) -> Option<Fed> {
+    pub(super) async fn next(&mut self) -> Option<TailEvent> {
         self.fed.recv().await
     }
 
     /// What comes next, if it is here already.
-    pub(super) fn ready(&mut self) -> Option<Fed> {
+    pub(super) fn ready(&mut self) -> Option<TailEvent> {
         self.fed.try_recv().ok()
     }
 }
 
-async fn run(mut feed: Feed, mut head: Option<Head>, out: mpsc::Sender<Fed>) {
+async fn run(mut feed: Feed, mut head: Option<Head>, out: mpsc::Sender<TailEvent>) {
     let count = feed.coordinators.count();
     let (mut purged, mut refused) =
         (Said::new(count, PURGED_PAUSE), Said::new(count, REFUSED_PAUSE));
@@ -110,7 +100,7 @@ async fn run(mut feed: Feed, mut head: Option<Head>, out: mpsc::Sender<Fed>) {
                         purged.forget();
                     }
                     Turn::Refused(why) => {
-                        let _ = out.send(Fed::Refused(why)).await;
+                        let _ = out.send(TailEvent::Refused(why)).await;
                         return;
                     }
                     Turn::Stuck(why) => {
@@ -128,7 +118,7 @@ async fn run(mut feed: Feed, mut head: Option<Head>, out: mpsc::Sender<Fed>) {
                 tracing::warn!(place, %status, "this coordinator refuses the zone's chain");
                 refused.say(place);
                 if !somebody_else(&feed.coordinators, &purged, &refused) {
-                    let _ = out.send(Fed::Refused(status.message().to_owned())).await;
+                    let _ = out.send(TailEvent::Refused(status.message().to_owned())).await;
                     return;
                 }
             }
@@ -197,7 +187,7 @@ impl Follow<'_> {
         &self,
         mut client: Client,
         head: &mut Option<Head>,
-        out: &mpsc::Sender<Fed>,
+        out: &mpsc::Sender<TailEvent>,
     ) -> Ended {
         let request = TailRequest {
             after_id: head.map_or(0, |head| head.id.get()),
@@ -225,7 +215,7 @@ impl Follow<'_> {
                     Ok(Some(batch)) => {
                         *head = behind(&batch).or(*head);
                         self.feeds();
-                        if out.send(Fed::Batch(batch)).await.is_err() {
+                        if out.send(TailEvent::Batch(batch)).await.is_err() {
                             return Ended::Unread;
                         }
                     }

@@ -21,7 +21,7 @@ use super::coordinators::Coordinators;
 use super::database::Database;
 use super::peer::Peer;
 use super::plan::follow;
-use super::report::{Source, Views};
+use super::views::{Source, Views};
 use crate::http_client::HttpClient;
 use crate::postgres::ReadError;
 use crate::rpc::v1::VouchRequest;
