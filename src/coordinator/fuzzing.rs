@@ -16,11 +16,11 @@ use openraft::{EntryPayload, Membership};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::codec::{decode, encode};
-use super::snapshots::Snapshots;
-use super::type_config::{
+use super::consensus::codec::{decode, encode};
+use super::consensus::type_config::{
     Entry, LogId, Member, Proposal, SnapshotMeta, StoredMembership, TypeConfig, Vote,
 };
+use super::replica::snapshots::Snapshots;
 
 use super::log::fuzzing::Files;
 pub use super::log::fuzzing::{log, log_seeds};

@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use super::Shared;
 use super::disk::{Disk, DiskFile};
 use super::error::Failure;
 use super::frame::At;
 use super::recover::{segment_name, spare_name};
+use super::shared::Shared;
 use super::stage::{Chunk, Group};
 use super::start::SPARES_MAX;
 use super::watermark::Watermark;

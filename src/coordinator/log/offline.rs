@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::disk::{Directory, Disk as _, DiskFile};
 use super::plan::Plan;
 use super::recover::{Recovered, recover};
-use super::{OpenError, Record, State};
+use crate::coordinator::log::{OpenError, Record, State};
 
 /// A stopped coordinator's log. It stays locked, so that nobody starts on it, until this is dropped.
 pub struct Offline {

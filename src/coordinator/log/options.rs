@@ -2,15 +2,12 @@
 
 use bytes::Bytes;
 
-#[cfg(doc)]
-use super::{BODY_BYTES_MAX, Log};
-
 /// One record of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// Its number; the first of a new log is 0.
     pub index: u64,
-    /// Opaque; at most [`BODY_BYTES_MAX`]. While it is cached it keeps alive all the memory it is a
+    /// Opaque; at most [`BODY_BYTES_MAX`](super::BODY_BYTES_MAX). While it is cached it keeps alive all the memory it is a
     /// slice of.
     pub body: Bytes,
 }
@@ -26,7 +23,7 @@ pub struct Options {
     pub grow_bytes: u64,
     /// Newest bodies kept in memory, in bytes with what each takes beside its own. Default 16 MiB.
     pub cache_bytes: usize,
-    /// Most bytes that wait for a flush; [`Log::append`] blocks while there are more. Default
+    /// Most bytes that wait for a flush; [`Log::append`](super::Log::append) blocks while there are more. Default
     /// 32 MiB, at least 1.
     pub queue_bytes: usize,
 }
@@ -51,9 +48,9 @@ pub struct State {
     pub first: Option<u64>,
     /// Index of the newest record; `None` when there are none.
     pub last: Option<u64>,
-    /// What [`Log::set_vote`] was given last.
+    /// What [`Log::set_vote`](super::Log::set_vote) was given last.
     pub vote: Option<Bytes>,
-    /// What [`Log::set_committed`] was given last.
+    /// What [`Log::set_committed`](super::Log::set_committed) was given last.
     pub committed: Option<Bytes>,
     /// Space taken in bytes, of preallocated and spare files too.
     pub bytes_on_disk: u64,

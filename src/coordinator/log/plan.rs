@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Record;
 use super::content::Place;
 use super::disk::DiskFile;
 use super::frame::{Kind, decode, frame_bytes};
+use super::options::Record;
 
 /// Records further apart in a segment than this are not read in one go.
 const READ_GAP_BYTES_MAX: u64 = 4 << 10;

@@ -17,7 +17,7 @@ use super::plan::Plan;
 use super::recover::Recovered;
 use super::stage::{Chunk, Done, Group, Stage};
 use super::start::Start;
-use super::{Options, Record, State};
+use crate::coordinator::log::{Options, Record, State};
 
 /// See the module.
 pub(super) struct Shared {

@@ -9,11 +9,11 @@ use pghc_api::chain::Head;
 use pghc_api::id::ClusterId;
 use serde::Deserialize;
 
-use super::RecoverError;
-use crate::coordinator::codec::decode;
+use super::error::RecoverError;
+use crate::coordinator::consensus::codec::decode;
+use crate::coordinator::consensus::type_config::{Entry, LogId, Member, Vote};
 use crate::coordinator::log::Offline;
-use crate::coordinator::snapshots::Snapshots;
-use crate::coordinator::type_config::{Entry, LogId, Member, Vote};
+use crate::coordinator::replica::snapshots::Snapshots;
 use crate::sequencer::{Outcome, Sequencer};
 
 /// Bytes of entries read at a time.

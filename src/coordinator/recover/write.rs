@@ -10,10 +10,11 @@ use openraft::entry::RaftEntry as _;
 use openraft::vote::RaftLeaderId as _;
 use openraft::{EntryPayload, Membership, Vote};
 
-use super::{Plan, RecoverError};
-use crate::coordinator::codec::encode;
+use super::error::RecoverError;
+use super::plan::Plan;
+use crate::coordinator::consensus::codec::encode;
+use crate::coordinator::consensus::type_config::{Entry, LogId, Vote as RaftVote};
 use crate::coordinator::log::{Log, Options, Record};
-use crate::coordinator::type_config::{Entry, LogId, Vote as RaftVote};
 
 /// How far the term goes beyond every term that a survivor has seen. Coordinators without a directory
 /// may have seen newer ones, each for an election: so many take five days of nothing else at the

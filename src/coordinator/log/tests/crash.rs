@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::mem_disk::{Event, Image, MemDisk};
 use super::model::{Model, Run, calls};
-use super::{open, record, waiter};
+use crate::coordinator::log::tests::{open, record, waiter};
 use crate::coordinator::log::watermark;
 
 /// Unsynced operations of which every subset is tried.

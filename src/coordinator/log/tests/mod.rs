@@ -14,7 +14,7 @@ use std::sync::{Arc, mpsc};
 use bytes::Bytes;
 
 use self::mem_disk::MemDisk;
-use super::{Done, Log, NOTE_BYTES_MAX, OpenError, Options, Record, State};
+use crate::coordinator::log::{Done, Log, NOTE_BYTES_MAX, OpenError, Options, Record, State};
 
 /// Small, so that every test crosses segments and reads from the disk.
 const OPTIONS: Options = Options {

@@ -2,9 +2,9 @@
 
 use super::mem_disk::{Image, MemDisk};
 use super::model::{Call, Model, Run, calls};
-use super::{open, try_open};
 use crate::coordinator::log::OpenError;
 use crate::coordinator::log::recover::{Recovered, recover, segment_name};
+use crate::coordinator::log::tests::{open, try_open};
 use crate::coordinator::log::watermark;
 
 fn recovered(image: &Image) -> Recovered {

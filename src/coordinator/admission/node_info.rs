@@ -1,0 +1,82 @@
+//! What a coordinator says of itself when it starts, and where its settings disagree with its log.
+
+use std::collections::BTreeMap;
+
+use pghc_api::id::ZoneName;
+
+use super::identity::{Claim, fresh};
+use crate::coordinator::consensus::type_config::StoredMembership;
+use crate::coordinator::peers::directory::Roster;
+use crate::coordinator::raft::handle::Raft;
+use crate::coordinator::settings::{Settings, StartError};
+use crate::rpc::v1::Introduction;
+use crate::sequencer::ENTRY_FORMAT;
+
+/// What this coordinator says of itself, from its settings and what its disk holds.
+pub(crate) async fn introduction(
+    settings: &Settings,
+    claim: &Claim,
+    raft: &Raft,
+    roster: &Roster,
+) -> Result<Introduction, StartError> {
+    let read = raft.with_raft_state(|state| {
+        let newest = state.log_ids.last().cloned().max(state.snapshot_meta.last_log_id);
+        let effective = state.membership_state.effective();
+        let membership = StoredMembership::new(*effective.log_id(), effective.membership().clone());
+        (state.vote_ref().leader_id.term, newest, membership)
+    });
+    let (term, newest, membership) =
+        read.await.map_err(|error| StartError::Raft(error.to_string()))?;
+    roster.update(&membership);
+    warn_of_differences(settings, roster);
+    let founder = |(id, (zone, _)): (&u64, &(ZoneName, String))| format!("{id}={zone}");
+    let founders: Vec<String> = settings.members.iter().map(founder).collect();
+    let (zone, url) = settings.members.get(&settings.id).cloned().ok_or_else(|| {
+        StartError::Settings(format!("coordinator {} is not among the members", settings.id))
+    })?;
+    let membership_next = roster.members().1;
+    Ok(Introduction {
+        coordinator_id: settings.id,
+        incarnation: claim.incarnation().to_owned(),
+        starts: claim.starts(),
+        boot: fresh(),
+        zone: zone.to_string(),
+        url,
+        founders: if settings.join { String::new() } else { founders.join(",") },
+        founded: membership_next > 0,
+        term,
+        next_index: newest.map_or(0, |log_id| log_id.index() + 1),
+        membership_next,
+        entry_format: ENTRY_FORMAT,
+    })
+}
+
+/// Says where the settings name other members than the log does, which counts.
+fn warn_of_differences(settings: &Settings, roster: &Roster) {
+    let (members, next) = roster.members();
+    if next == 0 {
+        return;
+    }
+    for (id, (zone, _)) in &settings.members {
+        if let Some(member) = members.get(id).filter(|member| member.zone != zone.as_str()) {
+            tracing::warn!(
+                id,
+                "--member {id}={zone}=… but the stored group has coordinator {id} in zone {}; only \
+                 the address is used",
+                member.zone
+            );
+        }
+    }
+    // Members come and go by `pghc members`; settings that were right at the founding stay right.
+    let gone: Vec<&u64> = settings.members.keys().filter(|id| !members.contains_key(id)).collect();
+    let come = members.iter().filter(|(id, _)| !settings.members.contains_key(id));
+    let come: BTreeMap<&u64, &str> = come.map(|(id, member)| (id, member.url.as_str())).collect();
+    if !gone.is_empty() || !come.is_empty() {
+        tracing::info!(
+            ?gone,
+            ?come,
+            "the stored group counts, not --member: those that have come are reached at the address that \
+             they were added with"
+        );
+    }
+}

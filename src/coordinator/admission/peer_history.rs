@@ -1,0 +1,277 @@
+//! What this coordinator has seen of the others, kept on disk (`peers.json`), so that one that comes
+//! back with less than it once had can be told so.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::coordinator::log::disk::Disk;
+use crate::coordinator::peers::directory::Roster;
+use crate::coordinator::raft::handle::Raft;
+use crate::coordinator::raft::membership::acknowledged;
+use crate::coordinator::small_file;
+use crate::rpc::v1::Introduction;
+use crate::task::blocking;
+
+const FILE: &str = "peers.json";
+
+/// Time between two looks at what the others have acknowledged; what was acknowledged since the
+/// last is known to a living leader only.
+const PERIOD: Duration = Duration::from_secs(2);
+
+/// What was seen of one incarnation of one coordinator.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sighting {
+    pub(crate) incarnation: String,
+    /// Its newest start, and the UUID of that start.
+    pub(crate) starts: u64,
+    pub(crate) boot: String,
+    /// Largest term it has voted in.
+    pub(crate) term: u64,
+    /// The index after the newest committed entry that is on its disk.
+    pub(crate) next_index: u64,
+}
+
+impl Sighting {
+    /// From now on it is about `incarnation`. What was seen while no incarnation was known is about
+    /// it too; what was seen of another is forgotten. An empty one says nothing new.
+    fn concerns(&mut self, incarnation: &str) {
+        if !self.incarnation.is_empty()
+            && !incarnation.is_empty()
+            && self.incarnation != incarnation
+        {
+            *self = Self::default();
+        }
+        if self.incarnation.is_empty() {
+            incarnation.clone_into(&mut self.incarnation);
+        }
+    }
+
+    /// Whether a coordinator that says this of itself has forgotten what was seen of it.
+    pub(crate) fn is_beyond(&self, it: &Introduction) -> bool {
+        self.starts > it.starts
+            || (self.starts == it.starts && self.boot != it.boot)
+            || self.term > it.term
+            || self.next_index > it.next_index
+    }
+}
+
+/// What is remembered, and how often that has changed.
+#[derive(Debug, Default)]
+struct Memory {
+    seen: BTreeMap<u64, Sighting>,
+    version: u64,
+}
+
+/// Clones are the same sightings.
+#[derive(Clone)]
+pub(crate) struct Sightings {
+    id: u64,
+    disk: Arc<dyn Disk>,
+    memory: Arc<Mutex<Memory>>,
+    /// The version that is on disk. Who writes the file holds it.
+    written: Arc<tokio::sync::Mutex<u64>>,
+}
+
+impl Sightings {
+    /// Reads what is kept on `disk`.
+    ///
+    /// # Errors
+    /// If the file is there and cannot be read.
+    pub(crate) fn load(id: u64, disk: Arc<dyn Disk>) -> io::Result<Self> {
+        let seen = match small_file::read(disk.as_ref(), FILE)? {
+            Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!(
+                        "{FILE} is not readable ({error}); nothing was changed; move the file away: \
+                         then this coordinator knows less of the others"
+                    ),
+                )
+            })?,
+            None => BTreeMap::new(),
+        };
+        let memory = Arc::new(Mutex::new(Memory { seen, version: 0 }));
+        Ok(Self { id, disk, memory, written: Arc::default() })
+    }
+
+    /// Has everything that is remembered now on disk when it returns. Writers take turns, and each
+    /// writes what is newest at its turn, so that nothing older is written over it.
+    async fn save(&self) -> io::Result<()> {
+        let mut written = Arc::clone(&self.written).lock_owned().await;
+        let (version, bytes) = {
+            let memory = self.memory.lock();
+            if *written == memory.version {
+                return Ok(());
+            }
+            (memory.version, serde_json::to_vec_pretty(&memory.seen)?)
+        };
+        let disk = Arc::clone(&self.disk);
+        // The turn goes along: it lasts as long as the writing, also when nobody waits any more.
+        let write = move || {
+            small_file::write(disk.as_ref(), FILE, &bytes)?;
+            *written = version;
+            Ok(())
+        };
+        blocking(write).await?
+    }
+
+    /// What was seen of a coordinator before it says this of itself.
+    pub(crate) fn of(&self, it: &Introduction, raft: &Raft) -> Sighting {
+        let next_index = acknowledged(raft).remove(&it.coordinator_id).unwrap_or_default();
+        let vote = raft.metrics().borrow_watched().vote.leader_id;
+        let seen = self.memory.lock().seen.get(&it.coordinator_id).cloned();
+        let mut seen = seen.unwrap_or_default();
+        seen.concerns(&it.incarnation);
+        seen.next_index = seen.next_index.max(next_index);
+        if vote.node_id == it.coordinator_id {
+            seen.term = seen.term.max(vote.term);
+        }
+        seen
+    }
+
+    /// Remembers a coordinator that is what it says it is. Durable when it returns.
+    pub(crate) async fn note(&self, it: &Introduction) -> io::Result<()> {
+        {
+            let mut memory = self.memory.lock();
+            let sighting = memory.seen.entry(it.coordinator_id).or_default();
+            let before = sighting.clone();
+            sighting.concerns(&it.incarnation);
+            sighting.starts = it.starts;
+            sighting.boot.clone_from(&it.boot);
+            sighting.term = sighting.term.max(it.term);
+            memory.version += u64::from(memory.seen.get(&it.coordinator_id) != Some(&before));
+        }
+        self.save().await
+    }
+
+    /// Remembers what members, by their recorded incarnations, have acknowledged.
+    fn note_acknowledged(&self, acknowledged: &[(u64, &str, u64)]) {
+        let mut memory = self.memory.lock();
+        for (id, incarnation, next_index) in acknowledged {
+            let sighting = memory.seen.entry(*id).or_default();
+            sighting.concerns(incarnation);
+            if *next_index > sighting.next_index {
+                sighting.next_index = *next_index;
+                memory.version += 1;
+            }
+        }
+    }
+
+    /// Keeps up with what the others acknowledge, for as long as this coordinator leads now and
+    /// then.
+    pub(crate) async fn follow(self, raft: Raft, roster: Roster) {
+        loop {
+            tokio::time::sleep(PERIOD).await;
+            let (acknowledged, (members, _)) = (acknowledged(&raft), roster.members());
+            let others = acknowledged.into_iter().filter(|(id, _)| *id != self.id);
+            let named = others.filter_map(|(id, next_index)| {
+                Some((id, members.get(&id)?.incarnation.as_str(), next_index))
+            });
+            self.note_acknowledged(&named.collect::<Vec<_>>());
+            if let Err(error) = self.save().await {
+                tracing::warn!(%error, "failed to keep what was seen of the other coordinators");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use parking_lot::Mutex;
+
+    use super::{Introduction, Sighting, Sightings};
+    use crate::coordinator::log::disk::{Directory, Disk, DiskFile};
+
+    fn it(incarnation: &str) -> Introduction {
+        let incarnation = incarnation.to_owned();
+        Introduction { coordinator_id: 2, incarnation, starts: 3, ..Introduction::default() }
+    }
+
+    fn of(sightings: &Sightings) -> Sighting {
+        sightings.memory.lock().seen.get(&2).cloned().unwrap_or_default()
+    }
+
+    #[tokio::test]
+    async fn what_is_seen_of_a_member_without_a_recorded_incarnation_is_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk: Arc<dyn Disk> = Arc::new(Directory::open(dir.path()).expect("a directory"));
+        let sightings = Sightings::load(1, Arc::clone(&disk)).expect("nothing yet");
+        sightings.note_acknowledged(&[(2, "", 70)]);
+        sightings.note(&it("a")).await.expect("written");
+        assert_eq!((of(&sightings).next_index, of(&sightings).starts), (70, 3));
+        // The membership still names none: neither its starts nor what it acknowledged go.
+        sightings.note_acknowledged(&[(2, "", 60)]);
+        let loaded = Sightings::load(1, disk).expect("written");
+        for seen in [of(&sightings), of(&loaded)] {
+            let (name, next_index) = (seen.incarnation.as_str(), seen.next_index);
+            assert_eq!((name, next_index, seen.starts), ("a", 70, 3));
+            assert!(seen.is_beyond(&it("a")), "it has fewer entries than it acknowledged");
+        }
+        sightings.note_acknowledged(&[(2, "b", 5)]);
+        let seen = of(&sightings);
+        assert_eq!((seen.incarnation.as_str(), seen.next_index, seen.starts), ("b", 5, 0));
+    }
+
+    /// A disk that waits in every `create` until it is let go on.
+    struct Stuck(Directory, Mutex<mpsc::Receiver<()>>);
+
+    impl Disk for Stuck {
+        fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
+            self.0.lock()
+        }
+        fn list(&self) -> io::Result<Vec<String>> {
+            self.0.list()
+        }
+        fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+            self.1.lock().recv_timeout(Duration::from_secs(60)).map_err(io::Error::other)?;
+            self.0.create(name)
+        }
+        fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+            self.0.open(name)
+        }
+        fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+            self.0.rename(from, to)
+        }
+        fn remove(&self, name: &str) -> io::Result<()> {
+            self.0.remove(name)
+        }
+        fn sync_dir(&self) -> io::Result<()> {
+            self.0.sync_dir()
+        }
+    }
+
+    /// With one worker: if writing took it, nothing would let the disk go on.
+    #[tokio::test]
+    async fn a_disk_that_hangs_holds_up_only_who_waits_for_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (let_go, stuck) = mpsc::channel();
+        let directory = Directory::open(dir.path()).expect("a directory");
+        let disk = Arc::new(Stuck(directory, Mutex::new(stuck)));
+        let sightings = Sightings::load(1, disk).expect("nothing yet");
+        let (first, second) = (it("a"), Introduction { coordinator_id: 3, ..it("c") });
+        let others = async {
+            // Both are remembered at once, though neither is on disk.
+            while sightings.memory.lock().seen.len() < 2 {
+                tokio::task::yield_now().await;
+            }
+            let_go.send(()).expect("it waits");
+            let_go.send(()).expect("it waits");
+        };
+        let (one, two, ()) = tokio::join!(sightings.note(&first), sightings.note(&second), others);
+        one.and(two).expect("written");
+        let disk = Arc::new(Directory::open(dir.path()).expect("a directory"));
+        let loaded = Sightings::load(1, disk).expect("written").memory.lock().seen.len();
+        assert_eq!(loaded, 2, "both are on disk when they return");
+    }
+}

@@ -1,0 +1,246 @@
+//! What the answers of the others mean for a coordinator that wants to be admitted: pure.
+
+use super::identity::WAY_OUT;
+use crate::rpc::v1::hello_reply::Reached;
+use crate::rpc::v1::{HelloReply, Introduction};
+use crate::sabotage::{self, Bug};
+
+/// What one other coordinator's answer means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It knows this incarnation as a member.
+    Vouched,
+    /// It knows of no group.
+    New,
+    /// Ask again.
+    NotYet(String),
+    /// This coordinator must not take part.
+    Refused(String),
+}
+
+/// What it means that coordinator `id` runs a build that cannot be asked.
+pub(crate) fn older(founded: bool, id: u64) -> Verdict {
+    if founded {
+        return Verdict::Vouched;
+    }
+    Verdict::NotYet(format!(
+        "coordinator {id} runs an older pghc, which cannot vouch for a new directory"
+    ))
+}
+
+/// Whether nothing was ever acknowledged in a group of `voters` of which `new` others have never had
+/// an entry: those that may have one are no majority. Then a founder that lost power before it sent
+/// anything may go on, whatever its log says, since there is nothing that it could have forgotten.
+pub(crate) fn is_unused(voters: usize, new: usize) -> bool {
+    voters.saturating_sub(new) < voters / 2 + 1
+}
+
+/// What an answer means for the coordinator that asked. `listed_next` is the index after the newest
+/// entry of its own log that has it as a member, if any has.
+pub(crate) fn judge(me: &Introduction, listed_next: Option<u64>, reply: &HelloReply) -> Verdict {
+    let Some(other) = &reply.me else {
+        return Verdict::NotYet("an answer without a name".to_owned());
+    };
+    let (my_id, other_id) = (me.coordinator_id, other.coordinator_id);
+    let says = format!("coordinator {other_id} says:");
+    if sabotage::is(Bug::WipedVotes) && other.membership_next > 0 {
+        return Verdict::Vouched;
+    }
+    if reply.listed && !reply.incarnation.is_empty() && reply.incarnation != me.incarnation {
+        if other.membership_next < me.membership_next {
+            return Verdict::NotYet(format!("coordinator {other_id} is behind"));
+        }
+        return Verdict::Refused(format!(
+            "{says} coordinator {my_id} is a member with another data directory than this one, which \
+             was wiped or exchanged; it must not vote under this id, since it may have forgotten \
+             acknowledged writes; {WAY_OUT}"
+        ));
+    }
+    if other.membership_next > 0
+        && reply.listed
+        && reply.incarnation.is_empty()
+        && !me.founded
+        && !sabotage::is(Bug::WipedVotes)
+    {
+        return Verdict::Refused(format!(
+            "{says} coordinator {my_id} is a member since before directories had names, and this \
+             data directory has never held a log: it was wiped or is new; it must not vote under \
+             this id, since it may have forgotten acknowledged writes; {WAY_OUT}"
+        ));
+    }
+    if other.membership_next > 0 && !reply.listed {
+        return judge_unlisted(me, listed_next, reply, &says);
+    }
+    if let Some(lost) = older_than_seen(me, reply) {
+        return Verdict::Refused(format!(
+            "{says} {lost}; this data directory is a copy or an old backup, and must not vote again, \
+             since it has forgotten acknowledged writes or votes; {WAY_OUT}"
+        ));
+    }
+    match reply.reached() {
+        Reached::Another => Verdict::Refused(format!(
+            "{says} another process answers as coordinator {my_id} at {}; this data directory is a \
+             copy of its; stop this one for good, or {WAY_OUT}",
+            reply.url
+        )),
+        Reached::Nobody => Verdict::NotYet(format!(
+            "coordinator {other_id} reaches nobody at {}, where it knows this one",
+            reply.url
+        )),
+        Reached::Caller if other.membership_next > 0 => Verdict::Vouched,
+        Reached::Caller if other.founded => Verdict::NotYet("it is starting".to_owned()),
+        Reached::Caller if other.founders != me.founders => Verdict::NotYet(format!(
+            "coordinator {other_id} would found another group: {}, not {}",
+            other.founders, me.founders
+        )),
+        Reached::Caller => Verdict::New,
+    }
+}
+
+/// What it means that the other's membership does not list the coordinator that asked.
+fn judge_unlisted(
+    me: &Introduction,
+    listed_next: Option<u64>,
+    reply: &HelloReply,
+    says: &str,
+) -> Verdict {
+    let my_id = me.coordinator_id;
+    // Only what is committed takes a member out for good.
+    let is_newer = reply.committed_next > me.membership_next;
+    // Who is being added has an old part of the log before it has the entry that adds it, and so
+    // may the member that was asked. Who was removed may have the very entry that did it.
+    if listed_next.is_some_and(|listed_next| reply.committed_next > listed_next) {
+        return Verdict::Refused(format!(
+            "{says} coordinator {my_id} is no longer a member; it was removed; nothing is lost, \
+             its data directory may be deleted"
+        ));
+    }
+    if is_newer && !me.founded && !me.founders.is_empty() {
+        return Verdict::Refused(format!(
+            "{says} there is a group already and coordinator {my_id} is not in it; start with \
+             --join and add it: pghc members add {my_id}={}={}",
+            me.zone, me.url
+        ));
+    }
+    Verdict::NotYet(match is_newer && me.founded {
+        true => format!(
+            "{says} coordinator {my_id} is not a member, as far as it knows; if it was removed, or \
+             its adding was given up, its data directory may be deleted; to have it again, add one \
+             with a new id and an empty --data"
+        ),
+        false => format!("{says} coordinator {my_id} is not a member yet"),
+    })
+}
+
+/// What this coordinator's directory should know and does not.
+fn older_than_seen(me: &Introduction, reply: &HelloReply) -> Option<String> {
+    let (starts, boot) = (reply.seen_starts, &reply.seen_boot);
+    if starts > me.starts || (starts == me.starts && !boot.is_empty() && *boot != me.boot) {
+        return Some(format!(
+            "it was started {starts} times before, this directory knows of {}",
+            me.starts - 1
+        ));
+    }
+    if reply.seen_term > me.term {
+        let (seen, term) = (reply.seen_term, me.term);
+        return Some(format!("it has voted in term {seen}, this directory knows of term {term}"));
+    }
+    (reply.seen_next_index > me.next_index).then(|| {
+        format!(
+            "it has acknowledged entries up to index {}, this directory holds {} of them",
+            reply.seen_next_index - 1,
+            me.next_index
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HelloReply, Introduction, Reached, Verdict, is_unused, judge, older};
+
+    fn member(id: u64, membership_next: u64) -> Introduction {
+        Introduction {
+            coordinator_id: id,
+            incarnation: format!("directory {id}"),
+            starts: 2,
+            founded: membership_next > 0,
+            membership_next,
+            next_index: 40,
+            ..Introduction::default()
+        }
+    }
+
+    /// Of coordinator 1, which knows the membership before index 5, about coordinator 2.
+    fn reply() -> HelloReply {
+        HelloReply {
+            me: Some(member(1, 5)),
+            listed: true,
+            incarnation: "directory 2".to_owned(),
+            reached: Reached::Caller.into(),
+            committed_next: 5,
+            ..HelloReply::default()
+        }
+    }
+
+    fn is_refused(verdict: &Verdict, words: &str) -> bool {
+        matches!(verdict, Verdict::Refused(why) if why.contains(words))
+    }
+
+    #[test]
+    fn only_a_committed_membership_removes_a_coordinator() {
+        let me = member(2, 5);
+        assert_eq!(judge(&me, Some(5), &reply()), Verdict::Vouched);
+        // An entry that may be cut: the member that knows it says no more than "not yet".
+        let begun = HelloReply { me: Some(member(1, 9)), listed: false, ..reply() };
+        assert!(
+            matches!(judge(&me, Some(5), &begun), Verdict::NotYet(_)),
+            "{:?}",
+            judge(&me, Some(5), &begun)
+        );
+        let done = HelloReply { committed_next: 9, ..begun };
+        assert!(is_refused(&judge(&me, Some(5), &done), "it was removed"));
+    }
+
+    /// It was sent an old part of the log before it lost power, and asks one that is behind itself.
+    #[test]
+    fn who_is_being_added_was_not_removed() {
+        let me = member(7, 5);
+        let behind =
+            HelloReply { me: Some(member(2, 9)), listed: false, committed_next: 9, ..reply() };
+        assert!(matches!(judge(&me, None, &behind), Verdict::NotYet(_)));
+        assert!(is_refused(&judge(&me, Some(5), &behind), "it was removed"));
+        // It has the entry that removed it, which is the newest there is.
+        let told = Introduction { membership_next: 9, ..me };
+        assert!(is_refused(&judge(&told, Some(5), &behind), "it was removed"));
+        assert!(matches!(judge(&told, Some(9), &behind), Verdict::NotYet(_)));
+        // A founder that never was in the group is told what to do instead.
+        let stranger = Introduction { founders: "1,2,7".to_owned(), next_index: 0, ..member(7, 0) };
+        assert!(is_refused(&judge(&stranger, None, &behind), "--join"));
+    }
+
+    #[test]
+    fn a_new_directory_of_a_member_without_a_recorded_incarnation_is_refused() {
+        let nameless = HelloReply { incarnation: String::new(), ..reply() };
+        assert_eq!(judge(&member(2, 5), Some(5), &nameless), Verdict::Vouched);
+        let wiped = Introduction { next_index: 0, ..member(2, 0) };
+        assert!(is_refused(&judge(&wiped, None, &nameless), "pghc members replace"));
+    }
+
+    #[test]
+    fn a_build_that_cannot_be_asked_vouches_only_for_who_has_a_log() {
+        assert_eq!(older(true, 1), Verdict::Vouched);
+        assert!(matches!(older(false, 1), Verdict::NotYet(_)));
+    }
+
+    #[test]
+    fn a_group_is_unused_when_those_that_may_hold_an_entry_are_no_majority() {
+        for voters in 1..=9_usize {
+            for new in 0..voters {
+                // Whoever is not new may have acknowledged, this coordinator too.
+                let acknowledged = voters - new > voters / 2;
+                assert_eq!(is_unused(voters, new), !acknowledged, "{new} of {voters}");
+            }
+        }
+        assert!(!is_unused(3, 1) && is_unused(3, 2) && !is_unused(5, 2) && is_unused(5, 3));
+    }
+}

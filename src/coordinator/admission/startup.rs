@@ -1,0 +1,201 @@
+//! How a coordinator gets admitted: before it votes or acknowledges anything it asks the others who
+//! they think it is.
+//!
+//! A disk that was wiped, copied or put back from a backup cannot know what it has forgotten, but
+//! the others can: the membership names the incarnation of every member, each of them remembers
+//! what it saw of it, and each calls back at the address it knows, where only one process answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::future::join_all;
+use openraft::errors::{InitializeError, RaftError};
+
+use super::identity::Claim;
+use super::peer_history::Sightings;
+use super::rules::{Verdict, is_unused, judge, older};
+use crate::coordinator::consensus::type_config::{Member, StoredMembership};
+use crate::coordinator::peers::directory::Roster;
+use crate::coordinator::peers::traffic_guard::Gate;
+use crate::coordinator::raft::handle::Raft;
+use crate::coordinator::raft::log_store::LogStore;
+use crate::rpc::v1::raft_client::RaftClient;
+use crate::rpc::v1::{HelloReply, Introduction};
+use crate::task::watch;
+
+/// Pause between two rounds of asking.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Rounds after which the log says what is waited for, again and again.
+const ROUNDS_TOLD: u32 = 50;
+
+pub(crate) struct Admission {
+    pub(crate) me: Introduction,
+    pub(crate) raft: Raft,
+    pub(crate) roster: Roster,
+    pub(crate) gate: Gate,
+    pub(crate) claim: Claim,
+    pub(crate) log: LogStore,
+    pub(crate) sightings: Sightings,
+    /// Where a refusal is told.
+    pub(crate) refused: watch::Sender<Option<String>>,
+}
+
+impl Admission {
+    /// Asks until this coordinator is admitted or refused.
+    pub(crate) async fn run(mut self) {
+        for round in 0_u32.. {
+            let mut doubts = BTreeSet::new();
+            match self.round(&mut doubts).await {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(why) => {
+                    self.refused.send_replace(Some(why));
+                    return std::future::pending().await;
+                }
+            }
+            if round % ROUNDS_TOLD == ROUNDS_TOLD - 1 {
+                tracing::warn!(
+                    ?doubts,
+                    "not admitted yet: the other coordinators must be running, and reach this one \
+                     at the address they know; asking on"
+                );
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        self.gate.open();
+        tracing::info!("admitted");
+        // A coordinator that was just added has a log only now.
+        while self.log.is_new() {
+            tokio::time::sleep(PAUSE).await;
+        }
+        if let Err(error) = self.mark().await {
+            self.refused.send_replace(Some(error.to_string()));
+            std::future::pending().await
+        }
+    }
+
+    async fn mark(&mut self) -> std::io::Result<()> {
+        self.log.flushed().await?;
+        self.claim.founded()
+    }
+
+    /// One round of asking everyone; whether this coordinator is admitted. Adds what speaks against it so
+    /// far to `doubts`.
+    async fn round(&mut self, doubts: &mut BTreeSet<String>) -> Result<bool, String> {
+        let listed_next = self.refresh().await?;
+        let others: Vec<u64> =
+            self.roster.ids().into_iter().filter(|id| *id != self.me.coordinator_id).collect();
+        let answers = join_all(others.iter().map(|id| self.ask(*id))).await;
+        let mut verdicts = Vec::new();
+        for reply in answers.into_iter() {
+            let verdict = match &reply {
+                Ok(reply) => judge(&self.me, listed_next, reply),
+                Err(verdict) => verdict.clone(),
+            };
+            match &verdict {
+                Verdict::Refused(why) => return Err(why.clone()),
+                Verdict::NotYet(doubt) => drop(doubts.insert(doubt.clone())),
+                Verdict::Vouched | Verdict::New => {}
+            }
+            tracing::debug!(?verdict, "an answer");
+            verdicts.push((verdict, reply.ok().and_then(|reply| reply.me)));
+        }
+        let vouched = verdicts.iter().filter(|(verdict, _)| *verdict == Verdict::Vouched).count();
+        let new =
+            |(verdict, it): (Verdict, Option<Introduction>)| it.filter(|_| verdict == Verdict::New);
+        let new: Vec<Introduction> = verdicts.into_iter().filter_map(new).collect();
+        if self.me.founded {
+            return Ok(vouched >= self.needed() || self.is_before_all(&new));
+        }
+        if vouched > 0 {
+            // A group this coordinator belongs to, be it a moment older than itself.
+            return Ok(true);
+        }
+        let is_founder = !self.me.founders.is_empty();
+        if !is_founder || new.len() != others.len() {
+            return Ok(false);
+        }
+        self.found(new).await?;
+        Ok(true)
+    }
+
+    /// Whether this founder and enough of the `new`, who know of no group, are where founding left them:
+    /// they are the directories that founded it, and nothing else was ever seen of them.
+    fn is_before_all(&self, new: &[Introduction]) -> bool {
+        let (members, next) = self.roster.members();
+        let is_left = |it: &&Introduction| {
+            let named = members.get(&it.coordinator_id).map(|member| member.incarnation.as_str());
+            !it.incarnation.is_empty()
+                && named == Some(it.incarnation.as_str())
+                && !self.sightings.of(it, &self.raft).is_beyond(it)
+        };
+        // The founders' own entry has index 0: no other membership was ever agreed on.
+        next == 1 && is_unused(self.roster.voters().len(), new.iter().filter(is_left).count())
+    }
+
+    /// Looks up the membership as openraft knows it, which has read the log by now. Answers the index
+    /// after the newest entry known here that has this coordinator as a member, if any has.
+    async fn refresh(&mut self) -> Result<Option<u64>, String> {
+        let id = self.me.coordinator_id;
+        let read = self.raft.with_raft_state(move |state| {
+            let (effective, committed) =
+                (state.membership_state.effective(), state.membership_state.committed());
+            // The newest entry may be the one that removes it.
+            let listed = [effective, committed].into_iter().find(|it| it.get_node(&id).is_some());
+            let listed_next = listed.map(|it| it.log_id().map_or(0, |log_id| log_id.index() + 1));
+            let (log_id, membership) = (*effective.log_id(), effective.membership().clone());
+            (StoredMembership::new(log_id, membership), listed_next)
+        });
+        let (membership, listed_next) = read.await.map_err(|error| error.to_string())?;
+        self.roster.update(&membership);
+        let next = self.roster.members().1;
+        self.me.membership_next = next;
+        self.me.founded = next > 0 || !self.log.is_new();
+        Ok(listed_next)
+    }
+
+    /// How many others must vouch: with this one they are a majority, without which nothing can be
+    /// done anyway.
+    fn needed(&self) -> usize {
+        let voters = self.roster.voters();
+        let majority = voters.len() / 2 + 1;
+        let own = usize::from(voters.contains(&self.me.coordinator_id));
+        (majority - own).min(majority)
+    }
+
+    async fn ask(&self, id: u64) -> Result<HelloReply, Verdict> {
+        let Some(caller) = self.roster.caller(id) else {
+            return Err(Verdict::NotYet(format!("no address of coordinator {id} is known")));
+        };
+        // The other calls back before it answers.
+        let limit = self.roster.patience() * 2;
+        let mut client = RaftClient::new(caller);
+        match tokio::time::timeout(limit, client.hello(self.me.clone())).await {
+            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            // One of the first version, which knows of no incarnations and so cannot tell a new
+            // directory from a wiped one.
+            Ok(Err(status)) if status.code() == tonic::Code::Unimplemented => {
+                Err(older(self.me.founded, id))
+            }
+            Ok(Err(status)) => Err(Verdict::NotYet(format!("coordinator {id}: {status}"))),
+            Err(_) => Err(Verdict::NotYet(format!("coordinator {id} does not answer"))),
+        }
+    }
+
+    /// Founds the group together with `others`, all of them as new as this one. Every founder writes
+    /// the same first entry, so it does not matter who is first.
+    async fn found(&mut self, others: Vec<Introduction>) -> Result<(), String> {
+        let founders = others.into_iter().chain([self.me.clone()]);
+        let member = |it: Introduction| {
+            let Introduction { zone, url, incarnation, .. } = it;
+            (it.coordinator_id, Member { zone, url, incarnation })
+        };
+        let members: BTreeMap<u64, Member> = founders.map(member).collect();
+        match self.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+        self.mark().await.map_err(|error| error.to_string())
+    }
+}

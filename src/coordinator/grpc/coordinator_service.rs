@@ -1,0 +1,481 @@
+//! The half of the gRPC server that API nodes use, and through which followers reach the leader.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use pghc_api::chain::{Digest, Head, LinkHash};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Response, Status};
+
+use crate::coordinator::disk_reserve::Space;
+use crate::coordinator::ordering::leader_client::{Forward, Leadership};
+use crate::coordinator::ordering::proposer::Attempt;
+use crate::coordinator::ordering::read_index::Confirmed;
+use crate::coordinator::ordering::tail::Tails;
+use crate::coordinator::placement::write_rates::Traffic;
+use crate::coordinator::replica::driver::Sequencing;
+use crate::coordinator::replica::reply_cache::{Answer, BatchId, Outcomes};
+use crate::coordinator::zones::progress_view::Outlook;
+use crate::coordinator::zones::registry::{Refusal, Zones};
+use crate::rpc::NOT_TAKEN;
+use crate::rpc::v1::coordinator_server;
+use crate::rpc::v1::write_outcome::Kind;
+use crate::rpc::v1::{
+    AwaitReply, AwaitRequest, Cluster, Member, ProposeReply, ProposeRequest, ReadIndexReply,
+    ReadIndexRequest, SubmitReply, SubmitRequest, TailBatch, TailRequest, VouchReply, VouchRequest,
+    Vouched, WriteOutcome, ZoneReport,
+};
+use crate::sabotage::{self, Bug};
+use crate::sequencer::{EntryError, Heading, Outcome, ZoneChange};
+use crate::task::watch;
+
+/// Bytes of batches under way through one coordinator; more wait for a place.
+const SUBMITS_BYTES_MAX: usize = 64 << 20;
+
+/// Tails that one coordinator feeds at a time, each of which may have a mebibyte on its way.
+const TAILS_MAX: usize = 256;
+
+/// Pause before the leader is asked again that did not take a batch, or before another is looked
+/// for; a change of leadership ends it.
+const NO_LEADER_PAUSE: Duration = Duration::from_millis(50);
+
+/// Pause before a batch is sent again whose attempt ended without an answer.
+const RESEND_PAUSE: Duration = Duration::from_millis(20);
+
+const HASH_BYTES: usize = size_of::<LinkHash>();
+const DIGEST_BYTES: usize = size_of::<Digest>();
+
+/// Links that one call may ask the digests of.
+const VOUCHED_IDS_MAX: usize = 64;
+
+/// Longest a call may take; API nodes ask for less.
+const CALL_MAX: Duration = Duration::from_secs(60);
+
+pub(crate) struct CoordinatorService {
+    id: u64,
+    forward: Forward,
+    confirmed: Confirmed,
+    sequencing: Arc<Sequencing>,
+    zones: Arc<Zones>,
+    tails: Tails,
+    space: Space,
+    outlook: Outlook,
+    submits: Semaphore,
+    readers: Arc<Semaphore>,
+    traffic: Traffic,
+    /// How long one attempt to reach the leader may take before it is made again.
+    attempt_max: Duration,
+}
+
+impl CoordinatorService {
+    /// `attempt_max`: how long one attempt to reach the leader may take before it is made again.
+    pub(crate) fn new(
+        id: u64,
+        (forward, confirmed): (Forward, Confirmed),
+        outlook: &Outlook,
+        tails: Tails,
+        space: Space,
+        traffic: Traffic,
+        attempt_max: Duration,
+    ) -> Self {
+        Self {
+            id,
+            forward,
+            confirmed,
+            sequencing: Arc::clone(&tails.sequencing),
+            zones: Arc::clone(&outlook.zones),
+            tails,
+            space,
+            outlook: outlook.clone(),
+            submits: Semaphore::new(SUBMITS_BYTES_MAX),
+            readers: Arc::new(Semaphore::new(TAILS_MAX)),
+            traffic,
+            attempt_max,
+        }
+    }
+
+    /// Has the batch ordered and waits until it is sequenced here. Resends are harmless: the
+    /// sequencer knows session and sequence number.
+    ///
+    /// Says that nothing was handed over, if that is so, at `patient_until`.
+    async fn order(
+        &self,
+        name: BatchId,
+        batch: Bytes,
+        patient_until: Instant,
+    ) -> Result<Outcomes, Status> {
+        let mut leadership = self.forward.leadership();
+        let mut handed_over = false;
+        loop {
+            leadership.borrow_and_update();
+            let mut coming = match self.sequencing.answer(name) {
+                Answer::Known(outcomes) => return Ok(outcomes),
+                Answer::Coming(coming) => coming,
+            };
+            let attempt = self.attempt(batch.clone());
+            let attempt = tokio::select! {
+                biased;
+                outcomes = &mut coming => return outcomes.map_err(|_| closing()),
+                attempt = attempt => attempt,
+                _ = leadership.changed() => Attempt::Unknown,
+            };
+            handed_over |= matches!(attempt, Attempt::Committed | Attempt::Unknown);
+            let wait = match attempt {
+                // Committed at the leader: it reaches this coordinator with the next append.
+                Attempt::Committed => self.attempt_max,
+                Attempt::Unknown => RESEND_PAUSE,
+                Attempt::NotTaken | Attempt::NoSpace | Attempt::NotReadable
+                    if !handed_over && Instant::now() >= patient_until =>
+                {
+                    return Err(if attempt == Attempt::NoSpace { no_space() } else { no_leader() });
+                }
+                Attempt::NotTaken | Attempt::NoSpace | Attempt::NotReadable => {
+                    let rest = patient_until.saturating_duration_since(Instant::now());
+                    let pause = if handed_over { NO_LEADER_PAUSE } else { rest };
+                    elected(&mut leadership, pause.min(NO_LEADER_PAUSE)).await?;
+                    continue;
+                }
+            };
+            if let Ok(outcomes) = tokio::time::timeout(wait, coming).await {
+                return outcomes.map_err(|_| closing());
+            }
+        }
+    }
+
+    /// Tries once to have the batch committed; not here while the disk is nearly full.
+    async fn attempt(&self, batch: Bytes) -> Attempt {
+        let leads = self.forward.leadership().borrow().leader == Some(self.id);
+        if leads && self.space.is_short() {
+            return Attempt::NoSpace;
+        }
+        self.forward.attempt(batch, self.attempt_max).await
+    }
+
+    /// Tries until a majority confirms, across a change of leadership, within one attempt's time.
+    async fn read_index(&self, forwarded: bool) -> Result<ReadIndexReply, Status> {
+        let until = Instant::now() + self.attempt_max;
+        let mut leadership = self.forward.leadership();
+        loop {
+            leadership.borrow_and_update();
+            match self.confirm(forwarded).await {
+                Err(_) if !forwarded && Instant::now() < until => {
+                    elected(&mut leadership, NO_LEADER_PAUSE).await?;
+                }
+                confirmed => return confirmed,
+            }
+        }
+    }
+
+    async fn confirm(&self, forwarded: bool) -> Result<ReadIndexReply, Status> {
+        if !forwarded && let Some(mut leader) = self.forward.leader() {
+            let mut request = Request::new(ReadIndexRequest { forwarded: true });
+            request.set_timeout(self.attempt_max);
+            return Ok(leader.read_index(request).await?.into_inner());
+        }
+        if sabotage::is(Bug::ReadUnconfirmed) {
+            return Ok(read_index_reply(self.sequencing.head()));
+        }
+        self.confirmed.wait().await?;
+        Ok(read_index_reply(self.sequencing.head()))
+    }
+
+    /// Refuses a tail whose reader has links that are not of this chain: a zone that is ahead of the
+    /// log, or whose link `after_id` is another one. What cannot be told is let pass, since the reader
+    /// compares the first batch it gets.
+    async fn check_tail(&self, after_id: u64, after_digest: &[u8]) -> Result<(), Status> {
+        if ![0, DIGEST_BYTES].contains(&after_digest.len()) {
+            return Err(Status::invalid_argument("after_digest must have 0 or 32 bytes"));
+        }
+        if after_id > *self.sequencing.head_id().borrow() {
+            // A zone applies what is committed only, so what it has was committed before it asked.
+            let committed = self.read_index(false).await?.id;
+            if after_id > committed {
+                return Err(Status::data_loss(format!(
+                    "the zone is ahead of the log: it has id {after_id}, and a majority of the \
+                     coordinators has confirmed that nothing above id {committed} is committed"
+                )));
+            }
+        }
+        let is_empty = after_id == 0 || after_digest.is_empty();
+        if is_empty || self.tails.agrees(after_id, after_digest).await? {
+            return Ok(());
+        }
+        Err(Status::data_loss(format!(
+            "the zone has another chain from at or before id {after_id}: its link is not the one \
+             that the coordinators have under this id"
+        )))
+    }
+
+    /// Digests of these links, and the newest id; see `Vouch` of the contract.
+    async fn vouch(&self, request: VouchRequest) -> Result<VouchReply, Status> {
+        let VouchRequest { ids, confirmed } = request;
+        if ids.len() > VOUCHED_IDS_MAX {
+            let words = format!("{} ids are more than {VOUCHED_IDS_MAX}", ids.len());
+            return Err(Status::invalid_argument(words));
+        }
+        if confirmed {
+            self.confirm_own().await?;
+        }
+        let mut links = Vec::with_capacity(ids.len());
+        for id in ids {
+            let known = self.tails.vouch(id).await?;
+            links.push(known.map_or_else(Vouched::default, |(id, digest)| Vouched {
+                id,
+                digest: digest.0.to_vec().into(),
+            }));
+        }
+        Ok(VouchReply { links, head: *self.sequencing.head_id().borrow() })
+    }
+
+    /// Waits until a majority has confirmed a head that is sequenced here, too, and compares it: a
+    /// digest covers everything before it.
+    async fn confirm_own(&self) -> Result<(), Status> {
+        let ReadIndexReply { id, digest, .. } = self.read_index(false).await?;
+        let mut head_id = self.sequencing.head_id();
+        let reached = async { head_id.wait_for(|head| *head >= id).await.map(drop) };
+        let late = || Status::unavailable(format!("link {id} was not sequenced here in time"));
+        let reached = tokio::time::timeout(self.attempt_max, reached).await;
+        reached.map_err(|_| late())?.map_err(|_| closing())?;
+        if id == 0 || self.tails.agrees(id, &digest).await? {
+            return Ok(());
+        }
+        Err(Status::internal(format!(
+            "this coordinator has another link {id} than the one that leads; replace it"
+        )))
+    }
+
+    fn cluster(&self) -> Cluster {
+        let leadership = *self.forward.leadership().borrow();
+        let (_, membership) = self.sequencing.applied();
+        let voters: Vec<u64> = membership.voter_ids().collect();
+        let members = membership.nodes().map(|(id, member)| Member {
+            coordinator_id: *id,
+            zone: member.zone.clone(),
+            voter: voters.contains(id),
+            url: member.url.clone(),
+        });
+        let feed = self.outlook.feed();
+        let is_new = self.zones.registry().borrow().is_empty();
+        Cluster {
+            coordinator_id: self.id,
+            leader: leadership.leader.unwrap_or_default(),
+            term: leadership.term,
+            head: *self.sequencing.head_id().borrow(),
+            members: members.collect(),
+            zones: self
+                .outlook
+                .views(feed)
+                .into_iter()
+                .filter(|it| it.registered || is_new)
+                .collect(),
+            log_first_id: feed.first_id,
+            disk_short: self.space.is_short(),
+            awaited: self.zones.are_awaited(),
+        }
+    }
+}
+
+/// Forgets a waiter when its call ends, cancelled or not.
+struct Waiting<'a> {
+    sequencing: &'a Sequencing,
+    name: BatchId,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.sequencing.give_up(&self.name);
+    }
+}
+
+/// Waits for a change of leadership, at most for `pause`.
+async fn elected(
+    leadership: &mut watch::Receiver<Leadership>,
+    pause: Duration,
+) -> Result<(), Status> {
+    match tokio::time::timeout(pause, leadership.changed()).await {
+        Ok(Err(_)) => Err(closing()),
+        Ok(Ok(())) | Err(_) => Ok(()),
+    }
+}
+
+/// Nothing of the call was handed over; the caller may say so.
+fn no_leader() -> Status {
+    let mut status = Status::unavailable("no coordinator leads");
+    status.metadata_mut().insert(NOT_TAKEN, MetadataValue::from_static("1"));
+    status
+}
+
+/// As [`no_leader`]: the leader's disk is nearly full.
+fn no_space() -> Status {
+    let mut status =
+        Status::resource_exhausted("the disk of the coordinator that leads is nearly full");
+    status.metadata_mut().insert(NOT_TAKEN, MetadataValue::from_static("1"));
+    status
+}
+
+fn closing() -> Status {
+    Status::unavailable("the coordinator is shutting down")
+}
+
+fn read_index_reply(head: Option<Head>) -> ReadIndexReply {
+    head.map_or_else(ReadIndexReply::default, |head| ReadIndexReply {
+        id: head.id.get(),
+        hash: head.hash.0.to_vec().into(),
+        digest: head.digest.0.to_vec().into(),
+        written_at: head.written_at.0,
+    })
+}
+
+/// The outcomes as they are sent. The chain values share one piece of memory.
+fn replies(outcomes: &[Outcome]) -> Vec<WriteOutcome> {
+    let without_link =
+        |kind: Kind, id: u64| WriteOutcome { kind: kind.into(), id, ..WriteOutcome::default() };
+    let mut values = BytesMut::with_capacity(outcomes.len() * (HASH_BYTES + DIGEST_BYTES));
+    let reply = |outcome: &Outcome| match outcome {
+        Outcome::Ordered(head) => {
+            values.put_slice(&head.hash.0);
+            values.put_slice(&head.digest.0);
+            WriteOutcome {
+                written_at: head.written_at.0,
+                ..without_link(Kind::Ordered, head.id.get())
+            }
+        }
+        Outcome::Repeated(id) => without_link(Kind::Repeated, id.get()),
+        Outcome::KeyReused(id) => without_link(Kind::KeyReused, id.get()),
+    };
+    let mut replies: Vec<WriteOutcome> = outcomes.iter().map(reply).collect();
+    let mut values = values.freeze();
+    for reply in replies.iter_mut().filter(|reply| reply.kind() == Kind::Ordered) {
+        reply.hash = values.split_to(HASH_BYTES);
+        reply.digest = values.split_to(DIGEST_BYTES);
+    }
+    replies
+}
+
+#[tonic::async_trait]
+impl coordinator_server::Coordinator for CoordinatorService {
+    async fn submit(
+        &self,
+        request: Request<SubmitRequest>,
+    ) -> Result<Response<SubmitReply>, Status> {
+        let SubmitRequest { batch: bytes, patience_ms, zone } = request.into_inner();
+        let taken = Instant::now();
+        // A quarter is left for the way back.
+        let patience = Duration::from_millis(u64::from(patience_ms) * 3 / 4);
+        let patient_until = Instant::now() + patience.min(self.attempt_max);
+        let heading =
+            Heading::read(&bytes).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let name = (heading.session, heading.sequence);
+        // A batch without payloads takes its place too.
+        let weight = u32::try_from(bytes.len().max(1 << 10)).unwrap_or(u32::MAX);
+        let _place = self.submits.acquire_many(weight).await.map_err(|_| closing())?;
+        let _waiting = Waiting { sequencing: &self.sequencing, name };
+        let ordered = tokio::time::timeout(CALL_MAX, self.order(name, bytes, patient_until)).await;
+        let outcomes = ordered.map_err(|_| Status::deadline_exceeded("not ordered in time"))??;
+        self.traffic.note(&zone, heading.count, taken.elapsed(), Instant::now());
+        if outcomes.len() != heading.count {
+            return Err(Status::aborted(
+                "the batch is older than what its session remembers; its outcome is unknown",
+            ));
+        }
+        Ok(Response::new(SubmitReply { outcomes: replies(&outcomes) }))
+    }
+
+    async fn propose(
+        &self,
+        request: Request<ProposeRequest>,
+    ) -> Result<Response<ProposeReply>, Status> {
+        let ProposeRequest { batch, zone_change } = request.into_inner();
+        let malformed = |error: EntryError| Status::invalid_argument(error.to_string());
+        let leader = self.forward.leadership().borrow().leader.unwrap_or_default();
+        let reply = |attempt| {
+            let (accepted, no_space) = (attempt == Attempt::Committed, attempt == Attempt::NoSpace);
+            let not_readable = attempt == Attempt::NotReadable;
+            Ok(Response::new(ProposeReply { accepted, leader, no_space, not_readable }))
+        };
+        if self.space.is_short() && leader == self.id {
+            return reply(Attempt::NoSpace);
+        }
+        let attempt = if zone_change.is_empty() {
+            Heading::read(&batch).map_err(malformed)?;
+            self.forward.propose(batch).await
+        } else {
+            let change = ZoneChange::decode(zone_change).map_err(malformed)?;
+            self.forward.propose_zone_change(&change).await
+        };
+        match attempt {
+            Attempt::Unknown => Err(Status::unknown("leadership was lost while committing")),
+            attempt => reply(attempt),
+        }
+    }
+
+    type TailStream = BoxStream<'static, Result<TailBatch, Status>>;
+
+    async fn tail(
+        &self,
+        request: Request<TailRequest>,
+    ) -> Result<Response<Self::TailStream>, Status> {
+        let TailRequest { after_id, zone, node, after_digest } = request.into_inner();
+        if let Err(status) = self.check_tail(after_id, &after_digest).await {
+            tracing::warn!(zone, node, after_id, %status, "tail refused");
+            return Err(status);
+        }
+        let Ok(place) = Arc::clone(&self.readers).try_acquire_owned() else {
+            tracing::warn!(zone, node, tails = TAILS_MAX, "tail refused: too many are open");
+            return Err(Status::unavailable("this coordinator feeds as many tails as it can"));
+        };
+        tracing::info!(zone, node, after_id, "tail opened");
+        let batches = self.tails.open(after_id).inspect(move |_| {
+            let _ = &place;
+        });
+        Ok(Response::new(batches.boxed()))
+    }
+
+    async fn report(&self, request: Request<ZoneReport>) -> Result<Response<Cluster>, Status> {
+        let report = self.zones.report(request.into_inner(), Instant::now());
+        report.map_err(|refusal| match refusal {
+            Refusal::Name(_) => Status::invalid_argument(refusal.to_string()),
+            Refusal::Removed(_) | Refusal::Unknown(_) => {
+                Status::failed_precondition(refusal.to_string())
+            }
+            Refusal::Taken(_) => Status::already_exists(refusal.to_string()),
+            Refusal::Full(_) => Status::resource_exhausted(refusal.to_string()),
+        })?;
+        Ok(Response::new(self.cluster()))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<ReadIndexRequest>,
+    ) -> Result<Response<ReadIndexReply>, Status> {
+        Ok(Response::new(self.read_index(request.into_inner().forwarded).await?))
+    }
+
+    async fn vouch(&self, request: Request<VouchRequest>) -> Result<Response<VouchReply>, Status> {
+        Ok(Response::new(self.vouch(request.into_inner()).await?))
+    }
+
+    async fn await_everywhere(
+        &self,
+        request: Request<AwaitRequest>,
+    ) -> Result<Response<AwaitReply>, Status> {
+        let id = request.into_inner().id;
+        let mut changes = self.zones.changes();
+        let until = Instant::now() + CALL_MAX;
+        loop {
+            changes.borrow_and_update();
+            let waiting_for = self.zones.behind(id, self.outlook.feed(), Instant::now());
+            if waiting_for.is_empty() || Instant::now() >= until {
+                let everywhere = waiting_for.is_empty();
+                return Ok(Response::new(AwaitReply { everywhere, waiting_for }));
+            }
+            // A zone that falls silent makes no change: look again now and then.
+            let _ = tokio::time::timeout(Duration::from_secs(1), changes.changed()).await;
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The Raft half of the gRPC server: what other coordinators send to this one's openraft, and how
+//! they get to know each other.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest, VoteResponse,
+};
+use serde::Serialize;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::coordinator::admission::responder::Greeting;
+use crate::coordinator::consensus::codec::{decode, encode};
+use crate::coordinator::consensus::type_config::{Snapshot, SnapshotMeta, TypeConfig, Vote};
+use crate::coordinator::peers::traffic_guard::Gate;
+use crate::coordinator::placement::rtt_monitor::Distances;
+use crate::coordinator::quorum_acks::progress::Board;
+use crate::coordinator::quorum_acks::quorum::Ack;
+use crate::coordinator::raft::handle::Raft;
+use crate::coordinator::raft::idle_heartbeats::Heard;
+use crate::coordinator::raft::vote_withholding::Deference;
+use crate::rpc::v1::raft_server;
+use crate::rpc::v1::{
+    self, AcksReply, Frame, HelloReply, IntroduceRequest, Introduction, PingReply, PingRequest,
+};
+use crate::telemetry::Metrics;
+
+/// Largest snapshot that is accepted: the key window is some 60 MB, positions are small.
+const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
+
+/// Bytes of a snapshot with a full window of keys, about.
+const SNAPSHOT_BYTES_EXPECTED: u64 = 48 << 20;
+
+pub(crate) struct RaftService {
+    pub(crate) raft: Raft,
+    pub(crate) gate: Gate,
+    pub(crate) greeting: Greeting,
+    pub(crate) distances: Distances,
+    pub(crate) deference: Deference,
+    pub(crate) heard: Heard,
+    pub(crate) acks: Board,
+    pub(crate) metrics: Arc<Metrics>,
+    /// The end of the process: calls without end must not outlive it.
+    pub(crate) end: CancellationToken,
+}
+
+fn answer<T: Serialize, E: Display>(result: Result<T, E>) -> Result<Response<Frame>, Status> {
+    let value = result.map_err(|error| Status::unavailable(error.to_string()))?;
+    Ok(Response::new(Frame { body: encode(&value) }))
+}
+
+fn malformed(error: std::io::Error) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+#[tonic::async_trait]
+impl raft_server::Raft for RaftService {
+    type AppendStream = BoxStream<'static, Result<Frame, Status>>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<Frame>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        self.gate.check(request.metadata())?;
+        let (deference, heard) = (self.deference.clone(), self.heard.clone());
+        let ask = deference.asked(request.metadata(), Instant::now());
+        // A request that cannot be read ends the stream: the leader sees it end and starts anew.
+        let requests = tokio_stream::StreamExt::map_while(request.into_inner(), |frame| {
+            let request = decode::<AppendEntriesRequest<TypeConfig>>(&frame.ok()?.body);
+            request.inspect_err(|error| tracing::warn!(%error, "refused an append")).ok()
+        });
+        let answers = self.raft.stream_append(Box::pin(requests));
+        let answers = answers.map(move |result| match result {
+            Ok(result) => {
+                let is_of_leader = !matches!(result, Err(StreamAppendError::HigherVote(_)));
+                if is_of_leader {
+                    let now = Instant::now();
+                    heard.note(now);
+                    ask.into_iter().for_each(|ask| deference.heard(ask, now));
+                }
+                Ok(Frame { body: encode(&result) })
+            }
+            Err(fatal) => Err(Status::unavailable(fatal.to_string())),
+        });
+        Ok(Response::new(answers.boxed()))
+    }
+
+    async fn acks(
+        &self,
+        request: Request<Streaming<v1::Ack>>,
+    ) -> Result<Response<AcksReply>, Status> {
+        self.gate.check(request.metadata())?;
+        if !self.acks.is_on() {
+            return Err(Status::unimplemented("this coordinator counts no acks"));
+        }
+        let voter = Gate::sender(request.metadata());
+        let voter = voter.ok_or_else(|| Status::invalid_argument("who sends?"))?;
+        let mut acks = request.into_inner();
+        let hear = async {
+            while let Some(ack) = acks.message().await? {
+                self.acks.heard(voter, &Ack::from(ack));
+            }
+            Ok::<_, Status>(Response::new(AcksReply {}))
+        };
+        tokio::select! {
+            biased;
+            () = self.end.cancelled() => Err(Status::unavailable("the coordinator is shutting down")),
+            ended = hear => ended,
+        }
+    }
+
+    async fn vote(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
+        self.gate.check(request.metadata())?;
+        let request: VoteRequest<TypeConfig> =
+            decode(&request.into_inner().body).map_err(malformed)?;
+        answer(self.raft.vote(request).await)
+    }
+
+    async fn pre_vote(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
+        self.gate.check(request.metadata())?;
+        let request: VoteRequest<TypeConfig> =
+            decode(&request.into_inner().body).map_err(malformed)?;
+        let (vote, leader) = {
+            let metrics = self.raft.server_metrics();
+            let metrics = metrics.borrow_watched();
+            (metrics.vote, metrics.current_leader)
+        };
+        if self.deference.waits_for(leader, Instant::now()) {
+            self.metrics.coordinator.elections_deferred.inc();
+            let refusal: VoteResponse<TypeConfig> = VoteResponse::new(vote, None, false);
+            return Ok(Response::new(Frame { body: encode(&refusal) }));
+        }
+        answer(self.raft.pre_vote(request).await)
+    }
+
+    async fn snapshot(
+        &self,
+        request: Request<Streaming<Frame>>,
+    ) -> Result<Response<Frame>, Status> {
+        self.gate.check(request.metadata())?;
+        let mut frames = request.into_inner();
+        let first = frames.message().await?.ok_or_else(|| Status::invalid_argument("no frame"))?;
+        let (vote, meta, length): (Vote, SnapshotMeta, u64) =
+            decode(&first.body).map_err(malformed)?;
+        if length > SNAPSHOT_BYTES_MAX {
+            return Err(Status::invalid_argument("the snapshot is larger than 1 GiB"));
+        }
+        // No more than a usual one is provided for on the sender's word.
+        let room = length.min(SNAPSHOT_BYTES_EXPECTED);
+        let mut state = BytesMut::with_capacity(usize::try_from(room).unwrap_or(0));
+        while let Some(piece) = frames.message().await? {
+            if (state.len() + piece.body.len()) as u64 > length {
+                return Err(Status::invalid_argument("the snapshot is longer than announced"));
+            }
+            state.extend_from_slice(&piece.body);
+        }
+        if state.len() as u64 != length {
+            return Err(Status::invalid_argument("the snapshot is shorter than announced"));
+        }
+        tracing::info!(bytes = length, "received a snapshot from the leader");
+        let snapshot = Snapshot { meta, snapshot: state.freeze() };
+        answer(self.raft.install_full_snapshot(vote, snapshot).await)
+    }
+
+    async fn introduce(
+        &self,
+        request: Request<IntroduceRequest>,
+    ) -> Result<Response<Introduction>, Status> {
+        Ok(Response::new(self.greeting.meet(request.into_inner().members)))
+    }
+
+    async fn hello(&self, request: Request<Introduction>) -> Result<Response<HelloReply>, Status> {
+        self.greeting.hello(&request.into_inner()).await.map(Response::new)
+    }
+
+    async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingReply>, Status> {
+        if let Some(from) = request.into_inner().from {
+            self.distances.hear(from);
+        }
+        Ok(Response::new(PingReply { from: Some(self.distances.vantage()) }))
+    }
+
+    async fn transfer_leader(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
+        self.gate.check(request.metadata())?;
+        let request: TransferLeaderRequest<TypeConfig> =
+            decode(&request.into_inner().body).map_err(malformed)?;
+        answer(self.raft.handle_transfer_leader(request).await)
+    }
+}

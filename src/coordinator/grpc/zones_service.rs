@@ -1,0 +1,57 @@
+//! The part of the gRPC server through which people look at the registry of zones and change it.
+
+use pghc_api::id::ZoneName;
+use tonic::{Request, Response, Status};
+
+use crate::coordinator::zones::progress_view::Outlook;
+use crate::coordinator::zones::registration::{ChangeError, Registrar};
+use crate::rpc::v1::change_zone_request::Act;
+use crate::rpc::v1::zones_server;
+use crate::rpc::v1::{ChangeZoneReply, ChangeZoneRequest, ListZonesReply, ListZonesRequest};
+use crate::sequencer::{Registration, ZoneAct, ZoneChange};
+
+pub(crate) struct ZoneService {
+    pub(crate) registrar: Registrar,
+    pub(crate) outlook: Outlook,
+}
+
+#[tonic::async_trait]
+impl zones_server::Zones for ZoneService {
+    async fn list(&self, _: Request<ListZonesRequest>) -> Result<Response<ListZonesReply>, Status> {
+        let feed = self.outlook.feed();
+        let registry = self.outlook.zones.registry();
+        let removed =
+            registry.borrow().that_are(Registration::Removed).map(ToString::to_string).collect();
+        Ok(Response::new(ListZonesReply {
+            head: *self.outlook.sequencing.head_id().borrow(),
+            log_first_id: feed.first_id,
+            zones: self.outlook.views(feed),
+            removed,
+        }))
+    }
+
+    async fn change(
+        &self,
+        request: Request<ChangeZoneRequest>,
+    ) -> Result<Response<ChangeZoneReply>, Status> {
+        let request = request.into_inner();
+        let zone: ZoneName = request
+            .zone
+            .parse()
+            .map_err(|error: pghc_api::id::BadId| Status::invalid_argument(error.to_string()))?;
+        let act = match request.act() {
+            Act::Add => ZoneAct::Add,
+            Act::Remove => ZoneAct::Remove,
+        };
+        let changed = self.registrar.change(ZoneChange { act, zone: zone.clone() }).await;
+        let changed = changed.map_err(|error| match error {
+            ChangeError::Unknown(_) => Status::not_found(error.to_string()),
+            ChangeError::Full(_) => Status::resource_exhausted(error.to_string()),
+            ChangeError::NotConfirmed | ChangeError::NotReadable => {
+                Status::unavailable(error.to_string())
+            }
+        })?;
+        tracing::info!(%zone, ?act, changed, "zone changed on request");
+        Ok(Response::new(ChangeZoneReply { changed }))
+    }
+}

@@ -1,0 +1,530 @@
+//! The part of the gRPC server that operators use: it lists and changes the members. Only the leader
+//! does; others pass the request on to it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Instant as _, Precondition};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::plan::{Change, Group, Step};
+use crate::coordinator::consensus::type_config::{LogId, Member};
+use crate::coordinator::peers::directory::Roster;
+use crate::coordinator::placement::topology_view::Board;
+use crate::coordinator::raft::handle::Raft;
+use crate::coordinator::raft::handle::leader;
+use crate::coordinator::raft::leadership_transfer::{Limit, hand_over, step_aside};
+use crate::coordinator::raft::membership::acknowledged;
+use crate::rpc::v1::change_request::Kind;
+use crate::rpc::v1::members_client::MembersClient;
+use crate::rpc::v1::members_server;
+use crate::rpc::v1::raft_client::RaftClient;
+use crate::rpc::v1::{
+    self, ChangeProgress, ChangeRequest, IntroduceRequest, Introduction, ListMembersRequest,
+    MemberList, MemberView, PlacementRequest, PlacementView, SwitchPlacementReply,
+    SwitchPlacementRequest,
+};
+use crate::sequencer::ENTRY_FORMAT;
+use crate::task::Tasks;
+
+/// Entries by which a learner may be behind the commits to count as caught up.
+const CAUGHT_UP_ENTRIES: u64 = 200;
+
+/// Times a request is passed on before it is given up.
+const HOPS_MAX: u32 = 4;
+
+/// Lines of progress that wait for a slow reader; more are left out, but never the last.
+const LINES_MAX: usize = 64;
+
+/// Time between two lines about a member that catches up.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+pub(crate) struct MembersService {
+    id: u64,
+    raft: Raft,
+    roster: Roster,
+    /// A leader's lease: about half an election timeout.
+    lease: Duration,
+    board: Board,
+    /// Changes under way here.
+    changing: Arc<AtomicUsize>,
+    tasks: Tasks,
+}
+
+/// Counts a change for as long as it is under way.
+struct Changing(Arc<AtomicUsize>);
+
+impl Changing {
+    fn begin(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+type Lines = mpsc::Sender<Result<ChangeProgress, Status>>;
+
+/// A line for the operator. It is left out when the operator does not read, or has gone: what was
+/// begun goes on all the same.
+fn tell(lines: &Lines, line: impl Into<String>) {
+    let _ = lines.try_send(Ok(ChangeProgress { line: line.into() }));
+}
+
+impl MembersService {
+    /// `lease` is a leader's.
+    pub(crate) fn new(
+        id: u64,
+        raft: &Raft,
+        roster: &Roster,
+        lease: Duration,
+        board: &Board,
+        tasks: &Tasks,
+    ) -> Self {
+        let (raft, roster, tasks) = (raft.clone(), roster.clone(), tasks.clone());
+        let (board, changing) = (board.clone(), Arc::default());
+        Self { id, raft, roster, lease, board, changing, tasks }
+    }
+
+    /// Whether the members are being changed by this coordinator, or a change was not ended.
+    pub(crate) fn is_changing(&self) -> bool {
+        self.changing.load(Ordering::Relaxed) > 0 || self.group().0.joint
+    }
+
+    /// Has voter `id` lead, as an operator would; answers the last line.
+    pub(crate) async fn lead(&self, id: u64) -> Result<String, Status> {
+        let request = ChangeRequest {
+            kind: Kind::Lead.into(),
+            coordinator_id: id,
+            ..ChangeRequest::default()
+        };
+        // Nobody reads the lines.
+        let (lines, _) = mpsc::channel(1);
+        self.pass_on(request, &lines).await
+    }
+
+    /// Who leads, waiting through an election.
+    async fn known_leader(&self) -> Result<u64, Status> {
+        let until = Instant::now() + self.lease * 6;
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            if let Some(leader) = metrics.borrow_watched().current_leader {
+                return Ok(leader);
+            }
+            if !matches!(tokio::time::timeout_at(until, metrics.changed()).await, Ok(Ok(()))) {
+                return Err(Status::unavailable(
+                    "no coordinator leads: a majority of the voters must be running; nothing was \
+                     changed; start them and repeat",
+                ));
+            }
+        }
+    }
+
+    fn client(&self, leader: u64) -> Result<MembersClient<crate::rpc::Caller>, Status> {
+        let caller = self.roster.caller(leader).ok_or_else(|| {
+            Status::unavailable(format!("no address of the leader, coordinator {leader}, is known"))
+        })?;
+        Ok(MembersClient::new(caller))
+    }
+
+    /// The group as this coordinator, the leader, sees it, and the entry that says so.
+    fn group(&self) -> (Group, Option<LogId>) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = &metrics.membership_config;
+        let configs = membership.get_joint_config();
+        let recent = self.lease * 2;
+        let heartbeat = metrics.heartbeat.iter().flatten();
+        let living = heartbeat.filter(|(_, at)| at.is_some_and(|at| at.elapsed() < recent));
+        let group = Group {
+            members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
+            voters: configs.last().cloned().unwrap_or_default(),
+            joint: configs.len() > 1,
+            leader: self.id,
+            living: living.map(|(id, _)| *id).chain([self.id]).collect(),
+        };
+        (group, *membership.log_id())
+    }
+
+    /// The group, once every member has answered or was silent for long enough: a new leader has
+    /// heard of nobody yet.
+    async fn heard_group(&self) -> (Group, Option<LogId>) {
+        let until = Instant::now() + self.lease * 2;
+        let mut metrics = self.raft.metrics();
+        loop {
+            let (group, at) = self.group();
+            if group.members.keys().all(|id| group.living.contains(id))
+                || !matches!(tokio::time::timeout_at(until, metrics.changed()).await, Ok(Ok(())))
+            {
+                return (group, at);
+            }
+        }
+    }
+
+    async fn list(&self) -> MemberList {
+        let (group, _) = self.heard_group().await;
+        self.describe(&group)
+    }
+
+    /// The list as it is known at this moment.
+    pub(crate) fn list_now(&self) -> MemberList {
+        self.describe(&self.group().0)
+    }
+
+    fn describe(&self, group: &Group) -> MemberList {
+        let mut acknowledged = acknowledged(&self.raft);
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let committed = metrics.cluster_committed.as_ref().map_or(0, |it| it.index() + 1);
+        acknowledged.insert(self.id, committed);
+        let view = |(id, member): (&u64, &Member)| MemberView {
+            coordinator_id: *id,
+            zone: member.zone.clone(),
+            url: self.roster.url(*id, Some(member)).unwrap_or_default(),
+            incarnation: member.incarnation.clone(),
+            voter: group.voters.contains(id),
+            living: group.living.contains(id),
+            acknowledged_next: acknowledged.get(id).copied().unwrap_or_default(),
+        };
+        MemberList {
+            leader: self.id,
+            term: metrics.vote.leader_id.term,
+            committed_next: committed,
+            members: group.members.iter().map(view).collect(),
+            joint: group.joint,
+        }
+    }
+
+    /// Plans and does what was asked; the answer is the last line.
+    async fn change(&self, request: ChangeRequest, lines: &Lines) -> Result<String, Status> {
+        let mut change = change(&request)?;
+        let _changing = Changing::begin(&self.changing);
+        if let Change::Add { id, member, .. } | Change::Replace { new: id, member, .. } =
+            &mut change
+        {
+            match self.group().0.members.get(id) {
+                Some(known) if known.url == member.url => *member = known.clone(),
+                Some(_) => {}
+                None => member.incarnation = self.meet(*id, member).await?,
+            }
+        }
+        let (group, mut at) = self.heard_group().await;
+        let plan = group.plan(&change, request.force);
+        let plan = plan.map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
+        if plan.steps.is_empty() {
+            return Ok("nothing to do: it is so already".to_owned());
+        }
+        for line in plan.lines() {
+            tell(lines, line);
+        }
+        if request.dry_run {
+            return Ok("dry run: nothing was changed".to_owned());
+        }
+        let until = Instant::now() + Duration::from_secs(u64::from(request.wait_seconds));
+        for step in plan.steps {
+            tell(lines, format!("now: {step}"));
+            let handed_over = matches!(step, Step::HandOver { .. });
+            self.step(step, &mut at, until, lines).await?;
+            match change {
+                Change::Lead { id } => leads(self.known_leader().await?, id)?,
+                // The rest is the new leader's to do.
+                _ if handed_over => return self.pass_on(request, lines).await,
+                _ => {}
+            }
+        }
+        Ok("done".to_owned())
+    }
+
+    /// Does one step of a plan. `at` is the entry of the membership that the plan goes on from: what
+    /// another command has changed meanwhile is not undone.
+    async fn step(
+        &self,
+        step: Step,
+        at: &mut Option<LogId>,
+        until: Instant,
+        lines: &Lines,
+    ) -> Result<(), Status> {
+        match step {
+            Step::HandOver { heirs } => {
+                let limit = Limit { heir: self.lease * 2, all: self.lease * 4 };
+                if !hand_over(&self.raft, self.id, &heirs, limit).await {
+                    let aside = step_aside(self.raft.clone(), self.id, self.lease * 20);
+                    self.tasks.spawn("step aside", aside);
+                    return Err(Status::unavailable(format!(
+                        "no other voter took the lead within {:?}; nothing is lost",
+                        limit.all
+                    )));
+                }
+                Ok(())
+            }
+            Step::AddLearner { id, member } => {
+                self.commit(ChangeMembers::AddNodes([(id, member)].into()), at).await
+            }
+            Step::CatchUp { id } => self.catch_up(id, until, lines).await,
+            Step::Voters(voters) => self.commit(ChangeMembers::ReplaceAllVoters(voters), at).await,
+            Step::RemoveLearner { id } => {
+                self.commit(ChangeMembers::RemoveNodes(BTreeSet::from([id])), at).await
+            }
+        }
+    }
+
+    /// Has `change` agreed on if the membership is still that of entry `at`, which it moves on.
+    async fn commit(
+        &self,
+        change: ChangeMembers<u64, Member>,
+        at: &mut Option<LogId>,
+    ) -> Result<(), Status> {
+        let unchanged = Precondition::LastMembershipLogId { last_membership_log_id: *at };
+        match self.raft.change_membership_if(change, true, [unchanged]).await {
+            Ok(done) => {
+                *at = Some(done.log_id);
+                Ok(())
+            }
+            Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_))) => {
+                Err(Status::unavailable(
+                    "the members were changed by somebody else meanwhile; nothing of that is undone, \
+                     and this change was not gone on with; look at pghc members list and repeat the \
+                     command",
+                ))
+            }
+            Err(error) => Err(Status::unavailable(format!(
+                "the change was begun and may or may not have been agreed ({error}); nothing is lost; \
+                 repeat the command"
+            ))),
+        }
+    }
+
+    /// Waits until a learner has nearly everything that is committed.
+    async fn catch_up(&self, id: u64, until: Instant, lines: &Lines) -> Result<(), Status> {
+        let mut tell_at = Instant::now() + TELL_EVERY;
+        let mut metrics = self.raft.metrics();
+        loop {
+            let committed = metrics
+                .borrow_watched()
+                .cluster_committed
+                .as_ref()
+                .map_or(0, |log_id| log_id.index() + 1);
+            let has = acknowledged(&self.raft).get(&id).copied().unwrap_or_default();
+            if has > 0 && has + CAUGHT_UP_ENTRIES >= committed {
+                return Ok(());
+            }
+            if leader(&self.raft) != Some(self.id) {
+                return Err(Status::unavailable(
+                    "the leader changed meanwhile; nothing is lost; repeat the command",
+                ));
+            }
+            let now = Instant::now();
+            if now >= until {
+                return Err(Status::deadline_exceeded(format!(
+                    "coordinator {id} has {has} of {committed} entries and was not waited for any \
+                     longer; it stays a learner and catches up; is it running, at the address \
+                     given? Repeat the command to go on"
+                )));
+            }
+            if now >= tell_at {
+                tell(lines, format!("coordinator {id} has {has} of {committed} entries"));
+                tell_at = now + TELL_EVERY;
+            }
+            let look = tell_at.min(until);
+            if let Ok(Err(_)) = tokio::time::timeout_at(look, metrics.changed()).await {
+                return Err(Status::unavailable("the coordinator is shutting down"));
+            }
+        }
+    }
+
+    /// Asks a coordinator that is to come who it is; answers its incarnation.
+    async fn meet(&self, id: u64, member: &Member) -> Result<String, Status> {
+        let url = self.roster.url(id, Some(member)).unwrap_or_default();
+        let refuse = |why: String| Err(Status::failed_precondition(why));
+        let Some(caller) = self.roster.connect(&url) else {
+            return refuse(format!("{url:?} is not a URL such as http://10.0.0.1:7101"));
+        };
+        let mut client = RaftClient::new(caller);
+        let known = self.group().0.members.into_iter().map(|(coordinator_id, member)| v1::Member {
+            coordinator_id,
+            zone: member.zone,
+            url: member.url,
+            voter: false,
+        });
+        let call = client.introduce(IntroduceRequest { members: known.collect() });
+        let it: Introduction = match tokio::time::timeout(self.lease * 2, call).await {
+            Ok(Ok(it)) => it.into_inner(),
+            Ok(Err(_)) | Err(_) => {
+                return refuse(format!(
+                    "no coordinator of this cluster answers at {url}; nothing was changed; start it \
+                     first: pghc coordinator --id {id} --join …"
+                ));
+            }
+        };
+        if it.coordinator_id != id || it.zone != member.zone {
+            return refuse(format!(
+                "at {url} answers coordinator {} of zone {}, not coordinator {id} of zone {}; nothing \
+                 was changed",
+                it.coordinator_id, it.zone, member.zone
+            ));
+        }
+        if it.entry_format < ENTRY_FORMAT {
+            return refuse(format!(
+                "coordinator {id} at {url} runs an older pghc than the leader and could not read its \
+                 log; nothing was changed; start it with this version"
+            ));
+        }
+        if it.founded || !it.founders.is_empty() {
+            return refuse(format!(
+                "coordinator {id} at {url} is not new, or was started without --join; nothing was \
+                 changed; start it with an empty --data and --join"
+            ));
+        }
+        Ok(it.incarnation)
+    }
+
+    /// Has the leader do it, once it is known who that is; answers the last line.
+    async fn pass_on(&self, request: ChangeRequest, lines: &Lines) -> Result<String, Status> {
+        let leader = self.known_leader().await?;
+        if leader == self.id {
+            return Box::pin(self.change(request, lines)).await;
+        }
+        if request.hops >= HOPS_MAX {
+            return Err(Status::unavailable(
+                "the leader changed several times meanwhile; nothing is lost; repeat the command",
+            ));
+        }
+        let request = ChangeRequest { hops: request.hops + 1, ..request };
+        let mut answers = self.client(leader)?.change(request).await?.into_inner();
+        let mut last = None;
+        while let Some(ChangeProgress { line }) = answers.message().await? {
+            if let Some(line) = last.replace(line) {
+                tell(lines, line);
+            }
+        }
+        last.ok_or_else(|| Status::unavailable("the leader said nothing; repeat the command"))
+    }
+}
+
+/// A request in our own words.
+fn change(request: &ChangeRequest) -> Result<Change, Status> {
+    let id = request.coordinator_id;
+    let member =
+        Member { zone: request.zone.clone(), url: request.url.clone(), incarnation: String::new() };
+    let kind = Kind::try_from(request.kind);
+    Ok(match kind.map_err(|_| Status::invalid_argument("a change this pghc does not know"))? {
+        Kind::Add => Change::Add { id: request.new_id, member, learner: request.learner },
+        Kind::Replace => Change::Replace { old: id, new: request.new_id, member },
+        Kind::Remove => Change::Remove { id },
+        Kind::Promote => Change::Promote { id },
+        Kind::Demote => Change::Demote { id },
+        Kind::Lead => Change::Lead { id },
+    })
+}
+
+#[tonic::async_trait]
+impl members_server::Members for MembersService {
+    async fn list(
+        &self,
+        request: Request<ListMembersRequest>,
+    ) -> Result<Response<MemberList>, Status> {
+        let leader = self.known_leader().await?;
+        if leader != self.id {
+            return self.client(leader)?.list(request).await;
+        }
+        Ok(Response::new(self.list().await))
+    }
+
+    async fn placement(
+        &self,
+        request: Request<PlacementRequest>,
+    ) -> Result<Response<PlacementView>, Status> {
+        let leader = self.known_leader().await?;
+        if leader != self.id {
+            return self.client(leader)?.placement(request).await;
+        }
+        Ok(Response::new(self.board.view(self.list_now())))
+    }
+
+    async fn switch_placement(
+        &self,
+        request: Request<SwitchPlacementRequest>,
+    ) -> Result<Response<SwitchPlacementReply>, Status> {
+        let leader = self.known_leader().await?;
+        if leader != self.id {
+            return self.client(leader)?.switch_placement(request).await;
+        }
+        let auto = request.into_inner().auto;
+        let changed = self.board.distances().set_auto(auto).await;
+        let changed = changed.map_err(|error| Status::unavailable(error.to_string()))?;
+        tracing::info!(auto, changed, "automatic placement of the lead was switched");
+        Ok(Response::new(SwitchPlacementReply { changed }))
+    }
+
+    type ChangeStream = BoxStream<'static, Result<ChangeProgress, Status>>;
+
+    async fn change(
+        &self,
+        request: Request<ChangeRequest>,
+    ) -> Result<Response<Self::ChangeStream>, Status> {
+        let (lines, reader) = mpsc::channel(LINES_MAX);
+        let (service, request) = (self.clone(), request.into_inner());
+        // Kept free for the last line, so that telling it never waits.
+        let place = lines.clone().try_reserve_owned();
+        let place = place.map_err(|_| Status::internal("a new channel has no room"))?;
+        self.tasks.spawn("change of members", async move {
+            let last = service.pass_on(request, &lines).await;
+            place.send(last.map(|line| ChangeProgress { line }));
+        });
+        Ok(Response::new(tokio_stream::wrappers::ReceiverStream::new(reader).boxed()))
+    }
+}
+
+/// Whether the one that was to lead does: an heir that is slow to take over leaves the lead to another.
+fn leads(leader: u64, asked: u64) -> Result<(), Status> {
+    if leader == asked {
+        return Ok(());
+    }
+    Err(Status::unavailable(format!(
+        "coordinator {asked} did not take the lead in time, and coordinator {leader} leads now; nothing is \
+         lost; repeat the command"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::{ChangeProgress, LINES_MAX, tell};
+
+    #[tokio::test]
+    async fn an_operator_who_stops_reading_holds_nothing_up_and_still_gets_the_last_line() {
+        let (lines, mut reader) = mpsc::channel(LINES_MAX);
+        let place = lines.clone().try_reserve_owned().expect("it is empty");
+        for number in 0..LINES_MAX * 2 {
+            tell(&lines, number.to_string());
+        }
+        place.send(Ok(ChangeProgress { line: "done".to_owned() }));
+        drop(lines);
+        let mut last = None;
+        while let Some(Ok(ChangeProgress { line })) = reader.recv().await {
+            last = Some(line);
+        }
+        assert_eq!(last.as_deref(), Some("done"));
+    }
+
+    #[test]
+    fn a_lead_that_went_to_another_is_not_called_done() {
+        assert!(super::leads(2, 2).is_ok());
+        let refusal = super::leads(1, 2).expect_err("another leads");
+        assert_eq!(refusal.code(), tonic::Code::Unavailable, "so that it is asked for again");
+    }
+}

@@ -1,0 +1,269 @@
+//! The tail: committed batches after an id, from memory while the reader keeps up, else computed
+//! again from the log.
+
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt as _};
+use pghc_api::chain::{Digest, Head};
+use pghc_api::id::ClusterId;
+use pghc_api::limits::TAIL_QUEUE_BYTES_MAX;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tonic::Status;
+
+use crate::coordinator::consensus::type_config::Entry;
+use crate::coordinator::raft::log_store::LogStore;
+use crate::coordinator::replica::driver::{Found, Next, Sequencing, tail_batch};
+use crate::rpc::v1::TailBatch;
+use crate::sequencer::{Position, extend};
+use crate::task::{Tasks, blocking};
+
+/// Batches on their way to one reader, besides the bound [`TAIL_QUEUE_BYTES_MAX`]; HTTP/2 windows
+/// bound what is on the wire. What a slow reader does not fetch stays in the log.
+const QUEUE_BATCHES: usize = 64;
+
+/// Bytes of log read at a time.
+const READ_BYTES: usize = 1 << 20;
+
+/// Serves tails.
+#[derive(Clone)]
+pub(crate) struct Tails {
+    pub(crate) cluster: ClusterId,
+    pub(crate) sequencing: Arc<Sequencing>,
+    pub(crate) log: LogStore,
+    pub(crate) tasks: Tasks,
+}
+
+impl Tails {
+    /// A stream of the batches that hold ids above `after_id`. Ends when the reader goes away, the
+    /// process shuts down, or with `OUT_OF_RANGE` when the log was purged beyond `after_id`.
+    pub(crate) fn open(
+        &self,
+        after_id: u64,
+    ) -> impl Stream<Item = Result<TailBatch, Status>> + use<> {
+        let (sender, receiver) = mpsc::channel(QUEUE_BATCHES);
+        let out = Out { sender, room: Arc::new(Semaphore::new(TAIL_QUEUE_BYTES_MAX)) };
+        let tails = self.clone();
+        self.tasks.spawn("tail", async move {
+            if let Err(status) = tails.run(after_id, &out).await {
+                let _ = out.sender.send((Err(status), None)).await;
+            }
+        });
+        // The place of a batch is free again when it is taken from the queue.
+        tokio_stream::wrappers::ReceiverStream::new(receiver).map(|(message, _place)| message)
+    }
+
+    /// The newest link at or below `id` whose digest this coordinator knows, and that digest: of `id`
+    /// itself where its marks or its log hold it, of the head when `id` is above that. `None` when there
+    /// is none.
+    ///
+    /// Looks in memory, else computes from the log: a mebibyte of it or 256 entries at most.
+    ///
+    /// # Errors
+    /// `INTERNAL` when the log is not readable.
+    pub(crate) async fn vouch(&self, id: u64) -> Result<Option<(u64, Digest)>, Status> {
+        match self.sequencing.find(id) {
+            Found::Link(digest) => return Ok(Some((id, digest))),
+            Found::Log(start) => {
+                if let Some(head) = self.compute(start, id).await? {
+                    return Ok(Some((id, head.digest)));
+                }
+            }
+            Found::Above | Found::Forgotten => {}
+        }
+        Ok(self.sequencing.mark(id))
+    }
+
+    /// Whether the link `id` of the sequenced chain has the digest `expected`; also true when it cannot
+    /// be told, because the link is not here yet or too old: then the reader compares the marks.
+    ///
+    /// # Errors
+    /// `INTERNAL` when the log is not readable: never `DATA_LOSS`, which is said of a reader's chain.
+    pub(crate) async fn agrees(&self, id: u64, expected: &[u8]) -> Result<bool, Status> {
+        let known = self.vouch(id).await?.filter(|(known, _)| *known == id);
+        Ok(known.is_none_or(|(_, digest)| expected == digest.0))
+    }
+
+    /// The link `id`, computed from the log; `None` when the log was purged meanwhile.
+    async fn compute(&self, start: Position, id: u64) -> Result<Option<Head>, Status> {
+        let Position { mut index, mut head } = start;
+        loop {
+            let entries = self.read(index, u64::MAX).await?;
+            if entries.first().is_none_or(|entry| entry.log_id.index() != index) {
+                return Ok(None);
+            }
+            for entry in entries {
+                index = entry.log_id.index() + 1;
+                match self.extend(&mut head, entry, id) {
+                    Err(status) if status.code() == tonic::Code::OutOfRange => return Ok(None),
+                    Err(status) => return Err(status),
+                    Ok(_) if head.is_some_and(|head| head.id.get() >= id) => return Ok(head),
+                    Ok(_) => {}
+                }
+            }
+        }
+    }
+
+    /// Entries from `index` on and below `end`, some [`READ_BYTES`] of them.
+    async fn read(&self, index: u64, end: u64) -> Result<Vec<Entry>, Status> {
+        let log = self.log.clone();
+        let read = move || log.read(index, end, READ_BYTES);
+        let entries = blocking(read).await.flatten();
+        entries.map_err(|error| Status::internal(format!("the log is not readable: {error}")))
+    }
+
+    async fn run(&self, mut after_id: u64, out: &Out) -> Result<(), Status> {
+        let mut head_id = self.sequencing.head_id();
+        loop {
+            head_id.borrow_and_update();
+            match self.sequencing.next(after_id) {
+                Next::Batches(batches) if batches.is_empty() => {
+                    tokio::select! {
+                        biased;
+                        () = out.sender.closed() => return Ok(()),
+                        _ = head_id.changed() => {}
+                    }
+                }
+                Next::Batches(batches) => {
+                    for batch in batches {
+                        after_id = batch.last_id;
+                        if out.send(batch).await.is_err() {
+                            return Ok(());
+                        }
+                    }
+                }
+                Next::Log(start, last) => {
+                    after_id = self.replay(start, last, after_id, out).await?;
+                }
+                Next::Purged => return Err(purged(after_id)),
+            }
+        }
+    }
+
+    /// Sends what the log holds from `start` to index `last`; answers the last id sent.
+    async fn replay(
+        &self,
+        start: Position,
+        last: u64,
+        mut after_id: u64,
+        out: &Out,
+    ) -> Result<u64, Status> {
+        let Position { mut index, mut head } = start;
+        while index <= last {
+            let entries = self.read(index, last + 1).await?;
+            if entries.first().is_none_or(|entry| entry.log_id.index() != index) {
+                return Err(purged(after_id));
+            }
+            for entry in entries {
+                index = entry.log_id.index() + 1;
+                let before = head;
+                let Some(batch) = self.extend(&mut head, entry, u64::MAX)? else { continue };
+                if head == before || head.is_none_or(|head| head.id.get() <= after_id) {
+                    continue;
+                }
+                after_id = batch.last_id;
+                if out.send(batch).await.is_err() {
+                    return Ok(after_id);
+                }
+            }
+        }
+        Ok(after_id)
+    }
+
+    /// Moves `head` over an entry, up to link `until`; answers its batch when it holds a link.
+    fn extend(
+        &self,
+        head: &mut Option<Head>,
+        entry: Entry,
+        until: u64,
+    ) -> Result<Option<TailBatch>, Status> {
+        let openraft::EntryPayload::Normal(proposal) = entry.payload else { return Ok(None) };
+        let index = entry.log_id.index();
+        let after_id = head.map_or(0, |head| head.id.get());
+        let recalled = self.sequencing.recall(index).ok_or_else(|| purged(after_id))?;
+        if recalled.head_before.is_some_and(|before| before != *head) {
+            return Err(Status::internal(format!(
+                "the log up to entry {index} does not give the chain that was sequenced"
+            )));
+        }
+        let without_id = recalled.without_id;
+        let extended = extend(&self.cluster, *head, proposal.0, &without_id, until)
+            .map_err(|error| Status::internal(format!("entry {index}: {error}")))?;
+        let Some((bytes, after)) = extended else { return Ok(None) };
+        let first_id = head.map_or(1, |head| head.id.get() + 1);
+        *head = after;
+        Ok(after.map(|after| tail_batch(index, first_id, after, bytes, without_id)))
+    }
+}
+
+fn purged(after_id: u64) -> Status {
+    Status::out_of_range(format!(
+        "the log of this coordinator no longer holds id {}; try another coordinator, or fill the \
+         zone from another zone",
+        after_id + 1
+    ))
+}
+
+type Message = (Result<TailBatch, Status>, Option<OwnedSemaphorePermit>);
+
+/// The way to one reader.
+struct Out {
+    sender: mpsc::Sender<Message>,
+    /// Bytes that may still be queued.
+    room: Arc<Semaphore>,
+}
+
+/// The reader has gone.
+struct Gone;
+
+impl Out {
+    /// Queues a batch as soon as there is room; one larger than all room takes the whole of it.
+    async fn send(&self, batch: TailBatch) -> Result<(), Gone> {
+        let bytes = batch.batch.len().min(TAIL_QUEUE_BYTES_MAX);
+        let bytes = u32::try_from(bytes).expect("a mebibyte at most");
+        let room = Arc::clone(&self.room).acquire_many_owned(bytes);
+        let place = tokio::select! {
+            biased;
+            () = self.sender.closed() => return Err(Gone),
+            place = room => place.map_err(|_| Gone)?,
+        };
+        self.sender.send((Ok(batch), Some(place))).await.map_err(|_| Gone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures::FutureExt as _;
+    use tokio::sync::{Semaphore, mpsc};
+
+    use super::{Out, QUEUE_BATCHES, TAIL_QUEUE_BYTES_MAX};
+    use crate::rpc::v1::TailBatch;
+
+    fn batch(bytes: usize) -> TailBatch {
+        TailBatch { batch: vec![0; bytes].into(), ..TailBatch::default() }
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_is_kept_no_more_than_a_bounded_number_of_bytes() {
+        let (sender, mut receiver) = mpsc::channel(QUEUE_BATCHES);
+        let out = Out { sender, room: Arc::new(Semaphore::new(TAIL_QUEUE_BYTES_MAX)) };
+        let half = TAIL_QUEUE_BYTES_MAX / 2;
+        for _ in 0..2 {
+            assert!(out.send(batch(half)).now_or_never().is_some_and(|sent| sent.is_ok()));
+        }
+        let third = out.send(batch(half));
+        tokio::pin!(third);
+        assert!(third.as_mut().now_or_never().is_none(), "there is no room");
+        drop(receiver.recv().await);
+        assert!(third.await.is_ok());
+        drop((receiver.recv().await, receiver.recv().await));
+        let large = out.send(batch(TAIL_QUEUE_BYTES_MAX * 3));
+        assert!(large.now_or_never().is_some_and(|sent| sent.is_ok()), "it travels alone");
+        let next = out.send(batch(1));
+        tokio::pin!(next);
+        assert!(next.as_mut().now_or_never().is_none());
+        drop(receiver);
+        assert!(next.await.is_err(), "a reader that has gone keeps nobody waiting");
+    }
+}

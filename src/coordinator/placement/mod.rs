@@ -1,0 +1,8 @@
+//! Where coordinators are and where the leader should be: round trips, write rates, timing, automatic placement.
+
+pub(crate) mod auto_placement;
+pub(crate) mod rtt_monitor;
+pub(crate) mod rtt_samples;
+pub(crate) mod timing_advisor;
+pub(crate) mod topology_view;
+pub(crate) mod write_rates;

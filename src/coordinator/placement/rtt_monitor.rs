@@ -1,0 +1,260 @@
+//! How far the other coordinators are: each is pinged every second, and a ping carries what its
+//! sender sees, so that every coordinator knows every row of the matrix a second later.
+//!
+//! Nothing waits for it and nothing is decided on its word alone but where the lead had better be:
+//! figures that are wrong cost time, never writes. It also warns when round trips outgrow the timing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use parking_lot::Mutex;
+use pghc_api::id::ZoneName;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::auto_placement::Switch;
+use super::rtt_samples::{FRESH, Samples};
+use super::timing_advisor::{Pace, Slowest};
+use super::write_rates::{Traffic, ZONES_MAX};
+use crate::coordinator::disk_reserve::Space;
+use crate::coordinator::log::disk::Disk;
+use crate::coordinator::peers::directory::Roster;
+use crate::rpc::v1::raft_client::RaftClient;
+use crate::rpc::v1::{Distance, PingRequest, Vantage};
+use crate::task::blocking;
+
+/// Time between two pings, and longest wait for one: a peer has one under way at most. Less than the second
+/// after which a silent connection is pinged by HTTP/2, which this makes needless.
+const PING_EVERY: Duration = Duration::from_millis(900);
+const PING_MAX: Duration = Duration::from_secs(5);
+
+/// Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Distances {
+    id: u64,
+    roster: Roster,
+    space: Space,
+    traffic: Traffic,
+    disk: Arc<dyn Disk>,
+    inner: Arc<Mutex<Inner>>,
+    pace: Arc<Mutex<Pace>>,
+    /// Who writes the file holds it.
+    writer: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    own: BTreeMap<u64, Samples>,
+    others: BTreeMap<u64, (Instant, Vantage)>,
+    switch: Switch,
+}
+
+impl Distances {
+    /// Nothing measured yet. `auto` is the setting, which counts until it is switched.
+    pub(crate) fn load(
+        id: u64,
+        roster: &Roster,
+        (space, traffic): (&Space, &Traffic),
+        disk: Arc<dyn Disk>,
+        auto: bool,
+        pace: Pace,
+    ) -> Self {
+        let switch = Switch::load(disk.as_ref(), auto);
+        let inner = Inner { switch, ..Inner::default() };
+        let (roster, space, traffic) = (roster.clone(), space.clone(), traffic.clone());
+        let (inner, pace) = (Arc::new(Mutex::new(inner)), Arc::new(Mutex::new(pace)));
+        Self { id, roster, space, traffic, disk, inner, pace, writer: Arc::default() }
+    }
+
+    /// What this coordinator sees now.
+    pub(crate) fn vantage(&self) -> Vantage {
+        let now = Instant::now();
+        let inner = self.inner.lock();
+        let distance = |(id, samples): (&u64, &Samples)| {
+            let (round_trip_us, slow_us) = samples.read(now)?;
+            Some(Distance { coordinator_id: *id, round_trip_us, slow_us })
+        };
+        Vantage {
+            coordinator_id: self.id,
+            distances: inner.own.iter().filter_map(distance).collect(),
+            traffic: self.traffic.read(now),
+            disk_short: self.space.is_short(),
+            auto: inner.switch.auto,
+            switched: inner.switch.switched,
+        }
+    }
+
+    /// What this coordinator sees, and what it heard lately that others see.
+    pub(crate) fn vantages(&self) -> Vec<Vantage> {
+        let (own, now) = (self.vantage(), Instant::now());
+        let inner = self.inner.lock();
+        let fresh = inner.others.values().filter(|(heard, _)| now - *heard <= FRESH);
+        std::iter::once(own).chain(fresh.map(|(_, vantage)| vantage.clone())).collect()
+    }
+
+    /// Takes in what a member sees; what is no member is not remembered.
+    pub(crate) fn hear(&self, mut vantage: Vantage) {
+        let (id, members) = (vantage.coordinator_id, self.roster.ids());
+        if id == self.id || !members.contains(&id) {
+            return;
+        }
+        trim(&mut vantage, &members);
+        let mut inner = self.inner.lock();
+        inner.switch.hear(Switch { auto: vantage.auto, switched: vantage.switched });
+        inner.others.insert(id, (Instant::now(), vantage));
+    }
+
+    /// Whether the lead is placed automatically.
+    pub(crate) fn switch(&self) -> Switch {
+        self.inner.lock().switch
+    }
+
+    /// Switches it, for all: the others hear of it within seconds. Kept on disk here when it returns.
+    /// Answers whether that changed anything.
+    pub(crate) async fn set_auto(&self, auto: bool) -> io::Result<bool> {
+        {
+            let mut inner = self.inner.lock();
+            if !inner.switch.set(auto) {
+                return Ok(false);
+            }
+        }
+        self.save().await?;
+        Ok(true)
+    }
+
+    async fn save(&self) -> io::Result<()> {
+        let turn = Arc::clone(&self.writer).lock_owned().await;
+        let (switch, disk) = (self.switch(), Arc::clone(&self.disk));
+        let write = move || {
+            let _turn = turn;
+            switch.write(disk.as_ref())
+        };
+        blocking(write).await?
+    }
+
+    /// Pings everyone for as long as the coordinator runs.
+    pub(crate) async fn run(self) {
+        let mut tick = interval(PING_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut under_way = FuturesUnordered::new();
+        let mut asked = BTreeSet::new();
+        let mut saved = self.switch();
+        loop {
+            tokio::select! {
+                biased;
+                Some((id, answer)) = under_way.next() => {
+                    asked.remove(&id);
+                    self.note(id, answer);
+                }
+                _ = tick.tick() => {
+                    let members = self.roster.ids();
+                    self.inner.lock().keep(&members);
+                    for id in members {
+                        if id != self.id && asked.insert(id) {
+                            under_way.push(self.ping(id));
+                        }
+                    }
+                    self.look_at_pace().await;
+                    if self.switch() != saved {
+                        saved = self.switch();
+                        if let Err(error) = self.save().await {
+                            tracing::warn!(%error, "failed to keep how the lead is placed");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn ping(&self, id: u64) -> (u64, Option<(Duration, Option<Vantage>)>) {
+        let Some(caller) = self.roster.caller(id) else { return (id, None) };
+        let mut client = RaftClient::new(caller);
+        let request = PingRequest { from: Some(self.vantage()) };
+        let asked = Instant::now();
+        let answer = timeout(PING_MAX, client.ping(request)).await;
+        let answer = answer.ok().and_then(Result::ok);
+        (id, answer.map(|answer| (asked.elapsed(), answer.into_inner().from)))
+    }
+
+    fn note(&self, id: u64, answer: Option<(Duration, Option<Vantage>)>) {
+        let Some((took, vantage)) = answer else { return };
+        self.inner.lock().own.entry(id).or_default().note(took, Instant::now());
+        if let Some(vantage) = vantage.filter(|vantage| vantage.coordinator_id == id) {
+            self.hear(vantage);
+        }
+    }
+
+    /// Compares the round trips with what the timing bears.
+    async fn look_at_pace(&self) {
+        let now = Instant::now();
+        let slowest = {
+            let inner = self.inner.lock();
+            let many = inner.own.iter().filter(|(_, samples)| samples.are_many());
+            Slowest::of(many.filter_map(|(id, samples)| Some((*id, samples.read(now)?))))
+        };
+        let Some(slowest) = slowest else { return };
+        let Some(kept) = self.pace.lock().look(slowest, now) else { return };
+        let disk = Arc::clone(&self.disk);
+        let written = blocking(move || kept.write(disk.as_ref())).await;
+        match written.and_then(|written| written) {
+            Ok(()) => self.pace.lock().wrote(kept),
+            Err(error) => {
+                tracing::warn!(%error, "failed to keep the round trips for the next start");
+            }
+        }
+    }
+}
+
+/// Leaves of what a peer tells what can be true: round trips to members, each once and no longer than
+/// a ping may take, and the writes of so many zones as a coordinator tells apart. So what is remembered
+/// is bounded by the number of members, whatever is sent.
+fn trim(vantage: &mut Vantage, members: &[u64]) {
+    let (own, mut seen) = (vantage.coordinator_id, BTreeSet::new());
+    let longest_us = PING_MAX.as_micros();
+    vantage.distances.retain(|it| {
+        let can_be = it.round_trip_us <= it.slow_us && u128::from(it.slow_us) <= longest_us;
+        let id = it.coordinator_id;
+        can_be && id != own && members.contains(&id) && seen.insert(id)
+    });
+    vantage.traffic.retain(|it| it.zone.parse::<ZoneName>().is_ok());
+    vantage.traffic.truncate(ZONES_MAX);
+}
+
+impl Inner {
+    /// Forgets who is no member.
+    fn keep(&mut self, members: &[u64]) {
+        self.own.retain(|id, _| members.contains(id));
+        self.others.retain(|id, _| members.contains(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PING_MAX, ZONES_MAX, trim};
+    use crate::rpc::v1::{Distance, Traffic, Vantage};
+
+    #[test]
+    fn what_a_peer_tells_is_cut_down_to_members_and_zones_that_can_be() {
+        let to = |coordinator_id, round_trip_us, slow_us| Distance {
+            coordinator_id,
+            round_trip_us,
+            slow_us,
+        };
+        let too_long = u32::try_from(PING_MAX.as_micros()).expect("seconds") + 1;
+        let mut distances: Vec<Distance> = (0..100_000).map(|id| to(id, 70, 80)).collect();
+        distances.extend([to(3, 1, 1), to(4, 90, 80), to(5, 1, too_long), to(6, 0, 0)]);
+        let named = |zone: String| Traffic { zone, ..Traffic::default() };
+        let mut traffic = vec![named(String::new()), named("z".repeat(1 << 20))];
+        traffic.extend((0..1_000).map(|zone| named(format!("z{zone}"))));
+        let mut told = Vantage { coordinator_id: 2, distances, traffic, ..Vantage::default() };
+        trim(&mut told, &[1, 2, 3]);
+        assert_eq!(told.distances, [to(1, 70, 80), to(3, 70, 80)], "itself and strangers are out");
+        assert_eq!((told.traffic.len(), told.traffic[0].zone.as_str()), (ZONES_MAX, "z0"));
+        told.distances = vec![to(4, 90, 80), to(5, 1, too_long), to(6, 0, 0)];
+        trim(&mut told, &[1, 2, 4, 5, 6]);
+        assert_eq!(told.distances, [to(6, 0, 0)]);
+    }
+}

@@ -1,0 +1,77 @@
+//! The newest round trips to one coordinator, and what they come to.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Round trips that are remembered: half a minute.
+const SAMPLES: usize = 32;
+
+/// What was not heard for so long is not told any more.
+pub(crate) const FRESH: Duration = Duration::from_secs(10);
+
+/// In microseconds.
+#[derive(Debug, Default)]
+pub(crate) struct Samples {
+    newest: VecDeque<u32>,
+    heard: Option<Instant>,
+}
+
+impl Samples {
+    /// Takes in a round trip. The first after a silence is left out: it has opened a connection.
+    pub(crate) fn note(&mut self, took: Duration, now: Instant) {
+        let is_first = self.heard.is_none_or(|heard| now - heard > FRESH);
+        self.heard = Some(now);
+        if is_first {
+            self.newest.clear();
+            return;
+        }
+        self.newest.push_back(u32::try_from(took.as_micros()).unwrap_or(u32::MAX));
+        if self.newest.len() > SAMPLES {
+            self.newest.pop_front();
+        }
+    }
+
+    /// The lower quartile, and what nine in ten do not exceed; `None` without anything fresh.
+    pub(crate) fn read(&self, now: Instant) -> Option<(u32, u32)> {
+        let is_fresh = self.heard.is_some_and(|heard| now - heard <= FRESH);
+        let mut sorted: Vec<u32> = self.newest.iter().copied().collect();
+        sorted.sort_unstable();
+        let last = sorted.len().checked_sub(1).filter(|_| is_fresh)?;
+        Some((sorted[last / 4], sorted[last * 9 / 10]))
+    }
+
+    /// Whether there are enough to conclude something that lasts.
+    pub(crate) fn are_many(&self) -> bool {
+        self.newest.len() * 2 >= SAMPLES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::{FRESH, SAMPLES, Samples};
+
+    #[test]
+    fn a_round_trip_is_what_most_take_whatever_a_few_do() {
+        let (mut samples, mut now) = (Samples::default(), Instant::now());
+        samples.note(Duration::from_secs(3), now);
+        assert_eq!(samples.read(now), None, "the first has opened a connection");
+        for place in 0..SAMPLES * 2 {
+            now += Duration::from_secs(1);
+            let took = if place % 10 == 3 { 900 } else { 70 + place as u64 % 2 };
+            samples.note(Duration::from_millis(took), now);
+        }
+        assert_eq!(samples.newest.len(), SAMPLES);
+        let (usual, slow) = samples.read(now).expect("fresh");
+        assert_eq!((usual, slow), (70_000, 71_000));
+        now += FRESH + Duration::from_secs(1);
+        assert_eq!(samples.read(now), None, "nothing is told of who is silent");
+        samples.note(Duration::from_secs(2), now);
+        assert!(samples.newest.is_empty(), "its way may have changed");
+    }
+}

@@ -1,0 +1,288 @@
+//! Whether Raft's timing fits the round trips. openraft takes its timing at the start and keeps it, so
+//! what is measured now is kept for the next start, and an operator is told when it is not enough.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout};
+
+use crate::coordinator::log::disk::{Directory, Disk};
+use crate::coordinator::settings::Settings;
+use crate::coordinator::small_file;
+use crate::geo::timing::Timing;
+use crate::rpc::v1::PingRequest;
+use crate::rpc::v1::raft_client::RaftClient;
+use crate::rpc::{Caller, connect};
+
+const FILE: &str = "round-trips.json";
+
+/// How long the others are asked at a start, and how often each: the first opens a connection.
+const MEASURE_MAX: Duration = Duration::from_secs(2);
+const MEASURES: usize = 6;
+
+/// Time between two looks whether what is kept is still true: the file is not written more often.
+const KEEP_EVERY: Duration = Duration::from_secs(300);
+
+/// Time between two warnings of the same.
+const WARN_AGAIN: Duration = Duration::from_secs(600);
+
+/// The largest round trip of the last run: what most to the farthest coordinator took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    largest_ms: u64,
+}
+
+impl Kept {
+    pub(crate) fn write(self, disk: &dyn Disk) -> io::Result<()> {
+        small_file::write(disk, FILE, &serde_json::to_vec(&self)?)
+    }
+
+    /// What is there and readable; a damaged file is as good as none, and said to be so at the start.
+    fn read(data: &Path) -> Option<Self> {
+        // Opening it would make it.
+        let disk = data.exists().then(|| Directory::open(data).ok())??;
+        serde_json::from_slice(&small_file::read(&disk, FILE).ok()??).ok()
+    }
+}
+
+/// The largest round trips there are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slowest {
+    /// What most round trips to the farthest coordinator take.
+    usual_ms: u64,
+    /// What nine in ten to the slowest do not exceed, and which one that is.
+    slow_ms: u64,
+    id: u64,
+}
+
+impl Slowest {
+    /// Of the round trips to coordinators: what most take, and what nine in ten do not exceed, in
+    /// microseconds.
+    pub(crate) fn of(measured: impl Iterator<Item = (u64, (u32, u32))>) -> Option<Self> {
+        let ms = |us: u32| u64::from(us).div_ceil(1_000);
+        measured.fold(None, |slowest, (id, (usual_us, slow_us))| {
+            let it = Self { usual_ms: ms(usual_us), slow_ms: ms(slow_us), id };
+            let Some(known) = slowest else { return Some(it) };
+            let usual_ms = it.usual_ms.max(known.usual_ms);
+            let slower = if it.slow_ms > known.slow_ms { it } else { known };
+            Some(Self { usual_ms, ..slower })
+        })
+    }
+}
+
+/// Watches the round trips.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    timing: Timing,
+    /// Whether the timing follows what was measured; then it is kept.
+    adapts: bool,
+    /// What is on disk.
+    kept_ms: Option<u64>,
+    /// The least of what most round trips took since the last look at the disk, and when that one is
+    /// over. What lasts for less than that is not kept: an overload, a detour.
+    least_ms: u64,
+    due: Option<Instant>,
+    /// What was warned of, and when.
+    warned: Option<(u64, Instant)>,
+}
+
+impl Pace {
+    /// Takes up what is kept on `disk`; a file that cannot be read is set aside.
+    pub(crate) fn load(timing: Timing, adapts: bool, disk: &dyn Disk) -> Self {
+        let without = "the timing is the one of this start, and what is measured now is kept anew";
+        let kept: Option<Kept> = small_file::read_or_set_aside(disk, FILE, without);
+        let kept_ms = kept.map(|kept| kept.largest_ms);
+        Self { timing, adapts, kept_ms, least_ms: u64::MAX, due: None, warned: None }
+    }
+
+    /// Takes in the largest round trips; answers what to keep for the next start.
+    pub(crate) fn look(&mut self, slowest: Slowest, now: Instant) -> Option<Kept> {
+        self.warn(slowest, now);
+        self.least_ms = self.least_ms.min(slowest.usual_ms);
+        // The first is kept at once: nothing at all is worse.
+        let first = if self.kept_ms.is_some() { now + KEEP_EVERY } else { now };
+        let due = *self.due.get_or_insert(first);
+        if !self.adapts || now < due {
+            return None;
+        }
+        self.due = Some(now + KEEP_EVERY);
+        let largest_ms = std::mem::replace(&mut self.least_ms, u64::MAX);
+        let differs = self.kept_ms.is_none_or(|kept_ms| is_another_timing(kept_ms, largest_ms));
+        differs.then_some(Kept { largest_ms })
+    }
+
+    /// That is on disk now.
+    pub(crate) fn wrote(&mut self, kept: Kept) {
+        self.kept_ms = Some(kept.largest_ms);
+    }
+
+    fn warn(&mut self, Slowest { usual_ms, slow_ms, id }: Slowest, now: Instant) {
+        let bears_ms = self.timing.bears_ms();
+        let is_news = self.warned.is_none_or(|(warned_ms, at)| {
+            slow_ms > warned_ms + warned_ms / 4 || now - at >= WARN_AGAIN
+        });
+        if slow_ms <= bears_ms || !is_news {
+            return;
+        }
+        self.warned = Some((slow_ms, now));
+        let fit = Timing::bearing(slow_ms);
+        let (heartbeat_ms, election_ms) = (fit.heartbeat_ms, fit.election_timeout().as_millis());
+        let what_to_do = if !self.adapts {
+            format!(
+                "set round-trip-ms = {slow_ms} (heartbeat {heartbeat_ms} ms, election timeout up to \
+                 {election_ms} ms), or profile = \"auto\", on every coordinator and restart them \
+                 one by one"
+            )
+        } else if usual_ms > bears_ms {
+            "restart the coordinators one by one: each adapts when it starts".to_owned()
+        } else {
+            "most are not, so the machines or the network may be overloaded; if that is to stay, \
+             set round-trip-ms instead of profile = \"auto\""
+                .to_owned()
+        };
+        tracing::warn!(
+            coordinator = id,
+            round_trip_ms = slow_ms,
+            usual_ms,
+            bears_ms,
+            "round trips are longer than the timing bears, which may cost elections without \
+             need: {what_to_do}"
+        );
+    }
+}
+
+/// Whether two round trips ask for timings that differ by more than a fifth.
+fn is_another_timing(kept_ms: u64, now_ms: u64) -> bool {
+    let [kept, now] = [kept_ms, now_ms].map(|ms| Timing::bearing(ms).heartbeat_ms);
+    kept.abs_diff(now) > kept / 5
+}
+
+/// The timing for a coordinator that is about to start: from the round trips to those that run
+/// already, and from those of its last run; the larger counts. When nothing is known, the timing of
+/// coordinators on different continents: too slow a timing costs a second when a leader is lost, too
+/// fast a one costs leaders. Takes two seconds at most. `None`: nothing is known.
+pub async fn measured(settings: &Settings) -> Option<Timing> {
+    let kept = Kept::read(&settings.data).map(|kept| kept.largest_ms);
+    let others = settings.members.iter().filter(|(id, _)| **id != settings.id);
+    let callers = others
+        .filter_map(|(_, (_, url))| connect(url, &settings.cluster, MEASURE_MAX).ok())
+        .map(round_trip_ms);
+    let now = join_all(callers).await.into_iter().flatten().max();
+    tracing::debug!(measured_ms = now, kept_ms = kept, "largest round trips");
+    now.max(kept).map(Timing::bearing)
+}
+
+/// The largest of some round trips in milliseconds, rounded up; `None` when nobody answers.
+async fn round_trip_ms(caller: Caller) -> Option<u64> {
+    let mut client = RaftClient::new(caller);
+    let mut largest = None;
+    let ask = async {
+        for place in 0..MEASURES {
+            let asked = Instant::now();
+            if client.ping(PingRequest { from: None }).await.is_err() {
+                return;
+            }
+            if place > 0 {
+                largest = largest.max(Some(asked.elapsed()));
+            }
+        }
+    };
+    // Whatever was measured by then counts.
+    let _ = timeout(MEASURE_MAX, ask).await;
+    let largest: Option<Duration> = largest;
+    largest.map(|largest| u64::try_from(largest.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::{FILE, KEEP_EVERY, Kept, Pace, Slowest, Timing, WARN_AGAIN};
+    use crate::coordinator::log::disk::Directory;
+
+    fn slowest(usual_ms: u64, slow_ms: u64) -> Slowest {
+        Slowest { usual_ms, slow_ms, id: 2 }
+    }
+
+    #[test]
+    fn what_is_kept_follows_what_lasts_and_is_written_rarely() {
+        let (dir, mut now) = (tempfile::tempdir().expect("a directory"), Instant::now());
+        let disk = Directory::open(dir.path()).expect("a directory");
+        let mut pace = Pace::load(Timing::LAN, true, &disk);
+        let first = pace.look(slowest(30, 90), now).expect("nothing is kept yet");
+        assert_eq!(first, Kept { largest_ms: 30 }, "what most take");
+        pace.wrote(first);
+        let mut written = Vec::new();
+        for second in 0..3_600_u64 {
+            now += Duration::from_secs(1);
+            // Minutes of overload, and then another way for good.
+            let usual_ms = match second {
+                600..840 => 400,
+                2_400.. => 120 + second % 7,
+                _ => 30 + second % 4,
+            };
+            written.extend(pace.look(slowest(usual_ms, 500), now).inspect(|it| pace.wrote(*it)));
+        }
+        assert_eq!(written, [Kept { largest_ms: 120 }]);
+        assert_eq!(Kept::read(dir.path()), None);
+        written[0].write(&disk).expect("written");
+        assert_eq!(Kept::read(dir.path()), Some(Kept { largest_ms: 120 }));
+        let mut next = Pace::load(Timing::LAN, true, &disk);
+        assert_eq!(next.look(slowest(500, 500), now), None, "a start is a busy time");
+        assert_eq!(next.look(slowest(500, 500), now + KEEP_EVERY), Some(Kept { largest_ms: 500 }));
+    }
+
+    #[test]
+    fn a_timing_that_does_not_adapt_keeps_nothing_and_short_round_trips_are_all_the_same() {
+        let (dir, now) = (tempfile::tempdir().expect("a directory"), Instant::now());
+        let disk = Directory::open(dir.path()).expect("a directory");
+        assert_eq!(Pace::load(Timing::LAN, false, &disk).look(slowest(20, 20), now), None);
+        let mut pace = Pace::load(Timing::LAN, true, &disk);
+        pace.wrote(Kept { largest_ms: 1 });
+        assert_eq!(pace.look(slowest(1, 1), now), None);
+        assert_eq!(pace.look(slowest(25, 30), now + KEEP_EVERY), None, "the timing is the same");
+    }
+
+    #[test]
+    fn round_trips_that_cannot_be_read_are_set_aside() {
+        let (dir, now) = (tempfile::tempdir().expect("a directory"), Instant::now());
+        let disk = Directory::open(dir.path()).expect("a directory");
+        std::fs::write(dir.path().join(FILE), "{").expect("written");
+        assert_eq!(Kept::read(dir.path()), None);
+        let mut pace = Pace::load(Timing::LAN, true, &disk);
+        assert!(!dir.path().join(FILE).exists());
+        assert_eq!(pace.look(slowest(60, 60), now), Some(Kept { largest_ms: 60 }));
+    }
+
+    #[test]
+    fn the_slowest_is_of_all_in_each_respect() {
+        let measured = [(2, (90_001, 95_000)), (3, (20_000, 300_000)), (4, (1, 2))];
+        let slowest = Slowest::of(measured.into_iter()).expect("three");
+        assert_eq!((slowest.usual_ms, slowest.slow_ms, slowest.id), (91, 300, 3));
+        assert!(Slowest::of(std::iter::empty()).is_none());
+    }
+
+    #[test]
+    fn an_operator_is_told_once_and_again_when_it_gets_worse_or_stays() {
+        let (dir, mut now) = (tempfile::tempdir().expect("a directory"), Instant::now());
+        let disk = Directory::open(dir.path()).expect("a directory");
+        let mut pace = Pace::load(Timing::bearing(100), false, &disk);
+        let mut told = |slow_ms, after| {
+            now += after;
+            let before = pace.warned;
+            pace.look(slowest(slow_ms, slow_ms), now);
+            pace.warned != before
+        };
+        let second = Duration::from_secs(1);
+        assert!(!told(100, second), "just borne");
+        assert!(told(101, second));
+        assert!(!told(110, second));
+        assert!(told(150, second));
+        assert!(told(150, WARN_AGAIN));
+    }
+}

@@ -1,0 +1,189 @@
+//! The coordinators with their round trips, write rates and the leader's last decision on placement: what
+//! `pghc leader show` prints and what automatic placement decides by.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::rtt_monitor::Distances;
+use crate::geo::model::Commit;
+use crate::geo::survey::{Site, Survey};
+use crate::rpc::v1::{MemberList, PlacementView, Vantage};
+
+/// Entries by which a coordinator may be behind the commits to be moved to: some seconds of a WAN's
+/// round trips at full load.
+const LAG_ENTRIES_MAX: u64 = 5_000;
+
+/// How a zone learns of a commit.
+fn commit(acks: bool) -> Commit {
+    if acks { Commit::AcksToAll } else { Commit::LeaderPush }
+}
+
+/// What there is to show; clones are the same.
+#[derive(Clone)]
+pub(crate) struct Board {
+    distances: Distances,
+    acks: bool,
+    pub(crate) says: Arc<Mutex<String>>,
+}
+
+impl Board {
+    pub(crate) fn new(distances: &Distances, acks: bool) -> Self {
+        Self { distances: distances.clone(), acks, says: Arc::default() }
+    }
+
+    pub(crate) fn distances(&self) -> &Distances {
+        &self.distances
+    }
+
+    /// Everything, given the group.
+    pub(crate) fn view(&self, group: MemberList) -> PlacementView {
+        PlacementView {
+            group: Some(group),
+            vantages: self.distances.vantages(),
+            auto: self.distances.switch().auto,
+            says: self.says.lock().clone(),
+            acks: self.acks,
+        }
+    }
+}
+
+/// The survey in a view, and who tells a zone of a commit.
+#[must_use]
+pub fn survey(view: &PlacementView) -> (Survey, Commit) {
+    let empty = MemberList::default();
+    let members = &view.group.as_ref().unwrap_or(&empty).members;
+    let site = |member: &crate::rpc::v1::MemberView| Site {
+        id: member.coordinator_id,
+        zone: member.zone.clone(),
+        voter: member.voter,
+        ..Site::default()
+    };
+    let mut sites: Vec<Site> = members.iter().map(site).collect();
+    for vantage in &view.vantages {
+        for traffic in &vantage.traffic {
+            note(&mut sites, vantage.coordinator_id, traffic);
+        }
+    }
+    let measured: BTreeMap<(u64, u64), f64> = view.vantages.iter().flat_map(row).collect();
+    let survey = Survey::new(sites, |a, b| measured.get(&(a, b)).copied());
+    (survey, commit(view.acks))
+}
+
+fn row(vantage: &Vantage) -> impl Iterator<Item = ((u64, u64), f64)> {
+    let cell = |it: &crate::rpc::v1::Distance| {
+        ((vantage.coordinator_id, it.coordinator_id), f64::from(it.round_trip_us) / 1e3)
+    };
+    vantage.distances.iter().map(cell)
+}
+
+/// Counts a zone's writes for the coordinator in that zone, or, if it has none, for the one that the
+/// writes came through.
+fn note(sites: &mut [Site], through: u64, traffic: &crate::rpc::v1::Traffic) {
+    let own = |site: &Site| site.id == through && site.zone == traffic.zone;
+    let place = sites
+        .iter()
+        .position(own)
+        .or_else(|| sites.iter().position(|site| site.zone == traffic.zone))
+        .or_else(|| sites.iter().position(|site| site.id == through));
+    let Some(site) = place.map(|place| &mut sites[place]) else { return };
+    let rate = traffic.writes_per_1000_s as f64 / 1e3;
+    let ms = |us: u32| (us > 0).then(|| f64::from(us) / 1e3);
+    // Of several ways the busiest tells how long it takes.
+    if rate >= site.writes_per_s || site.p50_ms.is_none() {
+        site.p50_ms = ms(traffic.p50_us);
+        site.recent_p50_ms = ms(traffic.recent_p50_us);
+    }
+    site.writes_per_s += rate;
+}
+
+/// Who must not lead now, and why.
+pub(crate) fn unfit(view: &PlacementView) -> BTreeMap<u64, String> {
+    let group = view.group.clone().unwrap_or_default();
+    let why = |member: &crate::rpc::v1::MemberView| {
+        let vantage = view.vantages.iter().find(|it| it.coordinator_id == member.coordinator_id);
+        let lag = group.committed_next.saturating_sub(member.acknowledged_next);
+        let why = match vantage {
+            _ if !member.voter => "it does not vote".to_owned(),
+            _ if !member.living => "it does not answer".to_owned(),
+            None => "it was not heard of lately".to_owned(),
+            Some(vantage) if vantage.disk_short => "its disk is nearly full".to_owned(),
+            Some(_) if lag > LAG_ENTRIES_MAX => format!("it is {lag} entries behind"),
+            Some(_) => return None,
+        };
+        Some((member.coordinator_id, why))
+    };
+    group.members.iter().filter_map(why).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LAG_ENTRIES_MAX, survey, unfit};
+    use crate::rpc::v1::{Distance, MemberList, MemberView, PlacementView, Traffic, Vantage};
+
+    fn member(id: u64, zone: &str) -> MemberView {
+        MemberView {
+            coordinator_id: id,
+            zone: zone.to_owned(),
+            voter: true,
+            living: true,
+            acknowledged_next: 10_000,
+            ..MemberView::default()
+        }
+    }
+
+    fn traffic(zone: &str, writes_per_s: u64, p50_us: u32) -> Traffic {
+        let writes_per_1000_s = writes_per_s * 1000;
+        Traffic { zone: zone.to_owned(), writes_per_1000_s, p50_us, recent_p50_us: p50_us }
+    }
+
+    fn view() -> PlacementView {
+        let members = vec![member(1, "us"), member(2, "eu"), member(3, "ap")];
+        let group = MemberList { leader: 1, members, committed_next: 10_000, ..Default::default() };
+        let to = |coordinator_id, round_trip_us| Distance {
+            coordinator_id,
+            round_trip_us,
+            slow_us: round_trip_us,
+        };
+        let vantage = |coordinator_id, distances, traffic| Vantage {
+            coordinator_id,
+            distances,
+            traffic,
+            ..Vantage::default()
+        };
+        let vantages = vec![
+            vantage(
+                1,
+                vec![to(2, 70_000), to(3, 150_000)],
+                vec![traffic("us", 10, 70_000), traffic("ap", 3, 90_000), traffic("mars", 2, 1)],
+            ),
+            vantage(2, vec![to(1, 72_000)], vec![traffic("eu", 20, 140_000)]),
+        ];
+        PlacementView { group: Some(group), vantages, ..PlacementView::default() }
+    }
+
+    #[test]
+    fn writes_count_for_the_coordinator_of_their_zone_whatever_way_they_took() {
+        let (survey, _) = survey(&view());
+        let rates: Vec<f64> = survey.sites().iter().map(|site| site.writes_per_s).collect();
+        assert_eq!(rates, [12.0, 20.0, 3.0], "mars has no coordinator of its own");
+        assert_eq!(survey.sites()[1].p50_ms, Some(140.0));
+        assert_eq!(survey.round_trip_ms(0, 1), Some(71.0));
+        assert_eq!(survey.round_trip_ms(2, 0), Some(150.0), "one direction is enough");
+        assert_eq!(survey.round_trip_ms(1, 2), None);
+    }
+
+    #[test]
+    fn who_is_silent_behind_or_short_of_disk_is_unfit_to_lead() {
+        let mut view = view();
+        assert_eq!(unfit(&view).into_keys().collect::<Vec<_>>(), [3]);
+        view.vantages.push(Vantage { coordinator_id: 3, disk_short: true, ..Vantage::default() });
+        let group = view.group.as_mut().expect("there is one");
+        group.members[1].acknowledged_next -= LAG_ENTRIES_MAX + 1;
+        let why = unfit(&view);
+        assert!(why[&3].contains("disk") && why[&2].contains("behind"), "{why:?}");
+        view.group.as_mut().expect("there is one").members[0].living = false;
+        assert!(unfit(&view)[&1].contains("not answer"));
+    }
+}

@@ -1,0 +1,63 @@
+//! What is told of the own disk, and when.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::Vote;
+use openraft::storage::{IOFlushed, RaftLogStorage as _};
+
+use super::ahead::blank;
+use crate::coordinator::log::tests::mem_disk::MemDisk;
+use crate::coordinator::log::{Log, Options};
+use crate::coordinator::quorum_acks::Acks;
+use crate::coordinator::quorum_acks::progress::Board;
+use crate::coordinator::quorum_acks::quorum::Ack;
+use crate::coordinator::raft::log_store::LogStore;
+use crate::telemetry::Metrics;
+
+const SMALL: Options = Options {
+    segment_bytes: 64 << 10,
+    grow_bytes: 4 << 10,
+    queue_bytes: 1 << 20,
+    cache_bytes: 1 << 20,
+};
+
+fn open(disk: &MemDisk) -> (LogStore, Board) {
+    let log = Log::open_on(Arc::new(disk.clone()), Path::new("/mem"), SMALL).expect("a good log");
+    let board = Board::new(1, Acks::AllToAll);
+    let store = LogStore::new(log, Metrics::for_coordinator(), board.clone());
+    (store.expect("readable"), board)
+}
+
+fn newest(board: &Board) -> Option<Ack> {
+    *board.own().borrow()
+}
+
+#[tokio::test]
+async fn nothing_is_told_of_an_entry_before_the_disk_has_it_and_a_restart_tells_it_again() {
+    let disk = MemDisk::default();
+    let (mut store, board) = open(&disk);
+    store.save_vote(&Vote::new_committed(1, 1)).await.expect("a good disk");
+    assert_eq!(newest(&board), None, "there is no entry yet");
+    disk.hold_syncs(true);
+    store.append([blank(1, 0)], IOFlushed::noop()).await.expect("queued");
+    assert_eq!(newest(&board), None, "it is not durable yet");
+    disk.hold_syncs(false);
+    let mut own = board.own();
+    let told = tokio::time::timeout(Duration::from_secs(60), own.wait_for(Option::is_some)).await;
+    let told = *told.expect("the flush ends").expect("the board is there");
+    assert_eq!(
+        told.map(|ack| (ack.index, ack.is_elected, ack.vote == ack.last)),
+        Some((0, true, true))
+    );
+    drop(store);
+    assert_eq!(newest(&open(&disk).1), told);
+}
+
+#[tokio::test]
+async fn who_goes_by_the_leaders_word_tells_nothing() {
+    let board = Board::new(1, Acks::Leader);
+    board.opened(Some(Vote::new_committed(1, 1)), Some(blank(1, 0).log_id));
+    assert_eq!(newest(&board), None);
+}

@@ -1,0 +1,63 @@
+//! Counting when the log cannot be read.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::Vote;
+use openraft::storage::{IOFlushed, RaftLogStorage as _};
+
+use super::ahead::{LONG, blank, next, sequencing};
+use crate::coordinator::log::tests::mem_disk::MemDisk;
+use crate::coordinator::log::{Log, Options};
+use crate::coordinator::peers::directory::Roster;
+use crate::coordinator::peers::traffic_guard::Gate;
+use crate::coordinator::quorum_acks::Acks;
+use crate::coordinator::quorum_acks::commit_task::Counting;
+use crate::coordinator::quorum_acks::progress::Board;
+use crate::coordinator::raft::log_store::LogStore;
+use crate::rpc::Tcp;
+use crate::task::Tasks;
+use crate::telemetry::Metrics;
+
+/// Nothing that is on the disk stays in memory.
+const UNCACHED: Options =
+    Options { segment_bytes: 64 << 10, grow_bytes: 4 << 10, queue_bytes: 1 << 20, cache_bytes: 0 };
+
+async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LONG, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+#[tokio::test]
+async fn counting_goes_on_when_the_log_can_be_read_again_and_says_so_meanwhile() {
+    let (disk, sequencing) = (MemDisk::default(), sequencing());
+    let log = Log::open_on(Arc::new(disk.clone()), Path::new("/mem"), UNCACHED).expect("a log");
+    let (board, metrics) = (Board::new(1, Acks::AllToAll), Metrics::for_coordinator());
+    let mut store = LogStore::new(log, Arc::clone(&metrics), board.clone()).expect("readable");
+    let cluster = "00000000-0000-4000-8000-000000000001".parse().expect("a UUID");
+    let roster = Roster::new(Arc::new(Tcp), cluster, BTreeMap::new(), LONG);
+    let (gate, tasks) = (Gate::new(1, "a", roster), Tasks::default());
+    gate.open();
+    store.save_vote(&Vote::new_committed(1, 1)).await.expect("a good disk");
+    let entries = [blank(1, 0), blank(1, 1), blank(1, 2)];
+    store.append(entries, IOFlushed::noop()).await.expect("a good disk");
+    store.flushed().await.expect("a good disk");
+    disk.fail_reads(true);
+    Counting::start(&board, &gate, &sequencing, &store, &metrics, &tasks);
+    let own = *board.own().borrow();
+    let own = own.expect("it is durable");
+    board.heard(2, &own);
+    wait_until("it has tried twice", || disk.failed_reads() >= 2).await;
+    let counts = &metrics.coordinator.counts_acks;
+    assert_eq!((counts.get(), next(&sequencing)), (0, 2));
+    disk.fail_reads(false);
+    wait_until("it counts again", || counts.get() == 1).await;
+    wait_until("what was acked is sequenced", || next(&sequencing) == 3).await;
+    tasks.shut_down().await;
+}

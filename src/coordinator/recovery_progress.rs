@@ -1,0 +1,71 @@
+//! Says in the log when a coordinator that has started holds everything that was ever acknowledged.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tonic::Request;
+
+use super::ordering::leader_client::Forward;
+use super::ordering::read_index::Confirmed;
+use super::replica::driver::Sequencing;
+use crate::rpc::v1::ReadIndexRequest;
+
+/// Pause before a leader is asked again.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Longest one question may take.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// Says what a coordinator that has just started knows to be committed.
+fn say_started(id: u64, address: SocketAddr, sequencing: &Sequencing) {
+    let (head, committed) = (sequencing.head(), sequencing.applied().0.map(|it| it.index));
+    let head_id = head.map_or(0, |head| head.id.get());
+    let hash = head.map(|head| head.hash.to_string());
+    tracing::info!(id, %address, head_id, hash, committed, "coordinator started");
+}
+
+/// Says what is known here at the start, at once; then asks a majority, through the leader, for the
+/// newest acknowledged id until there is an answer, and waits until that id is sequenced here.
+pub(crate) fn announce(
+    id: u64,
+    address: SocketAddr,
+    forward: Forward,
+    confirmed: Confirmed,
+    sequencing: Arc<Sequencing>,
+) -> impl Future<Output = ()> + Send {
+    say_started(id, address, &sequencing);
+    wait(forward, confirmed, sequencing)
+}
+
+async fn wait(forward: Forward, confirmed: Confirmed, sequencing: Arc<Sequencing>) {
+    let started = Instant::now();
+    let newest = loop {
+        if let Some(id) = newest(&forward, &confirmed, &sequencing).await {
+            break id;
+        }
+        sleep(PAUSE).await;
+    };
+    let mut head_id = sequencing.head_id();
+    if head_id.wait_for(|id| *id >= newest).await.is_err() {
+        return;
+    }
+    let head = sequencing.head();
+    tracing::info!(
+        head_id = head.map_or(0, |head| head.id.get()),
+        hash = head.map(|head| head.hash.to_string()),
+        after_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "complete: a majority confirms that no acknowledged write is missing here"
+    );
+}
+
+async fn newest(forward: &Forward, confirmed: &Confirmed, sequencing: &Sequencing) -> Option<u64> {
+    if let Some(mut leader) = forward.leader() {
+        let mut request = Request::new(ReadIndexRequest { forwarded: true });
+        request.set_timeout(ANSWER_MAX);
+        return leader.read_index(request).await.ok().map(|reply| reply.into_inner().id);
+    }
+    confirmed.wait().await.ok()?;
+    Some(*sequencing.head_id().borrow())
+}

@@ -1,0 +1,105 @@
+//! openraft's state machine: openraft's own commit as a source of the sequencer's advance.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt as _};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{OptionalSend, RaftSnapshotBuilder};
+
+use super::driver::Sequencing;
+use super::snapshots::Snapshots;
+use crate::coordinator::consensus::type_config::{
+    LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
+};
+use crate::sequencer::View;
+use crate::task::blocking;
+use crate::telemetry::Metrics;
+
+#[derive(Clone)]
+pub(crate) struct StateMachine {
+    sequencing: Arc<Sequencing>,
+    snapshots: Snapshots,
+    metrics: Arc<Metrics>,
+}
+
+impl StateMachine {
+    pub(crate) fn new(
+        sequencing: Arc<Sequencing>,
+        snapshots: Snapshots,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { sequencing, snapshots, metrics }
+    }
+}
+
+/// A view of the state at one moment, still to be written.
+pub(crate) struct Builder {
+    snapshots: Snapshots,
+    meta: SnapshotMeta,
+    /// Taken when it is encoded.
+    view: Option<View>,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = Bytes;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let view = self.view.take();
+        let view = view.ok_or_else(|| io::Error::other("it was built before"))?;
+        let encode = move || Bytes::from(view.encode());
+        let state = blocking(encode).await?;
+        save(&self.snapshots, &self.meta, &state).await?;
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: state })
+    }
+}
+
+async fn save(snapshots: &Snapshots, meta: &SnapshotMeta, state: &Bytes) -> io::Result<()> {
+    let (snapshots, meta, state) = (snapshots.clone(), meta.clone(), state.clone());
+    blocking(move || snapshots.save(&meta, &state)).await?
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = Bytes;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok(self.sequencing.applied())
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let batches = self.sequencing.advance(entry)?;
+            self.metrics.coordinator.sequenced_by_leader.inc_by(batches);
+            if let Some(responder) = responder {
+                responder.send(());
+            }
+        }
+        Ok(())
+    }
+
+    /// None while the state is ahead of what openraft knows to be committed, which the caller sees to
+    /// (`maintenance`): a later look makes the snapshot.
+    async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
+        let (meta, view) = self.sequencing.snapshot()?;
+        Some(Builder { snapshots: self.snapshots.clone(), meta, view: Some(view) })
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        unreachable!("openraft asks by `try_create_snapshot_builder`")
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, state: Bytes) -> io::Result<()> {
+        self.sequencing.restore(meta, &state)?;
+        save(&self.snapshots, meta, &state).await
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let snapshots = self.snapshots.clone();
+        blocking(move || snapshots.load()).await?
+    }
+}

@@ -1,0 +1,257 @@
+//! Keeps the log bounded: snapshots now and then, and purges what every zone has kept safely; above
+//! a cap also what some zone would still need, which detaches that zone. Says what changes in the
+//! states of the zones.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+
+use super::raft::handle::Raft;
+use super::raft::log_store::{Extent, LogStore};
+use super::replica::driver::Sequencing;
+use super::settings::{Retention, Settings};
+use super::zones::progress_view::Outlook;
+use super::zones::state::Feed;
+use crate::rpc::v1::ZoneView;
+use crate::rpc::v1::zone_view::State;
+use crate::sabotage::{self, Bug};
+use crate::telemetry::{Metrics, ZONE_STATES};
+
+/// How long a snapshot may wait for openraft to commit what was sequenced ahead of it, and then for
+/// being taken; else a later look makes it.
+const IN_STEP_MAX: Duration = Duration::from_secs(5);
+
+/// What there is to purge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Purge {
+    /// Up to this index.
+    upto: u64,
+    /// Although a zone that is fed from the log may need it.
+    forced: bool,
+}
+
+/// Decides what is purged of a log above its limits. `needless` is the last index that no zone
+/// needs, `step` the last index at or below a given one up to which a purge may go.
+fn decide(
+    log: Extent,
+    retention: &Retention,
+    needless: Option<u64>,
+    step: impl Fn(u64) -> Option<u64>,
+) -> Option<Purge> {
+    let gentle = (log.bytes > retention.log_bytes)
+        .then(|| needless.map(|needless| needless.min(log.excess(retention.log_bytes / 2))))
+        .flatten();
+    let forced = (log.bytes > retention.log_bytes_max)
+        .then(|| step(log.excess(retention.log_bytes_max)))
+        .flatten();
+    let upto = gentle.max(forced).filter(|upto| *upto >= log.first)?;
+    Some(Purge { upto, forced: Some(upto) > needless })
+}
+
+pub(crate) struct Maintenance {
+    raft: Raft,
+    log: LogStore,
+    sequencing: Arc<Sequencing>,
+    outlook: Outlook,
+    retention: Retention,
+    metrics: Arc<Metrics>,
+}
+
+impl Maintenance {
+    pub(crate) fn new(
+        raft: &Raft,
+        log: LogStore,
+        sequencing: &Arc<Sequencing>,
+        outlook: Outlook,
+        settings: &Settings,
+    ) -> Self {
+        Self {
+            raft: raft.clone(),
+            log,
+            sequencing: Arc::clone(sequencing),
+            outlook,
+            retention: settings.retention,
+            metrics: Arc::clone(&settings.metrics),
+        }
+    }
+
+    /// Runs until it is dropped.
+    pub(crate) async fn run(self) {
+        let (mut snapshot_at, mut states) = (self.snapshot_index(), BTreeMap::new());
+        loop {
+            tokio::time::sleep(self.retention.period).await;
+            let applied = self.sequencing.applied().0.map_or(0, |applied| applied.index());
+            snapshot_at = snapshot_at.max(self.snapshot_index());
+            let is_due = applied.saturating_sub(snapshot_at) >= self.retention.snapshot_entries;
+            if is_due && self.snapshot().await {
+                snapshot_at = applied;
+            }
+            self.metrics.coordinator.log_bytes.set(self.log.bytes_on_disk());
+            self.sequencing.forget_below(self.log.first());
+            let feed = self.outlook.feed();
+            self.note_states(&mut states, &self.outlook.views(feed));
+            if let Some(log) = self.log.extent() {
+                self.purge(log, feed).await;
+            }
+        }
+    }
+
+    /// The newest entry in the newest snapshot; 0 without one.
+    fn snapshot_index(&self) -> u64 {
+        let snapshot = self.raft.metrics().borrow_watched().snapshot;
+        snapshot.map_or(0, |snapshot| snapshot.index())
+    }
+
+    /// Has a snapshot made; whether it is on its way.
+    async fn snapshot(&self) -> bool {
+        let is_in_step = self.sequencing.hold_for_snapshot(IN_STEP_MAX).await;
+        if is_in_step && let Err(error) = self.raft.trigger().snapshot().await {
+            tracing::error!(%error, "failed to start a snapshot");
+        }
+        let limit = if is_in_step { IN_STEP_MAX } else { Duration::ZERO };
+        self.sequencing.let_go_after_snapshot(limit).await;
+        is_in_step
+    }
+
+    /// Purges what is to be purged, as far as it is in the snapshot: openraft never purges beyond it.
+    /// When more is, makes a snapshot, so that the next look can go on.
+    async fn purge(&self, log: Extent, feed: Feed) {
+        let needless = self.outlook.zones.needless(feed);
+        let needless = if sabotage::is(Bug::PurgeIgnoresZones) { Some(u64::MAX) } else { needless };
+        let needless = needless.and_then(|id| self.sequencing.purgeable(id));
+        let step = |index| self.sequencing.purge_step(index);
+        let Some(Purge { upto, forced }) = decide(log, &self.retention, needless, step) else {
+            return;
+        };
+        let snapshot = self.snapshot_index();
+        if upto > snapshot {
+            self.snapshot().await;
+        }
+        let upto = upto.min(snapshot);
+        if upto < log.first {
+            return;
+        }
+        if forced {
+            tracing::warn!(
+                upto,
+                bytes = log.bytes,
+                bytes_max = self.retention.log_bytes_max,
+                "the log is over its cap: purging what zones that are behind would still need"
+            );
+        }
+        if let Err(error) = self.raft.trigger().purge_log(upto).await {
+            tracing::error!(%error, "failed to purge the log");
+        }
+    }
+
+    /// Counts the registered zones by state, and logs what is new since the last look.
+    fn note_states(&self, known: &mut BTreeMap<String, State>, views: &[ZoneView]) {
+        for number in 0..ZONE_STATES.len() {
+            let is_in = |view: &&ZoneView| usize::try_from(view.state) == Ok(number);
+            let count = views.iter().filter(|view| view.registered).filter(is_in).count();
+            self.metrics.coordinator.zones_in(number).set(count as u64);
+        }
+        for view in views.iter().filter(|view| view.registered) {
+            let is_detached = u64::from(view.state() == State::Detached);
+            self.metrics.coordinator.detached(&view.zone).set(is_detached);
+        }
+        known.retain(|zone, _| {
+            let stays = views.iter().any(|view| view.zone == *zone);
+            if !stays {
+                self.metrics.coordinator.zone_detached.remove(&[("of_zone", zone.clone())]);
+            }
+            stays
+        });
+        for view in views {
+            let (zone, state, frontier) = (&view.zone, view.state(), view.frontier);
+            let before = known.insert(zone.clone(), state);
+            if before == Some(state) || (before.is_none() && state == State::Live) {
+                continue;
+            }
+            let (before, state_name) = (before.map(|it| it.as_str_name()), state.as_str_name());
+            if state == State::Detached {
+                tracing::warn!(
+                    zone,
+                    frontier,
+                    before,
+                    "zone detached: this coordinator's log no \
+                    longer reaches back to its frontier; it must be filled from another zone, unless \
+                    another coordinator's log still does"
+                );
+            } else {
+                tracing::info!(zone, frontier, before, state = state_name, "zone state changed");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Extent, Purge, Retention, decide};
+
+    const RETENTION: Retention = Retention {
+        log_bytes: 1_000,
+        log_bytes_max: 4_000,
+        snapshot_entries: 10,
+        period: std::time::Duration::from_secs(1),
+        reserve_bytes: 0,
+    };
+
+    fn log(bytes: u64) -> Extent {
+        Extent { first: 100, last: 99 + bytes / 10, bytes }
+    }
+
+    #[test]
+    fn only_what_is_over_the_limit_is_in_excess() {
+        let log = Extent { first: 100, last: 199, bytes: 1000 };
+        assert_eq!(log.excess(500), 149);
+        assert_eq!(log.excess(0), 199);
+        assert_eq!(log.excess(1000), 99);
+    }
+
+    #[test]
+    fn a_log_above_its_limit_is_purged_to_half_of_it_as_far_as_the_zones_let_it() {
+        let purge = |bytes, needless| decide(log(bytes), &RETENTION, needless, |_| None);
+        let gentle = |upto| Some(Purge { upto, forced: false });
+        assert_eq!(purge(1_000, Some(500)), None);
+        assert_eq!(purge(1_500, Some(500)), gentle(199));
+        assert_eq!(purge(1_500, Some(120)), gentle(120));
+        assert_eq!(purge(1_500, Some(99)), None);
+        assert_eq!(purge(4_000, None), None);
+    }
+
+    #[test]
+    fn a_log_above_its_cap_is_purged_whatever_the_zones_need() {
+        let purge = |needless| decide(log(5_000), &RETENTION, needless, |index| Some(index - 2));
+        assert_eq!(purge(None), Some(Purge { upto: 197, forced: true }));
+        assert_eq!(purge(Some(120)), Some(Purge { upto: 197, forced: true }));
+        assert_eq!(purge(Some(300)), Some(Purge { upto: 300, forced: false }));
+    }
+
+    proptest! {
+        #[test]
+        fn a_purge_spares_what_a_zone_needs_unless_the_log_is_above_its_cap(
+            bytes in 10_u64..9_000, needless in proptest::option::of(0_u64..2_000), back in 0_u64..9)
+        {
+            let log = log(bytes);
+            let step = |index: u64| index.checked_sub(back);
+            if let Some(purge) = decide(log, &RETENTION, needless, step) {
+                prop_assert!((log.first..=log.last).contains(&purge.upto));
+                prop_assert_eq!(purge.forced, Some(purge.upto) > needless);
+                prop_assert!(!purge.forced || bytes > RETENTION.log_bytes_max);
+            }
+        }
+    }
+
+    #[test]
+    fn segments_are_small_beside_a_small_limit() {
+        for (log_bytes, expected) in [(0, 64 << 10), (16 << 20, 1 << 20), (1 << 40, 64 << 20)] {
+            let retention = Retention { log_bytes, ..Retention::default() };
+            assert_eq!(retention.segment_bytes(), expected);
+        }
+    }
+}

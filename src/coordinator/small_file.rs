@@ -1,0 +1,61 @@
+//! Small files beside the log, replaced whole.
+
+use std::io;
+
+use serde::de::DeserializeOwned;
+
+use super::log::disk::Disk;
+
+/// Reads a file; `None` when it is not there.
+pub(crate) fn read(disk: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {
+    let file = match disk.open(name) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = vec![0; usize::try_from(file.size()?).map_err(io::Error::other)?];
+    file.read_at(&mut bytes, 0)?;
+    Ok(Some(bytes))
+}
+
+/// Reads a file that holds no more than a preference. One that cannot be read is no reason not to
+/// start: it is set aside as `NAME.unreadable`, in the place of an earlier one, and an operator is told
+/// what it is to be `without` it.
+pub(crate) fn read_or_set_aside<T: DeserializeOwned>(
+    disk: &dyn Disk,
+    name: &str,
+    without: &str,
+) -> Option<T> {
+    let bytes = read(disk, name).transpose()?;
+    let parsed =
+        bytes.and_then(|bytes| serde_json::from_slice::<T>(&bytes).map_err(io::Error::from));
+    let error = match parsed {
+        Ok(value) => return Some(value),
+        Err(error) => error,
+    };
+    let aside = format!("{name}.unreadable");
+    let moved = disk.rename(name, &aside).and_then(|()| disk.sync_dir());
+    let moved = moved.err().map(|error| error.to_string());
+    tracing::warn!(
+        file = name, %error, aside, not_moved = moved,
+        "a file cannot be read and was set aside: {without}"
+    );
+    None
+}
+
+/// Writes a file in the place of the one before it; durable when it returns. A crash leaves the old
+/// one or the new one.
+pub(crate) fn write(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = format!("{name}.new");
+    match disk.remove(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = disk.create(&temporary)?;
+    file.write_at(bytes, 0)?;
+    file.sync()?;
+    // Else a file system that reorders may rename what an earlier attempt left.
+    disk.sync_dir()?;
+    disk.rename(&temporary, name)?;
+    disk.sync_dir()
+}
