@@ -46,7 +46,7 @@ fn io_failure(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Failu
 
 async fn start(data: &Path) -> Result<(), Failure> {
     let refused = |error: Error| (crate::cli::process::with_causes(&error), 2);
-    parade::prepare(data).map_err(refused)?;
+    parade::prepare(data).await.map_err(refused)?;
     let log = data.join("log/supervisor.log");
     let output = private::append(&log).map_err(io_failure("open", &log))?;
     let again = output.try_clone().map_err(io_failure("open", &log))?;

@@ -22,8 +22,10 @@ use crate::private;
 const LOCK: &str = "supervisor.lock";
 const FILE: &str = "supervisor.json";
 
-/// Longest wait for the lock of a process that is dying, or that has not written its name yet.
+/// Longest wait for the lock of a process that has not written its name yet, or whose number is free again.
 const UNNAMED_MAX: Duration = Duration::from_secs(3);
+/// Longest wait for the lock of a process that runs: a killed process runs until the kernel has taken it apart.
+const DYING_MAX: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(25);
 
 /// What `supervisor.json` holds.
@@ -133,14 +135,22 @@ pub(super) fn forget(data: &Path) -> Result<(), Error> {
 pub(super) async fn take(data: &Path) -> Result<Taken, Error> {
     make_directory(data).map_err(|source| Error::Directory { data: data.to_owned(), source })?;
     let data = data.canonicalize().map_err(Error::io("find", data))?;
-    let deadline = Instant::now() + UNNAMED_MAX;
+    let lock = free(&data).await?;
+    Taken::new(data, lock)
+}
+
+/// The lock, waited for as long as its holder may be dying.
+async fn free(data: &Path) -> Result<File, Error> {
+    let began = Instant::now();
     loop {
-        if let Some(lock) = try_lock(&data)? {
-            return Taken::new(data, lock);
+        if let Some(lock) = try_lock(data)? {
+            return Ok(lock);
         }
-        let holder = Supervisor::read(&data)?.filter(Supervisor::runs);
-        if holder.is_some() || Instant::now() >= deadline {
-            return Err(Error::AlreadyRuns { data, supervisor: holder.map(|it| it.pid) });
+        let holder = Supervisor::read(data)?.filter(Supervisor::runs);
+        let longest = if holder.is_some() { DYING_MAX } else { UNNAMED_MAX };
+        if began.elapsed() >= longest {
+            let supervisor = holder.map(|it| it.pid);
+            return Err(Error::AlreadyRuns { data: data.to_owned(), supervisor });
         }
         tokio::time::sleep(POLL).await;
     }
@@ -150,24 +160,11 @@ pub(super) async fn take(data: &Path) -> Result<Taken, Error> {
 ///
 /// # Errors
 /// [`Error::AlreadyRuns`] when one runs there; [`Error::Directory`], [`Error::Io`].
-pub fn prepare(data: &Path) -> Result<(), Error> {
+pub async fn prepare(data: &Path) -> Result<(), Error> {
     make_directory(data).map_err(|source| Error::Directory { data: data.to_owned(), source })?;
-    check_free(data)?;
+    drop(free(data).await?);
     let logs = data.join("log");
     private::create_dir_all(&logs).map(drop).map_err(Error::io("create", logs))
-}
-
-fn check_free(data: &Path) -> Result<(), Error> {
-    if !data.join(LOCK).exists() || try_lock(data)?.is_some() {
-        return Ok(());
-    }
-    match Supervisor::read(data)?.filter(Supervisor::runs) {
-        // It is dying, or starting: the next to take the directory waits and sees.
-        None => Ok(()),
-        Some(holder) => {
-            Err(Error::AlreadyRuns { data: data.to_owned(), supervisor: Some(holder.pid) })
-        }
-    }
 }
 
 /// The lock, until the file is dropped; `None` while another process has it.
@@ -183,7 +180,7 @@ pub(super) fn try_lock(data: &Path) -> Result<Option<File>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Supervisor, check_free, take};
+    use super::{Supervisor, free, take};
     use crate::dev::parade::Error;
 
     #[tokio::test]
@@ -194,12 +191,12 @@ mod tests {
         let known = Supervisor::read(&data).unwrap().unwrap();
         assert!(known.pid == std::process::id() && known.runs() && !known.ready);
         assert!(matches!(take(&data).await, Err(Error::AlreadyRuns { .. })));
-        assert!(matches!(check_free(&data), Err(Error::AlreadyRuns { .. })));
+        assert!(matches!(free(&data).await, Err(Error::AlreadyRuns { .. })));
         taken.tell_ready().unwrap();
         assert!(Supervisor::read(&data).unwrap().unwrap().ready);
         drop(taken);
         assert_eq!(Supervisor::read(&data).unwrap(), None);
-        assert!(check_free(&data).is_ok() && take(&data).await.is_ok());
+        assert!(take(&data).await.is_ok());
     }
 
     #[test]

@@ -89,7 +89,7 @@ async fn a_node_with_another_ones_database_halts_and_changes_nothing_there() {
             let got = Got::of(ready).await;
             got.text.contains("halted").then_some(got)
         });
-        let ready = ready.await.is_problem(503, "not_ready");
+        let ready = ready.await.is_problem(503, "zone_halted");
         let detail = ready["detail"].as_str().expect("a detail");
         let belongs = format!("belongs to zone us of cluster {cluster}");
         assert!(detail.contains(&belongs) && detail.contains("nothing was changed"), "{detail}");
