@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::log::disk::Disk;
 use super::raft::handle::Raft;
 use super::raft::handle::leader;
-use super::raft::leadership_transfer::{Limit, hand_over, step_aside};
+use super::raft::leadership_transfer::{Limit, step_down, transfer_leadership};
 use super::raft::log_store::LogStore;
 use crate::task::{Tasks, watch};
 use crate::telemetry::Metrics;
@@ -39,14 +39,14 @@ const COMPLAINT_PAUSE: Duration = Duration::from_secs(60);
 
 /// Whether there is room; clones are the same.
 #[derive(Clone)]
-pub(crate) struct Space {
+pub(crate) struct DiskReserve {
     disk: Arc<dyn Disk>,
     id: u64,
     reserve_bytes: u64,
     is_short: Arc<AtomicBool>,
 }
 
-impl Space {
+impl DiskReserve {
     /// Watches the `disk` of coordinator `id`, of which `reserve_bytes` are to stay free; 0 watches
     /// nothing.
     pub(crate) fn new(disk: Arc<dyn Disk>, id: u64, reserve_bytes: u64) -> Self {
@@ -118,11 +118,12 @@ impl Space {
             if self.is_short() && leads && Instant::now() >= hand_over_at {
                 tracing::warn!("the disk is nearly full: handing the lead over");
                 hand_over_at = Instant::now() + HAND_OVER_PAUSE;
-                let heirs: BTreeSet<u64> = raft.voter_ids().collect();
-                let limit = Limit { heir: HAND_OVER_PAUSE / 4, all: HAND_OVER_PAUSE / 2 };
+                let targets: BTreeSet<u64> = raft.voter_ids().collect();
+                let limit = Limit { target: HAND_OVER_PAUSE / 4, all: HAND_OVER_PAUSE / 2 };
                 // A group of one has nobody to hand over to.
-                if heirs.len() > 1 && !hand_over(&raft, self.id, &heirs, limit).await {
-                    step_aside(raft.clone(), self.id, HAND_OVER_PAUSE / 2).await;
+                if targets.len() > 1 && !transfer_leadership(&raft, self.id, &targets, limit).await
+                {
+                    step_down(raft.clone(), self.id, HAND_OVER_PAUSE / 2).await;
                 }
             }
             sleep(PERIOD).await;

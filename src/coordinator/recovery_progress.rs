@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tonic::Request;
 
-use super::ordering::leader_client::Forward;
-use super::ordering::read_index::Confirmed;
-use super::replica::driver::Sequencing;
+use super::ordering::leader_client::LeaderClient;
+use super::ordering::read_index::ReadIndexBarrier;
+use super::replica::driver::SequencerDriver;
 use crate::rpc::v1::ReadIndexRequest;
 
 /// Pause before a leader is asked again.
@@ -19,8 +19,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Says what a coordinator that has just started knows to be committed.
-fn say_started(id: u64, address: SocketAddr, sequencing: &Sequencing) {
-    let (head, committed) = (sequencing.head(), sequencing.applied().0.map(|it| it.index));
+fn say_started(id: u64, address: SocketAddr, driver: &SequencerDriver) {
+    let (head, committed) = (driver.head(), driver.applied().0.map(|it| it.index));
     let head_id = head.map_or(0, |head| head.id.get());
     let hash = head.map(|head| head.hash.to_string());
     tracing::info!(id, %address, head_id, hash, committed, "coordinator started");
@@ -28,30 +28,34 @@ fn say_started(id: u64, address: SocketAddr, sequencing: &Sequencing) {
 
 /// Says what is known here at the start, at once; then asks a majority, through the leader, for the
 /// newest acknowledged id until there is an answer, and waits until that id is sequenced here.
-pub(crate) fn announce(
+pub(crate) fn report_caught_up(
     id: u64,
     address: SocketAddr,
-    forward: Forward,
-    confirmed: Confirmed,
-    sequencing: Arc<Sequencing>,
+    leader_client: LeaderClient,
+    read_index: ReadIndexBarrier,
+    driver: Arc<SequencerDriver>,
 ) -> impl Future<Output = ()> + Send {
-    say_started(id, address, &sequencing);
-    wait(forward, confirmed, sequencing)
+    say_started(id, address, &driver);
+    wait(leader_client, read_index, driver)
 }
 
-async fn wait(forward: Forward, confirmed: Confirmed, sequencing: Arc<Sequencing>) {
+async fn wait(
+    leader_client: LeaderClient,
+    read_index: ReadIndexBarrier,
+    driver: Arc<SequencerDriver>,
+) {
     let started = Instant::now();
     let newest = loop {
-        if let Some(id) = newest(&forward, &confirmed, &sequencing).await {
+        if let Some(id) = newest(&leader_client, &read_index, &driver).await {
             break id;
         }
         sleep(PAUSE).await;
     };
-    let mut head_id = sequencing.head_id();
+    let mut head_id = driver.head_id();
     if head_id.wait_for(|id| *id >= newest).await.is_err() {
         return;
     }
-    let head = sequencing.head();
+    let head = driver.head();
     tracing::info!(
         head_id = head.map_or(0, |head| head.id.get()),
         hash = head.map(|head| head.hash.to_string()),
@@ -60,12 +64,16 @@ async fn wait(forward: Forward, confirmed: Confirmed, sequencing: Arc<Sequencing
     );
 }
 
-async fn newest(forward: &Forward, confirmed: &Confirmed, sequencing: &Sequencing) -> Option<u64> {
-    if let Some(mut leader) = forward.leader() {
+async fn newest(
+    leader_client: &LeaderClient,
+    read_index: &ReadIndexBarrier,
+    driver: &SequencerDriver,
+) -> Option<u64> {
+    if let Some(mut leader) = leader_client.leader() {
         let mut request = Request::new(ReadIndexRequest { forwarded: true });
         request.set_timeout(ANSWER_MAX);
         return leader.read_index(request).await.ok().map(|reply| reply.into_inner().id);
     }
-    confirmed.wait().await.ok()?;
-    Some(*sequencing.head_id().borrow())
+    read_index.wait().await.ok()?;
+    Some(*driver.head_id().borrow())
 }

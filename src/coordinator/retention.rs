@@ -10,9 +10,9 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 
 use super::raft::handle::Raft;
 use super::raft::log_store::{Extent, LogStore};
-use super::replica::driver::Sequencing;
+use super::replica::driver::SequencerDriver;
 use super::settings::{Retention, Settings};
-use super::zones::progress_view::Outlook;
+use super::zones::progress_view::ZoneProgressView;
 use super::zones::state::Feed;
 use crate::rpc::v1::ZoneView;
 use crate::rpc::v1::zone_view::State;
@@ -53,8 +53,8 @@ fn decide(
 pub(crate) struct Maintenance {
     raft: Raft,
     log: LogStore,
-    sequencing: Arc<Sequencing>,
-    outlook: Outlook,
+    driver: Arc<SequencerDriver>,
+    zone_progress: ZoneProgressView,
     retention: Retention,
     metrics: Arc<Metrics>,
 }
@@ -63,15 +63,15 @@ impl Maintenance {
     pub(crate) fn new(
         raft: &Raft,
         log: LogStore,
-        sequencing: &Arc<Sequencing>,
-        outlook: Outlook,
+        driver: &Arc<SequencerDriver>,
+        zone_progress: ZoneProgressView,
         settings: &Settings,
     ) -> Self {
         Self {
             raft: raft.clone(),
             log,
-            sequencing: Arc::clone(sequencing),
-            outlook,
+            driver: Arc::clone(driver),
+            zone_progress,
             retention: settings.retention,
             metrics: Arc::clone(&settings.metrics),
         }
@@ -82,16 +82,16 @@ impl Maintenance {
         let (mut snapshot_at, mut states) = (self.snapshot_index(), BTreeMap::new());
         loop {
             tokio::time::sleep(self.retention.period).await;
-            let applied = self.sequencing.applied().0.map_or(0, |applied| applied.index());
+            let applied = self.driver.applied().0.map_or(0, |applied| applied.index());
             snapshot_at = snapshot_at.max(self.snapshot_index());
             let is_due = applied.saturating_sub(snapshot_at) >= self.retention.snapshot_entries;
             if is_due && self.snapshot().await {
                 snapshot_at = applied;
             }
             self.metrics.coordinator.log_bytes.set(self.log.bytes_on_disk());
-            self.sequencing.forget_below(self.log.first());
-            let feed = self.outlook.feed();
-            self.note_states(&mut states, &self.outlook.views(feed));
+            self.driver.forget_below(self.log.first());
+            let feed = self.zone_progress.feed();
+            self.note_states(&mut states, &self.zone_progress.views(feed));
             if let Some(log) = self.log.extent() {
                 self.purge(log, feed).await;
             }
@@ -106,22 +106,22 @@ impl Maintenance {
 
     /// Has a snapshot made; whether it is on its way.
     async fn snapshot(&self) -> bool {
-        let is_in_step = self.sequencing.hold_for_snapshot(IN_STEP_MAX).await;
-        if is_in_step && let Err(error) = self.raft.trigger().snapshot().await {
+        let is_caught_up = self.driver.hold_for_snapshot(IN_STEP_MAX).await;
+        if is_caught_up && let Err(error) = self.raft.trigger().snapshot().await {
             tracing::error!(%error, "failed to start a snapshot");
         }
-        let limit = if is_in_step { IN_STEP_MAX } else { Duration::ZERO };
-        self.sequencing.let_go_after_snapshot(limit).await;
-        is_in_step
+        let limit = if is_caught_up { IN_STEP_MAX } else { Duration::ZERO };
+        self.driver.let_go_after_snapshot(limit).await;
+        is_caught_up
     }
 
     /// Purges what is to be purged, as far as it is in the snapshot: openraft never purges beyond it.
     /// When more is, makes a snapshot, so that the next look can go on.
     async fn purge(&self, log: Extent, feed: Feed) {
-        let needless = self.outlook.zones.needless(feed);
+        let needless = self.zone_progress.zones.needless(feed);
         let needless = if sabotage::is(Bug::PurgeIgnoresZones) { Some(u64::MAX) } else { needless };
-        let needless = needless.and_then(|id| self.sequencing.purgeable(id));
-        let step = |index| self.sequencing.purge_step(index);
+        let needless = needless.and_then(|id| self.driver.purgeable(id));
+        let step = |index| self.driver.purge_step(index);
         let Some(Purge { upto, forced }) = decide(log, &self.retention, needless, step) else {
             return;
         };

@@ -12,47 +12,47 @@ use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 
-use super::admission::identity::Claim;
+use super::admission::identity::DataDirIdentity;
 use super::admission::node_info::introduction;
-use super::admission::peer_history::Sightings;
-use super::admission::responder::Greeting;
+use super::admission::peer_history::PeerHistory;
+use super::admission::responder::AdmissionResponder;
 use super::admission::startup::Admission;
-use super::disk_reserve::Space;
+use super::disk_reserve::DiskReserve;
 use super::environment::Host;
 use super::grpc::coordinator_service::CoordinatorService;
 use super::grpc::raft_service::RaftService;
 use super::grpc::zones_service::ZoneService;
 use super::log::disk::{Directory, Disk};
 use super::log::{Log, Options};
-use super::members::leader_balancer::Placement;
+use super::members::leader_balancer::LeaderBalancer;
 use super::members::service::MembersService;
-use super::ordering::leader_client::Forward;
-use super::ordering::read_index::Confirmed;
+use super::ordering::leader_client::LeaderClient;
+use super::ordering::read_index::ReadIndexBarrier;
 use super::ordering::tail::Tails;
-use super::peers::directory::Roster;
-use super::peers::traffic_guard::Gate;
-use super::placement::rtt_monitor::Distances;
-use super::placement::timing_advisor::Pace;
+use super::peers::directory::PeerDirectory;
+use super::peers::traffic_guard::RaftTrafficGuard;
+use super::placement::rtt_monitor::RttMonitor;
+use super::placement::timing_advisor::TimingAdvisor;
 use super::placement::topology_view;
 use super::placement::write_rates::Traffic;
 use super::quorum_acks::Acks;
-use super::quorum_acks::ack_stream::Sending;
-use super::quorum_acks::commit_task::Counting;
-use super::quorum_acks::progress::Board;
-use super::raft::format_support::Readers;
+use super::quorum_acks::ack_stream::AckStream;
+use super::quorum_acks::commit_task::CommitTask;
+use super::quorum_acks::progress::ReplicationProgress;
+use super::raft::format_support::FormatSupport;
 use super::raft::handle::{Raft, leader};
-use super::raft::idle_heartbeats::Pulse;
-use super::raft::leadership_transfer::{Limit, hand_over};
+use super::raft::idle_heartbeats::IdleHeartbeats;
+use super::raft::leadership_transfer::{Limit, transfer_leadership};
 use super::raft::log_store::LogStore;
 use super::raft::network::Network;
-use super::raft::vote_withholding::Deference;
+use super::raft::vote_withholding::VoteWithholding;
 use super::recovery_progress;
-use super::replica::driver::Sequencing;
+use super::replica::driver::SequencerDriver;
 use super::replica::snapshots::Snapshots;
 use super::replica::state_machine::StateMachine;
 use super::retention::Maintenance;
 use super::settings::{Geo, Retention, Settings, StartError, Timing};
-use super::zones::progress_view::Outlook;
+use super::zones::progress_view::ZoneProgressView;
 use super::zones::registration::Registrar;
 use crate::connections::{kept_for_files, room_for};
 use crate::rpc::doors::CONNECTIONS_MAX;
@@ -82,7 +82,7 @@ pub struct Coordinator {
     id: u64,
     timing: Timing,
     raft: Raft,
-    roster: Roster,
+    peers: PeerDirectory,
     /// Why it must not take part, once that is known.
     refused: watch::Receiver<Option<String>>,
     log: Log,
@@ -100,7 +100,7 @@ impl Coordinator {
         if settings.data.exists() {
             let disk = Directory::open(&settings.data)
                 .map_err(|error| StartError::Data(settings.data.clone(), error))?;
-            Claim::take(Arc::new(disk), &settings)
+            DataDirIdentity::take(Arc::new(disk), &settings)
                 .map_err(|error| StartError::Identity(settings.id, settings.data.clone(), error))?;
         }
         let connections = room_for(own_files(&settings), CONNECTIONS_MAX)?;
@@ -123,72 +123,86 @@ impl Coordinator {
     ) -> Result<Self, StartError> {
         let tasks = Tasks::default();
         let opened = Opened::open((host.log, Arc::clone(&host.snapshots)), &settings).await?;
-        let (roster, deference) = (roster(&settings, host.dial), deference(&settings));
-        let gate = Gate::new(settings.id, opened.claim.incarnation(), roster.clone());
-        let Opened { claim, space, log, store, acks, sightings, sequencing, machine } = opened;
-        let raft = raft(&settings, (&roster, &gate, &deference), &store, machine).await?;
-        let me = introduction(&settings, &claim, &raft, &roster).await?;
+        let (peers, vote_withholding) = (peers(&settings, host.dial), vote_withholding(&settings));
+        let traffic_guard =
+            RaftTrafficGuard::new(settings.id, opened.identity.incarnation(), peers.clone());
+        let Opened { identity, disk_reserve, log, store, acks, peer_history, driver, machine } =
+            opened;
+        let raft =
+            raft(&settings, (&peers, &traffic_guard, &vote_withholding), &store, machine).await?;
+        let me = introduction(&settings, &identity, &raft, &peers).await?;
         let (id, clock, metrics) = (settings.id, host.clock, Arc::clone(&settings.metrics));
-        let readers = Readers::new(id, &raft, &roster, sequencing.zones());
-        let forward =
-            Forward::new(id, &raft, &metrics, roster.clone(), readers.clone(), clock, &tasks);
-        let traffic = Traffic::new(&me.zone);
-        let distances = distances(&settings, &roster, (&space, &traffic), host.snapshots);
-        let members = members(&settings, &raft, &roster, &distances, &tasks);
-        let outlook = Outlook::new(&sequencing, &store, settings.zones.clone());
-        let registrar = Registrar::new(&forward, &outlook.zones, roster.patience() * 4);
-        Counting::start(&acks, &gate, &sequencing, &store, &settings.metrics, &tasks);
-        Sending::start(id, &acks, &gate, &roster, &raft, &tasks);
-        let confirmed = Confirmed::new(&raft, &store, &sequencing, roster.patience() * 4);
+        let format_support = FormatSupport::new(id, &raft, &peers, driver.zones());
+        let leader_client = LeaderClient::new(
+            id,
+            &raft,
+            &metrics,
+            peers.clone(),
+            format_support.clone(),
+            clock,
+            &tasks,
+        );
+        let write_rates = Traffic::new(&me.zone);
+        let rtt_monitor =
+            rtt_monitor(&settings, &peers, (&disk_reserve, &write_rates), host.snapshots);
+        let members = members(&settings, &raft, &peers, &rtt_monitor, &tasks);
+        let zone_progress = ZoneProgressView::new(&driver, &store, settings.zones.clone());
+        let registrar = Registrar::new(&leader_client, &zone_progress.zones, peers.patience() * 4);
+        CommitTask::start(&acks, &traffic_guard, &driver, &store, &settings.metrics, &tasks);
+        AckStream::start(id, &acks, &traffic_guard, &peers, &raft, &tasks);
+        let read_index = ReadIndexBarrier::new(&raft, &store, &driver, peers.patience() * 4);
         let services = Services {
             raft: RaftService {
                 raft: raft.clone(),
-                gate: gate.clone(),
-                greeting: Greeting::new(&me, &raft, &roster, &sightings),
-                distances: distances.clone(),
-                deference,
-                heard: Pulse::start(&settings, &raft, &store, &tasks),
+                traffic_guard: traffic_guard.clone(),
+                responder: AdmissionResponder::new(&me, &raft, &peers, &peer_history),
+                rtt_monitor: rtt_monitor.clone(),
+                vote_withholding,
+                heard: IdleHeartbeats::start(&settings, &raft, &store, &tasks),
                 metrics: Arc::clone(&metrics),
                 acks,
                 end: tasks.signal(),
             },
             coordinator: CoordinatorService::new(
                 id,
-                (forward.clone(), confirmed.clone()),
-                &outlook,
-                tails(&settings, &sequencing, &store, &tasks),
-                space.clone(),
-                traffic,
-                roster.patience() * 4,
+                (leader_client.clone(), read_index.clone()),
+                &zone_progress,
+                tails(&settings, &driver, &store, &tasks),
+                disk_reserve.clone(),
+                write_rates,
+                peers.patience() * 4,
             ),
             members,
-            zones: ZoneService { registrar: registrar.clone(), outlook: outlook.clone() },
+            zones: ZoneService {
+                registrar: registrar.clone(),
+                zone_progress: zone_progress.clone(),
+            },
         };
         (host.serve)(services.routes(&settings.cluster), &tasks);
         let (refusal, refused) = watch::channel(None);
         let admission = Admission {
             me,
             raft: raft.clone(),
-            roster: roster.clone(),
-            gate,
-            claim,
+            peers: peers.clone(),
+            traffic_guard,
+            identity,
             log: store.clone(),
-            sightings: sightings.clone(),
+            peer_history: peer_history.clone(),
             refused: refusal,
         };
-        space.start(&raft, &store, &metrics, &tasks);
-        let maintenance = Maintenance::new(&raft, store, &sequencing, outlook, &settings).run();
+        disk_reserve.start(&raft, &store, &metrics, &tasks);
+        let maintenance = Maintenance::new(&raft, store, &driver, zone_progress, &settings).run();
         tasks.spawn("admission", admission.run());
-        tasks.spawn("sightings", sightings.follow(raft.clone(), roster.clone()));
-        tasks.spawn("distances", distances.run());
+        tasks.spawn("sightings", peer_history.follow(raft.clone(), peers.clone()));
+        tasks.spawn("distances", rtt_monitor.run());
         tasks.spawn("maintenance", maintenance);
         tasks.spawn("registrar", registrar.run());
-        tasks.spawn("metrics", follow_head(Arc::clone(&sequencing), metrics));
+        tasks.spawn("metrics", follow_head(Arc::clone(&driver), metrics));
         tasks.spawn(
             "completeness",
-            recovery_progress::announce(id, address, forward, confirmed, sequencing),
+            recovery_progress::report_caught_up(id, address, leader_client, read_index, driver),
         );
-        Ok(Self { id, timing: settings.timing, raft, roster, refused, log, address, tasks })
+        Ok(Self { id, timing: settings.timing, raft, peers, refused, log, address, tasks })
     }
 
     /// Where it serves.
@@ -228,13 +242,13 @@ impl Coordinator {
     /// Hands the lead over if it has it, which takes at most `RETIRE_MAX`, and no longer than another
     /// coordinator runs; then stops serving, stops Raft, flushes the log.
     pub async fn retire(self) {
-        let heirs: BTreeSet<u64> = self.raft.voter_ids().collect();
-        if leader(&self.raft) == Some(self.id) && heirs.len() > 1 {
-            let limit = Limit { heir: self.timing.lease() * 2, all: RETIRE_MAX };
+        let targets: BTreeSet<u64> = self.raft.voter_ids().collect();
+        if leader(&self.raft) == Some(self.id) && targets.len() > 1 {
+            let limit = Limit { target: self.timing.lease() * 2, all: RETIRE_MAX };
             let done = tokio::select! {
                 biased;
-                done = hand_over(&self.raft, self.id, &heirs, limit) => done,
-                () = self.last_to_go(&heirs) => false,
+                done = transfer_leadership(&self.raft, self.id, &targets, limit) => done,
+                () = self.last_to_go(&targets) => false,
             };
             if !done {
                 tracing::warn!(
@@ -248,10 +262,10 @@ impl Coordinator {
     /// Resolves when no other process of `voters` is there. One that does not answer may be busy.
     async fn last_to_go(&self, voters: &BTreeSet<u64>) {
         let is_there = async |id: u64| {
-            let Some(caller) = self.roster.caller(id) else { return false };
-            let mut client = RaftClient::new(caller);
+            let Some(connection) = self.peers.connection(id) else { return false };
+            let mut client = RaftClient::new(connection);
             let call = client.introduce(IntroduceRequest::default());
-            !matches!(tokio::time::timeout(self.roster.patience(), call).await, Ok(Err(_)))
+            !matches!(tokio::time::timeout(self.peers.patience(), call).await, Ok(Err(_)))
         };
         loop {
             tokio::time::sleep(self.timing.lease()).await;
@@ -296,13 +310,13 @@ fn own_files(settings: &Settings) -> usize {
 
 /// What is on the disks of a coordinator.
 struct Opened {
-    claim: Claim,
-    space: Space,
+    identity: DataDirIdentity,
+    disk_reserve: DiskReserve,
     log: Log,
     store: LogStore,
-    acks: Board,
-    sightings: Sightings,
-    sequencing: Arc<Sequencing>,
+    acks: ReplicationProgress,
+    peer_history: PeerHistory,
+    driver: Arc<SequencerDriver>,
     machine: StateMachine,
 }
 
@@ -316,25 +330,29 @@ impl Opened {
         let data_error = |error| StartError::Data(settings.data.clone(), error);
         let identity_error =
             |error| StartError::Identity(settings.id, settings.data.clone(), error);
-        let mut claim = Claim::take(Arc::clone(&disk), settings).map_err(identity_error)?;
-        let space =
-            Space::new(Arc::clone(&log_disk), settings.id, settings.retention.reserve_bytes);
-        space.room_to_open().await;
+        let mut identity =
+            DataDirIdentity::take(Arc::clone(&disk), settings).map_err(identity_error)?;
+        let disk_reserve =
+            DiskReserve::new(Arc::clone(&log_disk), settings.id, settings.retention.reserve_bytes);
+        disk_reserve.room_to_open().await;
         let log_dir = settings.data.join("log");
         let log = Log::open_on(Arc::clone(&log_disk), &log_dir, log_options(&settings.retention))
             .map_err(StartError::Log)?;
-        let (acks, metrics) = (Board::new(settings.id, settings.acks), &settings.metrics);
+        let (acks, metrics) =
+            (ReplicationProgress::new(settings.id, settings.acks), &settings.metrics);
         let store = LogStore::new(log.clone(), Arc::clone(metrics), acks.clone());
         let store = store.map_err(data_error)?;
-        claim.check(store.is_new()).map_err(identity_error)?;
-        claim.count_start(log_disk.as_ref()).map_err(identity_error)?;
-        let sightings = Sightings::load(settings.id, Arc::clone(&disk)).map_err(data_error)?;
-        let sequencing =
-            Arc::new(Sequencing::new(settings.cluster.clone(), settings.retention.ring_bytes()));
+        identity.check(store.is_new()).map_err(identity_error)?;
+        identity.count_start(log_disk.as_ref()).map_err(identity_error)?;
+        let peer_history = PeerHistory::load(settings.id, Arc::clone(&disk)).map_err(data_error)?;
+        let driver = Arc::new(SequencerDriver::new(
+            settings.cluster.clone(),
+            settings.retention.ring_bytes(),
+        ));
         let snapshots = Snapshots::new(Arc::clone(&disk), &settings.data);
         snapshots.check(log.state().purged.map(|(index, _)| index)).map_err(data_error)?;
-        let machine = StateMachine::new(Arc::clone(&sequencing), snapshots, Arc::clone(metrics));
-        Ok(Self { claim, space, log, store, acks, sightings, sequencing, machine })
+        let machine = StateMachine::new(Arc::clone(&driver), snapshots, Arc::clone(metrics));
+        Ok(Self { identity, disk_reserve, log, store, acks, peer_history, driver, machine })
     }
 }
 
@@ -347,51 +365,52 @@ fn log_options(retention: &Retention) -> Options {
     Options { segment_bytes, grow_bytes, cache_bytes, ..options }
 }
 
-fn roster(settings: &Settings, dial: Arc<dyn Dial>) -> Roster {
+fn peers(settings: &Settings, dial: Arc<dyn Dial>) -> PeerDirectory {
     let patience = settings.timing.lease().max(Duration::from_millis(500));
     let urls = settings.members.iter().map(|(id, (_, url))| (*id, url.clone())).collect();
-    Roster::new(dial, settings.cluster.clone(), urls, patience)
+    PeerDirectory::new(dial, settings.cluster.clone(), urls, patience)
 }
 
-fn deference(settings: &Settings) -> Deference {
-    Deference::new(settings.timing, settings.geo.provisional)
+fn vote_withholding(settings: &Settings) -> VoteWithholding {
+    VoteWithholding::new(settings.timing, settings.geo.provisional)
 }
 
-fn distances(
+fn rtt_monitor(
     settings: &Settings,
-    roster: &Roster,
-    known: (&Space, &Traffic),
+    peers: &PeerDirectory,
+    known: (&DiskReserve, &Traffic),
     disk: Arc<dyn Disk>,
-) -> Distances {
+) -> RttMonitor {
     let (id, Geo { auto, adapts, .. }) = (settings.id, settings.geo);
-    let pace = Pace::load(settings.timing, adapts, disk.as_ref());
-    Distances::load(id, roster, known, disk, auto, pace)
+    let pace = TimingAdvisor::load(settings.timing, adapts, disk.as_ref());
+    RttMonitor::load(id, peers, known, disk, auto, pace)
 }
 
 /// The service that changes the members, and the loop that moves the lead by it.
 fn members(
     settings: &Settings,
     raft: &Raft,
-    roster: &Roster,
-    distances: &Distances,
+    peers: &PeerDirectory,
+    rtt_monitor: &RttMonitor,
     tasks: &Tasks,
 ) -> MembersService {
     let (id, lease) = (settings.id, settings.timing.lease());
-    let board = topology_view::Board::new(distances, settings.acks == Acks::AllToAll);
-    let members = MembersService::new(id, raft, roster, lease, &board, tasks);
-    let placement = Placement { id, raft: raft.clone(), board, members: members.clone() };
+    let board = topology_view::TopologyView::new(rtt_monitor, settings.acks == Acks::AllToAll);
+    let members = MembersService::new(id, raft, peers, lease, &board, tasks);
+    let placement = LeaderBalancer { id, raft: raft.clone(), board, members: members.clone() };
     tasks.spawn("placement", placement.run());
     members
 }
 
 async fn raft(
     settings: &Settings,
-    (roster, gate, deference): (&Roster, &Gate, &Deference),
+    (peers, traffic_guard, vote_withholding): (&PeerDirectory, &RaftTrafficGuard, &VoteWithholding),
     store: &LogStore,
     machine: StateMachine,
 ) -> Result<Raft, StartError> {
     let appended = (settings.acks == Acks::AllToAll).then(|| store.appended());
-    let network = Network::new(roster.clone(), gate.clone(), deference.clone(), appended);
+    let network =
+        Network::new(peers.clone(), traffic_guard.clone(), vote_withholding.clone(), appended);
     let config = Arc::new(raft_config(settings.timing)?);
     let raft = Raft::new(settings.id, config, network, store.clone(), machine).await;
     raft.map_err(|error| StartError::Raft(error.to_string()))
@@ -399,12 +418,12 @@ async fn raft(
 
 fn tails(
     settings: &Settings,
-    sequencing: &Arc<Sequencing>,
+    driver: &Arc<SequencerDriver>,
     log: &LogStore,
     tasks: &Tasks,
 ) -> Tails {
-    let (cluster, sequencing) = (settings.cluster.clone(), Arc::clone(sequencing));
-    Tails { cluster, sequencing, log: log.clone(), tasks: tasks.clone() }
+    let (cluster, driver) = (settings.cluster.clone(), Arc::clone(driver));
+    Tails { cluster, driver, log: log.clone(), tasks: tasks.clone() }
 }
 
 fn raft_config(timing: Timing) -> Result<Config, StartError> {
@@ -430,8 +449,8 @@ fn raft_config(timing: Timing) -> Result<Config, StartError> {
 
 /// Keeps the gauge of the newest committed id, late by [`HEAD_LOOK`] at most: a task that every entry wakes
 /// costs more than a number that is read every few seconds is worth.
-async fn follow_head(sequencing: Arc<Sequencing>, metrics: Arc<Metrics>) {
-    let mut head_id = sequencing.head_id();
+async fn follow_head(driver: Arc<SequencerDriver>, metrics: Arc<Metrics>) {
+    let mut head_id = driver.head_id();
     loop {
         metrics.coordinator.head_id.set(*head_id.borrow_and_update());
         if head_id.changed().await.is_err() {

@@ -21,7 +21,7 @@ const FILE: &str = "identity.json";
 const LOG_OWNER: &str = "incarnation";
 
 /// What to do with a coordinator that has lost what it had.
-pub(crate) const WAY_OUT: &str = "start a new coordinator with an id that was never used, an empty --data and --join, and put it \
+pub(crate) const REPLACE_HINT: &str = "start a new coordinator with an id that was never used, an empty --data and --join, and put it \
      in this one's place: pghc members replace OLD NEW=ZONE=URL";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,14 +40,14 @@ struct Identity {
 }
 
 /// A directory that is this coordinator's.
-pub(crate) struct Claim {
+pub(crate) struct DataDirIdentity {
     disk: Arc<dyn Disk>,
     /// Where it is, for messages.
     dir: PathBuf,
     identity: Identity,
 }
 
-impl Claim {
+impl DataDirIdentity {
     /// Checks that the directory on `disk` is this coordinator's, or nobody's yet.
     ///
     /// # Errors
@@ -88,7 +88,7 @@ impl Claim {
     /// If the directory cannot be written, or the log on `log` belongs to another incarnation.
     pub(crate) fn count_start(&mut self, log: &dyn Disk) -> io::Result<()> {
         if self.identity.incarnation.is_empty() {
-            self.identity.incarnation = fresh();
+            self.identity.incarnation = new_uuid();
         }
         self.identity.starts += 1;
         self.write()?;
@@ -97,7 +97,7 @@ impl Claim {
             Some(owner) if owner == ours => Ok(()),
             Some(_) => Err(invalid(format!(
                 "the log in {} belongs to another data directory than the identity.json beside it; \
-                 put back the one that belongs there, or {WAY_OUT}",
+                 put back the one that belongs there, or {REPLACE_HINT}",
                 self.dir.display()
             ))),
             None => small_file::write(log, LOG_OWNER, ours),
@@ -128,7 +128,7 @@ impl Claim {
         if self.identity.founded && log_is_new && !sabotage::is(Bug::WipedVotes) {
             return Err(invalid(format!(
                 "the log of coordinator {} in {} is gone although it once was there; it must not vote \
-                 again under this id, since acknowledged writes could be lost; {WAY_OUT}",
+                 again under this id, since acknowledged writes could be lost; {REPLACE_HINT}",
                 self.identity.coordinator_id,
                 self.dir.display()
             )));
@@ -154,7 +154,7 @@ fn invalid(message: String) -> io::Error {
 }
 
 /// A new UUID; in a simulation from its seed.
-pub(crate) fn fresh() -> String {
+pub(crate) fn new_uuid() -> String {
     if let Some(process) = crate::task::process::Process::current() {
         return Uuid::from_u64_pair(process.random(), process.random()).to_string();
     }
@@ -167,7 +167,7 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
-    use super::Claim;
+    use super::DataDirIdentity;
     use crate::coordinator::log::disk::Directory;
     use crate::coordinator::quorum_acks::Acks;
     use crate::coordinator::settings::Geo;
@@ -178,7 +178,7 @@ mod tests {
     const OURS: &str = "00000000-0000-4000-8000-000000000001";
     const OTHER: &str = "00000000-0000-4000-8000-000000000002";
 
-    fn take(dir: &Path, cluster: &str, id: u64) -> std::io::Result<Claim> {
+    fn take(dir: &Path, cluster: &str, id: u64) -> std::io::Result<DataDirIdentity> {
         let settings = Settings {
             cluster: cluster.parse().expect("a UUID"),
             id,
@@ -193,17 +193,17 @@ mod tests {
             acks: Acks::default(),
             metrics: Metrics::for_coordinator(),
         };
-        Claim::take(Arc::new(Directory::open(dir)?), &settings)
+        DataDirIdentity::take(Arc::new(Directory::open(dir)?), &settings)
     }
 
     fn log(dir: &Path) -> Directory {
         Directory::open(&dir.join("log")).expect("a directory")
     }
 
-    fn start(dir: &Path) -> Claim {
-        let mut claim = take(dir, OURS, 1).expect("ours");
-        claim.count_start(&log(dir)).expect("counted");
-        claim
+    fn start(dir: &Path) -> DataDirIdentity {
+        let mut identity = take(dir, OURS, 1).expect("ours");
+        identity.count_start(&log(dir)).expect("counted");
+        identity
     }
 
     #[test]
@@ -222,12 +222,12 @@ mod tests {
     #[test]
     fn a_coordinator_whose_log_is_gone_refuses_to_vote_again() {
         let dir = tempfile::tempdir().expect("a directory");
-        let mut claim = start(dir.path());
-        claim.check(true).expect("it never had a log");
-        claim.founded().expect("written");
-        let claim = start(dir.path());
-        claim.check(false).expect("the log is there");
-        let error = claim.check(true).expect_err("the log is gone");
+        let mut identity = start(dir.path());
+        identity.check(true).expect("it never had a log");
+        identity.founded().expect("written");
+        let identity = start(dir.path());
+        identity.check(false).expect("the log is there");
+        let error = identity.check(true).expect_err("the log is gone");
         assert!(error.to_string().contains("must not vote again"), "{error}");
     }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use pghc_api::id::ZoneName;
 
-use super::identity::{Claim, fresh};
+use super::identity::{DataDirIdentity, new_uuid};
 use crate::coordinator::consensus::type_config::StoredMembership;
-use crate::coordinator::peers::directory::Roster;
+use crate::coordinator::peers::directory::PeerDirectory;
 use crate::coordinator::raft::handle::Raft;
 use crate::coordinator::settings::{Settings, StartError};
 use crate::rpc::v1::Introduction;
@@ -15,9 +15,9 @@ use crate::sequencer::ENTRY_FORMAT;
 /// What this coordinator says of itself, from its settings and what its disk holds.
 pub(crate) async fn introduction(
     settings: &Settings,
-    claim: &Claim,
+    identity: &DataDirIdentity,
     raft: &Raft,
-    roster: &Roster,
+    peers: &PeerDirectory,
 ) -> Result<Introduction, StartError> {
     let read = raft.with_raft_state(|state| {
         let newest = state.log_ids.last().cloned().max(state.snapshot_meta.last_log_id);
@@ -27,19 +27,19 @@ pub(crate) async fn introduction(
     });
     let (term, newest, membership) =
         read.await.map_err(|error| StartError::Raft(error.to_string()))?;
-    roster.update(&membership);
-    warn_of_differences(settings, roster);
+    peers.update(&membership);
+    warn_of_differences(settings, peers);
     let founder = |(id, (zone, _)): (&u64, &(ZoneName, String))| format!("{id}={zone}");
     let founders: Vec<String> = settings.members.iter().map(founder).collect();
     let (zone, url) = settings.members.get(&settings.id).cloned().ok_or_else(|| {
         StartError::Settings(format!("coordinator {} is not among the members", settings.id))
     })?;
-    let membership_next = roster.members().1;
+    let membership_next = peers.members().1;
     Ok(Introduction {
         coordinator_id: settings.id,
-        incarnation: claim.incarnation().to_owned(),
-        starts: claim.starts(),
-        boot: fresh(),
+        incarnation: identity.incarnation().to_owned(),
+        starts: identity.starts(),
+        boot: new_uuid(),
         zone: zone.to_string(),
         url,
         founders: if settings.join { String::new() } else { founders.join(",") },
@@ -52,8 +52,8 @@ pub(crate) async fn introduction(
 }
 
 /// Says where the settings name other members than the log does, which counts.
-fn warn_of_differences(settings: &Settings, roster: &Roster) {
-    let (members, next) = roster.members();
+fn warn_of_differences(settings: &Settings, peers: &PeerDirectory) {
+    let (members, next) = peers.members();
     if next == 0 {
         return;
     }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::coordinator::log::disk::Disk;
-use crate::coordinator::peers::directory::Roster;
+use crate::coordinator::peers::directory::PeerDirectory;
 use crate::coordinator::raft::handle::Raft;
 use crate::coordinator::raft::membership::acknowledged;
 use crate::coordinator::small_file;
@@ -26,7 +26,7 @@ const PERIOD: Duration = Duration::from_secs(2);
 
 /// What was seen of one incarnation of one coordinator.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Sighting {
+pub(crate) struct PeerRecord {
     pub(crate) incarnation: String,
     /// Its newest start, and the UUID of that start.
     pub(crate) starts: u64,
@@ -37,10 +37,10 @@ pub(crate) struct Sighting {
     pub(crate) next_index: u64,
 }
 
-impl Sighting {
+impl PeerRecord {
     /// From now on it is about `incarnation`. What was seen while no incarnation was known is about
     /// it too; what was seen of another is forgotten. An empty one says nothing new.
-    fn concerns(&mut self, incarnation: &str) {
+    fn reset_for(&mut self, incarnation: &str) {
         if !self.incarnation.is_empty()
             && !incarnation.is_empty()
             && self.incarnation != incarnation
@@ -53,7 +53,7 @@ impl Sighting {
     }
 
     /// Whether a coordinator that says this of itself has forgotten what was seen of it.
-    pub(crate) fn is_beyond(&self, it: &Introduction) -> bool {
+    pub(crate) fn is_ahead_of(&self, it: &Introduction) -> bool {
         self.starts > it.starts
             || (self.starts == it.starts && self.boot != it.boot)
             || self.term > it.term
@@ -64,13 +64,13 @@ impl Sighting {
 /// What is remembered, and how often that has changed.
 #[derive(Debug, Default)]
 struct Memory {
-    seen: BTreeMap<u64, Sighting>,
+    seen: BTreeMap<u64, PeerRecord>,
     version: u64,
 }
 
 /// Clones are the same sightings.
 #[derive(Clone)]
-pub(crate) struct Sightings {
+pub(crate) struct PeerHistory {
     id: u64,
     disk: Arc<dyn Disk>,
     memory: Arc<Mutex<Memory>>,
@@ -78,7 +78,7 @@ pub(crate) struct Sightings {
     written: Arc<tokio::sync::Mutex<u64>>,
 }
 
-impl Sightings {
+impl PeerHistory {
     /// Reads what is kept on `disk`.
     ///
     /// # Errors
@@ -122,12 +122,12 @@ impl Sightings {
     }
 
     /// What was seen of a coordinator before it says this of itself.
-    pub(crate) fn of(&self, it: &Introduction, raft: &Raft) -> Sighting {
+    pub(crate) fn of(&self, it: &Introduction, raft: &Raft) -> PeerRecord {
         let next_index = acknowledged(raft).remove(&it.coordinator_id).unwrap_or_default();
         let vote = raft.metrics().borrow_watched().vote.leader_id;
         let seen = self.memory.lock().seen.get(&it.coordinator_id).cloned();
         let mut seen = seen.unwrap_or_default();
-        seen.concerns(&it.incarnation);
+        seen.reset_for(&it.incarnation);
         seen.next_index = seen.next_index.max(next_index);
         if vote.node_id == it.coordinator_id {
             seen.term = seen.term.max(vote.term);
@@ -141,7 +141,7 @@ impl Sightings {
             let mut memory = self.memory.lock();
             let sighting = memory.seen.entry(it.coordinator_id).or_default();
             let before = sighting.clone();
-            sighting.concerns(&it.incarnation);
+            sighting.reset_for(&it.incarnation);
             sighting.starts = it.starts;
             sighting.boot.clone_from(&it.boot);
             sighting.term = sighting.term.max(it.term);
@@ -155,7 +155,7 @@ impl Sightings {
         let mut memory = self.memory.lock();
         for (id, incarnation, next_index) in acknowledged {
             let sighting = memory.seen.entry(*id).or_default();
-            sighting.concerns(incarnation);
+            sighting.reset_for(incarnation);
             if *next_index > sighting.next_index {
                 sighting.next_index = *next_index;
                 memory.version += 1;
@@ -165,10 +165,10 @@ impl Sightings {
 
     /// Keeps up with what the others acknowledge, for as long as this coordinator leads now and
     /// then.
-    pub(crate) async fn follow(self, raft: Raft, roster: Roster) {
+    pub(crate) async fn follow(self, raft: Raft, peers: PeerDirectory) {
         loop {
             tokio::time::sleep(PERIOD).await;
-            let (acknowledged, (members, _)) = (acknowledged(&raft), roster.members());
+            let (acknowledged, (members, _)) = (acknowledged(&raft), peers.members());
             let others = acknowledged.into_iter().filter(|(id, _)| *id != self.id);
             let named = others.filter_map(|(id, next_index)| {
                 Some((id, members.get(&id)?.incarnation.as_str(), next_index))
@@ -190,7 +190,7 @@ mod tests {
 
     use parking_lot::Mutex;
 
-    use super::{Introduction, Sighting, Sightings};
+    use super::{Introduction, PeerHistory, PeerRecord};
     use crate::coordinator::log::disk::{Directory, Disk, DiskFile};
 
     fn it(incarnation: &str) -> Introduction {
@@ -198,28 +198,28 @@ mod tests {
         Introduction { coordinator_id: 2, incarnation, starts: 3, ..Introduction::default() }
     }
 
-    fn of(sightings: &Sightings) -> Sighting {
-        sightings.memory.lock().seen.get(&2).cloned().unwrap_or_default()
+    fn of(peer_history: &PeerHistory) -> PeerRecord {
+        peer_history.memory.lock().seen.get(&2).cloned().unwrap_or_default()
     }
 
     #[tokio::test]
     async fn what_is_seen_of_a_member_without_a_recorded_incarnation_is_kept() {
         let dir = tempfile::tempdir().expect("a directory");
         let disk: Arc<dyn Disk> = Arc::new(Directory::open(dir.path()).expect("a directory"));
-        let sightings = Sightings::load(1, Arc::clone(&disk)).expect("nothing yet");
-        sightings.note_acknowledged(&[(2, "", 70)]);
-        sightings.note(&it("a")).await.expect("written");
-        assert_eq!((of(&sightings).next_index, of(&sightings).starts), (70, 3));
+        let peer_history = PeerHistory::load(1, Arc::clone(&disk)).expect("nothing yet");
+        peer_history.note_acknowledged(&[(2, "", 70)]);
+        peer_history.note(&it("a")).await.expect("written");
+        assert_eq!((of(&peer_history).next_index, of(&peer_history).starts), (70, 3));
         // The membership still names none: neither its starts nor what it acknowledged go.
-        sightings.note_acknowledged(&[(2, "", 60)]);
-        let loaded = Sightings::load(1, disk).expect("written");
-        for seen in [of(&sightings), of(&loaded)] {
+        peer_history.note_acknowledged(&[(2, "", 60)]);
+        let loaded = PeerHistory::load(1, disk).expect("written");
+        for seen in [of(&peer_history), of(&loaded)] {
             let (name, next_index) = (seen.incarnation.as_str(), seen.next_index);
             assert_eq!((name, next_index, seen.starts), ("a", 70, 3));
-            assert!(seen.is_beyond(&it("a")), "it has fewer entries than it acknowledged");
+            assert!(seen.is_ahead_of(&it("a")), "it has fewer entries than it acknowledged");
         }
-        sightings.note_acknowledged(&[(2, "b", 5)]);
-        let seen = of(&sightings);
+        peer_history.note_acknowledged(&[(2, "b", 5)]);
+        let seen = of(&peer_history);
         assert_eq!((seen.incarnation.as_str(), seen.next_index, seen.starts), ("b", 5, 0));
     }
 
@@ -258,20 +258,21 @@ mod tests {
         let (let_go, stuck) = mpsc::channel();
         let directory = Directory::open(dir.path()).expect("a directory");
         let disk = Arc::new(Stuck(directory, Mutex::new(stuck)));
-        let sightings = Sightings::load(1, disk).expect("nothing yet");
+        let peer_history = PeerHistory::load(1, disk).expect("nothing yet");
         let (first, second) = (it("a"), Introduction { coordinator_id: 3, ..it("c") });
         let others = async {
             // Both are remembered at once, though neither is on disk.
-            while sightings.memory.lock().seen.len() < 2 {
+            while peer_history.memory.lock().seen.len() < 2 {
                 tokio::task::yield_now().await;
             }
             let_go.send(()).expect("it waits");
             let_go.send(()).expect("it waits");
         };
-        let (one, two, ()) = tokio::join!(sightings.note(&first), sightings.note(&second), others);
+        let (one, two, ()) =
+            tokio::join!(peer_history.note(&first), peer_history.note(&second), others);
         one.and(two).expect("written");
         let disk = Arc::new(Directory::open(dir.path()).expect("a directory"));
-        let loaded = Sightings::load(1, disk).expect("written").memory.lock().seen.len();
+        let loaded = PeerHistory::load(1, disk).expect("written").memory.lock().seen.len();
         assert_eq!(loaded, 2, "both are on disk when they return");
     }
 }

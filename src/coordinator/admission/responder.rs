@@ -2,8 +2,8 @@
 
 use tonic::Status;
 
-use super::peer_history::Sightings;
-use crate::coordinator::peers::directory::Roster;
+use super::peer_history::PeerHistory;
+use crate::coordinator::peers::directory::PeerDirectory;
 use crate::coordinator::raft::handle::Raft;
 use crate::coordinator::raft::membership::{Listing, Memberships};
 use crate::rpc::v1::hello_reply::Reached;
@@ -11,30 +11,34 @@ use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::v1::{HelloReply, IntroduceRequest, Introduction, Member};
 
 #[derive(Clone)]
-pub(crate) struct Greeting {
+pub(crate) struct AdmissionResponder {
     /// As at the start.
     me: Introduction,
     raft: Raft,
-    roster: Roster,
-    sightings: Sightings,
+    peers: PeerDirectory,
+    peer_history: PeerHistory,
 }
 
-impl Greeting {
-    pub(crate) fn new(me: &Introduction, raft: &Raft, roster: &Roster, seen: &Sightings) -> Self {
-        let (me, raft, roster) = (me.clone(), raft.clone(), roster.clone());
-        Self { me, raft, roster, sightings: seen.clone() }
+impl AdmissionResponder {
+    pub(crate) fn new(
+        me: &Introduction,
+        raft: &Raft,
+        peers: &PeerDirectory,
+        seen: &PeerHistory,
+    ) -> Self {
+        let (me, raft, peers) = (me.clone(), raft.clone(), peers.clone());
+        Self { me, raft, peers, peer_history: seen.clone() }
     }
 
     /// Who this coordinator is.
     pub(crate) fn introduction(&self) -> Introduction {
-        self.knowing(self.roster.members().1)
+        self.knowing(self.peers.members().1)
     }
 
-    /// As [`Greeting::introduction`], to a leader that tells where its group's members are.
+    /// As [`AdmissionResponder::introduction`], to a leader that tells where its group's members are.
     pub(crate) fn meet(&self, members: Vec<Member>) -> Introduction {
         if !members.is_empty() && self.me.founders.is_empty() {
-            self.roster
-                .learn(members.into_iter().map(|member| (member.coordinator_id, member.url)));
+            self.peers.learn(members.into_iter().map(|member| (member.coordinator_id, member.url)));
         }
         self.introduction()
     }
@@ -50,8 +54,8 @@ impl Greeting {
 
     /// What is known of the caller, whom it calls back.
     pub(crate) async fn hello(&self, it: &Introduction) -> Result<HelloReply, Status> {
-        let member = self.roster.member(it.coordinator_id);
-        let url = self.roster.url(it.coordinator_id, member.as_ref());
+        let member = self.peers.member(it.coordinator_id);
+        let url = self.peers.url(it.coordinator_id, member.as_ref());
         let url = url.unwrap_or_else(|| it.url.clone());
         let reached = self.reach(&url, it).await;
         // Read at once, so that the parts of the answer agree.
@@ -59,10 +63,10 @@ impl Greeting {
         let memberships = memberships.map_err(|error| Status::unavailable(error.to_string()))?;
         let Listing { listed, incarnation, next, committed_next } =
             memberships.listing(it.coordinator_id);
-        let seen = self.sightings.of(it, &self.raft);
+        let seen = self.peer_history.of(it, &self.raft);
         let is_known = incarnation.is_empty() || incarnation == it.incarnation;
-        if reached == Reached::Caller && listed && is_known && !seen.is_beyond(it) {
-            let noted = self.sightings.note(it).await;
+        if reached == Reached::Caller && listed && is_known && !seen.is_ahead_of(it) {
+            let noted = self.peer_history.note(it).await;
             noted.map_err(|error| Status::unavailable(error.to_string()))?;
         }
         Ok(HelloReply {
@@ -81,10 +85,10 @@ impl Greeting {
 
     /// Whether the process at `url` is the caller.
     async fn reach(&self, url: &str, it: &Introduction) -> Reached {
-        let Some(caller) = self.roster.connect(url) else { return Reached::Nobody };
-        let mut client = RaftClient::new(caller);
+        let Some(connection) = self.peers.connect(url) else { return Reached::Nobody };
+        let mut client = RaftClient::new(connection);
         let call = client.introduce(IntroduceRequest::default());
-        match tokio::time::timeout(self.roster.patience(), call).await {
+        match tokio::time::timeout(self.peers.patience(), call).await {
             Ok(Ok(there)) if there.get_ref().boot == it.boot => Reached::Caller,
             Ok(Ok(_)) => Reached::Another,
             Ok(Err(_)) | Err(_) => Reached::Nobody,

@@ -1,31 +1,21 @@
 //! What the answers of the others mean for a coordinator that wants to be admitted: pure.
 
-use super::identity::WAY_OUT;
+use super::identity::REPLACE_HINT;
 use crate::rpc::v1::hello_reply::Reached;
 use crate::rpc::v1::{HelloReply, Introduction};
 use crate::sabotage::{self, Bug};
 
 /// What one other coordinator's answer means.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum AdmissionDecision {
     /// It knows this incarnation as a member.
-    Vouched,
+    Accept,
     /// It knows of no group.
-    New,
+    Uninitialized,
     /// Ask again.
-    NotYet(String),
+    Retry(String),
     /// This coordinator must not take part.
-    Refused(String),
-}
-
-/// What it means that coordinator `id` runs a build that cannot be asked.
-pub(crate) fn older(founded: bool, id: u64) -> Verdict {
-    if founded {
-        return Verdict::Vouched;
-    }
-    Verdict::NotYet(format!(
-        "coordinator {id} runs an older pghc, which cannot vouch for a new directory"
-    ))
+    Reject(String),
 }
 
 /// Whether nothing was ever acknowledged in a group of `voters` of which `new` others have never had
@@ -37,63 +27,55 @@ pub(crate) fn is_unused(voters: usize, new: usize) -> bool {
 
 /// What an answer means for the coordinator that asked. `listed_next` is the index after the newest
 /// entry of its own log that has it as a member, if any has.
-pub(crate) fn judge(me: &Introduction, listed_next: Option<u64>, reply: &HelloReply) -> Verdict {
+pub(crate) fn evaluate(
+    me: &Introduction,
+    listed_next: Option<u64>,
+    reply: &HelloReply,
+) -> AdmissionDecision {
     let Some(other) = &reply.me else {
-        return Verdict::NotYet("an answer without a name".to_owned());
+        return AdmissionDecision::Retry("an answer without a name".to_owned());
     };
     let (my_id, other_id) = (me.coordinator_id, other.coordinator_id);
     let says = format!("coordinator {other_id} says:");
     if sabotage::is(Bug::WipedVotes) && other.membership_next > 0 {
-        return Verdict::Vouched;
+        return AdmissionDecision::Accept;
     }
-    if reply.listed && !reply.incarnation.is_empty() && reply.incarnation != me.incarnation {
+    if reply.listed && reply.incarnation != me.incarnation {
         if other.membership_next < me.membership_next {
-            return Verdict::NotYet(format!("coordinator {other_id} is behind"));
+            return AdmissionDecision::Retry(format!("coordinator {other_id} is behind"));
         }
-        return Verdict::Refused(format!(
+        return AdmissionDecision::Reject(format!(
             "{says} coordinator {my_id} is a member with another data directory than this one, which \
              was wiped or exchanged; it must not vote under this id, since it may have forgotten \
-             acknowledged writes; {WAY_OUT}"
-        ));
-    }
-    if other.membership_next > 0
-        && reply.listed
-        && reply.incarnation.is_empty()
-        && !me.founded
-        && !sabotage::is(Bug::WipedVotes)
-    {
-        return Verdict::Refused(format!(
-            "{says} coordinator {my_id} is a member since before directories had names, and this \
-             data directory has never held a log: it was wiped or is new; it must not vote under \
-             this id, since it may have forgotten acknowledged writes; {WAY_OUT}"
+             acknowledged writes; {REPLACE_HINT}"
         ));
     }
     if other.membership_next > 0 && !reply.listed {
         return judge_unlisted(me, listed_next, reply, &says);
     }
     if let Some(lost) = older_than_seen(me, reply) {
-        return Verdict::Refused(format!(
+        return AdmissionDecision::Reject(format!(
             "{says} {lost}; this data directory is a copy or an old backup, and must not vote again, \
-             since it has forgotten acknowledged writes or votes; {WAY_OUT}"
+             since it has forgotten acknowledged writes or votes; {REPLACE_HINT}"
         ));
     }
     match reply.reached() {
-        Reached::Another => Verdict::Refused(format!(
+        Reached::Another => AdmissionDecision::Reject(format!(
             "{says} another process answers as coordinator {my_id} at {}; this data directory is a \
-             copy of its; stop this one for good, or {WAY_OUT}",
+             copy of its; stop this one for good, or {REPLACE_HINT}",
             reply.url
         )),
-        Reached::Nobody => Verdict::NotYet(format!(
+        Reached::Nobody => AdmissionDecision::Retry(format!(
             "coordinator {other_id} reaches nobody at {}, where it knows this one",
             reply.url
         )),
-        Reached::Caller if other.membership_next > 0 => Verdict::Vouched,
-        Reached::Caller if other.founded => Verdict::NotYet("it is starting".to_owned()),
-        Reached::Caller if other.founders != me.founders => Verdict::NotYet(format!(
+        Reached::Caller if other.membership_next > 0 => AdmissionDecision::Accept,
+        Reached::Caller if other.founded => AdmissionDecision::Retry("it is starting".to_owned()),
+        Reached::Caller if other.founders != me.founders => AdmissionDecision::Retry(format!(
             "coordinator {other_id} would found another group: {}, not {}",
             other.founders, me.founders
         )),
-        Reached::Caller => Verdict::New,
+        Reached::Caller => AdmissionDecision::Uninitialized,
     }
 }
 
@@ -103,26 +85,26 @@ fn judge_unlisted(
     listed_next: Option<u64>,
     reply: &HelloReply,
     says: &str,
-) -> Verdict {
+) -> AdmissionDecision {
     let my_id = me.coordinator_id;
     // Only what is committed takes a member out for good.
     let is_newer = reply.committed_next > me.membership_next;
     // Who is being added has an old part of the log before it has the entry that adds it, and so
     // may the member that was asked. Who was removed may have the very entry that did it.
     if listed_next.is_some_and(|listed_next| reply.committed_next > listed_next) {
-        return Verdict::Refused(format!(
+        return AdmissionDecision::Reject(format!(
             "{says} coordinator {my_id} is no longer a member; it was removed; nothing is lost, \
              its data directory may be deleted"
         ));
     }
     if is_newer && !me.founded && !me.founders.is_empty() {
-        return Verdict::Refused(format!(
+        return AdmissionDecision::Reject(format!(
             "{says} there is a group already and coordinator {my_id} is not in it; start with \
              --join and add it: pghc members add {my_id}={}={}",
             me.zone, me.url
         ));
     }
-    Verdict::NotYet(match is_newer && me.founded {
+    AdmissionDecision::Retry(match is_newer && me.founded {
         true => format!(
             "{says} coordinator {my_id} is not a member, as far as it knows; if it was removed, or \
              its adding was given up, its data directory may be deleted; to have it again, add one \
@@ -156,7 +138,7 @@ fn older_than_seen(me: &Introduction, reply: &HelloReply) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{HelloReply, Introduction, Reached, Verdict, is_unused, judge, older};
+    use super::{AdmissionDecision, HelloReply, Introduction, Reached, evaluate, is_unused};
 
     fn member(id: u64, membership_next: u64) -> Introduction {
         Introduction {
@@ -182,23 +164,23 @@ mod tests {
         }
     }
 
-    fn is_refused(verdict: &Verdict, words: &str) -> bool {
-        matches!(verdict, Verdict::Refused(why) if why.contains(words))
+    fn is_refused(verdict: &AdmissionDecision, words: &str) -> bool {
+        matches!(verdict, AdmissionDecision::Reject(why) if why.contains(words))
     }
 
     #[test]
     fn only_a_committed_membership_removes_a_coordinator() {
         let me = member(2, 5);
-        assert_eq!(judge(&me, Some(5), &reply()), Verdict::Vouched);
+        assert_eq!(evaluate(&me, Some(5), &reply()), AdmissionDecision::Accept);
         // An entry that may be cut: the member that knows it says no more than "not yet".
         let begun = HelloReply { me: Some(member(1, 9)), listed: false, ..reply() };
         assert!(
-            matches!(judge(&me, Some(5), &begun), Verdict::NotYet(_)),
+            matches!(evaluate(&me, Some(5), &begun), AdmissionDecision::Retry(_)),
             "{:?}",
-            judge(&me, Some(5), &begun)
+            evaluate(&me, Some(5), &begun)
         );
         let done = HelloReply { committed_next: 9, ..begun };
-        assert!(is_refused(&judge(&me, Some(5), &done), "it was removed"));
+        assert!(is_refused(&evaluate(&me, Some(5), &done), "it was removed"));
     }
 
     /// It was sent an old part of the log before it lost power, and asks one that is behind itself.
@@ -207,29 +189,15 @@ mod tests {
         let me = member(7, 5);
         let behind =
             HelloReply { me: Some(member(2, 9)), listed: false, committed_next: 9, ..reply() };
-        assert!(matches!(judge(&me, None, &behind), Verdict::NotYet(_)));
-        assert!(is_refused(&judge(&me, Some(5), &behind), "it was removed"));
+        assert!(matches!(evaluate(&me, None, &behind), AdmissionDecision::Retry(_)));
+        assert!(is_refused(&evaluate(&me, Some(5), &behind), "it was removed"));
         // It has the entry that removed it, which is the newest there is.
         let told = Introduction { membership_next: 9, ..me };
-        assert!(is_refused(&judge(&told, Some(5), &behind), "it was removed"));
-        assert!(matches!(judge(&told, Some(9), &behind), Verdict::NotYet(_)));
+        assert!(is_refused(&evaluate(&told, Some(5), &behind), "it was removed"));
+        assert!(matches!(evaluate(&told, Some(9), &behind), AdmissionDecision::Retry(_)));
         // A founder that never was in the group is told what to do instead.
         let stranger = Introduction { founders: "1,2,7".to_owned(), next_index: 0, ..member(7, 0) };
-        assert!(is_refused(&judge(&stranger, None, &behind), "--join"));
-    }
-
-    #[test]
-    fn a_new_directory_of_a_member_without_a_recorded_incarnation_is_refused() {
-        let nameless = HelloReply { incarnation: String::new(), ..reply() };
-        assert_eq!(judge(&member(2, 5), Some(5), &nameless), Verdict::Vouched);
-        let wiped = Introduction { next_index: 0, ..member(2, 0) };
-        assert!(is_refused(&judge(&wiped, None, &nameless), "pghc members replace"));
-    }
-
-    #[test]
-    fn a_build_that_cannot_be_asked_vouches_only_for_who_has_a_log() {
-        assert_eq!(older(true, 1), Verdict::Vouched);
-        assert!(matches!(older(false, 1), Verdict::NotYet(_)));
+        assert!(is_refused(&evaluate(&stranger, None, &behind), "--join"));
     }
 
     #[test]

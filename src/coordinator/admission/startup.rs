@@ -11,12 +11,12 @@ use std::time::Duration;
 use futures::future::join_all;
 use openraft::errors::{InitializeError, RaftError};
 
-use super::identity::Claim;
-use super::peer_history::Sightings;
-use super::rules::{Verdict, is_unused, judge, older};
+use super::identity::DataDirIdentity;
+use super::peer_history::PeerHistory;
+use super::rules::{AdmissionDecision, evaluate, is_unused};
 use crate::coordinator::consensus::type_config::{Member, StoredMembership};
-use crate::coordinator::peers::directory::Roster;
-use crate::coordinator::peers::traffic_guard::Gate;
+use crate::coordinator::peers::directory::PeerDirectory;
+use crate::coordinator::peers::traffic_guard::RaftTrafficGuard;
 use crate::coordinator::raft::handle::Raft;
 use crate::coordinator::raft::log_store::LogStore;
 use crate::rpc::v1::raft_client::RaftClient;
@@ -32,11 +32,11 @@ const ROUNDS_TOLD: u32 = 50;
 pub(crate) struct Admission {
     pub(crate) me: Introduction,
     pub(crate) raft: Raft,
-    pub(crate) roster: Roster,
-    pub(crate) gate: Gate,
-    pub(crate) claim: Claim,
+    pub(crate) peers: PeerDirectory,
+    pub(crate) traffic_guard: RaftTrafficGuard,
+    pub(crate) identity: DataDirIdentity,
     pub(crate) log: LogStore,
-    pub(crate) sightings: Sightings,
+    pub(crate) peer_history: PeerHistory,
     /// Where a refusal is told.
     pub(crate) refused: watch::Sender<Option<String>>,
 }
@@ -63,7 +63,7 @@ impl Admission {
             }
             tokio::time::sleep(PAUSE).await;
         }
-        self.gate.open();
+        self.traffic_guard.admit();
         tracing::info!("admitted");
         // A coordinator that was just added has a log only now.
         while self.log.is_new() {
@@ -77,7 +77,7 @@ impl Admission {
 
     async fn mark(&mut self) -> std::io::Result<()> {
         self.log.flushed().await?;
-        self.claim.founded()
+        self.identity.founded()
     }
 
     /// One round of asking everyone; whether this coordinator is admitted. Adds what speaks against it so
@@ -85,25 +85,27 @@ impl Admission {
     async fn round(&mut self, doubts: &mut BTreeSet<String>) -> Result<bool, String> {
         let listed_next = self.refresh().await?;
         let others: Vec<u64> =
-            self.roster.ids().into_iter().filter(|id| *id != self.me.coordinator_id).collect();
+            self.peers.ids().into_iter().filter(|id| *id != self.me.coordinator_id).collect();
         let answers = join_all(others.iter().map(|id| self.ask(*id))).await;
         let mut verdicts = Vec::new();
         for reply in answers.into_iter() {
             let verdict = match &reply {
-                Ok(reply) => judge(&self.me, listed_next, reply),
+                Ok(reply) => evaluate(&self.me, listed_next, reply),
                 Err(verdict) => verdict.clone(),
             };
             match &verdict {
-                Verdict::Refused(why) => return Err(why.clone()),
-                Verdict::NotYet(doubt) => drop(doubts.insert(doubt.clone())),
-                Verdict::Vouched | Verdict::New => {}
+                AdmissionDecision::Reject(why) => return Err(why.clone()),
+                AdmissionDecision::Retry(doubt) => drop(doubts.insert(doubt.clone())),
+                AdmissionDecision::Accept | AdmissionDecision::Uninitialized => {}
             }
             tracing::debug!(?verdict, "an answer");
             verdicts.push((verdict, reply.ok().and_then(|reply| reply.me)));
         }
-        let vouched = verdicts.iter().filter(|(verdict, _)| *verdict == Verdict::Vouched).count();
-        let new =
-            |(verdict, it): (Verdict, Option<Introduction>)| it.filter(|_| verdict == Verdict::New);
+        let vouched =
+            verdicts.iter().filter(|(verdict, _)| *verdict == AdmissionDecision::Accept).count();
+        let new = |(verdict, it): (AdmissionDecision, Option<Introduction>)| {
+            it.filter(|_| verdict == AdmissionDecision::Uninitialized)
+        };
         let new: Vec<Introduction> = verdicts.into_iter().filter_map(new).collect();
         if self.me.founded {
             return Ok(vouched >= self.needed() || self.is_before_all(&new));
@@ -123,15 +125,15 @@ impl Admission {
     /// Whether this founder and enough of the `new`, who know of no group, are where founding left them:
     /// they are the directories that founded it, and nothing else was ever seen of them.
     fn is_before_all(&self, new: &[Introduction]) -> bool {
-        let (members, next) = self.roster.members();
+        let (members, next) = self.peers.members();
         let is_left = |it: &&Introduction| {
             let named = members.get(&it.coordinator_id).map(|member| member.incarnation.as_str());
             !it.incarnation.is_empty()
                 && named == Some(it.incarnation.as_str())
-                && !self.sightings.of(it, &self.raft).is_beyond(it)
+                && !self.peer_history.of(it, &self.raft).is_ahead_of(it)
         };
         // The founders' own entry has index 0: no other membership was ever agreed on.
-        next == 1 && is_unused(self.roster.voters().len(), new.iter().filter(is_left).count())
+        next == 1 && is_unused(self.peers.voters().len(), new.iter().filter(is_left).count())
     }
 
     /// Looks up the membership as openraft knows it, which has read the log by now. Answers the index
@@ -148,8 +150,8 @@ impl Admission {
             (StoredMembership::new(log_id, membership), listed_next)
         });
         let (membership, listed_next) = read.await.map_err(|error| error.to_string())?;
-        self.roster.update(&membership);
-        let next = self.roster.members().1;
+        self.peers.update(&membership);
+        let next = self.peers.members().1;
         self.me.membership_next = next;
         self.me.founded = next > 0 || !self.log.is_new();
         Ok(listed_next)
@@ -158,28 +160,25 @@ impl Admission {
     /// How many others must vouch: with this one they are a majority, without which nothing can be
     /// done anyway.
     fn needed(&self) -> usize {
-        let voters = self.roster.voters();
+        let voters = self.peers.voters();
         let majority = voters.len() / 2 + 1;
         let own = usize::from(voters.contains(&self.me.coordinator_id));
         (majority - own).min(majority)
     }
 
-    async fn ask(&self, id: u64) -> Result<HelloReply, Verdict> {
-        let Some(caller) = self.roster.caller(id) else {
-            return Err(Verdict::NotYet(format!("no address of coordinator {id} is known")));
+    async fn ask(&self, id: u64) -> Result<HelloReply, AdmissionDecision> {
+        let Some(connection) = self.peers.connection(id) else {
+            return Err(AdmissionDecision::Retry(format!(
+                "no address of coordinator {id} is known"
+            )));
         };
         // The other calls back before it answers.
-        let limit = self.roster.patience() * 2;
-        let mut client = RaftClient::new(caller);
+        let limit = self.peers.patience() * 2;
+        let mut client = RaftClient::new(connection);
         match tokio::time::timeout(limit, client.hello(self.me.clone())).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
-            // One of the first version, which knows of no incarnations and so cannot tell a new
-            // directory from a wiped one.
-            Ok(Err(status)) if status.code() == tonic::Code::Unimplemented => {
-                Err(older(self.me.founded, id))
-            }
-            Ok(Err(status)) => Err(Verdict::NotYet(format!("coordinator {id}: {status}"))),
-            Err(_) => Err(Verdict::NotYet(format!("coordinator {id} does not answer"))),
+            Ok(Err(status)) => Err(AdmissionDecision::Retry(format!("coordinator {id}: {status}"))),
+            Err(_) => Err(AdmissionDecision::Retry(format!("coordinator {id} does not answer"))),
         }
     }
 

@@ -12,15 +12,15 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
-use crate::coordinator::disk_reserve::Space;
-use crate::coordinator::ordering::leader_client::{Forward, Leadership};
-use crate::coordinator::ordering::proposer::Attempt;
-use crate::coordinator::ordering::read_index::Confirmed;
+use crate::coordinator::disk_reserve::DiskReserve;
+use crate::coordinator::ordering::leader_client::{LeaderClient, Leadership};
+use crate::coordinator::ordering::proposer::ProposeResult;
+use crate::coordinator::ordering::read_index::ReadIndexBarrier;
 use crate::coordinator::ordering::tail::Tails;
 use crate::coordinator::placement::write_rates::Traffic;
-use crate::coordinator::replica::driver::Sequencing;
-use crate::coordinator::replica::reply_cache::{Answer, BatchId, Outcomes};
-use crate::coordinator::zones::progress_view::Outlook;
+use crate::coordinator::replica::driver::SequencerDriver;
+use crate::coordinator::replica::reply_cache::{BatchId, Lookup, Outcomes};
+use crate::coordinator::zones::progress_view::ZoneProgressView;
 use crate::coordinator::zones::registry::{Refusal, Zones};
 use crate::rpc::NOT_TAKEN;
 use crate::rpc::v1::coordinator_server;
@@ -58,16 +58,16 @@ const CALL_MAX: Duration = Duration::from_secs(60);
 
 pub(crate) struct CoordinatorService {
     id: u64,
-    forward: Forward,
-    confirmed: Confirmed,
-    sequencing: Arc<Sequencing>,
+    leader_client: LeaderClient,
+    read_index: ReadIndexBarrier,
+    driver: Arc<SequencerDriver>,
     zones: Arc<Zones>,
     tails: Tails,
-    space: Space,
-    outlook: Outlook,
+    disk_reserve: DiskReserve,
+    zone_progress: ZoneProgressView,
     submits: Semaphore,
-    readers: Arc<Semaphore>,
-    traffic: Traffic,
+    format_support: Arc<Semaphore>,
+    write_rates: Traffic,
     /// How long one attempt to reach the leader may take before it is made again.
     attempt_max: Duration,
 }
@@ -76,25 +76,25 @@ impl CoordinatorService {
     /// `attempt_max`: how long one attempt to reach the leader may take before it is made again.
     pub(crate) fn new(
         id: u64,
-        (forward, confirmed): (Forward, Confirmed),
-        outlook: &Outlook,
+        (leader_client, read_index): (LeaderClient, ReadIndexBarrier),
+        zone_progress: &ZoneProgressView,
         tails: Tails,
-        space: Space,
-        traffic: Traffic,
+        disk_reserve: DiskReserve,
+        write_rates: Traffic,
         attempt_max: Duration,
     ) -> Self {
         Self {
             id,
-            forward,
-            confirmed,
-            sequencing: Arc::clone(&tails.sequencing),
-            zones: Arc::clone(&outlook.zones),
+            leader_client,
+            read_index,
+            driver: Arc::clone(&tails.driver),
+            zones: Arc::clone(&zone_progress.zones),
             tails,
-            space,
-            outlook: outlook.clone(),
+            disk_reserve,
+            zone_progress: zone_progress.clone(),
             submits: Semaphore::new(SUBMITS_BYTES_MAX),
-            readers: Arc::new(Semaphore::new(TAILS_MAX)),
-            traffic,
+            format_support: Arc::new(Semaphore::new(TAILS_MAX)),
+            write_rates,
             attempt_max,
         }
     }
@@ -109,32 +109,40 @@ impl CoordinatorService {
         batch: Bytes,
         patient_until: Instant,
     ) -> Result<Outcomes, Status> {
-        let mut leadership = self.forward.leadership();
+        let mut leadership = self.leader_client.leadership();
         let mut handed_over = false;
         loop {
             leadership.borrow_and_update();
-            let mut coming = match self.sequencing.answer(name) {
-                Answer::Known(outcomes) => return Ok(outcomes),
-                Answer::Coming(coming) => coming,
+            let mut coming = match self.driver.answer(name) {
+                Lookup::Hit(outcomes) => return Ok(outcomes),
+                Lookup::Pending(coming) => coming,
             };
             let attempt = self.attempt(batch.clone());
             let attempt = tokio::select! {
                 biased;
                 outcomes = &mut coming => return outcomes.map_err(|_| closing()),
                 attempt = attempt => attempt,
-                _ = leadership.changed() => Attempt::Unknown,
+                _ = leadership.changed() => ProposeResult::Unknown,
             };
-            handed_over |= matches!(attempt, Attempt::Committed | Attempt::Unknown);
+            handed_over |= matches!(attempt, ProposeResult::Committed | ProposeResult::Unknown);
             let wait = match attempt {
                 // Committed at the leader: it reaches this coordinator with the next append.
-                Attempt::Committed => self.attempt_max,
-                Attempt::Unknown => RESEND_PAUSE,
-                Attempt::NotTaken | Attempt::NoSpace | Attempt::NotReadable
+                ProposeResult::Committed => self.attempt_max,
+                ProposeResult::Unknown => RESEND_PAUSE,
+                ProposeResult::NotProposed
+                | ProposeResult::NoSpace
+                | ProposeResult::NotReadable
                     if !handed_over && Instant::now() >= patient_until =>
                 {
-                    return Err(if attempt == Attempt::NoSpace { no_space() } else { no_leader() });
+                    return Err(if attempt == ProposeResult::NoSpace {
+                        no_space()
+                    } else {
+                        no_leader()
+                    });
                 }
-                Attempt::NotTaken | Attempt::NoSpace | Attempt::NotReadable => {
+                ProposeResult::NotProposed
+                | ProposeResult::NoSpace
+                | ProposeResult::NotReadable => {
                     let rest = patient_until.saturating_duration_since(Instant::now());
                     let pause = if handed_over { NO_LEADER_PAUSE } else { rest };
                     elected(&mut leadership, pause.min(NO_LEADER_PAUSE)).await?;
@@ -148,40 +156,40 @@ impl CoordinatorService {
     }
 
     /// Tries once to have the batch committed; not here while the disk is nearly full.
-    async fn attempt(&self, batch: Bytes) -> Attempt {
-        let leads = self.forward.leadership().borrow().leader == Some(self.id);
-        if leads && self.space.is_short() {
-            return Attempt::NoSpace;
+    async fn attempt(&self, batch: Bytes) -> ProposeResult {
+        let leads = self.leader_client.leadership().borrow().leader == Some(self.id);
+        if leads && self.disk_reserve.is_short() {
+            return ProposeResult::NoSpace;
         }
-        self.forward.attempt(batch, self.attempt_max).await
+        self.leader_client.attempt(batch, self.attempt_max).await
     }
 
     /// Tries until a majority confirms, across a change of leadership, within one attempt's time.
     async fn read_index(&self, forwarded: bool) -> Result<ReadIndexReply, Status> {
         let until = Instant::now() + self.attempt_max;
-        let mut leadership = self.forward.leadership();
+        let mut leadership = self.leader_client.leadership();
         loop {
             leadership.borrow_and_update();
             match self.confirm(forwarded).await {
                 Err(_) if !forwarded && Instant::now() < until => {
                     elected(&mut leadership, NO_LEADER_PAUSE).await?;
                 }
-                confirmed => return confirmed,
+                read_index => return read_index,
             }
         }
     }
 
     async fn confirm(&self, forwarded: bool) -> Result<ReadIndexReply, Status> {
-        if !forwarded && let Some(mut leader) = self.forward.leader() {
+        if !forwarded && let Some(mut leader) = self.leader_client.leader() {
             let mut request = Request::new(ReadIndexRequest { forwarded: true });
             request.set_timeout(self.attempt_max);
             return Ok(leader.read_index(request).await?.into_inner());
         }
         if sabotage::is(Bug::ReadUnconfirmed) {
-            return Ok(read_index_reply(self.sequencing.head()));
+            return Ok(read_index_reply(self.driver.head()));
         }
-        self.confirmed.wait().await?;
-        Ok(read_index_reply(self.sequencing.head()))
+        self.read_index.wait().await?;
+        Ok(read_index_reply(self.driver.head()))
     }
 
     /// Refuses a tail whose reader has links that are not of this chain: a zone that is ahead of the
@@ -191,7 +199,7 @@ impl CoordinatorService {
         if ![0, DIGEST_BYTES].contains(&after_digest.len()) {
             return Err(Status::invalid_argument("after_digest must have 0 or 32 bytes"));
         }
-        if after_id > *self.sequencing.head_id().borrow() {
+        if after_id > *self.driver.head_id().borrow() {
             // A zone applies what is committed only, so what it has was committed before it asked.
             let committed = self.read_index(false).await?.id;
             if after_id > committed {
@@ -229,14 +237,14 @@ impl CoordinatorService {
                 digest: digest.0.to_vec().into(),
             }));
         }
-        Ok(VouchReply { links, head: *self.sequencing.head_id().borrow() })
+        Ok(VouchReply { links, head: *self.driver.head_id().borrow() })
     }
 
     /// Waits until a majority has confirmed a head that is sequenced here, too, and compares it: a
     /// digest covers everything before it.
     async fn confirm_own(&self) -> Result<(), Status> {
         let ReadIndexReply { id, digest, .. } = self.read_index(false).await?;
-        let mut head_id = self.sequencing.head_id();
+        let mut head_id = self.driver.head_id();
         let reached = async { head_id.wait_for(|head| *head >= id).await.map(drop) };
         let late = || Status::unavailable(format!("link {id} was not sequenced here in time"));
         let reached = tokio::time::timeout(self.attempt_max, reached).await;
@@ -250,8 +258,8 @@ impl CoordinatorService {
     }
 
     fn cluster(&self) -> Cluster {
-        let leadership = *self.forward.leadership().borrow();
-        let (_, membership) = self.sequencing.applied();
+        let leadership = *self.leader_client.leadership().borrow();
+        let (_, membership) = self.driver.applied();
         let voters: Vec<u64> = membership.voter_ids().collect();
         let members = membership.nodes().map(|(id, member)| Member {
             coordinator_id: *id,
@@ -259,22 +267,22 @@ impl CoordinatorService {
             voter: voters.contains(id),
             url: member.url.clone(),
         });
-        let feed = self.outlook.feed();
+        let feed = self.zone_progress.feed();
         let is_new = self.zones.registry().borrow().is_empty();
         Cluster {
             coordinator_id: self.id,
             leader: leadership.leader.unwrap_or_default(),
             term: leadership.term,
-            head: *self.sequencing.head_id().borrow(),
+            head: *self.driver.head_id().borrow(),
             members: members.collect(),
             zones: self
-                .outlook
+                .zone_progress
                 .views(feed)
                 .into_iter()
                 .filter(|it| it.registered || is_new)
                 .collect(),
             log_first_id: feed.first_id,
-            disk_short: self.space.is_short(),
+            disk_short: self.disk_reserve.is_short(),
             awaited: self.zones.are_awaited(),
         }
     }
@@ -282,13 +290,13 @@ impl CoordinatorService {
 
 /// Forgets a waiter when its call ends, cancelled or not.
 struct Waiting<'a> {
-    sequencing: &'a Sequencing,
+    driver: &'a SequencerDriver,
     name: BatchId,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.sequencing.give_up(&self.name);
+        self.driver.give_up(&self.name);
     }
 }
 
@@ -374,10 +382,10 @@ impl coordinator_server::Coordinator for CoordinatorService {
         // A batch without payloads takes its place too.
         let weight = u32::try_from(bytes.len().max(1 << 10)).unwrap_or(u32::MAX);
         let _place = self.submits.acquire_many(weight).await.map_err(|_| closing())?;
-        let _waiting = Waiting { sequencing: &self.sequencing, name };
+        let _waiting = Waiting { driver: &self.driver, name };
         let ordered = tokio::time::timeout(CALL_MAX, self.order(name, bytes, patient_until)).await;
         let outcomes = ordered.map_err(|_| Status::deadline_exceeded("not ordered in time"))??;
-        self.traffic.note(&zone, heading.count, taken.elapsed(), Instant::now());
+        self.write_rates.note(&zone, heading.count, taken.elapsed(), Instant::now());
         if outcomes.len() != heading.count {
             return Err(Status::aborted(
                 "the batch is older than what its session remembers; its outcome is unknown",
@@ -392,24 +400,25 @@ impl coordinator_server::Coordinator for CoordinatorService {
     ) -> Result<Response<ProposeReply>, Status> {
         let ProposeRequest { batch, zone_change } = request.into_inner();
         let malformed = |error: EntryError| Status::invalid_argument(error.to_string());
-        let leader = self.forward.leadership().borrow().leader.unwrap_or_default();
+        let leader = self.leader_client.leadership().borrow().leader.unwrap_or_default();
         let reply = |attempt| {
-            let (accepted, no_space) = (attempt == Attempt::Committed, attempt == Attempt::NoSpace);
-            let not_readable = attempt == Attempt::NotReadable;
+            let (accepted, no_space) =
+                (attempt == ProposeResult::Committed, attempt == ProposeResult::NoSpace);
+            let not_readable = attempt == ProposeResult::NotReadable;
             Ok(Response::new(ProposeReply { accepted, leader, no_space, not_readable }))
         };
-        if self.space.is_short() && leader == self.id {
-            return reply(Attempt::NoSpace);
+        if self.disk_reserve.is_short() && leader == self.id {
+            return reply(ProposeResult::NoSpace);
         }
         let attempt = if zone_change.is_empty() {
             Heading::read(&batch).map_err(malformed)?;
-            self.forward.propose(batch).await
+            self.leader_client.propose(batch).await
         } else {
             let change = ZoneChange::decode(zone_change).map_err(malformed)?;
-            self.forward.propose_zone_change(&change).await
+            self.leader_client.propose_zone_change(&change).await
         };
         match attempt {
-            Attempt::Unknown => Err(Status::unknown("leadership was lost while committing")),
+            ProposeResult::Unknown => Err(Status::unknown("leadership was lost while committing")),
             attempt => reply(attempt),
         }
     }
@@ -425,7 +434,7 @@ impl coordinator_server::Coordinator for CoordinatorService {
             tracing::warn!(zone, node, after_id, %status, "tail refused");
             return Err(status);
         }
-        let Ok(place) = Arc::clone(&self.readers).try_acquire_owned() else {
+        let Ok(place) = Arc::clone(&self.format_support).try_acquire_owned() else {
             tracing::warn!(zone, node, tails = TAILS_MAX, "tail refused: too many are open");
             return Err(Status::unavailable("this coordinator feeds as many tails as it can"));
         };
@@ -469,7 +478,7 @@ impl coordinator_server::Coordinator for CoordinatorService {
         let until = Instant::now() + CALL_MAX;
         loop {
             changes.borrow_and_update();
-            let waiting_for = self.zones.behind(id, self.outlook.feed(), Instant::now());
+            let waiting_for = self.zones.behind(id, self.zone_progress.feed(), Instant::now());
             if waiting_for.is_empty() || Instant::now() >= until {
                 let everywhere = waiting_for.is_empty();
                 return Ok(Response::new(AwaitReply { everywhere, waiting_for }));

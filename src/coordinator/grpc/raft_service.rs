@@ -16,16 +16,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::coordinator::admission::responder::Greeting;
+use crate::coordinator::admission::responder::AdmissionResponder;
 use crate::coordinator::consensus::codec::{decode, encode};
 use crate::coordinator::consensus::type_config::{Snapshot, SnapshotMeta, TypeConfig, Vote};
-use crate::coordinator::peers::traffic_guard::Gate;
-use crate::coordinator::placement::rtt_monitor::Distances;
-use crate::coordinator::quorum_acks::progress::Board;
+use crate::coordinator::peers::traffic_guard::RaftTrafficGuard;
+use crate::coordinator::placement::rtt_monitor::RttMonitor;
+use crate::coordinator::quorum_acks::progress::ReplicationProgress;
 use crate::coordinator::quorum_acks::quorum::Ack;
 use crate::coordinator::raft::handle::Raft;
 use crate::coordinator::raft::idle_heartbeats::Heard;
-use crate::coordinator::raft::vote_withholding::Deference;
+use crate::coordinator::raft::vote_withholding::VoteWithholding;
 use crate::rpc::v1::raft_server;
 use crate::rpc::v1::{
     self, AcksReply, Frame, HelloReply, IntroduceRequest, Introduction, PingReply, PingRequest,
@@ -40,12 +40,12 @@ const SNAPSHOT_BYTES_EXPECTED: u64 = 48 << 20;
 
 pub(crate) struct RaftService {
     pub(crate) raft: Raft,
-    pub(crate) gate: Gate,
-    pub(crate) greeting: Greeting,
-    pub(crate) distances: Distances,
-    pub(crate) deference: Deference,
+    pub(crate) traffic_guard: RaftTrafficGuard,
+    pub(crate) responder: AdmissionResponder,
+    pub(crate) rtt_monitor: RttMonitor,
+    pub(crate) vote_withholding: VoteWithholding,
     pub(crate) heard: Heard,
-    pub(crate) acks: Board,
+    pub(crate) acks: ReplicationProgress,
     pub(crate) metrics: Arc<Metrics>,
     /// The end of the process: calls without end must not outlive it.
     pub(crate) end: CancellationToken,
@@ -68,9 +68,9 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
-        self.gate.check(request.metadata())?;
-        let (deference, heard) = (self.deference.clone(), self.heard.clone());
-        let ask = deference.asked(request.metadata(), Instant::now());
+        self.traffic_guard.check(request.metadata())?;
+        let (vote_withholding, heard) = (self.vote_withholding.clone(), self.heard.clone());
+        let ask = vote_withholding.asked(request.metadata(), Instant::now());
         // A request that cannot be read ends the stream: the leader sees it end and starts anew.
         let requests = tokio_stream::StreamExt::map_while(request.into_inner(), |frame| {
             let request = decode::<AppendEntriesRequest<TypeConfig>>(&frame.ok()?.body);
@@ -83,7 +83,7 @@ impl raft_server::Raft for RaftService {
                 if is_of_leader {
                     let now = Instant::now();
                     heard.note(now);
-                    ask.into_iter().for_each(|ask| deference.heard(ask, now));
+                    ask.into_iter().for_each(|ask| vote_withholding.heard(ask, now));
                 }
                 Ok(Frame { body: encode(&result) })
             }
@@ -96,11 +96,11 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<v1::Ack>>,
     ) -> Result<Response<AcksReply>, Status> {
-        self.gate.check(request.metadata())?;
+        self.traffic_guard.check(request.metadata())?;
         if !self.acks.is_on() {
             return Err(Status::unimplemented("this coordinator counts no acks"));
         }
-        let voter = Gate::sender(request.metadata());
+        let voter = RaftTrafficGuard::sender(request.metadata());
         let voter = voter.ok_or_else(|| Status::invalid_argument("who sends?"))?;
         let mut acks = request.into_inner();
         let hear = async {
@@ -117,14 +117,14 @@ impl raft_server::Raft for RaftService {
     }
 
     async fn vote(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
-        self.gate.check(request.metadata())?;
+        self.traffic_guard.check(request.metadata())?;
         let request: VoteRequest<TypeConfig> =
             decode(&request.into_inner().body).map_err(malformed)?;
         answer(self.raft.vote(request).await)
     }
 
     async fn pre_vote(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
-        self.gate.check(request.metadata())?;
+        self.traffic_guard.check(request.metadata())?;
         let request: VoteRequest<TypeConfig> =
             decode(&request.into_inner().body).map_err(malformed)?;
         let (vote, leader) = {
@@ -132,7 +132,7 @@ impl raft_server::Raft for RaftService {
             let metrics = metrics.borrow_watched();
             (metrics.vote, metrics.current_leader)
         };
-        if self.deference.waits_for(leader, Instant::now()) {
+        if self.vote_withholding.withholds_vote(leader, Instant::now()) {
             self.metrics.coordinator.elections_deferred.inc();
             let refusal: VoteResponse<TypeConfig> = VoteResponse::new(vote, None, false);
             return Ok(Response::new(Frame { body: encode(&refusal) }));
@@ -144,7 +144,7 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Frame>, Status> {
-        self.gate.check(request.metadata())?;
+        self.traffic_guard.check(request.metadata())?;
         let mut frames = request.into_inner();
         let first = frames.message().await?.ok_or_else(|| Status::invalid_argument("no frame"))?;
         let (vote, meta, length): (Vote, SnapshotMeta, u64) =
@@ -173,22 +173,22 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<IntroduceRequest>,
     ) -> Result<Response<Introduction>, Status> {
-        Ok(Response::new(self.greeting.meet(request.into_inner().members)))
+        Ok(Response::new(self.responder.meet(request.into_inner().members)))
     }
 
     async fn hello(&self, request: Request<Introduction>) -> Result<Response<HelloReply>, Status> {
-        self.greeting.hello(&request.into_inner()).await.map(Response::new)
+        self.responder.hello(&request.into_inner()).await.map(Response::new)
     }
 
     async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingReply>, Status> {
         if let Some(from) = request.into_inner().from {
-            self.distances.hear(from);
+            self.rtt_monitor.hear(from);
         }
-        Ok(Response::new(PingReply { from: Some(self.distances.vantage()) }))
+        Ok(Response::new(PingReply { from: Some(self.rtt_monitor.vantage()) }))
     }
 
     async fn transfer_leader(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
-        self.gate.check(request.metadata())?;
+        self.traffic_guard.check(request.metadata())?;
         let request: TransferLeaderRequest<TypeConfig> =
             decode(&request.into_inner().body).map_err(malformed)?;
         answer(self.raft.handle_transfer_leader(request).await)

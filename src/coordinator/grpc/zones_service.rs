@@ -3,7 +3,7 @@
 use pghc_api::id::ZoneName;
 use tonic::{Request, Response, Status};
 
-use crate::coordinator::zones::progress_view::Outlook;
+use crate::coordinator::zones::progress_view::ZoneProgressView;
 use crate::coordinator::zones::registration::{ChangeError, Registrar};
 use crate::rpc::v1::change_zone_request::Act;
 use crate::rpc::v1::zones_server;
@@ -12,20 +12,20 @@ use crate::sequencer::{Registration, ZoneAct, ZoneChange};
 
 pub(crate) struct ZoneService {
     pub(crate) registrar: Registrar,
-    pub(crate) outlook: Outlook,
+    pub(crate) zone_progress: ZoneProgressView,
 }
 
 #[tonic::async_trait]
 impl zones_server::Zones for ZoneService {
     async fn list(&self, _: Request<ListZonesRequest>) -> Result<Response<ListZonesReply>, Status> {
-        let feed = self.outlook.feed();
-        let registry = self.outlook.zones.registry();
+        let feed = self.zone_progress.feed();
+        let registry = self.zone_progress.zones.registry();
         let removed =
             registry.borrow().that_are(Registration::Removed).map(ToString::to_string).collect();
         Ok(Response::new(ListZonesReply {
-            head: *self.outlook.sequencing.head_id().borrow(),
+            head: *self.zone_progress.driver.head_id().borrow(),
             log_first_id: feed.first_id,
-            zones: self.outlook.views(feed),
+            zones: self.zone_progress.views(feed),
             removed,
         }))
     }

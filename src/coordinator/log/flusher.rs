@@ -211,7 +211,7 @@ impl Flusher {
         self.disk.sync_dir()
     }
 
-    /// Space the log takes.
+    /// DiskReserve the log takes.
     pub(super) fn bytes_on_disk(&self) -> u64 {
         let spares = self.spares.iter().map(|(_, bytes)| bytes);
         self.file_bytes + self.sealed_bytes.values().chain(spares).sum::<u64>()

@@ -105,7 +105,7 @@ pub(super) enum BadHead {
     Version(u8),
 }
 
-/// Space a frame with such a body takes.
+/// DiskReserve a frame with such a body takes.
 pub(super) fn frame_bytes(body_bytes: usize) -> usize {
     FRAME_BYTES + body_bytes.next_multiple_of(8)
 }

@@ -52,6 +52,6 @@ pub struct State {
     pub vote: Option<Bytes>,
     /// What [`Log::set_committed`](super::Log::set_committed) was given last.
     pub committed: Option<Bytes>,
-    /// Space taken in bytes, of preallocated and spare files too.
+    /// DiskReserve taken in bytes, of preallocated and spare files too.
     pub bytes_on_disk: u64,
 }

@@ -7,19 +7,19 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::service::MembersService;
-use crate::coordinator::placement::topology_view::{Board, survey, unfit};
+use crate::coordinator::placement::topology_view::{TopologyView, survey, unfit};
 use crate::coordinator::raft::handle::Raft;
 use crate::geo::placement::{Judge, Verdict, WINDOW, Window};
 
 /// The loop.
-pub(crate) struct Placement {
+pub(crate) struct LeaderBalancer {
     pub(crate) id: u64,
     pub(crate) raft: Raft,
-    pub(crate) board: Board,
+    pub(crate) board: TopologyView,
     pub(crate) members: MembersService,
 }
 
-impl Placement {
+impl LeaderBalancer {
     /// Looks once in a window, for as long as the coordinator runs.
     pub(crate) async fn run(self) {
         let mut tick = interval(WINDOW);

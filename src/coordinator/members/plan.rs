@@ -33,9 +33,9 @@ pub(crate) enum Change {
 /// One step; each may be repeated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Another voter takes the lead: the named one, or the best of `heirs`.
+    /// Another voter takes the lead: the named one, or the best of `targets`.
     HandOver {
-        heirs: BTreeSet<u64>,
+        targets: BTreeSet<u64>,
     },
     AddLearner {
         id: u64,
@@ -142,7 +142,7 @@ impl Group {
                     ));
                 }
                 if *id != self.leader {
-                    steps.push(Step::HandOver { heirs: BTreeSet::from([*id]) });
+                    steps.push(Step::HandOver { targets: BTreeSet::from([*id]) });
                 }
             }
         }
@@ -217,18 +217,18 @@ impl Group {
             let new = after.difference(&before).map(|id| Step::CatchUp { id: *id });
             steps.extend(new);
             if !after.contains(&self.leader) {
-                let heirs: BTreeSet<u64> = after
+                let targets: BTreeSet<u64> = after
                     .intersection(&before)
                     .filter(|id| self.living.contains(id))
                     .copied()
                     .collect();
                 // Without an heir among the old voters the new one must be a voter first.
-                if heirs.is_empty() {
+                if targets.is_empty() {
                     let both: BTreeSet<u64> = after.union(&before).copied().collect();
                     steps.push(Step::Voters(both));
-                    steps.push(Step::HandOver { heirs: after.clone() });
+                    steps.push(Step::HandOver { targets: after.clone() });
                 } else {
-                    steps.push(Step::HandOver { heirs });
+                    steps.push(Step::HandOver { targets });
                 }
             }
             steps.push(Step::Voters(after.clone()));
@@ -275,8 +275,8 @@ impl Plan {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::HandOver { heirs } => {
-                write!(f, "hand the lead over to the most caught-up of {}", Ids(heirs))
+            Self::HandOver { targets } => {
+                write!(f, "hand the lead over to the most caught-up of {}", Ids(targets))
             }
             Self::AddLearner { id, member } => {
                 write!(f, "add coordinator {id} at {} as a learner", member.url)
@@ -330,13 +330,13 @@ mod tests {
     fn a_leader_hands_over_before_it_goes() {
         let plan = group(&[1, 2, 3, 4], &[], &[1, 2, 3, 4]);
         let plan = plan.plan(&Change::Remove { id: 1 }, false).expect("planned");
-        assert_eq!(plan.steps[0], Step::HandOver { heirs: set(&[2, 3, 4]) });
+        assert_eq!(plan.steps[0], Step::HandOver { targets: set(&[2, 3, 4]) });
         let alone = group(&[1], &[], &[1]);
         let change = Change::Replace { old: 1, new: 2, member: member(2) };
         let steps = alone.plan(&change, true).expect("planned").steps;
         let last = [
             Step::Voters(set(&[1, 2])),
-            Step::HandOver { heirs: set(&[2]) },
+            Step::HandOver { targets: set(&[2]) },
             Step::Voters(set(&[2])),
             Step::RemoveLearner { id: 1 },
         ];
@@ -414,10 +414,10 @@ mod tests {
             for step in plan.steps {
                 match step {
                     Step::AddLearner { id, .. } => { living.insert(id); }
-                    Step::HandOver { heirs } => {
-                        let heir = heirs.iter().find(|id| now.contains(id) && living.contains(id));
-                        prop_assert!(heir.is_some(), "somebody can take over");
-                        lead = *heir.expect("just checked");
+                    Step::HandOver { targets } => {
+                        let target = targets.iter().find(|id| now.contains(id) && living.contains(id));
+                        prop_assert!(target.is_some(), "somebody can take over");
+                        lead = *target.expect("just checked");
                     }
                     Step::Voters(voters) => {
                         let up = voters.intersection(&living).count();

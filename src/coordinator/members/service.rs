@@ -17,11 +17,11 @@ use tonic::{Request, Response, Status};
 
 use super::plan::{Change, Group, Step};
 use crate::coordinator::consensus::type_config::{LogId, Member};
-use crate::coordinator::peers::directory::Roster;
-use crate::coordinator::placement::topology_view::Board;
+use crate::coordinator::peers::directory::PeerDirectory;
+use crate::coordinator::placement::topology_view::TopologyView;
 use crate::coordinator::raft::handle::Raft;
 use crate::coordinator::raft::handle::leader;
-use crate::coordinator::raft::leadership_transfer::{Limit, hand_over, step_aside};
+use crate::coordinator::raft::leadership_transfer::{Limit, step_down, transfer_leadership};
 use crate::coordinator::raft::membership::acknowledged;
 use crate::rpc::v1::change_request::Kind;
 use crate::rpc::v1::members_client::MembersClient;
@@ -51,10 +51,10 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct MembersService {
     id: u64,
     raft: Raft,
-    roster: Roster,
+    peers: PeerDirectory,
     /// A leader's lease: about half an election timeout.
     lease: Duration,
-    board: Board,
+    board: TopologyView,
     /// Changes under way here.
     changing: Arc<AtomicUsize>,
     tasks: Tasks,
@@ -89,14 +89,14 @@ impl MembersService {
     pub(crate) fn new(
         id: u64,
         raft: &Raft,
-        roster: &Roster,
+        peers: &PeerDirectory,
         lease: Duration,
-        board: &Board,
+        board: &TopologyView,
         tasks: &Tasks,
     ) -> Self {
-        let (raft, roster, tasks) = (raft.clone(), roster.clone(), tasks.clone());
+        let (raft, peers, tasks) = (raft.clone(), peers.clone(), tasks.clone());
         let (board, changing) = (board.clone(), Arc::default());
-        Self { id, raft, roster, lease, board, changing, tasks }
+        Self { id, raft, peers, lease, board, changing, tasks }
     }
 
     /// Whether the members are being changed by this coordinator, or a change was not ended.
@@ -134,10 +134,10 @@ impl MembersService {
     }
 
     fn client(&self, leader: u64) -> Result<MembersClient<crate::rpc::Caller>, Status> {
-        let caller = self.roster.caller(leader).ok_or_else(|| {
+        let connection = self.peers.connection(leader).ok_or_else(|| {
             Status::unavailable(format!("no address of the leader, coordinator {leader}, is known"))
         })?;
-        Ok(MembersClient::new(caller))
+        Ok(MembersClient::new(connection))
     }
 
     /// The group as this coordinator, the leader, sees it, and the entry that says so.
@@ -193,7 +193,7 @@ impl MembersService {
         let view = |(id, member): (&u64, &Member)| MemberView {
             coordinator_id: *id,
             zone: member.zone.clone(),
-            url: self.roster.url(*id, Some(member)).unwrap_or_default(),
+            url: self.peers.url(*id, Some(member)).unwrap_or_default(),
             incarnation: member.incarnation.clone(),
             voter: group.voters.contains(id),
             living: group.living.contains(id),
@@ -258,10 +258,10 @@ impl MembersService {
         lines: &Lines,
     ) -> Result<(), Status> {
         match step {
-            Step::HandOver { heirs } => {
-                let limit = Limit { heir: self.lease * 2, all: self.lease * 4 };
-                if !hand_over(&self.raft, self.id, &heirs, limit).await {
-                    let aside = step_aside(self.raft.clone(), self.id, self.lease * 20);
+            Step::HandOver { targets } => {
+                let limit = Limit { target: self.lease * 2, all: self.lease * 4 };
+                if !transfer_leadership(&self.raft, self.id, &targets, limit).await {
+                    let aside = step_down(self.raft.clone(), self.id, self.lease * 20);
                     self.tasks.spawn("step aside", aside);
                     return Err(Status::unavailable(format!(
                         "no other voter took the lead within {:?}; nothing is lost",
@@ -347,12 +347,12 @@ impl MembersService {
 
     /// Asks a coordinator that is to come who it is; answers its incarnation.
     async fn meet(&self, id: u64, member: &Member) -> Result<String, Status> {
-        let url = self.roster.url(id, Some(member)).unwrap_or_default();
+        let url = self.peers.url(id, Some(member)).unwrap_or_default();
         let refuse = |why: String| Err(Status::failed_precondition(why));
-        let Some(caller) = self.roster.connect(&url) else {
+        let Some(connection) = self.peers.connect(&url) else {
             return refuse(format!("{url:?} is not a URL such as http://10.0.0.1:7101"));
         };
-        let mut client = RaftClient::new(caller);
+        let mut client = RaftClient::new(connection);
         let known = self.group().0.members.into_iter().map(|(coordinator_id, member)| v1::Member {
             coordinator_id,
             zone: member.zone,

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::proposer::{Attempt, Proposer};
+use super::proposer::{ProposeResult, Proposer};
 use crate::coordinator::environment::Clock;
-use crate::coordinator::peers::directory::Roster;
-use crate::coordinator::raft::format_support::Readers;
+use crate::coordinator::peers::directory::PeerDirectory;
+use crate::coordinator::raft::format_support::FormatSupport;
 use crate::coordinator::raft::handle::Raft;
 use crate::rpc::v1::coordinator_client::CoordinatorClient;
 use crate::rpc::v1::{ProposeReply, ProposeRequest};
@@ -31,12 +31,12 @@ pub(crate) struct Leadership {
 const ATTEMPTS_MAX: usize = 2_048;
 
 #[derive(Clone)]
-pub(crate) struct Forward {
+pub(crate) struct LeaderClient {
     id: u64,
     raft: Raft,
     proposer: Proposer,
-    roster: Roster,
-    readers: Readers,
+    peers: PeerDirectory,
+    format_support: FormatSupport,
     leadership: watch::Receiver<Leadership>,
     metrics: Arc<Metrics>,
     clock: Clock,
@@ -44,21 +44,32 @@ pub(crate) struct Forward {
     tasks: Tasks,
 }
 
-impl Forward {
+impl LeaderClient {
     pub(crate) fn new(
         id: u64,
         raft: &Raft,
         metrics: &Arc<Metrics>,
-        roster: Roster,
-        readers: Readers,
+        peers: PeerDirectory,
+        format_support: FormatSupport,
         clock: Clock,
         tasks: &Tasks,
     ) -> Self {
-        let leadership = watch_leadership(id, raft, Arc::clone(metrics), roster.clone(), tasks);
+        let leadership = watch_leadership(id, raft, Arc::clone(metrics), peers.clone(), tasks);
         let (raft, metrics) = (raft.clone(), Arc::clone(metrics));
         let proposer = Proposer::start(&raft, tasks);
         let (places, tasks) = (Arc::new(Semaphore::new(ATTEMPTS_MAX)), tasks.clone());
-        Self { id, raft, proposer, roster, readers, leadership, metrics, clock, places, tasks }
+        Self {
+            id,
+            raft,
+            proposer,
+            peers,
+            format_support,
+            leadership,
+            metrics,
+            clock,
+            places,
+            tasks,
+        }
     }
 
     /// The leader and its changes.
@@ -74,7 +85,7 @@ impl Forward {
     /// A client to the leader, unless this coordinator is it or none is known.
     pub(crate) fn leader(&self) -> Option<CoordinatorClient<Caller>> {
         let leader = self.leadership.borrow().leader.filter(|leader| *leader != self.id)?;
-        let client = CoordinatorClient::new(self.roster.caller(leader)?);
+        let client = CoordinatorClient::new(self.peers.connection(leader)?);
         Some(
             client
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -85,33 +96,33 @@ impl Forward {
     /// Tries once to have `batch` committed, here or by the leader, within `deadline`. Who waits for
     /// it may go away: the attempt itself goes on. A call that is given up while its answer is on the
     /// way resets its stream, and HTTP/2 ends a connection on which that happens too often.
-    pub(crate) async fn attempt(&self, batch: Bytes, deadline: Duration) -> Attempt {
+    pub(crate) async fn attempt(&self, batch: Bytes, deadline: Duration) -> ProposeResult {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            return Attempt::NotTaken;
+            return ProposeResult::NotProposed;
         };
         let (tell, told) = oneshot::channel();
         let this = self.clone();
         self.tasks.spawn("attempt to order a batch", async move {
             let attempt = tokio::time::timeout(deadline, this.try_once(batch, deadline)).await;
-            let _ = tell.send(attempt.unwrap_or(Attempt::Unknown));
+            let _ = tell.send(attempt.unwrap_or(ProposeResult::Unknown));
             drop(place);
         });
-        told.await.unwrap_or(Attempt::Unknown)
+        told.await.unwrap_or(ProposeResult::Unknown)
     }
 
-    async fn try_once(&self, batch: Bytes, deadline: Duration) -> Attempt {
+    async fn try_once(&self, batch: Bytes, deadline: Duration) -> ProposeResult {
         if self.leads() {
             return self.propose(batch).await;
         }
         self.ask_leader(ProposeRequest { batch, ..ProposeRequest::default() }, deadline).await
     }
 
-    /// As [`Forward::attempt`], for a change of the registry of zones.
+    /// As [`LeaderClient::attempt`], for a change of the registry of zones.
     pub(crate) async fn attempt_zone_change(
         &self,
         change: &ZoneChange,
         deadline: Duration,
-    ) -> Attempt {
+    ) -> ProposeResult {
         if self.leads() {
             return self.propose_zone_change(change).await;
         }
@@ -119,19 +130,19 @@ impl Forward {
         self.ask_leader(ProposeRequest { zone_change, ..ProposeRequest::default() }, deadline).await
     }
 
-    async fn ask_leader(&self, request: ProposeRequest, deadline: Duration) -> Attempt {
-        let Some(mut leader) = self.leader() else { return Attempt::NotTaken };
+    async fn ask_leader(&self, request: ProposeRequest, deadline: Duration) -> ProposeResult {
+        let Some(mut leader) = self.leader() else { return ProposeResult::NotProposed };
         let mut request = tonic::Request::new(request);
         request.set_timeout(deadline);
-        judged(leader.propose(request).await.map(tonic::Response::into_inner))
+        classify(leader.propose(request).await.map(tonic::Response::into_inner))
     }
 
     /// Appends `batch` to the log if this coordinator leads; ends when it is committed.
-    pub(crate) async fn propose(&self, batch: Bytes) -> Attempt {
+    pub(crate) async fn propose(&self, batch: Bytes) -> ProposeResult {
         let writes = Heading::read(&batch).map_or(1, |heading| heading.count);
         let (entry, started) = (Entry { proposed_at: (self.clock)(), batch }, Instant::now());
         let attempt = self.append(entry.encode(), writes).await;
-        if attempt == Attempt::Committed {
+        if attempt == ProposeResult::Committed {
             self.metrics.coordinator.commit_seconds.observe(started.elapsed().as_secs_f64());
         }
         attempt
@@ -139,18 +150,18 @@ impl Forward {
 
     /// Appends a change of the registry of zones to the log if this coordinator leads and all members
     /// can read it; ends when it is committed and carried out here.
-    pub(crate) async fn propose_zone_change(&self, change: &ZoneChange) -> Attempt {
-        if !self.readers.read_zone_changes().await {
-            return Attempt::NotReadable;
+    pub(crate) async fn propose_zone_change(&self, change: &ZoneChange) -> ProposeResult {
+        if !self.format_support.all_support().await {
+            return ProposeResult::NotReadable;
         }
         self.append(change.encode(), 1).await
     }
 
-    async fn append(&self, entry: Bytes, writes: usize) -> Attempt {
+    async fn append(&self, entry: Bytes, writes: usize) -> ProposeResult {
         // Connections may outlive a consensus core that has stopped. It is given nothing any more, so
         // the caller need not take the batch for one that may be in the log.
         if self.raft.metrics().borrow_watched().running_state.is_err() {
-            return Attempt::NotTaken;
+            return ProposeResult::NotProposed;
         }
         self.proposer.propose(entry, writes).await
     }
@@ -158,14 +169,14 @@ impl Forward {
 
 /// What the leader's answer says of the entry. Only what it says itself, or a call that never left, is
 /// "nothing was appended"; every other failure may have come after the entry did.
-fn judged(answer: Result<ProposeReply, tonic::Status>) -> Attempt {
+fn classify(answer: Result<ProposeReply, tonic::Status>) -> ProposeResult {
     match answer {
-        Ok(reply) if reply.accepted => Attempt::Committed,
-        Ok(reply) if reply.no_space => Attempt::NoSpace,
-        Ok(reply) if reply.not_readable => Attempt::NotReadable,
-        Ok(_) => Attempt::NotTaken,
-        Err(status) if never_sent(&status) => Attempt::NotTaken,
-        Err(_) => Attempt::Unknown,
+        Ok(reply) if reply.accepted => ProposeResult::Committed,
+        Ok(reply) if reply.no_space => ProposeResult::NoSpace,
+        Ok(reply) if reply.not_readable => ProposeResult::NotReadable,
+        Ok(_) => ProposeResult::NotProposed,
+        Err(status) if never_sent(&status) => ProposeResult::NotProposed,
+        Err(_) => ProposeResult::Unknown,
     }
 }
 
@@ -173,7 +184,7 @@ fn watch_leadership(
     id: u64,
     raft: &Raft,
     gauges: Arc<Metrics>,
-    roster: Roster,
+    peers: PeerDirectory,
     tasks: &Tasks,
 ) -> watch::Receiver<Leadership> {
     let mut metrics = raft.server_metrics();
@@ -182,7 +193,7 @@ fn watch_leadership(
         loop {
             let now = {
                 let metrics = metrics.borrow_watched();
-                roster.update(&metrics.membership_config);
+                peers.update(&metrics.membership_config);
                 let term = metrics.vote.leader_id.term;
                 Leadership { leader: metrics.current_leader, term }
             };
@@ -204,7 +215,7 @@ mod tests {
 
     use tonic::{Code, Status};
 
-    use super::{Attempt, judged};
+    use super::{ProposeResult, classify};
     use crate::rpc::v1::ProposeReply;
 
     fn reply(accepted: bool, no_space: bool, not_readable: bool) -> ProposeReply {
@@ -213,18 +224,18 @@ mod tests {
 
     #[test]
     fn only_the_leaders_word_says_what_became_of_an_entry() {
-        assert_eq!(judged(Ok(reply(true, false, false))), Attempt::Committed);
-        assert_eq!(judged(Ok(reply(false, true, false))), Attempt::NoSpace);
-        assert_eq!(judged(Ok(reply(false, false, true))), Attempt::NotReadable);
-        assert_eq!(judged(Ok(reply(false, false, false))), Attempt::NotTaken);
+        assert_eq!(classify(Ok(reply(true, false, false))), ProposeResult::Committed);
+        assert_eq!(classify(Ok(reply(false, true, false))), ProposeResult::NoSpace);
+        assert_eq!(classify(Ok(reply(false, false, true))), ProposeResult::NotReadable);
+        assert_eq!(classify(Ok(reply(false, false, false))), ProposeResult::NotProposed);
     }
 
     #[test]
     fn a_failed_call_may_have_appended_unless_nobody_listened() {
         let from = |kind: ErrorKind| Status::from_error(Box::new(Error::from(kind)));
-        assert_eq!(judged(Err(from(ErrorKind::ConnectionRefused))), Attempt::NotTaken);
+        assert_eq!(classify(Err(from(ErrorKind::ConnectionRefused))), ProposeResult::NotProposed);
         for kind in [ErrorKind::ConnectionReset, ErrorKind::TimedOut, ErrorKind::BrokenPipe] {
-            assert_eq!(judged(Err(from(kind))), Attempt::Unknown, "{kind}");
+            assert_eq!(classify(Err(from(kind))), ProposeResult::Unknown, "{kind}");
         }
         for code in [
             Code::Unavailable,
@@ -233,7 +244,11 @@ mod tests {
             Code::Internal,
             Code::FailedPrecondition,
         ] {
-            assert_eq!(judged(Err(Status::new(code, "whatever"))), Attempt::Unknown, "{code}");
+            assert_eq!(
+                classify(Err(Status::new(code, "whatever"))),
+                ProposeResult::Unknown,
+                "{code}"
+            );
         }
     }
 }

@@ -35,11 +35,11 @@ const GROUPS_MAX: usize = 64;
 
 /// How one attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Attempt {
+pub(crate) enum ProposeResult {
     /// The entry is committed.
     Committed,
     /// Nothing was appended.
-    NotTaken,
+    NotProposed,
     /// Nothing was appended: the leader's disk is nearly full.
     NoSpace,
     /// Nothing was appended: not every member has said that it reads such an entry.
@@ -52,7 +52,7 @@ pub(crate) enum Attempt {
 struct Proposed {
     entry: Bytes,
     writes: usize,
-    answer: oneshot::Sender<Attempt>,
+    answer: oneshot::Sender<ProposeResult>,
     room: Room,
 }
 
@@ -96,13 +96,15 @@ impl Proposer {
 
     /// Appends `entry` to the log if this coordinator leads; ends when it is committed.
     /// It holds so many `writes`.
-    pub(crate) async fn propose(&self, entry: Bytes, writes: usize) -> Attempt {
+    pub(crate) async fn propose(&self, entry: Bytes, writes: usize) -> ProposeResult {
         let (answer, answered) = oneshot::channel();
-        let Some(room) = Room::take(&self.taken, entry.len()) else { return Attempt::NotTaken };
+        let Some(room) = Room::take(&self.taken, entry.len()) else {
+            return ProposeResult::NotProposed;
+        };
         if self.queue.try_send(Proposed { entry, writes, answer, room }).is_err() {
-            return Attempt::NotTaken;
+            return ProposeResult::NotProposed;
         }
-        answered.await.unwrap_or(Attempt::Unknown)
+        answered.await.unwrap_or(ProposeResult::Unknown)
     }
 }
 
@@ -181,13 +183,13 @@ async fn append(raft: Raft, together: Vec<Proposed>) -> Ended {
             let mut results = results.fuse();
             for (answer, _room) in answers {
                 let attempt = attempt(results.next().await);
-                any_committed |= attempt == Attempt::Committed;
+                any_committed |= attempt == ProposeResult::Committed;
                 let _ = answer.send(attempt);
             }
         }
         // It has stopped, and was not even handed the entries.
         Err(_) => answers.into_iter().for_each(|(answer, _room)| {
-            let _ = answer.send(Attempt::NotTaken);
+            let _ = answer.send(ProposeResult::NotProposed);
         }),
     }
     Ended { took: any_committed.then(|| started.elapsed()), count }
@@ -195,11 +197,11 @@ async fn append(raft: Raft, together: Vec<Proposed>) -> Ended {
 
 /// What became of one entry. openraft says "forward to the leader" before it appends; of an entry that
 /// it appended and had to cut again it says that it was discarded: another leader may commit it.
-fn attempt(result: Option<Result<WriteResult<TypeConfig>, Fatal<TypeConfig>>>) -> Attempt {
+fn attempt(result: Option<Result<WriteResult<TypeConfig>, Fatal<TypeConfig>>>) -> ProposeResult {
     match result {
-        Some(Ok(Ok(_))) => Attempt::Committed,
-        Some(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Attempt::NotTaken,
-        Some(Ok(Err(_)) | Err(_)) | None => Attempt::Unknown,
+        Some(Ok(Ok(_))) => ProposeResult::Committed,
+        Some(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => ProposeResult::NotProposed,
+        Some(Ok(Err(_)) | Err(_)) | None => ProposeResult::Unknown,
     }
 }
 
@@ -209,17 +211,17 @@ mod tests {
 
     use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader};
 
-    use super::{Attempt, Room, TAKEN_BYTES_MAX, attempt};
+    use super::{ProposeResult, Room, TAKEN_BYTES_MAX, attempt};
 
     #[test]
     fn only_what_was_never_appended_counts_as_not_taken() {
         let elsewhere = || ForwardToLeader::empty();
         let refused = attempt(Some(Ok(Err(ClientWriteError::ForwardToLeader(elsewhere())))));
-        assert_eq!(refused, Attempt::NotTaken);
+        assert_eq!(refused, ProposeResult::NotProposed);
         let cut = attempt(Some(Ok(Err(ClientWriteError::LogEntryDiscarded(elsewhere())))));
-        assert_eq!(cut, Attempt::Unknown, "a later leader may have it");
-        assert_eq!(attempt(Some(Err(Fatal::Stopped))), Attempt::Unknown);
-        assert_eq!(attempt(None), Attempt::Unknown);
+        assert_eq!(cut, ProposeResult::Unknown, "a later leader may have it");
+        assert_eq!(attempt(Some(Err(Fatal::Stopped))), ProposeResult::Unknown);
+        assert_eq!(attempt(None), ProposeResult::Unknown);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Confirmed reads: after which everything that anybody was told to be written is sequenced here.
+//! ReadIndexBarrier reads: after which everything that anybody was told to be written is sequenced here.
 //!
 //! A zone may know by acks that a write is committed before its leader does, so the leader's commit
 //! index is not enough: the read waits for all that the leader's log holds when it begins. A write that
@@ -14,27 +14,27 @@ use tonic::Status;
 
 use crate::coordinator::raft::handle::Raft;
 use crate::coordinator::raft::log_store::LogStore;
-use crate::coordinator::replica::driver::Sequencing;
+use crate::coordinator::replica::driver::SequencerDriver;
 
 /// Clones are alike.
 #[derive(Clone)]
-pub(crate) struct Confirmed {
+pub(crate) struct ReadIndexBarrier {
     raft: Raft,
     log: LogStore,
-    sequencing: Arc<Sequencing>,
+    driver: Arc<SequencerDriver>,
     limit: Duration,
 }
 
-impl Confirmed {
+impl ReadIndexBarrier {
     /// `limit`: how long one attempt may take.
     pub(crate) fn new(
         raft: &Raft,
         log: &LogStore,
-        sequencing: &Arc<Sequencing>,
+        driver: &Arc<SequencerDriver>,
         limit: Duration,
     ) -> Self {
-        let (log, sequencing) = (log.clone(), Arc::clone(sequencing));
-        Self { raft: raft.clone(), log, sequencing, limit }
+        let (log, driver) = (log.clone(), Arc::clone(driver));
+        Self { raft: raft.clone(), log, driver, limit }
     }
 
     /// Waits until everything acknowledged before the call is sequenced here.
@@ -55,7 +55,7 @@ impl Confirmed {
         let next = self.log.next();
         let confirmed = self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
         confirmed.map_err(|error| Status::unavailable(error.to_string()))?;
-        let mut sequenced = self.sequencing.next_index();
+        let mut sequenced = self.driver.next_index();
         let waited = sequenced.wait_for(|sequenced| *sequenced >= next).await;
         waited.map(drop).map_err(|_| Status::unavailable("the coordinator is shutting down"))
     }

@@ -12,7 +12,7 @@ use tonic::Status;
 
 use crate::coordinator::consensus::type_config::Entry;
 use crate::coordinator::raft::log_store::LogStore;
-use crate::coordinator::replica::driver::{Found, Next, Sequencing, tail_batch};
+use crate::coordinator::replica::driver::{Found, Next, SequencerDriver, tail_batch};
 use crate::rpc::v1::TailBatch;
 use crate::sequencer::{Position, extend};
 use crate::task::{Tasks, blocking};
@@ -28,7 +28,7 @@ const READ_BYTES: usize = 1 << 20;
 #[derive(Clone)]
 pub(crate) struct Tails {
     pub(crate) cluster: ClusterId,
-    pub(crate) sequencing: Arc<Sequencing>,
+    pub(crate) driver: Arc<SequencerDriver>,
     pub(crate) log: LogStore,
     pub(crate) tasks: Tasks,
 }
@@ -61,7 +61,7 @@ impl Tails {
     /// # Errors
     /// `INTERNAL` when the log is not readable.
     pub(crate) async fn vouch(&self, id: u64) -> Result<Option<(u64, Digest)>, Status> {
-        match self.sequencing.find(id) {
+        match self.driver.find(id) {
             Found::Link(digest) => return Ok(Some((id, digest))),
             Found::Log(start) => {
                 if let Some(head) = self.compute(start, id).await? {
@@ -70,7 +70,7 @@ impl Tails {
             }
             Found::Above | Found::Forgotten => {}
         }
-        Ok(self.sequencing.mark(id))
+        Ok(self.driver.mark(id))
     }
 
     /// Whether the link `id` of the sequenced chain has the digest `expected`; also true when it cannot
@@ -112,10 +112,10 @@ impl Tails {
     }
 
     async fn run(&self, mut after_id: u64, out: &Out) -> Result<(), Status> {
-        let mut head_id = self.sequencing.head_id();
+        let mut head_id = self.driver.head_id();
         loop {
             head_id.borrow_and_update();
-            match self.sequencing.next(after_id) {
+            match self.driver.next(after_id) {
                 Next::Batches(batches) if batches.is_empty() => {
                     tokio::select! {
                         biased;
@@ -179,7 +179,7 @@ impl Tails {
         let openraft::EntryPayload::Normal(proposal) = entry.payload else { return Ok(None) };
         let index = entry.log_id.index();
         let after_id = head.map_or(0, |head| head.id.get());
-        let recalled = self.sequencing.recall(index).ok_or_else(|| purged(after_id))?;
+        let recalled = self.driver.recall(index).ok_or_else(|| purged(after_id))?;
         if recalled.head_before.is_some_and(|before| before != *head) {
             return Err(Status::internal(format!(
                 "the log up to entry {index} does not give the chain that was sequenced"

@@ -13,7 +13,7 @@ use crate::rpc::{Caller, Dial};
 
 /// Shared by everything in a coordinator that calls another; clones are the same roster.
 #[derive(Clone)]
-pub(crate) struct Roster {
+pub(crate) struct PeerDirectory {
     dial: Arc<dyn Dial>,
     cluster: ClusterId,
     /// Addresses as reached from here, from the settings.
@@ -36,7 +36,7 @@ struct Inner {
 /// Addresses that are taken from a leader.
 const LEARNT_MAX: usize = 64;
 
-impl Roster {
+impl PeerDirectory {
     /// `patience` bounds a connection attempt and how long a silent connection is kept.
     pub(crate) fn new(
         dial: Arc<dyn Dial>,
@@ -114,17 +114,17 @@ impl Roster {
     }
 
     /// A connection to a member; `None` when its address is not known.
-    pub(crate) fn caller(&self, id: u64) -> Option<Caller> {
+    pub(crate) fn connection(&self, id: u64) -> Option<Caller> {
         let url = self.url(id, self.member(id).as_ref())?;
         let mut inner = self.inner.lock();
-        if let Some((known, caller)) = inner.callers.get(&id)
+        if let Some((known, connection)) = inner.callers.get(&id)
             && *known == url
         {
-            return Some(caller.clone());
+            return Some(connection.clone());
         }
-        let caller = self.connect(&url)?;
-        inner.callers.insert(id, (url, caller.clone()));
-        Some(caller)
+        let connection = self.connect(&url)?;
+        inner.callers.insert(id, (url, connection.clone()));
+        Some(connection)
     }
 
     /// A new connection; `None` when `url` is not a URL.
@@ -132,10 +132,10 @@ impl Roster {
         self.connect_within(url, self.patience)
     }
 
-    /// As [`Roster::connect`], with another patience.
+    /// As [`PeerDirectory::connect`], with another patience.
     pub(crate) fn connect_within(&self, url: &str, patience: Duration) -> Option<Caller> {
-        let caller = self.dial.caller(url, &self.cluster, patience);
-        caller.inspect_err(|error| tracing::warn!(url, %error, "not a coordinator's URL")).ok()
+        let connection = self.dial.caller(url, &self.cluster, patience);
+        connection.inspect_err(|error| tracing::warn!(url, %error, "not a coordinator's URL")).ok()
     }
 
     /// Bound of one call that asks nobody further.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 use tonic::{Request, Status};
 
-use super::directory::Roster;
+use super::directory::PeerDirectory;
 
 /// Who sends: id and incarnation.
 const FROM: &str = "pghc-from";
@@ -17,24 +17,24 @@ const TO: &str = "pghc-to";
 
 /// Clones are the same gate.
 #[derive(Clone)]
-pub(crate) struct Gate {
+pub(crate) struct RaftTrafficGuard {
     id: u64,
     incarnation: Arc<str>,
-    is_open: Arc<AtomicBool>,
-    roster: Roster,
+    is_admitted: Arc<AtomicBool>,
+    peers: PeerDirectory,
 }
 
-impl Gate {
-    pub(crate) fn new(id: u64, incarnation: &str, roster: Roster) -> Self {
-        Self { id, incarnation: incarnation.into(), is_open: Arc::default(), roster }
+impl RaftTrafficGuard {
+    pub(crate) fn new(id: u64, incarnation: &str, peers: PeerDirectory) -> Self {
+        Self { id, incarnation: incarnation.into(), is_admitted: Arc::default(), peers }
     }
 
-    pub(crate) fn open(&self) {
-        self.is_open.store(true, Ordering::Release);
+    pub(crate) fn admit(&self) {
+        self.is_admitted.store(true, Ordering::Release);
     }
 
-    pub(crate) fn is_open(&self) -> bool {
-        self.is_open.load(Ordering::Acquire)
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.is_admitted.load(Ordering::Acquire)
     }
 
     /// A message to the member of `incarnation`.
@@ -61,7 +61,7 @@ impl Gate {
     /// The refusal, while the gate is closed or if the message is from or to another incarnation
     /// than the membership names.
     pub(crate) fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        if !self.is_open() {
+        if !self.is_admitted() {
             return Err(Status::unavailable("this coordinator is not admitted yet"));
         }
         let text = |key| metadata.get(key).and_then(|value| value.to_str().ok());
@@ -75,7 +75,7 @@ impl Gate {
         let Some((id, incarnation)) = text(FROM).and_then(|from| from.split_once(' ')) else {
             return Ok(());
         };
-        let member = id.parse().ok().and_then(|id| self.roster.member(id));
+        let member = id.parse().ok().and_then(|id| self.peers.member(id));
         let known = member.map(|member| member.incarnation).unwrap_or_default();
         if !known.is_empty() && known != incarnation {
             tracing::warn!(id, incarnation, known, "refused another data directory's message");

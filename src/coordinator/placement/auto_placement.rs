@@ -18,12 +18,12 @@ const SWITCHED_MAX: u64 = 1 << 40;
 
 /// Its place and how often it was set; 0: never, then it is the coordinator's own setting.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Switch {
+pub(crate) struct AutoPlacement {
     pub(crate) auto: bool,
     pub(crate) switched: u64,
 }
 
-impl Switch {
+impl AutoPlacement {
     /// As it was kept on `disk`; `auto` when it never was set. A file that cannot be read is set
     /// aside.
     pub(crate) fn load(disk: &dyn Disk, auto: bool) -> Self {
@@ -59,52 +59,55 @@ impl Switch {
 mod tests {
     use std::path::Path;
 
-    use super::{FILE, SWITCHED_MAX, Switch};
+    use super::{AutoPlacement, FILE, SWITCHED_MAX};
     use crate::coordinator::log::disk::Directory;
 
     #[test]
     fn two_that_are_set_in_the_same_moment_agree_whoever_hears_first() {
-        let (mut on, mut off, mut third) =
-            (Switch::default(), Switch { auto: true, switched: 0 }, Switch::default());
+        let (mut on, mut off, mut third) = (
+            AutoPlacement::default(),
+            AutoPlacement { auto: true, switched: 0 },
+            AutoPlacement::default(),
+        );
         assert!(on.set(true) && off.set(false));
         let (told_on, told_off) = (on, off);
         on.hear(told_off);
         off.hear(told_on);
         third.hear(told_off);
         third.hear(told_on);
-        let agreed = Switch { auto: false, switched: 1 };
+        let agreed = AutoPlacement { auto: false, switched: 1 };
         assert_eq!((on, off, third), (agreed, agreed, agreed), "off wins");
         assert!(on.set(true) && !on.set(true));
         off.hear(on);
-        assert_eq!(off, Switch { auto: true, switched: 2 }, "the later one wins");
+        assert_eq!(off, AutoPlacement { auto: true, switched: 2 }, "the later one wins");
     }
 
     #[test]
     fn what_was_never_set_and_nonsense_change_nothing() {
-        let mut switch = Switch { auto: true, switched: 0 };
-        switch.hear(Switch { auto: false, switched: 0 });
-        switch.hear(Switch { auto: false, switched: SWITCHED_MAX });
-        switch.hear(Switch { auto: false, switched: u64::MAX });
-        assert_eq!(switch, Switch { auto: true, switched: 0 });
+        let mut switch = AutoPlacement { auto: true, switched: 0 };
+        switch.hear(AutoPlacement { auto: false, switched: 0 });
+        switch.hear(AutoPlacement { auto: false, switched: SWITCHED_MAX });
+        switch.hear(AutoPlacement { auto: false, switched: u64::MAX });
+        assert_eq!(switch, AutoPlacement { auto: true, switched: 0 });
     }
 
     #[test]
     fn a_file_that_cannot_be_read_is_set_aside_and_the_setting_counts() {
         let dir = tempfile::tempdir().expect("a directory");
         let disk = Directory::open(dir.path()).expect("a directory");
-        let kept = Switch { auto: true, switched: 3 };
-        assert_eq!(Switch::load(&disk, false), Switch::default(), "none yet");
+        let kept = AutoPlacement { auto: true, switched: 3 };
+        assert_eq!(AutoPlacement::load(&disk, false), AutoPlacement::default(), "none yet");
         kept.write(&disk).expect("written");
-        assert_eq!(Switch::load(&disk, false), kept);
+        assert_eq!(AutoPlacement::load(&disk, false), kept);
         let path = |name: &str| Path::new(dir.path()).join(name);
         for damaged in ["", "{\"auto\":tr", "{\"auto\":true,\"switched\":-1}"] {
             std::fs::write(path(FILE), damaged).expect("written");
-            assert_eq!(Switch::load(&disk, false), Switch::default());
+            assert_eq!(AutoPlacement::load(&disk, false), AutoPlacement::default());
             assert!(!path(FILE).exists());
             let aside = std::fs::read(path(&format!("{FILE}.unreadable"))).expect("set aside");
             assert_eq!(aside, damaged.as_bytes());
         }
         kept.write(&disk).expect("written");
-        assert_eq!(Switch::load(&disk, false), kept);
+        assert_eq!(AutoPlacement::load(&disk, false), kept);
     }
 }

@@ -15,13 +15,13 @@ use parking_lot::Mutex;
 use pghc_api::id::ZoneName;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::auto_placement::Switch;
-use super::rtt_samples::{FRESH, Samples};
-use super::timing_advisor::{Pace, Slowest};
+use super::auto_placement::AutoPlacement;
+use super::rtt_samples::{FRESH, RttSamples};
+use super::timing_advisor::{MaxRtt, TimingAdvisor};
 use super::write_rates::{Traffic, ZONES_MAX};
-use crate::coordinator::disk_reserve::Space;
+use crate::coordinator::disk_reserve::DiskReserve;
 use crate::coordinator::log::disk::Disk;
-use crate::coordinator::peers::directory::Roster;
+use crate::coordinator::peers::directory::PeerDirectory;
 use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::v1::{Distance, PingRequest, Vantage};
 use crate::task::blocking;
@@ -33,47 +33,47 @@ const PING_MAX: Duration = Duration::from_secs(5);
 
 /// Clones are the same.
 #[derive(Clone)]
-pub(crate) struct Distances {
+pub(crate) struct RttMonitor {
     id: u64,
-    roster: Roster,
-    space: Space,
+    peers: PeerDirectory,
+    space: DiskReserve,
     traffic: Traffic,
     disk: Arc<dyn Disk>,
     inner: Arc<Mutex<Inner>>,
-    pace: Arc<Mutex<Pace>>,
+    pace: Arc<Mutex<TimingAdvisor>>,
     /// Who writes the file holds it.
     writer: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Default)]
 struct Inner {
-    own: BTreeMap<u64, Samples>,
+    own: BTreeMap<u64, RttSamples>,
     others: BTreeMap<u64, (Instant, Vantage)>,
-    switch: Switch,
+    switch: AutoPlacement,
 }
 
-impl Distances {
+impl RttMonitor {
     /// Nothing measured yet. `auto` is the setting, which counts until it is switched.
     pub(crate) fn load(
         id: u64,
-        roster: &Roster,
-        (space, traffic): (&Space, &Traffic),
+        peers: &PeerDirectory,
+        (space, traffic): (&DiskReserve, &Traffic),
         disk: Arc<dyn Disk>,
         auto: bool,
-        pace: Pace,
+        pace: TimingAdvisor,
     ) -> Self {
-        let switch = Switch::load(disk.as_ref(), auto);
+        let switch = AutoPlacement::load(disk.as_ref(), auto);
         let inner = Inner { switch, ..Inner::default() };
-        let (roster, space, traffic) = (roster.clone(), space.clone(), traffic.clone());
+        let (peers, space, traffic) = (peers.clone(), space.clone(), traffic.clone());
         let (inner, pace) = (Arc::new(Mutex::new(inner)), Arc::new(Mutex::new(pace)));
-        Self { id, roster, space, traffic, disk, inner, pace, writer: Arc::default() }
+        Self { id, peers, space, traffic, disk, inner, pace, writer: Arc::default() }
     }
 
     /// What this coordinator sees now.
     pub(crate) fn vantage(&self) -> Vantage {
         let now = Instant::now();
         let inner = self.inner.lock();
-        let distance = |(id, samples): (&u64, &Samples)| {
+        let distance = |(id, samples): (&u64, &RttSamples)| {
             let (round_trip_us, slow_us) = samples.read(now)?;
             Some(Distance { coordinator_id: *id, round_trip_us, slow_us })
         };
@@ -97,22 +97,22 @@ impl Distances {
 
     /// Takes in what a member sees; what is no member is not remembered.
     pub(crate) fn hear(&self, mut vantage: Vantage) {
-        let (id, members) = (vantage.coordinator_id, self.roster.ids());
+        let (id, members) = (vantage.coordinator_id, self.peers.ids());
         if id == self.id || !members.contains(&id) {
             return;
         }
         trim(&mut vantage, &members);
         let mut inner = self.inner.lock();
-        inner.switch.hear(Switch { auto: vantage.auto, switched: vantage.switched });
+        inner.switch.hear(AutoPlacement { auto: vantage.auto, switched: vantage.switched });
         inner.others.insert(id, (Instant::now(), vantage));
     }
 
     /// Whether the lead is placed automatically.
-    pub(crate) fn switch(&self) -> Switch {
+    pub(crate) fn switch(&self) -> AutoPlacement {
         self.inner.lock().switch
     }
 
-    /// Switches it, for all: the others hear of it within seconds. Kept on disk here when it returns.
+    /// Switches it, for all: the others hear of it within seconds. SavedRtt on disk here when it returns.
     /// Answers whether that changed anything.
     pub(crate) async fn set_auto(&self, auto: bool) -> io::Result<bool> {
         {
@@ -150,7 +150,7 @@ impl Distances {
                     self.note(id, answer);
                 }
                 _ = tick.tick() => {
-                    let members = self.roster.ids();
+                    let members = self.peers.ids();
                     self.inner.lock().keep(&members);
                     for id in members {
                         if id != self.id && asked.insert(id) {
@@ -170,8 +170,8 @@ impl Distances {
     }
 
     async fn ping(&self, id: u64) -> (u64, Option<(Duration, Option<Vantage>)>) {
-        let Some(caller) = self.roster.caller(id) else { return (id, None) };
-        let mut client = RaftClient::new(caller);
+        let Some(connection) = self.peers.connection(id) else { return (id, None) };
+        let mut client = RaftClient::new(connection);
         let request = PingRequest { from: Some(self.vantage()) };
         let asked = Instant::now();
         let answer = timeout(PING_MAX, client.ping(request)).await;
@@ -193,7 +193,7 @@ impl Distances {
         let slowest = {
             let inner = self.inner.lock();
             let many = inner.own.iter().filter(|(_, samples)| samples.are_many());
-            Slowest::of(many.filter_map(|(id, samples)| Some((*id, samples.read(now)?))))
+            MaxRtt::of(many.filter_map(|(id, samples)| Some((*id, samples.read(now)?))))
         };
         let Some(slowest) = slowest else { return };
         let Some(kept) = self.pace.lock().look(slowest, now) else { return };

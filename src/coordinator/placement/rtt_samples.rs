@@ -13,12 +13,12 @@ pub(crate) const FRESH: Duration = Duration::from_secs(10);
 
 /// In microseconds.
 #[derive(Debug, Default)]
-pub(crate) struct Samples {
+pub(crate) struct RttSamples {
     newest: VecDeque<u32>,
     heard: Option<Instant>,
 }
 
-impl Samples {
+impl RttSamples {
     /// Takes in a round trip. The first after a silence is left out: it has opened a connection.
     pub(crate) fn note(&mut self, took: Duration, now: Instant) {
         let is_first = self.heard.is_none_or(|heard| now - heard > FRESH);
@@ -54,11 +54,11 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::{FRESH, SAMPLES, Samples};
+    use super::{FRESH, RttSamples, SAMPLES};
 
     #[test]
     fn a_round_trip_is_what_most_take_whatever_a_few_do() {
-        let (mut samples, mut now) = (Samples::default(), Instant::now());
+        let (mut samples, mut now) = (RttSamples::default(), Instant::now());
         samples.note(Duration::from_secs(3), now);
         assert_eq!(samples.read(now), None, "the first has opened a connection");
         for place in 0..SAMPLES * 2 {

@@ -31,11 +31,11 @@ const WARN_AGAIN: Duration = Duration::from_secs(600);
 
 /// The largest round trip of the last run: what most to the farthest coordinator took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Kept {
+pub(crate) struct SavedRtt {
     largest_ms: u64,
 }
 
-impl Kept {
+impl SavedRtt {
     pub(crate) fn write(self, disk: &dyn Disk) -> io::Result<()> {
         small_file::write(disk, FILE, &serde_json::to_vec(&self)?)
     }
@@ -50,7 +50,7 @@ impl Kept {
 
 /// The largest round trips there are.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Slowest {
+pub(crate) struct MaxRtt {
     /// What most round trips to the farthest coordinator take.
     usual_ms: u64,
     /// What nine in ten to the slowest do not exceed, and which one that is.
@@ -58,7 +58,7 @@ pub(crate) struct Slowest {
     id: u64,
 }
 
-impl Slowest {
+impl MaxRtt {
     /// Of the round trips to coordinators: what most take, and what nine in ten do not exceed, in
     /// microseconds.
     pub(crate) fn of(measured: impl Iterator<Item = (u64, (u32, u32))>) -> Option<Self> {
@@ -75,7 +75,7 @@ impl Slowest {
 
 /// Watches the round trips.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct TimingAdvisor {
     timing: Timing,
     /// Whether the timing follows what was measured; then it is kept.
     adapts: bool,
@@ -89,17 +89,17 @@ pub(crate) struct Pace {
     warned: Option<(u64, Instant)>,
 }
 
-impl Pace {
+impl TimingAdvisor {
     /// Takes up what is kept on `disk`; a file that cannot be read is set aside.
     pub(crate) fn load(timing: Timing, adapts: bool, disk: &dyn Disk) -> Self {
         let without = "the timing is the one of this start, and what is measured now is kept anew";
-        let kept: Option<Kept> = small_file::read_or_set_aside(disk, FILE, without);
+        let kept: Option<SavedRtt> = small_file::read_or_set_aside(disk, FILE, without);
         let kept_ms = kept.map(|kept| kept.largest_ms);
         Self { timing, adapts, kept_ms, least_ms: u64::MAX, due: None, warned: None }
     }
 
     /// Takes in the largest round trips; answers what to keep for the next start.
-    pub(crate) fn look(&mut self, slowest: Slowest, now: Instant) -> Option<Kept> {
+    pub(crate) fn look(&mut self, slowest: MaxRtt, now: Instant) -> Option<SavedRtt> {
         self.warn(slowest, now);
         self.least_ms = self.least_ms.min(slowest.usual_ms);
         // The first is kept at once: nothing at all is worse.
@@ -111,15 +111,15 @@ impl Pace {
         self.due = Some(now + KEEP_EVERY);
         let largest_ms = std::mem::replace(&mut self.least_ms, u64::MAX);
         let differs = self.kept_ms.is_none_or(|kept_ms| is_another_timing(kept_ms, largest_ms));
-        differs.then_some(Kept { largest_ms })
+        differs.then_some(SavedRtt { largest_ms })
     }
 
     /// That is on disk now.
-    pub(crate) fn wrote(&mut self, kept: Kept) {
+    pub(crate) fn wrote(&mut self, kept: SavedRtt) {
         self.kept_ms = Some(kept.largest_ms);
     }
 
-    fn warn(&mut self, Slowest { usual_ms, slow_ms, id }: Slowest, now: Instant) {
+    fn warn(&mut self, MaxRtt { usual_ms, slow_ms, id }: MaxRtt, now: Instant) {
         let bears_ms = self.timing.bears_ms();
         let is_news = self.warned.is_none_or(|(warned_ms, at)| {
             slow_ms > warned_ms + warned_ms / 4 || now - at >= WARN_AGAIN
@@ -165,7 +165,7 @@ fn is_another_timing(kept_ms: u64, now_ms: u64) -> bool {
 /// coordinators on different continents: too slow a timing costs a second when a leader is lost, too
 /// fast a one costs leaders. Takes two seconds at most. `None`: nothing is known.
 pub async fn measured(settings: &Settings) -> Option<Timing> {
-    let kept = Kept::read(&settings.data).map(|kept| kept.largest_ms);
+    let kept = SavedRtt::read(&settings.data).map(|kept| kept.largest_ms);
     let others = settings.members.iter().filter(|(id, _)| **id != settings.id);
     let callers = others
         .filter_map(|(_, (_, url))| connect(url, &settings.cluster, MEASURE_MAX).ok())
@@ -176,8 +176,8 @@ pub async fn measured(settings: &Settings) -> Option<Timing> {
 }
 
 /// The largest of some round trips in milliseconds, rounded up; `None` when nobody answers.
-async fn round_trip_ms(caller: Caller) -> Option<u64> {
-    let mut client = RaftClient::new(caller);
+async fn round_trip_ms(connection: Caller) -> Option<u64> {
+    let mut client = RaftClient::new(connection);
     let mut largest = None;
     let ask = async {
         for place in 0..MEASURES {
@@ -202,20 +202,20 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::{FILE, KEEP_EVERY, Kept, Pace, Slowest, Timing, WARN_AGAIN};
+    use super::{FILE, KEEP_EVERY, MaxRtt, SavedRtt, Timing, TimingAdvisor, WARN_AGAIN};
     use crate::coordinator::log::disk::Directory;
 
-    fn slowest(usual_ms: u64, slow_ms: u64) -> Slowest {
-        Slowest { usual_ms, slow_ms, id: 2 }
+    fn slowest(usual_ms: u64, slow_ms: u64) -> MaxRtt {
+        MaxRtt { usual_ms, slow_ms, id: 2 }
     }
 
     #[test]
     fn what_is_kept_follows_what_lasts_and_is_written_rarely() {
         let (dir, mut now) = (tempfile::tempdir().expect("a directory"), Instant::now());
         let disk = Directory::open(dir.path()).expect("a directory");
-        let mut pace = Pace::load(Timing::LAN, true, &disk);
+        let mut pace = TimingAdvisor::load(Timing::LAN, true, &disk);
         let first = pace.look(slowest(30, 90), now).expect("nothing is kept yet");
-        assert_eq!(first, Kept { largest_ms: 30 }, "what most take");
+        assert_eq!(first, SavedRtt { largest_ms: 30 }, "what most take");
         pace.wrote(first);
         let mut written = Vec::new();
         for second in 0..3_600_u64 {
@@ -228,22 +228,25 @@ mod tests {
             };
             written.extend(pace.look(slowest(usual_ms, 500), now).inspect(|it| pace.wrote(*it)));
         }
-        assert_eq!(written, [Kept { largest_ms: 120 }]);
-        assert_eq!(Kept::read(dir.path()), None);
+        assert_eq!(written, [SavedRtt { largest_ms: 120 }]);
+        assert_eq!(SavedRtt::read(dir.path()), None);
         written[0].write(&disk).expect("written");
-        assert_eq!(Kept::read(dir.path()), Some(Kept { largest_ms: 120 }));
-        let mut next = Pace::load(Timing::LAN, true, &disk);
+        assert_eq!(SavedRtt::read(dir.path()), Some(SavedRtt { largest_ms: 120 }));
+        let mut next = TimingAdvisor::load(Timing::LAN, true, &disk);
         assert_eq!(next.look(slowest(500, 500), now), None, "a start is a busy time");
-        assert_eq!(next.look(slowest(500, 500), now + KEEP_EVERY), Some(Kept { largest_ms: 500 }));
+        assert_eq!(
+            next.look(slowest(500, 500), now + KEEP_EVERY),
+            Some(SavedRtt { largest_ms: 500 })
+        );
     }
 
     #[test]
     fn a_timing_that_does_not_adapt_keeps_nothing_and_short_round_trips_are_all_the_same() {
         let (dir, now) = (tempfile::tempdir().expect("a directory"), Instant::now());
         let disk = Directory::open(dir.path()).expect("a directory");
-        assert_eq!(Pace::load(Timing::LAN, false, &disk).look(slowest(20, 20), now), None);
-        let mut pace = Pace::load(Timing::LAN, true, &disk);
-        pace.wrote(Kept { largest_ms: 1 });
+        assert_eq!(TimingAdvisor::load(Timing::LAN, false, &disk).look(slowest(20, 20), now), None);
+        let mut pace = TimingAdvisor::load(Timing::LAN, true, &disk);
+        pace.wrote(SavedRtt { largest_ms: 1 });
         assert_eq!(pace.look(slowest(1, 1), now), None);
         assert_eq!(pace.look(slowest(25, 30), now + KEEP_EVERY), None, "the timing is the same");
     }
@@ -253,25 +256,25 @@ mod tests {
         let (dir, now) = (tempfile::tempdir().expect("a directory"), Instant::now());
         let disk = Directory::open(dir.path()).expect("a directory");
         std::fs::write(dir.path().join(FILE), "{").expect("written");
-        assert_eq!(Kept::read(dir.path()), None);
-        let mut pace = Pace::load(Timing::LAN, true, &disk);
+        assert_eq!(SavedRtt::read(dir.path()), None);
+        let mut pace = TimingAdvisor::load(Timing::LAN, true, &disk);
         assert!(!dir.path().join(FILE).exists());
-        assert_eq!(pace.look(slowest(60, 60), now), Some(Kept { largest_ms: 60 }));
+        assert_eq!(pace.look(slowest(60, 60), now), Some(SavedRtt { largest_ms: 60 }));
     }
 
     #[test]
     fn the_slowest_is_of_all_in_each_respect() {
         let measured = [(2, (90_001, 95_000)), (3, (20_000, 300_000)), (4, (1, 2))];
-        let slowest = Slowest::of(measured.into_iter()).expect("three");
+        let slowest = MaxRtt::of(measured.into_iter()).expect("three");
         assert_eq!((slowest.usual_ms, slowest.slow_ms, slowest.id), (91, 300, 3));
-        assert!(Slowest::of(std::iter::empty()).is_none());
+        assert!(MaxRtt::of(std::iter::empty()).is_none());
     }
 
     #[test]
     fn an_operator_is_told_once_and_again_when_it_gets_worse_or_stays() {
         let (dir, mut now) = (tempfile::tempdir().expect("a directory"), Instant::now());
         let disk = Directory::open(dir.path()).expect("a directory");
-        let mut pace = Pace::load(Timing::bearing(100), false, &disk);
+        let mut pace = TimingAdvisor::load(Timing::bearing(100), false, &disk);
         let mut told = |slow_ms, after| {
             now += after;
             let before = pace.warned;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::rtt_monitor::Distances;
+use super::rtt_monitor::RttMonitor;
 use crate::geo::model::Commit;
 use crate::geo::survey::{Site, Survey};
 use crate::rpc::v1::{MemberList, PlacementView, Vantage};
@@ -22,18 +22,18 @@ fn commit(acks: bool) -> Commit {
 
 /// What there is to show; clones are the same.
 #[derive(Clone)]
-pub(crate) struct Board {
-    distances: Distances,
+pub(crate) struct TopologyView {
+    distances: RttMonitor,
     acks: bool,
     pub(crate) says: Arc<Mutex<String>>,
 }
 
-impl Board {
-    pub(crate) fn new(distances: &Distances, acks: bool) -> Self {
+impl TopologyView {
+    pub(crate) fn new(distances: &RttMonitor, acks: bool) -> Self {
         Self { distances: distances.clone(), acks, says: Arc::default() }
     }
 
-    pub(crate) fn distances(&self) -> &Distances {
+    pub(crate) fn distances(&self) -> &RttMonitor {
         &self.distances
     }
 

@@ -9,10 +9,10 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::progress::Board;
+use super::progress::ReplicationProgress;
 use crate::coordinator::consensus::type_config::Member;
-use crate::coordinator::peers::directory::Roster;
-use crate::coordinator::peers::traffic_guard::Gate;
+use crate::coordinator::peers::directory::PeerDirectory;
+use crate::coordinator::peers::traffic_guard::RaftTrafficGuard;
 use crate::coordinator::raft::handle::Raft;
 use crate::coordinator::raft::network::Pacing;
 use crate::rpc::v1;
@@ -31,29 +31,30 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const GATE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Keeps a sender for every other member.
-pub(crate) struct Sending {
+pub(crate) struct AckStream {
     id: u64,
-    board: Board,
-    gate: Gate,
-    roster: Roster,
+    board: ReplicationProgress,
+    traffic_guard: RaftTrafficGuard,
+    peers: PeerDirectory,
     raft: Raft,
     tasks: Tasks,
 }
 
-impl Sending {
+impl AckStream {
     /// Starts the task if acks are told by this coordinator, `id`.
     pub(crate) fn start(
         id: u64,
-        board: &Board,
-        gate: &Gate,
-        roster: &Roster,
+        board: &ReplicationProgress,
+        traffic_guard: &RaftTrafficGuard,
+        peers: &PeerDirectory,
         raft: &Raft,
         tasks: &Tasks,
     ) {
         if board.is_on() {
-            let (board, gate, roster) = (board.clone(), gate.clone(), roster.clone());
+            let (board, traffic_guard, peers) =
+                (board.clone(), traffic_guard.clone(), peers.clone());
             let sending =
-                Self { id, board, gate, roster, raft: raft.clone(), tasks: tasks.clone() };
+                Self { id, board, traffic_guard, peers, raft: raft.clone(), tasks: tasks.clone() };
             tasks.spawn("sending acks", sending.run());
         }
     }
@@ -91,15 +92,15 @@ impl Sending {
     }
 
     fn sender(&self, to: u64, member: &Member) -> Sender {
-        let url = self.roster.url(to, Some(member));
+        let url = self.peers.url(to, Some(member));
         Sender {
             id: self.id,
             to,
             url,
             incarnation: member.incarnation.clone(),
             board: self.board.clone(),
-            gate: self.gate.clone(),
-            roster: self.roster.clone(),
+            traffic_guard: self.traffic_guard.clone(),
+            peers: self.peers.clone(),
         }
     }
 }
@@ -111,27 +112,27 @@ struct Sender {
     /// None: nobody has said where it is.
     url: Option<String>,
     incarnation: String,
-    board: Board,
-    gate: Gate,
-    roster: Roster,
+    board: ReplicationProgress,
+    traffic_guard: RaftTrafficGuard,
+    peers: PeerDirectory,
 }
 
 impl Sender {
     async fn run(self) {
-        let Some(caller) =
-            self.url.as_deref().and_then(|url| self.roster.connect_within(url, PATIENCE))
+        let Some(connection) =
+            self.url.as_deref().and_then(|url| self.peers.connect_within(url, PATIENCE))
         else {
             return;
         };
-        let mut client = RaftClient::new(caller);
+        let mut client = RaftClient::new(connection);
         let mut pacing = Pacing::default();
         let mut is_deaf = false;
         loop {
-            while !self.gate.is_open() {
+            while !self.traffic_guard.is_admitted() {
                 sleep(GATE_PAUSE).await;
             }
             let begun = Instant::now();
-            let call = self.gate.address(self.acks(), &self.incarnation);
+            let call = self.traffic_guard.address(self.acks(), &self.incarnation);
             // It should not end: an answer is no better than an error.
             let ended = client.acks(call).await.err();
             if ended.as_ref().map(tonic::Status::code) == Some(tonic::Code::Unimplemented) {
@@ -151,14 +152,14 @@ impl Sender {
     /// The own acks as they come, without end; of those that wait only the newest. Left out is what
     /// nobody could count: a learner's, and what the addressee as leader is told by its appends.
     fn acks(&self) -> impl Stream<Item = v1::Ack> + Send + use<> {
-        let (own, roster) = (self.board.own(), self.roster.clone());
+        let (own, peers) = (self.board.own(), self.peers.clone());
         let (id, to) = (self.id, self.to);
-        futures::stream::unfold((own, roster), move |(mut own, roster)| async move {
+        futures::stream::unfold((own, peers), move |(mut own, peers)| async move {
             loop {
                 own.changed().await.ok()?;
                 let newest = *own.borrow_and_update();
-                if let Some(ack) = newest.filter(|ack| ack.vote.node != to && roster.votes(id)) {
-                    return Some((v1::Ack::from(&ack), (own, roster)));
+                if let Some(ack) = newest.filter(|ack| ack.vote.node != to && peers.votes(id)) {
+                    return Some((v1::Ack::from(&ack), (own, peers)));
                 }
             }
         })

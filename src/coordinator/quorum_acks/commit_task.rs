@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use openraft::EntryPayload;
 
-use super::progress::Board;
-use super::quorum::{Leader, Mark, Seen, proven};
+use super::progress::ReplicationProgress;
+use super::quorum::{Leader, LogEntryRef, LogMatch, proven};
 use crate::coordinator::consensus::type_config::Entry;
-use crate::coordinator::peers::traffic_guard::Gate;
+use crate::coordinator::peers::traffic_guard::RaftTrafficGuard;
 use crate::coordinator::raft::log_store::LogStore;
-use crate::coordinator::replica::driver::Sequencing;
+use crate::coordinator::replica::driver::SequencerDriver;
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
 
@@ -23,28 +23,28 @@ const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
 /// See the module.
-pub(crate) struct Counting {
-    board: Board,
-    gate: Gate,
-    sequencing: Arc<Sequencing>,
+pub(crate) struct CommitTask {
+    board: ReplicationProgress,
+    traffic_guard: RaftTrafficGuard,
+    driver: Arc<SequencerDriver>,
     log: LogStore,
     metrics: Arc<Metrics>,
 }
 
-impl Counting {
+impl CommitTask {
     /// Starts the task if acks are counted here. openraft must have read the log by now.
     pub(crate) fn start(
-        board: &Board,
-        gate: &Gate,
-        sequencing: &Arc<Sequencing>,
+        board: &ReplicationProgress,
+        traffic_guard: &RaftTrafficGuard,
+        driver: &Arc<SequencerDriver>,
         log: &LogStore,
         metrics: &Arc<Metrics>,
         tasks: &Tasks,
     ) {
         if board.is_on() {
-            let (board, gate, log) = (board.clone(), gate.clone(), log.clone());
-            let (sequencing, metrics) = (Arc::clone(sequencing), Arc::clone(metrics));
-            let counting = Self { board, gate, sequencing, log, metrics };
+            let (board, traffic_guard, log) = (board.clone(), traffic_guard.clone(), log.clone());
+            let (driver, metrics) = (Arc::clone(driver), Arc::clone(metrics));
+            let counting = Self { board, traffic_guard, driver, log, metrics };
             tasks.spawn("counting acks", counting.run());
         }
     }
@@ -77,7 +77,7 @@ impl Counting {
                         pause = (pause * 2).clamp(RETRY_MIN, RETRY_MAX);
                         tokio::time::sleep(pause).await;
                     }
-                    Err(Trouble::Sequencing(error)) => {
+                    Err(Trouble::SequencerDriver(error)) => {
                         tracing::error!(%error, "acks are no longer counted");
                         counts.set(0);
                         return;
@@ -89,10 +89,10 @@ impl Counting {
 
     /// Sequences some of what is proved; whether there may be more.
     fn step(&self) -> Result<bool, Trouble> {
-        if !self.gate.is_open() {
+        if !self.traffic_guard.is_admitted() {
             return Ok(false);
         }
-        let Some((next, voters)) = self.sequencing.majority_for_next() else { return Ok(false) };
+        let Some((next, voters)) = self.driver.majority_for_next() else { return Ok(false) };
         let mark = self.board.committed(&voters).filter(|mark| mark.index >= next);
         let Some(mark) = mark else { return Ok(false) };
         // One look at the log: what is checked is what is sequenced, whatever becomes of the log.
@@ -101,7 +101,7 @@ impl Counting {
         let count = proven(entries.iter().map(seen), next, mark);
         let last = next + count as u64;
         for entry in entries.into_iter().take(count) {
-            match self.sequencing.advance_early(entry).map_err(Trouble::Sequencing)? {
+            match self.driver.advance_early(entry).map_err(Trouble::SequencerDriver)? {
                 // openraft was faster, or holds it up: look again.
                 None => return Ok(true),
                 Some(batches) => self.metrics.coordinator.sequenced_by_acks.inc_by(batches),
@@ -116,12 +116,12 @@ enum Trouble {
     /// The log could not be read: perhaps later.
     Reading(io::Error),
     /// An entry cannot be sequenced, now or later.
-    Sequencing(io::Error),
+    SequencerDriver(io::Error),
 }
 
-fn seen(entry: &Entry) -> Seen {
-    Seen {
-        at: Mark { leader: Leader::of(&entry.log_id), index: entry.log_id.index },
+fn seen(entry: &Entry) -> LogEntryRef {
+    LogEntryRef {
+        at: LogMatch { leader: Leader::of(&entry.log_id), index: entry.log_id.index },
         is_membership: matches!(entry.payload, EntryPayload::Membership(_)),
     }
 }

@@ -7,14 +7,14 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Acks;
-use super::quorum::{Ack, Mark, Tally};
+use super::quorum::{Ack, LogMatch, QuorumTracker};
 use crate::coordinator::consensus::type_config::{LogId, Vote};
 use crate::sabotage::{self, Bug};
 use crate::task::watch;
 
 /// Clones are the same board.
 #[derive(Clone)]
-pub(crate) struct Board(Arc<Inner>);
+pub(crate) struct ReplicationProgress(Arc<Inner>);
 
 struct Inner {
     id: u64,
@@ -24,14 +24,14 @@ struct Inner {
     /// The newest own ack. What was not sent before the next one is never sent: only the newest
     /// matters.
     own: watch::Sender<Option<Ack>>,
-    tally: Mutex<Tally>,
+    tally: Mutex<QuorumTracker>,
     /// Something was said, or an entry has come of which enough was said already.
     news: Notify,
     /// The index after the newest entry that a majority is known to hold.
     counted: AtomicU64,
 }
 
-impl Board {
+impl ReplicationProgress {
     /// The board of coordinator `id`, on which nothing was posted.
     pub(crate) fn new(id: u64, mode: Acks) -> Self {
         Self(Arc::new(Inner {
@@ -116,7 +116,7 @@ impl Board {
     }
 
     /// What a majority of `voters` proves.
-    pub(crate) fn committed(&self, voters: &[u64]) -> Option<Mark> {
+    pub(crate) fn committed(&self, voters: &[u64]) -> Option<LogMatch> {
         let mark = self.0.tally.lock().committed(voters)?;
         self.0.counted.store(mark.index.saturating_add(1), Ordering::Relaxed);
         fence(Ordering::SeqCst);

@@ -35,21 +35,21 @@ pub(crate) struct Ack {
 
 /// "This leader's log up to this index." Later leaders are larger, whatever the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Mark {
+pub(crate) struct LogMatch {
     pub(crate) leader: Leader,
     pub(crate) index: u64,
 }
 
 /// The newest mark of each voter.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
-    marks: Vec<(u64, Mark)>,
+pub(crate) struct QuorumTracker {
+    marks: Vec<(u64, LogMatch)>,
 }
 
 /// What the rule asks of an entry of the own log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seen {
-    pub(crate) at: Mark,
+pub(crate) struct LogEntryRef {
+    pub(crate) at: LogMatch,
     pub(crate) is_membership: bool,
 }
 
@@ -73,12 +73,12 @@ impl Ack {
 
     /// What it proves; nothing under a vote that is not the writer's of the last entry: such a log
     /// may still be cut, however many have it.
-    fn mark(&self) -> Option<Mark> {
+    fn mark(&self) -> Option<LogMatch> {
         if sabotage::is(Bug::AcksOfAnyTerm) {
-            return Some(Mark { leader: Leader::default(), index: self.index });
+            return Some(LogMatch { leader: Leader::default(), index: self.index });
         }
         (self.is_elected && self.vote == self.last)
-            .then_some(Mark { leader: self.last, index: self.index })
+            .then_some(LogMatch { leader: self.last, index: self.index })
     }
 }
 
@@ -106,7 +106,7 @@ impl From<v1::Ack> for Ack {
     }
 }
 
-impl Tally {
+impl QuorumTracker {
     /// Takes in what `voter` says; whether it is news. Acks may come late or twice: the largest of a
     /// voter counts, since each was true when it was sent.
     pub(crate) fn note(&mut self, voter: u64, ack: &Ack) -> bool {
@@ -127,10 +127,10 @@ impl Tally {
 
     /// The largest mark that a majority of `voters` proves; `None` while there is none. Looks at
     /// each pair of voters and allocates nothing.
-    pub(crate) fn committed(&self, voters: &[u64]) -> Option<Mark> {
+    pub(crate) fn committed(&self, voters: &[u64]) -> Option<LogMatch> {
         let majority = voters.len() / 2 + 1;
         let said = || self.marks.iter().filter(|(id, _)| voters.contains(id)).map(|(_, it)| *it);
-        let proves = |mark: Mark| move |it: &Mark| it.leader == mark.leader && *it >= mark;
+        let proves = |mark: LogMatch| move |it: &LogMatch| it.leader == mark.leader && *it >= mark;
         said().filter(|mark| said().filter(proves(*mark)).count() >= majority).max()
     }
 }
@@ -138,7 +138,11 @@ impl Tally {
 /// How many of `entries`, the own log from index `next` on, are committed since `mark` is: those up
 /// to the last one that the mark's leader wrote, for up to there this log is that leader's. Ends
 /// before a change of the members, after which another majority may count.
-pub(crate) fn proven(entries: impl Iterator<Item = Seen>, next: u64, mark: Mark) -> usize {
+pub(crate) fn proven(
+    entries: impl Iterator<Item = LogEntryRef>,
+    next: u64,
+    mark: LogMatch,
+) -> usize {
     let mut proven = 0;
     for ((count, expected), seen) in (1..).zip(next..).zip(entries) {
         if seen.at.index != expected || expected > mark.index || seen.is_membership {

@@ -6,7 +6,7 @@ mod unreadable;
 
 use proptest::prelude::*;
 
-use super::quorum::{Ack, Leader, Mark, Seen, Tally, proven};
+use super::quorum::{Ack, Leader, LogEntryRef, LogMatch, QuorumTracker, proven};
 
 fn leader(term: u64) -> Leader {
     Leader { term, node: term % 3 + 1 }
@@ -17,16 +17,16 @@ fn ack(vote: u64, last: u64, index: u64) -> Ack {
     Ack { vote: leader(vote), is_elected: true, last: leader(last), index }
 }
 
-fn tally(acks: &[(u64, Ack)]) -> Tally {
-    let mut tally = Tally::default();
+fn tally(acks: &[(u64, Ack)]) -> QuorumTracker {
+    let mut tally = QuorumTracker::default();
     for (voter, ack) in acks {
         tally.note(*voter, ack);
     }
     tally
 }
 
-fn mark(term: u64, index: u64) -> Mark {
-    Mark { leader: leader(term), index }
+fn mark(term: u64, index: u64) -> LogMatch {
+    LogMatch { leader: leader(term), index }
 }
 
 #[test]
@@ -85,8 +85,8 @@ fn what_is_remembered_is_bounded() {
     assert_eq!(tally.committed(&[0, 1, 2]), None);
 }
 
-fn seen(term: u64, index: u64) -> Seen {
-    Seen { at: mark(term, index), is_membership: false }
+fn seen(term: u64, index: u64) -> LogEntryRef {
+    LogEntryRef { at: mark(term, index), is_membership: false }
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn another_leaders_log_a_hole_and_a_change_of_members_end_what_is_proved() {
     let hole = [seen(3, 4), seen(3, 6)];
     assert_eq!(proven(hole.into_iter(), 4, mark(3, 9)), 1);
     assert_eq!(proven([seen(3, 5)].into_iter(), 4, mark(3, 9)), 0);
-    let changed = Seen { is_membership: true, ..seen(3, 5) };
+    let changed = LogEntryRef { is_membership: true, ..seen(3, 5) };
     assert_eq!(proven([seen(3, 4), changed, seen(3, 6)].into_iter(), 4, mark(3, 9)), 1);
 }
 
@@ -178,7 +178,7 @@ proptest! {
     ) {
         let mut group = Group::new(voters);
         let ids: Vec<u64> = (0..voters as u64).collect();
-        let (mut heard, mut tally) = (Vec::new(), Tally::default());
+        let (mut heard, mut tally) = (Vec::new(), QuorumTracker::default());
         let mut sequenced: Vec<u64> = Vec::new();
         for (kind, voter, number) in steps {
             let (voter, number) = (voter % voters, usize::from(number));

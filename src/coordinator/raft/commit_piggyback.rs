@@ -26,7 +26,7 @@ type Request = AppendEntriesRequest<TypeConfig>;
 ///
 /// Only what follows a request with entries is waited for: heartbeats, which have none, and the end of
 /// their streams are never late. The stream of a probe that reached the end of the log ends so much later.
-pub(crate) fn requests<S>(
+pub(crate) fn piggyback_commits<S>(
     input: S,
     appended: Option<watch::Receiver<u64>>,
     gone: CancellationToken,
@@ -35,11 +35,11 @@ where
     S: Stream<Item = Request> + Send + Unpin + 'static,
 {
     let Some(appended) = appended else { return input.left_stream() };
-    let start = Paced { input, appended, gone, sent: None };
-    futures::stream::unfold(start, Paced::next).right_stream()
+    let start = CommitPiggyback { input, appended, gone, sent: None };
+    futures::stream::unfold(start, CommitPiggyback::next).right_stream()
 }
 
-struct Paced<S> {
+struct CommitPiggyback<S> {
     input: S,
     appended: watch::Receiver<u64>,
     gone: CancellationToken,
@@ -47,7 +47,7 @@ struct Paced<S> {
     sent: Option<u64>,
 }
 
-impl<S: Stream<Item = Request> + Unpin> Paced<S> {
+impl<S: Stream<Item = Request> + Unpin> CommitPiggyback<S> {
     async fn next(mut self) -> Option<(Request, Self)> {
         if let Some(sent) = self.sent {
             let more = self.appended.wait_for(|newest| *newest > sent);
@@ -73,7 +73,7 @@ mod tests {
     use tokio::time::Instant;
     use tokio_util::sync::CancellationToken;
 
-    use super::{LINGER, Request, requests};
+    use super::{LINGER, Request, piggyback_commits};
     use crate::coordinator::consensus::type_config::{Entry, LogId, Vote};
     use crate::task::watch;
 
@@ -92,12 +92,13 @@ mod tests {
         let sender = watch::Sender::new(appended.unwrap_or_default());
         let (mut input, output) = mpsc::channel(2);
         let appended = appended.map(|_| sender.subscribe());
-        let mut requests = Box::pin(requests(output, appended, CancellationToken::new()));
+        let mut piggyback_commits =
+            Box::pin(piggyback_commits(output, appended, CancellationToken::new()));
         input.start_send(first).expect("open");
-        assert!(requests.next().await.is_some());
+        assert!(piggyback_commits.next().await.is_some());
         input.start_send(request(None)).expect("open");
         let begun = Instant::now();
-        assert!(requests.next().await.is_some_and(|second| second.entries.is_empty()));
+        assert!(piggyback_commits.next().await.is_some_and(|second| second.entries.is_empty()));
         begun.elapsed()
     }
 
@@ -110,16 +111,17 @@ mod tests {
         );
         let (sender, appended) = watch::channel(7);
         let (mut input, output) = mpsc::channel(2);
-        let mut requests = Box::pin(requests(output, Some(appended), CancellationToken::new()));
+        let mut piggyback_commits =
+            Box::pin(piggyback_commits(output, Some(appended), CancellationToken::new()));
         input.start_send(request(Some(7))).expect("open");
-        assert!(requests.next().await.is_some());
+        assert!(piggyback_commits.next().await.is_some());
         let begun = Instant::now();
         let append = async {
             tokio::time::sleep(LINGER / 2).await;
             sender.send_replace(8);
             input.start_send(request(Some(8))).expect("open");
         };
-        let (second, ()) = tokio::join!(requests.next(), append);
+        let (second, ()) = tokio::join!(piggyback_commits.next(), append);
         assert_eq!((second.map(|it| it.entries.len()), begun.elapsed()), (Some(1), LINGER / 2));
     }
 
@@ -134,16 +136,17 @@ mod tests {
         let (_sender, appended) = watch::channel(7);
         let (mut input, output) = mpsc::channel(2);
         let gone = CancellationToken::new();
-        let mut requests = Box::pin(requests(output, Some(appended), gone.clone()));
+        let mut piggyback_commits =
+            Box::pin(piggyback_commits(output, Some(appended), gone.clone()));
         input.start_send(request(Some(7))).expect("open");
-        assert!(requests.next().await.is_some());
+        assert!(piggyback_commits.next().await.is_some());
         input.start_send(request(Some(8))).expect("open");
         let begun = Instant::now();
         let leave = async {
             tokio::time::sleep(LINGER / 2).await;
             gone.cancel();
         };
-        let (next, ()) = tokio::join!(requests.next(), leave);
+        let (next, ()) = tokio::join!(piggyback_commits.next(), leave);
         assert!(next.is_none(), "it is another stream's");
         assert_eq!(begun.elapsed(), LINGER / 2);
     }

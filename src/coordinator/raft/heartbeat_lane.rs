@@ -11,29 +11,29 @@ use tonic::{Status, Streaming};
 use crate::rpc::v1::Frame;
 
 /// See the module. Dropping it ends the call.
-pub(crate) struct Lane {
-    requests: mpsc::Sender<Frame>,
+pub(crate) struct HeartbeatLane {
+    piggyback_commits: mpsc::Sender<Frame>,
     answers: Streaming<Frame>,
 }
 
-impl Lane {
+impl HeartbeatLane {
     /// The requests of a call that begins with `first`, and the way to send more.
-    pub(crate) fn requests(
+    pub(crate) fn piggyback_commits(
         first: Frame,
     ) -> (mpsc::Sender<Frame>, impl Stream<Item = Frame> + Send + 'static) {
-        let (sender, requests) = mpsc::channel(1);
-        let rest = tokio_stream::wrappers::ReceiverStream::new(requests);
+        let (sender, piggyback_commits) = mpsc::channel(1);
+        let rest = tokio_stream::wrappers::ReceiverStream::new(piggyback_commits);
         (sender, tokio_stream::StreamExt::chain(tokio_stream::once(first), rest))
     }
 
     /// A call that was opened with those requests.
-    pub(crate) fn new(requests: mpsc::Sender<Frame>, answers: Streaming<Frame>) -> Self {
-        Self { requests, answers }
+    pub(crate) fn new(piggyback_commits: mpsc::Sender<Frame>, answers: Streaming<Frame>) -> Self {
+        Self { piggyback_commits, answers }
     }
 
     /// Sends one more request and waits for its answer.
     pub(crate) async fn exchange(&mut self, request: Frame) -> Result<Frame, Status> {
-        let sent = self.requests.try_send(request);
+        let sent = self.piggyback_commits.try_send(request);
         sent.map_err(|_| Status::unavailable("the call has ended"))?;
         self.answer().await
     }

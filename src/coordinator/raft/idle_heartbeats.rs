@@ -54,7 +54,7 @@ pub(crate) fn hold_heartbeats(raft: &Raft, hold: bool) {
 }
 
 /// See the module.
-pub(crate) struct Pulse {
+pub(crate) struct IdleHeartbeats {
     id: u64,
     raft: Raft,
     timing: Timing,
@@ -63,7 +63,7 @@ pub(crate) struct Pulse {
     appended: watch::Receiver<u64>,
 }
 
-impl Pulse {
+impl IdleHeartbeats {
     /// Starts the task; answers where it is to be noted what is taken of the leader.
     pub(crate) fn start(settings: &Settings, raft: &Raft, log: &LogStore, tasks: &Tasks) -> Heard {
         let heard = Heard::default();

@@ -14,27 +14,32 @@ use super::idle_heartbeats::hold_heartbeats;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limit {
     /// An heir that was asked and does not lead after so long is passed over for the next.
-    pub(crate) heir: Duration,
+    pub(crate) target: Duration,
     /// All of it. When every heir was asked, the rest of it is waited for one of them to lead.
     pub(crate) all: Duration,
 }
 
-/// Has one of `heirs` lead, the one with the newest entries on its disk; ends when another leads
+/// Has one of `targets` lead, the one with the newest entries on its disk; ends when another leads
 /// than `id`, this coordinator, or at once if it does not lead. Whether somebody else leads within
 /// `limit`.
-pub(crate) async fn hand_over(raft: &Raft, id: u64, heirs: &BTreeSet<u64>, limit: Limit) -> bool {
+pub(crate) async fn transfer_leadership(
+    raft: &Raft,
+    id: u64,
+    targets: &BTreeSet<u64>,
+    limit: Limit,
+) -> bool {
     let until = Instant::now() + limit.all;
     let mut asked = BTreeSet::new();
     while leader(raft) == Some(id) {
-        let Some(heir) = best(raft, id, heirs, &asked) else {
+        let Some(target) = best(raft, id, targets, &asked) else {
             return !asked.is_empty() && another_leads(raft, id, until).await;
         };
-        asked.insert(heir);
-        tracing::info!(heir, "handing the lead over");
-        if raft.trigger().transfer_leader(heir).await.is_err() {
+        asked.insert(target);
+        tracing::info!(target, "handing the lead over");
+        if raft.trigger().transfer_leader(target).await.is_err() {
             return false;
         }
-        let next = Instant::now() + limit.heir;
+        let next = Instant::now() + limit.target;
         if !another_leads(raft, id, next.min(until)).await && Instant::now() >= until {
             return false;
         }
@@ -45,7 +50,7 @@ pub(crate) async fn hand_over(raft: &Raft, id: u64, heirs: &BTreeSet<u64>, limit
 /// Lets the others elect one of them: for a leader whose heir did not take over, since openraft's
 /// leader takes no more writes once it has asked. Ends when `id`, this coordinator, does not lead, or
 /// after `limit`: when nobody else can be elected, going on as leader is better than silence.
-pub(crate) async fn step_aside(raft: Raft, id: u64, limit: Duration) {
+pub(crate) async fn step_down(raft: Raft, id: u64, limit: Duration) {
     tracing::warn!("the heir did not take the lead over; waiting for an election");
     hold_heartbeats(&raft, true);
     let mut metrics = raft.server_metrics();
@@ -56,14 +61,14 @@ pub(crate) async fn step_aside(raft: Raft, id: u64, limit: Duration) {
     hold_heartbeats(&raft, false);
 }
 
-fn best(raft: &Raft, id: u64, heirs: &BTreeSet<u64>, asked: &BTreeSet<u64>) -> Option<u64> {
+fn best(raft: &Raft, id: u64, targets: &BTreeSet<u64>, asked: &BTreeSet<u64>) -> Option<u64> {
     let metrics = raft.metrics();
     let metrics = metrics.borrow_watched();
     let replication = metrics.replication.as_ref()?;
     let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
-    let fit = |heir: &u64| *heir != id && voters.contains(heir) && !asked.contains(heir);
-    let fit = heirs.iter().copied().filter(fit);
-    fit.max_by_key(|heir| replication.get(heir).cloned().flatten())
+    let fit = |target: &u64| *target != id && voters.contains(target) && !asked.contains(target);
+    let fit = targets.iter().copied().filter(fit);
+    fit.max_by_key(|target| replication.get(target).cloned().flatten())
 }
 
 /// Whether, by `until`, another than `id` leads.

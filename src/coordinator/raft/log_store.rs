@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::coordinator::consensus::codec::{decode, encode};
 use crate::coordinator::consensus::type_config::{Entry, LogId, TypeConfig, Vote};
 use crate::coordinator::log::{Log, Record};
-use crate::coordinator::quorum_acks::progress::Board;
+use crate::coordinator::quorum_acks::progress::ReplicationProgress;
 use crate::sabotage::{self, Bug};
 use crate::task::watch;
 use crate::telemetry::Metrics;
@@ -45,7 +45,7 @@ impl Extent {
 pub(crate) struct LogStore {
     log: Log,
     metrics: Arc<Metrics>,
-    acks: Board,
+    acks: ReplicationProgress,
     /// Index of the newest entry that was given to the log since it was opened.
     appended: watch::Sender<u64>,
 }
@@ -55,7 +55,11 @@ impl LogStore {
     ///
     /// # Errors
     /// If the log is not readable.
-    pub(crate) fn new(log: Log, metrics: Arc<Metrics>, acks: Board) -> io::Result<Self> {
+    pub(crate) fn new(
+        log: Log,
+        metrics: Arc<Metrics>,
+        acks: ReplicationProgress,
+    ) -> io::Result<Self> {
         let store = Self { log, metrics, acks, appended: watch::Sender::new(0) };
         store.acks.opened(store.vote()?, store.last()?);
         Ok(store)

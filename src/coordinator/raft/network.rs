@@ -25,13 +25,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use super::commit_piggyback::requests;
-use super::heartbeat_lane::Lane;
-use super::vote_withholding::Deference;
+use super::commit_piggyback::piggyback_commits;
+use super::heartbeat_lane::HeartbeatLane;
+use super::vote_withholding::VoteWithholding;
 use crate::coordinator::consensus::codec::{decode, encode};
 use crate::coordinator::consensus::type_config::{Member, Snapshot, TypeConfig, Vote};
-use crate::coordinator::peers::directory::Roster;
-use crate::coordinator::peers::traffic_guard::Gate;
+use crate::coordinator::peers::directory::PeerDirectory;
+use crate::coordinator::peers::traffic_guard::RaftTrafficGuard;
 use crate::rpc::v1::Frame;
 use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::{Caller, MESSAGE_BYTES_MAX};
@@ -52,21 +52,21 @@ type RpcError = RPCError<TypeConfig>;
 
 /// Makes clients to the members, as many as openraft wants.
 pub(crate) struct Network {
-    roster: Roster,
-    gate: Gate,
-    deference: Deference,
+    peers: PeerDirectory,
+    traffic_guard: RaftTrafficGuard,
+    vote_withholding: VoteWithholding,
     appended: Option<watch::Receiver<u64>>,
 }
 
 impl Network {
-    /// `appended`: see [`requests`].
+    /// `appended`: see [`piggyback_commits`].
     pub(crate) fn new(
-        roster: Roster,
-        gate: Gate,
-        deference: Deference,
+        peers: PeerDirectory,
+        traffic_guard: RaftTrafficGuard,
+        vote_withholding: VoteWithholding,
         appended: Option<watch::Receiver<u64>>,
     ) -> Self {
-        Self { roster, gate, deference, appended }
+        Self { peers, traffic_guard, vote_withholding, appended }
     }
 }
 
@@ -74,9 +74,9 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, member: &Member) -> Peer {
-        let url = self.roster.url(target, Some(member));
-        let client = url.and_then(|url| self.roster.connect(&url)).map(|caller| {
-            RaftClient::new(caller)
+        let url = self.peers.url(target, Some(member));
+        let client = url.and_then(|url| self.peers.connect(&url)).map(|connection| {
+            RaftClient::new(connection)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX)
         });
@@ -84,10 +84,10 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             target,
             incarnation: member.incarnation.clone(),
             client,
-            gate: self.gate.clone(),
-            deference: self.deference.clone(),
+            traffic_guard: self.traffic_guard.clone(),
+            vote_withholding: self.vote_withholding.clone(),
             appended: self.appended.clone(),
-            retry: self.roster.patience() / 4,
+            retry: self.peers.patience() / 4,
             reopen: Pacing::default(),
             lane: None,
         }
@@ -142,18 +142,18 @@ pub(crate) struct Peer {
     incarnation: String,
     /// None: neither the membership nor a setting has the peer's address.
     client: Option<RaftClient<Caller>>,
-    gate: Gate,
-    deference: Deference,
+    traffic_guard: RaftTrafficGuard,
+    vote_withholding: VoteWithholding,
     appended: Option<watch::Receiver<u64>>,
     retry: Duration,
     reopen: Pacing,
     /// The call down which heartbeats go, while it is open and none is under way.
-    lane: Option<Lane>,
+    lane: Option<HeartbeatLane>,
 }
 
 impl Peer {
     fn client(&self) -> Result<RaftClient<Caller>, RpcError> {
-        if !self.gate.is_open() {
+        if !self.traffic_guard.is_admitted() {
             let not_yet = Unreachable::from_string("this coordinator is not admitted yet");
             return Err(RPCError::Unreachable(not_yet));
         }
@@ -166,19 +166,19 @@ impl Peer {
     }
 
     fn address<T>(&self, message: T) -> tonic::Request<T> {
-        self.gate.address(message, &self.incarnation)
+        self.traffic_guard.address(message, &self.incarnation)
     }
 
     /// Opens a stream of appends. The connection attempt and a dead connection are bounded by the channel's
     /// patience; a stream that makes progress has no deadline.
     async fn open(
         &mut self,
-        requests: impl Stream<Item = Frame> + Send + 'static,
+        piggyback_commits: impl Stream<Item = Frame> + Send + 'static,
     ) -> Result<tonic::Streaming<Frame>, RpcError> {
-        let mut requests = self.address(requests);
-        self.deference.tell(&mut requests);
+        let mut piggyback_commits = self.address(piggyback_commits);
+        self.vote_withholding.tell(&mut piggyback_commits);
         let opened = match self.client() {
-            Ok(mut client) => client.append(requests).await.map_err(unreachable),
+            Ok(mut client) => client.append(piggyback_commits).await.map_err(unreachable),
             Err(error) => Err(error),
         };
         let target = self.target;
@@ -214,8 +214,8 @@ impl Peer {
         let (lane, answer) = match answered {
             Some(answered) => answered,
             None => {
-                let (sender, requests) = Lane::requests(message);
-                let mut lane = Lane::new(sender, self.open(requests).await?);
+                let (sender, piggyback_commits) = HeartbeatLane::piggyback_commits(message);
+                let mut lane = HeartbeatLane::new(sender, self.open(piggyback_commits).await?);
                 let answer = lane.answer().await.map_err(unreachable)?;
                 (lane, answer)
             }
@@ -304,9 +304,9 @@ impl NetStreamAppend<TypeConfig> for Peer {
             // Dropped with the answers, whoever drops them: the way back does not end the way there.
             let gone = CancellationToken::new();
             let input = futures::stream::iter(seen).chain(input);
-            let requests = requests(input, self.appended.clone(), gone.clone());
+            let piggyback_commits = piggyback_commits(input, self.appended.clone(), gone.clone());
             let takes_answers = gone.drop_guard();
-            let answers = self.open(requests.map(|request| frame(&request))).await?;
+            let answers = self.open(piggyback_commits.map(|request| frame(&request))).await?;
             let results = answers.map(move |answer| {
                 let _until_dropped = &takes_answers;
                 let answer = answer.map_err(unreachable)?;

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 
-use crate::coordinator::peers::traffic_guard::Gate;
+use crate::coordinator::peers::traffic_guard::RaftTrafficGuard;
 use crate::geo::timing::{ROUND_TRIP_MS_MAX, Timing};
 
 /// How long the sender of appends may be silent, in ms.
@@ -34,14 +34,14 @@ const WARN_AGAIN: Duration = Duration::from_secs(600);
 
 /// What a leader asks of this coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ask {
+pub(crate) struct LeaderSilence {
     leader: u64,
     silence: Duration,
 }
 
 /// Clones are the same.
 #[derive(Clone)]
-pub(crate) struct Deference {
+pub(crate) struct VoteWithholding {
     own_ms: u64,
     is_provisional: bool,
     inner: Arc<Mutex<Inner>>,
@@ -55,7 +55,7 @@ struct Inner {
     warned: Option<(u64, u64, Instant)>,
 }
 
-impl Deference {
+impl VoteWithholding {
     /// Nothing was heard of any leader; `timing` is the own one, `is_provisional` when nothing was measured.
     pub(crate) fn new(timing: Timing, is_provisional: bool) -> Self {
         Self { own_ms: timing.silence_ms(), is_provisional, inner: Arc::default() }
@@ -73,8 +73,8 @@ impl Deference {
 
     /// What a stream of appends asks for; `None` when that is no more than openraft does here by
     /// itself, or nothing is said. An operator is told of a timing that differs.
-    pub(crate) fn asked(&self, metadata: &MetadataMap, now: Instant) -> Option<Ask> {
-        let leader = Gate::sender(metadata)?;
+    pub(crate) fn asked(&self, metadata: &MetadataMap, now: Instant) -> Option<LeaderSilence> {
+        let leader = RaftTrafficGuard::sender(metadata)?;
         let silence_ms: u64 = metadata.get(SILENCE)?.to_str().ok()?.parse().ok()?;
         let silence_ms = silence_ms.min(SILENCE_MS_MAX);
         let is_provisional = self.is_provisional || metadata.contains_key(PROVISIONAL);
@@ -82,16 +82,16 @@ impl Deference {
             self.warn(leader, silence_ms, now);
         }
         let silence = Duration::from_millis(silence_ms);
-        (silence_ms > self.own_ms).then_some(Ask { leader, silence })
+        (silence_ms > self.own_ms).then_some(LeaderSilence { leader, silence })
     }
 
     /// Something of that leader was taken.
-    pub(crate) fn heard(&self, ask: Ask, now: Instant) {
+    pub(crate) fn heard(&self, ask: LeaderSilence, now: Instant) {
         self.inner.lock().waits = Some((ask.leader, now + ask.silence));
     }
 
     /// Whether `leader`, whom this coordinator follows, may just be silent by its own timing.
-    pub(crate) fn waits_for(&self, leader: Option<u64>, now: Instant) -> bool {
+    pub(crate) fn withholds_vote(&self, leader: Option<u64>, now: Instant) -> bool {
         let waits = self.inner.lock().waits;
         waits.is_some_and(|(whom, until)| leader == Some(whom) && now < until)
     }
@@ -124,49 +124,52 @@ mod tests {
     use tokio::time::Instant;
     use tonic::Request;
 
-    use super::{Deference, SILENCE, SILENCE_MS_MAX, Timing, WARN_AGAIN};
+    use super::{SILENCE, SILENCE_MS_MAX, Timing, VoteWithholding, WARN_AGAIN};
 
     /// An append of coordinator 2, which has this timing.
     fn append(timing: Timing) -> Request<()> {
         let mut request = Request::new(());
         request.metadata_mut().insert("pghc-from", "2 a".parse().expect("ASCII"));
-        Deference::new(timing, false).tell(&mut request);
+        VoteWithholding::new(timing, false).tell(&mut request);
         request
     }
 
     #[test]
     fn a_quick_follower_waits_as_long_as_its_slow_leader_asks_and_for_no_other() {
-        let (quick, now) = (Deference::new(Timing::LAN, false), Instant::now());
-        assert!(!quick.waits_for(Some(2), now), "nothing was heard");
+        let (quick, now) = (VoteWithholding::new(Timing::LAN, false), Instant::now());
+        assert!(!quick.withholds_vote(Some(2), now), "nothing was heard");
         let ask = quick.asked(append(Timing::WAN).metadata(), now).expect("it asks for more");
-        assert!(!quick.waits_for(Some(2), now), "asking is not enough, it may lead no more");
+        assert!(!quick.withholds_vote(Some(2), now), "asking is not enough, it may lead no more");
         quick.heard(ask, now);
         let almost = now + Duration::from_millis(Timing::WAN.silence_ms() - 1);
-        assert!(quick.waits_for(Some(2), almost));
-        assert!(!quick.waits_for(Some(2), almost + Duration::from_millis(1)));
-        assert!(!quick.waits_for(Some(3), now), "another was elected");
-        assert!(!quick.waits_for(None, now), "an election is under way");
+        assert!(quick.withholds_vote(Some(2), almost));
+        assert!(!quick.withholds_vote(Some(2), almost + Duration::from_millis(1)));
+        assert!(!quick.withholds_vote(Some(3), now), "another was elected");
+        assert!(!quick.withholds_vote(None, now), "an election is under way");
     }
 
     #[test]
     fn nothing_changes_where_the_leader_is_as_quick_or_says_nothing() {
         let now = Instant::now();
         for own in [Timing::LAN, Timing::WAN] {
-            assert_eq!(Deference::new(own, false).asked(append(Timing::LAN).metadata(), now), None);
+            assert_eq!(
+                VoteWithholding::new(own, false).asked(append(Timing::LAN).metadata(), now),
+                None
+            );
         }
         let mut silent = append(Timing::WAN);
         silent.metadata_mut().remove(SILENCE);
-        let quick = Deference::new(Timing::LAN, false);
+        let quick = VoteWithholding::new(Timing::LAN, false);
         assert_eq!(quick.asked(silent.metadata(), now), None, "of an older build");
     }
 
     #[test]
     fn timing_of_a_founder_that_measured_nothing_warns_of_nothing() {
-        let (quick, now) = (Deference::new(Timing::LAN, false), Instant::now());
+        let (quick, now) = (VoteWithholding::new(Timing::LAN, false), Instant::now());
         let mut request = append(Timing::WAN);
-        Deference::new(Timing::WAN, true).tell(&mut request);
+        VoteWithholding::new(Timing::WAN, true).tell(&mut request);
         assert!(quick.asked(request.metadata(), now).is_some(), "it is waited for all the same");
-        let first = Deference::new(Timing::WAN, true);
+        let first = VoteWithholding::new(Timing::WAN, true);
         first.asked(append(Timing::LAN).metadata(), now);
         assert!(quick.inner.lock().warned.is_none() && first.inner.lock().warned.is_none());
         quick.asked(append(Timing::WAN).metadata(), now);
@@ -175,7 +178,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_bounded() {
-        let (quick, now) = (Deference::new(Timing::LAN, false), Instant::now());
+        let (quick, now) = (VoteWithholding::new(Timing::LAN, false), Instant::now());
         let mut request = append(Timing::WAN);
         request.metadata_mut().insert(SILENCE, u64::MAX.to_string().parse().expect("ASCII"));
         let ask = quick.asked(request.metadata(), now).expect("more than its own");
@@ -186,7 +189,7 @@ mod tests {
 
     #[test]
     fn an_operator_is_told_of_each_timing_that_differs_and_not_with_every_heartbeat() {
-        let (quick, mut now) = (Deference::new(Timing::LAN, false), Instant::now());
+        let (quick, mut now) = (VoteWithholding::new(Timing::LAN, false), Instant::now());
         let mut told = |timing, after| {
             now += after;
             let before = quick.inner.lock().warned;

@@ -14,7 +14,7 @@ fn taken(batch: &TailBatch) -> usize {
 
 /// Consecutive batches, oldest first, of about a given number of bytes of memory.
 #[derive(Debug)]
-pub(crate) struct Ring {
+pub(crate) struct BatchCache {
     bytes_max: usize,
     batches: VecDeque<TailBatch>,
     bytes: usize,
@@ -23,14 +23,14 @@ pub(crate) struct Ring {
 }
 
 /// What the ring has above an id.
-pub(crate) enum Above {
+pub(crate) enum CacheLookup {
     /// The next batches in order; none: the reader is at the end.
     Batches(Vec<TailBatch>),
     /// The reader is further behind than the ring reaches.
-    Older,
+    Evicted,
 }
 
-impl Ring {
+impl BatchCache {
     /// An empty ring behind `id` for about `bytes_max` bytes.
     pub(crate) fn starting_after(id: u64, bytes_max: usize) -> Self {
         Self { bytes_max, batches: VecDeque::new(), bytes: 0, before: id }
@@ -55,9 +55,9 @@ impl Ring {
 
     /// The batches that hold ids above `after_id`: at most `count`, and no more than about `bytes`
     /// unless the first is larger.
-    pub(crate) fn above(&self, after_id: u64, count: usize, bytes: usize) -> Above {
+    pub(crate) fn above(&self, after_id: u64, count: usize, bytes: usize) -> CacheLookup {
         if after_id < self.before {
-            return Above::Older;
+            return CacheLookup::Evicted;
         }
         let start = self.batches.partition_point(|batch| batch.last_id <= after_id);
         let mut room = bytes;
@@ -66,7 +66,9 @@ impl Ring {
             room = room.saturating_sub(batch.batch.len());
             fits
         };
-        Above::Batches(self.batches.range(start..).take(count).take_while(fits).cloned().collect())
+        CacheLookup::Batches(
+            self.batches.range(start..).take(count).take_while(fits).cloned().collect(),
+        )
     }
 
     /// Id before the oldest batch.
@@ -77,23 +79,25 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
-    use super::{Above, Ring};
+    use super::{BatchCache, CacheLookup};
     use crate::rpc::v1::TailBatch;
 
     fn batch(first_id: u64, last_id: u64, bytes: usize) -> TailBatch {
         TailBatch { first_id, last_id, batch: vec![0; bytes].into(), ..TailBatch::default() }
     }
 
-    fn first_ids(ring: &Ring, after_id: u64) -> Option<Vec<u64>> {
+    fn first_ids(ring: &BatchCache, after_id: u64) -> Option<Vec<u64>> {
         match ring.above(after_id, 2, 1 << 30) {
-            Above::Batches(batches) => Some(batches.iter().map(|batch| batch.first_id).collect()),
-            Above::Older => None,
+            CacheLookup::Batches(batches) => {
+                Some(batches.iter().map(|batch| batch.first_id).collect())
+            }
+            CacheLookup::Evicted => None,
         }
     }
 
     #[test]
     fn a_reader_gets_the_batch_that_holds_its_next_id() {
-        let mut ring = Ring::starting_after(10, 1 << 16);
+        let mut ring = BatchCache::starting_after(10, 1 << 16);
         for (first, last) in [(11, 13), (14, 14), (15, 20)] {
             ring.push(batch(first, last, 1));
         }
@@ -106,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_ring_forgets_its_oldest_batches_and_says_so() {
-        let mut ring = Ring::starting_after(0, 64 << 20);
+        let mut ring = BatchCache::starting_after(0, 64 << 20);
         for id in 1..=70 {
             ring.push(batch(id, id, 1 << 20));
         }
@@ -116,7 +120,7 @@ mod tests {
 
     #[test]
     fn small_batches_take_no_more_memory_than_large_ones() {
-        let mut ring = Ring::starting_after(0, 64 << 10);
+        let mut ring = BatchCache::starting_after(0, 64 << 10);
         for id in 1..=10_000 {
             ring.push(batch(id, id, 1));
         }
@@ -126,12 +130,14 @@ mod tests {
 
     #[test]
     fn no_more_is_handed_out_than_asked_for_in_bytes_but_always_one_batch() {
-        let mut ring = Ring::starting_after(0, 1 << 16);
+        let mut ring = BatchCache::starting_after(0, 1 << 16);
         for id in 1..=9 {
             ring.push(batch(id, id, 100));
         }
         for (bytes, expected) in [(1, 1), (100, 1), (101, 2), (300, 3), (9_000, 5)] {
-            let Above::Batches(batches) = ring.above(0, 5, bytes) else { panic!("it is here") };
+            let CacheLookup::Batches(batches) = ring.above(0, 5, bytes) else {
+                panic!("it is here")
+            };
             assert_eq!(batches.len(), expected, "{bytes} bytes");
         }
     }

@@ -15,10 +15,10 @@ use pghc_api::id::ClusterId;
 use pghc_api::limits::TAIL_QUEUE_BYTES_MAX;
 use tokio::sync::Notify;
 
-use super::batch_cache::{Above, Ring};
-use super::reply_cache::{Answer, BatchId, Recent};
+use super::batch_cache::{BatchCache, CacheLookup};
+use super::reply_cache::{BatchId, Lookup, ReplyCache};
 use crate::coordinator::consensus::type_config::{Entry, LogId, SnapshotMeta, StoredMembership};
-use crate::coordinator::replica::unconfirmed::Early;
+use crate::coordinator::replica::unconfirmed::UnconfirmedEntries;
 use crate::rpc::v1::TailBatch;
 use crate::sequencer::{Position, Sequenced, Sequencer, View, ZoneChange, Zones};
 use crate::task::watch;
@@ -26,13 +26,13 @@ use crate::task::watch;
 /// Batches handed to a tail at a time.
 const TAIL_BATCHES: usize = 64;
 
-pub(crate) struct Sequencing {
+pub(crate) struct SequencerDriver {
     inner: Mutex<Inner>,
     head_id: watch::Sender<u64>,
     /// The index after the newest entry that was sequenced.
     next_index: watch::Sender<u64>,
     zones: watch::Sender<Arc<Zones>>,
-    /// Early entries are all confirmed, or a snapshot was taken; told while they are held up.
+    /// UnconfirmedEntries entries are all confirmed, or a snapshot was taken; told while they are held up.
     in_step: Notify,
 }
 
@@ -42,9 +42,9 @@ struct Inner {
     membership: StoredMembership,
     /// Who votes by it; nobody while two memberships count together.
     voters: Arc<[u64]>,
-    early: Early,
-    ring: Ring,
-    recent: Recent,
+    early: UnconfirmedEntries,
+    ring: BatchCache,
+    recent: ReplyCache,
 }
 
 /// What is remembered of an entry that was sequenced.
@@ -78,7 +78,7 @@ pub(crate) enum Next {
     Purged,
 }
 
-impl Sequencing {
+impl SequencerDriver {
     /// Nothing sequenced yet; about `ring_bytes` of the newest batches will be kept in memory.
     pub(crate) fn new(cluster: ClusterId, ring_bytes: usize) -> Self {
         let inner = Inner {
@@ -86,9 +86,9 @@ impl Sequencing {
             applied: None,
             membership: StoredMembership::default(),
             voters: Arc::default(),
-            early: Early::default(),
-            ring: Ring::starting_after(0, ring_bytes),
-            recent: Recent::default(),
+            early: UnconfirmedEntries::default(),
+            ring: BatchCache::starting_after(0, ring_bytes),
+            recent: ReplyCache::default(),
         };
         let (head_id, zones) = (watch::Sender::new(0), watch::Sender::default());
         let (next_index, in_step) = (watch::Sender::new(0), Notify::new());
@@ -209,13 +209,13 @@ impl Sequencing {
 
     /// Tells who waits for early entries to be confirmed.
     fn tell_if_in_step(&self, inner: &Inner) {
-        if inner.early.is_held() && inner.early.is_in_step() {
+        if inner.early.is_held() && inner.early.is_caught_up() {
             self.in_step.notify_waiters();
         }
     }
 
     /// The outcomes of a batch, now or when it is sequenced.
-    pub(crate) fn answer(&self, batch: BatchId) -> Answer {
+    pub(crate) fn answer(&self, batch: BatchId) -> Lookup {
         self.inner.lock().recent.answer(batch)
     }
 
@@ -228,8 +228,8 @@ impl Sequencing {
     pub(crate) fn next(&self, after_id: u64) -> Next {
         let inner = self.inner.lock();
         match inner.ring.above(after_id, TAIL_BATCHES, TAIL_QUEUE_BYTES_MAX) {
-            Above::Batches(batches) => Next::Batches(batches),
-            Above::Older => {
+            CacheLookup::Batches(batches) => Next::Batches(batches),
+            CacheLookup::Evicted => {
                 let last = inner.applied.map_or(0, |applied| applied.index());
                 let start = inner.sequencer.positions().before(after_id);
                 start.map_or(Next::Purged, |start| Next::Log(start, last))
@@ -303,7 +303,7 @@ impl Sequencing {
     /// not know to be committed would contradict it.
     pub(crate) async fn hold_for_snapshot(&self, limit: Duration) -> bool {
         self.inner.lock().early.hold(true);
-        self.until(limit, Early::is_in_step).await
+        self.until(limit, UnconfirmedEntries::is_caught_up).await
     }
 
     /// Waits, at most for `limit`, until the snapshot is taken; whether it was or not, entries are
@@ -313,7 +313,7 @@ impl Sequencing {
         self.inner.lock().early.hold(false);
     }
 
-    async fn until(&self, limit: Duration, is_so: impl Fn(&Early) -> bool) -> bool {
+    async fn until(&self, limit: Duration, is_so: impl Fn(&UnconfirmedEntries) -> bool) -> bool {
         let wait = async {
             loop {
                 let told = self.in_step.notified();
@@ -331,7 +331,7 @@ impl Sequencing {
     /// openraft.
     pub(crate) fn snapshot(&self) -> Option<(SnapshotMeta, View)> {
         let mut inner = self.inner.lock();
-        if !inner.early.is_in_step() {
+        if !inner.early.is_caught_up() {
             return None;
         }
         let last_membership = inner.membership.clone();

@@ -20,7 +20,7 @@ pub(crate) type BatchId = (SessionId, u64);
 pub(crate) type Outcomes = Arc<Vec<Outcome>>;
 
 #[derive(Debug, Default)]
-pub(crate) struct Recent {
+pub(crate) struct ReplyCache {
     outcomes: HashMap<BatchId, Outcomes>,
     in_order: VecDeque<BatchId>,
     writes: usize,
@@ -28,22 +28,22 @@ pub(crate) struct Recent {
 }
 
 /// An answer, now or later.
-pub(crate) enum Answer {
-    Known(Outcomes),
-    Coming(oneshot::Receiver<Outcomes>),
+pub(crate) enum Lookup {
+    Hit(Outcomes),
+    Pending(oneshot::Receiver<Outcomes>),
 }
 
-impl Recent {
+impl ReplyCache {
     /// The outcomes of a batch, or a receiver that gets them when the batch is sequenced here.
-    pub(crate) fn answer(&mut self, batch: BatchId) -> Answer {
+    pub(crate) fn answer(&mut self, batch: BatchId) -> Lookup {
         if let Some(outcomes) = self.outcomes.get(&batch) {
-            return Answer::Known(Arc::clone(outcomes));
+            return Lookup::Hit(Arc::clone(outcomes));
         }
         let (sender, receiver) = oneshot::channel();
         let waiting = self.waiting.entry(batch).or_default();
         waiting.retain(|sender| !sender.is_closed());
         waiting.push(sender);
-        Answer::Coming(receiver)
+        Lookup::Pending(receiver)
     }
 
     /// Forgets waiters of `batch` that have given up.
@@ -78,24 +78,24 @@ impl Recent {
 mod tests {
     use pghc_api::id::WriteId;
 
-    use super::{Answer, Recent};
+    use super::{Lookup, ReplyCache};
     use crate::sequencer::Outcome;
 
     #[test]
     fn a_batch_sequenced_twice_keeps_its_first_outcomes() {
-        let mut recent = Recent::default();
-        let Answer::Coming(mut coming) = recent.answer(([1; 16], 1)) else { panic!("not known") };
+        let mut recent = ReplyCache::default();
+        let Lookup::Pending(mut coming) = recent.answer(([1; 16], 1)) else { panic!("not known") };
         recent.sequenced(([1; 16], 1), vec![Outcome::KeyReused(WriteId::FIRST)]);
         recent.sequenced(([1; 16], 1), vec![Outcome::Repeated(WriteId::FIRST)]);
         let first = vec![Outcome::KeyReused(WriteId::FIRST)];
         assert_eq!(*coming.try_recv().expect("told"), first);
-        let Answer::Known(known) = recent.answer(([1; 16], 1)) else { panic!("known") };
+        let Lookup::Hit(known) = recent.answer(([1; 16], 1)) else { panic!("known") };
         assert_eq!(*known, first);
     }
 
     #[test]
     fn who_has_given_up_is_forgotten() {
-        let mut recent = Recent::default();
+        let mut recent = ReplyCache::default();
         drop(recent.answer(([1; 16], 1)));
         recent.give_up(&([1; 16], 1));
         assert!(recent.waiting.is_empty());

@@ -18,7 +18,7 @@ const ASIDE: &str = "snapshot.damaged";
 const MAGIC: &[u8; 8] = b"pghcsnp1";
 
 /// What the operator must do about a snapshot that cannot be used.
-const WAY_OUT: &str = "keep this coordinator stopped while the others go on, and replace it by a new \
+const REPLACE_HINT: &str = "keep this coordinator stopped while the others go on, and replace it by a new \
                        one with an empty directory (pghc members replace)";
 
 /// Where the snapshot is. Clones are the same place.
@@ -101,7 +101,7 @@ impl Snapshots {
                 io::ErrorKind::InvalidData,
                 format!(
                     "the log is purged up to entry {purged} but {} only reaches {}: writes between \
-                     them are lost here, which the others have; {WAY_OUT}",
+                     them are lost here, which the others have; {REPLACE_HINT}",
                     self.path.display(),
                     reaches.map_or("nothing".to_owned(), |index| format!("entry {index}")),
                 ),
@@ -128,7 +128,7 @@ impl Snapshots {
                 io::ErrorKind::InvalidData,
                 format!(
                     "{} is damaged ({what}), and the log does not reach back to its start; \
-                     nothing was changed; {WAY_OUT}",
+                     nothing was changed; {REPLACE_HINT}",
                     self.path.display()
                 ),
             )

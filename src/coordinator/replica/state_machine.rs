@@ -8,7 +8,7 @@ use futures::{Stream, TryStreamExt as _};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{OptionalSend, RaftSnapshotBuilder};
 
-use super::driver::Sequencing;
+use super::driver::SequencerDriver;
 use super::snapshots::Snapshots;
 use crate::coordinator::consensus::type_config::{
     LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig,
@@ -19,18 +19,18 @@ use crate::telemetry::Metrics;
 
 #[derive(Clone)]
 pub(crate) struct StateMachine {
-    sequencing: Arc<Sequencing>,
+    driver: Arc<SequencerDriver>,
     snapshots: Snapshots,
     metrics: Arc<Metrics>,
 }
 
 impl StateMachine {
     pub(crate) fn new(
-        sequencing: Arc<Sequencing>,
+        driver: Arc<SequencerDriver>,
         snapshots: Snapshots,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { sequencing, snapshots, metrics }
+        Self { driver, snapshots, metrics }
     }
 }
 
@@ -65,7 +65,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
-        Ok(self.sequencing.applied())
+        Ok(self.driver.applied())
     }
 
     async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
@@ -73,7 +73,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
-            let batches = self.sequencing.advance(entry)?;
+            let batches = self.driver.advance(entry)?;
             self.metrics.coordinator.sequenced_by_leader.inc_by(batches);
             if let Some(responder) = responder {
                 responder.send(());
@@ -85,7 +85,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     /// None while the state is ahead of what openraft knows to be committed, which the caller sees to
     /// (`maintenance`): a later look makes the snapshot.
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
-        let (meta, view) = self.sequencing.snapshot()?;
+        let (meta, view) = self.driver.snapshot()?;
         Some(Builder { snapshots: self.snapshots.clone(), meta, view: Some(view) })
     }
 
@@ -94,7 +94,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, state: Bytes) -> io::Result<()> {
-        self.sequencing.restore(meta, &state)?;
+        self.driver.restore(meta, &state)?;
         save(&self.snapshots, meta, &state).await
     }
 

@@ -11,19 +11,19 @@ const AHEAD_MAX: usize = 65_536;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(crate) struct Early {
+pub(crate) struct UnconfirmedEntries {
     ahead: VecDeque<LogId>,
     is_held: bool,
 }
 
-impl Early {
+impl UnconfirmedEntries {
     /// Whether another entry may be sequenced ahead of openraft.
     pub(crate) fn may_go_on(&self) -> bool {
         !self.is_held && self.ahead.len() < AHEAD_MAX
     }
 
     /// Whether openraft has committed all that was sequenced.
-    pub(crate) fn is_in_step(&self) -> bool {
+    pub(crate) fn is_caught_up(&self) -> bool {
         self.ahead.is_empty()
     }
 

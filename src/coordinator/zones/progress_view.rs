@@ -9,38 +9,38 @@ use tokio::time::Instant;
 use super::registry::{Inhabited, Zones};
 use super::state::Feed;
 use crate::coordinator::raft::log_store::LogStore;
-use crate::coordinator::replica::driver::Sequencing;
+use crate::coordinator::replica::driver::SequencerDriver;
 use crate::rpc::v1::ZoneView;
 
 /// What this coordinator tells of the zones.
 #[derive(Clone)]
-pub(crate) struct Outlook {
-    pub(crate) sequencing: Arc<Sequencing>,
+pub(crate) struct ZoneProgressView {
+    pub(crate) driver: Arc<SequencerDriver>,
     pub(crate) zones: Arc<Zones>,
     pub(crate) log: LogStore,
 }
 
-impl Outlook {
+impl ZoneProgressView {
     /// `expected` are the zones that have a coordinator when the group is founded.
     pub(crate) fn new(
-        sequencing: &Arc<Sequencing>,
+        driver: &Arc<SequencerDriver>,
         log: &LogStore,
         expected: Vec<ZoneName>,
     ) -> Self {
-        let applied = Arc::clone(sequencing);
+        let applied = Arc::clone(driver);
         let inhabited = move || -> BTreeSet<ZoneName> {
             let (_, membership) = applied.applied();
             membership.nodes().filter_map(|(_, member)| member.zone.parse().ok()).collect()
         };
         let known = (expected, Box::new(inhabited) as Inhabited);
-        let zones = Arc::new(Zones::new(sequencing.zones(), known, Instant::now()));
-        Self { sequencing: Arc::clone(sequencing), zones, log: log.clone() }
+        let zones = Arc::new(Zones::new(driver.zones(), known, Instant::now()));
+        Self { driver: Arc::clone(driver), zones, log: log.clone() }
     }
 
     /// What it can feed zones with.
     pub(crate) fn feed(&self) -> Feed {
-        let head = *self.sequencing.head_id().borrow();
-        let (first_id, log_first_id) = self.sequencing.first_ids(self.log.first());
+        let head = *self.driver.head_id().borrow();
+        let (first_id, log_first_id) = self.driver.first_ids(self.log.first());
         let earlier_head = self.zones.earlier_head(head, Instant::now());
         Feed { first_id, log_first_id, earlier_head }
     }

@@ -8,8 +8,8 @@ use pghc_api::id::ZoneName;
 use tokio::time::Instant;
 
 use super::registry::Zones;
-use crate::coordinator::ordering::leader_client::Forward;
-use crate::coordinator::ordering::proposer::Attempt;
+use crate::coordinator::ordering::leader_client::LeaderClient;
+use crate::coordinator::ordering::proposer::ProposeResult;
 use crate::sequencer::{Registration, ZoneAct, ZoneChange};
 
 /// Pause before another attempt.
@@ -24,7 +24,7 @@ const CHANGE_MAX: Duration = Duration::from_secs(10);
 /// Changes the registry.
 #[derive(Clone)]
 pub(crate) struct Registrar {
-    forward: Forward,
+    leader_client: LeaderClient,
     zones: Arc<Zones>,
     /// How long one attempt to reach the leader may take before it is made again.
     attempt_max: Duration,
@@ -54,14 +54,18 @@ pub(crate) enum ChangeError {
 
 impl Registrar {
     /// `attempt_max` bounds one attempt to reach the leader; then it is made again.
-    pub(crate) fn new(forward: &Forward, zones: &Arc<Zones>, attempt_max: Duration) -> Self {
-        Self { forward: forward.clone(), zones: Arc::clone(zones), attempt_max }
+    pub(crate) fn new(
+        leader_client: &LeaderClient,
+        zones: &Arc<Zones>,
+        attempt_max: Duration,
+    ) -> Self {
+        Self { leader_client: leader_client.clone(), zones: Arc::clone(zones), attempt_max }
     }
 
     /// Registers zones of members and forgets removed ones that nothing needs, until it is dropped.
     pub(crate) async fn run(self) {
         let (mut newcomers, mut registry) = (self.zones.newcomers(), self.zones.registry());
-        let mut leadership = self.forward.leadership();
+        let mut leadership = self.leader_client.leadership();
         loop {
             newcomers.borrow_and_update();
             registry.borrow_and_update();
@@ -69,9 +73,11 @@ impl Registrar {
             let mut again = None;
             for change in self.due() {
                 let ZoneChange { act, zone } = change.clone();
-                match self.forward.propose_zone_change(&change).await {
-                    Attempt::Committed => tracing::info!(%zone, ?act, "registry of zones changed"),
-                    Attempt::NotReadable => {
+                match self.leader_client.propose_zone_change(&change).await {
+                    ProposeResult::Committed => {
+                        tracing::info!(%zone, ?act, "registry of zones changed")
+                    }
+                    ProposeResult::NotReadable => {
                         again = Some(ASK_AGAIN);
                         break;
                     }
@@ -90,7 +96,7 @@ impl Registrar {
 
     /// What a leader changes by itself now; nothing while another coordinator leads.
     fn due(&self) -> Vec<ZoneChange> {
-        if !self.forward.leads() {
+        if !self.leader_client.leads() {
             return Vec::new();
         }
         let is_full = self.zones.registry().borrow().is_full();
@@ -115,10 +121,11 @@ impl Registrar {
         let before = registry.borrow_and_update().get(&change.zone);
         loop {
             // Also when it is so already, as far as this coordinator knows: it may not know the newest.
-            let attempt = self.forward.attempt_zone_change(&change, self.attempt_max).await;
-            if attempt == Attempt::Committed {
+            let attempt = self.leader_client.attempt_zone_change(&change, self.attempt_max).await;
+            if attempt == ProposeResult::Committed {
                 // At the leader it is carried out already; here it comes with the next append.
-                let wait = if self.forward.leads() { Duration::ZERO } else { self.attempt_max };
+                let wait =
+                    if self.leader_client.leads() { Duration::ZERO } else { self.attempt_max };
                 let so = registry.wait_for(|zones| match zones.get(&change.zone) {
                     // A removed zone may be forgotten at once.
                     None => wanted == Registration::Removed && before.is_some(),
@@ -141,7 +148,7 @@ impl Registrar {
                 }
             }
             if Instant::now() >= until {
-                let is_early = attempt == Attempt::NotReadable;
+                let is_early = attempt == ProposeResult::NotReadable;
                 return Err(if is_early {
                     ChangeError::NotReadable
                 } else {

@@ -133,7 +133,7 @@ fn a_reader_finds_what_it_asked_for_or_nothing() {
     let log = Log::open(dir.path(), OPTIONS).unwrap();
     let (found, began) = ([const { AtomicU64::new(0) }; 2], std::time::Instant::now());
     std::thread::scope(|scope| {
-        let readers = [0, 1].map(|reader| {
+        let format_support = [0, 1].map(|reader| {
             let (log, found) = (log.clone(), &found[reader]);
             scope.spawn(move || {
                 while log.state().last != Some(RECORDS - 1) {
@@ -153,7 +153,7 @@ fn a_reader_finds_what_it_asked_for_or_nothing() {
             // The last one ends the readers: each has had its turn by then.
             while index == RECORDS - 1
                 && began.elapsed() < std::time::Duration::from_secs(60)
-                && readers.iter().zip(&found).any(|(reader, found)| {
+                && format_support.iter().zip(&found).any(|(reader, found)| {
                     !reader.is_finished() && found.load(Ordering::Relaxed) == 0
                 })
             {

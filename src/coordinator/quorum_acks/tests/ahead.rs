@@ -1,4 +1,4 @@
-//! Sequencing ahead of openraft, and openraft catching up.
+//! SequencerDriver ahead of openraft, and openraft catching up.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use openraft::vote::RaftLeaderId as _;
 use openraft::{EntryPayload, Membership};
 
 use crate::coordinator::consensus::type_config::{Entry, LogId, Member, Proposal, SnapshotMeta};
-use crate::coordinator::replica::driver::Sequencing;
+use crate::coordinator::replica::driver::SequencerDriver;
 
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
@@ -31,76 +31,75 @@ fn members(term: u64, index: u64, sets: &[&[u64]]) -> Entry {
 }
 
 /// Three voters, sequenced up to index 1.
-pub(crate) fn sequencing() -> Arc<Sequencing> {
+pub(crate) fn driver() -> Arc<SequencerDriver> {
     let cluster = "00000000-0000-4000-8000-000000000001".parse().expect("a UUID");
-    let sequencing = Sequencing::new(cluster, 1 << 20);
-    sequencing.advance(members(0, 0, &[&[1, 2, 3]])).expect("committed");
-    sequencing.advance(blank(1, 1)).expect("committed");
-    Arc::new(sequencing)
+    let driver = SequencerDriver::new(cluster, 1 << 20);
+    driver.advance(members(0, 0, &[&[1, 2, 3]])).expect("committed");
+    driver.advance(blank(1, 1)).expect("committed");
+    Arc::new(driver)
 }
 
-pub(crate) fn next(sequencing: &Sequencing) -> u64 {
-    *sequencing.next_index().borrow()
+pub(crate) fn next(driver: &SequencerDriver) -> u64 {
+    *driver.next_index().borrow()
 }
 
 #[test]
 fn entries_are_sequenced_early_one_after_the_other_and_openraft_confirms_them() {
-    let sequencing = sequencing();
-    assert_eq!(sequencing.advance_early(blank(1, 3)).expect("fine"), None, "2 is missing");
-    assert_eq!(sequencing.advance_early(blank(1, 2)).expect("fine"), Some(0));
-    assert_eq!(sequencing.advance_early(blank(1, 3)).expect("fine"), Some(0));
-    assert_eq!(next(&sequencing), 4);
+    let driver = driver();
+    assert_eq!(driver.advance_early(blank(1, 3)).expect("fine"), None, "2 is missing");
+    assert_eq!(driver.advance_early(blank(1, 2)).expect("fine"), Some(0));
+    assert_eq!(driver.advance_early(blank(1, 3)).expect("fine"), Some(0));
+    assert_eq!(next(&driver), 4);
     for entry in [blank(1, 2), blank(1, 3), blank(1, 4)] {
-        sequencing.advance(entry).expect("the same");
+        driver.advance(entry).expect("the same");
     }
-    assert_eq!(next(&sequencing), 5);
+    assert_eq!(next(&driver), 5);
 }
 
 #[test]
 fn another_entry_than_the_one_sequenced_early_stops_the_coordinator() {
-    let sequencing = sequencing();
-    sequencing.advance_early(blank(1, 2)).expect("fine");
-    let error = sequencing.advance(blank(2, 2)).expect_err("a fork");
+    let driver = driver();
+    driver.advance_early(blank(1, 2)).expect("fine");
+    let error = driver.advance(blank(2, 2)).expect_err("a fork");
     assert!(error.to_string().contains("is committed in its place"), "{error}");
 }
 
 #[test]
 fn while_two_memberships_count_together_nobody_counts_acks() {
-    let sequencing = sequencing();
-    let voters =
-        |sequencing: &Sequencing| sequencing.majority_for_next().map(|(_, it)| it.to_vec());
-    assert_eq!(voters(&sequencing), Some(vec![1, 2, 3]));
-    sequencing.advance(members(1, 2, &[&[1, 2, 3], &[1, 2, 4]])).expect("committed");
-    assert_eq!(voters(&sequencing), None);
-    sequencing.advance(members(1, 3, &[&[1, 2, 4]])).expect("committed");
-    assert_eq!(voters(&sequencing), Some(vec![1, 2, 4]));
+    let driver = driver();
+    let voters = |driver: &SequencerDriver| driver.majority_for_next().map(|(_, it)| it.to_vec());
+    assert_eq!(voters(&driver), Some(vec![1, 2, 3]));
+    driver.advance(members(1, 2, &[&[1, 2, 3], &[1, 2, 4]])).expect("committed");
+    assert_eq!(voters(&driver), None);
+    driver.advance(members(1, 3, &[&[1, 2, 4]])).expect("committed");
+    assert_eq!(voters(&driver), Some(vec![1, 2, 4]));
 }
 
 #[tokio::test]
 async fn a_snapshot_waits_for_openraft_and_holds_counting_up_meanwhile() {
-    let sequencing = sequencing();
-    sequencing.advance_early(blank(1, 2)).expect("fine");
-    assert!(sequencing.snapshot().is_none(), "openraft does not know the newest entry");
-    let waiting = sequencing.hold_for_snapshot(LONG);
+    let driver = driver();
+    driver.advance_early(blank(1, 2)).expect("fine");
+    assert!(driver.snapshot().is_none(), "openraft does not know the newest entry");
+    let waiting = driver.hold_for_snapshot(LONG);
     let catching_up = async {
         tokio::task::yield_now().await;
-        assert_eq!(sequencing.advance_early(blank(1, 3)).expect("fine"), None, "held up");
-        sequencing.advance(blank(1, 2)).expect("the same");
+        assert_eq!(driver.advance_early(blank(1, 3)).expect("fine"), None, "held up");
+        driver.advance(blank(1, 2)).expect("the same");
     };
-    let (is_in_step, ()) = tokio::join!(waiting, catching_up);
-    assert!(is_in_step);
+    let (is_caught_up, ()) = tokio::join!(waiting, catching_up);
+    assert!(is_caught_up);
     let taking = async {
         tokio::task::yield_now().await;
-        sequencing.snapshot().expect("in step").0.last_log_id.map(|last| last.index)
+        driver.snapshot().expect("in step").0.last_log_id.map(|last| last.index)
     };
-    let ((), last) = tokio::join!(sequencing.let_go_after_snapshot(LONG), taking);
+    let ((), last) = tokio::join!(driver.let_go_after_snapshot(LONG), taking);
     assert_eq!(last, Some(2));
-    assert_eq!(sequencing.advance_early(blank(1, 3)).expect("fine"), Some(0), "it goes on");
+    assert_eq!(driver.advance_early(blank(1, 3)).expect("fine"), Some(0), "it goes on");
 }
 
 #[test]
 fn a_snapshot_that_is_behind_what_was_sequenced_early_takes_nothing_back() {
-    let (ahead, behind) = (sequencing(), sequencing());
+    let (ahead, behind) = (driver(), driver());
     behind.advance(blank(1, 2)).expect("committed");
     let (meta, state) = behind.snapshot().expect("in step");
     for index in 2..=4 {

@@ -11,7 +11,7 @@ use super::ahead::blank;
 use crate::coordinator::log::tests::mem_disk::MemDisk;
 use crate::coordinator::log::{Log, Options};
 use crate::coordinator::quorum_acks::Acks;
-use crate::coordinator::quorum_acks::progress::Board;
+use crate::coordinator::quorum_acks::progress::ReplicationProgress;
 use crate::coordinator::quorum_acks::quorum::Ack;
 use crate::coordinator::raft::log_store::LogStore;
 use crate::telemetry::Metrics;
@@ -23,14 +23,14 @@ const SMALL: Options = Options {
     cache_bytes: 1 << 20,
 };
 
-fn open(disk: &MemDisk) -> (LogStore, Board) {
+fn open(disk: &MemDisk) -> (LogStore, ReplicationProgress) {
     let log = Log::open_on(Arc::new(disk.clone()), Path::new("/mem"), SMALL).expect("a good log");
-    let board = Board::new(1, Acks::AllToAll);
+    let board = ReplicationProgress::new(1, Acks::AllToAll);
     let store = LogStore::new(log, Metrics::for_coordinator(), board.clone());
     (store.expect("readable"), board)
 }
 
-fn newest(board: &Board) -> Option<Ack> {
+fn newest(board: &ReplicationProgress) -> Option<Ack> {
     *board.own().borrow()
 }
 
@@ -57,7 +57,7 @@ async fn nothing_is_told_of_an_entry_before_the_disk_has_it_and_a_restart_tells_
 
 #[tokio::test]
 async fn who_goes_by_the_leaders_word_tells_nothing() {
-    let board = Board::new(1, Acks::Leader);
+    let board = ReplicationProgress::new(1, Acks::Leader);
     board.opened(Some(Vote::new_committed(1, 1)), Some(blank(1, 0).log_id));
     assert_eq!(newest(&board), None);
 }

@@ -1,4 +1,4 @@
-//! Counting when the log cannot be read.
+//! CommitTask when the log cannot be read.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,14 +8,14 @@ use std::time::Duration;
 use openraft::Vote;
 use openraft::storage::{IOFlushed, RaftLogStorage as _};
 
-use super::ahead::{LONG, blank, next, sequencing};
+use super::ahead::{LONG, blank, driver, next};
 use crate::coordinator::log::tests::mem_disk::MemDisk;
 use crate::coordinator::log::{Log, Options};
-use crate::coordinator::peers::directory::Roster;
-use crate::coordinator::peers::traffic_guard::Gate;
+use crate::coordinator::peers::directory::PeerDirectory;
+use crate::coordinator::peers::traffic_guard::RaftTrafficGuard;
 use crate::coordinator::quorum_acks::Acks;
-use crate::coordinator::quorum_acks::commit_task::Counting;
-use crate::coordinator::quorum_acks::progress::Board;
+use crate::coordinator::quorum_acks::commit_task::CommitTask;
+use crate::coordinator::quorum_acks::progress::ReplicationProgress;
 use crate::coordinator::raft::log_store::LogStore;
 use crate::rpc::Tcp;
 use crate::task::Tasks;
@@ -36,28 +36,29 @@ async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 
 #[tokio::test]
 async fn counting_goes_on_when_the_log_can_be_read_again_and_says_so_meanwhile() {
-    let (disk, sequencing) = (MemDisk::default(), sequencing());
+    let (disk, driver) = (MemDisk::default(), driver());
     let log = Log::open_on(Arc::new(disk.clone()), Path::new("/mem"), UNCACHED).expect("a log");
-    let (board, metrics) = (Board::new(1, Acks::AllToAll), Metrics::for_coordinator());
+    let (board, metrics) =
+        (ReplicationProgress::new(1, Acks::AllToAll), Metrics::for_coordinator());
     let mut store = LogStore::new(log, Arc::clone(&metrics), board.clone()).expect("readable");
     let cluster = "00000000-0000-4000-8000-000000000001".parse().expect("a UUID");
-    let roster = Roster::new(Arc::new(Tcp), cluster, BTreeMap::new(), LONG);
-    let (gate, tasks) = (Gate::new(1, "a", roster), Tasks::default());
-    gate.open();
+    let peers = PeerDirectory::new(Arc::new(Tcp), cluster, BTreeMap::new(), LONG);
+    let (traffic_guard, tasks) = (RaftTrafficGuard::new(1, "a", peers), Tasks::default());
+    traffic_guard.admit();
     store.save_vote(&Vote::new_committed(1, 1)).await.expect("a good disk");
     let entries = [blank(1, 0), blank(1, 1), blank(1, 2)];
     store.append(entries, IOFlushed::noop()).await.expect("a good disk");
     store.flushed().await.expect("a good disk");
     disk.fail_reads(true);
-    Counting::start(&board, &gate, &sequencing, &store, &metrics, &tasks);
+    CommitTask::start(&board, &traffic_guard, &driver, &store, &metrics, &tasks);
     let own = *board.own().borrow();
     let own = own.expect("it is durable");
     board.heard(2, &own);
     wait_until("it has tried twice", || disk.failed_reads() >= 2).await;
     let counts = &metrics.coordinator.counts_acks;
-    assert_eq!((counts.get(), next(&sequencing)), (0, 2));
+    assert_eq!((counts.get(), next(&driver)), (0, 2));
     disk.fail_reads(false);
     wait_until("it counts again", || counts.get() == 1).await;
-    wait_until("what was acked is sequenced", || next(&sequencing) == 3).await;
+    wait_until("what was acked is sequenced", || next(&driver) == 3).await;
     tasks.shut_down().await;
 }
