@@ -7,6 +7,7 @@
 //! Stricter than JSON itself: nesting is bounded, no object has the same key twice, `\u0000` and
 //! lone surrogates are refused, and numbers must fit PostgreSQL's `numeric`.
 
+mod fault;
 mod number;
 mod scan;
 mod string;
@@ -15,20 +16,8 @@ use std::ops::Range;
 
 use crate::error::ErrorCode;
 
+pub use fault::Fault;
 use scan::Scanner;
-
-/// What is wrong with a body and where.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{what} at byte {at}")]
-pub struct Fault {
-    /// What the caller is told: one of `bad_json`, `duplicate_key`, `unknown_field` and
-    /// `unstorable_payload`.
-    pub code: ErrorCode,
-    /// Offset into the body in bytes, from 0.
-    pub at: usize,
-    /// What stands there.
-    pub what: &'static str,
-}
 
 /// Finds the payload in the body of a write, `{"payload": <any JSON>}`.
 ///

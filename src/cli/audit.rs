@@ -10,8 +10,9 @@ use clap::Args;
 use pghc_api::id::WriteId;
 
 use super::found::{Cluster, Found};
+use super::parades::parade;
 use super::process::url;
-use super::{status, view};
+use super::view;
 use crate::postgres::Dsn;
 use crate::task::Tasks;
 use crate::zone::inspect::{InspectError, Inspected, inspect};
@@ -79,7 +80,7 @@ fn coordinators(arguments: &Audit) -> Result<Vec<String>, String> {
         return Ok(arguments.coordinator.clone());
     }
     if let Some(data) = &arguments.data {
-        return Ok(Cluster::of_parade(status::parade(data)?).coordinators);
+        return Ok(Cluster::of_parade(parade(data)?).coordinators);
     }
     // Without any, a sound chain is called incomplete.
     Ok(arguments.found.cluster().map(|found| found.coordinators).unwrap_or_default())

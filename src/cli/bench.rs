@@ -7,7 +7,8 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use super::load::{Format, SiteArgs, interruptible};
+use super::interrupt::interruptible;
+use super::site_args::{Format, SiteArgs};
 use crate::lab::bench::{self, Contestant, Grounds, scale};
 
 /// Most links a chain is grown to: more would not fit on the disks of test machines.

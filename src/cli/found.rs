@@ -24,8 +24,8 @@ use pghc_api::id::ClusterId;
 use toml::{Table, Value};
 
 use super::coordinator::MemberArg;
+use super::parades::only_parade;
 use super::process::url;
-use super::status;
 use crate::dev::record::{self, ParadeRecord};
 
 /// Where the settings of this machine's processes are.
@@ -92,7 +92,7 @@ impl Found {
         if let Some(found) = self.look(&places)? {
             return Ok(found);
         }
-        status::only_parade().map(Cluster::of_parade).map_err(|why| {
+        only_parade().map(Cluster::of_parade).map_err(|why| {
             format!(
                 "{why}; looked for --config, ./parade.json, ~/.config/pghc/config.toml and {ETC}/*.toml; \
                  say which cluster: PGHC_CONFIG=FILE, --config FILE, or see --help"

@@ -6,18 +6,16 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::bail;
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use tokio_util::sync::CancellationToken;
+use clap::{Args, Parser, Subcommand};
 
 use super::bench::Bench;
-use super::geo::{Compare, Net, On, Predict, Report, Run, Sweep, once};
+use super::geo::{Compare, Net, On, Predict, Report, Run, Sweep, once, with_site};
+use super::interrupt::interruptible;
 use super::process::{complain_of, conclude, finish, parse, set_up_plain, with_causes};
+use super::site_args::SiteArgs;
 use crate::lab::pacer::Arrival;
 use crate::lab::run::scenario::Scenario;
-use crate::lab::site::{Site, SiteOptions};
-use crate::output;
-use crate::telemetry::say;
+use crate::lab::site::Site;
 
 /// Drives a parade with writes and reports how long they took.
 #[derive(Debug, Parser)]
@@ -45,43 +43,6 @@ enum Command {
     Net(Net),
     /// pghc and PostgreSQL side by side, in rounds: rates, ratios and marks
     Bench(Bench),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct SiteArgs {
-    /// Drive the running parade of this parade.json (or the directory that holds it) instead of an
-    /// own one
-    #[arg(long, value_name = "FILE", env = "PGHC_LOAD_AGAINST",
-          conflicts_with_all = ["zones", "wan", "data", "base_port"])]
-    against: Option<PathBuf>,
-    /// Drive the running parade of these API nodes, one or more for each zone, instead of an own one
-    #[arg(long, value_name = "ZONE=URL", value_parser = target,
-          conflicts_with_all = ["against", "zones", "wan", "data", "base_port"])]
-    target: Vec<(String, String)>,
-    /// Zones of the own parade [default: those of --data, else 3]
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9), env = "PGHC_LOAD_ZONES")]
-    zones: Option<u8>,
-    /// Emulate the distances of this matrix, whose zones are used: aws3, aws5, aws9, or a CSV file of
-    /// round trips in ms with a header `zone,<z1>,<z2>,…`
-    #[arg(long, value_name = "MATRIX", env = "PGHC_LOAD_WAN")]
-    wan: Option<String>,
-    /// Keep the own parade's data in this directory [default: a temporary one]
-    #[arg(long, value_name = "DIR", env = "PGHC_LOAD_DATA")]
-    data: Option<PathBuf>,
-    /// First port of the own parade [default: any free ones]
-    #[arg(long, value_name = "PORT", env = "PGHC_LOAD_BASE_PORT")]
-    base_port: Option<u16>,
-    /// How the report is printed
-    #[arg(long, value_enum, default_value_t = Format::Table, env = "PGHC_LOAD_FORMAT")]
-    format: Format,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(super) enum Format {
-    /// For people
-    Table,
-    /// For programs
-    Json,
 }
 
 #[derive(Debug, Args)]
@@ -121,58 +82,10 @@ struct Quick {
     is_virtual: bool,
 }
 
-fn target(text: &str) -> Result<(String, String), String> {
-    let (zone, url) = text.split_once('=').ok_or("want ZONE=http://host:port")?;
-    Ok((zone.to_owned(), url.to_owned()))
-}
-
 fn parse_rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| format!("{text:?} is not a number"))?;
     let allowed = rate > 0.0 && rate <= 100_000.0;
     allowed.then_some(rate).ok_or_else(|| "it must be above 0 and at most 100000".to_owned())
-}
-
-impl SiteArgs {
-    pub(super) fn options(&self) -> SiteOptions {
-        SiteOptions {
-            against: self.against.clone(),
-            zones: self.zones.map(usize::from),
-            wan: self.wan.clone(),
-            data: self.data.clone(),
-            base_port: self.base_port,
-            targets: self.target.clone(),
-        }
-    }
-
-    /// A scenario says itself which zones there are and how far apart.
-    pub(super) fn refuse_shape(&self) -> anyhow::Result<()> {
-        if self.zones.is_some() || self.wan.is_some() {
-            bail!(
-                "the scenario says which zones there are; use --set matrix.zones=N or matrix.file"
-            );
-        }
-        Ok(())
-    }
-
-    pub(super) fn print(
-        &self,
-        report: &(impl std::fmt::Display + serde::Serialize),
-    ) -> anyhow::Result<()> {
-        self.format.print(report)
-    }
-}
-
-impl Format {
-    pub(super) fn print(
-        self,
-        report: &(impl std::fmt::Display + serde::Serialize),
-    ) -> anyhow::Result<()> {
-        match self {
-            Self::Table => output::print(&report.to_string()),
-            Self::Json => output::print(&serde_json::to_string_pretty(report)?),
-        }
-        Ok(())
-    }
 }
 
 impl Quick {
@@ -214,48 +127,6 @@ impl Quick {
             once(&scenario, on, &self.out, None, &self.site).await
         })
         .await
-    }
-}
-
-/// Opens the site, does `work` there until it is done or interrupted, and closes the site whatever
-/// happened.
-pub(super) async fn with_site<T>(
-    arguments: &SiteArgs,
-    open: impl AsyncFnOnce() -> anyhow::Result<Site>,
-    work: impl AsyncFnOnce(&On<'_>) -> anyhow::Result<T>,
-) -> anyhow::Result<T> {
-    if arguments.against.is_none() && arguments.target.is_empty() {
-        say("starting a parade");
-    }
-    let site = interruptible(None, open()).await?;
-    let on = On::new(Some(&site));
-    let outcome = interruptible(Some(&on.stop), work(&on)).await;
-    site.close().await;
-    outcome
-}
-
-/// Ends `work` early on Ctrl-C or SIGTERM. The first one cancels `stop`, upon which work ends by itself
-/// and reports what there is; the second one, or the first without `stop`, gives it up.
-pub(super) async fn interruptible<T>(
-    stop: Option<&CancellationToken>,
-    work: impl Future<Output = anyhow::Result<T>>,
-) -> anyhow::Result<T> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let mut work = std::pin::pin!(work);
-    let mut stop = stop;
-    loop {
-        let how = tokio::select! {
-            outcome = &mut work => return outcome,
-            _ = interrupt.recv() => "interrupted",
-            _ = terminate.recv() => "terminated",
-        };
-        let Some(stop) = stop.take() else { bail!("{how}; nothing is reported") };
-        stop.cancel();
-        output::complain(&format!(
-            "geo-load: {how}: what is under way ends, then what there is is reported; once more gives up"
-        ));
     }
 }
 

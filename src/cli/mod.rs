@@ -11,15 +11,18 @@ mod found;
 #[doc(hidden)]
 pub mod fuzzing;
 mod geo;
+mod interrupt;
 pub mod leader;
 pub mod load;
 pub mod members;
+mod parades;
 pub mod pghc;
 pub mod place;
 pub mod process;
 mod reach;
 pub mod recover;
 pub mod reseed;
+mod site_args;
 pub mod status;
 pub mod verify;
 mod view;

@@ -3,16 +3,18 @@
 //! Exit codes: 0 healthy, 1 something is wrong, 2 nothing answers or the question is not clear.
 //! Which cluster is meant where no flag says so: `found`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use pghc_api::id::ZoneName;
 use serde::Serialize;
 
 use super::found::{Cluster, Found};
+use super::parades::parade;
 use super::process::url;
-use super::{view, zone};
+use super::view::{self, Format};
+use super::zone;
 use crate::dev::observe::{Node, Observer, Overview};
 use crate::dev::postgres::socket_of;
 use crate::dev::record::ParadeRecord;
@@ -37,15 +39,6 @@ pub struct Arguments {
 const FOUND: &str = "Commands that are not told which cluster is meant take the first of: the file of \
 --config or PGHC_CONFIG, ./parade.json, the context of ~/.config/pghc/config.toml, \
 /etc/pghc/coordinator.toml with /etc/pghc/api.toml, the only parade that runs in a temporary directory.";
-
-/// Form of the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
-    /// For people.
-    Table,
-    /// For programs: one object.
-    Json,
-}
 
 /// The JSON form.
 #[derive(Serialize)]
@@ -131,43 +124,6 @@ async fn find(arguments: &Arguments) -> Result<(Vec<Node>, Option<ParadeRecord>)
         return Err("no zone has told where its API nodes are; say --api URL".to_owned());
     }
     Ok((nodes, None))
-}
-
-/// The record of the parade on `data`.
-///
-/// # Errors
-/// A sentence for people.
-pub(super) fn parade(data: &Path) -> Result<ParadeRecord, String> {
-    ParadeRecord::read(data).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            let data = data.display();
-            format!("no parade runs on {data}; start one: pghc dev --data {data}")
-        }
-        _ => format!("{}/parade.json is not readable: {error}", data.display()),
-    })
-}
-
-/// The record of the only parade that runs in a temporary directory.
-///
-/// # Errors
-/// A sentence for people: there is none, or there are several.
-pub(super) fn only_parade() -> Result<ParadeRecord, String> {
-    let mut running: Vec<PathBuf> = temporary_parades();
-    match (running.pop(), running.is_empty()) {
-        (Some(data), true) => parade(&data),
-        (None, _) => Err("no cluster was found".to_owned()),
-        (Some(_), false) => Err("several parades are running here".to_owned()),
-    }
-}
-
-/// Temporary directories in which `pghc dev` runs without `--data`.
-fn temporary_parades() -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return Vec::new() };
-    let is_parade = |path: &PathBuf| {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-        name.is_some_and(|name| name.starts_with("pghc-dev-")) && ParadeRecord::read(path).is_ok()
-    };
-    entries.filter_map(Result::ok).map(|entry| entry.path()).filter(is_parade).collect()
 }
 
 /// Nodes that have halted and why, in full: an operator must act on it.

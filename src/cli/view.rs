@@ -1,5 +1,6 @@
 //! A parade in words: tables, one-line summaries and errors with their causes.
 
+use clap::ValueEnum;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{ContentArrangement, Table};
 use pghc_api::wire::{ZoneReading, ZoneState};
@@ -12,6 +13,15 @@ use crate::rpc::v1::MemberList;
 
 /// Age of what is shown from which on it is told.
 const AGE_SHOWN_MS: u64 = 5_000;
+
+/// Form of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For people.
+    Table,
+    /// For programs: one object.
+    Json,
+}
 
 /// An empty table.
 pub(super) fn table(header: &[&str]) -> Table {

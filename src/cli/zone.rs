@@ -14,11 +14,11 @@ use tonic::{Code, Request, Status};
 
 use super::audit::{self, Audit};
 use super::found::Cluster;
+use super::parades::parade;
 use super::process::USAGE;
 use super::reach::Reach;
 use super::reseed::{self, Adopt, Reseed};
-use super::status::{self, Format};
-use super::view;
+use super::view::{self, Format};
 use crate::rpc::v1::change_zone_request;
 use crate::rpc::v1::zone_view::State;
 use crate::rpc::v1::zones_client::ZonesClient;
@@ -151,7 +151,7 @@ struct Coordinators {
 impl Place {
     fn coordinators(self) -> Result<Coordinators, Failure> {
         let named = match &self.data {
-            Some(data) => status::parade(data).and_then(|it| Cluster::of_parade(it).reach()),
+            Some(data) => parade(data).and_then(|it| Cluster::of_parade(it).reach()),
             None => self.reach.named(),
         };
         let (cluster, urls) = named.map_err(Failure::usage)?;

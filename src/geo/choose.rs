@@ -57,6 +57,17 @@ pub fn voters(
     Ok((search.best, is_whole))
 }
 
+impl Model {
+    /// The `count` voters with the least mean under their best leader.
+    ///
+    /// # Errors
+    /// A sentence, when there are not so many zones.
+    pub fn best_voters(&self, commit: Commit, count: usize) -> Result<Vec<usize>, String> {
+        let (mut best, _) = voters(self, commit, count, 1)?;
+        Ok(best.swap_remove(0).voters)
+    }
+}
+
 struct Search {
     model: Model,
     commit: Commit,

@@ -4,8 +4,6 @@
 //! z" to "it is applied, in the one order, in zone z". Below, d(a,b) is the delay from a to b, V the
 //! voters, k their majority, and M(z) the k-th smallest round trip from z to a voter (0 to itself).
 
-use super::choose;
-
 /// Zones and the delays between them.
 pub trait Distances {
     /// How many zones there are.
@@ -181,15 +179,6 @@ impl Model {
         let scored = self.voters.iter().map(|leader| (*leader, self.score(commit, *leader)));
         let best = scored.min_by(|(_, a), (_, b)| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
         best.expect("a model has a voter").0
-    }
-
-    /// The `count` voters with the least mean under their best leader.
-    ///
-    /// # Errors
-    /// A sentence, when there are not so many zones.
-    pub fn best_voters(&self, commit: Commit, count: usize) -> Result<Vec<usize>, String> {
-        let (mut best, _) = choose::voters(self, commit, count, 1)?;
-        Ok(best.swap_remove(0).voters)
     }
 }
 

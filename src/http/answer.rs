@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, SERVER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use pghc_api::chain::{Digest, LinkHash};
+use pghc_api::chain::{Digest, Link, LinkHash};
 use pghc_api::error::{ErrorCode, Problem};
 use pghc_api::id::{ClusterId, NodeName, WriteId};
 use pghc_api::time::Micros;
@@ -174,4 +174,9 @@ impl Chained {
         write!(text, r#"{{"zk_id":{id},"hash":"{hash}","node_id":"{node}"}}"#)
             .expect("writing to a string cannot fail");
     }
+}
+
+pub(super) fn of_link(link: Link) -> Chained {
+    let Link { id, node, hash, digest, written_at, payload: _ } = link;
+    Chained { id, node, hash, digest, written_at }
 }

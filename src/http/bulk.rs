@@ -24,10 +24,10 @@ use pghc_api::id::IdempotencyKey;
 use tokio::time::Instant;
 
 use super::answer::{FRONTIER, Refusal};
-use super::api::{Api, Shared};
 use super::ask::{Ask, Wait};
 use super::body::too_large;
-use super::write::{Written, settle, submit, unwritten};
+use super::outcome::{Written, settle, submit, unwritten};
+use super::state::{Api, Shared};
 use crate::zone::{NewWrite, Outcome, SubmitError};
 
 use lines::{Line, Lines};

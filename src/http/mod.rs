@@ -6,7 +6,6 @@
 //! It must hold no SQL and no consensus, and keep nothing of a request once it is answered.
 
 mod answer;
-mod api;
 mod ask;
 mod body;
 mod bulk;
@@ -19,17 +18,20 @@ mod metrics;
 mod openapi;
 mod origin;
 mod original;
+mod outcome;
 mod probe;
 mod read;
 mod room;
+mod router;
 mod serve;
+mod state;
 mod write;
 
-pub use api::Api;
 pub use limits::{Cors, LOCALHOST, Limits, REQUEST_BYTES_DEFAULT};
 pub use metrics::{METRICS_CONNECTIONS_MAX, serve_metrics};
 pub use openapi::openapi_json;
-pub use serve::serve;
+pub use router::serve;
+pub use state::Api;
 
 #[cfg(test)]
 mod tests;

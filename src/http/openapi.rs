@@ -6,7 +6,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::api::Shared;
+use super::state::Shared;
 use super::{original, probe, read, write};
 
 #[derive(utoipa::OpenApi)]

@@ -9,11 +9,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::answer::{Chained, Refusal, json};
-use super::api::Shared;
 use super::ask::{Ask, READ, WRITE, idempotency_key};
 use super::body::{read_whole, refuse_form};
+use super::outcome::{write_one, written_answer};
 use super::read::{behind, reach};
-use super::write::{write_one, written_answer};
+use super::state::Shared;
 use crate::zone::{NewWrite, Snapshot};
 
 /// Links that `GET /chain/recent` answers at most.

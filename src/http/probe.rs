@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use pghc_api::error::ErrorCode;
 
 use super::answer::{JSON, Refusal, json};
-use super::api::{Api, Shared};
+use super::state::{Api, Shared};
 use crate::telemetry::EXPOSITION_TYPE;
 use crate::zone::Unready;
 

@@ -10,10 +10,9 @@ use pghc_api::id::WriteId;
 use pghc_api::token::Token;
 use tokio::time::Instant;
 
-use super::answer::{Refusal, json};
-use super::api::{Api, Shared};
+use super::answer::{Refusal, json, of_link};
 use super::ask::{Ask, AtLeast, PAGE, READ, path_id};
-use super::write::of_link;
+use super::state::{Api, Shared};
 use crate::zone::{Need, ReadError, Snapshot};
 
 /// A link never changes. Only its reader may keep it: a copy on the way would be served past a fence.

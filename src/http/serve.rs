@@ -22,9 +22,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::api::{Api, Face};
 use super::connection::{Answer, Clock, Watched};
-use super::limits::{Cors, Limits};
+use super::limits::Limits;
 use crate::connections::Seats;
 use crate::task::Tasks;
 use crate::telemetry::{IdGauge, Metrics};
@@ -51,19 +50,7 @@ pub(super) struct Rules {
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// Serves `api` on `listener` until its shutdown signal; then takes no more connections, lets the
-/// requests under way finish for at most `limits.drain`, and returns.
-///
-/// Closing happens without an answer where HTTP has none to give: a head that takes too long, a
-/// client that takes no answer, too many connections. A head that is too large or not HTTP is
-/// answered 431 or 400 without a body.
-pub async fn serve(listener: TcpListener, api: Arc<Api>, cors: &Cors) {
-    let (shutdown, metrics) = (api.shutdown.clone(), Arc::clone(&api.metrics));
-    let rules = Rules { limits: api.limits.clone(), shutdown, metrics };
-    serve_by(listener, Face::new(api, cors), rules).await;
-}
-
-/// As [`serve`], whatever answers.
+/// As [`serve`](fn@super::serve), whatever answers.
 pub(super) async fn serve_by<A: Answering>(listener: TcpListener, answering: A, rules: Rules) {
     let server = Server {
         answering,

@@ -7,8 +7,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::IdGauge;
-use super::metrics::{Add, WAIT_SECONDS, histogram};
+use super::instruments::{Add, IdGauge, WAIT_SECONDS, histogram};
 
 /// Metrics of the HTTP face.
 #[derive(Debug)]

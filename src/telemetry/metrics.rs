@@ -1,45 +1,22 @@
-//! Every metric of pghc but those of its HTTP face: its name, its help text, its buckets.
+//! Every metric of pghc but those of its HTTP face: its name and its help text.
 //!
 //! A name is `pghc_<module>_<noun>_<unit>`; labels come from small closed sets and are resolved when
 //! the process starts, so that counting is an atomic add. Names are an interface: dashboards and
 //! alarms stand on them.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Metric, Registry};
+use prometheus_client::registry::Registry;
 
 use super::http::Http;
+use super::instruments::{Add, BATCH_SIZES, IdGauge, STEP_SECONDS, WAIT_SECONDS, histogram};
 
 /// Content type of [`Metrics::exposition`].
 pub const EXPOSITION_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// A gauge of an id, a count or a size: never negative.
-pub type IdGauge = Gauge<u64, AtomicU64>;
-
-/// Upper bounds in seconds: what is written to disk or database, from tens of microseconds on.
-const STEP_SECONDS: &[f64] = &[
-    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
-    1.0, 2.5,
-];
-
-/// Upper bounds in seconds: what crosses zones or waits for a frontier.
-pub(super) const WAIT_SECONDS: &[f64] = &[
-    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0,
-    10.0, 30.0,
-];
-
-/// Upper bounds of batch sizes.
-const BATCH_SIZES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0];
-
-pub(super) fn histogram(bounds: &[f64]) -> Histogram {
-    Histogram::new(bounds.iter().copied())
-}
 
 /// The metrics of one process. Shared by `Arc`; a process registers only the groups it drives, and
 /// the others may be set without effect.
@@ -255,15 +232,6 @@ impl Metrics {
         }
         add.metric("pghc_coordinator_zones", "Registered zones, by how this coordinator's log can feed them", zones);
         add.metric("pghc_coordinator_zone_detached", "1 for a registered zone that this coordinator's log cannot feed any more, else 0", &self.coordinator.zone_detached);
-    }
-}
-
-/// Adds metrics to a registry under the names and helps above.
-pub(super) struct Add<'a>(pub(super) &'a mut Registry);
-
-impl Add<'_> {
-    pub(super) fn metric(&mut self, name: &str, help: &str, metric: &(impl Metric + Clone)) {
-        self.0.register(name, help, metric.clone());
     }
 }
 

@@ -10,8 +10,8 @@ use pghc_api::limits::PAGE_LINKS_MAX;
 use pghc_api::wire::Status;
 use serde::Deserialize;
 
+use super::reading::{ID_MAX, ReadError, Sink, Standing};
 use super::record::{RECORD_BYTES_MAX, Record};
-use super::source::{ID_MAX, ReadError, Sink, Standing};
 use crate::http_client::{self, Bounds, HttpClient};
 use crate::telemetry::describe;
 
@@ -179,7 +179,7 @@ mod tests {
     use axum::{Json, Router};
     use serde_json::{Value, json};
 
-    use super::super::source::ReadError;
+    use super::super::reading::ReadError;
     use super::Api;
     use crate::task::Tasks;
 

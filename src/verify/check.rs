@@ -14,7 +14,8 @@ use pghc_api::verify::{Known, RawLink, Verifier, Violation};
 
 use super::compare::{Grid, Mark};
 use super::progress::Lane;
-use super::source::{ReadError, Source};
+use super::reading::ReadError;
+use super::source::Source;
 use crate::sabotage::{self, Bug};
 
 /// Links between two updates of the progress.

@@ -15,7 +15,8 @@ use pghc_api::time::Micros;
 use pghc_api::verify::{RawDigest, RawLink, RawTime};
 use serde::Serialize;
 
-use super::source::{ReadError, Source};
+use super::reading::ReadError;
+use super::source::Source;
 
 /// Most marks on a grid, beside its pins.
 pub(crate) const MARKS_MAX: u64 = 1024;

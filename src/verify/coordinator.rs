@@ -16,7 +16,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Request, Status};
 
 use super::compare::Mark;
-use super::source::{ID_MAX, Source};
+use super::reading::ID_MAX;
+use super::source::Source;
 use crate::rpc::v1::coordinator_client::CoordinatorClient;
 use crate::rpc::v1::{VouchReply, VouchRequest};
 use crate::rpc::{self, Caller};

@@ -13,7 +13,7 @@ use pghc_api::chain::Head;
 use pghc_api::verify::{Violation, ViolationKind};
 use tokio::time::timeout;
 
-use super::source::{ReadError, Sink, Standing};
+use super::reading::{ReadError, Sink, Standing};
 use crate::postgres::raw::{RawChain, RawHead};
 use crate::postgres::shape::{self, Altered};
 use crate::postgres::{self, Dsn};

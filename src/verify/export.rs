@@ -14,8 +14,8 @@ use tokio::io::AsyncReadExt as _;
 
 use super::foreign;
 use super::header::Header;
+use super::reading::{ReadError, Sink, Standing};
 use super::record::{RECORD_BYTES_MAX, Record, Splitter};
-use super::source::{ReadError, Sink, Standing};
 
 /// Bytes read at a time.
 const CHUNK_BYTES: usize = 256 << 10;

@@ -14,7 +14,8 @@ use pghc_api::verify::{RawLink, Verifier, Violation, ViolationKind};
 
 use super::export::Export;
 use super::header::Header;
-use super::source::{Place, ReadError, Source};
+use super::reading::ReadError;
+use super::source::{Place, Source};
 use crate::task::Tasks;
 
 /// What to export.

@@ -30,101 +30,31 @@ pub mod fuzzing;
 mod header;
 mod plan;
 mod progress;
+mod reading;
 mod record;
 mod report;
+mod request;
 mod source;
 #[cfg(test)]
 mod tampering;
 mod verdict;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::future::BoxFuture;
-use pghc_api::id::ClusterId;
-use pghc_api::token::Token;
 use tokio::sync::oneshot;
 
 pub use compare::Seen;
 pub use extract::{Begun, Extract, ExtractError, Extracted, begun, extract};
 pub use progress::{Lane, Progress};
 pub use report::{Comparison, Difference, Newest, Rejoined, Report, Verdict, ZoneReport};
+pub use request::{Range, Request, UsageError};
 pub use source::Place;
 
 use crate::task::Tasks;
-use compare::Side;
 use coordinator::{Coordinators, Heard};
 use plan::{Plan, Zone};
-
-/// What to verify.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The sources, each with the name it was given. Without a name it takes the one its zone has,
-    /// or its file.
-    pub sources: Vec<(Option<String>, Place)>,
-    /// The cluster that the sources must be of.
-    pub cluster: Option<ClusterId>,
-    /// Which links.
-    pub range: Range,
-    /// Tokens that clients were given: each is a witness of the chain up to its link.
-    pub tokens: Vec<Token>,
-    /// Base URLs of coordinators, `http://host:port`. Each must answer; together they are a witness of the
-    /// whole chain, as a majority of their group has confirmed it. Empty: none is asked.
-    pub coordinators: Vec<String>,
-    /// Longest time a zone that is behind the others is waited for.
-    pub wait: Duration,
-}
-
-/// Which links to verify.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Range {
-    /// The newest so many of the source that is furthest.
-    Last(u64),
-    /// From an id to another, both included; without the second, to where each source stands.
-    Between(u64, Option<u64>),
-}
-
-/// The request makes no sense; nothing was checked.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UsageError {
-    /// A file is no export, so it says nothing about any chain.
-    #[error("{file} {what}; nothing was checked")]
-    NoExport {
-        /// Its name.
-        file: String,
-        /// What it is instead, and the way out.
-        what: String,
-    },
-    /// Two sources do not belong together.
-    #[error(
-        "{one} is of cluster {one_id}, but {other} of cluster {other_id}; nothing was checked, verify them separately"
-    )]
-    OtherCluster {
-        /// A source, or what the caller gave.
-        one: String,
-        /// Its cluster.
-        one_id: ClusterId,
-        /// Another source.
-        other: String,
-        /// Its cluster.
-        other_id: ClusterId,
-    },
-    /// One zone would be compared with itself.
-    #[error(
-        "{one} and {other} are both zone {zone}; a zone is no witness for itself, give each zone once"
-    )]
-    SameZone {
-        /// A source.
-        one: String,
-        /// Another source.
-        other: String,
-        /// The zone both say they are.
-        zone: String,
-    },
-    /// A token is of another cluster.
-    #[error("token {0} was issued by another cluster than the one to verify; nothing was checked")]
-    ForeignToken(Token),
-}
 
 /// Verifies; bounded by the length of the chain and the time-outs of the sources.
 ///

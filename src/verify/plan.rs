@@ -8,11 +8,12 @@ use pghc_api::id::ClusterId;
 use pghc_api::verify::{Known, Violation};
 
 use super::check::{Checked, Task, check};
-use super::compare::{Grid, Seen, first_difference, see};
+use super::compare::{Grid, Seen, Side, first_difference, see};
 use super::coordinator::{Coordinators, Heard, contradiction};
 use super::progress::Lane;
-use super::source::{ReadError, Source, Standing};
-use super::{Place, Range, Request, Side, UsageError};
+use super::reading::{ReadError, Standing};
+use super::request::{Range, Request, UsageError};
+use super::source::{Place, Source};
 use crate::task::Tasks;
 
 /// A source on its way through a verification.

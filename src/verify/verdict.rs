@@ -10,9 +10,9 @@ use pghc_api::verify::{Violation, ViolationKind};
 use super::coordinator::NEVER_ORDERED;
 use super::fork;
 use super::plan::{Plan, WITNESS, Zone};
+use super::reading::ReadError;
 use super::report::{Comparison, Newest, Report, Verdict, ZoneReport};
-use super::source::ReadError;
-use super::{Range, Request};
+use super::request::{Range, Request};
 
 /// Makes the report of a verification that has ended.
 pub(crate) fn report(

@@ -23,9 +23,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use super::check::SelfCheck;
 use super::conditions::Change;
-use super::lines::{Cut, LineView};
-use super::{SelfCheck, Stats, Wan};
+use super::emulator::Wan;
+use super::line::LineView;
+use super::lines::Cut;
+use super::proxy::ACCEPT_PAUSE;
+use super::stats::Stats;
 
 /// Most bytes of a request's body.
 const BODY_BYTES_MAX: usize = 16 << 10;
@@ -43,29 +47,45 @@ pub struct Net {
     pub check: Option<SelfCheck>,
 }
 
-/// Serves requests until the emulator's tasks end; answers where.
-pub(super) async fn serve(wan: &Wan) -> io::Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    let address = listener.local_addr()?;
-    let wan = wan.clone();
-    wan.tasks.clone().spawn("wan control", async move {
-        loop {
-            let Ok((stream, _)) = listener.accept().await else {
-                tokio::time::sleep(super::proxy::ACCEPT_PAUSE).await;
-                continue;
-            };
-            let wan = wan.clone();
-            wan.tasks.clone().spawn("wan control connection", async move {
-                let service = service_fn(move |request| answer(wan.clone(), request));
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service);
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "wan control connection broke");
-                }
-            });
+impl Wan {
+    /// Everything about it at this moment.
+    #[must_use]
+    pub fn net(&self) -> Net {
+        Net {
+            links: self.lines.view(),
+            cuts: self.lines.cuts(),
+            stats: self.stats(),
+            check: self.checked(),
         }
-    });
-    Ok(address)
+    }
+
+    /// Begins to take orders over HTTP on a loopback port of the system's choice; answers where.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn serve(&self) -> io::Result<SocketAddr> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let wan = self.clone();
+        wan.tasks.clone().spawn("wan control", async move {
+            loop {
+                let Ok((stream, _)) = listener.accept().await else {
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                };
+                let wan = wan.clone();
+                wan.tasks.clone().spawn("wan control connection", async move {
+                    let service = service_fn(move |request| answer(wan.clone(), request));
+                    let connection = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service);
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%error, "wan control connection broke");
+                    }
+                });
+            }
+        });
+        Ok(address)
+    }
 }
 
 async fn answer(wan: Wan, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

@@ -6,11 +6,12 @@
 
 use std::time::{Duration, Instant};
 
+use pghc_api::id::ZoneName;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::conditions::{Bandwidth, Conditions, Jitter};
+use super::conditions::{Bandwidth, Change, Conditions, Jitter};
 
 /// Payload of a TCP segment on an ordinary path; loss strikes segments.
 const SEGMENT_BYTES: usize = 1_448;
@@ -32,6 +33,37 @@ pub enum How {
     Silence,
     /// Connections break at once and new ones are refused.
     Reset,
+}
+
+/// One direction between two zones as it is now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LineView {
+    /// Where it begins.
+    pub from: ZoneName,
+    /// Where it ends.
+    pub to: ZoneName,
+    /// One-way delay in milliseconds.
+    pub delay_ms: f64,
+    /// What is added to it.
+    pub jitter: Jitter,
+    /// Share of lost segments.
+    pub loss: f64,
+    /// Bits a second.
+    pub bandwidth: Bandwidth,
+    /// How it is cut, if it is.
+    pub cut: Option<How>,
+}
+
+/// All conditions of a line, to make another the same; its cut is none of them.
+impl From<&LineView> for Change {
+    fn from(line: &LineView) -> Self {
+        Self {
+            delay_ms: Some(line.delay_ms),
+            jitter: Some(line.jitter),
+            loss: Some(line.loss),
+            bandwidth: Some(line.bandwidth),
+        }
+    }
 }
 
 /// One direction between two zones.

@@ -13,8 +13,8 @@ use pghc_api::id::ZoneName;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::conditions::{Bandwidth, Change, Conditions, Jitter};
-use super::line::{How, Line};
+use super::conditions::{Change, Conditions};
+use super::line::{How, Line, LineView};
 use super::matrix::Matrix;
 use super::timer::Timer;
 
@@ -57,37 +57,6 @@ fn everyone() -> Vec<String> {
 
 fn silence() -> How {
     How::Silence
-}
-
-/// One direction between two zones as it is now.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct LineView {
-    /// Where it begins.
-    pub from: ZoneName,
-    /// Where it ends.
-    pub to: ZoneName,
-    /// One-way delay in milliseconds.
-    pub delay_ms: f64,
-    /// What is added to it.
-    pub jitter: Jitter,
-    /// Share of lost segments.
-    pub loss: f64,
-    /// Bits a second.
-    pub bandwidth: Bandwidth,
-    /// How it is cut, if it is.
-    pub cut: Option<How>,
-}
-
-/// All conditions of a line, to make another the same; its cut is none of them.
-impl From<&LineView> for Change {
-    fn from(line: &LineView) -> Self {
-        Self {
-            delay_ms: Some(line.delay_ms),
-            jitter: Some(line.jitter),
-            loss: Some(line.loss),
-            bandwidth: Some(line.bandwidth),
-        }
-    }
 }
 
 /// One line as the connections on it share it.

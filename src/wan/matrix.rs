@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pghc_api::id::ZoneName;
 
-use super::lines::LineView;
+use super::line::LineView;
 use crate::geo::model::Distances;
 
 /// Most zones a matrix may have.

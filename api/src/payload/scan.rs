@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::Fault;
+use super::fault::Fault;
 use super::number::Parts;
 use crate::error::ErrorCode;
 use crate::limits::JSON_DEPTH_MAX;

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use super::Fault;
+use super::fault::Fault;
 use super::scan::Scanner;
 
 impl<'a> Scanner<'a> {

@@ -6,4 +6,4 @@ mod run;
 
 pub(super) use self::net::Net;
 pub(super) use self::predict::Predict;
-pub(super) use self::run::{Compare, On, Report, Run, Sweep, once};
+pub(super) use self::run::{Compare, On, Report, Run, Sweep, once, with_site};

@@ -6,7 +6,8 @@ use anyhow::ensure;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::load::{SiteArgs, interruptible, with_site};
+use crate::cli::interrupt::interruptible;
+use crate::cli::site_args::SiteArgs;
 use crate::lab::report::{self, Step};
 use crate::lab::run::compare::{FailIf, compare};
 use crate::lab::run::outcome::Outcome;
@@ -16,6 +17,7 @@ use crate::lab::run::{self, Finished, files};
 use crate::lab::site::Site;
 use crate::lab::virtual_run;
 use crate::output;
+use crate::telemetry::say;
 
 /// Arguments of `geo-load run`.
 #[derive(Debug, Args)]
@@ -120,6 +122,23 @@ impl<'a> On<'a> {
             None => virtual_run::run(scenario, &self.stop).await,
         }
     }
+}
+
+/// Opens the site, does `work` there until it is done or interrupted, and closes the site whatever
+/// happened.
+pub(crate) async fn with_site<T>(
+    arguments: &SiteArgs,
+    open: impl AsyncFnOnce() -> anyhow::Result<Site>,
+    work: impl AsyncFnOnce(&On<'_>) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    if arguments.against.is_none() && arguments.target.is_empty() {
+        say("starting a parade");
+    }
+    let site = interruptible(None, open()).await?;
+    let on = On::new(Some(&site));
+    let outcome = interruptible(Some(&on.stop), work(&on)).await;
+    site.close().await;
+    outcome
 }
 
 /// Runs a scenario, writes its directory and prints its report; answers whether it passed.

@@ -4,13 +4,16 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::unistd::{Uid, User};
 use tokio::process::Command;
 
-use super::install::Owner;
+use super::error::Error;
+use super::install::{Install, Owner};
+use super::options::{SUPERUSER, ServerOptions};
+use super::socket::SocketDirectory;
 use super::template::Template;
-use super::{Error, SUPERUSER, Server};
 use crate::dev::process::Process;
 use crate::private;
 
@@ -56,7 +59,31 @@ fn create_passable(directory: &Path, owner: Option<Owner>) -> Result<(), Error> 
     opened.try_for_each(|it| it).map_err(Error::io("open a directory"))
 }
 
-impl Server {
+/// A server's data directory, and what its programs are run with.
+#[derive(Debug)]
+pub(super) struct Directory {
+    pub(super) options: ServerOptions,
+    install: Install,
+    pub(super) owner: Option<Owner>,
+    pub(super) socket_dir: SocketDirectory,
+}
+
+impl Directory {
+    /// The directory of a server with these options; only those above it are made.
+    pub(super) fn new(options: ServerOptions) -> Result<Self, Error> {
+        let install = Install::find()?;
+        let mut options = options;
+        let owner = Owner::choose(&options.data_dir)?;
+        options.data_dir = prepare_parent(&options.data_dir, owner)?;
+        let socket_dir = SocketDirectory::of(&options.data_dir, owner)?;
+        Ok(Self { options, install, owner, socket_dir })
+    }
+
+    /// Whether it is there.
+    pub(super) fn is_made(&self) -> bool {
+        self.options.data_dir.join("PG_VERSION").exists()
+    }
+
     /// A command (of the installation, unless its path is absolute) that runs as the server's user
     /// and writes to the server's log.
     pub(super) fn command(&self, program: &str, directory: &Path) -> Result<Command, Error> {
@@ -81,16 +108,16 @@ impl Server {
     }
 
     /// Makes the data directory beside its final place and renames, so that a crash in between
-    /// leaves nothing that looks like a data directory.
-    pub(super) async fn create_directory(&mut self) -> Result<(), Error> {
+    /// leaves nothing that looks like a data directory. Answers what it is a copy of, if of anything.
+    pub(super) async fn create(&self) -> Result<Option<Arc<Template>>, Error> {
         if let Some(parent) = self.options.log.parent() {
             create_passable(parent, self.owner)?;
         }
         if let Some(owner) = self.owner {
             owner.open_path(&self.options.data_dir)?;
         }
-        if self.options.data_dir.join("PG_VERSION").exists() {
-            return self.check_version();
+        if self.is_made() {
+            return self.check_version().map(|()| None);
         }
         let mut new = self.options.data_dir.clone().into_os_string();
         new.push(".new");
@@ -98,19 +125,22 @@ impl Server {
         if new.exists() {
             fs::remove_dir_all(&new).map_err(Error::io("remove an unfinished data directory"))?;
         }
-        if self.options.temporary {
-            let template = Template::of(self).await?;
+        let template = if self.options.temporary {
+            let make = async |data: PathBuf| self.initdb(&data).await;
+            let template = Template::of(self.owner, self.install.version, make).await?;
             template.copy(&new).await?;
-            self.template = Some(template);
+            Some(template)
         } else {
             self.initdb(&new).await?;
-        }
+            None
+        };
         let data_dir = &self.options.data_dir;
-        fs::rename(&new, data_dir).map_err(Error::io("move the data directory into place"))
+        fs::rename(&new, data_dir).map_err(Error::io("move the data directory into place"))?;
+        Ok(template)
     }
 
     /// Makes a data directory by `initdb`; it must not be there.
-    pub(super) async fn initdb(&self, new: &Path) -> Result<(), Error> {
+    async fn initdb(&self, new: &Path) -> Result<(), Error> {
         let made = private::create_dir(new);
         made.map_err(Error::io("create the data directory"))?;
         if let Some(owner) = self.owner {
@@ -134,7 +164,7 @@ impl Server {
         let status = process.exited().await.map_err(Error::io("run initdb"))?;
         let status = status.expect("it was just started");
         if !status.success() {
-            return Err(Error::exited(status, &self.options, 0));
+            return Err(Error::exited(status, &self.options.log, 0));
         }
         let conf = fs::File::options().append(true).open(new.join("postgresql.conf"));
         conf.and_then(|mut file| file.write_all(b"\ninclude 'pghc.conf'\n"))

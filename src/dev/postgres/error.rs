@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use super::{ServerOptions, VERSION_MIN};
+use super::options::VERSION_MIN;
 
 /// Bytes of the end of a log that an error quotes.
 const LOG_TAIL_BYTES: u64 = 2_000;
@@ -111,10 +111,10 @@ impl Error {
     }
 
     /// `log_start` is where in the log this life of the server begins.
-    pub(super) fn exited(status: ExitStatus, options: &ServerOptions, log_start: u64) -> Self {
-        let log_tail = tail_from(&options.log, log_start);
+    pub(super) fn exited(status: ExitStatus, log: &Path, log_start: u64) -> Self {
+        let log_tail = tail_from(log, log_start);
         let log_tail = log_tail.unwrap_or_else(|error| format!("(unreadable: {error})"));
-        Self::Exited { status, log: options.log.clone(), log_tail }
+        Self::Exited { status, log: log.to_owned(), log_tail }
     }
 }
 

@@ -8,11 +8,9 @@ use std::{fs, process};
 
 use nix::unistd::{Gid, Uid, User};
 
-use super::Error;
+use super::error::Error;
+use super::options::VERSION_MIN;
 use crate::private;
-
-/// Oldest major version that pghc runs on.
-pub const VERSION_MIN: u32 = 14;
 
 /// Environment variable that names the one directory of binaries to use: for trying pghc on another
 /// version of PostgreSQL than the newest that is installed.

@@ -11,7 +11,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
-use super::{Error, POLL};
+use super::error::Error;
+use super::options::POLL;
 use crate::dev::process::{command_line, exists, identity, signal};
 
 /// Stops a server that a killed owner left running on `data_dir`. A lock file whose process is no

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use super::Error;
+use super::error::Error;
 use super::install::Owner;
 use crate::dev::scratch::Scratch;
 

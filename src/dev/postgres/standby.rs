@@ -1,6 +1,9 @@
 //! Physical replicas of a server.
 
-use super::{Error, SUPERUSER, Server, ServerOptions, directory};
+use super::directory::prepare_parent;
+use super::error::Error;
+use super::options::{SUPERUSER, ServerOptions};
+use super::server::Server;
 use crate::dev::process::Process;
 use crate::private;
 
@@ -13,21 +16,21 @@ impl Server {
     /// See [`Error`]; no replica runs then, and this server is as before.
     pub async fn replica(&self, name: &str, options: ServerOptions) -> Result<Self, Error> {
         let mut options = options;
-        options.data_dir = directory::prepare_parent(&options.data_dir, self.owner)?;
+        options.data_dir = prepare_parent(&options.data_dir, self.directory.owner)?;
         // The backup makes its own directory only where its user may write.
         let made = private::create_dir(&options.data_dir);
         made.map_err(Error::io("create the data directory"))?;
-        if let Some(owner) = self.owner {
+        if let Some(owner) = self.directory.owner {
             owner.open_path(&options.data_dir)?;
             owner
                 .take(&options.data_dir)
                 .map_err(Error::io("give the data directory to its user"))?;
         }
-        let mut backup = self.command("pg_basebackup", &options.data_dir)?;
+        let mut backup = self.directory.command("pg_basebackup", &options.data_dir)?;
         let from = format!(
             "host='{}' port={} user={SUPERUSER} application_name={name}",
-            self.socket_dir.path().display(),
-            self.options.port
+            self.directory.socket_dir.path().display(),
+            self.directory.options.port
         );
         backup.args(["-R", "-X", "stream", "-c", "fast", "-d", &from]);
         if options.temporary {
@@ -39,7 +42,7 @@ impl Server {
         let status = process.exited().await.map_err(Error::io("run pg_basebackup"))?;
         let status = status.expect("it was just started");
         if !status.success() {
-            return Err(Error::exited(status, &self.options, self.log_start));
+            return Err(Error::exited(status, &self.directory.options.log, self.log_start));
         }
         Self::start(options).await
     }

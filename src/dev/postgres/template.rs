@@ -4,14 +4,14 @@
 //! process; each of the others is made by an `initdb` of its own, and has a system identifier of
 //! its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::{fs, io};
 
 use tokio::sync::Mutex;
 
+use super::error::Error;
 use super::install::Owner;
-use super::{Error, Server};
 use crate::dev::scratch::Scratch;
 use crate::private;
 
@@ -27,10 +27,14 @@ pub(super) struct Template {
 }
 
 impl Template {
-    /// The template of this process, for the user of `server`; made by it when there is none.
-    pub(super) async fn of(server: &Server) -> Result<Arc<Self>, Error> {
+    /// The template of this process, for servers of this user and version; made by `initdb` when there
+    /// is none.
+    pub(super) async fn of(
+        owner: Option<Owner>,
+        version: u32,
+        initdb: impl AsyncFnOnce(PathBuf) -> Result<(), Error>,
+    ) -> Result<Arc<Self>, Error> {
         let mut newest = TEMPLATE.lock().await;
-        let (owner, version) = (server.owner, server.install.version);
         let fits = |it: &Arc<Self>| it.owner == owner && it.version == version;
         if let Some(template) = newest.upgrade().filter(fits) {
             return Ok(template);
@@ -40,7 +44,7 @@ impl Template {
         if let Some(owner) = owner {
             owner.open_path(&data)?;
         }
-        server.initdb(&data).await?;
+        initdb(data).await?;
         let template = Arc::new(Self { scratch, owner, version });
         *newest = Arc::downgrade(&template);
         Ok(template)

@@ -8,9 +8,10 @@ use anyhow::{Context as _, bail};
 use nix::sys::signal::Signal;
 
 use super::closed::{Tally, Window};
+use super::load;
+use super::measure::Measure;
 use super::sample::Sample;
 use super::zones::{SETTLED_MAX, Zones, per_second};
-use super::{Measure, load};
 use crate::dev::parade::{Parade, Part};
 use crate::dev::process::signal;
 use crate::lab::target::Target;

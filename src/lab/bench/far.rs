@@ -3,10 +3,11 @@
 
 use anyhow::Context as _;
 
+use super::closed::Tally;
 use super::load::{self, Bulk};
+use super::measure::Measure;
 use super::sample::Sample;
 use super::zones::Zones;
-use super::{Measure, closed::Tally};
 use crate::lab::net::Remote;
 use crate::wan::conditions::Change;
 

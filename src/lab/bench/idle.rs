@@ -5,10 +5,11 @@ use std::fs;
 use std::time::Duration;
 
 use super::closed::Window;
+use super::load;
+use super::measure::Measure;
 use super::memory::processes;
 use super::probe::cpu_of;
 use super::sample::Sample;
-use super::{Measure, load};
 use crate::dev::parade::Parade;
 use crate::dev::record::ParadeRecord;
 

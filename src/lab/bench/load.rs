@@ -9,7 +9,8 @@ use anyhow::Context as _;
 use serde::Deserialize;
 
 use super::closed::{Outcome, Tally, Window, together, work};
-use super::{open, payload};
+use super::measure::payload;
+use super::open;
 use crate::lab::client::{Connection, post, post_empty};
 use crate::lab::target::{Endpoint, Target};
 

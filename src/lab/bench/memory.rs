@@ -9,8 +9,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::closed::Window;
+use super::load;
+use super::measure::Measure;
+use super::options::Options;
 use super::sample::{Curve, Sample};
-use super::{Measure, Options, load};
 use crate::dev::parade::Parade;
 use crate::dev::record::ParadeRecord;
 use crate::output;

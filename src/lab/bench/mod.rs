@@ -13,8 +13,10 @@ mod grounds;
 mod idle;
 mod load;
 mod marks;
+mod measure;
 mod memory;
 mod open;
+mod options;
 mod overload;
 mod page;
 mod postgres;
@@ -27,75 +29,23 @@ mod servers;
 mod spread;
 mod zones;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{bail, ensure};
-use tokio_util::sync::CancellationToken;
 
 use self::closed::Window;
 pub use self::contestant::Contestant;
 use self::contestant::{Ground, order};
 pub use self::grounds::Grounds;
 pub use self::marks::{Mark, Side};
+use self::measure::{Measure, PAYLOAD_BYTES, WARM_UP};
+pub use self::options::Options;
 pub use self::probe::Probe;
 pub use self::report::{Report, Row};
 pub use self::sample::{Curve, Round, Sample, Turn};
 pub use self::spread::Spread;
-use super::target::Target;
 use super::verdict::{self, Verdict};
 use crate::output;
-
-/// Bytes of every payload, but where a table is of payload sizes.
-const PAYLOAD_BYTES: usize = 200;
-
-/// Time before each measured window.
-const WARM_UP: Duration = Duration::from_secs(1);
-
-/// What to run.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Who takes part; not empty.
-    pub contestants: Vec<Contestant>,
-    /// How many turns each has, from 1.
-    pub rounds: usize,
-    /// Measured time of each turn.
-    pub length: Duration,
-    /// How long [`Contestant::Memory`] runs.
-    pub memory_length: Duration,
-    /// Whether the raw limit waits for the disk at each commit, as the applier does by default.
-    pub raw_is_synchronous: bool,
-    /// Ends the bench after the turn under way.
-    pub stop: CancellationToken,
-}
-
-/// How one turn is measured.
-struct Measure<'a> {
-    target: &'a Target,
-    payload_bytes: usize,
-    warm_up: Duration,
-    length: Duration,
-}
-
-impl<'a> Measure<'a> {
-    fn new(target: &'a Target, length: Duration) -> Self {
-        Self { target, payload_bytes: PAYLOAD_BYTES, warm_up: WARM_UP, length }
-    }
-
-    /// A window that begins after the warm-up, counted from now.
-    fn window(&self) -> Window {
-        Window::after(self.warm_up, self.length)
-    }
-}
-
-/// A JSON value of exactly so many bytes, or of the few more that its number takes; `null` for 0.
-fn payload(number: usize, bytes: usize) -> String {
-    if bytes == 0 {
-        return "null".to_owned();
-    }
-    let start = format!(r#"{{"n":{number},"pad":""#);
-    let pad = "x".repeat(bytes.saturating_sub(start.len() + 2));
-    format!(r#"{start}{pad}"}}"#)
-}
 
 /// Runs all rounds, lets `chain-verify` look at what was written, and reports.
 ///
@@ -237,20 +187,4 @@ async fn of_pghc(
     // The next turn shall not begin with the backlog of this one.
     zones.settled().await?;
     Ok(sample)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::payload;
-
-    #[test]
-    fn a_payload_is_json_of_the_size_that_was_asked_for() {
-        for number in [0, 7, 999, 1_234_567] {
-            for bytes in [0, 200, 256, 4_096] {
-                let text = payload(number, bytes);
-                assert_eq!(text.len(), if bytes == 0 { 4 } else { bytes });
-                assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{text}");
-            }
-        }
-    }
 }

@@ -12,7 +12,7 @@ use futures::future::join_all;
 use tokio::sync::{Mutex, mpsc};
 
 use super::closed::{Outcome, Tally, Window};
-use super::payload;
+use super::measure::payload;
 use crate::lab::client::{Connection, post};
 use crate::lab::histogram::Latencies;
 use crate::lab::pacer::{self, Arrival, Due, Lane, Plan};

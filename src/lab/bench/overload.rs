@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::closed::Window;
+use super::load;
+use super::measure::Measure;
 use super::open::{Crowd, SLOT, Seen, Slot};
 use super::sample::{Curve, Sample};
-use super::{Measure, load};
 use crate::lab::histogram::Latencies;
 
 /// How many times the peak the crowd asks for.

@@ -7,8 +7,9 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
 use super::closed::{Outcome, Tally, Window, together, work};
+use super::measure::{PAYLOAD_BYTES, payload};
 use super::servers::Servers;
-use super::{PAYLOAD_BYTES, load, open, payload};
+use super::{load, open};
 use crate::task::Tasks;
 
 const INSERT_BATCH: &str = include_str!("../../../sql/bench/insert_batch.sql");

@@ -13,10 +13,11 @@ use tokio::process::Command;
 use tokio_postgres::Client;
 
 use super::closed::Window;
+use super::load;
+use super::measure::Measure;
 use super::memory::peak_rss_mib;
 use super::sample::Sample;
 use super::zones::{Zones, per_second};
-use super::{Measure, load};
 use crate::lab::target::Target;
 use crate::lab::verdict::sibling;
 

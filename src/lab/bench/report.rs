@@ -5,10 +5,10 @@ use std::fmt;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::Options;
 use super::contestant::Contestant;
 use super::doubts::doubts;
 use super::marks::{Mark, Side, marks};
+use super::options::Options;
 use super::sample::Round;
 use super::spread::Spread;
 use crate::lab::verdict::Verdict;

@@ -12,10 +12,11 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::closed::Window;
+use super::measure::{self, Measure, WARM_UP};
 use super::report::{row, table, told, told_or_dash};
 use super::spread::Spread;
 use super::zones::Zones;
-use super::{Measure, WARM_UP, away, load, proof};
+use super::{away, load, proof};
 use crate::lab::html::{Curves, Line, Page, Tone};
 use crate::lab::site::{Site, SiteOptions};
 use crate::lab::verdict::{self, Verdict};
@@ -25,7 +26,7 @@ use crate::task::Tasks;
 /// Zones of the parades whose payloads and chain grow.
 const ZONES: usize = 3;
 /// Size of a payload where something else grows.
-const PAYLOAD_BYTES: usize = super::PAYLOAD_BYTES;
+const PAYLOAD_BYTES: usize = measure::PAYLOAD_BYTES;
 /// Longest piece of time in which the chain grows before it is looked at how long it is.
 const GROW: Duration = Duration::from_secs(5);
 /// Links verified at each look; of a shorter chain all of it.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::escape;
+use super::escape::escape;
 
 /// Most curves told apart by colour; further ones begin again with the first.
 const COLOURS: usize = 6;

@@ -5,10 +5,12 @@
 //! width. Everything that comes from outside is escaped here and nowhere else.
 
 mod chart;
+mod escape;
 
 use std::fmt::Write as _;
 
 pub use self::chart::{Bar, Curves, Line, Tone};
+use self::escape::escape;
 
 const STYLE: &str = include_str!("style.css");
 
@@ -93,22 +95,6 @@ impl Page {
              <h1>{title}</h1>\n{body}</main></body></html>\n"
         )
     }
-}
-
-/// Makes text safe inside elements and quoted attributes.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for letter in text.chars() {
-        match letter {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

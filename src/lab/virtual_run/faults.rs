@@ -5,7 +5,7 @@ use pghc_api::id::ZoneName;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::since;
+use super::time::since;
 use crate::lab::run::faults::Event;
 use crate::lab::run::scenario::{Fault, LineChange};
 use crate::lab::run::words::{PartName, Who};

@@ -8,6 +8,7 @@
 mod check;
 mod clients;
 mod faults;
+mod time;
 
 use std::io::IsTerminal as _;
 use std::sync::Arc;
@@ -22,10 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::clients::{Ground, Group};
 use self::faults::Tools;
+use self::time::since;
 use super::ledger::{self, Book};
 use super::run::drive::Progress;
 use super::run::scenario::{Placement, Scenario};
-use super::run::watch::{Reign, Steps, note_reign, seconds_from};
+use super::run::watch::{Reign, Steps, note_reign};
 use super::run::{Finished, Known, figures};
 use crate::dev::parade::Acks;
 use crate::output;
@@ -168,11 +170,6 @@ async fn reigns(
             () = sleep(LEADER_EVERY) => {}
         }
     }
-}
-
-/// Virtual seconds since `zero`, below 0 before it.
-fn since(zero: Instant) -> f64 {
-    seconds_from(zero.into_std(), Instant::now().into_std())
 }
 
 /// A line for people each virtual second, on a terminal only.

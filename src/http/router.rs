@@ -2,7 +2,6 @@
 //! the room that its answer takes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::Router;
@@ -10,8 +9,8 @@ use axum::body::{Body, HttpBody as _};
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use bytes::Bytes;
 use pghc_api::error::ErrorCode;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
@@ -19,8 +18,8 @@ use super::answer::{Refusal, finish, request_id};
 use super::limits::{Cors, Limits};
 use super::openapi::{openapi_json, routes};
 use super::origin;
-use super::room::Room;
-use super::serve::Answering;
+use super::serve::{Answering, Rules, serve_by};
+use super::state::{Api, Shared};
 use crate::telemetry::Metrics;
 use crate::zone::Service;
 
@@ -42,36 +41,6 @@ const ROUTES: &[&str] = &[
     "other",
 ];
 
-/// What every handler stands on.
-pub(super) type Shared = Arc<Api>;
-
-/// The HTTP face of one node.
-pub struct Api {
-    pub(super) service: Arc<dyn Service>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) limits: Limits,
-    pub(super) room: Arc<Room>,
-    pub(super) shutdown: CancellationToken,
-    leaving: CancellationToken,
-    pub(super) openapi: Bytes,
-    reports: AtomicU64,
-    started: Instant,
-}
-
-/// The routes over a node's state.
-#[derive(Clone)]
-pub(super) struct Face {
-    router: Router,
-    cors: Cors,
-    api: Shared,
-}
-
-impl std::fmt::Debug for Api {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Api").field("node", &self.service.identity().node).finish_non_exhaustive()
-    }
-}
-
 impl Api {
     /// The face of `service`. From when `shutdown` is cancelled, new writes are refused and
     /// `/readyz` says no.
@@ -82,28 +51,7 @@ impl Api {
         limits: Limits,
         shutdown: CancellationToken,
     ) -> Self {
-        let openapi = openapi_json().into();
-        let (reports, started) = (AtomicU64::new(0), Instant::now());
-        let (room, leaving) = (Room::new(limits.request_bytes), CancellationToken::new());
-        Self { service, metrics, limits, room, shutdown, leaving, openapi, reports, started }
-    }
-
-    /// Cancel it to shut down.
-    #[must_use]
-    pub fn shutdown_signal(&self) -> CancellationToken {
-        self.shutdown.clone()
-    }
-
-    /// Cancel it some time before shutdown: `/readyz` says no from then on, and everything is served still,
-    /// so that those who look there send their requests elsewhere before connections are refused.
-    #[must_use]
-    pub fn leaving_signal(&self) -> CancellationToken {
-        self.leaving.clone()
-    }
-
-    /// Whether the node was told to end.
-    pub(super) fn leaves(&self) -> bool {
-        self.leaving.is_cancelled() || self.shutdown.is_cancelled()
+        Self::with(service, metrics, limits, shutdown, openapi_json().into())
     }
 
     /// The route labels that the node's metrics are to be made with.
@@ -111,19 +59,18 @@ impl Api {
     pub fn routes() -> &'static [&'static str] {
         ROUTES
     }
+}
 
-    /// Logs that the database failed a request: once a second at most, since in an outage every
-    /// request would say so.
-    pub(super) fn report_database(&self, error: &str) {
-        let second = self.started.elapsed().as_secs() + 1;
-        if self.reports.swap(second, Ordering::Relaxed) != second {
-            tracing::warn!(error, "the zone's database failed a request");
-        }
-    }
+/// The routes over a node's state.
+#[derive(Clone)]
+struct Face {
+    router: Router,
+    cors: Cors,
+    api: Shared,
 }
 
 impl Face {
-    pub(super) fn new(api: Shared, cors: &Cors) -> Self {
+    fn new(api: Shared, cors: &Cors) -> Self {
         let (router, _) = routes().split_for_parts();
         let mut router = router
             .fallback(async || Refusal::new(ErrorCode::NotFound, "there is no such path"))
@@ -158,6 +105,18 @@ impl Answering for Face {
         self.api.metrics.http.answered(route, response.status().as_u16(), start.elapsed());
         response
     }
+}
+
+/// Serves `api` on `listener` until its shutdown signal; then takes no more connections, lets the
+/// requests under way finish for at most `limits.drain`, and returns.
+///
+/// Closing happens without an answer where HTTP has none to give: a head that takes too long, a
+/// client that takes no answer, too many connections. A head that is too large or not HTTP is
+/// answered 431 or 400 without a body.
+pub async fn serve(listener: TcpListener, api: Arc<Api>, cors: &Cors) {
+    let (shutdown, metrics) = (api.shutdown.clone(), Arc::clone(&api.metrics));
+    let rules = Rules { limits: api.limits.clone(), shutdown, metrics };
+    serve_by(listener, Face::new(api, cors), rules).await;
 }
 
 /// Whether an answer may have been given before the whole body was read.

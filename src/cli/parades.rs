@@ -1,0 +1,42 @@
+//! The parades that run on this machine, by the records in their directories.
+
+use std::path::{Path, PathBuf};
+
+use crate::dev::record::ParadeRecord;
+
+/// The record of the parade on `data`.
+///
+/// # Errors
+/// A sentence for people.
+pub(super) fn parade(data: &Path) -> Result<ParadeRecord, String> {
+    ParadeRecord::read(data).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            let data = data.display();
+            format!("no parade runs on {data}; start one: pghc dev --data {data}")
+        }
+        _ => format!("{}/parade.json is not readable: {error}", data.display()),
+    })
+}
+
+/// The record of the only parade that runs in a temporary directory.
+///
+/// # Errors
+/// A sentence for people: there is none, or there are several.
+pub(super) fn only_parade() -> Result<ParadeRecord, String> {
+    let mut running: Vec<PathBuf> = temporary_parades();
+    match (running.pop(), running.is_empty()) {
+        (Some(data), true) => parade(&data),
+        (None, _) => Err("no cluster was found".to_owned()),
+        (Some(_), false) => Err("several parades are running here".to_owned()),
+    }
+}
+
+/// Temporary directories in which `pghc dev` runs without `--data`.
+fn temporary_parades() -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return Vec::new() };
+    let is_parade = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        name.is_some_and(|name| name.starts_with("pghc-dev-")) && ParadeRecord::read(path).is_ok()
+    };
+    entries.filter_map(Result::ok).map(|entry| entry.path()).filter(is_parade).collect()
+}

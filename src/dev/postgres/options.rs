@@ -1,0 +1,43 @@
+//! What a server is started with, and what is the same for all: superuser, database, oldest version.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The superuser of every server.
+pub const SUPERUSER: &str = "postgres";
+/// The database that [`Server::start`](super::Server::start) creates.
+pub const DATABASE: &str = "pghc";
+
+/// Oldest major version that pghc runs on.
+pub const VERSION_MIN: u32 = 14;
+
+/// Pause between two attempts to connect, and between two looks at a process that should end.
+pub(super) const POLL: Duration = Duration::from_millis(25);
+
+/// What a server needs to start.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// Its data directory; created by `initdb` when it is not there, its parents too.
+    pub data_dir: PathBuf,
+    /// TCP port on 127.0.0.1.
+    pub port: u16,
+    /// File its log is appended to.
+    pub log: PathBuf,
+    /// More settings for `postgresql.conf`, name and value; they win over ours.
+    pub settings: Vec<(String, String)>,
+    /// Whether a new data directory may be lost when the machine, not the server, stops within a
+    /// minute or so: it is then a copy of one that this process made before, written without waiting
+    /// for the disk, and has its system identifier. Nothing else differs.
+    pub temporary: bool,
+}
+
+impl ServerOptions {
+    /// A server on `data_dir` and `port` with its log beside the data directory (`….log`).
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>, port: u16) -> Self {
+        let data_dir = data_dir.into();
+        let mut log = data_dir.clone().into_os_string();
+        log.push(".log");
+        Self { data_dir, port, log: log.into(), settings: Vec::new(), temporary: false }
+    }
+}

@@ -1,0 +1,24 @@
+//! The options of a bench: its contestants, rounds and lengths.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::contestant::Contestant;
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Who takes part; not empty.
+    pub contestants: Vec<Contestant>,
+    /// How many turns each has, from 1.
+    pub rounds: usize,
+    /// Measured time of each turn.
+    pub length: Duration,
+    /// How long [`Contestant::Memory`] runs.
+    pub memory_length: Duration,
+    /// Whether the raw limit waits for the disk at each commit, as the applier does by default.
+    pub raw_is_synchronous: bool,
+    /// Ends the bench after the turn under way.
+    pub stop: CancellationToken,
+}
