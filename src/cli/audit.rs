@@ -10,7 +10,7 @@ use clap::Args;
 use pghc_api::id::WriteId;
 
 use super::found::{Cluster, Found};
-use super::parades::parade;
+use super::parades::{only_parade, parade};
 use super::process::url;
 use super::view;
 use crate::postgres::Dsn;
@@ -83,7 +83,9 @@ fn coordinators(arguments: &Audit) -> Result<Vec<String>, String> {
         return Ok(Cluster::of_parade(parade(data)?).coordinators);
     }
     // Without any, a sound chain is called incomplete.
-    Ok(arguments.found.cluster().map(|found| found.coordinators).unwrap_or_default())
+    let found =
+        arguments.found.configured()?.or_else(|| only_parade().ok().map(Cluster::of_parade));
+    Ok(found.map(|found| found.coordinators).unwrap_or_default())
 }
 
 fn tell(inspected: &Inspected, from: WriteId) -> (String, u8) {

@@ -130,7 +130,7 @@ async fn supervise(arguments: Arguments) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    introduce(&parade, count);
+    get_node_info(&parade, count);
     let screen = if is_detached { Screen::log() } else { Screen::new() };
     let code = tokio::select! {
         error = attend(&parade, &screen, started) => {
@@ -160,7 +160,7 @@ async fn supervise(arguments: Arguments) -> ExitCode {
 }
 
 /// Says what runs where.
-fn introduce(parade: &Parade, count: usize) {
+fn get_node_info(parade: &Parade, count: usize) {
     if count.is_multiple_of(2) {
         let less = count - 1;
         view::complain(&format!(

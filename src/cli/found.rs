@@ -84,12 +84,7 @@ impl Found {
     /// # Errors
     /// A sentence for people: none was found, or what was found cannot be used.
     pub(super) fn cluster(&self) -> Result<Cluster, String> {
-        let base = std::env::var_os("XDG_CONFIG_HOME")
-            .map(PathBuf::from)
-            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
-        let client_file = base.map(|base| base.join(CLIENT_FILE));
-        let places = Places { here: Path::new("."), client_file, etc: Path::new(ETC) };
-        if let Some(found) = self.look(&places)? {
+        if let Some(found) = self.configured()? {
             return Ok(found);
         }
         only_parade().map(Cluster::of_parade).map_err(|why| {
@@ -98,6 +93,19 @@ impl Found {
                  say which cluster: PGHC_CONFIG=FILE, --config FILE, or see --help"
             )
         })
+    }
+
+    /// The cluster that a file names; `None` where there is no file.
+    ///
+    /// # Errors
+    /// A sentence for people: a file that is named is missing, or a file cannot be used.
+    pub(super) fn configured(&self) -> Result<Option<Cluster>, String> {
+        let base = std::env::var_os("XDG_CONFIG_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
+        let client_file = base.map(|base| base.join(CLIENT_FILE));
+        let places = Places { here: Path::new("."), client_file, etc: Path::new(ETC) };
+        self.look(&places)
     }
 
     fn look(&self, places: &Places<'_>) -> Result<Option<Cluster>, String> {

@@ -76,7 +76,7 @@ pub(super) fn members(list: &MemberList) -> Table {
             member.coordinator_id.to_string(),
             member.zone.clone(),
             role.to_owned(),
-            if member.living { "answers" } else { "silent" }.to_owned(),
+            if member.reachable { "answers" } else { "silent" }.to_owned(),
             format!("{} of {}", member.acknowledged_next, list.committed_next),
             member.url.clone(),
             member.incarnation.chars().take(8).collect(),

@@ -13,7 +13,7 @@ use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 
 use super::admission::identity::DataDirIdentity;
-use super::admission::node_info::introduction;
+use super::admission::node_info::node_info;
 use super::admission::peer_history::PeerHistory;
 use super::admission::responder::AdmissionResponder;
 use super::admission::startup::Admission;
@@ -56,7 +56,7 @@ use super::zones::progress_view::ZoneProgressView;
 use super::zones::registration::Registrar;
 use crate::connections::{kept_for_files, room_for};
 use crate::rpc::doors::CONNECTIONS_MAX;
-use crate::rpc::v1::IntroduceRequest;
+use crate::rpc::v1::GetNodeInfoRequest;
 use crate::rpc::v1::coordinator_server::CoordinatorServer;
 use crate::rpc::v1::members_server::MembersServer;
 use crate::rpc::v1::raft_client::RaftClient;
@@ -130,7 +130,7 @@ impl Coordinator {
             opened;
         let raft =
             raft(&settings, (&peers, &traffic_guard, &vote_withholding), &store, machine).await?;
-        let me = introduction(&settings, &identity, &raft, &peers).await?;
+        let me = node_info(&settings, &identity, &raft, &peers).await?;
         let (id, clock, metrics) = (settings.id, host.clock, Arc::clone(&settings.metrics));
         let format_support = FormatSupport::new(id, &raft, &peers, driver.zones());
         let leader_client = LeaderClient::new(
@@ -264,7 +264,7 @@ impl Coordinator {
         let is_there = async |id: u64| {
             let Some(connection) = self.peers.connection(id) else { return false };
             let mut client = RaftClient::new(connection);
-            let call = client.introduce(IntroduceRequest::default());
+            let call = client.get_node_info(GetNodeInfoRequest::default());
             !matches!(tokio::time::timeout(self.peers.patience(), call).await, Ok(Err(_)))
         };
         loop {

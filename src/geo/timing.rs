@@ -31,6 +31,9 @@ const SLACK_MS: u64 = 40;
 /// Least that is drawn: short distances leave a busy machine no other slack.
 const DRAW_MS_MIN: u64 = 190;
 
+/// Shortest heartbeat of an idle leader: what an idle coordinator costs hangs on it.
+const IDLE_HEARTBEAT_MS_MIN: u64 = 139;
+
 /// Longest round trip that is reckoned with; a leader is then missed for half a minute.
 pub const ROUND_TRIP_MS_MAX: u64 = 3_000;
 
@@ -67,12 +70,12 @@ impl Timing {
         self.lease_ms + self.draw_min_ms
     }
 
-    /// Time between two heartbeats of a leader that has nothing else to send, in ms: the longest of which more
-    /// than four fit into the silence that is borne. On short distances, where the silence has a floor, that is
-    /// twice as long as [`Timing::heartbeat_ms`].
+    /// Time between two heartbeats of a leader that has nothing else to send, in ms: silence bears more than four
+    /// of them, or where distances are short more than three and one retransmission by TCP.
     #[must_use]
     pub const fn idle_heartbeat_ms(&self) -> u64 {
-        (self.silence_ms() - 1) / 4
+        let quarter = (self.silence_ms() - 1) / 4;
+        if quarter > IDLE_HEARTBEAT_MS_MIN { quarter } else { IDLE_HEARTBEAT_MS_MIN }
     }
 
     /// The longest election timeout: what a follower hears nothing for before it stands, at most.
@@ -90,7 +93,10 @@ impl Timing {
 
 #[cfg(test)]
 mod tests {
-    use super::{ROUND_TRIP_MS_MAX, Timing};
+    use super::{IDLE_HEARTBEAT_MS_MIN, ROUND_TRIP_MS_MAX, Timing};
+
+    /// After which Linux sends a lost segment again, at least.
+    const TCP_RETRANSMITS_AFTER_MS: u64 = 200;
 
     #[test]
     fn a_heartbeat_is_two_round_trips_and_four_of_silence_are_borne() {
@@ -98,18 +104,20 @@ mod tests {
             let timing = Timing::bearing(round_trip_ms);
             assert!(timing.bears_ms() >= round_trip_ms.min(ROUND_TRIP_MS_MAX), "{timing:?}");
             let idle_ms = timing.idle_heartbeat_ms();
+            let borne = if idle_ms > IDLE_HEARTBEAT_MS_MIN { 4 } else { 3 };
             assert!(
-                timing.silence_ms() > 4 * idle_ms && idle_ms >= timing.heartbeat_ms,
+                timing.silence_ms() > borne * idle_ms && idle_ms >= timing.heartbeat_ms,
                 "{timing:?}"
             );
-            assert!(timing.lease_ms > 2 * idle_ms, "two of them keep the lease: {timing:?}");
+            assert!(timing.silence_ms() > idle_ms + TCP_RETRANSMITS_AFTER_MS, "{timing:?}");
+            assert!(timing.lease_ms > idle_ms + timing.bears_ms(), "one keeps it: {timing:?}");
             let spread = timing.lease_ms - timing.draw_min_ms;
             assert!(spread >= timing.bears_ms() && spread < timing.heartbeat_ms, "{timing:?}");
         }
         let lan = Timing { heartbeat_ms: 50, draw_min_ms: 190, lease_ms: 230 };
         assert_eq!((Timing::LAN, Timing::bearing(0)), (lan, lan));
         assert_eq!(Timing::LAN.election_timeout().as_millis(), 460);
-        assert_eq!(Timing::LAN.idle_heartbeat_ms(), 104);
+        assert_eq!(Timing::LAN.idle_heartbeat_ms(), 139);
         let wan = Timing { heartbeat_ms: 400, draw_min_ms: 840, lease_ms: 1040 };
         assert_eq!((Timing::WAN, Timing::bearing(300).heartbeat_ms), (wan, 600));
     }

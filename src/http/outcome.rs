@@ -89,6 +89,7 @@ pub(super) async fn submit(
                 SubmitError::Overloaded => WriteEnd::Overloaded,
                 SubmitError::Draining => WriteEnd::Draining,
                 SubmitError::Halted(_) => WriteEnd::Halted,
+                SubmitError::Refused(_) => WriteEnd::NotReady,
                 SubmitError::NoLeader => WriteEnd::NoLeader,
                 SubmitError::NoSpace => WriteEnd::NoSpace,
                 SubmitError::TimeLimit => WriteEnd::TimeLimit,
@@ -210,6 +211,7 @@ fn not_applied(id: WriteId, why: &str) -> Refusal {
 pub(super) fn unwritten(error: &SubmitError) -> Refusal {
     let (code, detail) = match error {
         SubmitError::Halted(why) => return Refusal::new(ErrorCode::ZoneHalted, why.clone()),
+        SubmitError::Refused(why) => return Refusal::new(ErrorCode::NotReady, why.clone()),
         SubmitError::Overloaded => (ErrorCode::Overloaded, "the queue of this node is full"),
         SubmitError::Draining => (ErrorCode::Draining, "nothing was handed over"),
         SubmitError::NoSpace => {

@@ -31,7 +31,7 @@ pub struct Positions {
     /// Entries below this index are forgotten.
     kept_from: u64,
     heads: BTreeMap<u64, Option<Head>>,
-    without_id: BTreeMap<u64, Vec<u32>>,
+    skipped_positions: BTreeMap<u64, Vec<u32>>,
     /// Bytes of entries since the newest remembered head.
     bytes_since: u64,
 }
@@ -44,7 +44,7 @@ impl Positions {
         index: u64,
         bytes: usize,
         head: Option<Head>,
-        without_id: &[u32],
+        skipped_positions: &[u32],
     ) {
         let due = self.heads.last_key_value().is_none_or(|(last, _)| index - last >= SPACING);
         if due || self.bytes_since >= SPACING_BYTES {
@@ -52,8 +52,8 @@ impl Positions {
             self.bytes_since = 0;
         }
         self.bytes_since = self.bytes_since.saturating_add(bytes as u64);
-        if !without_id.is_empty() {
-            self.without_id.insert(index, without_id.to_vec());
+        if !skipped_positions.is_empty() {
+            self.skipped_positions.insert(index, skipped_positions.to_vec());
         }
     }
 
@@ -83,8 +83,8 @@ impl Positions {
     /// Positions of the writes in the entry at `index` that got no id, ascending; `None` if the
     /// entry is forgotten, so that nobody takes "unknown" for "all got one".
     #[must_use]
-    pub fn without_id(&self, index: u64) -> Option<&[u32]> {
-        let known = || self.without_id.get(&index).map_or(&[][..], Vec::as_slice);
+    pub fn skipped_positions(&self, index: u64) -> Option<&[u32]> {
+        let known = || self.skipped_positions.get(&index).map_or(&[][..], Vec::as_slice);
         (index >= self.kept_from).then(known)
     }
 
@@ -98,6 +98,6 @@ impl Positions {
     pub(super) fn forget_below(&mut self, index: u64) {
         self.kept_from = self.kept_from.max(index);
         self.heads = self.heads.split_off(&index);
-        self.without_id = self.without_id.split_off(&index);
+        self.skipped_positions = self.skipped_positions.split_off(&index);
     }
 }

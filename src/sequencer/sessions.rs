@@ -21,7 +21,7 @@ pub(super) struct BatchRecord {
     pub(super) first_id: Option<WriteId>,
     pub(super) writes: u32,
     /// Position, id and whether the key was reused, for every write that got no id of its own.
-    pub(super) without_id: Vec<(u32, WriteId, bool)>,
+    pub(super) skipped_positions: Vec<(u32, WriteId, bool)>,
 }
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -109,7 +109,7 @@ mod tests {
     use super::{BatchRecord, Seen, Session, SessionId, Sessions};
 
     fn batch(sequence: u64) -> BatchRecord {
-        BatchRecord { sequence, first_id: None, writes: 1, without_id: Vec::new() }
+        BatchRecord { sequence, first_id: None, writes: 1, skipped_positions: Vec::new() }
     }
 
     #[test]

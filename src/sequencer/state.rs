@@ -34,7 +34,7 @@ pub struct Sequenced {
     /// One for each write; empty when the batch was stale and nothing of it was ordered.
     pub outcomes: Vec<Outcome>,
     /// Positions of the writes that got no id, ascending.
-    pub without_id: Vec<u32>,
+    pub skipped_positions: Vec<u32>,
     /// The chain's head after it.
     pub head: Option<Head>,
     /// Id of its first new link, if it has one.
@@ -131,7 +131,7 @@ impl Sequencer {
             Seen::New => self.order(&batch, written_at),
         };
         let is_new = |outcome: &Outcome| matches!(outcome, Outcome::Ordered(_));
-        let without_id: Vec<u32> = (0_u32..)
+        let skipped_positions: Vec<u32> = (0_u32..)
             .zip(0..batch.writes.len())
             .filter(|(_, at)| !outcomes.get(*at).is_some_and(is_new))
             .map(|(position, _)| position)
@@ -142,9 +142,9 @@ impl Sequencer {
             let record = record(batch.sequence, first_id, &outcomes);
             self.sessions.record(batch.session, index, record);
         }
-        self.positions.note(index, entry_bytes, before, &without_id);
+        self.positions.note(index, entry_bytes, before, &skipped_positions);
         let head = self.head;
-        Ok(Some(Sequenced { batch, bytes, outcomes, without_id, head, first_id }))
+        Ok(Some(Sequenced { batch, bytes, outcomes, skipped_positions, head, first_id }))
     }
 
     fn order(&mut self, batch: &Batch, written_at: Micros) -> Vec<Outcome> {
@@ -190,7 +190,7 @@ pub fn extend(
     cluster: &ClusterId,
     head: Option<Head>,
     entry: Bytes,
-    without_id: &[u32],
+    skipped_positions: &[u32],
     until: u64,
 ) -> Result<Option<(Bytes, Option<Head>)>, EntryError> {
     if ZoneChange::is(&entry) {
@@ -205,7 +205,7 @@ pub fn extend(
         if after.is_some_and(|after| after.id.get() >= until) {
             break;
         }
-        if without_id.binary_search(&position).is_err() {
+        if skipped_positions.binary_search(&position).is_err() {
             let payload = write.payload.as_deref().map(payload_digest);
             after = Some(Head::extend(after.as_ref(), cluster, &batch.node, written_at, payload));
         }
@@ -214,24 +214,25 @@ pub fn extend(
 }
 
 fn record(sequence: u64, first_id: Option<WriteId>, outcomes: &[Outcome]) -> BatchRecord {
-    let without_id = (0_u32..).zip(outcomes).filter_map(|(position, outcome)| match outcome {
-        Outcome::Ordered(_) => None,
-        Outcome::Repeated(id) => Some((position, *id, false)),
-        Outcome::KeyReused(id) => Some((position, *id, true)),
-    });
+    let skipped_positions =
+        (0_u32..).zip(outcomes).filter_map(|(position, outcome)| match outcome {
+            Outcome::Ordered(_) => None,
+            Outcome::Repeated(id) => Some((position, *id, false)),
+            Outcome::KeyReused(id) => Some((position, *id, true)),
+        });
     BatchRecord {
         sequence,
         first_id,
         writes: u32::try_from(outcomes.len()).expect("at most 1000"),
-        without_id: without_id.collect(),
+        skipped_positions: skipped_positions.collect(),
     }
 }
 
 fn repeat(record: &BatchRecord) -> Vec<Outcome> {
-    let mut without_id = record.without_id.iter().peekable();
+    let mut skipped_positions = record.skipped_positions.iter().peekable();
     let mut next = record.first_id;
     let outcome = |position| {
-        if let Some((_, id, reused)) = without_id.next_if(|(at, _, _)| *at == position) {
+        if let Some((_, id, reused)) = skipped_positions.next_if(|(at, _, _)| *at == position) {
             return if *reused { Outcome::KeyReused(*id) } else { Outcome::Repeated(*id) };
         }
         let id = next.expect("a batch with a new write has a first id");

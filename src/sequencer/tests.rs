@@ -51,11 +51,11 @@ fn ids_are_dense_and_repeats_take_none() {
     let writes = vec![write(Some("a"), "1"), write(Some("b"), "3"), write(Some("a"), "9")];
     let second = advance(6, entry(2, 1, 20, writes));
     assert_eq!(ids(&second), [('r', 1), ('o', 3), ('x', 1)]);
-    assert_eq!(second.without_id, [0, 2]);
+    assert_eq!(second.skipped_positions, [0, 2]);
     assert_eq!(second.first_id.map(u64::from), Some(3));
     let resent = advance(9, entry(2, 1, 30, second.batch.writes.clone()));
     assert_eq!(ids(&resent), [('r', 1), ('r', 3), ('x', 1)]);
-    assert_eq!((resent.first_id, resent.without_id.len()), (None, 3));
+    assert_eq!((resent.first_id, resent.skipped_positions.len()), (None, 3));
     assert_eq!(resent.head, second.head);
 }
 
@@ -232,7 +232,7 @@ proptest! {
         prop_assert!(start.head.map_or(0, |head: Head| head.id.get()) <= after_id);
         let mut head = start.head;
         for index in start.index..log.len() as u64 {
-            let without = sequencer.positions().without_id(index).expect("nothing was purged");
+            let without = sequencer.positions().skipped_positions(index).expect("nothing was purged");
             let bytes = log[usize::try_from(index).expect("small")].clone();
             let extended = extend(&cluster(), head, bytes, without, u64::MAX);
             head = extended.expect("a good entry").expect("a batch").1;

@@ -52,6 +52,8 @@ pub enum WriteEnd {
     Unknown,
     /// Refused: the zone has halted.
     Halted,
+    /// Refused: the coordinators do not take this node for one of its zone's.
+    NotReady,
 }
 
 impl Http {
@@ -102,7 +104,7 @@ impl Http {
 }
 
 impl WriteEnd {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Ordered,
         Self::Repeated,
         Self::KeyReused,
@@ -113,6 +115,7 @@ impl WriteEnd {
         Self::NoSpace,
         Self::Unknown,
         Self::Halted,
+        Self::NotReady,
     ];
 
     fn label(self) -> &'static str {
@@ -127,6 +130,7 @@ impl WriteEnd {
             Self::NoSpace => "no_space",
             Self::Unknown => "unknown",
             Self::Halted => "halted",
+            Self::NotReady => "not_ready",
         }
     }
 }

@@ -16,12 +16,12 @@ use tokio::time::Instant;
 
 use super::Identity;
 use super::auditor::Auditor;
+use super::backfill::Backfill;
 use super::database::{Database, Session};
-use super::fill::Filler;
 use super::halt::Halt;
 use super::plan::{PlanError, plan};
 use super::standing::Standing;
-use super::tail::{Feed, Tail};
+use super::tail::{Tail, TailContext};
 use super::tail_event::TailEvent;
 use super::witness::Witness;
 use crate::failpoint::{self, Point};
@@ -50,7 +50,7 @@ const PLANNED_LINKS_MAX: usize = 2 * APPLY_LINKS_MAX;
 const PLANNED_BYTES_MAX: usize = 2 * APPLY_BYTES_MAX;
 
 /// What one node's applier works with.
-pub(super) struct Applying {
+pub(super) struct ApplierTask {
     pub(super) identity: Identity,
     pub(super) database: Arc<dyn Database>,
     pub(super) witness: Witness,
@@ -61,7 +61,7 @@ pub(super) struct Applying {
 }
 
 /// Why a session ended.
-enum Ended {
+enum ApplyEnd {
     /// The database must be reached anew.
     Lost(String),
     /// The database is not fit for its zone.
@@ -74,7 +74,7 @@ enum Ended {
     Halt(String),
 }
 
-impl From<ApplyError> for Ended {
+impl From<ApplyError> for ApplyEnd {
     fn from(error: ApplyError) -> Self {
         match error {
             ApplyError::Fenced { .. } => Self::Replaced,
@@ -88,7 +88,7 @@ impl From<ApplyError> for Ended {
     }
 }
 
-impl Applying {
+impl ApplierTask {
     /// Runs until it is dropped. A zone that halts goes on when its database was replaced.
     pub(super) async fn run(self) {
         let mut migrated = false;
@@ -103,8 +103,8 @@ impl Applying {
                         (migrated, was_fit) = (true, true);
                         continue;
                     }
-                    Err(Ended::Unfit(why)) if was_fit => Ended::Lost(why),
-                    Err(Ended::Unfit(why)) => Ended::Halt(why),
+                    Err(ApplyEnd::Unfit(why)) if was_fit => ApplyEnd::Lost(why),
+                    Err(ApplyEnd::Unfit(why)) => ApplyEnd::Halt(why),
                     Err(ended) => ended,
                 }
             };
@@ -112,18 +112,18 @@ impl Applying {
             self.standing.feed_fails(None);
             self.metrics.zone.is_applier.set(0);
             match ended {
-                Ended::Lost(why) => {
+                ApplyEnd::Lost(why) => {
                     self.standing.database_fails(&why);
                     // Whatever answers next may be another database: a restored one, an empty one.
                     migrated = false;
                     tokio::time::sleep(RETRY).await;
                 }
-                Ended::Replaced => tracing::warn!("another node applies for this zone now"),
-                Ended::Refused(why) => {
+                ApplyEnd::Replaced => tracing::warn!("another node applies for this zone now"),
+                ApplyEnd::Refused(why) => {
                     self.halt(why, true).await;
                     migrated = false;
                 }
-                Ended::Halt(why) | Ended::Unfit(why) => {
+                ApplyEnd::Halt(why) | ApplyEnd::Unfit(why) => {
                     self.halt(why, false).await;
                     migrated = false;
                 }
@@ -136,7 +136,7 @@ impl Applying {
         Halt { standing, auditor }.run(why, is_chain).await;
     }
 
-    async fn migrate(&self) -> Result<(), Ended> {
+    async fn migrate(&self) -> Result<(), ApplyEnd> {
         match self.database.migrate(&self.identity).await {
             Ok(findings) => {
                 for finding in findings {
@@ -145,25 +145,25 @@ impl Applying {
                 Ok(())
             }
             Err(error @ (MigrateError::Foreign { .. } | MigrateError::History(_))) => {
-                Err(Ended::Halt(describe(&error)))
+                Err(ApplyEnd::Halt(describe(&error)))
             }
-            Err(error @ MigrateError::Refused { .. }) => Err(Ended::Unfit(describe(&error))),
+            Err(error @ MigrateError::Refused { .. }) => Err(ApplyEnd::Unfit(describe(&error))),
             Err(MigrateError::Unfit(findings)) => {
                 let is_known = self.standing.is_unfit(&findings);
                 for finding in findings.iter().filter(|_| !is_known) {
                     tracing::error!(%finding, "zone database found unfit");
                 }
-                Err(Ended::Unfit(describe(&MigrateError::Unfit(findings))))
+                Err(ApplyEnd::Unfit(describe(&MigrateError::Unfit(findings))))
             }
-            Err(error) => Err(Ended::Lost(describe(&error))),
+            Err(error) => Err(ApplyEnd::Lost(describe(&error))),
         }
     }
 
     /// One connection: stands by until granted, then leads.
-    async fn session(&self) -> Ended {
+    async fn session(&self) -> ApplyEnd {
         let session = match self.database.connect().await {
             Ok(session) => session,
-            Err(error) => return Ended::Lost(describe(&error)),
+            Err(error) => return ApplyEnd::Lost(describe(&error)),
         };
         let (epoch, head) = match self.stand_by(session.as_ref()).await {
             Ok(granted) => granted,
@@ -173,10 +173,10 @@ impl Applying {
     }
 
     /// Follows the frontier until this node may apply.
-    async fn stand_by(&self, session: &dyn Session) -> Result<(u64, Option<Head>), Ended> {
+    async fn stand_by(&self, session: &dyn Session) -> Result<(u64, Option<Head>), ApplyEnd> {
         let mut expired = None;
         let mut watch = LeaseWatch::default();
-        let mut follow: Option<BoxFuture<'_, Ended>> = None;
+        let mut follow: Option<BoxFuture<'_, ApplyEnd>> = None;
         loop {
             match session.acquire(&self.identity.node, expired.take()).await? {
                 Acquired::Granted { epoch, head } => return Ok((epoch, head)),
@@ -190,11 +190,11 @@ impl Applying {
             let follow = follow.get_or_insert_with(|| Box::pin(self.follow_frontier()));
             tokio::select! {
                 biased;
-                why = self.standing.fenced() => return Err(Ended::Halt(why)),
+                why = self.standing.fenced() => return Err(ApplyEnd::Halt(why)),
                 ended = follow => return Err(ended),
                 () = tokio::time::sleep(STANDBY_PERIOD) => {}
             }
-            let lease = self.database.lease().await.map_err(|e| Ended::Lost(describe(&e)))?;
+            let lease = self.database.lease().await.map_err(|e| ApplyEnd::Lost(describe(&e)))?;
             expired = watch.expired(lease, Instant::now());
             self.standing.apply_stalls(expired.map(|epoch| {
                 format!("the applier of epoch {epoch} is silent; another node takes over")
@@ -203,10 +203,10 @@ impl Applying {
     }
 
     /// Passes the database's notifications on to the frontier; ends with the connection.
-    async fn follow_frontier(&self) -> Ended {
+    async fn follow_frontier(&self) -> ApplyEnd {
         let mut listener = match self.database.listen().await {
             Ok(listener) => listener,
-            Err(error) => return Ended::Lost(describe(&error)),
+            Err(error) => return ApplyEnd::Lost(describe(&error)),
         };
         while let Some(heard) = listener.next().await {
             match heard {
@@ -215,21 +215,21 @@ impl Applying {
                     self.metrics.zone.frontier_id.set(id);
                     self.standing.database_is_well();
                 }
-                Err(error) => return Ended::Lost(describe(&error)),
+                Err(error) => return ApplyEnd::Lost(describe(&error)),
             }
         }
-        Ended::Lost("the listening session ended".to_owned())
+        ApplyEnd::Lost("the listening session ended".to_owned())
     }
 
     /// Applies until the right or the database is lost.
-    async fn lead(&self, session: Arc<dyn Session>, epoch: u64, head: Option<Head>) -> Ended {
+    async fn lead(&self, session: Arc<dyn Session>, epoch: u64, head: Option<Head>) -> ApplyEnd {
         if let Some(auditor) = &self.auditor {
             // A fence of an earlier turn may have been dealt with; if not, its evidence is kept.
             self.standing.unfence();
             match auditor.evidence().await {
                 Ok(None) => {}
-                Ok(Some(evidence)) => return Ended::Halt(evidence.to_string()),
-                Err(error) => return Ended::Lost(describe(&error)),
+                Ok(Some(evidence)) => return ApplyEnd::Halt(evidence.to_string()),
+                Err(error) => return ApplyEnd::Lost(describe(&error)),
             }
         }
         self.standing.takes_over(head.map(|head| (head.id.get(), head.digest)));
@@ -250,7 +250,7 @@ impl Applying {
             }
             tokio::select! {
                 biased;
-                why = &mut fenced => return Ended::Halt(why),
+                why = &mut fenced => return ApplyEnd::Halt(why),
                 Some(done) = OptionFuture::from(under_way.as_mut()) => {
                     under_way = None;
                     match done {
@@ -315,16 +315,16 @@ impl Applying {
     }
 
     fn tail(&self, head: Option<Head>) -> Tail {
-        let filler = Filler::new(
+        let backfill = Backfill::new(
             self.witness.clone(),
             Arc::clone(&self.database),
             Arc::clone(&self.standing),
         );
-        let feed = Feed {
+        let feed = TailContext {
             coordinators: self.witness.coordinators.clone(),
             standing: Arc::clone(&self.standing),
             identity: self.identity.clone(),
-            filler,
+            backfill,
         };
         let (tail, work) = Tail::open(feed, head);
         self.tasks.spawn("zone tail", work);
@@ -332,8 +332,8 @@ impl Applying {
     }
 
     /// Plans what the tail fed, and what is already here behind it.
-    fn take(&self, queue: &mut Queue, fed: Option<TailEvent>) -> Result<(), Ended> {
-        let mut next = Some(fed.ok_or_else(|| Ended::Lost("the tail ended".to_owned()))?);
+    fn take(&self, queue: &mut Queue, fed: Option<TailEvent>) -> Result<(), ApplyEnd> {
+        let mut next = Some(fed.ok_or_else(|| ApplyEnd::Lost("the tail ended".to_owned()))?);
         while let Some(fed) = next {
             let mut is_vouched = true;
             let planned = match fed {
@@ -342,7 +342,7 @@ impl Applying {
                     is_vouched = vouched;
                     Ok(links)
                 }
-                TailEvent::Refused(why) => return Err(Ended::Refused(why)),
+                TailEvent::Refused(why) => return Err(ApplyEnd::Refused(why)),
             };
             match planned {
                 Ok(links) => {
@@ -355,9 +355,9 @@ impl Applying {
                     return Ok(());
                 }
                 Err(error @ PlanError::Diverged { .. }) => {
-                    return Err(Ended::Refused(describe(&error)));
+                    return Err(ApplyEnd::Refused(describe(&error)));
                 }
-                Err(error) => return Err(Ended::Halt(describe(&error))),
+                Err(error) => return Err(ApplyEnd::Halt(describe(&error))),
             }
             next = if queue.has_room() { queue.tail.ready() } else { None };
         }

@@ -1,5 +1,5 @@
 //! Pure: how queued writes become batches. A batch is what queued up while the batches before it were in
-//! flight; when it leaves is `gather`'s business.
+//! flight; `linger` decides when it leaves.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -6,10 +6,10 @@
 mod applier;
 pub mod audit;
 mod auditor;
+mod backfill;
 mod batcher;
 mod coordinators;
 pub mod database;
-mod fill;
 mod frontier;
 mod guard;
 mod halt;
@@ -83,6 +83,9 @@ pub enum SubmitError {
     /// Nothing was handed over: the zone has halted for this reason and could not apply it.
     #[error("the zone is halted: {0}")]
     Halted(String),
+    /// Nothing was handed over: most coordinators do not take this node for one of its zone's, for this reason.
+    #[error("this node is refused: {0}")]
+    Refused(String),
     /// Nothing was handed over: the node is shutting down.
     #[error("the node is shutting down")]
     Draining,

@@ -8,7 +8,7 @@ use pghc_api::id::WriteId;
 use pghc_api::wire::{CoordinatorStatus, Status, ZoneState, ZoneStatus};
 use tokio::time::{Instant, timeout_at};
 
-use super::applier::Applying;
+use super::applier::ApplierTask;
 use super::auditor::{Auditor, Settings as Audit};
 use super::coordinators::Coordinators;
 use super::database::{Database, Postgres};
@@ -184,7 +184,7 @@ impl Node {
             let reader = Reader::new(&own.database, 1);
             tasks.spawn("schema check", schema_check::run(reader, Arc::clone(&standing)));
         }
-        let applying = Applying {
+        let applying = ApplierTask {
             identity: identity.clone(),
             database,
             witness,
@@ -413,6 +413,9 @@ impl Service for Node {
         Box::pin(async move {
             if let Some(why) = self.standing.frontier.halted() {
                 return Err(SubmitError::Halted(why));
+            }
+            if let Some(why) = self.standing.refused() {
+                return Err(SubmitError::Refused(why));
             }
             self.submitter.submit(writes, deadline).await
         })

@@ -67,7 +67,7 @@ pub(super) fn plan(
     let mut planned = Vec::with_capacity(decoded.writes.len());
     let with_id = (0_u32..)
         .zip(decoded.writes)
-        .filter(|(position, _)| batch.without_id.binary_search(position).is_err());
+        .filter(|(position, _)| batch.skipped_positions.binary_search(position).is_err());
     let mut newest = head;
     for (id, (_, write)) in (batch.first_id..).zip(with_id) {
         if id <= applied {
@@ -186,7 +186,7 @@ mod tests {
                 last_id: head.id.get(),
                 written_at: head.written_at.0,
                 batch: done.bytes,
-                without_id: done.without_id,
+                skipped_positions: done.skipped_positions,
                 hash: head.hash.0.to_vec().into(),
                 digest: head.digest.0.to_vec().into(),
             }
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn ids_that_do_not_fit_the_writes_are_refused() {
         let mut batch = tail()[0].clone();
-        batch.without_id.clear();
+        batch.skipped_positions.clear();
         assert!(matches!(ids(None, batch), Err(PlanError::Unreadable(..))));
     }
 }

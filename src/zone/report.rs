@@ -77,7 +77,7 @@ impl Reporter {
                 }
                 Ok(Ok(cluster)) => {
                     let cluster = cluster.into_inner();
-                    if cluster.awaited {
+                    if cluster.has_waiters {
                         gap = GAP_AWAITED;
                     }
                     self.standing.report_answered(self.place, Some(Ok(())));

@@ -232,7 +232,8 @@ impl Standing {
         trouble.or_else(|| self.schema_trouble()).or_else(|| self.doubted())
     }
 
-    /// Why most coordinators refuse this node's reports; `None` while they take them.
+    /// Why most coordinators refuse this node's reports; `None` while they take them. A node that is refused takes no
+    /// writes: their links would bear a name that is not its own.
     pub(super) fn refused(&self) -> Option<String> {
         self.refused.lock().clone()
     }

@@ -22,9 +22,9 @@ use tokio::time::{Instant, timeout_at};
 use super::batcher::{Weigh, Window, next_batch};
 use super::coordinators::Coordinators;
 use super::{NewWrite, Outcome, SubmitError};
-use crate::gather::Gather;
-use crate::rpc::v1::write_outcome::Kind;
-use crate::rpc::v1::{SubmitReply, SubmitRequest, WriteOutcome};
+use crate::linger::AdaptiveLinger;
+use crate::rpc::v1::order_result::Kind;
+use crate::rpc::v1::{OrderResult, SubmitReply, SubmitRequest};
 use crate::rpc::{NOT_TAKEN, never_sent};
 use crate::sabotage::{self, Bug};
 use crate::sequencer::{Batch, SessionId, Write};
@@ -85,7 +85,7 @@ impl Submitter {
             metrics: Arc::clone(&metrics),
             sequence: 0,
             window: Window::default(),
-            gather: Gather::new(LINGER_MAX),
+            linger: AdaptiveLinger::new(LINGER_MAX),
         };
         tasks.spawn("submit", sender.run(groups));
         Self { queue, metrics }
@@ -197,7 +197,7 @@ struct Sender {
     metrics: Arc<Metrics>,
     sequence: u64,
     window: Window,
-    gather: Gather,
+    linger: AdaptiveLinger,
 }
 
 impl Sender {
@@ -210,7 +210,7 @@ impl Sender {
                 // Whose client has gone before anything was sent is not written.
                 queue.retain(|group| !group.answer.is_closed());
                 if queue.is_empty() {
-                    self.gather.emptied();
+                    self.linger.on_idle();
                     break;
                 }
                 let writes: usize = queue.iter().map(Weigh::writes).sum();
@@ -218,13 +218,13 @@ impl Sender {
                 let bytes: usize = queue.iter().map(Weigh::bytes).sum();
                 // Nothing more would come along.
                 let has_room = writes < BATCH_WRITES_MAX && bytes < BATCH_BYTES_MAX;
-                let kept = self.gather.keep(queue.len(), now);
+                let kept = self.linger.hold_until(queue.len(), now);
                 kept_until = kept.filter(|_| has_room);
                 if kept_until.is_some() {
                     break;
                 }
                 let batch = self.batch(next_batch(&mut queue));
-                self.gather.left(batch.writes(), now);
+                self.linger.on_send(batch.writes(), now);
                 let (coordinators, zone) = (self.coordinators.clone(), self.zone.clone());
                 in_flight.push(send(coordinators, zone, batch));
             }
@@ -246,17 +246,17 @@ impl Sender {
     }
 
     fn arrived(&mut self, queue: &mut VecDeque<Group>, group: Group) {
-        self.gather.arrived();
+        self.linger.on_enqueue();
         queue.push_back(group);
     }
 
     fn landed(&mut self, landing: &Landing) {
         let Some(round_trip) = landing.ordered else { return };
-        self.gather.answered(landing.groups, Instant::now());
+        self.linger.on_reply(landing.groups, Instant::now());
         if let Some(round_trip) = round_trip {
             self.metrics.submit.seconds.observe(round_trip.as_secs_f64());
             self.window.note(round_trip);
-            self.gather.back(round_trip);
+            self.linger.record_rtt(round_trip);
         }
     }
 
@@ -317,13 +317,13 @@ async fn order(
             return None;
         }
         let (place, mut client) = coordinators.nearest();
-        let patience_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
+        let max_wait_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
         if maybe_taken && sabotage::is(Bug::ResendAsNew) {
             flight.renumber();
         }
         let batch = flight.bytes.clone();
         let zone = zone.to_string();
-        let mut request = tonic::Request::new(SubmitRequest { batch, patience_ms, zone });
+        let mut request = tonic::Request::new(SubmitRequest { batch, max_wait_ms, zone });
         request.set_timeout(left);
         match timeout_at(deadline, client.submit(request)).await {
             Ok(Ok(reply)) => {
@@ -388,7 +388,7 @@ impl Flight {
     }
 }
 
-fn outcome(outcome: &WriteOutcome) -> Option<Outcome> {
+fn outcome(outcome: &OrderResult) -> Option<Outcome> {
     let id = WriteId::try_from(outcome.id).ok()?;
     Some(match outcome.kind() {
         Kind::Ordered => Outcome::Ordered(Head {

@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Identity;
+use super::backfill::{Backfill, BackfillResult};
 use super::coordinators::{Client, Coordinators};
-use super::fill::{Filler, Turn};
 use super::standing::Standing;
 use super::tail_event::TailEvent;
 use crate::rpc::v1::{TailBatch, TailRequest};
@@ -43,17 +43,17 @@ pub(super) struct Tail {
 }
 
 /// What a tail works with.
-pub(super) struct Feed {
+pub(super) struct TailContext {
     pub(super) coordinators: Coordinators,
     pub(super) standing: Arc<Standing>,
     pub(super) identity: Identity,
-    pub(super) filler: Filler,
+    pub(super) backfill: Backfill,
 }
 
 impl Tail {
     /// Starts behind `head`. The returned future is the work; the caller spawns it.
     pub(super) fn open(
-        feed: Feed,
+        feed: TailContext,
         head: Option<Head>,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (sender, fed) = mpsc::channel(QUEUE_BATCHES);
@@ -71,39 +71,39 @@ impl Tail {
     }
 }
 
-async fn run(mut feed: Feed, mut head: Option<Head>, out: mpsc::Sender<TailEvent>) {
+async fn run(mut feed: TailContext, mut head: Option<Head>, out: mpsc::Sender<TailEvent>) {
     let count = feed.coordinators.count();
     let (mut purged, mut refused) =
-        (Said::new(count, PURGED_PAUSE), Said::new(count, REFUSED_PAUSE));
+        (Cooldowns::new(count, PURGED_PAUSE), Cooldowns::new(count, REFUSED_PAUSE));
     loop {
         let unfit = |place: usize| purged.is(place) || refused.is(place);
         let (place, client) = feed.coordinators.nearest_but(unfit);
-        let follow = Follow { feed: &feed, place, unfit: &unfit };
+        let follow = TailSession { feed: &feed, place, unfit: &unfit };
         let ended = tokio::select! {
             biased;
             () = out.closed() => return,
             ended = follow.run(client, &mut head, &out) => ended,
         };
         match ended {
-            Ended::Unread => return,
-            Ended::Nearer => {}
-            Ended::Failed(status) if status.code() == tonic::Code::OutOfRange => {
+            SessionEnd::Unread => return,
+            SessionEnd::Nearer => {}
+            SessionEnd::Failed(status) if status.code() == tonic::Code::OutOfRange => {
                 tracing::debug!(place, %status, "this coordinator cannot feed the zone yet");
                 purged.say(place);
-                if somebody_else(&feed.coordinators, &purged, &refused) {
+                if another_coordinator_fits(&feed.coordinators, &purged, &refused) {
                     continue;
                 }
-                match feed.filler.turn(&mut head, &out).await {
-                    Turn::Unread => return,
-                    Turn::GotOn => {
+                match feed.backfill.run_once(&mut head, &out).await {
+                    BackfillResult::Unread => return,
+                    BackfillResult::GotOn => {
                         feed.standing.feed_fails(None);
                         purged.forget();
                     }
-                    Turn::Refused(why) => {
+                    BackfillResult::Refused(why) => {
                         let _ = out.send(TailEvent::Refused(why)).await;
                         return;
                     }
-                    Turn::Stuck(why) => {
+                    BackfillResult::Stuck(why) => {
                         let id = head.map_or(1, |head| head.id.get() + 1);
                         feed.standing.feed_fails(Some(format!(
                             "no coordinator's log reaches back to id {id}, and this zone cannot \
@@ -114,15 +114,15 @@ async fn run(mut feed: Feed, mut head: Option<Head>, out: mpsc::Sender<TailEvent
                     }
                 }
             }
-            Ended::Refused(status) => {
+            SessionEnd::Refused(status) => {
                 tracing::warn!(place, %status, "this coordinator refuses the zone's chain");
                 refused.say(place);
-                if !somebody_else(&feed.coordinators, &purged, &refused) {
+                if !another_coordinator_fits(&feed.coordinators, &purged, &refused) {
                     let _ = out.send(TailEvent::Refused(status.message().to_owned())).await;
                     return;
                 }
             }
-            Ended::Failed(status) => {
+            SessionEnd::Failed(status) => {
                 let after_id = head.map_or(0, |head| head.id.get());
                 tracing::warn!(place, %status, after_id, "tail ended");
                 feed.coordinators.note(place, false);
@@ -132,7 +132,7 @@ async fn run(mut feed: Feed, mut head: Option<Head>, out: mpsc::Sender<TailEvent
     }
 }
 
-enum Ended {
+enum SessionEnd {
     /// Nobody reads any longer.
     Unread,
     /// Another coordinator should be followed.
@@ -144,12 +144,12 @@ enum Ended {
 }
 
 /// Which coordinators have said something that counts for a while.
-struct Said {
+struct Cooldowns {
     at: Vec<Option<Instant>>,
     counts_for: Duration,
 }
 
-impl Said {
+impl Cooldowns {
     fn new(count: usize, counts_for: Duration) -> Self {
         Self { at: vec![None; count], counts_for }
     }
@@ -168,27 +168,31 @@ impl Said {
 }
 
 /// Whether a coordinator answers that has neither purged what is needed nor refused the chain.
-fn somebody_else(coordinators: &Coordinators, purged: &Said, refused: &Said) -> bool {
+fn another_coordinator_fits(
+    coordinators: &Coordinators,
+    purged: &Cooldowns,
+    refused: &Cooldowns,
+) -> bool {
     let unfit = |place: usize| purged.is(place) || refused.is(place);
     // Nobody is left to ask when the nearest fit one is one that has just said so.
     !unfit(coordinators.nearest_but(unfit).0)
 }
 
 /// The tail of one coordinator.
-struct Follow<'a> {
-    feed: &'a Feed,
+struct TailSession<'a> {
+    feed: &'a TailContext,
     place: usize,
     /// Coordinators not to be gone to.
     unfit: &'a (dyn Fn(usize) -> bool + Sync),
 }
 
-impl Follow<'_> {
+impl TailSession<'_> {
     async fn run(
         &self,
         mut client: Client,
         head: &mut Option<Head>,
         out: &mpsc::Sender<TailEvent>,
-    ) -> Ended {
+    ) -> SessionEnd {
         let request = TailRequest {
             after_id: head.map_or(0, |head| head.id.get()),
             after_digest: head.map(|head| head.digest.0.to_vec()).unwrap_or_default().into(),
@@ -197,8 +201,10 @@ impl Follow<'_> {
         };
         let mut stream = match client.tail(request).await {
             Ok(stream) => stream.into_inner(),
-            Err(status) if status.code() == tonic::Code::DataLoss => return Ended::Refused(status),
-            Err(status) => return Ended::Failed(status),
+            Err(status) if status.code() == tonic::Code::DataLoss => {
+                return SessionEnd::Refused(status);
+            }
+            Err(status) => return SessionEnd::Failed(status),
         };
         let mut look_around = tokio::time::interval_at(Instant::now() + LOOK_AROUND, LOOK_AROUND);
         loop {
@@ -206,27 +212,27 @@ impl Follow<'_> {
                 biased;
                 _ = look_around.tick() => {
                     // A log that did not reach back would have said so by now.
-                    self.feeds();
+                    self.clear_failure();
                     if self.feed.coordinators.nearest_but(self.unfit).0 != self.place {
-                        return Ended::Nearer;
+                        return SessionEnd::Nearer;
                     }
                 }
                 message = stream.message() => match message {
                     Ok(Some(batch)) => {
                         *head = behind(&batch).or(*head);
-                        self.feeds();
+                        self.clear_failure();
                         if out.send(TailEvent::Batch(batch)).await.is_err() {
-                            return Ended::Unread;
+                            return SessionEnd::Unread;
                         }
                     }
-                    Ok(None) => return Ended::Failed(tonic::Status::unavailable("it ended")),
-                    Err(status) => return Ended::Failed(status),
+                    Ok(None) => return SessionEnd::Failed(tonic::Status::unavailable("it ended")),
+                    Err(status) => return SessionEnd::Failed(status),
                 },
             }
         }
     }
 
-    fn feeds(&self) {
+    fn clear_failure(&self) {
         self.feed.standing.feed_fails(None);
         self.feed.standing.set_filling(None);
     }

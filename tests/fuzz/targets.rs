@@ -247,7 +247,7 @@ fn sequence(input: &[u8]) {
         let before = sequencer.head().map_or(0, |head| head.id.get());
         let Ok(sequenced) = sequencer.advance(index, Bytes::copy_from_slice(entry)) else { break };
         let after = sequencer.head().map_or(0, |head| head.id.get());
-        let new = sequenced.map_or(0, |it| it.batch.writes.len() - it.without_id.len());
+        let new = sequenced.map_or(0, |it| it.batch.writes.len() - it.skipped_positions.len());
         assert_eq!(after - before, new as u64);
     }
     let bytes = sequencer.snapshot();

@@ -78,6 +78,9 @@ fn every_program_refuses_what_it_does_not_know_by_name() {
     refuses("chain-verify", "--file a --last 1 --from 2", 3, &["--last", "--from"]);
     refuses("chain-verify", "--file a --from 3 --to 2", 3, &["--from 3", "--to 2"]);
     refuses("chain-verify", "--file a --file a", 3, &["given twice"]);
+    let audit = "zone audit --database postgres://a@127.0.0.1:1/b";
+    refuses("pghc", &format!("{audit} --context nowhere"), 3, &["there is no", "config.toml"]);
+    refuses("pghc", &format!("{audit} --config /no/such.json"), 3, &["/no/such.json"]);
     refuses("chain-verify", "--file Cargo.toml", 3, &["Cargo.toml", "nothing was checked"]);
     for program in ["pghc", "chain-verify", "geo-load"] {
         for flag in ["--help", "--version"] {

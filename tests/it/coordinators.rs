@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use pghc::coordinator::{Acks, Coordinator, Geo, Host, Retention, Settings, Timing};
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
-use pghc::rpc::v1::write_outcome::Kind;
+use pghc::rpc::v1::order_result::Kind;
 use pghc::rpc::v1::{
-    ReadIndexRequest, SubmitRequest, TailBatch, TailRequest, WriteOutcome, ZoneReport,
+    OrderResult, ReadIndexRequest, SubmitRequest, TailBatch, TailRequest, ZoneReport,
 };
 use pghc::rpc::{self, Caller, Dial};
 use pghc::sequencer::{Batch, Write};
@@ -138,13 +138,13 @@ fn batch(sequence: u64, writes: usize) -> SubmitRequest {
     let node = "eu-1".parse().expect("a plain name");
     let writes = (0..writes).map(write).collect();
     let batch = Batch { session: [1; 16], sequence, node, writes }.encode();
-    SubmitRequest { batch, patience_ms: 20_000, ..SubmitRequest::default() }
+    SubmitRequest { batch, max_wait_ms: 20_000, ..SubmitRequest::default() }
 }
 
 async fn submit(
     client: &mut CoordinatorClient<Caller>,
     request: SubmitRequest,
-) -> Vec<WriteOutcome> {
+) -> Vec<OrderResult> {
     // A busy machine loses its leader now and then; nothing was handed over then.
     wait_for("a leader that takes it", async || {
         let mut call = tonic::Request::new(request.clone());
@@ -158,7 +158,7 @@ async fn submit(
     .await
 }
 
-fn ids(outcomes: &[WriteOutcome]) -> Vec<u64> {
+fn ids(outcomes: &[OrderResult]) -> Vec<u64> {
     outcomes.iter().map(|outcome| outcome.id).collect()
 }
 
@@ -286,7 +286,7 @@ async fn without_a_leader_it_is_said_in_time_that_nothing_was_handed_over() {
     }
     // The first writes may still have gone to the leader's connection; then nothing takes them.
     wait_for("an honest refusal", async || {
-        let request = SubmitRequest { patience_ms: 400, ..batch(2, 1) };
+        let request = SubmitRequest { max_wait_ms: 400, ..batch(2, 1) };
         let mut call = tonic::Request::new(request);
         call.set_timeout(Duration::from_millis(400));
         let error = group.client(left).submit(call).await.err()?;

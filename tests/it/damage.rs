@@ -78,7 +78,7 @@ async fn submit(coordinator: &Coordinator, sequence: u64) {
     let write = Write { key: Some(format!("k{sequence}").into()), payload: Some(payload.into()) };
     let node = "eu-1".parse().expect("a plain name");
     let batch = Batch { session: [1; 16], sequence, node, writes: vec![write] }.encode();
-    let request = SubmitRequest { batch, patience_ms: 20_000, ..SubmitRequest::default() };
+    let request = SubmitRequest { batch, max_wait_ms: 20_000, ..SubmitRequest::default() };
     wait_for("a leader that takes it", async || {
         let mut call = tonic::Request::new(request.clone());
         call.set_timeout(Duration::from_secs(20));

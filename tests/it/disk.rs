@@ -202,7 +202,7 @@ impl Group {
         let patience = Duration::from_secs(2);
         let mut call = tonic::Request::new(SubmitRequest {
             batch,
-            patience_ms: 800,
+            max_wait_ms: 800,
             ..SubmitRequest::default()
         });
         call.set_timeout(patience);

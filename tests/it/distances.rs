@@ -110,7 +110,7 @@ impl Group {
         let write = Write { key: None, payload: Some("1".into()) };
         let node = "a-1".parse().expect("a plain name");
         let batch = Batch { session: [3; 16], sequence, node, writes: vec![write] }.encode();
-        let request = SubmitRequest { batch, patience_ms: 20_000, ..SubmitRequest::default() };
+        let request = SubmitRequest { batch, max_wait_ms: 20_000, ..SubmitRequest::default() };
         wait_for("an acknowledgement", async || {
             let mut client = CoordinatorClient::new(self.caller(through));
             client.submit(request.clone()).await.ok()

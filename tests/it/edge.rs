@@ -133,7 +133,7 @@ async fn silent_connections_take_no_descriptor_of_the_log() {
         let write = Write { key: None, payload: Some(vec![b'1'; 64 << 10].into()) };
         let node = "eu-1".parse().expect("a plain name");
         let batch = Batch { session: [1; 16], sequence, node, writes: vec![write] }.encode();
-        let request = SubmitRequest { batch, patience_ms: 2_000, ..SubmitRequest::default() };
+        let request = SubmitRequest { batch, max_wait_ms: 2_000, ..SubmitRequest::default() };
         let caller = rpc::connect(&url, &cluster, Duration::from_secs(5)).expect("a URL");
         let reply = CoordinatorClient::new(caller).submit(request).await.ok()?;
         Some(reply.into_inner().outcomes[0].id)

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pghc::zone::{Need, NewWrite, Node, Outcome, Service as _, SubmitError};
-use pghc_history::{Fingerprint, Operation, ReadOutcome, What, WriteOutcome};
+use pghc_history::{Fingerprint, Operation, OrderResult, ReadOutcome, What};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::dice::Dice;
@@ -70,17 +70,17 @@ impl Client {
         };
         let done = self.at(place, within, move |node, until| write_at(node, write, until)).await;
         let Some(done) = done else { return true };
-        let outcome = done.unwrap_or(WriteOutcome::Unknown);
-        if let WriteOutcome::Acknowledged { id, .. } | WriteOutcome::Committed { id } = outcome {
+        let outcome = done.unwrap_or(OrderResult::Unknown);
+        if let OrderResult::Acknowledged { id, .. } | OrderResult::Committed { id } = outcome {
             self.token = self.token.max(id);
         }
         let payload = Some(Fingerprint::of(payload.as_bytes()));
         self.record(place, started, What::Write { key, payload, outcome });
         match outcome {
-            WriteOutcome::Acknowledged { .. } => false,
-            WriteOutcome::Refused => true,
+            OrderResult::Acknowledged { .. } => false,
+            OrderResult::Refused => true,
             // Without a key a retry would be another write.
-            WriteOutcome::Committed { .. } | WriteOutcome::Unknown => key.is_some(),
+            OrderResult::Committed { .. } | OrderResult::Unknown => key.is_some(),
         }
     }
 
@@ -133,28 +133,28 @@ impl Client {
 }
 
 /// What `POST /v1/writes` does.
-async fn write_at(node: Arc<Node>, write: NewWrite, until: Instant) -> WriteOutcome {
+async fn write_at(node: Arc<Node>, write: NewWrite, until: Instant) -> OrderResult {
     let outcome = match node.submit(vec![write], until).await {
         Ok(outcomes) => outcomes.into_iter().next().expect("one for each"),
-        Err(SubmitError::Unknown) => return WriteOutcome::Unknown,
-        Err(_) => return WriteOutcome::Refused,
+        Err(SubmitError::Unknown) => return OrderResult::Unknown,
+        Err(_) => return OrderResult::Refused,
     };
     let (id, digest, repeated) = match outcome {
         Outcome::Ordered(head) => (head.id, Some(head.digest), false),
         Outcome::Repeated(id) => (id, None, true),
-        Outcome::KeyReused(_) => return WriteOutcome::Refused,
+        Outcome::KeyReused(_) => return OrderResult::Refused,
     };
     if node.wait_applied(id.get(), until).await.is_err() {
-        return WriteOutcome::Committed { id: id.get() };
+        return OrderResult::Committed { id: id.get() };
     }
     let digest = match digest {
         Some(digest) => digest,
         None => match node.link(id, need(id.get(), until)).await.map(|seen| seen.value) {
             Ok(Some(link)) => link.digest,
-            _ => return WriteOutcome::Committed { id: id.get() },
+            _ => return OrderResult::Committed { id: id.get() },
         },
     };
-    WriteOutcome::Acknowledged { id: id.get(), digest, repeated, applied: true }
+    OrderResult::Acknowledged { id: id.get(), digest, repeated, applied: true }
 }
 
 /// What `GET /v1/chain?at_least=…` does.

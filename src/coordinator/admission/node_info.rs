@@ -9,16 +9,16 @@ use crate::coordinator::consensus::type_config::StoredMembership;
 use crate::coordinator::peers::directory::PeerDirectory;
 use crate::coordinator::raft::handle::Raft;
 use crate::coordinator::settings::{Settings, StartError};
-use crate::rpc::v1::Introduction;
+use crate::rpc::v1::NodeInfo;
 use crate::sequencer::ENTRY_FORMAT;
 
 /// What this coordinator says of itself, from its settings and what its disk holds.
-pub(crate) async fn introduction(
+pub(crate) async fn node_info(
     settings: &Settings,
     identity: &DataDirIdentity,
     raft: &Raft,
     peers: &PeerDirectory,
-) -> Result<Introduction, StartError> {
+) -> Result<NodeInfo, StartError> {
     let read = raft.with_raft_state(|state| {
         let newest = state.log_ids.last().cloned().max(state.snapshot_meta.last_log_id);
         let effective = state.membership_state.effective();
@@ -35,7 +35,7 @@ pub(crate) async fn introduction(
         StartError::Settings(format!("coordinator {} is not among the members", settings.id))
     })?;
     let membership_next = peers.members().1;
-    Ok(Introduction {
+    Ok(NodeInfo {
         coordinator_id: settings.id,
         incarnation: identity.incarnation().to_owned(),
         starts: identity.starts(),

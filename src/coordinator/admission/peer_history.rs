@@ -15,7 +15,7 @@ use crate::coordinator::peers::directory::PeerDirectory;
 use crate::coordinator::raft::handle::Raft;
 use crate::coordinator::raft::membership::acknowledged;
 use crate::coordinator::small_file;
-use crate::rpc::v1::Introduction;
+use crate::rpc::v1::NodeInfo;
 use crate::task::blocking;
 
 const FILE: &str = "peers.json";
@@ -53,7 +53,7 @@ impl PeerRecord {
     }
 
     /// Whether a coordinator that says this of itself has forgotten what was seen of it.
-    pub(crate) fn is_ahead_of(&self, it: &Introduction) -> bool {
+    pub(crate) fn is_ahead_of(&self, it: &NodeInfo) -> bool {
         self.starts > it.starts
             || (self.starts == it.starts && self.boot != it.boot)
             || self.term > it.term
@@ -122,7 +122,7 @@ impl PeerHistory {
     }
 
     /// What was seen of a coordinator before it says this of itself.
-    pub(crate) fn of(&self, it: &Introduction, raft: &Raft) -> PeerRecord {
+    pub(crate) fn of(&self, it: &NodeInfo, raft: &Raft) -> PeerRecord {
         let next_index = acknowledged(raft).remove(&it.coordinator_id).unwrap_or_default();
         let vote = raft.metrics().borrow_watched().vote.leader_id;
         let seen = self.memory.lock().seen.get(&it.coordinator_id).cloned();
@@ -136,7 +136,7 @@ impl PeerHistory {
     }
 
     /// Remembers a coordinator that is what it says it is. Durable when it returns.
-    pub(crate) async fn note(&self, it: &Introduction) -> io::Result<()> {
+    pub(crate) async fn note(&self, it: &NodeInfo) -> io::Result<()> {
         {
             let mut memory = self.memory.lock();
             let sighting = memory.seen.entry(it.coordinator_id).or_default();
@@ -190,12 +190,12 @@ mod tests {
 
     use parking_lot::Mutex;
 
-    use super::{Introduction, PeerHistory, PeerRecord};
+    use super::{NodeInfo, PeerHistory, PeerRecord};
     use crate::coordinator::log::disk::{Directory, Disk, DiskFile};
 
-    fn it(incarnation: &str) -> Introduction {
+    fn it(incarnation: &str) -> NodeInfo {
         let incarnation = incarnation.to_owned();
-        Introduction { coordinator_id: 2, incarnation, starts: 3, ..Introduction::default() }
+        NodeInfo { coordinator_id: 2, incarnation, starts: 3, ..NodeInfo::default() }
     }
 
     fn of(peer_history: &PeerHistory) -> PeerRecord {
@@ -259,7 +259,7 @@ mod tests {
         let directory = Directory::open(dir.path()).expect("a directory");
         let disk = Arc::new(Stuck(directory, Mutex::new(stuck)));
         let peer_history = PeerHistory::load(1, disk).expect("nothing yet");
-        let (first, second) = (it("a"), Introduction { coordinator_id: 3, ..it("c") });
+        let (first, second) = (it("a"), NodeInfo { coordinator_id: 3, ..it("c") });
         let others = async {
             // Both are remembered at once, though neither is on disk.
             while peer_history.memory.lock().seen.len() < 2 {

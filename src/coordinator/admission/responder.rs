@@ -6,14 +6,14 @@ use super::peer_history::PeerHistory;
 use crate::coordinator::peers::directory::PeerDirectory;
 use crate::coordinator::raft::handle::Raft;
 use crate::coordinator::raft::membership::{Listing, Memberships};
-use crate::rpc::v1::hello_reply::Reached;
+use crate::rpc::v1::check_admission_reply::Callback;
 use crate::rpc::v1::raft_client::RaftClient;
-use crate::rpc::v1::{HelloReply, IntroduceRequest, Introduction, Member};
+use crate::rpc::v1::{CheckAdmissionReply, GetNodeInfoRequest, Member, NodeInfo};
 
 #[derive(Clone)]
 pub(crate) struct AdmissionResponder {
     /// As at the start.
-    me: Introduction,
+    me: NodeInfo,
     raft: Raft,
     peers: PeerDirectory,
     peer_history: PeerHistory,
@@ -21,7 +21,7 @@ pub(crate) struct AdmissionResponder {
 
 impl AdmissionResponder {
     pub(crate) fn new(
-        me: &Introduction,
+        me: &NodeInfo,
         raft: &Raft,
         peers: &PeerDirectory,
         seen: &PeerHistory,
@@ -31,33 +31,32 @@ impl AdmissionResponder {
     }
 
     /// Who this coordinator is.
-    pub(crate) fn introduction(&self) -> Introduction {
+    pub(crate) fn node_info(&self) -> NodeInfo {
         self.knowing(self.peers.members().1)
     }
 
-    /// As [`AdmissionResponder::introduction`], to a leader that tells where its group's members are.
-    pub(crate) fn meet(&self, members: Vec<Member>) -> Introduction {
+    /// As [`AdmissionResponder::node_info`], to a leader that tells where its group's members are.
+    pub(crate) fn meet(&self, members: Vec<Member>) -> NodeInfo {
         if !members.is_empty() && self.me.founders.is_empty() {
             self.peers.learn(members.into_iter().map(|member| (member.coordinator_id, member.url)));
         }
-        self.introduction()
+        self.node_info()
     }
 
     /// Who it is when it knows of the membership before index `next`.
-    fn knowing(&self, next: u64) -> Introduction {
-        Introduction {
-            membership_next: next,
-            founded: self.me.founded || next > 0,
-            ..self.me.clone()
-        }
+    fn knowing(&self, next: u64) -> NodeInfo {
+        NodeInfo { membership_next: next, founded: self.me.founded || next > 0, ..self.me.clone() }
     }
 
     /// What is known of the caller, whom it calls back.
-    pub(crate) async fn hello(&self, it: &Introduction) -> Result<HelloReply, Status> {
+    pub(crate) async fn check_admission(
+        &self,
+        it: &NodeInfo,
+    ) -> Result<CheckAdmissionReply, Status> {
         let member = self.peers.member(it.coordinator_id);
         let url = self.peers.url(it.coordinator_id, member.as_ref());
         let url = url.unwrap_or_else(|| it.url.clone());
-        let reached = self.reach(&url, it).await;
+        let callback = self.reach(&url, it).await;
         // Read at once, so that the parts of the answer agree.
         let memberships = Memberships::read(&self.raft).await;
         let memberships = memberships.map_err(|error| Status::unavailable(error.to_string()))?;
@@ -65,11 +64,11 @@ impl AdmissionResponder {
             memberships.listing(it.coordinator_id);
         let seen = self.peer_history.of(it, &self.raft);
         let is_known = incarnation.is_empty() || incarnation == it.incarnation;
-        if reached == Reached::Caller && listed && is_known && !seen.is_ahead_of(it) {
+        if callback == Callback::Caller && listed && is_known && !seen.is_ahead_of(it) {
             let noted = self.peer_history.note(it).await;
             noted.map_err(|error| Status::unavailable(error.to_string()))?;
         }
-        Ok(HelloReply {
+        Ok(CheckAdmissionReply {
             me: Some(self.knowing(next)),
             listed,
             incarnation,
@@ -77,21 +76,21 @@ impl AdmissionResponder {
             seen_boot: seen.boot,
             seen_term: seen.term,
             seen_next_index: seen.next_index,
-            reached: reached.into(),
+            callback: callback.into(),
             url,
             committed_next,
         })
     }
 
     /// Whether the process at `url` is the caller.
-    async fn reach(&self, url: &str, it: &Introduction) -> Reached {
-        let Some(connection) = self.peers.connect(url) else { return Reached::Nobody };
+    async fn reach(&self, url: &str, it: &NodeInfo) -> Callback {
+        let Some(connection) = self.peers.connect(url) else { return Callback::Nobody };
         let mut client = RaftClient::new(connection);
-        let call = client.introduce(IntroduceRequest::default());
+        let call = client.get_node_info(GetNodeInfoRequest::default());
         match tokio::time::timeout(self.peers.patience(), call).await {
-            Ok(Ok(there)) if there.get_ref().boot == it.boot => Reached::Caller,
-            Ok(Ok(_)) => Reached::Another,
-            Ok(Err(_)) | Err(_) => Reached::Nobody,
+            Ok(Ok(there)) if there.get_ref().boot == it.boot => Callback::Caller,
+            Ok(Ok(_)) => Callback::Another,
+            Ok(Err(_)) | Err(_) => Callback::Nobody,
         }
     }
 }

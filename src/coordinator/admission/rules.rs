@@ -1,8 +1,8 @@
 //! What the answers of the others mean for a coordinator that wants to be admitted: pure.
 
 use super::identity::REPLACE_HINT;
-use crate::rpc::v1::hello_reply::Reached;
-use crate::rpc::v1::{HelloReply, Introduction};
+use crate::rpc::v1::check_admission_reply::Callback;
+use crate::rpc::v1::{CheckAdmissionReply, NodeInfo};
 use crate::sabotage::{self, Bug};
 
 /// What one other coordinator's answer means.
@@ -28,9 +28,9 @@ pub(crate) fn is_unused(voters: usize, new: usize) -> bool {
 /// What an answer means for the coordinator that asked. `listed_next` is the index after the newest
 /// entry of its own log that has it as a member, if any has.
 pub(crate) fn evaluate(
-    me: &Introduction,
+    me: &NodeInfo,
     listed_next: Option<u64>,
-    reply: &HelloReply,
+    reply: &CheckAdmissionReply,
 ) -> AdmissionDecision {
     let Some(other) = &reply.me else {
         return AdmissionDecision::Retry("an answer without a name".to_owned());
@@ -59,31 +59,31 @@ pub(crate) fn evaluate(
              since it has forgotten acknowledged writes or votes; {REPLACE_HINT}"
         ));
     }
-    match reply.reached() {
-        Reached::Another => AdmissionDecision::Reject(format!(
+    match reply.callback() {
+        Callback::Another => AdmissionDecision::Reject(format!(
             "{says} another process answers as coordinator {my_id} at {}; this data directory is a \
              copy of its; stop this one for good, or {REPLACE_HINT}",
             reply.url
         )),
-        Reached::Nobody => AdmissionDecision::Retry(format!(
+        Callback::Nobody => AdmissionDecision::Retry(format!(
             "coordinator {other_id} reaches nobody at {}, where it knows this one",
             reply.url
         )),
-        Reached::Caller if other.membership_next > 0 => AdmissionDecision::Accept,
-        Reached::Caller if other.founded => AdmissionDecision::Retry("it is starting".to_owned()),
-        Reached::Caller if other.founders != me.founders => AdmissionDecision::Retry(format!(
+        Callback::Caller if other.membership_next > 0 => AdmissionDecision::Accept,
+        Callback::Caller if other.founded => AdmissionDecision::Retry("it is starting".to_owned()),
+        Callback::Caller if other.founders != me.founders => AdmissionDecision::Retry(format!(
             "coordinator {other_id} would found another group: {}, not {}",
             other.founders, me.founders
         )),
-        Reached::Caller => AdmissionDecision::Uninitialized,
+        Callback::Caller => AdmissionDecision::Uninitialized,
     }
 }
 
 /// What it means that the other's membership does not list the coordinator that asked.
 fn judge_unlisted(
-    me: &Introduction,
+    me: &NodeInfo,
     listed_next: Option<u64>,
-    reply: &HelloReply,
+    reply: &CheckAdmissionReply,
     says: &str,
 ) -> AdmissionDecision {
     let my_id = me.coordinator_id;
@@ -115,7 +115,7 @@ fn judge_unlisted(
 }
 
 /// What this coordinator's directory should know and does not.
-fn older_than_seen(me: &Introduction, reply: &HelloReply) -> Option<String> {
+fn older_than_seen(me: &NodeInfo, reply: &CheckAdmissionReply) -> Option<String> {
     let (starts, boot) = (reply.seen_starts, &reply.seen_boot);
     if starts > me.starts || (starts == me.starts && !boot.is_empty() && *boot != me.boot) {
         return Some(format!(
@@ -138,29 +138,29 @@ fn older_than_seen(me: &Introduction, reply: &HelloReply) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{AdmissionDecision, HelloReply, Introduction, Reached, evaluate, is_unused};
+    use super::{AdmissionDecision, Callback, CheckAdmissionReply, NodeInfo, evaluate, is_unused};
 
-    fn member(id: u64, membership_next: u64) -> Introduction {
-        Introduction {
+    fn member(id: u64, membership_next: u64) -> NodeInfo {
+        NodeInfo {
             coordinator_id: id,
             incarnation: format!("directory {id}"),
             starts: 2,
             founded: membership_next > 0,
             membership_next,
             next_index: 40,
-            ..Introduction::default()
+            ..NodeInfo::default()
         }
     }
 
     /// Of coordinator 1, which knows the membership before index 5, about coordinator 2.
-    fn reply() -> HelloReply {
-        HelloReply {
+    fn reply() -> CheckAdmissionReply {
+        CheckAdmissionReply {
             me: Some(member(1, 5)),
             listed: true,
             incarnation: "directory 2".to_owned(),
-            reached: Reached::Caller.into(),
+            callback: Callback::Caller.into(),
             committed_next: 5,
-            ..HelloReply::default()
+            ..CheckAdmissionReply::default()
         }
     }
 
@@ -173,13 +173,13 @@ mod tests {
         let me = member(2, 5);
         assert_eq!(evaluate(&me, Some(5), &reply()), AdmissionDecision::Accept);
         // An entry that may be cut: the member that knows it says no more than "not yet".
-        let begun = HelloReply { me: Some(member(1, 9)), listed: false, ..reply() };
+        let begun = CheckAdmissionReply { me: Some(member(1, 9)), listed: false, ..reply() };
         assert!(
             matches!(evaluate(&me, Some(5), &begun), AdmissionDecision::Retry(_)),
             "{:?}",
             evaluate(&me, Some(5), &begun)
         );
-        let done = HelloReply { committed_next: 9, ..begun };
+        let done = CheckAdmissionReply { committed_next: 9, ..begun };
         assert!(is_refused(&evaluate(&me, Some(5), &done), "it was removed"));
     }
 
@@ -187,16 +187,20 @@ mod tests {
     #[test]
     fn who_is_being_added_was_not_removed() {
         let me = member(7, 5);
-        let behind =
-            HelloReply { me: Some(member(2, 9)), listed: false, committed_next: 9, ..reply() };
+        let behind = CheckAdmissionReply {
+            me: Some(member(2, 9)),
+            listed: false,
+            committed_next: 9,
+            ..reply()
+        };
         assert!(matches!(evaluate(&me, None, &behind), AdmissionDecision::Retry(_)));
         assert!(is_refused(&evaluate(&me, Some(5), &behind), "it was removed"));
         // It has the entry that removed it, which is the newest there is.
-        let told = Introduction { membership_next: 9, ..me };
+        let told = NodeInfo { membership_next: 9, ..me };
         assert!(is_refused(&evaluate(&told, Some(5), &behind), "it was removed"));
         assert!(matches!(evaluate(&told, Some(9), &behind), AdmissionDecision::Retry(_)));
         // A founder that never was in the group is told what to do instead.
-        let stranger = Introduction { founders: "1,2,7".to_owned(), next_index: 0, ..member(7, 0) };
+        let stranger = NodeInfo { founders: "1,2,7".to_owned(), next_index: 0, ..member(7, 0) };
         assert!(is_refused(&evaluate(&stranger, None, &behind), "--join"));
     }
 

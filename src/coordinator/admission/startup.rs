@@ -20,7 +20,7 @@ use crate::coordinator::peers::traffic_guard::RaftTrafficGuard;
 use crate::coordinator::raft::handle::Raft;
 use crate::coordinator::raft::log_store::LogStore;
 use crate::rpc::v1::raft_client::RaftClient;
-use crate::rpc::v1::{HelloReply, Introduction};
+use crate::rpc::v1::{CheckAdmissionReply, NodeInfo};
 use crate::task::watch;
 
 /// Pause between two rounds of asking.
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const ROUNDS_TOLD: u32 = 50;
 
 pub(crate) struct Admission {
-    pub(crate) me: Introduction,
+    pub(crate) me: NodeInfo,
     pub(crate) raft: Raft,
     pub(crate) peers: PeerDirectory,
     pub(crate) traffic_guard: RaftTrafficGuard,
@@ -103,10 +103,10 @@ impl Admission {
         }
         let vouched =
             verdicts.iter().filter(|(verdict, _)| *verdict == AdmissionDecision::Accept).count();
-        let new = |(verdict, it): (AdmissionDecision, Option<Introduction>)| {
+        let new = |(verdict, it): (AdmissionDecision, Option<NodeInfo>)| {
             it.filter(|_| verdict == AdmissionDecision::Uninitialized)
         };
-        let new: Vec<Introduction> = verdicts.into_iter().filter_map(new).collect();
+        let new: Vec<NodeInfo> = verdicts.into_iter().filter_map(new).collect();
         if self.me.founded {
             return Ok(vouched >= self.needed() || self.is_before_all(&new));
         }
@@ -124,9 +124,9 @@ impl Admission {
 
     /// Whether this founder and enough of the `new`, who know of no group, are where founding left them:
     /// they are the directories that founded it, and nothing else was ever seen of them.
-    fn is_before_all(&self, new: &[Introduction]) -> bool {
+    fn is_before_all(&self, new: &[NodeInfo]) -> bool {
         let (members, next) = self.peers.members();
-        let is_left = |it: &&Introduction| {
+        let is_left = |it: &&NodeInfo| {
             let named = members.get(&it.coordinator_id).map(|member| member.incarnation.as_str());
             !it.incarnation.is_empty()
                 && named == Some(it.incarnation.as_str())
@@ -166,7 +166,7 @@ impl Admission {
         (majority - own).min(majority)
     }
 
-    async fn ask(&self, id: u64) -> Result<HelloReply, AdmissionDecision> {
+    async fn ask(&self, id: u64) -> Result<CheckAdmissionReply, AdmissionDecision> {
         let Some(connection) = self.peers.connection(id) else {
             return Err(AdmissionDecision::Retry(format!(
                 "no address of coordinator {id} is known"
@@ -175,7 +175,7 @@ impl Admission {
         // The other calls back before it answers.
         let limit = self.peers.patience() * 2;
         let mut client = RaftClient::new(connection);
-        match tokio::time::timeout(limit, client.hello(self.me.clone())).await {
+        match tokio::time::timeout(limit, client.check_admission(self.me.clone())).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
             Ok(Err(status)) => Err(AdmissionDecision::Retry(format!("coordinator {id}: {status}"))),
             Err(_) => Err(AdmissionDecision::Retry(format!("coordinator {id} does not answer"))),
@@ -184,10 +184,10 @@ impl Admission {
 
     /// Founds the group together with `others`, all of them as new as this one. Every founder writes
     /// the same first entry, so it does not matter who is first.
-    async fn found(&mut self, others: Vec<Introduction>) -> Result<(), String> {
+    async fn found(&mut self, others: Vec<NodeInfo>) -> Result<(), String> {
         let founders = others.into_iter().chain([self.me.clone()]);
-        let member = |it: Introduction| {
-            let Introduction { zone, url, incarnation, .. } = it;
+        let member = |it: NodeInfo| {
+            let NodeInfo { zone, url, incarnation, .. } = it;
             (it.coordinator_id, Member { zone, url, incarnation })
         };
         let members: BTreeMap<u64, Member> = founders.map(member).collect();

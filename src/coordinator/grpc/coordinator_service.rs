@@ -24,11 +24,11 @@ use crate::coordinator::zones::progress_view::ZoneProgressView;
 use crate::coordinator::zones::registry::{Refusal, Zones};
 use crate::rpc::NOT_TAKEN;
 use crate::rpc::v1::coordinator_server;
-use crate::rpc::v1::write_outcome::Kind;
+use crate::rpc::v1::order_result::Kind;
 use crate::rpc::v1::{
-    AwaitReply, AwaitRequest, Cluster, Member, ProposeReply, ProposeRequest, ReadIndexReply,
-    ReadIndexRequest, SubmitReply, SubmitRequest, TailBatch, TailRequest, VouchReply, VouchRequest,
-    Vouched, WriteOutcome, ZoneReport,
+    AwaitReply, AwaitRequest, Cluster, Member, OrderResult, ProposeReply, ProposeRequest,
+    ReadIndexReply, ReadIndexRequest, SubmitReply, SubmitRequest, TailBatch, TailRequest,
+    VouchReply, VouchRequest, Vouched, ZoneReport,
 };
 use crate::sabotage::{self, Bug};
 use crate::sequencer::{EntryError, Heading, Outcome, ZoneChange};
@@ -283,7 +283,7 @@ impl CoordinatorService {
                 .collect(),
             log_first_id: feed.first_id,
             disk_short: self.disk_reserve.is_short(),
-            awaited: self.zones.are_awaited(),
+            has_waiters: self.zones.are_awaited(),
         }
     }
 }
@@ -340,15 +340,15 @@ fn read_index_reply(head: Option<Head>) -> ReadIndexReply {
 }
 
 /// The outcomes as they are sent. The chain values share one piece of memory.
-fn replies(outcomes: &[Outcome]) -> Vec<WriteOutcome> {
+fn replies(outcomes: &[Outcome]) -> Vec<OrderResult> {
     let without_link =
-        |kind: Kind, id: u64| WriteOutcome { kind: kind.into(), id, ..WriteOutcome::default() };
+        |kind: Kind, id: u64| OrderResult { kind: kind.into(), id, ..OrderResult::default() };
     let mut values = BytesMut::with_capacity(outcomes.len() * (HASH_BYTES + DIGEST_BYTES));
     let reply = |outcome: &Outcome| match outcome {
         Outcome::Ordered(head) => {
             values.put_slice(&head.hash.0);
             values.put_slice(&head.digest.0);
-            WriteOutcome {
+            OrderResult {
                 written_at: head.written_at.0,
                 ..without_link(Kind::Ordered, head.id.get())
             }
@@ -356,7 +356,7 @@ fn replies(outcomes: &[Outcome]) -> Vec<WriteOutcome> {
         Outcome::Repeated(id) => without_link(Kind::Repeated, id.get()),
         Outcome::KeyReused(id) => without_link(Kind::KeyReused, id.get()),
     };
-    let mut replies: Vec<WriteOutcome> = outcomes.iter().map(reply).collect();
+    let mut replies: Vec<OrderResult> = outcomes.iter().map(reply).collect();
     let mut values = values.freeze();
     for reply in replies.iter_mut().filter(|reply| reply.kind() == Kind::Ordered) {
         reply.hash = values.split_to(HASH_BYTES);
@@ -371,10 +371,10 @@ impl coordinator_server::Coordinator for CoordinatorService {
         &self,
         request: Request<SubmitRequest>,
     ) -> Result<Response<SubmitReply>, Status> {
-        let SubmitRequest { batch: bytes, patience_ms, zone } = request.into_inner();
+        let SubmitRequest { batch: bytes, max_wait_ms, zone } = request.into_inner();
         let taken = Instant::now();
         // A quarter is left for the way back.
-        let patience = Duration::from_millis(u64::from(patience_ms) * 3 / 4);
+        let patience = Duration::from_millis(u64::from(max_wait_ms) * 3 / 4);
         let patient_until = Instant::now() + patience.min(self.attempt_max);
         let heading =
             Heading::read(&bytes).map_err(|error| Status::invalid_argument(error.to_string()))?;

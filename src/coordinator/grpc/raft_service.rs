@@ -28,7 +28,8 @@ use crate::coordinator::raft::idle_heartbeats::Heard;
 use crate::coordinator::raft::vote_withholding::VoteWithholding;
 use crate::rpc::v1::raft_server;
 use crate::rpc::v1::{
-    self, AcksReply, Frame, HelloReply, IntroduceRequest, Introduction, PingReply, PingRequest,
+    self, AcksReply, CheckAdmissionReply, Frame, GetNodeInfoRequest, NodeInfo, PingReply,
+    PingRequest,
 };
 use crate::telemetry::Metrics;
 
@@ -103,7 +104,7 @@ impl raft_server::Raft for RaftService {
         let voter = RaftTrafficGuard::sender(request.metadata());
         let voter = voter.ok_or_else(|| Status::invalid_argument("who sends?"))?;
         let mut acks = request.into_inner();
-        let hear = async {
+        let merge = async {
             while let Some(ack) = acks.message().await? {
                 self.acks.heard(voter, &Ack::from(ack));
             }
@@ -112,7 +113,7 @@ impl raft_server::Raft for RaftService {
         tokio::select! {
             biased;
             () = self.end.cancelled() => Err(Status::unavailable("the coordinator is shutting down")),
-            ended = hear => ended,
+            ended = merge => ended,
         }
     }
 
@@ -169,22 +170,25 @@ impl raft_server::Raft for RaftService {
         answer(self.raft.install_full_snapshot(vote, snapshot).await)
     }
 
-    async fn introduce(
+    async fn get_node_info(
         &self,
-        request: Request<IntroduceRequest>,
-    ) -> Result<Response<Introduction>, Status> {
+        request: Request<GetNodeInfoRequest>,
+    ) -> Result<Response<NodeInfo>, Status> {
         Ok(Response::new(self.responder.meet(request.into_inner().members)))
     }
 
-    async fn hello(&self, request: Request<Introduction>) -> Result<Response<HelloReply>, Status> {
-        self.responder.hello(&request.into_inner()).await.map(Response::new)
+    async fn check_admission(
+        &self,
+        request: Request<NodeInfo>,
+    ) -> Result<Response<CheckAdmissionReply>, Status> {
+        self.responder.check_admission(&request.into_inner()).await.map(Response::new)
     }
 
     async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PingReply>, Status> {
         if let Some(from) = request.into_inner().from {
-            self.rtt_monitor.hear(from);
+            self.rtt_monitor.merge(from);
         }
-        Ok(Response::new(PingReply { from: Some(self.rtt_monitor.vantage()) }))
+        Ok(Response::new(PingReply { from: Some(self.rtt_monitor.own_measurements()) }))
     }
 
     async fn transfer_leader(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {

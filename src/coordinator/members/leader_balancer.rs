@@ -45,7 +45,7 @@ impl LeaderBalancer {
             *self.board.says.lock() = verdict.to_string();
             tracing::debug!(%verdict, "the place of the lead was judged");
             if let Verdict::Move { to, reason } = verdict
-                && self.board.distances().switch().auto
+                && self.board.rtt_monitor().auto_placement().auto
             {
                 tracing::info!(to, reason, "the lead moves");
                 let done = self.members.lead(to).await;

@@ -16,7 +16,7 @@ pub(crate) struct Group {
     pub(crate) joint: bool,
     pub(crate) leader: u64,
     /// Who answered the leader lately, itself included.
-    pub(crate) living: BTreeSet<u64>,
+    pub(crate) reachable: BTreeSet<u64>,
 }
 
 /// What an operator asks for.
@@ -57,7 +57,7 @@ pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     before: BTreeSet<u64>,
     after: BTreeSet<u64>,
-    living: BTreeSet<u64>,
+    reachable: BTreeSet<u64>,
 }
 
 /// Why a change is not made, and what to do.
@@ -77,8 +77,8 @@ fn quorum(voters: &BTreeSet<u64>) -> usize {
 impl Group {
     /// How many living voters may still fail; negative: there is no quorum.
     fn margin(&self, voters: &BTreeSet<u64>) -> isize {
-        let living = voters.intersection(&self.living).count();
-        living.cast_signed() - quorum(voters).cast_signed()
+        let reachable = voters.intersection(&self.reachable).count();
+        reachable.cast_signed() - quorum(voters).cast_signed()
     }
 
     fn member(&self, id: u64) -> Result<&Member, Refusal> {
@@ -180,13 +180,13 @@ impl Group {
         }
         // Who is brought along has to answer before it may vote.
         let mut then = self.clone();
-        then.living.extend(steps.iter().filter_map(|step| match step {
+        then.reachable.extend(steps.iter().filter_map(|step| match step {
             Step::AddLearner { id, .. } => Some(*id),
             _ => None,
         }));
         let (before, margin) = (self.margin(&self.voters), then.margin(after));
         if margin < 0 {
-            let silent: Vec<u64> = after.difference(&then.living).copied().collect();
+            let silent: Vec<u64> = after.difference(&then.reachable).copied().collect();
             return refuse(format!(
                 "of the voters {} that would be left, {} do not answer ({}): they are no majority, and \
                  the change could never end, not even with --force; bring them back, or replace them \
@@ -219,7 +219,7 @@ impl Group {
             if !after.contains(&self.leader) {
                 let targets: BTreeSet<u64> = after
                     .intersection(&before)
-                    .filter(|id| self.living.contains(id))
+                    .filter(|id| self.reachable.contains(id))
                     .copied()
                     .collect();
                 // Without an heir among the old voters the new one must be a voter first.
@@ -234,8 +234,8 @@ impl Group {
             steps.push(Step::Voters(after.clone()));
         }
         steps.extend(gone.map(|id| Step::RemoveLearner { id }));
-        let living = self.living.clone();
-        Ok(Plan { steps, before, after, living })
+        let reachable = self.reachable.clone();
+        Ok(Plan { steps, before, after, reachable })
     }
 }
 
@@ -253,7 +253,7 @@ impl Plan {
     /// The plan in lines for people.
     pub(crate) fn lines(&self) -> Vec<String> {
         let side = |name: &str, voters: &BTreeSet<u64>| {
-            let silent: BTreeSet<u64> = voters.difference(&self.living).copied().collect();
+            let silent: BTreeSet<u64> = voters.difference(&self.reachable).copied().collect();
             let survives = voters.len() - quorum(voters);
             let mut line = format!(
                 "{name}: voters {}; {} of {} must agree; survives {survives} failed",
@@ -307,10 +307,10 @@ mod tests {
         ids.iter().copied().collect()
     }
 
-    fn group(voters: &[u64], learners: &[u64], living: &[u64]) -> Group {
+    fn group(voters: &[u64], learners: &[u64], reachable: &[u64]) -> Group {
         let members = voters.iter().chain(learners).map(|id| (*id, member(*id))).collect();
-        let (voters, living) = (set(voters), set(living));
-        Group { members, voters, joint: false, leader: 1, living }
+        let (voters, reachable) = (set(voters), set(reachable));
+        Group { members, voters, joint: false, leader: 1, reachable }
     }
 
     #[test]
@@ -391,14 +391,14 @@ mod tests {
         #[test]
         fn no_plan_loses_the_living_majority(
             voters in proptest::collection::btree_set(1_u64..6, 1..5),
-            living in proptest::collection::btree_set(1_u64..6, 0..6),
+            reachable in proptest::collection::btree_set(1_u64..6, 0..6),
             (id, new, kind) in (1_u64..6, 1_u64..8, 0..5),
             force in any::<bool>(),
         ) {
             let leader = *voters.first().expect("one at least");
             let mut group = group(&voters.iter().copied().collect::<Vec<_>>(), &[], &[]);
             group.leader = leader;
-            group.living = &living | &set(&[leader]);
+            group.reachable = &reachable | &set(&[leader]);
             let change = match kind {
                 0 => Change::Add { id: new, member: member(new), learner: false },
                 1 => Change::Remove { id },
@@ -408,20 +408,20 @@ mod tests {
             };
             let Ok(plan) = group.plan(&change, force) else { return Ok(()) };
             prop_assert!(!plan.after.is_empty());
-            let mut living = group.living.clone();
+            let mut reachable = group.reachable.clone();
             let mut now = voters.clone();
             let mut lead = leader;
             for step in plan.steps {
                 match step {
-                    Step::AddLearner { id, .. } => { living.insert(id); }
+                    Step::AddLearner { id, .. } => { reachable.insert(id); }
                     Step::HandOver { targets } => {
-                        let target = targets.iter().find(|id| now.contains(id) && living.contains(id));
+                        let target = targets.iter().find(|id| now.contains(id) && reachable.contains(id));
                         prop_assert!(target.is_some(), "somebody can take over");
                         lead = *target.expect("just checked");
                     }
                     Step::Voters(voters) => {
-                        let up = voters.intersection(&living).count();
-                        prop_assert!(up * 2 > voters.len(), "{voters:?} of {living:?}");
+                        let up = voters.intersection(&reachable).count();
+                        prop_assert!(up * 2 > voters.len(), "{voters:?} of {reachable:?}");
                         prop_assert!(voters.contains(&lead), "the leader votes");
                         now = voters;
                     }

@@ -28,8 +28,8 @@ use crate::rpc::v1::members_client::MembersClient;
 use crate::rpc::v1::members_server;
 use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::v1::{
-    self, ChangeProgress, ChangeRequest, IntroduceRequest, Introduction, ListMembersRequest,
-    MemberList, MemberView, PlacementRequest, PlacementView, SwitchPlacementReply,
+    self, ChangeProgress, ChangeRequest, GetNodeInfoRequest, ListMembersRequest, MemberList,
+    MemberView, NodeInfo, PlacementRequest, PlacementView, SwitchPlacementReply,
     SwitchPlacementRequest,
 };
 use crate::sequencer::ENTRY_FORMAT;
@@ -148,13 +148,13 @@ impl MembersService {
         let configs = membership.get_joint_config();
         let recent = self.lease * 2;
         let heartbeat = metrics.heartbeat.iter().flatten();
-        let living = heartbeat.filter(|(_, at)| at.is_some_and(|at| at.elapsed() < recent));
+        let reachable = heartbeat.filter(|(_, at)| at.is_some_and(|at| at.elapsed() < recent));
         let group = Group {
             members: membership.nodes().map(|(id, member)| (*id, member.clone())).collect(),
             voters: configs.last().cloned().unwrap_or_default(),
             joint: configs.len() > 1,
             leader: self.id,
-            living: living.map(|(id, _)| *id).chain([self.id]).collect(),
+            reachable: reachable.map(|(id, _)| *id).chain([self.id]).collect(),
         };
         (group, *membership.log_id())
     }
@@ -166,7 +166,7 @@ impl MembersService {
         let mut metrics = self.raft.metrics();
         loop {
             let (group, at) = self.group();
-            if group.members.keys().all(|id| group.living.contains(id))
+            if group.members.keys().all(|id| group.reachable.contains(id))
                 || !matches!(tokio::time::timeout_at(until, metrics.changed()).await, Ok(Ok(())))
             {
                 return (group, at);
@@ -196,7 +196,7 @@ impl MembersService {
             url: self.peers.url(*id, Some(member)).unwrap_or_default(),
             incarnation: member.incarnation.clone(),
             voter: group.voters.contains(id),
-            living: group.living.contains(id),
+            reachable: group.reachable.contains(id),
             acknowledged_next: acknowledged.get(id).copied().unwrap_or_default(),
         };
         MemberList {
@@ -359,8 +359,8 @@ impl MembersService {
             url: member.url,
             voter: false,
         });
-        let call = client.introduce(IntroduceRequest { members: known.collect() });
-        let it: Introduction = match tokio::time::timeout(self.lease * 2, call).await {
+        let call = client.get_node_info(GetNodeInfoRequest { members: known.collect() });
+        let it: NodeInfo = match tokio::time::timeout(self.lease * 2, call).await {
             Ok(Ok(it)) => it.into_inner(),
             Ok(Err(_)) | Err(_) => {
                 return refuse(format!(
@@ -397,12 +397,12 @@ impl MembersService {
         if leader == self.id {
             return Box::pin(self.change(request, lines)).await;
         }
-        if request.hops >= HOPS_MAX {
+        if request.forward_count >= HOPS_MAX {
             return Err(Status::unavailable(
                 "the leader changed several times meanwhile; nothing is lost; repeat the command",
             ));
         }
-        let request = ChangeRequest { hops: request.hops + 1, ..request };
+        let request = ChangeRequest { forward_count: request.forward_count + 1, ..request };
         let mut answers = self.client(leader)?.change(request).await?.into_inner();
         let mut last = None;
         while let Some(ChangeProgress { line }) = answers.message().await? {
@@ -463,7 +463,7 @@ impl members_server::Members for MembersService {
             return self.client(leader)?.switch_placement(request).await;
         }
         let auto = request.into_inner().auto;
-        let changed = self.board.distances().set_auto(auto).await;
+        let changed = self.board.rtt_monitor().set_auto(auto).await;
         let changed = changed.map_err(|error| Status::unavailable(error.to_string()))?;
         tracing::info!(auto, changed, "automatic placement of the lead was switched");
         Ok(Response::new(SwitchPlacementReply { changed }))

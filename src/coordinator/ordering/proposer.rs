@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::coordinator::consensus::type_config::{Proposal, TypeConfig};
 use crate::coordinator::raft::handle::Raft;
-use crate::gather::Gather;
+use crate::linger::AdaptiveLinger;
 use crate::task::{Tasks, until};
 
 /// Proposals that wait to be handed over; further ones are not taken.
@@ -89,7 +89,7 @@ pub(crate) struct Proposer {
 impl Proposer {
     pub(crate) fn start(raft: &Raft, tasks: &Tasks) -> Self {
         let (queue, arriving) = mpsc::channel(WAITING_MAX);
-        let worker = Worker { raft: raft.clone(), gather: Gather::new(LINGER_MAX) };
+        let worker = Worker { raft: raft.clone(), linger: AdaptiveLinger::new(LINGER_MAX) };
         tasks.spawn("propose", worker.run(arriving));
         Self { queue, taken: Arc::default() }
     }
@@ -111,7 +111,7 @@ impl Proposer {
 /// The task behind the queue.
 struct Worker {
     raft: Raft,
-    gather: Gather,
+    linger: AdaptiveLinger,
 }
 
 impl Worker {
@@ -122,16 +122,16 @@ impl Worker {
             // Nothing of it was appended, and nobody is told.
             waiting.retain(|proposed| !proposed.answer.is_closed());
             if waiting.is_empty() {
-                self.gather.emptied();
+                self.linger.on_idle();
             }
             let mut kept_until = None;
             let has_room = waiting.len() < TOGETHER_MAX;
             if !waiting.is_empty() && groups.len() < GROUPS_MAX {
                 let now = Instant::now();
-                kept_until = self.gather.keep(waiting.len(), now).filter(|_| has_room);
+                kept_until = self.linger.hold_until(waiting.len(), now).filter(|_| has_room);
                 if kept_until.is_none() {
                     let writes = waiting.iter().map(|proposed| proposed.writes).sum();
-                    self.gather.left(writes, now);
+                    self.linger.on_send(writes, now);
                     groups.push(append(self.raft.clone(), std::mem::take(&mut waiting)));
                 }
             }
@@ -139,8 +139,8 @@ impl Worker {
                 biased;
                 Some(Ended { took, count }) = groups.next() => {
                     if let Some(took) = took {
-                        self.gather.answered(count, Instant::now());
-                        self.gather.back(took);
+                        self.linger.on_reply(count, Instant::now());
+                        self.linger.record_rtt(took);
                     }
                 }
                 () = until(kept_until) => {}
@@ -158,7 +158,7 @@ impl Worker {
     }
 
     fn arrived(&mut self, waiting: &mut Vec<Proposed>, proposed: Proposed) {
-        self.gather.arrived();
+        self.linger.on_enqueue();
         waiting.push(proposed);
     }
 }

@@ -185,13 +185,13 @@ impl Tails {
                 "the log up to entry {index} does not give the chain that was sequenced"
             )));
         }
-        let without_id = recalled.without_id;
-        let extended = extend(&self.cluster, *head, proposal.0, &without_id, until)
+        let skipped_positions = recalled.skipped_positions;
+        let extended = extend(&self.cluster, *head, proposal.0, &skipped_positions, until)
             .map_err(|error| Status::internal(format!("entry {index}: {error}")))?;
         let Some((bytes, after)) = extended else { return Ok(None) };
         let first_id = head.map_or(1, |head| head.id.get() + 1);
         *head = after;
-        Ok(after.map(|after| tail_batch(index, first_id, after, bytes, without_id)))
+        Ok(after.map(|after| tail_batch(index, first_id, after, bytes, skipped_positions)))
     }
 }
 

@@ -47,7 +47,7 @@ impl AutoPlacement {
     }
 
     /// Takes in what another coordinator has.
-    pub(crate) fn hear(&mut self, other: Self) {
+    pub(crate) fn merge(&mut self, other: Self) {
         let order = |it: &Self| (it.switched, !it.auto);
         if other.switched > 0 && other.switched < SWITCHED_MAX && order(&other) > order(self) {
             *self = other;
@@ -71,24 +71,24 @@ mod tests {
         );
         assert!(on.set(true) && off.set(false));
         let (told_on, told_off) = (on, off);
-        on.hear(told_off);
-        off.hear(told_on);
-        third.hear(told_off);
-        third.hear(told_on);
+        on.merge(told_off);
+        off.merge(told_on);
+        third.merge(told_off);
+        third.merge(told_on);
         let agreed = AutoPlacement { auto: false, switched: 1 };
         assert_eq!((on, off, third), (agreed, agreed, agreed), "off wins");
         assert!(on.set(true) && !on.set(true));
-        off.hear(on);
+        off.merge(on);
         assert_eq!(off, AutoPlacement { auto: true, switched: 2 }, "the later one wins");
     }
 
     #[test]
     fn what_was_never_set_and_nonsense_change_nothing() {
-        let mut switch = AutoPlacement { auto: true, switched: 0 };
-        switch.hear(AutoPlacement { auto: false, switched: 0 });
-        switch.hear(AutoPlacement { auto: false, switched: SWITCHED_MAX });
-        switch.hear(AutoPlacement { auto: false, switched: u64::MAX });
-        assert_eq!(switch, AutoPlacement { auto: true, switched: 0 });
+        let mut auto_placement = AutoPlacement { auto: true, switched: 0 };
+        auto_placement.merge(AutoPlacement { auto: false, switched: 0 });
+        auto_placement.merge(AutoPlacement { auto: false, switched: SWITCHED_MAX });
+        auto_placement.merge(AutoPlacement { auto: false, switched: u64::MAX });
+        assert_eq!(auto_placement, AutoPlacement { auto: true, switched: 0 });
     }
 
     #[test]

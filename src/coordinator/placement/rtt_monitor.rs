@@ -23,7 +23,7 @@ use crate::coordinator::disk_reserve::DiskReserve;
 use crate::coordinator::log::disk::Disk;
 use crate::coordinator::peers::directory::PeerDirectory;
 use crate::rpc::v1::raft_client::RaftClient;
-use crate::rpc::v1::{Distance, PingRequest, Vantage};
+use crate::rpc::v1::{Distance, NodeMeasurements, PingRequest};
 use crate::task::blocking;
 
 /// Time between two pings, and longest wait for one: a peer has one under way at most. Less than the second
@@ -36,11 +36,11 @@ const PING_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct RttMonitor {
     id: u64,
     peers: PeerDirectory,
-    space: DiskReserve,
+    disk_reserve: DiskReserve,
     traffic: Traffic,
     disk: Arc<dyn Disk>,
     inner: Arc<Mutex<Inner>>,
-    pace: Arc<Mutex<TimingAdvisor>>,
+    timing_advisor: Arc<Mutex<TimingAdvisor>>,
     /// Who writes the file holds it.
     writer: Arc<tokio::sync::Mutex<()>>,
 }
@@ -48,8 +48,8 @@ pub(crate) struct RttMonitor {
 #[derive(Default)]
 struct Inner {
     own: BTreeMap<u64, RttSamples>,
-    others: BTreeMap<u64, (Instant, Vantage)>,
-    switch: AutoPlacement,
+    others: BTreeMap<u64, (Instant, NodeMeasurements)>,
+    auto_placement: AutoPlacement,
 }
 
 impl RttMonitor {
@@ -57,59 +57,71 @@ impl RttMonitor {
     pub(crate) fn load(
         id: u64,
         peers: &PeerDirectory,
-        (space, traffic): (&DiskReserve, &Traffic),
+        (disk_reserve, traffic): (&DiskReserve, &Traffic),
         disk: Arc<dyn Disk>,
         auto: bool,
-        pace: TimingAdvisor,
+        timing_advisor: TimingAdvisor,
     ) -> Self {
-        let switch = AutoPlacement::load(disk.as_ref(), auto);
-        let inner = Inner { switch, ..Inner::default() };
-        let (peers, space, traffic) = (peers.clone(), space.clone(), traffic.clone());
-        let (inner, pace) = (Arc::new(Mutex::new(inner)), Arc::new(Mutex::new(pace)));
-        Self { id, peers, space, traffic, disk, inner, pace, writer: Arc::default() }
+        let auto_placement = AutoPlacement::load(disk.as_ref(), auto);
+        let inner = Inner { auto_placement, ..Inner::default() };
+        let (peers, disk_reserve, traffic) = (peers.clone(), disk_reserve.clone(), traffic.clone());
+        let (inner, timing_advisor) =
+            (Arc::new(Mutex::new(inner)), Arc::new(Mutex::new(timing_advisor)));
+        Self {
+            id,
+            peers,
+            disk_reserve,
+            traffic,
+            disk,
+            inner,
+            timing_advisor,
+            writer: Arc::default(),
+        }
     }
 
-    /// What this coordinator sees now.
-    pub(crate) fn vantage(&self) -> Vantage {
+    /// Returns what this coordinator measures now.
+    pub(crate) fn own_measurements(&self) -> NodeMeasurements {
         let now = Instant::now();
         let inner = self.inner.lock();
         let distance = |(id, samples): (&u64, &RttSamples)| {
             let (round_trip_us, slow_us) = samples.read(now)?;
             Some(Distance { coordinator_id: *id, round_trip_us, slow_us })
         };
-        Vantage {
+        NodeMeasurements {
             coordinator_id: self.id,
             distances: inner.own.iter().filter_map(distance).collect(),
             traffic: self.traffic.read(now),
-            disk_short: self.space.is_short(),
-            auto: inner.switch.auto,
-            switched: inner.switch.switched,
+            disk_short: self.disk_reserve.is_short(),
+            auto: inner.auto_placement.auto,
+            switched: inner.auto_placement.switched,
         }
     }
 
-    /// What this coordinator sees, and what it heard lately that others see.
-    pub(crate) fn vantages(&self) -> Vec<Vantage> {
-        let (own, now) = (self.vantage(), Instant::now());
+    /// Returns what this coordinator measures, and what the others told of theirs lately.
+    pub(crate) fn measurements(&self) -> Vec<NodeMeasurements> {
+        let (own, now) = (self.own_measurements(), Instant::now());
         let inner = self.inner.lock();
         let fresh = inner.others.values().filter(|(heard, _)| now - *heard <= FRESH);
-        std::iter::once(own).chain(fresh.map(|(_, vantage)| vantage.clone())).collect()
+        std::iter::once(own).chain(fresh.map(|(_, measurements)| measurements.clone())).collect()
     }
 
-    /// Takes in what a member sees; what is no member is not remembered.
-    pub(crate) fn hear(&self, mut vantage: Vantage) {
-        let (id, members) = (vantage.coordinator_id, self.peers.ids());
+    /// Remembers the measurements of a member; those of other coordinators are dropped.
+    pub(crate) fn merge(&self, mut measurements: NodeMeasurements) {
+        let (id, members) = (measurements.coordinator_id, self.peers.ids());
         if id == self.id || !members.contains(&id) {
             return;
         }
-        trim(&mut vantage, &members);
+        trim(&mut measurements, &members);
         let mut inner = self.inner.lock();
-        inner.switch.hear(AutoPlacement { auto: vantage.auto, switched: vantage.switched });
-        inner.others.insert(id, (Instant::now(), vantage));
+        inner
+            .auto_placement
+            .merge(AutoPlacement { auto: measurements.auto, switched: measurements.switched });
+        inner.others.insert(id, (Instant::now(), measurements));
     }
 
     /// Whether the lead is placed automatically.
-    pub(crate) fn switch(&self) -> AutoPlacement {
-        self.inner.lock().switch
+    pub(crate) fn auto_placement(&self) -> AutoPlacement {
+        self.inner.lock().auto_placement
     }
 
     /// Switches it, for all: the others hear of it within seconds. SavedRtt on disk here when it returns.
@@ -117,7 +129,7 @@ impl RttMonitor {
     pub(crate) async fn set_auto(&self, auto: bool) -> io::Result<bool> {
         {
             let mut inner = self.inner.lock();
-            if !inner.switch.set(auto) {
+            if !inner.auto_placement.set(auto) {
                 return Ok(false);
             }
         }
@@ -127,10 +139,10 @@ impl RttMonitor {
 
     async fn save(&self) -> io::Result<()> {
         let turn = Arc::clone(&self.writer).lock_owned().await;
-        let (switch, disk) = (self.switch(), Arc::clone(&self.disk));
+        let (auto_placement, disk) = (self.auto_placement(), Arc::clone(&self.disk));
         let write = move || {
             let _turn = turn;
-            switch.write(disk.as_ref())
+            auto_placement.write(disk.as_ref())
         };
         blocking(write).await?
     }
@@ -141,7 +153,7 @@ impl RttMonitor {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut under_way = FuturesUnordered::new();
         let mut asked = BTreeSet::new();
-        let mut saved = self.switch();
+        let mut saved = self.auto_placement();
         loop {
             tokio::select! {
                 biased;
@@ -158,8 +170,8 @@ impl RttMonitor {
                         }
                     }
                     self.look_at_pace().await;
-                    if self.switch() != saved {
-                        saved = self.switch();
+                    if self.auto_placement() != saved {
+                        saved = self.auto_placement();
                         if let Err(error) = self.save().await {
                             tracing::warn!(%error, "failed to keep how the lead is placed");
                         }
@@ -169,21 +181,23 @@ impl RttMonitor {
         }
     }
 
-    async fn ping(&self, id: u64) -> (u64, Option<(Duration, Option<Vantage>)>) {
+    async fn ping(&self, id: u64) -> (u64, Option<(Duration, Option<NodeMeasurements>)>) {
         let Some(connection) = self.peers.connection(id) else { return (id, None) };
         let mut client = RaftClient::new(connection);
-        let request = PingRequest { from: Some(self.vantage()) };
+        let request = PingRequest { from: Some(self.own_measurements()) };
         let asked = Instant::now();
         let answer = timeout(PING_MAX, client.ping(request)).await;
         let answer = answer.ok().and_then(Result::ok);
         (id, answer.map(|answer| (asked.elapsed(), answer.into_inner().from)))
     }
 
-    fn note(&self, id: u64, answer: Option<(Duration, Option<Vantage>)>) {
-        let Some((took, vantage)) = answer else { return };
+    fn note(&self, id: u64, answer: Option<(Duration, Option<NodeMeasurements>)>) {
+        let Some((took, measurements)) = answer else { return };
         self.inner.lock().own.entry(id).or_default().note(took, Instant::now());
-        if let Some(vantage) = vantage.filter(|vantage| vantage.coordinator_id == id) {
-            self.hear(vantage);
+        if let Some(measurements) =
+            measurements.filter(|measurements| measurements.coordinator_id == id)
+        {
+            self.merge(measurements);
         }
     }
 
@@ -196,11 +210,11 @@ impl RttMonitor {
             MaxRtt::of(many.filter_map(|(id, samples)| Some((*id, samples.read(now)?))))
         };
         let Some(slowest) = slowest else { return };
-        let Some(kept) = self.pace.lock().look(slowest, now) else { return };
+        let Some(kept) = self.timing_advisor.lock().look(slowest, now) else { return };
         let disk = Arc::clone(&self.disk);
         let written = blocking(move || kept.write(disk.as_ref())).await;
         match written.and_then(|written| written) {
-            Ok(()) => self.pace.lock().wrote(kept),
+            Ok(()) => self.timing_advisor.lock().wrote(kept),
             Err(error) => {
                 tracing::warn!(%error, "failed to keep the round trips for the next start");
             }
@@ -211,16 +225,16 @@ impl RttMonitor {
 /// Leaves of what a peer tells what can be true: round trips to members, each once and no longer than
 /// a ping may take, and the writes of so many zones as a coordinator tells apart. So what is remembered
 /// is bounded by the number of members, whatever is sent.
-fn trim(vantage: &mut Vantage, members: &[u64]) {
-    let (own, mut seen) = (vantage.coordinator_id, BTreeSet::new());
+fn trim(measurements: &mut NodeMeasurements, members: &[u64]) {
+    let (own, mut seen) = (measurements.coordinator_id, BTreeSet::new());
     let longest_us = PING_MAX.as_micros();
-    vantage.distances.retain(|it| {
+    measurements.distances.retain(|it| {
         let can_be = it.round_trip_us <= it.slow_us && u128::from(it.slow_us) <= longest_us;
         let id = it.coordinator_id;
         can_be && id != own && members.contains(&id) && seen.insert(id)
     });
-    vantage.traffic.retain(|it| it.zone.parse::<ZoneName>().is_ok());
-    vantage.traffic.truncate(ZONES_MAX);
+    measurements.traffic.retain(|it| it.zone.parse::<ZoneName>().is_ok());
+    measurements.traffic.truncate(ZONES_MAX);
 }
 
 impl Inner {
@@ -234,7 +248,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::{PING_MAX, ZONES_MAX, trim};
-    use crate::rpc::v1::{Distance, Traffic, Vantage};
+    use crate::rpc::v1::{Distance, NodeMeasurements, Traffic};
 
     #[test]
     fn what_a_peer_tells_is_cut_down_to_members_and_zones_that_can_be() {
@@ -249,7 +263,12 @@ mod tests {
         let named = |zone: String| Traffic { zone, ..Traffic::default() };
         let mut traffic = vec![named(String::new()), named("z".repeat(1 << 20))];
         traffic.extend((0..1_000).map(|zone| named(format!("z{zone}"))));
-        let mut told = Vantage { coordinator_id: 2, distances, traffic, ..Vantage::default() };
+        let mut told = NodeMeasurements {
+            coordinator_id: 2,
+            distances,
+            traffic,
+            ..NodeMeasurements::default()
+        };
         trim(&mut told, &[1, 2, 3]);
         assert_eq!(told.distances, [to(1, 70, 80), to(3, 70, 80)], "itself and strangers are out");
         assert_eq!((told.traffic.len(), told.traffic[0].zone.as_str()), (ZONES_MAX, "z0"));

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::rtt_monitor::RttMonitor;
 use crate::geo::model::Commit;
 use crate::geo::survey::{Site, Survey};
-use crate::rpc::v1::{MemberList, PlacementView, Vantage};
+use crate::rpc::v1::{MemberList, NodeMeasurements, PlacementView};
 
 /// Entries by which a coordinator may be behind the commits to be moved to: some seconds of a WAN's
 /// round trips at full load.
@@ -23,26 +23,26 @@ fn commit(acks: bool) -> Commit {
 /// What there is to show; clones are the same.
 #[derive(Clone)]
 pub(crate) struct TopologyView {
-    distances: RttMonitor,
+    rtt_monitor: RttMonitor,
     acks: bool,
     pub(crate) says: Arc<Mutex<String>>,
 }
 
 impl TopologyView {
-    pub(crate) fn new(distances: &RttMonitor, acks: bool) -> Self {
-        Self { distances: distances.clone(), acks, says: Arc::default() }
+    pub(crate) fn new(rtt_monitor: &RttMonitor, acks: bool) -> Self {
+        Self { rtt_monitor: rtt_monitor.clone(), acks, says: Arc::default() }
     }
 
-    pub(crate) fn distances(&self) -> &RttMonitor {
-        &self.distances
+    pub(crate) fn rtt_monitor(&self) -> &RttMonitor {
+        &self.rtt_monitor
     }
 
     /// Everything, given the group.
     pub(crate) fn view(&self, group: MemberList) -> PlacementView {
         PlacementView {
             group: Some(group),
-            vantages: self.distances.vantages(),
-            auto: self.distances.switch().auto,
+            measurements: self.rtt_monitor.measurements(),
+            auto: self.rtt_monitor.auto_placement().auto,
             says: self.says.lock().clone(),
             acks: self.acks,
         }
@@ -61,21 +61,21 @@ pub fn survey(view: &PlacementView) -> (Survey, Commit) {
         ..Site::default()
     };
     let mut sites: Vec<Site> = members.iter().map(site).collect();
-    for vantage in &view.vantages {
-        for traffic in &vantage.traffic {
-            note(&mut sites, vantage.coordinator_id, traffic);
+    for measurements in &view.measurements {
+        for traffic in &measurements.traffic {
+            note(&mut sites, measurements.coordinator_id, traffic);
         }
     }
-    let measured: BTreeMap<(u64, u64), f64> = view.vantages.iter().flat_map(row).collect();
+    let measured: BTreeMap<(u64, u64), f64> = view.measurements.iter().flat_map(row).collect();
     let survey = Survey::new(sites, |a, b| measured.get(&(a, b)).copied());
     (survey, commit(view.acks))
 }
 
-fn row(vantage: &Vantage) -> impl Iterator<Item = ((u64, u64), f64)> {
+fn row(measurements: &NodeMeasurements) -> impl Iterator<Item = ((u64, u64), f64)> {
     let cell = |it: &crate::rpc::v1::Distance| {
-        ((vantage.coordinator_id, it.coordinator_id), f64::from(it.round_trip_us) / 1e3)
+        ((measurements.coordinator_id, it.coordinator_id), f64::from(it.round_trip_us) / 1e3)
     };
-    vantage.distances.iter().map(cell)
+    measurements.distances.iter().map(cell)
 }
 
 /// Counts a zone's writes for the coordinator in that zone, or, if it has none, for the one that the
@@ -102,13 +102,14 @@ fn note(sites: &mut [Site], through: u64, traffic: &crate::rpc::v1::Traffic) {
 pub(crate) fn unfit(view: &PlacementView) -> BTreeMap<u64, String> {
     let group = view.group.clone().unwrap_or_default();
     let why = |member: &crate::rpc::v1::MemberView| {
-        let vantage = view.vantages.iter().find(|it| it.coordinator_id == member.coordinator_id);
+        let measurements =
+            view.measurements.iter().find(|it| it.coordinator_id == member.coordinator_id);
         let lag = group.committed_next.saturating_sub(member.acknowledged_next);
-        let why = match vantage {
+        let why = match measurements {
             _ if !member.voter => "it does not vote".to_owned(),
-            _ if !member.living => "it does not answer".to_owned(),
+            _ if !member.reachable => "it does not answer".to_owned(),
             None => "it was not heard of lately".to_owned(),
-            Some(vantage) if vantage.disk_short => "its disk is nearly full".to_owned(),
+            Some(measurements) if measurements.disk_short => "its disk is nearly full".to_owned(),
             Some(_) if lag > LAG_ENTRIES_MAX => format!("it is {lag} entries behind"),
             Some(_) => return None,
         };
@@ -120,14 +121,16 @@ pub(crate) fn unfit(view: &PlacementView) -> BTreeMap<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::{LAG_ENTRIES_MAX, survey, unfit};
-    use crate::rpc::v1::{Distance, MemberList, MemberView, PlacementView, Traffic, Vantage};
+    use crate::rpc::v1::{
+        Distance, MemberList, MemberView, NodeMeasurements, PlacementView, Traffic,
+    };
 
     fn member(id: u64, zone: &str) -> MemberView {
         MemberView {
             coordinator_id: id,
             zone: zone.to_owned(),
             voter: true,
-            living: true,
+            reachable: true,
             acknowledged_next: 10_000,
             ..MemberView::default()
         }
@@ -146,21 +149,21 @@ mod tests {
             round_trip_us,
             slow_us: round_trip_us,
         };
-        let vantage = |coordinator_id, distances, traffic| Vantage {
+        let measurements = |coordinator_id, rtt_monitor, traffic| NodeMeasurements {
             coordinator_id,
-            distances,
+            distances: rtt_monitor,
             traffic,
-            ..Vantage::default()
+            ..NodeMeasurements::default()
         };
-        let vantages = vec![
-            vantage(
+        let measurements = vec![
+            measurements(
                 1,
                 vec![to(2, 70_000), to(3, 150_000)],
                 vec![traffic("us", 10, 70_000), traffic("ap", 3, 90_000), traffic("mars", 2, 1)],
             ),
-            vantage(2, vec![to(1, 72_000)], vec![traffic("eu", 20, 140_000)]),
+            measurements(2, vec![to(1, 72_000)], vec![traffic("eu", 20, 140_000)]),
         ];
-        PlacementView { group: Some(group), vantages, ..PlacementView::default() }
+        PlacementView { group: Some(group), measurements, ..PlacementView::default() }
     }
 
     #[test]
@@ -178,12 +181,16 @@ mod tests {
     fn who_is_silent_behind_or_short_of_disk_is_unfit_to_lead() {
         let mut view = view();
         assert_eq!(unfit(&view).into_keys().collect::<Vec<_>>(), [3]);
-        view.vantages.push(Vantage { coordinator_id: 3, disk_short: true, ..Vantage::default() });
+        view.measurements.push(NodeMeasurements {
+            coordinator_id: 3,
+            disk_short: true,
+            ..NodeMeasurements::default()
+        });
         let group = view.group.as_mut().expect("there is one");
         group.members[1].acknowledged_next -= LAG_ENTRIES_MAX + 1;
         let why = unfit(&view);
         assert!(why[&3].contains("disk") && why[&2].contains("behind"), "{why:?}");
-        view.group.as_mut().expect("there is one").members[0].living = false;
+        view.group.as_mut().expect("there is one").members[0].reachable = false;
         assert!(unfit(&view)[&1].contains("not answer"));
     }
 }

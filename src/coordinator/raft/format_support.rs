@@ -13,7 +13,7 @@ use super::membership::Memberships;
 use crate::coordinator::consensus::type_config::Member;
 use crate::coordinator::peers::directory::PeerDirectory;
 use crate::rpc::v1::raft_client::RaftClient;
-use crate::rpc::v1::{IntroduceRequest, Introduction};
+use crate::rpc::v1::{GetNodeInfoRequest, NodeInfo};
 use crate::sequencer::{ENTRY_FORMAT, Zones};
 use crate::task::watch;
 
@@ -21,7 +21,7 @@ use crate::task::watch;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Probe {
     /// Who it is.
-    Introduced(Box<Introduction>),
+    Answered(Box<NodeInfo>),
     /// Nothing, or another answers in its place.
     Silent,
 }
@@ -84,10 +84,10 @@ impl FormatSupport {
             return Probe::Silent;
         };
         let mut client = RaftClient::new(connection);
-        let call = client.introduce(IntroduceRequest::default());
+        let call = client.get_node_info(GetNodeInfoRequest::default());
         match tokio::time::timeout(self.peers.patience(), call).await {
             Ok(Ok(it)) if it.get_ref().coordinator_id == id => {
-                Probe::Introduced(Box::new(it.into_inner()))
+                Probe::Answered(Box::new(it.into_inner()))
             }
             Ok(Ok(_) | Err(_)) | Err(_) => Probe::Silent,
         }
@@ -97,7 +97,7 @@ impl FormatSupport {
 /// Who has not said that it reads entries of `format`.
 fn lacking(answers: &BTreeMap<u64, Probe>, format: u32) -> Vec<u64> {
     let reads = |answer: &Probe| match answer {
-        Probe::Introduced(it) => it.entry_format >= format,
+        Probe::Answered(it) => it.entry_format >= format,
         Probe::Silent => false,
     };
     answers.iter().filter(|(_, answer)| !reads(answer)).map(|(id, _)| *id).collect()
@@ -108,12 +108,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::{Probe, lacking};
-    use crate::rpc::v1::Introduction;
+    use crate::rpc::v1::NodeInfo;
 
     #[test]
     fn who_is_silent_or_older_does_not_count_as_a_reader() {
         let of = |entry_format| {
-            Probe::Introduced(Box::new(Introduction { entry_format, ..Introduction::default() }))
+            Probe::Answered(Box::new(NodeInfo { entry_format, ..NodeInfo::default() }))
         };
         let answers = [of(2), of(3), of(1), of(0), Probe::Silent];
         let answers: BTreeMap<u64, Probe> = (1..).zip(answers).collect();

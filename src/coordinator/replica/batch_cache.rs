@@ -9,7 +9,7 @@ use crate::rpc::v1::TailBatch;
 const BATCH_BYTES_BESIDE: usize = size_of::<TailBatch>() + 144;
 
 fn taken(batch: &TailBatch) -> usize {
-    batch.batch.len() + batch.without_id.len() * size_of::<u32>() + BATCH_BYTES_BESIDE
+    batch.batch.len() + batch.skipped_positions.len() * size_of::<u32>() + BATCH_BYTES_BESIDE
 }
 
 /// Consecutive batches, oldest first, of about a given number of bytes of memory.

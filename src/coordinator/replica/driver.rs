@@ -50,7 +50,7 @@ struct Inner {
 /// What is remembered of an entry that was sequenced.
 pub(crate) struct Recalled {
     /// Positions of its writes that got no id.
-    pub(crate) without_id: Vec<u32>,
+    pub(crate) skipped_positions: Vec<u32>,
     /// The head before it, for one entry in many.
     pub(crate) head_before: Option<Option<Head>>,
 }
@@ -275,8 +275,8 @@ impl SequencerDriver {
     pub(crate) fn recall(&self, index: u64) -> Option<Recalled> {
         let inner = self.inner.lock();
         let positions = inner.sequencer.positions();
-        let without_id = positions.without_id(index)?.to_vec();
-        Some(Recalled { without_id, head_before: positions.head_before(index) })
+        let skipped_positions = positions.skipped_positions(index)?.to_vec();
+        Some(Recalled { skipped_positions, head_before: positions.head_before(index) })
     }
 
     /// Last index that may be purged so that the links above `after_id` can still be served.
@@ -385,8 +385,8 @@ impl Inner {
 
     fn pass_on(&mut self, index: u64, sequenced: Sequenced) {
         if let (Some(first_id), Some(head)) = (sequenced.first_id, sequenced.head) {
-            let (bytes, without_id) = (sequenced.bytes, sequenced.without_id);
-            let batch = tail_batch(index, first_id.get(), head, bytes, without_id);
+            let (bytes, skipped_positions) = (sequenced.bytes, sequenced.skipped_positions);
+            let batch = tail_batch(index, first_id.get(), head, bytes, skipped_positions);
             self.ring.push(batch);
         }
         let name = (sequenced.batch.session, sequenced.batch.sequence);
@@ -400,14 +400,14 @@ pub(crate) fn tail_batch(
     first_id: u64,
     head: Head,
     batch: bytes::Bytes,
-    without_id: Vec<u32>,
+    skipped_positions: Vec<u32>,
 ) -> TailBatch {
     TailBatch {
         index,
         first_id,
         written_at: head.written_at.0,
         batch,
-        without_id,
+        skipped_positions,
         hash: head.hash.0.to_vec().into(),
         digest: head.digest.0.to_vec().into(),
         last_id: head.id.get(),

@@ -126,6 +126,7 @@ async fn every_way_a_submit_fails_has_its_answer_and_is_counted() {
         (SubmitError::Overloaded, 429, "overloaded"),
         (SubmitError::Draining, 503, "draining"),
         (SubmitError::Halted("digest differs at 7".to_owned()), 503, "zone_halted"),
+        (SubmitError::Refused("the node name is in use".to_owned()), 503, "not_ready"),
         (SubmitError::NoLeader, 503, "no_leader"),
         (SubmitError::TimeLimit, 503, "time_limit"),
         (SubmitError::NoSpace, 507, "no_space"),

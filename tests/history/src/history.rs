@@ -57,7 +57,7 @@ pub enum What {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         payload: Option<Fingerprint>,
         /// The answer.
-        outcome: WriteOutcome,
+        outcome: OrderResult,
     },
     /// A read of the chain.
     Read {
@@ -75,7 +75,7 @@ pub enum What {
 /// What the client knows of its write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum WriteOutcome {
+pub enum OrderResult {
     /// 2xx: committed under this id, with this digest.
     Acknowledged {
         /// The link's id.
@@ -244,7 +244,7 @@ impl Operation {
     pub(crate) fn answered_id(&self) -> Option<u64> {
         match self.what {
             What::Write {
-                outcome: WriteOutcome::Acknowledged { id, .. } | WriteOutcome::Committed { id },
+                outcome: OrderResult::Acknowledged { id, .. } | OrderResult::Committed { id },
                 ..
             } => Some(id),
             _ => None,

@@ -33,6 +33,6 @@ mod writes;
 pub use check::{Options, check};
 pub use coverage::Coverage;
 pub use history::{
-    Chain, Fingerprint, History, Link, Operation, ReadOutcome, Reset, Snapshot, What, WriteOutcome,
+    Chain, Fingerprint, History, Link, Operation, OrderResult, ReadOutcome, Reset, Snapshot, What,
 };
 pub use report::{Counts, Kind, Report, Verdict, Violation};

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use crate::check::Subject;
-use crate::history::{Reset, What, WriteOutcome};
+use crate::history::{OrderResult, Reset, What};
 use crate::report::{Kind, Report};
 use crate::writes::{NEVER, Written};
 
@@ -52,7 +52,7 @@ pub(crate) fn known(subject: &Subject<'_>, written: &Written) -> Known {
     let operations = subject.history.operations.iter().zip(&written.links_of);
     let answers = operations.filter_map(|(operation, id)| {
         let shown = match operation.what {
-            What::Write { outcome: WriteOutcome::Unknown | WriteOutcome::Refused, .. } => None,
+            What::Write { outcome: OrderResult::Unknown | OrderResult::Refused, .. } => None,
             What::Write { .. } => Some(*id),
             What::Read { .. } => operation.proves(),
         };
@@ -124,7 +124,7 @@ pub(crate) fn zone_snapshots(subject: &Subject<'_>, written: &Written, report: &
         }
     }
     for (operation, id) in history.operations.iter().zip(&written.links_of) {
-        let What::Write { outcome: WriteOutcome::Acknowledged { applied: true, .. }, .. } =
+        let What::Write { outcome: OrderResult::Acknowledged { applied: true, .. }, .. } =
             operation.what
         else {
             continue;

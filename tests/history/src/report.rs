@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
-use crate::history::{History, Operation, ReadOutcome, What, WriteOutcome};
+use crate::history::{History, Operation, OrderResult, ReadOutcome, What};
 
 /// Most violations of one kind that are kept with their details; all are counted.
 const KEPT_PER_KIND_MAX: u64 = 20;
@@ -274,14 +274,14 @@ impl fmt::Display for Line<'_> {
                 key.iter().try_for_each(|key| write!(f, " key {key}"))?;
                 payload.iter().try_for_each(|payload| write!(f, " payload {payload}"))?;
                 match outcome {
-                    WriteOutcome::Acknowledged { id, digest, repeated, applied } => {
+                    OrderResult::Acknowledged { id, digest, repeated, applied } => {
                         let repeated = if *repeated { ", repeated" } else { "" };
                         let applied = if *applied { "" } else { ", not yet applied" };
                         write!(f, " -> id {id} digest {digest}{repeated}{applied}")
                     }
-                    WriteOutcome::Committed { id } => write!(f, " -> id {id}, committed and late"),
-                    WriteOutcome::Refused => f.write_str(" -> refused"),
-                    WriteOutcome::Unknown => f.write_str(" -> unknown"),
+                    OrderResult::Committed { id } => write!(f, " -> id {id}, committed and late"),
+                    OrderResult::Refused => f.write_str(" -> refused"),
+                    OrderResult::Unknown => f.write_str(" -> unknown"),
                 }
             }
             What::Read { at_least, linearizable, outcome } => {

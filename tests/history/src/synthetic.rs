@@ -6,7 +6,7 @@ use pghc_api::id::{ClusterId, NodeName};
 use pghc_api::time::Micros;
 
 use crate::history::{
-    Chain, Fingerprint, History, Link, Operation, ReadOutcome, Snapshot, What, WriteOutcome,
+    Chain, Fingerprint, History, Link, Operation, OrderResult, ReadOutcome, Snapshot, What,
 };
 use crate::jsonl::Run;
 
@@ -244,13 +244,13 @@ fn answer(
             let moment = (at, write);
             let position = effects.binary_search(&moment).expect("it takes effect");
             let Link { id, digest, .. } = chain[position];
-            WriteOutcome::Acknowledged { id, digest, repeated, applied: true }
+            OrderResult::Acknowledged { id, digest, repeated, applied: true }
         };
         let outcome = match fate {
             Fate::Acknowledged => acknowledged(false),
             Fate::Repeated => acknowledged(true),
-            Fate::Refused => WriteOutcome::Refused,
-            Fate::Unknown | Fate::Read { .. } => WriteOutcome::Unknown,
+            Fate::Refused => OrderResult::Refused,
+            Fate::Unknown | Fate::Read { .. } => OrderResult::Unknown,
         };
         let what = if let Fate::Read { token: with_token, linearizable } = fate {
             let lag = if linearizable { 0 } else { ZONE_LAG * (u64::from(zone) + 1) };

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use crate::check::Subject;
-use crate::history::{Fingerprint, Operation, What, WriteOutcome};
+use crate::history::{Fingerprint, Operation, OrderResult, What};
 use crate::report::{Kind, Report};
 
 /// Bits of the filter for each write that is looked up.
@@ -79,7 +79,7 @@ fn answered(subject: &Subject<'_>, found: &mut Written, keys: &mut Keys, report:
             report.add(Kind::LostWrite, id, &[at], sentence);
             continue;
         };
-        if let WriteOutcome::Acknowledged { digest, .. } = outcome
+        if let OrderResult::Acknowledged { digest, .. } = outcome
             && digest != link.digest
         {
             let there = link.digest;
@@ -109,7 +109,7 @@ fn loose(
             What::Write { payload: Some(payload), outcome, .. } => (payload, outcome),
             _ => continue,
         };
-        if let (payload, WriteOutcome::Refused | WriteOutcome::Unknown) = outcome {
+        if let (payload, OrderResult::Refused | OrderResult::Unknown) = outcome {
             wanted.push((payload, at));
         }
     }
@@ -124,7 +124,7 @@ fn loose(
         for (_, at) in wanted[from..].iter().take_while(|(other, _)| *other == payload) {
             let operation = &subject.history.operations[*at];
             match operation.what {
-                What::Write { outcome: WriteOutcome::Refused, .. } => refused.push((link.id, *at)),
+                What::Write { outcome: OrderResult::Refused, .. } => refused.push((link.id, *at)),
                 _ => claim((*at, operation), link.id, found, keys, report),
             }
         }
@@ -209,7 +209,7 @@ fn unexplained(
     }
     let unknown = subject.history.operations.iter().filter(|operation| {
         let What::Write { payload, outcome, .. } = operation.what else { return false };
-        payload.is_none() && outcome == WriteOutcome::Unknown
+        payload.is_none() && outcome == OrderResult::Unknown
     });
     let unknown = unknown.count();
     for id in anonymous.iter().skip(unknown) {
@@ -228,16 +228,16 @@ fn count(subject: &Subject<'_>, found: &Written, report: &mut Report) {
         let What::Write { payload, outcome, .. } = operation.what else { continue };
         counts.writes += 1;
         match outcome {
-            WriteOutcome::Acknowledged { repeated, .. } => {
+            OrderResult::Acknowledged { repeated, .. } => {
                 counts.acknowledged += 1;
                 counts.repeated += u64::from(repeated);
                 *counts.acknowledged_by_zone.entry(operation.zone).or_insert(0) += 1;
             }
-            WriteOutcome::Committed { .. } => counts.committed += 1,
-            WriteOutcome::Refused => counts.refused += 1,
-            WriteOutcome::Unknown if payload.is_none() => counts.unknown_anonymous += 1,
-            WriteOutcome::Unknown if *id > 0 => counts.unknown_written += 1,
-            WriteOutcome::Unknown => counts.unknown_absent += 1,
+            OrderResult::Committed { .. } => counts.committed += 1,
+            OrderResult::Refused => counts.refused += 1,
+            OrderResult::Unknown if payload.is_none() => counts.unknown_anonymous += 1,
+            OrderResult::Unknown if *id > 0 => counts.unknown_written += 1,
+            OrderResult::Unknown => counts.unknown_absent += 1,
         }
     }
 }

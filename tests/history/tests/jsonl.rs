@@ -6,9 +6,7 @@ use pghc_api::chain::{Digest, LinkHash};
 use pghc_api::time::Micros;
 use pghc_history::jsonl::{Error, Record, Recorder, Run, ZoneLink};
 use pghc_history::synthetic::{Settings, cluster};
-use pghc_history::{
-    Fingerprint, Link, Operation, ReadOutcome, Reset, Snapshot, What, WriteOutcome,
-};
+use pghc_history::{Fingerprint, Link, Operation, OrderResult, ReadOutcome, Reset, Snapshot, What};
 
 const HEADER: &str = r#"{"pghc_history":1,"cluster":"00000000-0000-4000-8000-000000000001"}"#;
 
@@ -34,7 +32,7 @@ fn records() -> Vec<Record> {
     let write = |key, payload, outcome| What::Write { key, payload, outcome };
     let read = |at_least, linearizable, outcome| What::Read { at_least, linearizable, outcome };
     let seen = ReadOutcome::Seen { frontier: 4, digest: Some(digest) };
-    let ack = WriteOutcome::Acknowledged { id: 3, digest, repeated: true, applied: true };
+    let ack = OrderResult::Acknowledged { id: 3, digest, repeated: true, applied: true };
     let operation = |zone, started, ended, what| {
         Record::Operation(Operation { client: 1, session: 2, zone, started, ended, what })
     };
@@ -48,9 +46,9 @@ fn records() -> Vec<Record> {
     };
     vec![
         operation(0, 10, 20, write(Some(7), Some(payload), ack)),
-        operation(0, 21, 22, write(None, None, WriteOutcome::Committed { id: 4 })),
-        operation(0, 23, 24, write(None, None, WriteOutcome::Refused)),
-        operation(0, 25, 26, write(None, None, WriteOutcome::Unknown)),
+        operation(0, 21, 22, write(None, None, OrderResult::Committed { id: 4 })),
+        operation(0, 23, 24, write(None, None, OrderResult::Refused)),
+        operation(0, 25, 26, write(None, None, OrderResult::Unknown)),
         operation(1, 27, 28, read(Some(3), true, seen)),
         operation(1, 29, 30, read(None, false, ReadOutcome::Fork)),
         operation(1, 31, 32, read(None, false, ReadOutcome::Failed)),

@@ -11,8 +11,8 @@ use pghc_api::time::Micros;
 use pghc_history::jsonl::Run;
 use pghc_history::synthetic::{Settings, cluster};
 use pghc_history::{
-    Fingerprint, Kind, Link, Operation, Options, ReadOutcome, Report, Reset, Snapshot, Verdict,
-    What, WriteOutcome, check,
+    Fingerprint, Kind, Link, Operation, Options, OrderResult, ReadOutcome, Report, Reset, Snapshot,
+    Verdict, What, check,
 };
 use proptest::prelude::{ProptestConfig, any, prop_assert_eq, proptest};
 
@@ -70,7 +70,7 @@ fn adopt(run: &mut Run) {
     let at = |id: u64| links.get(usize::try_from(id.checked_sub(1)?).unwrap()).map(|l| l.digest);
     for operation in &mut run.history.operations {
         match &mut operation.what {
-            What::Write { outcome: WriteOutcome::Acknowledged { id, digest, .. }, .. } => {
+            What::Write { outcome: OrderResult::Acknowledged { id, digest, .. }, .. } => {
                 *digest = at(*id).unwrap_or(*digest);
             }
             What::Read { outcome: ReadOutcome::Seen { frontier, digest }, .. } => {
@@ -100,12 +100,12 @@ fn operation(run: &mut Run, session: u32, started: u64, ended: u64, what: What) 
     run.history.operations.len() - 1
 }
 
-fn write(key: Option<u64>, payload: Digest, outcome: WriteOutcome) -> What {
+fn write(key: Option<u64>, payload: Digest, outcome: OrderResult) -> What {
     What::Write { key, payload: Some(payload.into()), outcome }
 }
 
-fn acknowledged(run: &Run, id: u64) -> WriteOutcome {
-    WriteOutcome::Acknowledged { id, digest: link(run, id).digest, repeated: false, applied: true }
+fn acknowledged(run: &Run, id: u64) -> OrderResult {
+    OrderResult::Acknowledged { id, digest: link(run, id).digest, repeated: false, applied: true }
 }
 
 fn read(at_least: Option<u64>, linearizable: bool, frontier: u64) -> What {
@@ -120,11 +120,11 @@ fn late(run: &Run) -> u64 {
 
 /// The first operation whose acknowledged id is at least `id`.
 fn acknowledgement(run: &Run, least: u64) -> usize {
-    let fits = |op: &Operation| matches!(op.what, What::Write { key: Some(_), outcome: WriteOutcome::Acknowledged { id, repeated: false, .. }, .. } if id >= least);
+    let fits = |op: &Operation| matches!(op.what, What::Write { key: Some(_), outcome: OrderResult::Acknowledged { id, repeated: false, .. }, .. } if id >= least);
     run.history.operations.iter().position(fits).unwrap()
 }
 
-fn outcome_of(operation: &mut Operation) -> &mut WriteOutcome {
+fn outcome_of(operation: &mut Operation) -> &mut OrderResult {
     let What::Write { outcome, .. } = &mut operation.what else { panic!("not a write") };
     outcome
 }
@@ -134,13 +134,13 @@ fn an_acknowledged_write_that_is_not_in_the_chain_is_lost() {
     let mut run = good();
     let (at, id) = (late(&run), newest(&run) + 1);
     let outcome =
-        WriteOutcome::Acknowledged { id, digest: Digest([1; 32]), repeated: false, applied: true };
+        OrderResult::Acknowledged { id, digest: Digest([1; 32]), repeated: false, applied: true };
     let place = operation(&mut run, 0, at, at + 1, write(None, Digest([1; 32]), outcome));
     let report = expect(&run, &[Kind::LostWrite]);
     assert_eq!(report.violations[0].operations, [place]);
 
     let mut run = good();
-    let outcome = WriteOutcome::Committed { id };
+    let outcome = OrderResult::Committed { id };
     operation(&mut run, 0, at, at + 1, write(None, Digest([1; 32]), outcome));
     expect(&run, &[Kind::LostWrite]);
 }
@@ -152,7 +152,7 @@ fn a_chain_cut_after_an_acknowledgement_has_lost_a_write() {
     run.history.operations.retain(|op| matches!(op.what, What::Write { .. }));
     let last = run.zones[0].links.last().unwrap().fingerprint();
     let acked = run.history.operations.iter().any(|op| {
-        matches!(op.what, What::Write { payload, outcome: WriteOutcome::Acknowledged { .. }, .. } if payload == last)
+        matches!(op.what, What::Write { payload, outcome: OrderResult::Acknowledged { .. }, .. } if payload == last)
     });
     assert!(acked, "seed 7 ends with an acknowledged write");
     run.zones.iter_mut().for_each(|chain| drop(chain.links.pop()));
@@ -163,7 +163,7 @@ fn a_chain_cut_after_an_acknowledgement_has_lost_a_write() {
 fn another_digest_or_payload_is_a_replaced_write() {
     let mut run = good();
     let at = acknowledgement(&run, 10);
-    if let WriteOutcome::Acknowledged { digest, .. } = outcome_of(&mut run.history.operations[at]) {
+    if let OrderResult::Acknowledged { digest, .. } = outcome_of(&mut run.history.operations[at]) {
         digest.0[15] ^= 1;
     }
     // Nobody else sent that payload, so the link is nobody's as well.
@@ -311,7 +311,7 @@ fn a_write_of_unknown_outcome_is_resolved_and_held_to_the_order_too() {
     let id = append(&mut run, Digest([4; 32]));
     let now = late(&run);
     operation(&mut run, 0, now, now + 1, read(None, false, id));
-    operation(&mut run, 1, now + 2, now + 9, write(None, Digest([4; 32]), WriteOutcome::Unknown));
+    operation(&mut run, 1, now + 2, now + 9, write(None, Digest([4; 32]), OrderResult::Unknown));
     let before = judge(&good()).counts.unknown_written;
     let report = expect(&run, &[Kind::Reordered]);
     assert_eq!(report.counts.unknown_written, before + 1);
@@ -327,7 +327,7 @@ fn a_linearizable_read_below_what_was_known_is_stale() {
     // It goes back behind another reader, although no write of that id was acknowledged.
     let mut run = good();
     let id = append(&mut run, Digest([4; 32]));
-    operation(&mut run, 0, 1, now, write(None, Digest([4; 32]), WriteOutcome::Unknown));
+    operation(&mut run, 0, 1, now, write(None, Digest([4; 32]), OrderResult::Unknown));
     operation(&mut run, 1, now, now + 1, read(None, false, id));
     let stale = operation(&mut run, 2, now + 2, now + 3, read(None, true, id - 1));
     expect(&run, &[Kind::StaleRead]);
@@ -359,7 +359,7 @@ fn a_write_below_what_its_session_saw_is_found_where_the_clock_cannot_tell() {
     let mut run = good();
     let id = append(&mut run, Digest([4; 32]));
     append(&mut run, Digest([5; 32]));
-    let what = write(None, Digest([5; 32]), WriteOutcome::Unknown);
+    let what = write(None, Digest([5; 32]), OrderResult::Unknown);
     operation(&mut run, 9, 1, 2, what);
     let now = late(&run);
     operation(&mut run, 0, now, now + 1, read(None, false, id + 1));
@@ -367,7 +367,7 @@ fn a_write_below_what_its_session_saw_is_found_where_the_clock_cannot_tell() {
     operation(&mut run, 0, now + 1, now + 2, write(None, Digest([4; 32]), outcome));
     expect(&run, &[Kind::SessionReordered]);
     // A retry of a write that was sent before is answered its old id, rightly.
-    let what = write(None, Digest([4; 32]), WriteOutcome::Unknown);
+    let what = write(None, Digest([4; 32]), OrderResult::Unknown);
     operation(&mut run, 1, now - 5, now - 4, what);
     assert_eq!(judge(&run).verdict(), Verdict::Sound);
 }
@@ -386,9 +386,9 @@ fn a_refused_write_must_not_be_in_the_chain_unless_another_attempt_wrote_it() {
     let mut run = good();
     append(&mut run, Digest([4; 32]));
     let now = late(&run);
-    operation(&mut run, 0, now, now + 1, write(None, Digest([4; 32]), WriteOutcome::Refused));
+    operation(&mut run, 0, now, now + 1, write(None, Digest([4; 32]), OrderResult::Refused));
     expect(&run, &[Kind::RefusedWritten]);
-    operation(&mut run, 1, now, now + 1, write(None, Digest([4; 32]), WriteOutcome::Unknown));
+    operation(&mut run, 1, now, now + 1, write(None, Digest([4; 32]), OrderResult::Unknown));
     assert_eq!(judge(&run).verdict(), Verdict::Sound);
 }
 
@@ -407,7 +407,7 @@ fn links_without_payload_are_counted_against_the_unknown_writes() {
     settle(&mut run);
     expect(&run, &[Kind::Phantom]);
     let now = late(&run);
-    let what = What::Write { key: None, payload: None, outcome: WriteOutcome::Unknown };
+    let what = What::Write { key: None, payload: None, outcome: OrderResult::Unknown };
     operation(&mut run, 0, now, now + 1, what);
     assert_eq!(judge(&run).verdict(), Verdict::Sound);
 }

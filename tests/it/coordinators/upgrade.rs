@@ -29,7 +29,7 @@ impl Dial for Mixed {
                 async move {
                     let (is_asked, is_told) = {
                         let path = request.uri().path();
-                        (path.ends_with("/Introduce"), path.ends_with("/Acks"))
+                        (path.ends_with("/GetNodeInfo"), path.ends_with("/Acks"))
                     };
                     if (is_asked || is_told) && mixed.older.lock().contains(&url) {
                         mixed.asked.fetch_add(u64::from(is_asked), Ordering::Relaxed);

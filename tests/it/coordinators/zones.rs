@@ -58,7 +58,7 @@ async fn write_much(group: &Group, sequence: u64) -> u64 {
     let node = "eu-1".parse().expect("a plain name");
     let writes = (0..4).map(|_| write()).collect();
     let batch = Batch { session: [9; 16], sequence, node, writes }.encode();
-    let request = SubmitRequest { batch, patience_ms: 20_000, ..SubmitRequest::default() };
+    let request = SubmitRequest { batch, max_wait_ms: 20_000, ..SubmitRequest::default() };
     let outcomes = submit(&mut group.client(sequence % 3 + 1), request).await;
     outcomes.last().expect("four").id
 }
@@ -196,7 +196,7 @@ async fn who_reports_is_told_while_somebody_waits_for_the_zones() {
     report_at(&group, "eu", 0).await.expect("taken");
     let awaited = async |id| {
         let cluster = group.client(id).report(ZoneReport::default()).await.expect("it answers");
-        cluster.into_inner().awaited
+        cluster.into_inner().has_waiters
     };
     assert!(!awaited(leader).await && !awaited(follower).await);
     let mut waiter = group.client(leader);

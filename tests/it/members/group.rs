@@ -287,7 +287,7 @@ impl Group {
         let node = "eu-1".parse().expect("a plain name");
         let batch = Batch { session: [7; 16], sequence: self.sequence, node, writes: vec![write] };
         let request =
-            SubmitRequest { batch: batch.encode(), patience_ms: 1_000, ..SubmitRequest::default() };
+            SubmitRequest { batch: batch.encode(), max_wait_ms: 1_000, ..SubmitRequest::default() };
         let id = wait_for("an acknowledgement", async || {
             let only = |id: &&u64| self.only == 0 || self.only == **id;
             for id in self.children.keys().filter(only) {

@@ -94,7 +94,7 @@ async fn replaced(scene: Scene) -> Outcome {
     ensure!(said.contains(WAY_OUT), "{} does not say how to replace it", unit.name);
     let votes = until("the new one is listed as a voter", LISTED_MAX, async || {
         let gone = listed(&scene, old).await.is_none();
-        listed(&scene, new).await.filter(|member| gone && member.voter && member.living)
+        listed(&scene, new).await.filter(|member| gone && member.voter && member.reachable)
     });
     votes.await?;
     let decided = decided(&scene).await?;
@@ -128,7 +128,7 @@ async fn put_back(scene: &Scene) -> Outcome {
     copied?;
     let acknowledges = async |more: u64| {
         let found = until("it acknowledges entries", LISTED_MAX, async || {
-            let member = listed(scene, id).await.filter(|member| member.living)?;
+            let member = listed(scene, id).await.filter(|member| member.reachable)?;
             (member.acknowledged_next > more).then_some(member.acknowledged_next)
         });
         found.await

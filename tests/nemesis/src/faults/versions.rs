@@ -43,7 +43,7 @@ async fn coordinator(scene: Scene) -> Outcome {
     let back = until("the group hears it", BACK_MAX, async || {
         let list = scene.cluster.members().await.ok()?;
         let member = list.members.into_iter().find(|member| member.coordinator_id == id)?;
-        member.living.then_some(())
+        member.reachable.then_some(())
     });
     back.await?;
     Ok(evidence)

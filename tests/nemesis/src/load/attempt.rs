@@ -6,7 +6,7 @@ use std::time::Duration;
 use pghc::lab::client::{Connection, get, post};
 use pghc_api::chain::Digest;
 use pghc_api::wire::HeadBody;
-use pghc_history::{Fingerprint, Operation, ReadOutcome, What, WriteOutcome};
+use pghc_history::{Fingerprint, Operation, OrderResult, ReadOutcome, What};
 use rand::RngExt as _;
 use serde::Deserialize;
 use std::sync::atomic::Ordering;
@@ -40,7 +40,7 @@ struct Problem {
 
 /// What became of one attempt to write.
 enum Attempt {
-    Done(WriteOutcome, String),
+    Done(OrderResult, String),
     Committed(u64),
     Refused(String),
     Open,
@@ -63,14 +63,14 @@ impl Load {
             let attempt = answer.map_or(Attempt::Open, |(status, body)| judge(status, &body));
             let outcome = match &attempt {
                 Attempt::Done(outcome, _) => *outcome,
-                Attempt::Committed(id) => WriteOutcome::Committed { id: *id },
-                Attempt::Refused(_) => WriteOutcome::Refused,
-                Attempt::Open => WriteOutcome::Unknown,
+                Attempt::Committed(id) => OrderResult::Committed { id: *id },
+                Attempt::Refused(_) => OrderResult::Refused,
+                Attempt::Open => OrderResult::Unknown,
             };
             let what = What::Write { key: Some(number), payload: Some(fingerprint), outcome };
             self.record(session, place, started, what);
             match attempt {
-                Attempt::Done(WriteOutcome::Acknowledged { id, .. }, token) => {
+                Attempt::Done(OrderResult::Acknowledged { id, .. }, token) => {
                     session.token = Some((id, token));
                     return;
                 }
@@ -178,7 +178,7 @@ fn judge(status: u16, body: &[u8]) -> Attempt {
     if let (200 | 201, Ok(written)) = (status, serde_json::from_slice::<Written>(body)) {
         let Written { id, digest, token } = written;
         let outcome =
-            WriteOutcome::Acknowledged { id, digest, repeated: status == 200, applied: true };
+            OrderResult::Acknowledged { id, digest, repeated: status == 200, applied: true };
         return Attempt::Done(outcome, token);
     }
     let problem = serde_json::from_slice::<Problem>(body);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use pghc_history::{History, Operation, ReadOutcome, Reset, What, WriteOutcome};
+use pghc_history::{History, Operation, OrderResult, ReadOutcome, Reset, What};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -48,7 +48,7 @@ impl Forgiving {
         match it.what {
             What::Read { outcome: ReadOutcome::Seen { .. }, .. }
             // It is answered from the chain's row.
-            | What::Write { outcome: WriteOutcome::Acknowledged { repeated: true, .. }, .. }
+            | What::Write { outcome: OrderResult::Acknowledged { repeated: true, .. }, .. }
                 if is_lie =>
             {
                 self.deceived.insert(it.session);
@@ -59,7 +59,7 @@ impl Forgiving {
                 !is_lie && !self.deceived.contains(&it.session)
             }
             What::Read { outcome: ReadOutcome::Seen { .. }, .. }
-            | What::Write { outcome: WriteOutcome::Acknowledged { .. }, .. } => {
+            | What::Write { outcome: OrderResult::Acknowledged { .. }, .. } => {
                 // From here on it has another token.
                 self.deceived.remove(&it.session);
                 true
@@ -122,7 +122,7 @@ impl Book {
     }
 
     pub(super) fn add(&self, operation: Operation) {
-        if let What::Write { outcome: WriteOutcome::Acknowledged { .. }, .. } = operation.what {
+        if let What::Write { outcome: OrderResult::Acknowledged { .. }, .. } = operation.what {
             let (at, took) = (operation.ended, operation.ended - operation.started);
             self.acks.lock().push(Ack { at, took, zone: operation.zone });
         }
@@ -199,10 +199,10 @@ impl Book {
         for operation in &history.operations {
             let count = match operation.what {
                 What::Write { outcome, .. } => match outcome {
-                    WriteOutcome::Acknowledged { .. } => &mut tally.acknowledged,
-                    WriteOutcome::Committed { .. } => &mut tally.committed,
-                    WriteOutcome::Refused => &mut tally.refused,
-                    WriteOutcome::Unknown => &mut tally.unknown,
+                    OrderResult::Acknowledged { .. } => &mut tally.acknowledged,
+                    OrderResult::Committed { .. } => &mut tally.committed,
+                    OrderResult::Refused => &mut tally.refused,
+                    OrderResult::Unknown => &mut tally.unknown,
                 },
                 What::Read { outcome: ReadOutcome::Seen { .. }, .. } => &mut tally.reads,
                 What::Read { .. } => &mut tally.reads_failed,
@@ -215,7 +215,7 @@ impl Book {
 
 #[cfg(test)]
 mod tests {
-    use pghc_history::{Operation, ReadOutcome, Reset, What, WriteOutcome};
+    use pghc_history::{Operation, OrderResult, ReadOutcome, Reset, What};
 
     use super::Book;
 
@@ -250,7 +250,7 @@ mod tests {
         let repeated = |session| {
             let digest = pghc_api::chain::Digest([0; 32]);
             let outcome =
-                WriteOutcome::Acknowledged { id: 7, digest, repeated: true, applied: true };
+                OrderResult::Acknowledged { id: 7, digest, repeated: true, applied: true };
             let what = What::Write { key: None, payload: None, outcome };
             Operation { client: session, session, zone: 1, started: 14, ended: 15, what }
         };

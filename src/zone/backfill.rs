@@ -45,7 +45,7 @@ const HELD_LINKS: usize = 4_096;
 const HELD_BYTES: usize = 16 << 20;
 
 /// How a turn of filling ended.
-pub(super) enum Turn {
+pub(super) enum BackfillResult {
     /// Nobody reads any longer.
     Unread,
     /// Links were passed on; the coordinators may reach back to the head now.
@@ -56,17 +56,17 @@ pub(super) enum Turn {
     Refused(String),
 }
 
-enum Ended {
+enum ReadEnd {
     Unread,
     /// The source has no more that is vouched for, or the log reaches back.
     Done,
     Failed(String),
-    /// As [`Turn::Refused`].
+    /// As [`BackfillResult::Refused`].
     Refused(String),
 }
 
 /// Fills one zone; lives as long as its tail.
-pub(super) struct Filler {
+pub(super) struct Backfill {
     witness: Witness,
     own: Arc<dyn Database>,
     standing: Arc<Standing>,
@@ -121,20 +121,20 @@ impl Held {
 #[derive(Debug, PartialEq, Eq)]
 struct Unordered(u64);
 
-impl Filler {
+impl Backfill {
     pub(super) fn new(witness: Witness, own: Arc<dyn Database>, standing: Arc<Standing>) -> Self {
         let failed = BTreeMap::new();
         Self { witness, own, standing, is_proven: false, failed, began: None, logged: None }
     }
 
     /// Reads from the best source behind `head`, which moves with what was passed on.
-    pub(super) async fn turn(
+    pub(super) async fn run_once(
         &mut self,
         head: &mut Option<Head>,
         out: &mpsc::Sender<TailEvent>,
-    ) -> Turn {
-        if let Some(turn) = self.prove(*head).await {
-            return turn;
+    ) -> BackfillResult {
+        if let Some(result) = self.prove(*head).await {
+            return result;
         }
         let after = head.map_or(0, |head| head.id.get());
         self.failed.retain(|_, at| at.elapsed() < FAILED_PAUSE);
@@ -149,10 +149,10 @@ impl Filler {
             // What was passed on must be compared before more is put on top of it.
             self.is_proven &= !held.is_behind_unproven;
             match ended {
-                Ended::Unread => return Turn::Unread,
-                Ended::Done => return Turn::GotOn,
-                Ended::Refused(why) => return Turn::Refused(why),
-                Ended::Failed(error) => {
+                ReadEnd::Unread => return BackfillResult::Unread,
+                ReadEnd::Done => return BackfillResult::GotOn,
+                ReadEnd::Refused(why) => return BackfillResult::Refused(why),
+                ReadEnd::Failed(error) => {
                     tracing::warn!(zone = source.zone, url = source.url, error, "source failed");
                     why = format!("zone {} at {}: {error}", source.zone, source.url);
                     self.failed.insert(source.url, Instant::now());
@@ -160,12 +160,12 @@ impl Filler {
             }
         }
         self.standing.set_filling(None);
-        Turn::Stuck(why)
+        BackfillResult::Stuck(why)
     }
 
     /// Has this zone's own chain compared before anything is put on top of it; `None` once it is the
     /// one that was ordered. That no log reaches back may be its own fault.
-    async fn prove(&mut self, head: Option<Head>) -> Option<Turn> {
+    async fn prove(&mut self, head: Option<Head>) -> Option<BackfillResult> {
         let Some(head) = head else {
             self.is_proven = true;
             return None;
@@ -176,12 +176,14 @@ impl Filler {
         let at = (head.id.get(), head.digest);
         match self.witness.compare(self.own.as_ref(), at, false).await {
             Ok(Compared::Same) => self.is_proven = true,
-            Ok(Compared::Other(violation)) => return Some(Turn::Refused(violation.to_string())),
+            Ok(Compared::Other(violation)) => {
+                return Some(BackfillResult::Refused(violation.to_string()));
+            }
             Ok(Compared::Unproved(why) | Compared::Unanswered(why)) => {
                 let words = format!("its own chain could not be compared: {why}");
-                return Some(Turn::Stuck(words));
+                return Some(BackfillResult::Stuck(words));
             }
-            Err(error) => return Some(Turn::Stuck(describe(&error))),
+            Err(error) => return Some(BackfillResult::Stuck(describe(&error))),
         }
         None
     }
@@ -219,29 +221,29 @@ impl Filler {
         head: &mut Option<Head>,
         out: &mpsc::Sender<TailEvent>,
         held: &mut Held,
-    ) -> Ended {
+    ) -> ReadEnd {
         let peer = Peer::new(self.witness.http.clone(), &source.url);
         let until = Instant::now() + TURN_MAX;
         let after = head.map_or(0, |head| head.id.get());
         let upto = match self.vouched(&peer, source, after).await {
             Ok(upto) => upto,
-            Err(why) => return Ended::Failed(why),
+            Err(why) => return ReadEnd::Failed(why),
         };
         let mut page = match peer.page(after).await {
             Ok(page) => page,
-            Err(error) => return Ended::Failed(describe(&error)),
+            Err(error) => return ReadEnd::Failed(describe(&error)),
         };
         loop {
             page.retain(|link| link.id <= upto);
             let Some(last) = page.last().map(|link| link.id) else {
-                return Ended::Failed(format!("it has no links up to {upto} any longer"));
+                return ReadEnd::Failed(format!("it has no links up to {upto} any longer"));
             };
             self.progress(source, head.as_ref());
             let before = held.head().or(*head);
             match follow(&self.witness.identity.cluster, before, std::mem::take(&mut page)) {
                 Ok(links) => held.push(links),
                 Err(violation) => {
-                    return Ended::Failed(format!("what it has does not follow: {violation}"));
+                    return ReadEnd::Failed(format!("what it has does not follow: {violation}"));
                 }
             }
             failpoint::pass(Point::FillChecked);
@@ -252,18 +254,18 @@ impl Filler {
             };
             let next = async { if last < upto { peer.page(last).await } else { Ok(Vec::new()) } };
             let (passed, next) = tokio::join!(pass(links, !held.is_behind_unproven, out), next);
-            let Some(passed) = passed else { return Ended::Unread };
+            let Some(passed) = passed else { return ReadEnd::Unread };
             failpoint::pass(Point::FillPassed);
             *head = passed.or(*head);
             let at = head.map_or(0, |head| head.id.get());
             let reaches = self.witness.views.log_first().map(|first| first <= at + 1);
             let is_over = reaches == Some(true) || (reaches.is_none() && Instant::now() >= until);
             if (is_over && !held.is_behind_unproven) || last >= upto {
-                return Ended::Done;
+                return ReadEnd::Done;
             }
             page = match next {
                 Ok(page) => page,
-                Err(error) => return Ended::Failed(describe(&error)),
+                Err(error) => return ReadEnd::Failed(describe(&error)),
             };
         }
     }
@@ -291,10 +293,10 @@ impl Filler {
 }
 
 /// What becomes of a source whose link `id` is not the one that was ordered.
-fn unordered(id: u64, is_behind_unproven: bool) -> Ended {
+fn unordered(id: u64, is_behind_unproven: bool) -> ReadEnd {
     let words =
         format!("link {id} as it was read from another zone is not the one that was ordered");
-    if is_behind_unproven { Ended::Refused(words) } else { Ended::Failed(words) }
+    if is_behind_unproven { ReadEnd::Refused(words) } else { ReadEnd::Failed(words) }
 }
 
 fn payload_bytes(link: &Link) -> usize {
