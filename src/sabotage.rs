@@ -2,7 +2,7 @@
 //!
 //! Only a build with the feature `sabotage` knows them, and only the one that the environment
 //! variable `PGHC_SABOTAGE` names is committed. In every other build [`is`] is `false` at compile
-//! time and nothing of this is left. RELIABILITY.md says which check catches which.
+//! time and nothing of this is left. docs/reliability/records.md says which check catches which.
 
 macro_rules! bugs {
     ($($(#[$doc:meta])* $bug:ident = $name:literal,)*) => {
