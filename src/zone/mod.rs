@@ -3,34 +3,17 @@
 //! [`Service`] is what the HTTP layer stands on. Its one real implementation is [`Node`]; tests of
 //! the HTTP layer put a double in its place.
 
-mod applier;
+mod apply;
 pub mod audit;
-mod auditor;
-mod backfill;
-mod batcher;
 mod coordinators;
 pub mod database;
-mod frontier;
-mod guard;
-mod halt;
-pub mod inspect;
+mod local_state;
 mod node;
-mod peer;
-mod plan;
-mod read_check;
-mod reading;
-mod reads;
-mod replica;
-mod report;
-mod schema_check;
-mod standing;
+mod read;
+mod reports;
 mod submit;
-mod tail;
-mod tail_event;
-mod views;
-mod witness;
 
-pub use auditor::Settings as Audit;
+pub use audit::background::Settings as Audit;
 pub use node::{Node, Outside, OwnChain, Settings};
 
 use futures::future::BoxFuture;

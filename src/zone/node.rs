@@ -8,22 +8,22 @@ use pghc_api::id::WriteId;
 use pghc_api::wire::{CoordinatorStatus, Status, ZoneState, ZoneStatus};
 use tokio::time::{Instant, timeout_at};
 
-use super::applier::ApplierTask;
-use super::auditor::{Auditor, Settings as Audit};
+use super::apply::applier::ApplierTask;
+use super::apply::peer;
+use super::audit::background::{Auditor, Settings as Audit};
+use super::audit::guard::{Guard, Look};
+use super::audit::schema_check;
+use super::audit::witness::Witness;
 use super::coordinators::Coordinators;
 use super::database::{Database, Postgres};
-use super::guard::{Guard, Look};
-use super::peer;
-use super::read_check;
-use super::reading::{Readings, Trying};
-use super::reads::Reads;
-use super::replica::Replica;
-use super::report;
-use super::schema_check;
-use super::standing::Standing;
-use super::submit::Submitter;
-use super::views::Views;
-use super::witness::Witness;
+use super::local_state::Standing;
+use super::read::reachable_zones::{Readings, Trying};
+use super::read::read_check;
+use super::read::reads::Reads;
+use super::read::replica::Replica;
+use super::reports::reporter;
+use super::reports::views::Views;
+use super::submit::queue::Submitter;
 use super::{
     Identity, Need, NewWrite, Outcome, ReadError, Recent, Service, Snapshot, SubmitError, Unready,
 };
@@ -134,7 +134,8 @@ impl Node {
             Arc::clone(&metrics),
             tasks,
         );
-        let views = report::start((&identity, session), &standing, &coordinators, &metrics, tasks);
+        let views =
+            reporter::start((&identity, session), &standing, &coordinators, &metrics, tasks);
         let http = peer::client();
         let readings = Arc::new(Readings::default());
         if own.is_some() {
@@ -208,7 +209,7 @@ impl Node {
                 Ok(Err(_)) if Instant::now() < deadline => self.coordinators.note(place, false),
                 _ => return Err(ReadError::NotEverywhere(self.behind(id))),
             }
-            tokio::time::sleep(super::submit::RETRY).await;
+            tokio::time::sleep(super::submit::queue::RETRY).await;
         }
     }
 
@@ -230,7 +231,7 @@ impl Node {
                 Ok(Err(_)) if Instant::now() < deadline => {
                     refused = true;
                     self.coordinators.note(place, false);
-                    tokio::time::sleep(super::submit::RETRY).await;
+                    tokio::time::sleep(super::submit::queue::RETRY).await;
                 }
                 _ if refused || self.leaderless().is_some() => return Err(ReadError::NoLeader),
                 _ => return Err(ReadError::TimeLimit),

@@ -9,18 +9,18 @@ use std::sync::Arc;
 use pghc_api::chain::Head;
 use pghc_api::id::{ClusterId, WriteId};
 
-use super::Identity;
-use super::audit::Rate;
-use super::auditor::{Auditor, Examined};
-use super::coordinators::Coordinators;
-use super::database::{Database, Postgres};
-use super::peer;
-use super::standing::Standing;
-use super::views::Views;
+use super::background::{Auditor, Examined};
+use super::walk::Rate;
 use super::witness::Witness;
 use crate::postgres::{Commit, Dsn, Evidence, Face, ReadError, Reader};
 use crate::rpc::Tcp;
 use crate::task::Tasks;
+use crate::zone::Identity;
+use crate::zone::apply::peer;
+use crate::zone::coordinators::Coordinators;
+use crate::zone::database::{Database, Postgres};
+use crate::zone::local_state::Standing;
+use crate::zone::reports::views::Views;
 
 /// Name under which evidence of an audit by hand is kept.
 const NODE: &str = "pghc-zone-audit";

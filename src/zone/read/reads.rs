@@ -12,13 +12,13 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 
-use super::database::Database;
 use super::replica::Replica;
-use super::standing::Standing;
-use super::{Need, ReadError, Snapshot};
 use crate::postgres;
 use crate::sabotage::{self, Bug};
 use crate::telemetry::describe;
+use crate::zone::database::Database;
+use crate::zone::local_state::Standing;
+use crate::zone::{Need, ReadError, Snapshot};
 
 /// Pause before a server that was not far enough is asked again.
 const RETRY: Duration = Duration::from_millis(20);
@@ -27,7 +27,7 @@ const RETRY: Duration = Duration::from_millis(20);
 const SILENCE: Duration = Duration::from_millis(100);
 
 /// The servers of one zone that may be read.
-pub(super) struct Reads {
+pub(crate) struct Reads {
     primary: Arc<dyn Database>,
     replicas: Vec<Arc<Replica>>,
     /// Whose turn it is.
@@ -41,7 +41,7 @@ type Query<T> = dyn Fn(Arc<dyn Database>) -> BoxFuture<'static, Result<(T, u64),
     + Sync;
 
 impl Reads {
-    pub(super) fn new(
+    pub(crate) fn new(
         primary: Arc<dyn Database>,
         replicas: Vec<Arc<Replica>>,
         standing: Arc<Standing>,
@@ -50,12 +50,12 @@ impl Reads {
     }
 
     /// Whether there is a replica to read from while the primary is away.
-    pub(super) fn has_replica(&self) -> bool {
+    pub(crate) fn has_replica(&self) -> bool {
         !self.replicas.is_empty()
     }
 
     /// Asks one server after another until one shows what is needed.
-    pub(super) async fn read<T>(
+    pub(crate) async fn read<T>(
         &self,
         need: Need,
         query: &Query<T>,
@@ -138,7 +138,7 @@ impl Reads {
     }
 
     /// Whether a server has what may be shown.
-    pub(super) fn is_servable(&self) -> bool {
+    pub(crate) fn is_servable(&self) -> bool {
         self.standing.is_proven() || self.replicas.iter().any(|replica| replica.may_be_read())
     }
 

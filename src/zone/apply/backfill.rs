@@ -14,16 +14,16 @@ use pghc_api::chain::{Head, Link};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::database::Database;
 use super::peer::Peer;
 use super::plan::follow;
-use super::standing::{Filling, Standing};
 use super::tail_event::TailEvent;
-use super::views::Source;
-use super::witness::{Compared, Mark, Witness, head_of};
 use crate::failpoint::{self, Point};
 use crate::sabotage::{self, Bug};
 use crate::telemetry::describe;
+use crate::zone::audit::witness::{Compared, Mark, Witness, head_of};
+use crate::zone::database::Database;
+use crate::zone::local_state::{Filling, Standing};
+use crate::zone::reports::views::Source;
 
 /// How long a source is left alone after it failed.
 const FAILED_PAUSE: Duration = Duration::from_secs(10);
@@ -45,7 +45,7 @@ const HELD_LINKS: usize = 4_096;
 const HELD_BYTES: usize = 16 << 20;
 
 /// How a turn of filling ended.
-pub(super) enum BackfillResult {
+pub(crate) enum BackfillResult {
     /// Nobody reads any longer.
     Unread,
     /// Links were passed on; the coordinators may reach back to the head now.
@@ -66,7 +66,7 @@ enum ReadEnd {
 }
 
 /// Fills one zone; lives as long as its tail.
-pub(super) struct Backfill {
+pub(crate) struct Backfill {
     witness: Witness,
     own: Arc<dyn Database>,
     standing: Arc<Standing>,
@@ -122,13 +122,13 @@ impl Held {
 struct Unordered(u64);
 
 impl Backfill {
-    pub(super) fn new(witness: Witness, own: Arc<dyn Database>, standing: Arc<Standing>) -> Self {
+    pub(crate) fn new(witness: Witness, own: Arc<dyn Database>, standing: Arc<Standing>) -> Self {
         let failed = BTreeMap::new();
         Self { witness, own, standing, is_proven: false, failed, began: None, logged: None }
     }
 
     /// Reads from the best source behind `head`, which moves with what was passed on.
-    pub(super) async fn run_once(
+    pub(crate) async fn run_once(
         &mut self,
         head: &mut Option<Head>,
         out: &mpsc::Sender<TailEvent>,
@@ -343,7 +343,7 @@ mod tests {
     use pghc_api::time::Micros;
 
     use super::{HELD_LINKS, Held, Unordered, rank};
-    use crate::zone::views::Source;
+    use crate::zone::reports::views::Source;
 
     fn link(id: u64) -> Link {
         let mut digest = Digest::default();

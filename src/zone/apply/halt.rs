@@ -5,27 +5,27 @@ use std::time::Duration;
 
 use pghc_api::id::WriteId;
 
-use super::audit::{Located, Rate};
-use super::auditor::{Auditor, Examined, LOCATE_TRIES};
-use super::standing::Standing;
 use crate::failpoint::{self, Point};
 use crate::postgres::reseed::Operator;
 use crate::telemetry::describe;
+use crate::zone::audit::background::{Auditor, Examined, LOCATE_TRIES};
+use crate::zone::audit::walk::{Located, Rate};
+use crate::zone::local_state::Standing;
 
 /// How often a halted zone looks whether its database was replaced.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 /// What a halted applier works with.
-pub(super) struct Halt<'a> {
-    pub(super) standing: &'a Standing,
+pub(crate) struct Halt<'a> {
+    pub(crate) standing: &'a Standing,
     /// `None` in surroundings where nobody can replace the database.
-    pub(super) auditor: Option<&'a Auditor>,
+    pub(crate) auditor: Option<&'a Auditor>,
 }
 
 impl Halt<'_> {
     /// Halts for `why`, finds out where the chain went wrong if it is the chain, and answers when the
     /// database was replaced.
-    pub(super) async fn run(self, why: String, is_chain: bool) {
+    pub(crate) async fn run(self, why: String, is_chain: bool) {
         tracing::error!(why, "this zone halts; its data stays as it is");
         let look = self.auditor.map(|auditor| Look { auditor });
         // Before anybody is told: who is told may replace the database at once, and then the one that

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::database::Database;
-use super::standing::Standing;
 use crate::telemetry::describe;
+use crate::zone::database::Database;
+use crate::zone::local_state::Standing;
 
 /// From one question to the next, and to the next after one that failed.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -16,7 +16,7 @@ const RETRY: Duration = Duration::from_millis(200);
 const ANSWER_MAX: Duration = Duration::from_secs(6);
 
 /// Runs until it is dropped.
-pub(super) async fn run(database: Arc<dyn Database>, standing: Arc<Standing>) {
+pub(crate) async fn run(database: Arc<dyn Database>, standing: Arc<Standing>) {
     loop {
         let why = match tokio::time::timeout(ANSWER_MAX, database.lease()).await {
             Ok(Ok(_)) => None,
@@ -42,7 +42,7 @@ mod tests {
     use super::run;
     use crate::postgres::{ConnectError, Face, Finding, Lease, MigrateError, Page, ReadError};
     use crate::zone::database::{Database, Heard, Session};
-    use crate::zone::standing::Standing;
+    use crate::zone::local_state::Standing;
     use crate::zone::{Identity, Recent};
 
     /// Answers whether it has room, and nothing else.

@@ -15,12 +15,12 @@ use pghc_api::time::Micros;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Identity;
 use super::backfill::{Backfill, BackfillResult};
-use super::coordinators::{Client, Coordinators};
-use super::standing::Standing;
 use super::tail_event::TailEvent;
 use crate::rpc::v1::{TailBatch, TailRequest};
+use crate::zone::Identity;
+use crate::zone::coordinators::{Client, Coordinators};
+use crate::zone::local_state::Standing;
 
 /// Batches received and not yet planned.
 const QUEUE_BATCHES: usize = 64;
@@ -38,21 +38,21 @@ const LOOK_AROUND: Duration = Duration::from_secs(1);
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 
 /// A running tail; dropping it ends it at its next message.
-pub(super) struct Tail {
+pub(crate) struct Tail {
     fed: mpsc::Receiver<TailEvent>,
 }
 
 /// What a tail works with.
-pub(super) struct TailContext {
-    pub(super) coordinators: Coordinators,
-    pub(super) standing: Arc<Standing>,
-    pub(super) identity: Identity,
-    pub(super) backfill: Backfill,
+pub(crate) struct TailContext {
+    pub(crate) coordinators: Coordinators,
+    pub(crate) standing: Arc<Standing>,
+    pub(crate) identity: Identity,
+    pub(crate) backfill: Backfill,
 }
 
 impl Tail {
     /// Starts behind `head`. The returned future is the work; the caller spawns it.
-    pub(super) fn open(
+    pub(crate) fn open(
         feed: TailContext,
         head: Option<Head>,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
@@ -61,12 +61,12 @@ impl Tail {
     }
 
     /// What comes next; `None` behind a refusal.
-    pub(super) async fn next(&mut self) -> Option<TailEvent> {
+    pub(crate) async fn next(&mut self) -> Option<TailEvent> {
         self.fed.recv().await
     }
 
     /// What comes next, if it is here already.
-    pub(super) fn ready(&mut self) -> Option<TailEvent> {
+    pub(crate) fn ready(&mut self) -> Option<TailEvent> {
         self.fed.try_recv().ok()
     }
 }

@@ -9,8 +9,8 @@ use pghc_api::id::WriteId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::frontier::Frontier;
-use super::witness::Mark;
+use super::audit::witness::Mark;
+use super::read::frontier::Frontier;
 use crate::postgres::{Finding, MigrateError};
 use crate::task::watch;
 
@@ -19,15 +19,15 @@ const KNOWN_MAX: usize = 256;
 
 /// How far the filling of a zone from another one is.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Filling {
+pub(crate) struct Filling {
     /// The zone it is filled from.
-    pub(super) zone: String,
+    pub(crate) zone: String,
     /// Newest id that was read.
-    pub(super) at: u64,
+    pub(crate) at: u64,
     /// Newest committed id.
-    pub(super) target: u64,
+    pub(crate) target: u64,
     /// Ids a second.
-    pub(super) rate: f64,
+    pub(crate) rate: f64,
 }
 
 impl std::fmt::Display for Filling {
@@ -38,9 +38,9 @@ impl std::fmt::Display for Filling {
 }
 
 /// Shared between the applier (which writes it), the reports and the service (which read it).
-pub(super) struct Standing {
+pub(crate) struct Standing {
     /// The zone's frontier as this node knows it.
-    pub(super) frontier: Frontier,
+    pub(crate) frontier: Frontier,
     is_applier: AtomicBool,
     /// Newest id that survives a crash of the database.
     flushed: AtomicU64,
@@ -80,7 +80,7 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             frontier: Frontier::new(),
             is_applier: AtomicBool::new(false),
@@ -106,7 +106,7 @@ impl Standing {
 
     /// Link `at`, and with its digest all before it, is what was ordered: this node planned and applied it,
     /// or the coordinators vouched for it.
-    pub(super) fn know(&self, at: Mark) {
+    pub(crate) fn know(&self, at: Mark) {
         self.known_id.fetch_max(at.0, Ordering::AcqRel);
         let mut known = self.known.lock();
         if known.back() != Some(&at) {
@@ -118,12 +118,12 @@ impl Standing {
     }
 
     /// Whether link `at` is known to be what was ordered.
-    pub(super) fn knows(&self, at: Mark) -> bool {
+    pub(crate) fn knows(&self, at: Mark) -> bool {
         self.known.lock().iter().rev().any(|known| *known == at)
     }
 
     /// How far this zone is known to hold what was ordered; the frontier while this node knows no link.
-    pub(super) fn known_frontier(&self) -> u64 {
+    pub(crate) fn known_frontier(&self) -> u64 {
         match self.known_id.load(Ordering::Acquire) {
             0 => self.frontier.id(),
             newest => newest.min(self.frontier.id()),
@@ -131,7 +131,7 @@ impl Standing {
     }
 
     /// This node takes over a database that ends with link `at`, which is looked at before it is shown.
-    pub(super) fn takes_over(&self, at: Option<Mark>) {
+    pub(crate) fn takes_over(&self, at: Option<Mark>) {
         if at.is_some_and(|at| !self.knows(at)) {
             self.doubt("this node took over; the newest link was not compared yet");
             self.recheck.notify_one();
@@ -139,27 +139,27 @@ impl Standing {
     }
 
     /// Resolves when the guard should look, at the latest after `pause`.
-    pub(super) async fn recheck_within(&self, pause: Duration) {
+    pub(crate) async fn recheck_within(&self, pause: Duration) {
         let _ = tokio::time::timeout(pause, self.recheck.notified()).await;
     }
 
     /// A read found link `id` changed, removed or hidden.
-    pub(super) fn found_changed(&self, id: WriteId) {
+    pub(crate) fn found_changed(&self, id: WriteId) {
         let mut known = self.changed.lock();
         *known = Some(known.map_or(id, |known| known.min(id)));
     }
 
     /// The first link that reads found changed since this was asked last.
-    pub(super) fn take_changed(&self) -> Option<WriteId> {
+    pub(crate) fn take_changed(&self) -> Option<WriteId> {
         self.changed.lock().take()
     }
 
     /// System identifier of the server that the zone's database is on; empty while it is not known.
-    pub(super) fn system(&self) -> String {
+    pub(crate) fn system(&self) -> String {
         self.system.lock().clone()
     }
 
-    pub(super) fn set_system(&self, system: &str) {
+    pub(crate) fn set_system(&self, system: &str) {
         let mut known = self.system.lock();
         if !system.is_empty() && *known != system {
             system.clone_into(&mut known);
@@ -167,7 +167,7 @@ impl Standing {
     }
 
     /// The chain is the one that was ordered.
-    pub(super) fn prove(&self) {
+    pub(crate) fn prove(&self) {
         let proven = self.doubt.send_if_modified(|doubt| doubt.take().is_some());
         if proven {
             tracing::info!("the coordinators vouch for the chain of this zone");
@@ -175,7 +175,7 @@ impl Standing {
     }
 
     /// Whether it is, is not known, for this reason: nothing of it may be served.
-    pub(super) fn doubt(&self, why: &str) {
+    pub(crate) fn doubt(&self, why: &str) {
         self.doubt.send_if_modified(|doubt| {
             let is_news = doubt.as_deref() != Some(why);
             if is_news {
@@ -187,45 +187,45 @@ impl Standing {
     }
 
     /// Why it is not known whether the chain is the one that was ordered; `None` while it is proven.
-    pub(super) fn doubted(&self) -> Option<String> {
+    pub(crate) fn doubted(&self) -> Option<String> {
         self.doubt.borrow().clone()
     }
 
     /// Whether the chain is proven.
-    pub(super) fn is_proven(&self) -> bool {
+    pub(crate) fn is_proven(&self) -> bool {
         self.doubt.borrow().is_none()
     }
 
     /// Waits until it is, at most until `deadline`; answers whether it is.
-    pub(super) async fn proven(&self, deadline: Instant) -> bool {
+    pub(crate) async fn proven(&self, deadline: Instant) -> bool {
         let mut doubt = self.doubt.subscribe();
         timeout_at(deadline, doubt.wait_for(Option::is_none)).await.is_ok()
     }
 
-    pub(super) fn is_applier(&self) -> bool {
+    pub(crate) fn is_applier(&self) -> bool {
         self.is_applier.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_applier(&self, is_applier: bool) {
+    pub(crate) fn set_applier(&self, is_applier: bool) {
         self.is_applier.store(is_applier, Ordering::Relaxed);
     }
 
-    pub(super) fn flushed(&self) -> u64 {
+    pub(crate) fn flushed(&self) -> u64 {
         self.flushed.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_flushed(&self, id: u64) {
+    pub(crate) fn set_flushed(&self, id: u64) {
         self.flushed.store(id, Ordering::Relaxed);
     }
 
     /// Why the database cannot be used at the moment.
-    pub(super) fn database_trouble(&self) -> Option<String> {
+    pub(crate) fn database_trouble(&self) -> Option<String> {
         self.database.lock().clone()
     }
 
     /// What keeps this zone from getting on, though it tries: its database, the coordinators, or its
     /// feed.
-    pub(super) fn trouble(&self) -> Option<String> {
+    pub(crate) fn trouble(&self) -> Option<String> {
         let known =
             [&self.database, &self.reads, &self.stall, &self.refused, &self.feed].into_iter();
         let trouble = known.filter_map(|trouble| trouble.lock().clone()).next();
@@ -234,16 +234,16 @@ impl Standing {
 
     /// Why most coordinators refuse this node's reports; `None` while they take them. A node that is refused takes no
     /// writes: their links would bear a name that is not its own.
-    pub(super) fn refused(&self) -> Option<String> {
+    pub(crate) fn refused(&self) -> Option<String> {
         self.refused.lock().clone()
     }
 
     /// How far the filling from another zone is; `None` while there is none.
-    pub(super) fn filling(&self) -> Option<String> {
+    pub(crate) fn filling(&self) -> Option<String> {
         self.filling.lock().as_ref().map(ToString::to_string)
     }
 
-    pub(super) fn set_filling(&self, filling: Option<Filling>) {
+    pub(crate) fn set_filling(&self, filling: Option<Filling>) {
         let ends = filling.is_none();
         let before = std::mem::replace(&mut *self.filling.lock(), filling);
         if let Some(before) = before.filter(|_| ends) {
@@ -252,29 +252,29 @@ impl Standing {
     }
 
     /// Has the applier halt for this reason.
-    pub(super) fn fence(&self, why: String) {
+    pub(crate) fn fence(&self, why: String) {
         self.fenced.send_replace(Some(why));
     }
 
     /// Whether the zone must be fenced and that is not dealt with.
-    pub(super) fn is_fenced(&self) -> bool {
+    pub(crate) fn is_fenced(&self) -> bool {
         self.fenced.borrow().is_some()
     }
 
     /// The fence is dealt with.
-    pub(super) fn unfence(&self) {
+    pub(crate) fn unfence(&self) {
         self.fenced.send_replace(None);
     }
 
     /// Resolves when the zone must be fenced, with the reason.
-    pub(super) async fn fenced(&self) -> String {
+    pub(crate) async fn fenced(&self) -> String {
         let mut fenced = self.fenced.subscribe();
         let why = fenced.wait_for(Option::is_some).await.map(|why| why.clone());
         why.ok().flatten().expect("the sender is ours and lives, and there is a reason")
     }
 
     /// Whether and why nothing is being applied although the database answers others.
-    pub(super) fn apply_stalls(&self, why: Option<String>) {
+    pub(crate) fn apply_stalls(&self, why: Option<String>) {
         let mut known = self.stall.lock();
         if *known != why {
             match &why {
@@ -288,7 +288,7 @@ impl Standing {
     /// What the coordinator in place `place` said to a report: nothing, that it takes it, or why it does not.
     /// The report counts as refused when more coordinators refuse than take it: one that has just started does
     /// not know all zones yet. Logged when it is news.
-    pub(super) fn report_answered(&self, place: usize, said: Option<Result<(), &str>>) {
+    pub(crate) fn report_answered(&self, place: usize, said: Option<Result<(), &str>>) {
         let why = {
             let mut all = self.said.lock();
             match said {
@@ -309,7 +309,7 @@ impl Standing {
     }
 
     /// Whether and why no coordinator can feed this zone.
-    pub(super) fn feed_fails(&self, why: Option<String>) {
+    pub(crate) fn feed_fails(&self, why: Option<String>) {
         let mut known = self.feed.lock();
         if *known == why {
             return;
@@ -321,7 +321,7 @@ impl Standing {
     }
 
     /// Whether and why the database answers no read; logged when it is news.
-    pub(super) fn reads_fail(&self, why: Option<String>) {
+    pub(crate) fn reads_fail(&self, why: Option<String>) {
         let mut known = self.reads.lock();
         if *known == why {
             return;
@@ -334,7 +334,7 @@ impl Standing {
     }
 
     /// What is wrong with the schema; logged when it is news.
-    pub(super) fn schema_differs(&self, findings: &[Finding]) {
+    pub(crate) fn schema_differs(&self, findings: &[Finding]) {
         let is_fatal = findings.iter().any(Finding::is_fatal);
         let why = MigrateError::Unfit(findings.to_vec()).to_string();
         let now = (!findings.is_empty()).then_some((why, is_fatal));
@@ -352,7 +352,7 @@ impl Standing {
     }
 
     /// The database is unfit for `findings`; answers whether that was so when this was called last.
-    pub(super) fn is_unfit(&self, findings: &[Finding]) -> bool {
+    pub(crate) fn is_unfit(&self, findings: &[Finding]) -> bool {
         let mut known = self.unfit.lock();
         let is_known = *known == findings;
         *known = findings.to_vec();
@@ -360,24 +360,24 @@ impl Standing {
     }
 
     /// What is wrong with the schema for which a node that starts would halt.
-    pub(super) fn schema_trouble(&self) -> Option<String> {
+    pub(crate) fn schema_trouble(&self) -> Option<String> {
         self.schema.lock().clone().filter(|(_, is_fatal)| *is_fatal).map(|(why, _)| why)
     }
 
     /// What is wrong with the schema, whether or not the zone gets on.
-    pub(super) fn schema_warning(&self) -> Option<String> {
+    pub(crate) fn schema_warning(&self) -> Option<String> {
         self.schema.lock().as_ref().map(|(why, _)| why.clone())
     }
 
     /// The database answers.
-    pub(super) fn database_is_well(&self) {
+    pub(crate) fn database_is_well(&self) {
         if self.database.lock().take().is_some() {
             tracing::info!("the zone's database answers");
         }
     }
 
     /// The database does not answer; logged when it is news.
-    pub(super) fn database_fails(&self, why: &dyn std::fmt::Display) {
+    pub(crate) fn database_fails(&self, why: &dyn std::fmt::Display) {
         let why = why.to_string();
         let mut known = self.database.lock();
         if known.as_ref() != Some(&why) {

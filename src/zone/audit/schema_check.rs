@@ -4,15 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::standing::Standing;
 use crate::postgres::Reader;
 use crate::telemetry::describe;
+use crate::zone::local_state::Standing;
 
 /// Pause between two looks; one costs the server about 10 ms.
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Looks again and again. Runs until it is dropped.
-pub(super) async fn run(reader: Reader, standing: Arc<Standing>) {
+pub(crate) async fn run(reader: Reader, standing: Arc<Standing>) {
     loop {
         tokio::time::sleep(PERIOD).await;
         match reader.findings().await {

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Identity;
-use super::coordinators::Coordinators;
-use super::standing::Standing;
 use super::views::{ANSWER_MAX, Views};
 use crate::rpc::v1::ZoneReport;
 use crate::sequencer::SessionId;
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
+use crate::zone::Identity;
+use crate::zone::coordinators::Coordinators;
+use crate::zone::local_state::Standing;
 
 /// Least time between two reports to one coordinator: while it has somebody who waits for zones, and
 /// otherwise. A report costs about as much as a batch of writes.
@@ -25,7 +25,7 @@ const GAP: Duration = Duration::from_millis(100);
 const PERIOD: Duration = Duration::from_millis(900);
 
 /// Starts reporting to every coordinator.
-pub(super) fn start(
+pub(crate) fn start(
     (identity, session): (&Identity, SessionId),
     standing: &Arc<Standing>,
     coordinators: &Coordinators,

@@ -20,8 +20,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::batcher::{Weigh, Window, next_batch};
-use super::coordinators::Coordinators;
-use super::{NewWrite, Outcome, SubmitError};
 use crate::linger::AdaptiveLinger;
 use crate::rpc::v1::order_result::Kind;
 use crate::rpc::v1::{OrderResult, SubmitReply, SubmitRequest};
@@ -30,9 +28,11 @@ use crate::sabotage::{self, Bug};
 use crate::sequencer::{Batch, SessionId, Write};
 use crate::task::{Tasks, until};
 use crate::telemetry::Metrics;
+use crate::zone::coordinators::Coordinators;
+use crate::zone::{NewWrite, Outcome, SubmitError};
 
 /// Pause before a batch is sent again.
-pub(super) const RETRY: Duration = Duration::from_millis(20);
+pub(crate) const RETRY: Duration = Duration::from_millis(20);
 
 /// Longest that writes are kept for others to come along.
 const LINGER_MAX: Duration = Duration::from_millis(15);
@@ -62,14 +62,14 @@ impl Weigh for Group {
 
 /// The node's way to the log. Clones are the same queue.
 #[derive(Clone)]
-pub(super) struct Submitter {
+pub(crate) struct Submitter {
     queue: mpsc::Sender<Group>,
     metrics: Arc<Metrics>,
 }
 
 impl Submitter {
     /// Starts the node's session.
-    pub(super) fn start(
+    pub(crate) fn start(
         session: SessionId,
         (zone, node): (ZoneName, NodeName),
         coordinators: Coordinators,
@@ -91,8 +91,8 @@ impl Submitter {
         Self { queue, metrics }
     }
 
-    /// Has `writes` ordered; see [`super::Service::submit`].
-    pub(super) async fn submit(
+    /// Has `writes` ordered; see [`crate::zone::Service::submit`].
+    pub(crate) async fn submit(
         &self,
         writes: Vec<NewWrite>,
         deadline: Instant,

@@ -14,21 +14,21 @@ use pghc_api::chain::{Digest, Head, Link};
 use pghc_api::limits::{APPLY_BYTES_MAX, APPLY_LINKS_MAX};
 use tokio::time::Instant;
 
-use super::Identity;
-use super::auditor::Auditor;
 use super::backfill::Backfill;
-use super::database::{Database, Session};
 use super::halt::Halt;
 use super::plan::{PlanError, plan};
-use super::standing::Standing;
 use super::tail::{Tail, TailContext};
 use super::tail_event::TailEvent;
-use super::witness::Witness;
 use crate::failpoint::{self, Point};
 use crate::postgres::{Acquired, ApplyError, Batch, CHAIN_DAMAGED, Lease, MigrateError};
 use crate::sabotage::{self, Bug};
 use crate::task::Tasks;
 use crate::telemetry::{Metrics, describe};
+use crate::zone::Identity;
+use crate::zone::audit::background::Auditor;
+use crate::zone::audit::witness::Witness;
+use crate::zone::database::{Database, Session};
+use crate::zone::local_state::Standing;
 
 /// How often a standby tries to become the applier.
 const STANDBY_PERIOD: Duration = Duration::from_millis(250);
@@ -50,14 +50,14 @@ const PLANNED_LINKS_MAX: usize = 2 * APPLY_LINKS_MAX;
 const PLANNED_BYTES_MAX: usize = 2 * APPLY_BYTES_MAX;
 
 /// What one node's applier works with.
-pub(super) struct ApplierTask {
-    pub(super) identity: Identity,
-    pub(super) database: Arc<dyn Database>,
-    pub(super) witness: Witness,
-    pub(super) standing: Arc<Standing>,
-    pub(super) auditor: Option<Auditor>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) tasks: Tasks,
+pub(crate) struct ApplierTask {
+    pub(crate) identity: Identity,
+    pub(crate) database: Arc<dyn Database>,
+    pub(crate) witness: Witness,
+    pub(crate) standing: Arc<Standing>,
+    pub(crate) auditor: Option<Auditor>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) tasks: Tasks,
 }
 
 /// Why a session ended.
@@ -90,7 +90,7 @@ impl From<ApplyError> for ApplyEnd {
 
 impl ApplierTask {
     /// Runs until it is dropped. A zone that halts goes on when its database was replaced.
-    pub(super) async fn run(self) {
+    pub(crate) async fn run(self) {
         let mut migrated = false;
         // Whether this database ever was fit: then one that is not is being restored.
         let mut was_fit = false;

@@ -11,15 +11,15 @@ use std::time::Duration;
 use pghc_api::verify::{Violation, ViolationKind};
 use tokio::time::{Instant, timeout};
 
-use super::Identity;
-use super::audit::Located;
-use super::auditor::Auditor;
-use super::database::Database;
-use super::standing::Standing;
+use super::background::Auditor;
+use super::walk::Located;
 use super::witness::{Compared, Mark, Witness, own_digest};
 use crate::postgres::{Face, ReadError};
 use crate::sabotage::{self, Bug};
 use crate::telemetry::describe;
+use crate::zone::Identity;
+use crate::zone::database::Database;
+use crate::zone::local_state::Standing;
 
 /// Time between two looks at a chain that is proven.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ const LOCATE_MAX: Duration = Duration::from_secs(5);
 const CONFIRM_MAX: Duration = Duration::from_secs(10);
 
 /// What a look at a database came to.
-pub(super) enum Looked {
+pub(crate) enum Looked {
     /// Its chain is the one that was ordered.
     Proven,
     /// It cannot be told, for this reason.
@@ -58,7 +58,7 @@ pub(super) enum Looked {
 }
 
 /// Looks at one database again and again, and remembers what was proven.
-pub(super) struct Look {
+pub(crate) struct Look {
     witness: Witness,
     database: Arc<dyn Database>,
     standing: Arc<Standing>,
@@ -73,7 +73,7 @@ pub(super) struct Look {
 
 impl Look {
     /// `standing`: what this node has applied itself is proven.
-    pub(super) fn new(
+    pub(crate) fn new(
         witness: Witness,
         database: Arc<dyn Database>,
         standing: Arc<Standing>,
@@ -86,13 +86,13 @@ impl Look {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub(super) async fn look(&mut self) -> Result<(Looked, Face), ReadError> {
+    pub(crate) async fn look(&mut self) -> Result<(Looked, Face), ReadError> {
         let face = self.database.face().await?;
         Ok((self.judge(&face).await?, face))
     }
 
     /// Everything must be compared anew.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.proven = None;
     }
 
@@ -191,16 +191,16 @@ impl Look {
 }
 
 /// Looks at the zone's own database.
-pub(super) struct Guard {
-    pub(super) look: Look,
-    pub(super) standing: Arc<Standing>,
+pub(crate) struct Guard {
+    pub(crate) look: Look,
+    pub(crate) standing: Arc<Standing>,
     /// `None` in surroundings where evidence cannot be kept.
-    pub(super) auditor: Option<Auditor>,
+    pub(crate) auditor: Option<Auditor>,
 }
 
 impl Guard {
     /// Runs until it is dropped.
-    pub(super) async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut retry = RETRY;
         loop {
             if self.standing.frontier.halted().is_some() {

@@ -12,7 +12,7 @@ use crate::sequencer::{Batch, EntryError};
 
 /// Why nothing may be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum PlanError {
+pub(crate) enum PlanError {
     /// An id is missing: the tail must be opened anew.
     #[error("the tail goes on with id {found} where id {expected} was due")]
     Gap {
@@ -50,7 +50,7 @@ pub(super) enum PlanError {
 ///
 /// # Errors
 /// See [`PlanError`]; nothing of the batch may be applied then.
-pub(super) fn plan(
+pub(crate) fn plan(
     cluster: &ClusterId,
     head: Option<Head>,
     batch: TailBatch,
@@ -111,7 +111,7 @@ pub(super) fn plan(
 ///
 /// # Errors
 /// The first link that does not follow; nothing of the page may be applied then.
-pub(super) fn follow(
+pub(crate) fn follow(
     cluster: &ClusterId,
     head: Option<Head>,
     page: Vec<LinkBody>,
