@@ -8,7 +8,7 @@ use pghc_api::id::WriteId;
 use tokio::time::Instant;
 
 use super::parade::Parade;
-use crate::zone::{Need, NewWrite, Node, Outcome, ReadError, Service as _};
+use crate::zone::{Need, NewWrite, Node, OrderResult, ReadError, Service as _};
 
 /// A request.
 #[derive(Debug, Clone)]
@@ -97,9 +97,9 @@ async fn write(node: &Node, key: &str, payload: Bytes, until: Instant) -> Answer
     let write = NewWrite { key: Some(key), payload: Some(payload) };
     let started = Instant::now();
     let id = match node.submit(vec![write], until).await.map(|mut all| all.pop()) {
-        Ok(Some(Outcome::Ordered(head))) => head.id.get(),
-        Ok(Some(Outcome::Repeated(id))) => id.get(),
-        Ok(Some(Outcome::KeyReused(id))) => {
+        Ok(Some(OrderResult::Ordered(head))) => head.id.get(),
+        Ok(Some(OrderResult::Repeated(id))) => id.get(),
+        Ok(Some(OrderResult::KeyReused(id))) => {
             return Answer::Refused(format!("the key is that of write {id}"));
         }
         Ok(None) => return Answer::Failed("no outcome".to_owned()),

@@ -5,10 +5,11 @@
 
 mod apply;
 pub mod audit;
+mod conditions;
 mod coordinators;
 pub mod database;
-mod local_state;
 mod node;
+mod node_state;
 mod read;
 mod reports;
 mod submit;
@@ -33,7 +34,7 @@ pub struct NewWrite {
 
 /// What became of one submitted write.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum OrderResult {
     /// A new link with these chain values.
     Ordered(Head),
     /// This key was ordered before, under this id.
@@ -188,7 +189,7 @@ pub trait Service: Send + Sync + 'static {
         &self,
         writes: Vec<NewWrite>,
         deadline: Instant,
-    ) -> BoxFuture<'_, Result<Vec<Outcome>, SubmitError>>;
+    ) -> BoxFuture<'_, Result<Vec<OrderResult>, SubmitError>>;
 
     /// Waits until this zone has applied `id`; answers the frontier then.
     fn wait_applied(&self, id: u64, deadline: Instant) -> BoxFuture<'_, Result<u64, ReadError>>;

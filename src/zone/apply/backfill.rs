@@ -22,7 +22,7 @@ use crate::sabotage::{self, Bug};
 use crate::telemetry::describe;
 use crate::zone::audit::witness::{Compared, Mark, Witness, head_of};
 use crate::zone::database::Database;
-use crate::zone::local_state::{Filling, Standing};
+use crate::zone::node_state::{BackfillProgress, NodeState};
 use crate::zone::reports::views::Source;
 
 /// How long a source is left alone after it failed.
@@ -69,7 +69,7 @@ enum ReadEnd {
 pub(crate) struct Backfill {
     witness: Witness,
     own: Arc<dyn Database>,
-    standing: Arc<Standing>,
+    node_state: Arc<NodeState>,
     /// Whether this zone's chain was compared up to where it is filled on.
     is_proven: bool,
     /// Sources that failed, by URL, and when.
@@ -122,9 +122,13 @@ impl Held {
 struct Unordered(u64);
 
 impl Backfill {
-    pub(crate) fn new(witness: Witness, own: Arc<dyn Database>, standing: Arc<Standing>) -> Self {
+    pub(crate) fn new(
+        witness: Witness,
+        own: Arc<dyn Database>,
+        node_state: Arc<NodeState>,
+    ) -> Self {
         let failed = BTreeMap::new();
-        Self { witness, own, standing, is_proven: false, failed, began: None, logged: None }
+        Self { witness, own, node_state, is_proven: false, failed, began: None, logged: None }
     }
 
     /// Reads from the best source behind `head`, which moves with what was passed on.
@@ -159,7 +163,7 @@ impl Backfill {
                 }
             }
         }
-        self.standing.set_filling(None);
+        self.node_state.set_filling(None);
         BackfillResult::Stuck(why)
     }
 
@@ -272,7 +276,7 @@ impl Backfill {
 
     fn progress(&mut self, source: &Source, head: Option<&Head>) {
         let at = head.map_or(0, |head| head.id.get());
-        if self.standing.filling().is_none() {
+        if self.node_state.filling().is_none() {
             self.began = None;
         }
         let (since, first) = *self.began.get_or_insert_with(|| {
@@ -288,7 +292,7 @@ impl Backfill {
             self.logged = Some(Instant::now());
         }
         let zone = source.zone.clone();
-        self.standing.set_filling(Some(Filling { zone, at, target, rate }));
+        self.node_state.set_filling(Some(BackfillProgress { zone, at, target, rate }));
     }
 }
 

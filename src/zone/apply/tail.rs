@@ -20,7 +20,7 @@ use super::tail_event::TailEvent;
 use crate::rpc::v1::{TailBatch, TailRequest};
 use crate::zone::Identity;
 use crate::zone::coordinators::{Client, Coordinators};
-use crate::zone::local_state::Standing;
+use crate::zone::node_state::NodeState;
 
 /// Batches received and not yet planned.
 const QUEUE_BATCHES: usize = 64;
@@ -45,7 +45,7 @@ pub(crate) struct Tail {
 /// What a tail works with.
 pub(crate) struct TailContext {
     pub(crate) coordinators: Coordinators,
-    pub(crate) standing: Arc<Standing>,
+    pub(crate) node_state: Arc<NodeState>,
     pub(crate) identity: Identity,
     pub(crate) backfill: Backfill,
 }
@@ -96,7 +96,7 @@ async fn run(mut feed: TailContext, mut head: Option<Head>, out: mpsc::Sender<Ta
                 match feed.backfill.run_once(&mut head, &out).await {
                     BackfillResult::Unread => return,
                     BackfillResult::GotOn => {
-                        feed.standing.feed_fails(None);
+                        feed.node_state.feed_fails(None);
                         purged.forget();
                     }
                     BackfillResult::Refused(why) => {
@@ -105,7 +105,7 @@ async fn run(mut feed: TailContext, mut head: Option<Head>, out: mpsc::Sender<Ta
                     }
                     BackfillResult::Stuck(why) => {
                         let id = head.map_or(1, |head| head.id.get() + 1);
-                        feed.standing.feed_fails(Some(format!(
+                        feed.node_state.feed_fails(Some(format!(
                             "no coordinator's log reaches back to id {id}, and this zone cannot \
                              be filled from another one: {why}; trying again"
                         )));
@@ -233,8 +233,8 @@ impl TailSession<'_> {
     }
 
     fn clear_failure(&self) {
-        self.feed.standing.feed_fails(None);
-        self.feed.standing.set_filling(None);
+        self.feed.node_state.feed_fails(None);
+        self.feed.node_state.set_filling(None);
     }
 }
 

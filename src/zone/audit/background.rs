@@ -19,7 +19,7 @@ use crate::task::Tasks;
 use crate::telemetry::describe;
 use crate::zone::Identity;
 use crate::zone::database::Database;
-use crate::zone::local_state::Standing;
+use crate::zone::node_state::NodeState;
 
 /// How often the chain is checked, and how fast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub(crate) struct Auditor {
     pub(crate) dsn: Dsn,
     pub(crate) reader: Reader,
     pub(crate) database: Arc<dyn Database>,
-    pub(crate) standing: Arc<Standing>,
+    pub(crate) node_state: Arc<NodeState>,
     pub(crate) witness: Witness,
     pub(crate) tasks: Tasks,
 }
@@ -56,8 +56,8 @@ impl Auditor {
     pub(crate) async fn run(self, settings: Settings) {
         loop {
             let begun = Instant::now();
-            let is_at_work = self.standing.is_applier() && self.standing.is_proven();
-            if !is_at_work || self.standing.frontier.halted().is_some() {
+            let is_at_work = self.node_state.is_applier() && self.node_state.is_proven();
+            if !is_at_work || self.node_state.frontier.halted().is_some() {
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
@@ -80,7 +80,7 @@ impl Auditor {
                 }
                 Ok(Examined::Moved) => tokio::time::sleep(RETRY).await,
                 Err(error @ ReadError::Column(_)) => {
-                    self.standing.fence(describe(&error));
+                    self.node_state.fence(describe(&error));
                     tokio::time::sleep(RETRY).await;
                 }
                 Err(error) => {
@@ -147,7 +147,7 @@ impl Auditor {
         let Ok(findings) = self.reader.findings().await else { return false };
         let is_fatal = findings.iter().any(Finding::is_fatal);
         if is_fatal {
-            self.standing.schema_differs(&findings);
+            self.node_state.schema_differs(&findings);
         }
         is_fatal
     }
@@ -155,9 +155,9 @@ impl Auditor {
     /// Keeps what was found and has the applier stop. Kept or not, the zone halts.
     pub(crate) async fn fence(&self, found: Located) {
         let evidence = self.keep(&found).await;
-        self.standing.doubt("evidence lies against the chain of this zone");
-        self.standing.fence(evidence.to_string());
-        while self.standing.frontier.halted().is_none() && self.standing.is_fenced() {
+        self.node_state.doubt("evidence lies against the chain of this zone");
+        self.node_state.fence(evidence.to_string());
+        while self.node_state.frontier.halted().is_none() && self.node_state.is_fenced() {
             tokio::time::sleep(RETRY).await;
         }
         self.refine(found).await;
@@ -181,7 +181,7 @@ impl Auditor {
         let evidence = self.evidence_of(found);
         let is_kept = evidence.keep(Keep::Refine, &self.dsn, &self.tasks).await?;
         if is_kept {
-            self.standing.frontier.reword_halted(evidence.to_string());
+            self.node_state.frontier.reword_halted(evidence.to_string());
         }
         Ok(is_kept)
     }
@@ -199,7 +199,7 @@ impl Auditor {
     /// before that.
     pub(crate) async fn refine(&self, found: Located) {
         let goes_on = async {
-            while self.standing.frontier.halted().is_some() {
+            while self.node_state.frontier.halted().is_some() {
                 tokio::time::sleep(RETRY).await;
             }
         };
@@ -219,7 +219,7 @@ impl Auditor {
             found = earlier;
         }
         for _ in 0..LOCATE_TRIES {
-            if found.is_first || self.standing.frontier.halted().is_none() {
+            if found.is_first || self.node_state.frontier.halted().is_none() {
                 return;
             }
             tokio::time::sleep(RETRY).await;

@@ -19,7 +19,7 @@ use crate::zone::Identity;
 use crate::zone::apply::peer;
 use crate::zone::coordinators::Coordinators;
 use crate::zone::database::{Database, Postgres};
-use crate::zone::local_state::Standing;
+use crate::zone::node_state::NodeState;
 use crate::zone::reports::views::Views;
 
 /// Name under which evidence of an audit by hand is kept.
@@ -91,7 +91,7 @@ pub async fn inspect(
         dsn: dsn.clone(),
         reader: Reader::new(dsn, 1),
         database,
-        standing: Arc::new(Standing::new()),
+        node_state: Arc::new(NodeState::new()),
         witness,
         tasks: tasks.clone(),
     };

@@ -17,7 +17,7 @@ use crate::postgres;
 use crate::sabotage::{self, Bug};
 use crate::telemetry::describe;
 use crate::zone::database::Database;
-use crate::zone::local_state::Standing;
+use crate::zone::node_state::NodeState;
 use crate::zone::{Need, ReadError, Snapshot};
 
 /// Pause before a server that was not far enough is asked again.
@@ -32,7 +32,7 @@ pub(crate) struct Reads {
     replicas: Vec<Arc<Replica>>,
     /// Whose turn it is.
     turn: AtomicUsize,
-    standing: Arc<Standing>,
+    node_state: Arc<NodeState>,
 }
 
 /// A query: what it found, and the frontier of the same snapshot.
@@ -44,9 +44,9 @@ impl Reads {
     pub(crate) fn new(
         primary: Arc<dyn Database>,
         replicas: Vec<Arc<Replica>>,
-        standing: Arc<Standing>,
+        node_state: Arc<NodeState>,
     ) -> Self {
-        Self { primary, replicas, turn: AtomicUsize::new(0), standing }
+        Self { primary, replicas, turn: AtomicUsize::new(0), node_state }
     }
 
     /// Whether there is a replica to read from while the primary is away.
@@ -76,7 +76,7 @@ impl Reads {
                     Ok(Err(error)) => {
                         match (replica, error.changed_link()) {
                             (Some(replica), _) => replica.fails(),
-                            (None, Some(id)) => self.standing.found_changed(id),
+                            (None, Some(id)) => self.node_state.found_changed(id),
                             (None, None) => {}
                         }
                         failed = Some(error);
@@ -86,13 +86,13 @@ impl Reads {
                 }
             }
             let is_over = Instant::now() + RETRY >= need.deadline
-                || self.standing.frontier.halted().is_some();
+                || self.node_state.frontier.halted().is_some();
             if is_over || (failed.is_some() && !self.has_replica()) {
                 break;
             }
             tokio::time::sleep(RETRY).await;
         }
-        if let Some(why) = self.standing.frontier.halted() {
+        if let Some(why) = self.node_state.frontier.halted() {
             return Err(ReadError::Halted(why));
         }
         if !self.is_servable() {
@@ -109,7 +109,7 @@ impl Reads {
                     Err(ReadError::Database("nothing was answered in time".to_owned()))
                 }
                 // Whoever had no time to wait learns nothing of the database.
-                None => Err(ReadError::Behind { frontier: self.standing.frontier.id() }),
+                None => Err(ReadError::Behind { frontier: self.node_state.frontier.id() }),
             },
         }
     }
@@ -117,15 +117,15 @@ impl Reads {
     /// Waits until a server has what may be shown: a chain that the coordinators vouch for.
     async fn servable(&self, deadline: Instant) -> Result<(), ReadError> {
         while !self.is_servable() {
-            if let Some(why) = self.standing.frontier.halted() {
+            if let Some(why) = self.node_state.frontier.halted() {
                 return Err(ReadError::Halted(why));
             }
             let until = deadline.min(Instant::now() + RETRY);
-            if !self.standing.proven(until).await && until == deadline {
+            if !self.node_state.proven(until).await && until == deadline {
                 return Err(self.unproven());
             }
         }
-        match self.standing.frontier.halted() {
+        match self.node_state.frontier.halted() {
             Some(why) => Err(ReadError::Halted(why)),
             None => Ok(()),
         }
@@ -133,13 +133,13 @@ impl Reads {
 
     fn unproven(&self) -> ReadError {
         ReadError::Unproven(
-            self.standing.doubted().unwrap_or_else(|| "no replica may be read".into()),
+            self.node_state.doubted().unwrap_or_else(|| "no replica may be read".into()),
         )
     }
 
     /// Whether a server has what may be shown.
     pub(crate) fn is_servable(&self) -> bool {
-        self.standing.is_proven() || self.replicas.iter().any(|replica| replica.may_be_read())
+        self.node_state.is_proven() || self.replicas.iter().any(|replica| replica.may_be_read())
     }
 
     /// The servers to ask: replicas first where one will do, the primary unless it is known to be
@@ -152,8 +152,8 @@ impl Reads {
             .filter(|r| r.may_be_read())
             .map(|r| (Arc::clone(&r.database), Some(&**r)))
             .collect();
-        let is_away = self.standing.database_trouble().is_some();
-        let is_asked = self.standing.is_proven() && (!is_away || replicas.is_empty());
+        let is_away = self.node_state.database_trouble().is_some();
+        let is_asked = self.node_state.is_proven() && (!is_away || replicas.is_empty());
         let primary = is_asked.then(|| (Arc::clone(&self.primary), None));
         if replicas_first || is_away {
             // One replica that is behind says nothing of the others, but two waits are enough.

@@ -16,7 +16,7 @@ use crate::telemetry::describe;
 use crate::zone::audit::guard::{Look, Looked};
 use crate::zone::audit::witness::Witness;
 use crate::zone::database::Database;
-use crate::zone::local_state::Standing;
+use crate::zone::node_state::NodeState;
 
 /// Time between two looks at a replica that may be read, and at one that may not.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -50,16 +50,16 @@ impl Replica {
     }
 
     /// Looks at it until it is dropped.
-    pub(crate) async fn watch(self: Arc<Self>, witness: Witness, standing: Arc<Standing>) {
-        let mut look = Look::new(witness, Arc::clone(&self.database), Arc::clone(&standing));
+    pub(crate) async fn watch(self: Arc<Self>, witness: Witness, node_state: Arc<NodeState>) {
+        let mut look = Look::new(witness, Arc::clone(&self.database), Arc::clone(&node_state));
         let mut known = None;
         loop {
             let why = match look.look().await {
-                Ok((looked, face)) => unfit(looked, &face, &standing.system()),
+                Ok((looked, face)) => unfit(looked, &face, &node_state.system()),
                 Err(error) => Some(describe(&error)),
             };
             // What stands in the primary's schema stands in the replica's.
-            let why = standing.schema_trouble().or(why);
+            let why = node_state.schema_trouble().or(why);
             let is_fit = why.is_none();
             self.is_fit.store(is_fit, Ordering::Relaxed);
             if known.as_ref() != Some(&why) {

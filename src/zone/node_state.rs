@@ -1,4 +1,4 @@
-//! How this node stands in its zone: what the applier knows and reports and HTTP tell.
+//! The state of this node in its zone: written by applier, guard and reporters, read by reports and by HTTP.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::audit::witness::Mark;
+use super::conditions::{Change, Condition, Conditions};
 use super::read::frontier::Frontier;
 use crate::postgres::{Finding, MigrateError};
 use crate::task::watch;
@@ -19,7 +20,7 @@ const KNOWN_MAX: usize = 256;
 
 /// How far the filling of a zone from another one is.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Filling {
+pub(crate) struct BackfillProgress {
     /// The zone it is filled from.
     pub(crate) zone: String,
     /// Newest id that was read.
@@ -30,7 +31,7 @@ pub(crate) struct Filling {
     pub(crate) rate: f64,
 }
 
-impl std::fmt::Display for Filling {
+impl std::fmt::Display for BackfillProgress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { zone, at, target, rate } = self;
         write!(f, "filling from zone {zone}: at id {at} of {target}, {rate:.0} ids/s")
@@ -38,28 +39,19 @@ impl std::fmt::Display for Filling {
 }
 
 /// Shared between the applier (which writes it), the reports and the service (which read it).
-pub(crate) struct Standing {
+pub(crate) struct NodeState {
     /// The zone's frontier as this node knows it.
     pub(crate) frontier: Frontier,
     is_applier: AtomicBool,
     /// Newest id that survives a crash of the database.
     flushed: AtomicU64,
-    /// Why the database cannot be used at the moment; `None` while it can.
-    database: Mutex<Option<String>>,
-    /// Why the database answers no read at the moment; `None` while it does.
-    reads: Mutex<Option<String>>,
+    conditions: Mutex<Conditions>,
     /// What is wrong with the schema of the database, and whether a node that starts would halt for it.
     schema: Mutex<Option<(String, bool)>>,
-    /// Why no coordinator can feed this zone; `None` while one can.
-    feed: Mutex<Option<String>>,
-    /// Why nothing is being applied although the database answers others; `None` while it is.
-    stall: Mutex<Option<String>>,
     /// How far the filling from another zone is; `None` while there is none.
-    filling: Mutex<Option<Filling>>,
+    filling: Mutex<Option<BackfillProgress>>,
     /// Why this zone must be fenced, as the guard or the auditor found it.
     fenced: watch::Sender<Option<String>>,
-    /// Why the coordinators refuse this node's reports; `None` while they take them.
-    refused: Mutex<Option<String>>,
     /// What each coordinator that answers said to the last report: why it refuses, if it does.
     said: Mutex<BTreeMap<usize, Option<String>>>,
     /// Why a node of this zone would not start, as it was logged last.
@@ -79,20 +71,19 @@ pub(crate) struct Standing {
     doubt: watch::Sender<Option<String>>,
 }
 
-impl Standing {
+impl NodeState {
     pub(crate) fn new() -> Self {
+        let mut conditions = Conditions::default();
+        let unreached = "the database was not reached yet".to_owned();
+        conditions.set(Condition::DatabaseUnreachable, Some(unreached));
         Self {
             frontier: Frontier::new(),
             is_applier: AtomicBool::new(false),
             flushed: AtomicU64::new(0),
-            database: Mutex::new(Some("the database was not reached yet".to_owned())),
-            reads: Mutex::new(None),
+            conditions: Mutex::new(conditions),
             schema: Mutex::new(None),
-            feed: Mutex::new(None),
-            stall: Mutex::new(None),
             filling: Mutex::new(None),
             fenced: watch::Sender::new(None),
-            refused: Mutex::new(None),
             said: Mutex::default(),
             unfit: Mutex::default(),
             known: Mutex::default(),
@@ -220,22 +211,20 @@ impl Standing {
 
     /// Why the database cannot be used at the moment.
     pub(crate) fn database_trouble(&self) -> Option<String> {
-        self.database.lock().clone()
+        self.reason(Condition::DatabaseUnreachable)
     }
 
     /// What keeps this zone from getting on, though it tries: its database, the coordinators, or its
     /// feed.
     pub(crate) fn trouble(&self) -> Option<String> {
-        let known =
-            [&self.database, &self.reads, &self.stall, &self.refused, &self.feed].into_iter();
-        let trouble = known.filter_map(|trouble| trouble.lock().clone()).next();
+        let trouble = self.conditions.lock().first().map(str::to_owned);
         trouble.or_else(|| self.schema_trouble()).or_else(|| self.doubted())
     }
 
     /// Why most coordinators refuse this node's reports; `None` while they take them. A node that is refused takes no
     /// writes: their links would bear a name that is not its own.
     pub(crate) fn refused(&self) -> Option<String> {
-        self.refused.lock().clone()
+        self.reason(Condition::ReportsRefused)
     }
 
     /// How far the filling from another zone is; `None` while there is none.
@@ -243,7 +232,7 @@ impl Standing {
         self.filling.lock().as_ref().map(ToString::to_string)
     }
 
-    pub(crate) fn set_filling(&self, filling: Option<Filling>) {
+    pub(crate) fn set_filling(&self, filling: Option<BackfillProgress>) {
         let ends = filling.is_none();
         let before = std::mem::replace(&mut *self.filling.lock(), filling);
         if let Some(before) = before.filter(|_| ends) {
@@ -273,16 +262,9 @@ impl Standing {
         why.ok().flatten().expect("the sender is ours and lives, and there is a reason")
     }
 
-    /// Whether and why nothing is being applied although the database answers others.
+    /// Sets why no batch is applied although the database answers other sessions; `None` while batches are applied.
     pub(crate) fn apply_stalls(&self, why: Option<String>) {
-        let mut known = self.stall.lock();
-        if *known != why {
-            match &why {
-                Some(why) => tracing::warn!(why, "applying stalls"),
-                None => tracing::info!("applying goes on"),
-            }
-            *known = why;
-        }
+        self.set(Condition::ApplyStalled, why);
     }
 
     /// What the coordinator in place `place` said to a report: nothing, that it takes it, or why it does not.
@@ -299,38 +281,27 @@ impl Standing {
             let is_refused = refusals.len() * 2 > all.len();
             refusals.first().filter(|_| is_refused).map(ToString::to_string)
         };
-        let mut known = self.refused.lock();
-        if known.is_none() && why.is_some() {
-            tracing::error!(why, "the coordinators refuse this node's reports");
-        } else if known.is_some() && why.is_none() {
-            tracing::info!("the coordinators take this node's reports again");
-        }
-        *known = why;
+        self.set(Condition::ReportsRefused, why);
     }
 
-    /// Whether and why no coordinator can feed this zone.
+    /// Sets why no coordinator's tail reaches this zone; `None` while one does.
     pub(crate) fn feed_fails(&self, why: Option<String>) {
-        let mut known = self.feed.lock();
-        if *known == why {
-            return;
-        }
-        if let Some(why) = &why {
-            tracing::error!(why, "this zone cannot catch up by itself");
-        }
-        *known = why;
+        self.set(Condition::TailUnavailable, why);
     }
 
-    /// Whether and why the database answers no read; logged when it is news.
+    /// Sets why the database answers no read; `None` while it does.
     pub(crate) fn reads_fail(&self, why: Option<String>) {
-        let mut known = self.reads.lock();
-        if *known == why {
-            return;
-        }
-        match &why {
-            Some(why) => tracing::warn!(why, "reads fail"),
-            None => tracing::info!("reads answered again"),
-        }
-        *known = why;
+        self.set(Condition::ReadsFailing, why);
+    }
+
+    fn reason(&self, condition: Condition) -> Option<String> {
+        self.conditions.lock().reason(condition).map(str::to_owned)
+    }
+
+    /// Sets or ends a condition, and logs its beginning, its end, and another reason for it.
+    fn set(&self, condition: Condition, reason: Option<String>) {
+        let change = self.conditions.lock().set(condition, reason.clone());
+        log_change(condition, change, &reason.unwrap_or_default());
     }
 
     /// What is wrong with the schema; logged when it is news.
@@ -369,20 +340,41 @@ impl Standing {
         self.schema.lock().as_ref().map(|(why, _)| why.clone())
     }
 
-    /// The database answers.
+    /// Ends the condition that the database is unreachable.
     pub(crate) fn database_is_well(&self) {
-        if self.database.lock().take().is_some() {
-            tracing::info!("the zone's database answers");
-        }
+        self.set(Condition::DatabaseUnreachable, None);
     }
 
-    /// The database does not answer; logged when it is news.
+    /// Sets why the database is unreachable.
     pub(crate) fn database_fails(&self, why: &dyn std::fmt::Display) {
-        let why = why.to_string();
-        let mut known = self.database.lock();
-        if known.as_ref() != Some(&why) {
+        self.set(Condition::DatabaseUnreachable, Some(why.to_string()));
+    }
+}
+
+/// ERROR where an operator must act, WARN where the node goes on by itself.
+fn log_change(condition: Condition, change: Change, why: &str) {
+    match (condition, change) {
+        (_, Change::Unchanged)
+        | (Condition::ReportsRefused, Change::Reworded)
+        | (Condition::TailUnavailable, Change::Ended) => {}
+        (Condition::DatabaseUnreachable, Change::Ended) => {
+            tracing::info!("the zone's database answers");
+        }
+        (Condition::DatabaseUnreachable, _) => {
             tracing::warn!(error = why, "the zone's database does not answer; trying again");
-            *known = Some(why);
+        }
+        (Condition::ReadsFailing, Change::Ended) => tracing::info!("reads answered again"),
+        (Condition::ReadsFailing, _) => tracing::warn!(why, "reads fail"),
+        (Condition::ApplyStalled, Change::Ended) => tracing::info!("applying goes on"),
+        (Condition::ApplyStalled, _) => tracing::warn!(why, "applying stalls"),
+        (Condition::ReportsRefused, Change::Ended) => {
+            tracing::info!("the coordinators take this node's reports again");
+        }
+        (Condition::ReportsRefused, _) => {
+            tracing::error!(why, "the coordinators refuse this node's reports");
+        }
+        (Condition::TailUnavailable, _) => {
+            tracing::error!(why, "this zone cannot catch up by itself");
         }
     }
 }
@@ -393,12 +385,12 @@ mod tests {
 
     #[test]
     fn a_report_is_refused_when_most_coordinators_refuse_it() {
-        let standing = Standing::new();
-        standing.database_is_well();
-        standing.prove();
+        let node_state = NodeState::new();
+        node_state.database_is_well();
+        node_state.prove();
         let refused = |place, said| {
-            standing.report_answered(place, said);
-            standing.trouble()
+            node_state.report_answered(place, said);
+            node_state.trouble()
         };
         assert_eq!(refused(0, Some(Ok(()))), None);
         assert_eq!(refused(1, Some(Err("not known"))), None, "one of two");
@@ -410,37 +402,37 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::{Finding, Standing};
+    use super::{Finding, NodeState};
 
     #[test]
     fn changed_schema_is_trouble_only_if_a_start_would_halt() {
-        let standing = Standing::new();
-        standing.database_is_well();
-        standing.prove();
+        let node_state = NodeState::new();
+        node_state.database_is_well();
+        node_state.prove();
         let after = "trigger after CREATE TRIGGER audit AFTER INSERT ON pghc.chain";
-        standing.schema_differs(&[Finding::Foreign(after.to_owned())]);
-        assert_eq!(standing.trouble(), None);
-        assert!(standing.schema_warning().is_some_and(|why| why.contains(after)));
+        node_state.schema_differs(&[Finding::Foreign(after.to_owned())]);
+        assert_eq!(node_state.trouble(), None);
+        assert!(node_state.schema_warning().is_some_and(|why| why.contains(after)));
         let hidden = Finding::Foreign("policy pghc.chain hide".to_owned());
-        standing.schema_differs(&[hidden]);
-        assert!(standing.trouble().is_some_and(|why| why.contains("hide")));
-        standing.schema_differs(&[]);
-        assert_eq!((standing.trouble(), standing.schema_warning()), (None, None));
+        node_state.schema_differs(&[hidden]);
+        assert!(node_state.trouble().is_some_and(|why| why.contains("hide")));
+        node_state.schema_differs(&[]);
+        assert_eq!((node_state.trouble(), node_state.schema_warning()), (None, None));
     }
 
     #[tokio::test(start_paused = true)]
     async fn reads_wait_until_the_chain_is_proven() {
-        let (standing, begun) = (Standing::new(), Instant::now());
+        let (node_state, begun) = (NodeState::new(), Instant::now());
         let second = Duration::from_secs(1);
-        assert!(!standing.proven(begun + second).await, "nobody had vouched for it in time");
+        assert!(!node_state.proven(begun + second).await, "nobody had vouched for it in time");
         assert_eq!(begun.elapsed(), second);
         let later = Instant::now() + 60 * second;
-        let (may, ()) = tokio::join!(standing.proven(later), async { standing.prove() });
+        let (may, ()) = tokio::join!(node_state.proven(later), async { node_state.prove() });
         assert!(may && begun.elapsed() == second);
-        standing.doubt("it was changed");
-        assert!(!standing.is_proven());
-        assert_eq!(standing.trouble().as_deref(), Some("the database was not reached yet"));
-        standing.database_is_well();
-        assert_eq!(standing.trouble().as_deref(), Some("it was changed"));
+        node_state.doubt("it was changed");
+        assert!(!node_state.is_proven());
+        assert_eq!(node_state.trouble().as_deref(), Some("the database was not reached yet"));
+        node_state.database_is_well();
+        assert_eq!(node_state.trouble().as_deref(), Some("it was changed"));
     }
 }
