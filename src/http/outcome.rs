@@ -204,7 +204,7 @@ fn not_applied(id: WriteId, why: &str) -> Refusal {
     Refusal::new(ErrorCode::CommittedNotApplied, detail).id(id)
 }
 
-/// What a write is answered that has no outcome.
+/// The answer to a write without a result.
 pub(super) fn unwritten(error: &SubmitError) -> Refusal {
     let (code, detail) = match error {
         SubmitError::Halted(why) => return Refusal::new(ErrorCode::ZoneHalted, why.clone()),

@@ -1,4 +1,4 @@
-//! What clients ask of an API node: the calls that its HTTP face makes, in the node's process.
+//! Requests of clients to an API node: the calls that its HTTP layer makes, in the node's process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub enum Ask {
     Newest,
 }
 
-/// What became of it.
+/// The result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// A write is applied.
@@ -58,7 +58,7 @@ impl Parade {
         let Some((process, node)) = self.node(zone, node) else {
             return Answer::Failed("broken: connection refused".to_owned());
         };
-        // What a killed process had begun ends with it.
+        // Requests of a killed process end with it.
         let asked = process.spawn(answer(node, ask, until));
         asked.await.unwrap_or_else(|_| Answer::Failed("broken: connection reset".to_owned()))
     }

@@ -32,7 +32,7 @@ pub struct NewWrite {
     pub payload: Option<bytes::Bytes>,
 }
 
-/// What became of one submitted write.
+/// Result of ordering one write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OrderResult {
     /// A new link with these chain values.
@@ -48,7 +48,7 @@ pub enum OrderResult {
 pub enum Unready {
     /// The zone has halted, and an operator must act.
     Halted(String),
-    /// What passes by itself: the database or the leader is away, the zone is being filled.
+    /// A condition that passes by itself: the database or the leader is away, the zone is being filled.
     Other(String),
 }
 
@@ -119,7 +119,7 @@ pub enum ReadError {
     Halted(String),
 }
 
-/// Who this node is.
+/// The identity of a node.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// The cluster.
@@ -134,10 +134,10 @@ pub struct Identity {
     pub place: String,
 }
 
-/// What the original's clients read of a link.
+/// The fields of a link that the original's clients read.
 pub type Recent = (WriteId, LinkHash, NodeName);
 
-/// What a read must show.
+/// Requirements of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Need {
     /// Everything up to this id, at least.
@@ -148,18 +148,18 @@ pub struct Need {
     pub may_be_replica: bool,
 }
 
-/// What was read, and how far the chain was then.
+/// A value that was read, and the frontier of the same snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot<T> {
-    /// What was read.
+    /// The value.
     pub value: T,
     /// Newest id of the same snapshot; at least what was needed.
     pub frontier: u64,
 }
 
-/// What the HTTP layer needs of a node. Every call ends by its deadline.
+/// The calls of the HTTP layer to a node. Every call ends by its deadline.
 pub trait Service: Send + Sync + 'static {
-    /// Who this node is.
+    /// The identity of a node.
     fn identity(&self) -> &Identity;
 
     /// Newest id known to be applied in this zone; 0 while nothing is.

@@ -46,9 +46,9 @@ const RETRY: Duration = Duration::from_millis(20);
 /// A zone that has not reported for so long counts as silent.
 const SILENT_MS: u64 = 5_000;
 
-/// What an API node is started with.
+/// The settings of an API node.
 pub struct Settings {
-    /// Who it is.
+    /// Its identity.
     pub identity: Identity,
     /// Its zone's database.
     pub database: Dsn,
@@ -64,7 +64,7 @@ pub struct Settings {
     pub metrics: Arc<Metrics>,
 }
 
-/// What a node meets outside itself: real in every deployment, simulated in `tests/sim`.
+/// The environment of a node: real in every deployment, simulated in `tests/sim`.
 pub struct Outside {
     /// Its zone's database.
     pub database: Arc<dyn Database>,
@@ -72,7 +72,7 @@ pub struct Outside {
     pub dial: Arc<dyn Dial>,
     /// Names the node's batches; never used by another process, before or after.
     pub session: crate::sequencer::SessionId,
-    /// What only a database that outsiders can reach needs: checks, evidence, replicas.
+    /// Checks, evidence and replicas of a database that other logins can reach.
     pub own: Option<OwnChain>,
 }
 
@@ -296,7 +296,7 @@ impl Node {
         }
     }
 
-    /// What this node itself knows of its zone, where no coordinator has told of it lately.
+    /// This node's own view of its zone, where no coordinator has told of it lately.
     fn add_own(&self, zones: &mut Vec<ZoneStatus>, head: u64) {
         let own = self.identity.zone.as_str();
         if zones.iter().any(|zone| zone.zone == own && zone.state != ZoneState::Silent) {
@@ -334,8 +334,8 @@ impl Node {
     }
 }
 
-/// What an operator must know first comes first: that it must be filled, that it is not there, that
-/// it does not get on.
+/// The state that an operator must know first comes first: the zone must be filled, is absent, or
+/// does not advance.
 fn zone_state(zone: &ZoneView) -> ZoneState {
     match zone.state() {
         State::Detached => ZoneState::Detached,

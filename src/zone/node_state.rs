@@ -46,13 +46,13 @@ pub(crate) struct NodeState {
     /// Newest id that survives a crash of the database.
     flushed: AtomicU64,
     conditions: Mutex<Conditions>,
-    /// What is wrong with the schema of the database, and whether a node that starts would halt for it.
+    /// Findings about the schema of the database, and whether a node that starts would halt for them.
     schema: Mutex<Option<(String, bool)>>,
     /// How far the filling from another zone is; `None` while there is none.
     filling: Mutex<Option<BackfillProgress>>,
     /// Why this zone must be fenced, as the guard or the auditor found it.
     fenced: watch::Sender<Option<String>>,
-    /// What each coordinator that answers said to the last report: why it refuses, if it does.
+    /// The answer of each coordinator to the last report: the reason of a refusal, if it refused.
     said: Mutex<BTreeMap<usize, Option<String>>>,
     /// Why a node of this zone would not start, as it was logged last.
     unfit: Mutex<Vec<Finding>>,
@@ -214,7 +214,7 @@ impl NodeState {
         self.reason(Condition::DatabaseUnreachable)
     }
 
-    /// What keeps this zone from getting on, though it tries: its database, the coordinators, or its
+    /// Returns why this zone does not advance: its database, the coordinators, its schema, or its
     /// feed.
     pub(crate) fn trouble(&self) -> Option<String> {
         let trouble = self.conditions.lock().first().map(str::to_owned);
@@ -267,7 +267,7 @@ impl NodeState {
         self.set(Condition::ApplyStalled, why);
     }
 
-    /// What the coordinator in place `place` said to a report: nothing, that it takes it, or why it does not.
+    /// Records the answer of the coordinator in place `place` to a report: none, taken, or refused with a reason.
     /// The report counts as refused when more coordinators refuse than take it: one that has just started does
     /// not know all zones yet. Logged when it is news.
     pub(crate) fn report_answered(&self, place: usize, said: Option<Result<(), &str>>) {
@@ -304,7 +304,7 @@ impl NodeState {
         log_change(condition, change, &reason.unwrap_or_default());
     }
 
-    /// What is wrong with the schema; logged when it is news.
+    /// Sets the findings about the schema; a change is logged.
     pub(crate) fn schema_differs(&self, findings: &[Finding]) {
         let is_fatal = findings.iter().any(Finding::is_fatal);
         let why = MigrateError::Unfit(findings.to_vec()).to_string();
@@ -330,12 +330,12 @@ impl NodeState {
         is_known
     }
 
-    /// What is wrong with the schema for which a node that starts would halt.
+    /// Returns the findings about the schema for which a node that starts would halt.
     pub(crate) fn schema_trouble(&self) -> Option<String> {
         self.schema.lock().clone().filter(|(_, is_fatal)| *is_fatal).map(|(why, _)| why)
     }
 
-    /// What is wrong with the schema, whether or not the zone gets on.
+    /// Returns all findings about the schema.
     pub(crate) fn schema_warning(&self) -> Option<String> {
         self.schema.lock().as_ref().map(|(why, _)| why.clone())
     }

@@ -1,4 +1,4 @@
-//! What the HTTP face costs: requests a second, and processor time for each, against a bare axum
+//! Cost of the HTTP layer: requests a second, and processor time for each, against a bare axum
 //! stub in one run. The second means something on a busy machine too.
 //!
 //! Not part of the suite: it measures, needs `wrk` and means something in release only:

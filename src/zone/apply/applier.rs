@@ -49,7 +49,7 @@ const RETRY: Duration = Duration::from_millis(250);
 const PLANNED_LINKS_MAX: usize = 2 * APPLY_LINKS_MAX;
 const PLANNED_BYTES_MAX: usize = 2 * APPLY_BYTES_MAX;
 
-/// What one node's applier works with.
+/// The dependencies of a node's applier.
 pub(crate) struct ApplierTask {
     pub(crate) identity: Identity,
     pub(crate) database: Arc<dyn Database>,
@@ -441,7 +441,7 @@ impl Queue {
         self.links.extend(links);
     }
 
-    /// What fits into one transaction: at least one link, if there is any.
+    /// Takes the links that fit into one transaction: at least one, if there is any.
     fn next_batch(&mut self) -> Option<Batch> {
         let (mut count, mut bytes) = (0, 0);
         for link in self.links.iter().take(APPLY_LINKS_MAX) {

@@ -46,7 +46,7 @@ const HELD_BYTES: usize = 16 << 20;
 
 /// How a turn of filling ended.
 pub(crate) enum BackfillResult {
-    /// Nobody reads any longer.
+    /// The applier has dropped its end of the queue.
     Unread,
     /// Links were passed on; the coordinators may reach back to the head now.
     GotOn,
@@ -98,7 +98,7 @@ impl Held {
         self.links.last().map(head_of)
     }
 
-    /// What may be passed on, when the coordinators know `mark` at or below the newest link; all of it
+    /// Returns the links to pass on, when the coordinators know `mark` at or below the newest link; all of them
     /// when too much is held.
     fn release(&mut self, mark: Option<Mark>) -> Result<Vec<Link>, Unordered> {
         let first = self.links.first().map_or(u64::MAX, |link| link.id.get());
@@ -150,7 +150,7 @@ impl Backfill {
             }
             let mut held = Held::default();
             let ended = self.read(&source, head, out, &mut held).await;
-            // What was passed on must be compared before more is put on top of it.
+            // Links that were passed on must be compared before more follow.
             self.is_proven &= !held.is_behind_unproven;
             match ended {
                 ReadEnd::Unread => return BackfillResult::Unread,
@@ -296,7 +296,7 @@ impl Backfill {
     }
 }
 
-/// What becomes of a source whose link `id` is not the one that was ordered.
+/// Ends the reading of a source whose link `id` is not the ordered one.
 fn unordered(id: u64, is_behind_unproven: bool) -> ReadEnd {
     let words =
         format!("link {id} as it was read from another zone is not the one that was ordered");
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_source_from_which_the_log_takes_over_is_asked_first() {
+    fn nearest_source_that_meets_the_log_is_asked_first() {
         let source = |zone: &str, frontier| Source {
             zone: zone.to_owned(),
             url: format!("http://{zone}"),

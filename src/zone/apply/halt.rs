@@ -15,7 +15,7 @@ use crate::zone::node_state::NodeState;
 /// How often a halted zone looks whether its database was replaced.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
-/// What a halted applier works with.
+/// The dependencies of a halted applier.
 pub(crate) struct Halt<'a> {
     pub(crate) node_state: &'a NodeState,
     /// `None` in surroundings where nobody can replace the database.

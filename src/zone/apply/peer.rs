@@ -12,7 +12,7 @@ use pghc_api::wire::{LinkBody, Page, Status};
 use crate::http_client::{Bounds, Failure, HttpClient};
 use crate::telemetry::describe;
 
-/// What an answer may take. Zones reach each other directly, over distances of continents.
+/// Limits of an answer. Zones reach each other directly, over distances of continents.
 const BOUNDS: Bounds = Bounds {
     connect: Duration::from_secs(2),
     silence: Duration::from_secs(8),

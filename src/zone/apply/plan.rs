@@ -46,7 +46,7 @@ pub(crate) enum PlanError {
 
 /// Plans the links of `batch` that lie above `head`, the zone's newest planned link.
 ///
-/// What lies at or below the head is dropped, since a tail that reconnects may repeat it.
+/// Writes at or below the head are dropped, since a tail that reconnects may repeat them.
 ///
 /// # Errors
 /// See [`PlanError`]; nothing of the batch may be applied then.
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn each_id_is_planned_once_and_in_order_whatever_the_tail_repeats() {
+    fn repeated_batches_are_planned_once_in_order() {
         let tail = tail();
         let first = plan(&cluster(), None, tail[0].clone()).expect("planned");
         assert_eq!(first[2].payload.as_deref(), Some("\"c\""));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_zone_has_is_taken_only_as_far_as_it_follows_from_our_own_head() {
+    fn foreign_links_are_taken_only_if_they_follow_from_our_head() {
         let links = plan(&cluster(), None, tail()[0].clone()).expect("planned");
         let bodies = || -> Vec<LinkBody> {
             links.iter().map(|l| LinkBody::new(&cluster(), l.clone()).expect("JSON")).collect()

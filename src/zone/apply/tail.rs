@@ -1,4 +1,4 @@
-//! What feeds the applier: committed batches from the nearest coordinator that answers, without
+//! Feeds the applier: committed batches from the nearest coordinator that answers, without
 //! end, and where no log reaches back far enough, links from another zone until one does.
 //!
 //! When that coordinator dies or falls behind, the next one goes on from the same id; when a nearer
@@ -42,7 +42,7 @@ pub(crate) struct Tail {
     fed: mpsc::Receiver<TailEvent>,
 }
 
-/// What a tail works with.
+/// The dependencies of a tail.
 pub(crate) struct TailContext {
     pub(crate) coordinators: Coordinators,
     pub(crate) node_state: Arc<NodeState>,
@@ -60,12 +60,12 @@ impl Tail {
         (Self { fed }, run(feed, head, sender))
     }
 
-    /// What comes next; `None` behind a refusal.
+    /// Returns the next event; `None` behind a refusal.
     pub(crate) async fn next(&mut self) -> Option<TailEvent> {
         self.fed.recv().await
     }
 
-    /// What comes next, if it is here already.
+    /// Returns the next event if it is here already.
     pub(crate) fn ready(&mut self) -> Option<TailEvent> {
         self.fed.try_recv().ok()
     }
@@ -133,7 +133,7 @@ async fn run(mut feed: TailContext, mut head: Option<Head>, out: mpsc::Sender<Ta
 }
 
 enum SessionEnd {
-    /// Nobody reads any longer.
+    /// The applier has dropped the tail.
     Unread,
     /// Another coordinator should be followed.
     Nearer,
@@ -174,7 +174,7 @@ fn another_coordinator_fits(
     refused: &Cooldowns,
 ) -> bool {
     let unfit = |place: usize| purged.is(place) || refused.is(place);
-    // Nobody is left to ask when the nearest fit one is one that has just said so.
+    // No coordinator is left to ask when the nearest fit one has just refused.
     !unfit(coordinators.nearest_but(unfit).0)
 }
 

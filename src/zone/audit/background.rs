@@ -39,7 +39,7 @@ pub(crate) const LOCATE_TRIES: u32 = 60;
 /// How fast the chain of a fenced zone is looked through once more: others may work on that server.
 const REFINE_RATE: Rate = Rate { rows: 20_000, bytes: 32 << 20 };
 
-/// What the auditor works with.
+/// The auditor's dependencies.
 #[derive(Clone)]
 pub(crate) struct Auditor {
     pub(crate) identity: Identity,
@@ -245,7 +245,7 @@ impl Auditor {
     }
 }
 
-/// What an examination came to.
+/// Result of an examination.
 pub(crate) enum Examined {
     /// Sound, and the one that was ordered.
     Sound(Option<Head>),

@@ -45,7 +45,7 @@ const LOCATE_MAX: Duration = Duration::from_secs(5);
 /// Longest look for what is wrong with a link that a read found changed: it is the first one looked at.
 const CONFIRM_MAX: Duration = Duration::from_secs(10);
 
-/// What a look at a database came to.
+/// Result of a look at a database.
 pub(crate) enum Looked {
     /// Its chain is the one that was ordered.
     Proven,

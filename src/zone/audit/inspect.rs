@@ -25,7 +25,7 @@ use crate::zone::reports::views::Views;
 /// Name under which evidence of an audit by hand is kept.
 const NODE: &str = "pghc-zone-audit";
 
-/// What came of an audit.
+/// Result of an audit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inspected {
     /// Every link from the one asked for on was recomputed, and the coordinators vouch for the last.
@@ -34,7 +34,7 @@ pub enum Inspected {
     Fenced(Evidence),
     /// Something is wrong, as these words say, and the evidence could not be kept.
     Unfenced(Evidence),
-    /// What is there is sound in itself, but it was not confirmed that it was ordered, for this reason.
+    /// The chain is sound in itself; that it was ordered was not confirmed, for this reason.
     Unproved(String),
     /// The database was replaced meanwhile.
     Moved,

@@ -48,7 +48,7 @@ pub(crate) struct Witness {
     pub(crate) http: HttpClient,
 }
 
-/// What a chain is beside the one that was ordered.
+/// Result of comparing a chain with the ordered one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Compared {
     /// The same up to the link that was asked about.
@@ -61,7 +61,7 @@ pub(crate) enum Compared {
     Unanswered(String),
 }
 
-/// What the coordinators know about a link.
+/// The coordinators' knowledge of a link.
 struct Vouched {
     /// The newest link at or below it whose digest they know.
     mark: Option<Mark>,
@@ -86,7 +86,7 @@ impl Witness {
             return Ok(Compared::Unanswered("no coordinator answers".to_owned()));
         };
         let (mark, head) = if head < id {
-            // That coordinator may be behind. What a majority confirms now is not behind any link that
+            // The coordinator may be behind. A head that a majority confirms now is not behind any link that
             // was applied before.
             match self.ask(id, true).await {
                 Some(confirmed) => (confirmed.mark, confirmed.head),
@@ -120,7 +120,7 @@ impl Witness {
         self.by_zones(own, known, at).await
     }
 
-    /// What becomes of a link that is not the one a coordinator has: a majority decides.
+    /// Judges a link that differs from a coordinator's: a majority decides.
     async fn contradict(&self, own: &dyn Database, id: u64) -> Result<Compared, ReadError> {
         let Some(due) = self.by_majority(id).await else {
             let words = format!(
@@ -189,7 +189,7 @@ impl Witness {
         None
     }
 
-    /// What the coordinator in place `place` knows of link `id`; `None` when it does not answer.
+    /// Asks the coordinator in place `place` for link `id`; `None` when it does not answer.
     async fn vouch(&self, place: usize, id: u64, confirmed: bool) -> Option<Vouched> {
         let mut request = tonic::Request::new(VouchRequest { ids: vec![id], confirmed });
         let limit = if confirmed { CONFIRM_MAX } else { ANSWER_MAX };

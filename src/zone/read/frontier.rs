@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_stays_seen_when_the_database_goes_back() {
+    fn newest_seen_id_survives_a_restored_database() {
         let frontier = Frontier::new();
         frontier.set(7);
         frontier.set(3);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_an_id_is_woken_when_the_frontier_reaches_it() {
+    async fn waiter_is_woken_when_the_frontier_reaches_its_id() {
         let frontier = Arc::new(Frontier::new());
         let waits = [3, 5, 4].map(|id| {
             let frontier = Arc::clone(&frontier);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wait_past_its_deadline_says_how_far_the_zone_is_and_is_forgotten() {
+    async fn expired_wait_answers_the_frontier() {
         let frontier = Frontier::new();
         frontier.set(2);
         let past = Instant::now();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_halted_zone_keeps_nobody_waiting() {
+    async fn halted_zone_ends_every_wait() {
         let frontier = Frontier::new();
         let halt = async { frontier.set_halted(Some("diverged".to_owned())) };
         let (waited, ()) = tokio::join!(frontier.reach(1, soon()), halt);

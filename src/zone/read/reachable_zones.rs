@@ -92,7 +92,7 @@ impl Readings {
     }
 }
 
-/// What trying needs.
+/// The dependencies of the task.
 pub(crate) struct Trying {
     pub(crate) identity: Identity,
     pub(crate) views: Arc<Views>,

@@ -108,7 +108,7 @@ impl Reads {
                 None if begun.elapsed() >= SILENCE => {
                     Err(ReadError::Database("nothing was answered in time".to_owned()))
                 }
-                // Whoever had no time to wait learns nothing of the database.
+                // A read whose deadline has passed learns nothing of the database.
                 None => Err(ReadError::Behind { frontier: self.node_state.frontier.id() }),
             },
         }

@@ -58,7 +58,7 @@ impl Replica {
                 Ok((looked, face)) => unfit(looked, &face, &node_state.system()),
                 Err(error) => Some(describe(&error)),
             };
-            // What stands in the primary's schema stands in the replica's.
+            // A change of the primary's schema is a change of the replica's.
             let why = node_state.schema_trouble().or(why);
             let is_fit = why.is_none();
             self.is_fit.store(is_fit, Ordering::Relaxed);

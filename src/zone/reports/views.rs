@@ -31,7 +31,7 @@ struct View {
     heard: Instant,
 }
 
-/// What the coordinators last answered, by place.
+/// The newest answer of each coordinator, by place.
 pub(crate) struct Views {
     views: Mutex<Vec<Option<View>>>,
 }
@@ -59,7 +59,7 @@ impl Views {
         Self { views: Mutex::new(vec![None; coordinators]) }
     }
 
-    /// What the coordinators answer to a caller that reports nothing.
+    /// Asks every coordinator once, without a report.
     pub(crate) async fn ask(coordinators: &Coordinators) -> Self {
         let views = Self::new(coordinators.count());
         for place in 0..coordinators.count() {
@@ -172,7 +172,7 @@ mod tests {
     use crate::rpc::v1::Cluster;
 
     #[test]
-    fn a_coordinator_that_stands_still_while_others_go_on_does_not_keep_up() {
+    fn coordinator_whose_head_stands_still_does_not_keep_up() {
         let views = Views::new(2);
         let at = |head| Cluster { head, ..Cluster::default() };
         let start = Instant::now();

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_full_by_count_or_by_bytes_and_never_empty() {
+    fn batch_is_limited_by_count_or_bytes() {
         assert_eq!(sizes(&[(1, 1); 3]), [3]);
         assert_eq!(sizes(&[(BATCH_WRITES_MAX, 1), (1, 1)]), [1, 1]);
         assert_eq!(sizes(&[(1, BATCH_BYTES_MAX), (1, 0), (1, 1)]), [2, 1]);

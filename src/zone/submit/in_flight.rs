@@ -54,7 +54,7 @@ pub(super) enum BatchEnd {
     Failed,
 }
 
-/// What the attempts so far say of the batch.
+/// The knowledge about a batch after the attempts so far.
 #[derive(Default)]
 struct Attempts {
     /// An attempt may have appended the batch to the log.
@@ -67,7 +67,7 @@ struct Attempts {
     is_resend: bool,
 }
 
-/// What one attempt came to.
+/// Result of one attempt.
 enum Step {
     Ordered(SubmitReply),
     /// A refusal that another attempt would meet again.

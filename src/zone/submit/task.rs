@@ -35,7 +35,7 @@ pub(super) struct SubmitTask {
     linger: AdaptiveLinger,
 }
 
-/// What the loop does next.
+/// The next step of the loop.
 enum Step {
     Send,
     /// Waits for a reply or a request, at most until this time.
