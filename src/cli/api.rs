@@ -17,7 +17,7 @@ use crate::http::{Api, Cors, LOCALHOST, Limits, REQUEST_BYTES_DEFAULT, serve};
 use crate::postgres::{Commit, Dsn};
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
-use crate::zone::audit::Rate;
+use crate::zone::audit::walk::Rate;
 use crate::zone::{Audit, Identity, Node, Settings};
 
 /// Serves HTTP in a zone and applies the ordered writes to its PostgreSQL.

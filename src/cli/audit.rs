@@ -15,7 +15,7 @@ use super::process::url;
 use super::view;
 use crate::postgres::Dsn;
 use crate::task::Tasks;
-use crate::zone::inspect::{InspectError, Inspected, inspect};
+use crate::zone::audit::inspect::{InspectError, Inspected, inspect};
 
 /// The question cannot be right.
 pub(super) const USAGE: u8 = 3;

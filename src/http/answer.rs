@@ -27,7 +27,7 @@ pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json"
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const SOFTWARE: HeaderValue = HeaderValue::from_static(concat!("pghc/", env!("CARGO_PKG_VERSION")));
 
-/// What holds of almost every answer: it was true once.
+/// Header of almost every answer: it was true once.
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// Seconds after which a refused request may be sent again.
@@ -74,7 +74,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// What identifies a request in the log: the client's own id if it is plain, else one of ours.
+/// Identifies a request in the log: by the client's own id if it is plain, else by a new one.
 pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     static PROCESS: std::sync::LazyLock<u32> = std::sync::LazyLock::new(rand::random);
@@ -143,7 +143,7 @@ pub(super) fn json(status: StatusCode, body: Vec<u8>, frontier: u64) -> Response
     response
 }
 
-/// What an answer says of a link, payload apart.
+/// The fields of a link in an answer, without its payload.
 #[derive(Debug, Clone)]
 pub(super) struct Chained {
     pub(super) id: WriteId,

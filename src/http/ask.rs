@@ -1,4 +1,4 @@
-//! What a request asks for beside its body: query parameters and the idempotency key.
+//! Parameters of a request beside its body: the query and the idempotency key.
 //!
 //! Everything is checked before anything is done. A parameter that is not known is refused, since
 //! ignoring a misspelt `at_least` would answer stale data as if it were fresh.
@@ -26,7 +26,7 @@ pub(super) enum Wait {
     Everywhere,
 }
 
-/// What a reader wants to have been applied.
+/// The position that a read requires to be applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum AtLeast {
     Id(WriteId),
@@ -185,7 +185,7 @@ fn bad(detail: impl Into<String>) -> Refusal {
     Refusal::new(ErrorCode::BadRequest, detail)
 }
 
-/// What of a client's text is repeated to it.
+/// Shortens a client's text before it is repeated in an answer.
 fn shorten(text: &str) -> String {
     text.chars().take(80).collect()
 }

@@ -15,7 +15,7 @@ use super::answer::Refusal;
 use super::limits::Limits;
 use super::room::{Room, Share};
 
-/// What a write's body is declared to be.
+/// Declared media type of a write's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Media {
     /// One write.

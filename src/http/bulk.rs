@@ -28,7 +28,7 @@ use super::ask::{Ask, Wait};
 use super::body::too_large;
 use super::outcome::{Written, settle, submit, unwritten};
 use super::state::{Api, Shared};
-use crate::zone::{NewWrite, Outcome, SubmitError};
+use crate::zone::{NewWrite, OrderResult, SubmitError};
 
 use lines::{Line, Lines};
 
@@ -161,7 +161,7 @@ async fn submit_patiently(
     api: &Api,
     writes: Vec<NewWrite>,
     deadline: Instant,
-) -> Result<Vec<Outcome>, (SubmitError, usize)> {
+) -> Result<Vec<OrderResult>, (SubmitError, usize)> {
     let count = writes.len();
     let mut pause = FIRST_PAUSE;
     loop {

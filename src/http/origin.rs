@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_page_is_refused_and_a_program_is_not() {
+    fn page_of_another_origin_is_refused() {
         let (closed, post, get) = (Cors::Closed, Method::POST, Method::GET);
         let host = ("host", "127.0.0.1:8080");
         assert!(passes(&closed, &post, &[host]), "a program");

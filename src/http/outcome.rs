@@ -16,7 +16,7 @@ use super::answer::{Chained, Refusal, TOKEN, json, of_link};
 use super::ask::{Ask, Wait};
 use super::state::Api;
 use crate::telemetry::WriteEnd;
-use crate::zone::{Need, NewWrite, Outcome, ReadError, Snapshot, SubmitError};
+use crate::zone::{Need, NewWrite, OrderResult, ReadError, Snapshot, SubmitError};
 
 /// A write as it is answered.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ pub(super) async fn submit(
     api: &Api,
     writes: Vec<NewWrite>,
     deadline: Instant,
-) -> Result<Vec<Outcome>, SubmitError> {
+) -> Result<Vec<OrderResult>, SubmitError> {
     if api.shutdown.is_cancelled() {
         return Err(SubmitError::Draining);
     }
@@ -77,9 +77,9 @@ pub(super) async fn submit(
             assert_eq!(outcomes.len(), count, "every write has its own outcome");
             for outcome in outcomes {
                 let end = match outcome {
-                    Outcome::Ordered(_) => WriteEnd::Ordered,
-                    Outcome::Repeated(_) => WriteEnd::Repeated,
-                    Outcome::KeyReused(_) => WriteEnd::KeyReused,
+                    OrderResult::Ordered(_) => WriteEnd::Ordered,
+                    OrderResult::Repeated(_) => WriteEnd::Repeated,
+                    OrderResult::KeyReused(_) => WriteEnd::KeyReused,
                 };
                 metrics.ended(end, 1);
             }
@@ -104,7 +104,7 @@ pub(super) async fn submit(
 /// Waits as asked and answers each outcome, in order.
 pub(super) async fn settle(
     api: &Api,
-    outcomes: Vec<Outcome>,
+    outcomes: Vec<OrderResult>,
     wait: Wait,
     deadline: Instant,
 ) -> Vec<Result<Written, Refusal>> {
@@ -117,13 +117,10 @@ pub(super) async fn settle(
     let mut answers = Vec::with_capacity(outcomes.len());
     for outcome in outcomes {
         answers.push(match outcome {
-            Outcome::Ordered(head) => check(&waited, awaited(&outcome, wait)).map(|()| Written {
-                link: of_head(api, &head),
-                repeated: false,
-                spent: None,
-            }),
-            Outcome::Repeated(id) => repeated(api, id, &waited, until).await,
-            Outcome::KeyReused(id) => {
+            OrderResult::Ordered(head) => check(&waited, awaited(&outcome, wait))
+                .map(|()| Written { link: of_head(api, &head), repeated: false, spent: None }),
+            OrderResult::Repeated(id) => repeated(api, id, &waited, until).await,
+            OrderResult::KeyReused(id) => {
                 let detail = format!("write {id} has this Idempotency-Key and another payload");
                 Err(Refusal::new(ErrorCode::KeyReused, detail).id(id))
             }
@@ -133,12 +130,12 @@ pub(super) async fn settle(
 }
 
 /// The id whose applying an outcome's answer waits for.
-fn awaited(outcome: &Outcome, wait: Wait) -> Option<WriteId> {
+fn awaited(outcome: &OrderResult, wait: Wait) -> Option<WriteId> {
     match outcome {
-        Outcome::Ordered(head) => Some(head.id).filter(|_| wait != Wait::Ordered),
+        OrderResult::Ordered(head) => Some(head.id).filter(|_| wait != Wait::Ordered),
         // Its chain values stand in the zone only.
-        Outcome::Repeated(id) => Some(*id),
-        Outcome::KeyReused(_) => None,
+        OrderResult::Repeated(id) => Some(*id),
+        OrderResult::KeyReused(_) => None,
     }
 }
 
@@ -207,7 +204,7 @@ fn not_applied(id: WriteId, why: &str) -> Refusal {
     Refusal::new(ErrorCode::CommittedNotApplied, detail).id(id)
 }
 
-/// What a write is answered that has no outcome.
+/// The answer to a write without a result.
 pub(super) fn unwritten(error: &SubmitError) -> Refusal {
     let (code, detail) = match error {
         SubmitError::Halted(why) => return Refusal::new(ErrorCode::ZoneHalted, why.clone()),

@@ -1,4 +1,4 @@
-//! What operators and their machines ask a node: is it alive, does it read, does it write, how is the
+//! Probes, status and metrics: is the node alive, does it read, does it write, how is the
 //! cluster.
 
 use axum::extract::State;

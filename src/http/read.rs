@@ -50,7 +50,7 @@ pub(super) async fn link(State(api): State<Shared>, request: Request) -> Result<
     let mut text = String::new();
     write_link(&api, link, &mut text);
     let mut response = json(StatusCode::OK, text.into_bytes(), frontier);
-    // What was asked for beside the link is true now only, and a link may be kept that was ordered.
+    // A frontier is true now only; an ordered link may be cached.
     if ask.at_least.is_none() && !ask.linearizable && id.get() <= api.service.known() {
         response.headers_mut().insert(CACHE_CONTROL, FOR_EVER);
     }
@@ -188,7 +188,7 @@ pub(super) fn behind(api: &Api, need: Need, error: ReadError) -> Refusal {
     Refusal::new(ErrorCode::NotAppliedYet, detail).frontier(frontier)
 }
 
-/// What a read is answered that failed.
+/// The answer to a read that failed.
 pub(super) fn unreadable(api: &Api, error: ReadError) -> Refusal {
     match error {
         ReadError::Behind { frontier } => {
@@ -215,7 +215,7 @@ pub(super) fn unreadable(api: &Api, error: ReadError) -> Refusal {
     }
 }
 
-/// What a read is answered that met a link which was changed by hand.
+/// The answer to a read that met a link changed by hand.
 fn changed(id: WriteId, code: ErrorCode) -> Refusal {
     let detail = format!(
         "link {id} of this zone does not follow from the link before it: its database was changed by hand; \

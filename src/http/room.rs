@@ -70,7 +70,7 @@ impl Room {
         Ok(response.map(|body| Body::new(Held { body, share: Some(share) })))
     }
 
-    /// What is larger than all room takes the whole of it.
+    /// A body larger than the budget takes all of it.
     fn permits(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.min(self.half)).unwrap_or(u32::MAX)
     }

@@ -37,7 +37,7 @@ const BUFFER_BYTES: usize = 32 << 10;
 /// Furthest the timer of a connection is set ahead while nothing is due.
 const NOTHING_DUE: Duration = Duration::from_secs(3600);
 
-/// What answers the requests of a server.
+/// The request handler of a server.
 pub(super) trait Answering: Clone + Send + Sync + 'static {
     /// Answers one request, whatever happens.
     fn answer(&self, request: Request<Body>) -> impl Future<Output = Response> + Send;
@@ -74,7 +74,7 @@ pub(super) async fn serve_by<A: Answering>(listener: TcpListener, answering: A, 
             }
         }
     }
-    // Who has connected before the end would be reset with the listener.
+    // Connections in the backlog would be reset with the listener.
     for _ in 0..limits.connections {
         let Some(Ok((stream, _))) = listener.accept().now_or_never() else { break };
         server.take(stream).await;

@@ -1,4 +1,4 @@
-//! What every handler of a node stands on: its service, its bounds and room, whether it leaves.
+//! State shared by the handlers of a node: its service, limits and memory budget, and whether it drains.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use super::room::Room;
 use crate::telemetry::Metrics;
 use crate::zone::Service;
 
-/// What every handler stands on.
+/// State shared by all handlers.
 pub(super) type Shared = Arc<Api>;
 
 /// The HTTP face of one node.

@@ -101,7 +101,7 @@ impl Batch {
     }
 }
 
-/// What became of an attempt to become the applier.
+/// Result of an attempt to become the applier.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Acquired {
     /// This session may apply, from behind `head`, until somebody acquires a newer epoch.

@@ -26,7 +26,7 @@ pub(super) const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 pub struct WrongColumn {
     /// Table and column.
     pub column: &'static str,
-    /// What is there instead.
+    /// The type that is there instead.
     pub found: String,
 }
 

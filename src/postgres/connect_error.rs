@@ -10,7 +10,7 @@ pub enum ConnectError {
     Unavailable {
         /// Where, without the password.
         dsn: String,
-        /// What the driver says.
+        /// The driver's error.
         #[source]
         source: Option<tokio_postgres::Error>,
     },
@@ -28,7 +28,7 @@ pub enum ConnectError {
     Unusable {
         /// Where, without the password.
         dsn: String,
-        /// What is wrong and what to do.
+        /// The fault and the remedy.
         message: String,
     },
 }

@@ -1,5 +1,5 @@
-//! What was found wrong with a zone's chain, kept in its database: while it is there, nobody
-//! applies to that zone, whichever node is restarted.
+//! Evidence against a zone's chain, kept in its database: while it is there, no node
+//! applies to that zone, whichever node restarts.
 
 use std::fmt;
 
@@ -19,17 +19,17 @@ use crate::task::Tasks;
 pub struct Evidence {
     /// First bad id, 0 when it is not known.
     pub id: i64,
-    /// What is wrong, one word.
+    /// Kind of the fault, in one word.
     pub what: String,
-    /// What a sound chain has there.
+    /// The value that a sound chain has there.
     pub expected: String,
-    /// What was there.
+    /// The value that was there.
     pub found: String,
     /// Node that found it.
     pub node: String,
 }
 
-/// What keeping evidence does.
+/// Effect of keeping evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
     /// The zone is fenced from then on.
@@ -49,7 +49,7 @@ impl Evidence {
         })
     }
 
-    /// What the verifier found, as `node` saw it.
+    /// Makes evidence of a violation that `node` found.
     #[must_use]
     pub fn of(violation: &Violation, node: &NodeName) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! What a zone's database says of itself: what a node must know before it serves anything of it.
+//! A zone's database in its own words, read by a node before it serves anything of it.
 
 use pghc_api::chain::Digest;
 use tokio_postgres::Row;
@@ -32,7 +32,7 @@ pub struct Face {
 }
 
 impl Reader {
-    /// What the database says of itself.
+    /// The database's own account of itself.
     ///
     /// # Errors
     /// See [`ReadError`].

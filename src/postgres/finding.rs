@@ -1,4 +1,4 @@
-//! What can be wrong with a database, and whether its zone may still apply.
+//! Findings about a database, and whether its zone may still apply.
 
 use std::fmt;
 

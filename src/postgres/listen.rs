@@ -34,7 +34,7 @@ struct Listener {
     connection: Connection,
     /// Bells without news, in a row.
     idle_bells: u32,
-    /// What was answered last.
+    /// The last answer.
     frontier: Option<u64>,
 }
 
@@ -47,7 +47,7 @@ struct Connection {
     error: Option<tokio_postgres::Error>,
     /// Whether the bell rang since the last look.
     rang: bool,
-    /// What the bell said; `None` but for a deliberate bug.
+    /// Payload of the notification; `None` but for a deliberate bug.
     believed: Option<u64>,
 }
 
@@ -91,7 +91,7 @@ impl Listener {
     /// Waits until the bell rings, or it is time to look anyway.
     async fn bell(&mut self) -> Result<(), ReadError> {
         if let Some(doublings) = self.idle_bells.checked_sub(IDLE_BELLS) {
-            // Somebody else rings: that must not keep this session busy.
+            // Notifications of other logins must not keep this session busy.
             tokio::time::sleep(Duration::from_millis(1 << doublings.min(6))).await;
         }
         let connection = &mut self.connection;

@@ -21,7 +21,7 @@ const TURN_MAX: Duration = Duration::from_secs(60);
 /// Attempts at a transaction that another session's may be in the way of.
 const ATTEMPTS: usize = 5;
 
-/// What a transaction ends with that met another one on its way: what it creates was created meanwhile,
+/// SQLSTATEs of a transaction that met a concurrent one: its objects were created meanwhile,
 /// or "tuple concurrently updated" of roles, which belong to the whole server, so that no lock of ours
 /// reaches those who create them for another database.
 const RACES: &[&str] = &["23505", "42P06", "42P07", "42710", "XX000"];

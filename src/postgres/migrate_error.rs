@@ -53,7 +53,7 @@ pub enum MigrateError {
         sqlstate: String,
         /// The server's message and the way out.
         message: String,
-        /// What the driver says.
+        /// The driver's error.
         #[source]
         source: Option<tokio_postgres::Error>,
     },

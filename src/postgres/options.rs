@@ -17,7 +17,7 @@ const WANTED: &str = "want postgres://user@host:port/database or host=… dbname
 #[error("the PostgreSQL connection string is not usable: {0}")]
 pub struct BadDsn(pub(super) String);
 
-/// What becomes of an option.
+/// Treatment of an option.
 enum Rule {
     /// It is used.
     Used,
@@ -63,7 +63,7 @@ const REFUSED: &[(&str, &str)] = &[
     ),
 ];
 
-/// What becomes of an option; `None` for one that no client knows.
+/// Returns the treatment of an option; `None` for one that no client knows.
 fn rule(key: &str) -> Option<Rule> {
     let names = |list: &str| list.split_whitespace().any(|name| name == key);
     match REFUSED.iter().find(|(list, _)| names(list)) {

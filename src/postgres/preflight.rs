@@ -1,4 +1,4 @@
-//! What must be true of a database before its zone applies anything to it.
+//! Checks a database before its zone applies anything to it.
 //!
 //! All findings are reported together. Nothing here writes.
 
@@ -20,7 +20,7 @@ const VERSION_MIN: i32 = 140_000;
 /// Whose all of it must be.
 const OWNER: &str = "pghc_owner";
 
-/// What `sql/queries/schema.sql` must answer.
+/// The expected answer of `sql/queries/schema.sql`.
 const SCHEMA: &str = include_str!("../../sql/schema.txt");
 
 /// The first words about a server.

@@ -26,7 +26,7 @@ const PIECE_LINKS: i64 = 20_000;
 /// Columns of a row.
 const COLUMNS: u16 = 6;
 
-/// What binary COPY begins with; flags and the length of an extension follow.
+/// Signature of binary COPY; flags and the length of an extension follow.
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
 /// One row of `pghc.chain`. `None` is SQL null; text comes as bytes, since a damaged database may
@@ -161,7 +161,7 @@ fn micros(column: Option<&[u8]>) -> Option<Micros> {
     Some(Micros(micros.saturating_add(POSTGRES_EPOCH)))
 }
 
-/// What a database says about its chain, all of one snapshot. `None` is SQL null or a missing row.
+/// A database's account of its chain, all of one snapshot. `None` is SQL null or a missing row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawHead {
     /// The cluster's UUID.
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_read_with_and_without_the_header_before_it() {
+    fn row_is_read_with_or_without_the_header() {
         let time = 1_i64.to_be_bytes();
         let id = 7_i64.to_be_bytes();
         let full = [Some(&id[..]), Some(b"n"), Some(b"h"), Some(b"d"), Some(&time), Some(b"{}")];
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_alone_and_the_end_are_no_rows() {
+    fn header_alone_is_no_row() {
         for message in [HEADER, b"", b"\xff\xff", &[HEADER, b"\xff\xff"].concat()] {
             assert!(matches!(RawLink::read(Bytes::copy_from_slice(message)), Ok(None)));
         }

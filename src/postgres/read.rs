@@ -33,7 +33,7 @@ pub struct Page {
     pub frontier: u64,
 }
 
-/// Who applies, as one look at the frontier shows it.
+/// The applier, as one look at the frontier shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// Newest epoch; 0 while nobody has ever applied.
@@ -184,7 +184,7 @@ impl Reader {
         Ok(self.lease().await?.applied_id)
     }
 
-    /// Who applies, and how far.
+    /// Returns the applier and the frontier.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -199,7 +199,7 @@ impl Reader {
         })
     }
 
-    /// What is wrong with the schema, fatal or not; see [`super::preflight()`].
+    /// Returns the findings about the schema, fatal or not; see [`super::preflight()`].
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -330,7 +330,7 @@ mod tests {
     use super::{ReadError, dense};
 
     #[test]
-    fn missing_link_is_damage_and_no_answer() {
+    fn missing_link_is_damage() {
         let links = |ids: &[u64]| {
             let ids: Vec<WriteId> = ids.iter().map(|id| WriteId::try_from(*id).unwrap()).collect();
             ids.into_iter()

@@ -4,7 +4,7 @@ use std::fmt;
 
 use tokio_postgres::error::DbError;
 
-/// What to do about a server whose files were replaced under it.
+/// Remedy for a server whose files were replaced under it.
 pub(super) const REPLACED: &str = "the files of the PostgreSQL server were replaced while it runs \
     (an upgrade in place), and only a restart of the PostgreSQL server helps; nothing is lost, and \
     this node goes on by itself then";
@@ -34,7 +34,7 @@ impl Replaced {
     }
 }
 
-/// What PostgreSQL said to a step of the migration, and the way out of it.
+/// PostgreSQL's refusal of a step of the migration, with the remedy.
 pub(super) struct Refusal {
     words: String,
     way_out: &'static str,

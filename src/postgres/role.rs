@@ -7,7 +7,7 @@ pub const STATEMENT_MAX: Duration = Duration::from_secs(10);
 /// Longest time a statement waits for a lock.
 pub const LOCK_MAX: Duration = Duration::from_secs(5);
 
-/// What a session is for, and so which role it takes.
+/// Purpose of a session, which decides its role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Migrates and inspects; keeps the login role.
@@ -22,7 +22,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// What a session says right after login.
+    /// The statement that a session runs right after login.
     pub(super) const fn set_role(self) -> &'static str {
         match self {
             Self::Login => "",

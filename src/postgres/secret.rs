@@ -60,7 +60,7 @@ pub(super) enum Secret {
     Whole(Arc<Path>),
 }
 
-/// What a password is asked for.
+/// The server and login that a password is for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Login<'a> {
     pub(super) servers: &'a [(String, u16)],
@@ -102,7 +102,7 @@ impl Secret {
         }
     }
 
-    /// What to say of a log-in that was refused for want of a password.
+    /// Advice for a log-in that was refused for want of a password.
     pub(super) fn advice(&self) -> String {
         match self {
             Self::Given => "the connection string holds one".to_owned(),

@@ -1,5 +1,4 @@
-//! What every session of ours is: its settings, whatever server, database and login say, and its
-//! role.
+//! Settings and role of every session of pghc, whatever server, database and login set.
 //!
 //! Invariant: no statement of ours runs in a session whose settings are another's. They travel as
 //! start-up options, which win over those of database and login and hold from the first moment on.
@@ -44,7 +43,7 @@ const PINS: &[(&str, &str)] = &[
     ("synchronous_commit", "on"),
     ("default_transaction_isolation", "read\\ committed"),
     ("default_transaction_deferrable", "off"),
-    // That a session only reads is said after log-in: `target_session_attrs=read-write` would take
+    // Sessions become read-only after log-in: `target_session_attrs=read-write` would take
     // one that is born so for a replica's.
     ("default_transaction_read_only", "off"),
     ("default_tablespace", ""),
@@ -152,7 +151,7 @@ mod tests {
     use crate::postgres::Role;
 
     #[test]
-    fn a_session_is_born_with_what_its_server_knows() {
+    fn session_starts_with_the_settings_of_its_version() {
         assert!(!options(Role::Reader, 16).contains("transaction_timeout="));
         assert!(options(Role::Reader, 17).contains(" -c transaction_timeout=0"));
         assert!(options(Role::Reader, 0).contains(" -c statement_timeout=10000"));

@@ -57,12 +57,12 @@ pub struct Relation {
     pub has_children: bool,
 }
 
-/// What is not as the migrations made it.
+/// A difference from the migrations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Altered {
-    /// What the migrations made.
+    /// The kind that the migrations make.
     pub expected: String,
-    /// What is there.
+    /// The kind that is there.
     pub found: String,
     /// Whether rows can still be read by id as a reader reads them, so that a check of the links says
     /// more than this finding does.
@@ -70,7 +70,7 @@ pub struct Altered {
 }
 
 impl RawChain {
-    /// What the catalogue says of the chain's relations.
+    /// The catalogue's account of the chain's relations.
     ///
     /// # Errors
     /// See [`ReadError`].
@@ -104,7 +104,7 @@ fn relation(row: &Row) -> Result<Relation, tokio_postgres::Error> {
     })
 }
 
-/// What of `relations` is not as the migrations made it, the worst first. A relation of `pghc` that
+/// Returns the differences of `relations` from the migrations, the worst first. A relation of `pghc` that
 /// is not there at all is no finding of this: the reading of it says so.
 #[must_use]
 pub fn altered(relations: &[Relation]) -> Vec<Altered> {

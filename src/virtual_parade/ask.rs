@@ -1,4 +1,4 @@
-//! What clients ask of an API node: the calls that its HTTP face makes, in the node's process.
+//! Requests of clients to an API node: the calls that its HTTP layer makes, in the node's process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use pghc_api::id::WriteId;
 use tokio::time::Instant;
 
 use super::parade::Parade;
-use crate::zone::{Need, NewWrite, Node, Outcome, ReadError, Service as _};
+use crate::zone::{Need, NewWrite, Node, OrderResult, ReadError, Service as _};
 
 /// A request.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub enum Ask {
     Newest,
 }
 
-/// What became of it.
+/// The result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// A write is applied.
@@ -58,7 +58,7 @@ impl Parade {
         let Some((process, node)) = self.node(zone, node) else {
             return Answer::Failed("broken: connection refused".to_owned());
         };
-        // What a killed process had begun ends with it.
+        // Requests of a killed process end with it.
         let asked = process.spawn(answer(node, ask, until));
         asked.await.unwrap_or_else(|_| Answer::Failed("broken: connection reset".to_owned()))
     }
@@ -97,9 +97,9 @@ async fn write(node: &Node, key: &str, payload: Bytes, until: Instant) -> Answer
     let write = NewWrite { key: Some(key), payload: Some(payload) };
     let started = Instant::now();
     let id = match node.submit(vec![write], until).await.map(|mut all| all.pop()) {
-        Ok(Some(Outcome::Ordered(head))) => head.id.get(),
-        Ok(Some(Outcome::Repeated(id))) => id.get(),
-        Ok(Some(Outcome::KeyReused(id))) => {
+        Ok(Some(OrderResult::Ordered(head))) => head.id.get(),
+        Ok(Some(OrderResult::Repeated(id))) => id.get(),
+        Ok(Some(OrderResult::KeyReused(id))) => {
             return Answer::Refused(format!("the key is that of write {id}"));
         }
         Ok(None) => return Answer::Failed("no outcome".to_owned()),

@@ -29,7 +29,7 @@ thread_local! {
     static CURRENT: RefCell<Option<Arc<Conductor>>> = const { RefCell::new(None) };
 }
 
-/// Who waits for an exact time.
+/// Tasks that wait for an exact time.
 #[derive(Default)]
 struct Wait {
     waker: Mutex<Option<Waker>>,
@@ -102,7 +102,7 @@ where
                 done = &mut work => done,
             }
         });
-        // What is still under way may hold the clock.
+        // Tasks that still run may hold the clock.
         drop(runtime);
         CURRENT.set(None);
         Ok(done)
@@ -241,7 +241,7 @@ mod tests {
     const US: Duration = Duration::from_micros(1);
 
     #[test]
-    fn exact_times_are_met_and_whole_milliseconds_are_not_passed_over() {
+    fn exact_times_are_met() {
         let woken = run(|| async {
             let start = Instant::now();
             let exact = |us: u32| async move {

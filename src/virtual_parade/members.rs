@@ -1,4 +1,4 @@
-//! Who takes part and who leads: learners join a founded group, the lead is moved. And how a command
+//! Members and leader: learners join a founded group, leadership is transferred. Also how a command
 //! is given in virtual time, for the simulation too.
 
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //! tail) and real API nodes (submitting, applying) on a network, disks, databases and a clock in
 //! memory.
 //!
-//! What it is for: protocols over distances, at 3 to 48 zones, in seconds, the same for the same
+//! Purpose: protocols over distances, at 3 to 48 zones, in seconds, the same for the same
 //! seed. What it leaves out: processors (nothing takes any time), disks (nor does writing), PostgreSQL
 //! and HTTP. `tests/sim` stands on the same [`net`], with roads, disks and databases that fail.
 //!

@@ -34,10 +34,10 @@ const SERVER_PATIENCE: Duration = Duration::from_secs(30);
 /// Messages of one body that are under way at most; then its sender waits.
 const UNDER_WAY_MAX: usize = 1_024;
 
-/// What a message's head takes, in bytes.
+/// Bytes of a message's head.
 const HEAD_BYTES: usize = 64;
 
-/// What lies between hosts, which are known by number.
+/// The network between hosts, which are known by number.
 pub trait Roads: Send + Sync + 'static {
     /// Begins one direction of a connection.
     fn lane(&self, from: usize, to: usize) -> Box<dyn Lane>;
@@ -194,7 +194,7 @@ impl Dial for Dialer {
     }
 }
 
-/// What a carrier stands for: at most one connection at a time.
+/// State of a carrier: at most one connection at a time.
 struct Line {
     net: Net,
     from: usize,

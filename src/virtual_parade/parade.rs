@@ -40,7 +40,7 @@ const NEAR: Duration = Duration::from_millis(20);
 /// Round trips up to which the settings for distances do.
 const FAR: Duration = Duration::from_millis(350);
 
-/// What is started.
+/// The plan.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Makes everything that is random.
@@ -160,7 +160,7 @@ impl Parade {
         parade
     }
 
-    /// What was started.
+    /// The plan.
     #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.0.plan
@@ -172,7 +172,7 @@ impl Parade {
         self.0.timing
     }
 
-    /// What lies between the zones. After a cut or a healing the parade must be [told](Self::note).
+    /// The links between the zones. After a cut or a healing the parade must be [told](Self::note).
     #[must_use]
     pub fn roads(&self) -> &WanRoads {
         &self.0.roads
@@ -189,7 +189,7 @@ impl Parade {
         &self.0.zones[zone].database
     }
 
-    /// What ended although nobody told it to, in sentences.
+    /// Processes that ended without an order, in sentences.
     #[must_use]
     pub fn ended(&self) -> Vec<String> {
         self.0.ended.lock().clone()
@@ -360,7 +360,7 @@ impl Parade {
         }
     }
 
-    /// What the first API node of a zone says of the group.
+    /// The group as the first API node of a zone sees it.
     pub async fn status(&self, zone: usize) -> Option<Status> {
         let (_, node) = self.node(zone, 0)?;
         Some(node.status().await)

@@ -13,7 +13,7 @@ use crate::rpc::{Caller, Dial, MESSAGE_BYTES_MAX};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A client of one coordinator.
-pub(super) type Client = CoordinatorClient<Caller>;
+pub(crate) type Client = CoordinatorClient<Caller>;
 
 struct Coordinator {
     client: Client,
@@ -22,7 +22,7 @@ struct Coordinator {
 
 /// All coordinators; clones share what is known of them.
 #[derive(Clone)]
-pub(super) struct Coordinators {
+pub(crate) struct Coordinators {
     nearest_first: Arc<Vec<Coordinator>>,
     turns: Arc<AtomicU64>,
 }
@@ -30,7 +30,7 @@ pub(super) struct Coordinators {
 impl Coordinators {
     /// # Errors
     /// If one of `urls` is not a URL.
-    pub(super) fn new(
+    pub(crate) fn new(
         dial: &dyn Dial,
         cluster: &ClusterId,
         urls: &[String],
@@ -47,29 +47,29 @@ impl Coordinators {
     }
 
     /// How many there are.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.nearest_first.len()
     }
 
     /// The client of the coordinator in place `place`.
-    pub(super) fn client(&self, place: usize) -> Client {
+    pub(crate) fn client(&self, place: usize) -> Client {
         self.nearest_first[place].client.clone()
     }
 
     /// All places: those that answer first, the nearest first among them.
-    pub(super) fn in_order(&self) -> Vec<usize> {
+    pub(crate) fn in_order(&self) -> Vec<usize> {
         let mut places: Vec<usize> = (0..self.count()).collect();
         places.sort_by_key(|place| !self.nearest_first[*place].answers.load(Ordering::Relaxed));
         places
     }
 
     /// The nearest that answers. When none does, each in turn: one of them may be back.
-    pub(super) fn nearest(&self) -> (usize, Client) {
+    pub(crate) fn nearest(&self) -> (usize, Client) {
         self.nearest_but(|_| false)
     }
 
     /// As [`Coordinators::nearest`], but none that is `unfit`, unless all are.
-    pub(super) fn nearest_but(&self, unfit: impl Fn(usize) -> bool) -> (usize, Client) {
+    pub(crate) fn nearest_but(&self, unfit: impl Fn(usize) -> bool) -> (usize, Client) {
         let answers = |(_, c): &(usize, &Coordinator)| c.answers.load(Ordering::Relaxed);
         let mut answering = self.nearest_first.iter().enumerate().filter(answers);
         let fit = answering.find(|(place, _)| !unfit(*place)).map(|(place, _)| place);
@@ -81,7 +81,7 @@ impl Coordinators {
     }
 
     /// Notes whether the coordinator in place `place` answered.
-    pub(super) fn note(&self, place: usize, answers: bool) {
+    pub(crate) fn note(&self, place: usize, answers: bool) {
         let before = self.nearest_first[place].answers.swap(answers, Ordering::Relaxed);
         if before != answers {
             tracing::info!(place, answers, "coordinator changed");
@@ -89,7 +89,7 @@ impl Coordinators {
     }
 
     /// Whether any answered when last asked.
-    pub(super) fn any_answers(&self) -> bool {
+    pub(crate) fn any_answers(&self) -> bool {
         self.nearest_first.iter().any(|c| c.answers.load(Ordering::Relaxed))
     }
 }

@@ -1,4 +1,4 @@
-//! What a node needs of its zone's database: the seam at which the simulation puts a twin.
+//! The calls of a node to its zone's database: the seam at which the simulation puts a model.
 //!
 //! The twin has to pass the same tests as PostgreSQL (`tests/sim/contract.rs`). What each call
 //! promises is written at its PostgreSQL form in [`crate::postgres`].
@@ -34,10 +34,10 @@ pub trait Database: Send + Sync + 'static {
     /// Follows the frontier; see [`listen()`].
     fn listen(&self) -> BoxFuture<'_, Result<Heard, ConnectError>>;
 
-    /// Who applies, and how far; see [`Reader::lease`].
+    /// Returns the applier, its epoch and the frontier; see [`Reader::lease`].
     fn lease(&self) -> BoxFuture<'_, Result<Lease, ReadError>>;
 
-    /// What it says of itself, of one snapshot; see [`Reader::face`].
+    /// Returns the database's own account of itself, of one snapshot; see [`Reader::face`].
     fn face(&self) -> BoxFuture<'_, Result<Face, ReadError>>;
 
     /// One link and the frontier; see [`Reader::link`].

@@ -3,34 +3,18 @@
 //! [`Service`] is what the HTTP layer stands on. Its one real implementation is [`Node`]; tests of
 //! the HTTP layer put a double in its place.
 
-mod applier;
+mod apply;
 pub mod audit;
-mod auditor;
-mod backfill;
-mod batcher;
+mod conditions;
 mod coordinators;
 pub mod database;
-mod frontier;
-mod guard;
-mod halt;
-pub mod inspect;
 mod node;
-mod peer;
-mod plan;
-mod read_check;
-mod reading;
-mod reads;
-mod replica;
-mod report;
-mod schema_check;
-mod standing;
+mod node_state;
+mod read;
+mod reports;
 mod submit;
-mod tail;
-mod tail_event;
-mod views;
-mod witness;
 
-pub use auditor::Settings as Audit;
+pub use audit::background::Settings as Audit;
 pub use node::{Node, Outside, OwnChain, Settings};
 
 use futures::future::BoxFuture;
@@ -48,9 +32,9 @@ pub struct NewWrite {
     pub payload: Option<bytes::Bytes>,
 }
 
-/// What became of one submitted write.
+/// Result of ordering one write.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum OrderResult {
     /// A new link with these chain values.
     Ordered(Head),
     /// This key was ordered before, under this id.
@@ -64,7 +48,7 @@ pub enum Outcome {
 pub enum Unready {
     /// The zone has halted, and an operator must act.
     Halted(String),
-    /// What passes by itself: the database or the leader is away, the zone is being filled.
+    /// A condition that passes by itself: the database or the leader is away, the zone is being filled.
     Other(String),
 }
 
@@ -135,7 +119,7 @@ pub enum ReadError {
     Halted(String),
 }
 
-/// Who this node is.
+/// The identity of a node.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// The cluster.
@@ -150,10 +134,10 @@ pub struct Identity {
     pub place: String,
 }
 
-/// What the original's clients read of a link.
+/// The fields of a link that the original's clients read.
 pub type Recent = (WriteId, LinkHash, NodeName);
 
-/// What a read must show.
+/// Requirements of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Need {
     /// Everything up to this id, at least.
@@ -164,18 +148,18 @@ pub struct Need {
     pub may_be_replica: bool,
 }
 
-/// What was read, and how far the chain was then.
+/// A value that was read, and the frontier of the same snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot<T> {
-    /// What was read.
+    /// The value.
     pub value: T,
     /// Newest id of the same snapshot; at least what was needed.
     pub frontier: u64,
 }
 
-/// What the HTTP layer needs of a node. Every call ends by its deadline.
+/// The calls of the HTTP layer to a node. Every call ends by its deadline.
 pub trait Service: Send + Sync + 'static {
-    /// Who this node is.
+    /// The identity of a node.
     fn identity(&self) -> &Identity;
 
     /// Newest id known to be applied in this zone; 0 while nothing is.
@@ -205,7 +189,7 @@ pub trait Service: Send + Sync + 'static {
         &self,
         writes: Vec<NewWrite>,
         deadline: Instant,
-    ) -> BoxFuture<'_, Result<Vec<Outcome>, SubmitError>>;
+    ) -> BoxFuture<'_, Result<Vec<OrderResult>, SubmitError>>;
 
     /// Waits until this zone has applied `id`; answers the frontier then.
     fn wait_applied(&self, id: u64, deadline: Instant) -> BoxFuture<'_, Result<u64, ReadError>>;

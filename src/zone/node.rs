@@ -1,6 +1,7 @@
 //! One API node: its tasks, and the service that HTTP stands on.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use pghc_api::chain::Link;
@@ -8,24 +9,25 @@ use pghc_api::id::WriteId;
 use pghc_api::wire::{CoordinatorStatus, Status, ZoneState, ZoneStatus};
 use tokio::time::{Instant, timeout_at};
 
-use super::applier::ApplierTask;
-use super::auditor::{Auditor, Settings as Audit};
+use super::apply::applier::ApplierTask;
+use super::apply::peer;
+use super::audit::background::{Auditor, Settings as Audit};
+use super::audit::guard::{Guard, Look};
+use super::audit::schema_check;
+use super::audit::witness::Witness;
 use super::coordinators::Coordinators;
 use super::database::{Database, Postgres};
-use super::guard::{Guard, Look};
-use super::peer;
-use super::read_check;
-use super::reading::{Readings, Trying};
-use super::reads::Reads;
-use super::replica::Replica;
-use super::report;
-use super::schema_check;
-use super::standing::Standing;
-use super::submit::Submitter;
-use super::views::Views;
-use super::witness::Witness;
+use super::node_state::NodeState;
+use super::read::reachable_zones::{Readings, Trying};
+use super::read::read_check;
+use super::read::reads::Reads;
+use super::read::replica::Replica;
+use super::reports::reporter;
+use super::reports::views::Views;
+use super::submit::queue::Submitter;
 use super::{
-    Identity, Need, NewWrite, Outcome, ReadError, Recent, Service, Snapshot, SubmitError, Unready,
+    Identity, Need, NewWrite, OrderResult, ReadError, Recent, Service, Snapshot, SubmitError,
+    Unready,
 };
 use crate::postgres::{Commit, Dsn, Reader};
 use crate::rpc::v1::zone_view::State;
@@ -38,12 +40,15 @@ use crate::telemetry::Metrics;
 /// Reading sessions of one node.
 const READERS: usize = 8;
 
+/// Pause before a coordinator is asked again.
+const RETRY: Duration = Duration::from_millis(20);
+
 /// A zone that has not reported for so long counts as silent.
 const SILENT_MS: u64 = 5_000;
 
-/// What an API node is started with.
+/// The settings of an API node.
 pub struct Settings {
-    /// Who it is.
+    /// Its identity.
     pub identity: Identity,
     /// Its zone's database.
     pub database: Dsn,
@@ -59,7 +64,7 @@ pub struct Settings {
     pub metrics: Arc<Metrics>,
 }
 
-/// What a node meets outside itself: real in every deployment, simulated in `tests/sim`.
+/// The environment of a node: real in every deployment, simulated in `tests/sim`.
 pub struct Outside {
     /// Its zone's database.
     pub database: Arc<dyn Database>,
@@ -67,7 +72,7 @@ pub struct Outside {
     pub dial: Arc<dyn Dial>,
     /// Names the node's batches; never used by another process, before or after.
     pub session: crate::sequencer::SessionId,
-    /// What only a database that outsiders can reach needs: checks, evidence, replicas.
+    /// Checks, evidence and replicas of a database that other logins can reach.
     pub own: Option<OwnChain>,
 }
 
@@ -84,7 +89,7 @@ pub struct OwnChain {
 /// A running API node, without its HTTP face.
 pub struct Node {
     identity: Identity,
-    standing: Arc<Standing>,
+    node_state: Arc<NodeState>,
     submitter: Submitter,
     reads: Reads,
     coordinators: Coordinators,
@@ -126,7 +131,7 @@ impl Node {
     ) -> Result<Self, tonic::transport::Error> {
         let Outside { database, dial, session, own } = outside;
         let coordinators = Coordinators::new(dial.as_ref(), &identity.cluster, coordinators)?;
-        let standing = Arc::new(Standing::new());
+        let node_state = Arc::new(NodeState::new());
         let submitter = Submitter::start(
             session,
             (identity.zone.clone(), identity.node.clone()),
@@ -134,7 +139,8 @@ impl Node {
             Arc::clone(&metrics),
             tasks,
         );
-        let views = report::start((&identity, session), &standing, &coordinators, &metrics, tasks);
+        let views =
+            reporter::start((&identity, session), &node_state, &coordinators, &metrics, tasks);
         let http = peer::client();
         let readings = Arc::new(Readings::default());
         if own.is_some() {
@@ -158,12 +164,12 @@ impl Node {
             dsn: own.database.clone(),
             reader: Reader::new(&own.database, 1),
             database: Arc::clone(&database),
-            standing: Arc::clone(&standing),
+            node_state: Arc::clone(&node_state),
             witness: witness.clone(),
             tasks: tasks.clone(),
         });
-        let look = Look::new(witness.clone(), Arc::clone(&database), Arc::clone(&standing));
-        let guard = Guard { look, standing: Arc::clone(&standing), auditor: auditor.clone() };
+        let look = Look::new(witness.clone(), Arc::clone(&database), Arc::clone(&node_state));
+        let guard = Guard { look, node_state: Arc::clone(&node_state), auditor: auditor.clone() };
         tasks.spawn("guard", guard.run());
         if let Some((auditor, audit)) = auditor.clone().zip(own.as_ref().and_then(|o| o.audit)) {
             tasks.spawn("auditor", auditor.run(audit));
@@ -172,29 +178,29 @@ impl Node {
             let database = Postgres::new(dsn.clone(), Commit::OnDisk, READERS, tasks);
             let database = Arc::new(database.recomputing(&identity.cluster));
             let replica = Arc::new(Replica::new(database));
-            let watch = Arc::clone(&replica).watch(witness.clone(), Arc::clone(&standing));
+            let watch = Arc::clone(&replica).watch(witness.clone(), Arc::clone(&node_state));
             tasks.spawn("replica", watch);
             replica
         };
         let replicas = own.iter().flat_map(|own| &own.replicas).map(replica).collect();
-        let reads = Reads::new(Arc::clone(&database), replicas, Arc::clone(&standing));
+        let reads = Reads::new(Arc::clone(&database), replicas, Arc::clone(&node_state));
         if let Some(own) = &own {
-            let checking = read_check::run(Arc::clone(&database), Arc::clone(&standing));
+            let checking = read_check::run(Arc::clone(&database), Arc::clone(&node_state));
             tasks.spawn("read check", checking);
             let reader = Reader::new(&own.database, 1);
-            tasks.spawn("schema check", schema_check::run(reader, Arc::clone(&standing)));
+            tasks.spawn("schema check", schema_check::run(reader, Arc::clone(&node_state)));
         }
         let applying = ApplierTask {
             identity: identity.clone(),
             database,
             witness,
-            standing: Arc::clone(&standing),
+            node_state: Arc::clone(&node_state),
             auditor,
             metrics,
             tasks: tasks.clone(),
         };
         tasks.spawn("applier", applying.run());
-        Ok(Self { identity, standing, submitter, reads, coordinators, views, readings })
+        Ok(Self { identity, node_state, submitter, reads, coordinators, views, readings })
     }
 
     async fn everywhere(&self, id: u64, deadline: Instant) -> Result<(), ReadError> {
@@ -208,7 +214,7 @@ impl Node {
                 Ok(Err(_)) if Instant::now() < deadline => self.coordinators.note(place, false),
                 _ => return Err(ReadError::NotEverywhere(self.behind(id))),
             }
-            tokio::time::sleep(super::submit::RETRY).await;
+            tokio::time::sleep(RETRY).await;
         }
     }
 
@@ -230,7 +236,7 @@ impl Node {
                 Ok(Err(_)) if Instant::now() < deadline => {
                     refused = true;
                     self.coordinators.note(place, false);
-                    tokio::time::sleep(super::submit::RETRY).await;
+                    tokio::time::sleep(RETRY).await;
                 }
                 _ if refused || self.leaderless().is_some() => return Err(ReadError::NoLeader),
                 _ => return Err(ReadError::TimeLimit),
@@ -252,7 +258,7 @@ impl Node {
         let place = self.coordinators.nearest().0;
         let (view, heard) = self.views.newest(place).unzip();
         let mut view = view.unwrap_or_default();
-        let head = self.views.head().max(self.standing.frontier.id());
+        let head = self.views.head().max(self.node_state.frontier.id());
         // While none answers nobody knows of a leader.
         let leader = Some(view.leader).filter(|it| *it != 0 && self.coordinators.any_answers());
         if let Some(heard) = heard {
@@ -275,30 +281,30 @@ impl Node {
             cluster_id: self.identity.cluster.to_string(),
             zone: self.identity.zone.to_string(),
             node_id: self.identity.node.to_string(),
-            is_applier: self.standing.is_applier(),
-            frontier: self.standing.frontier.id(),
+            is_applier: self.node_state.is_applier(),
+            frontier: self.node_state.frontier.id(),
             head,
             leader,
             leader_zone,
             term: view.term,
             coordinators: view.members.into_iter().map(coordinator).collect(),
             zones,
-            halted: self.standing.frontier.halted(),
+            halted: self.node_state.frontier.halted(),
             readings: self.readings.all(),
             heard_ms: heard
                 .map(|heard| u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX)),
         }
     }
 
-    /// What this node itself knows of its zone, where no coordinator has told of it lately.
+    /// This node's own view of its zone, where no coordinator has told of it lately.
     fn add_own(&self, zones: &mut Vec<ZoneStatus>, head: u64) {
         let own = self.identity.zone.as_str();
         if zones.iter().any(|zone| zone.zone == own && zone.state != ZoneState::Silent) {
             return;
         }
         zones.retain(|zone| zone.zone != own);
-        let (frontier, halted) = (self.standing.frontier.id(), self.standing.frontier.halted());
-        let trouble = self.standing.trouble();
+        let (frontier, halted) = (self.node_state.frontier.id(), self.node_state.frontier.halted());
+        let trouble = self.node_state.trouble();
         let state = match (&halted, &trouble) {
             (Some(_), _) => ZoneState::Halted,
             (None, Some(_)) => ZoneState::Stalled,
@@ -309,7 +315,7 @@ impl Node {
             state,
             frontier,
             lag_ids: head.saturating_sub(frontier),
-            applier: self.standing.is_applier().then(|| self.identity.node.to_string()),
+            applier: self.node_state.is_applier().then(|| self.identity.node.to_string()),
             message: halted.or(trouble),
         });
         zones.sort_by(|one, other| one.zone.cmp(&other.zone));
@@ -322,14 +328,14 @@ impl Node {
         let is_own = zone.zone == self.identity.zone.as_str();
         let mut status = zone_status(zone, head);
         if is_own && status.message.is_none() {
-            status.message = self.standing.schema_warning();
+            status.message = self.node_state.schema_warning();
         }
         status
     }
 }
 
-/// What an operator must know first comes first: that it must be filled, that it is not there, that
-/// it does not get on.
+/// The state that an operator must know first comes first: the zone must be filled, is absent, or
+/// does not advance.
 fn zone_state(zone: &ZoneView) -> ZoneState {
     match zone.state() {
         State::Detached => ZoneState::Detached,
@@ -360,19 +366,19 @@ impl Service for Node {
     }
 
     fn frontier(&self) -> u64 {
-        self.standing.frontier.id()
+        self.node_state.frontier.id()
     }
 
     fn seen(&self) -> u64 {
-        self.standing.frontier.seen()
+        self.node_state.frontier.seen()
     }
 
     fn known(&self) -> u64 {
-        self.standing.known_frontier()
+        self.node_state.known_frontier()
     }
 
     fn may_read(&self) -> Result<(), ReadError> {
-        match (self.standing.frontier.halted(), self.standing.database_trouble()) {
+        match (self.node_state.frontier.halted(), self.node_state.database_trouble()) {
             (Some(why), _) => Err(ReadError::Halted(why)),
             (None, Some(why)) if !self.reads.has_replica() => Err(ReadError::Database(why)),
             (None, _) => Ok(()),
@@ -382,11 +388,11 @@ impl Service for Node {
     fn ready_to_read(&self) -> Result<(), Unready> {
         match self.may_read() {
             Ok(()) if !self.reads.is_servable() => {
-                let why = self.standing.doubted();
+                let why = self.node_state.doubted();
                 Err(why.unwrap_or_else(|| "no replica may be read".to_owned()).into())
             }
             Ok(()) => {
-                let why = self.standing.refused().or_else(|| self.standing.filling());
+                let why = self.node_state.refused().or_else(|| self.node_state.filling());
                 why.map_or(Ok(()), |why| Err(why.into()))
             }
             Err(ReadError::Halted(why)) => Err(Unready::Halted(why)),
@@ -396,10 +402,10 @@ impl Service for Node {
     }
 
     fn ready_to_write(&self) -> Result<(), Unready> {
-        if let Some(why) = self.standing.frontier.halted() {
+        if let Some(why) = self.node_state.frontier.halted() {
             return Err(Unready::Halted(why));
         }
-        if let Some(why) = self.standing.trouble().or_else(|| self.standing.filling()) {
+        if let Some(why) = self.node_state.trouble().or_else(|| self.node_state.filling()) {
             return Err(why.into());
         }
         self.leaderless().map_or(Ok(()), |why| Err(why.to_owned().into()))
@@ -409,12 +415,12 @@ impl Service for Node {
         &self,
         writes: Vec<NewWrite>,
         deadline: Instant,
-    ) -> BoxFuture<'_, Result<Vec<Outcome>, SubmitError>> {
+    ) -> BoxFuture<'_, Result<Vec<OrderResult>, SubmitError>> {
         Box::pin(async move {
-            if let Some(why) = self.standing.frontier.halted() {
+            if let Some(why) = self.node_state.frontier.halted() {
                 return Err(SubmitError::Halted(why));
             }
-            if let Some(why) = self.standing.refused() {
+            if let Some(why) = self.node_state.refused() {
                 return Err(SubmitError::Refused(why));
             }
             self.submitter.submit(writes, deadline).await
@@ -425,7 +431,7 @@ impl Service for Node {
         if sabotage::is(Bug::AckBeforeApply) {
             return Box::pin(async move { Ok(id) });
         }
-        Box::pin(self.standing.frontier.reach(id, deadline))
+        Box::pin(self.node_state.frontier.reach(id, deadline))
     }
 
     fn wait_everywhere(&self, id: u64, deadline: Instant) -> BoxFuture<'_, Result<(), ReadError>> {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pghc::zone::{Need, NewWrite, Node, Outcome, Service as _, SubmitError};
+use pghc::zone::{Need, NewWrite, Node, OrderResult, Service as _, SubmitError};
 use pghc_history::{Fingerprint, Operation, OrderResult, ReadOutcome, What};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -140,9 +140,9 @@ async fn write_at(node: Arc<Node>, write: NewWrite, until: Instant) -> OrderResu
         Err(_) => return OrderResult::Refused,
     };
     let (id, digest, repeated) = match outcome {
-        Outcome::Ordered(head) => (head.id, Some(head.digest), false),
-        Outcome::Repeated(id) => (id, None, true),
-        Outcome::KeyReused(_) => return OrderResult::Refused,
+        OrderResult::Ordered(head) => (head.id, Some(head.digest), false),
+        OrderResult::Repeated(id) => (id, None, true),
+        OrderResult::KeyReused(_) => return OrderResult::Refused,
     };
     if node.wait_applied(id.get(), until).await.is_err() {
         return OrderResult::Committed { id: id.get() };

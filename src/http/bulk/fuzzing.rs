@@ -37,7 +37,7 @@ pub fn lines(input: &[u8]) {
         found
     });
     let mut parts: Vec<&[u8]> = body.split(|byte| *byte == b'\n').collect();
-    // What follows the last line end is a line only if it is not empty.
+    // Bytes behind the last line end are a line only if there are any.
     if parts.last().is_some_and(|last| last.is_empty()) {
         parts.pop();
     }

@@ -28,9 +28,9 @@ pub(super) type Line = Result<NewWrite, Refusal>;
 pub(super) struct Lines {
     body: Body,
     key: Option<IdempotencyKey>,
-    /// What has arrived and has no room yet.
+    /// Bytes that have arrived and have no room yet.
     arrived: Option<Bytes>,
-    /// What has arrived and is not cut yet.
+    /// Bytes that have arrived and are not cut into lines yet.
     buffer: BytesMut,
     room: Arc<Room>,
     /// The room of what is in the buffer, and of what was cut off it for the next chunk.
@@ -49,11 +49,11 @@ pub(super) struct Lines {
     silent_since: Instant,
     read_by: Instant,
     ended: bool,
-    /// What ended the reading early; the last line of the answer.
+    /// The refusal that ended the reading early; the last line of the answer.
     last_word: Option<Refusal>,
 }
 
-/// What comes next from the body.
+/// The next part of the body.
 enum Arrival {
     Data(Bytes),
     End,

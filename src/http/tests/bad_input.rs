@@ -6,7 +6,7 @@ use super::Server;
 use crate::http::{Cors, Limits};
 
 #[tokio::test]
-async fn a_bad_body_is_refused_and_nothing_is_written() {
+async fn bad_body_is_refused_without_a_write() {
     let server = Server::start().await;
     let deep = format!("{{\"payload\":{}{}}}", "[".repeat(65), "]".repeat(65));
     for (body, status, code, position) in [

@@ -66,7 +66,7 @@ async fn a_bad_line_does_not_stop_the_others() {
 }
 
 #[tokio::test]
-async fn a_line_far_over_the_limit_is_not_kept_in_memory_and_the_next_is_read() {
+async fn oversized_line_is_skipped_without_being_buffered() {
     let limits = Limits { body_bytes: 100, ..Limits::default() };
     let server = Server::with(limits, Cors::Closed).await;
     let body = format!("{{}}\n{}\n{{}}\n{}", "x".repeat(3 << 20), "y".repeat(300));
@@ -120,7 +120,7 @@ async fn a_full_queue_slows_a_stream_down_instead_of_failing_it() {
 }
 
 #[tokio::test]
-async fn each_line_says_what_became_of_it_when_the_zone_is_behind() {
+async fn each_line_has_its_result_when_the_zone_is_behind() {
     let server = Server::start().await;
     server.post("", "{}").await;
     server.double.behave(|b| b.applies_nothing = true);
@@ -135,7 +135,7 @@ async fn each_line_says_what_became_of_it_when_the_zone_is_behind() {
 }
 
 #[tokio::test]
-async fn a_bulk_body_over_the_limit_is_refused_whole_or_cut_where_it_passes_it() {
+async fn oversized_bulk_body_is_refused_or_cut_at_the_limit() {
     let limits = Limits { bulk_bytes: 10, ..Limits::default() };
     let server = Server::with(limits, Cors::Closed).await;
     server.bulk("", "{}\n{}\n{}\n{}\n").await.is_problem(413, "payload_too_large");
@@ -148,7 +148,7 @@ async fn a_bulk_body_over_the_limit_is_refused_whole_or_cut_where_it_passes_it()
 }
 
 #[tokio::test]
-async fn a_stream_that_falls_silent_is_ended_with_408_and_keeps_its_answers() {
+async fn silent_stream_ends_with_408_after_its_answers() {
     let limits = Limits { body_read: Duration::from_secs(1), ..Limits::default() };
     let server = Server::with(limits, Cors::Closed).await;
     let (mut sender, body) = mpsc::channel::<Result<&'static str, std::io::Error>>(1);

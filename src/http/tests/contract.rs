@@ -5,7 +5,7 @@ use crate::http::openapi_json;
 
 /// After a change that is meant: `PGHC_REGENERATE=1 cargo test openapi`.
 #[test]
-fn openapi_json_in_the_repository_is_what_the_code_generates() {
+fn openapi_json_matches_the_code() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/api/openapi.json");
     let generated = openapi_json();
     if std::env::var_os("PGHC_REGENERATE").is_some() {

@@ -1,4 +1,4 @@
-//! What the HTTP face costs: requests a second, and processor time for each, against a bare axum
+//! Cost of the HTTP layer: requests a second, and processor time for each, against a bare axum
 //! stub in one run. The second means something on a busy machine too.
 //!
 //! Not part of the suite: it measures, needs `wrk` and means something in release only:
@@ -23,7 +23,7 @@ use crate::http::{Api, Cors, Limits, serve};
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
 use crate::zone::{
-    Identity, Need, NewWrite, Outcome, ReadError, Service, Snapshot, SubmitError, Unready,
+    Identity, Need, NewWrite, OrderResult, ReadError, Service, Snapshot, SubmitError, Unready,
 };
 
 /// A node that does nothing but count.
@@ -62,7 +62,7 @@ impl Service for Counter {
         &self,
         writes: Vec<NewWrite>,
         _: Instant,
-    ) -> BoxFuture<'_, Result<Vec<Outcome>, SubmitError>> {
+    ) -> BoxFuture<'_, Result<Vec<OrderResult>, SubmitError>> {
         let count = writes.len() as u64;
         let first = self.id.fetch_add(count, Ordering::Relaxed) + 1;
         let head = |id: u64| Head {
@@ -71,7 +71,7 @@ impl Service for Counter {
             digest: Digest([7; 32]),
             written_at: Micros(1_700_000_000_123_456),
         };
-        let outcomes = (first..first + count).map(|id| Outcome::Ordered(head(id))).collect();
+        let outcomes = (first..first + count).map(|id| OrderResult::Ordered(head(id))).collect();
         Box::pin(std::future::ready(Ok(outcomes)))
     }
     fn wait_applied(&self, _: u64, _: Instant) -> BoxFuture<'_, Result<u64, ReadError>> {

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::zone::{
-    Identity, Need, NewWrite, Outcome, ReadError, Service, Snapshot, SubmitError, Unready,
+    Identity, Need, NewWrite, OrderResult, ReadError, Service, Snapshot, SubmitError, Unready,
 };
 
 /// How the double behaves; the default is well.
@@ -91,13 +91,17 @@ impl Double {
         chain.links.iter().map(|link| link.payload.as_deref().map(str::to_owned)).collect()
     }
 
-    fn order(&self, write: &NewWrite) -> Outcome {
+    fn order(&self, write: &NewWrite) -> OrderResult {
         let mut chain = self.chain.lock();
         let digest = write.payload.as_deref().map(payload_digest);
         if let Some(key) = &write.key
             && let Some((id, first)) = chain.keys.get(key.as_str())
         {
-            return if *first == digest { Outcome::Repeated(*id) } else { Outcome::KeyReused(*id) };
+            return if *first == digest {
+                OrderResult::Repeated(*id)
+            } else {
+                OrderResult::KeyReused(*id)
+            };
         }
         let Identity { cluster, node, .. } = &self.identity;
         let at = Micros(1_700_000_000_000_000);
@@ -113,7 +117,7 @@ impl Double {
         if let Some(key) = &write.key {
             chain.keys.insert(key.as_str().to_owned(), (id, digest));
         }
-        Outcome::Ordered(head)
+        OrderResult::Ordered(head)
     }
 
     fn applied(&self) -> Vec<Link> {
@@ -173,7 +177,7 @@ impl Service for Double {
         &self,
         writes: Vec<NewWrite>,
         _deadline: Instant,
-    ) -> BoxFuture<'_, Result<Vec<Outcome>, SubmitError>> {
+    ) -> BoxFuture<'_, Result<Vec<OrderResult>, SubmitError>> {
         Box::pin(async move {
             let behaviour = self.behaviour.lock().clone();
             if let Some((times, error)) = behaviour.submit.filter(|(times, _)| *times > 0) {

@@ -189,7 +189,7 @@ impl Writer {
 }
 
 #[tokio::test]
-async fn postgresql_stores_whatever_we_accept_and_we_refuse_little_that_it_stores() {
+async fn accepted_payloads_are_stored_by_postgresql() {
     let seed = std::env::var("PGHC_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(rand::random::<u64>);
     println!("run again with PGHC_SEED={seed}");

@@ -104,7 +104,7 @@ async fn every_read_waits_for_the_id_or_token_it_names() {
 }
 
 #[tokio::test]
-async fn a_token_is_checked_against_this_cluster_and_this_chain() {
+async fn token_is_checked_against_cluster_and_chain() {
     let server = with_links(1).await;
     let ours: ClusterId = "0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7".parse().expect("a UUID");
     let other: ClusterId = "0290a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7".parse().expect("a UUID");
@@ -139,7 +139,7 @@ async fn a_linearizable_read_shows_all_that_was_committed_before_it() {
 }
 
 #[tokio::test]
-async fn a_failed_read_says_why_and_never_what_the_database_said() {
+async fn failed_read_does_not_repeat_the_database_error() {
     let server = with_links(1).await;
     server.double.behave(|b| b.read = Some(ReadError::Database("select * from x".to_owned())));
     let got = server.get("/v1/chain/1").await;
@@ -153,7 +153,7 @@ async fn a_failed_read_says_why_and_never_what_the_database_said() {
 const READS: [&str; 4] = ["/v1/chain/1", "/v1/chain", "/v1/chain/head", "/chain/recent"];
 
 #[tokio::test]
-async fn a_node_that_cannot_write_says_so_and_goes_on_reading() {
+async fn node_without_leader_still_reads() {
     let server = with_links(1).await;
     assert_eq!(server.get("/readyz/write").await.text, "ready");
     server.double.behave(|b| b.not_ready = Some("no coordinator leads".to_owned()));
@@ -202,7 +202,7 @@ async fn only_a_plain_link_may_be_kept() {
 }
 
 #[tokio::test]
-async fn nothing_is_read_from_a_zone_that_is_halted_or_not_reached_yet() {
+async fn halted_or_unreached_zone_is_not_read() {
     let server = with_links(1).await;
     for path in READS {
         let halted = ReadError::Halted("digest differs at 7".to_owned());

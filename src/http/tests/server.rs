@@ -64,7 +64,7 @@ async fn a_body_that_never_ends_is_answered_408() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
+async fn idle_connection_is_closed_after_its_limit() {
     let limits = Limits { keep_alive: SHORT, ..Limits::default() };
     let server = Server::with(limits, Cors::Closed).await;
     let mut stream = connect(&server).await;
@@ -101,7 +101,7 @@ async fn a_client_that_takes_no_answer_is_closed() {
 }
 
 #[tokio::test]
-async fn a_head_too_large_is_answered_431_and_what_is_not_http_400() {
+async fn oversized_head_is_431_invalid_http_is_400() {
     let server = Server::start().await;
     let large = "x".repeat(17 << 10);
     let header = format!("GET /ping HTTP/1.1\r\nhost: a\r\nx: {large}\r\n\r\n");
@@ -261,7 +261,7 @@ async fn hundreds_of_slow_clients_do_not_hold_up_others() {
 }
 
 #[tokio::test]
-async fn shutdown_finishes_requests_under_way_and_refuses_new_ones() {
+async fn shutdown_finishes_requests_in_flight() {
     let limits = Limits { drain: PATIENCE, ..Limits::default() };
     let server = Server::with(limits, Cors::Closed).await;
     let mut idle = connect(&server).await;
@@ -286,7 +286,7 @@ async fn shutdown_finishes_requests_under_way_and_refuses_new_ones() {
 }
 
 #[tokio::test]
-async fn a_node_that_leaves_says_so_and_still_serves() {
+async fn draining_node_still_serves() {
     let server = Server::start().await;
     assert_eq!(server.get("/readyz").await.status, 200);
     server.leaving.cancel();

@@ -10,7 +10,7 @@ use crate::zone::{ReadError, SubmitError};
 const TIMEOUT: &str = "?timeout=20ms";
 
 #[tokio::test]
-async fn a_write_is_answered_with_its_link_frontier_and_token() {
+async fn write_is_answered_with_link_frontier_and_token() {
     let server = Server::start().await;
     let got = server.post("", r#"{"payload": {"b": 1, "a": [2e3] } }"#).await;
     assert_eq!(got.status, 201, "{got:?}");
@@ -31,7 +31,7 @@ async fn a_write_is_answered_with_its_link_frontier_and_token() {
 }
 
 #[tokio::test]
-async fn the_original_protocol_takes_an_empty_body_and_answers_200() {
+async fn original_protocol_takes_an_empty_body() {
     let server = Server::start().await;
     let got = server.send(server.client.post(server.url("/chain"))).await;
     assert_eq!(got.status, 200);
@@ -58,7 +58,7 @@ async fn the_original_protocol_takes_an_empty_body_and_answers_200() {
 }
 
 #[tokio::test]
-async fn a_retry_with_its_key_answers_200_and_the_first_link() {
+async fn retry_with_its_key_answers_the_first_link() {
     let server = Server::start().await;
     let keyed = |body: &'static str| server.request("", body).header("Idempotency-Key", "order-7");
     let first = server.send(keyed(r#"{"payload":1}"#)).await;
@@ -104,7 +104,7 @@ async fn a_write_waits_as_it_was_asked_to() {
 }
 
 #[tokio::test]
-async fn a_repeated_write_that_this_zone_cannot_show_is_committed_not_applied() {
+async fn repeated_write_behind_the_zone_is_committed_not_applied() {
     let server = Server::start().await;
     let keyed = || server.request(TIMEOUT, "{}").header("Idempotency-Key", "k");
     server.double.behave(|b| b.applies_nothing = true);
@@ -120,7 +120,7 @@ async fn a_repeated_write_that_this_zone_cannot_show_is_committed_not_applied() 
 }
 
 #[tokio::test]
-async fn every_way_a_submit_fails_has_its_answer_and_is_counted() {
+async fn each_submit_error_has_an_answer_and_a_count() {
     let server = Server::start().await;
     for (error, status, code) in [
         (SubmitError::Overloaded, 429, "overloaded"),
@@ -201,7 +201,7 @@ async fn a_post_that_a_form_could_make_is_refused() {
 }
 
 #[tokio::test]
-async fn a_plain_request_id_is_kept_and_any_other_replaced() {
+async fn only_a_plain_request_id_is_kept() {
     let server = Server::start().await;
     let with_id =
         |id: &'static str| server.client.get(server.url("/ping")).header("x-request-id", id);

@@ -1,4 +1,4 @@
-//! What is read of connection strings and what is refused; no refusal repeats a secret.
+//! Connection strings that are read or refused; no refusal repeats a secret.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -102,7 +102,7 @@ fn each_refused_option_is_named_with_the_way_out() {
 }
 
 #[test]
-fn an_unknown_option_may_be_a_secret_and_is_not_repeated() {
+fn unknown_option_is_not_repeated() {
     for text in [
         "host=h password=correct sesame=1",
         "postgres://u@h/d?password=a&sesame=1",
@@ -178,7 +178,7 @@ fn a_password_file_that_cannot_be_used_is_said() {
 }
 
 #[test]
-fn a_service_gives_what_the_text_does_not() {
+fn service_supplies_missing_options() {
     let dir = TempDir::new().expect("a directory");
     let text = "# services\n[other]\nhost=x\n[zone]\nhost=db\nport = 7\nuser=u\npassword=p\n[more]\nhost=y\n";
     let path = write(&dir, "pg_service.conf", 0o644, text);

@@ -8,7 +8,7 @@ use pghc::dev::postgres::{Server, ServerOptions};
 use pghc::dev::scratch::Scratch;
 use pghc::postgres::{Acquired, Applier, Batch, Commit, Dsn, RawChain, migrate};
 use pghc::task::Tasks;
-use pghc::zone::audit::{Checked, Rate, Reference, check, locate};
+use pghc::zone::audit::walk::{Checked, Rate, Reference, check, locate};
 use pghc_api::chain::{Digest, Head, Link, payload_digest};
 use pghc_api::id::{ClusterId, WriteId};
 use pghc_api::time::Micros;

@@ -13,7 +13,7 @@ const ROUND_TRIPS: usize = 64;
 const SPACING: Duration = Duration::from_millis(4);
 
 /// How much queued work weighs.
-pub(super) trait Weigh {
+pub(crate) trait Weigh {
     /// Number of writes.
     fn writes(&self) -> usize;
     /// Bytes of keys and payloads.
@@ -22,7 +22,7 @@ pub(super) trait Weigh {
 
 /// Takes from the front of `queue` what fits into one batch: at least one group, even if it is over
 /// the limits by itself.
-pub(super) fn next_batch<G: Weigh>(queue: &mut VecDeque<G>) -> Vec<G> {
+pub(crate) fn next_batch<G: Weigh>(queue: &mut VecDeque<G>) -> Vec<G> {
     let (mut writes, mut bytes, mut count) = (0, 0, 0);
     for group in queue.iter() {
         writes += group.writes();
@@ -38,13 +38,13 @@ pub(super) fn next_batch<G: Weigh>(queue: &mut VecDeque<G>) -> Vec<G> {
 /// How many batches may be in flight: one where the round trip is short, so that writes gather
 /// into batches by themselves; more where it is long, so that none waits for a whole round trip.
 #[derive(Debug, Default)]
-pub(super) struct Window {
+pub(crate) struct Window {
     round_trips: VecDeque<Duration>,
 }
 
 impl Window {
     /// Notes the round trip of a batch that was answered.
-    pub(super) fn note(&mut self, round_trip: Duration) {
+    pub(crate) fn note(&mut self, round_trip: Duration) {
         if self.round_trips.len() == ROUND_TRIPS {
             self.round_trips.pop_front();
         }
@@ -52,7 +52,7 @@ impl Window {
     }
 
     /// Batches that may be in flight.
-    pub(super) fn batches(&self) -> usize {
+    pub(crate) fn batches(&self) -> usize {
         let shortest = self.round_trips.iter().min().copied().unwrap_or_default();
         let spacings = shortest.as_micros() / SPACING.as_micros();
         usize::try_from(spacings).unwrap_or(usize::MAX).clamp(1, BATCHES_IN_FLIGHT_MAX)
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_full_by_count_or_by_bytes_and_never_empty() {
+    fn batch_is_limited_by_count_or_bytes() {
         assert_eq!(sizes(&[(1, 1); 3]), [3]);
         assert_eq!(sizes(&[(BATCH_WRITES_MAX, 1), (1, 1)]), [1, 1]);
         assert_eq!(sizes(&[(1, BATCH_BYTES_MAX), (1, 0), (1, 1)]), [2, 1]);

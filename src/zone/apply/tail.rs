@@ -1,4 +1,4 @@
-//! What feeds the applier: committed batches from the nearest coordinator that answers, without
+//! Feeds the applier: committed batches from the nearest coordinator that answers, without
 //! end, and where no log reaches back far enough, links from another zone until one does.
 //!
 //! When that coordinator dies or falls behind, the next one goes on from the same id; when a nearer
@@ -15,12 +15,12 @@ use pghc_api::time::Micros;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Identity;
 use super::backfill::{Backfill, BackfillResult};
-use super::coordinators::{Client, Coordinators};
-use super::standing::Standing;
 use super::tail_event::TailEvent;
 use crate::rpc::v1::{TailBatch, TailRequest};
+use crate::zone::Identity;
+use crate::zone::coordinators::{Client, Coordinators};
+use crate::zone::node_state::NodeState;
 
 /// Batches received and not yet planned.
 const QUEUE_BATCHES: usize = 64;
@@ -38,21 +38,21 @@ const LOOK_AROUND: Duration = Duration::from_secs(1);
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 
 /// A running tail; dropping it ends it at its next message.
-pub(super) struct Tail {
+pub(crate) struct Tail {
     fed: mpsc::Receiver<TailEvent>,
 }
 
-/// What a tail works with.
-pub(super) struct TailContext {
-    pub(super) coordinators: Coordinators,
-    pub(super) standing: Arc<Standing>,
-    pub(super) identity: Identity,
-    pub(super) backfill: Backfill,
+/// The dependencies of a tail.
+pub(crate) struct TailContext {
+    pub(crate) coordinators: Coordinators,
+    pub(crate) node_state: Arc<NodeState>,
+    pub(crate) identity: Identity,
+    pub(crate) backfill: Backfill,
 }
 
 impl Tail {
     /// Starts behind `head`. The returned future is the work; the caller spawns it.
-    pub(super) fn open(
+    pub(crate) fn open(
         feed: TailContext,
         head: Option<Head>,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
@@ -60,13 +60,13 @@ impl Tail {
         (Self { fed }, run(feed, head, sender))
     }
 
-    /// What comes next; `None` behind a refusal.
-    pub(super) async fn next(&mut self) -> Option<TailEvent> {
+    /// Returns the next event; `None` behind a refusal.
+    pub(crate) async fn next(&mut self) -> Option<TailEvent> {
         self.fed.recv().await
     }
 
-    /// What comes next, if it is here already.
-    pub(super) fn ready(&mut self) -> Option<TailEvent> {
+    /// Returns the next event if it is here already.
+    pub(crate) fn ready(&mut self) -> Option<TailEvent> {
         self.fed.try_recv().ok()
     }
 }
@@ -96,7 +96,7 @@ async fn run(mut feed: TailContext, mut head: Option<Head>, out: mpsc::Sender<Ta
                 match feed.backfill.run_once(&mut head, &out).await {
                     BackfillResult::Unread => return,
                     BackfillResult::GotOn => {
-                        feed.standing.feed_fails(None);
+                        feed.node_state.feed_fails(None);
                         purged.forget();
                     }
                     BackfillResult::Refused(why) => {
@@ -105,7 +105,7 @@ async fn run(mut feed: TailContext, mut head: Option<Head>, out: mpsc::Sender<Ta
                     }
                     BackfillResult::Stuck(why) => {
                         let id = head.map_or(1, |head| head.id.get() + 1);
-                        feed.standing.feed_fails(Some(format!(
+                        feed.node_state.feed_fails(Some(format!(
                             "no coordinator's log reaches back to id {id}, and this zone cannot \
                              be filled from another one: {why}; trying again"
                         )));
@@ -133,7 +133,7 @@ async fn run(mut feed: TailContext, mut head: Option<Head>, out: mpsc::Sender<Ta
 }
 
 enum SessionEnd {
-    /// Nobody reads any longer.
+    /// The applier has dropped the tail.
     Unread,
     /// Another coordinator should be followed.
     Nearer,
@@ -174,7 +174,7 @@ fn another_coordinator_fits(
     refused: &Cooldowns,
 ) -> bool {
     let unfit = |place: usize| purged.is(place) || refused.is(place);
-    // Nobody is left to ask when the nearest fit one is one that has just said so.
+    // No coordinator is left to ask when the nearest fit one has just refused.
     !unfit(coordinators.nearest_but(unfit).0)
 }
 
@@ -233,8 +233,8 @@ impl TailSession<'_> {
     }
 
     fn clear_failure(&self) {
-        self.feed.standing.feed_fails(None);
-        self.feed.standing.set_filling(None);
+        self.feed.node_state.feed_fails(None);
+        self.feed.node_state.set_filling(None);
     }
 }
 

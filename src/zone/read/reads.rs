@@ -12,13 +12,13 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 
-use super::database::Database;
 use super::replica::Replica;
-use super::standing::Standing;
-use super::{Need, ReadError, Snapshot};
 use crate::postgres;
 use crate::sabotage::{self, Bug};
 use crate::telemetry::describe;
+use crate::zone::database::Database;
+use crate::zone::node_state::NodeState;
+use crate::zone::{Need, ReadError, Snapshot};
 
 /// Pause before a server that was not far enough is asked again.
 const RETRY: Duration = Duration::from_millis(20);
@@ -27,12 +27,12 @@ const RETRY: Duration = Duration::from_millis(20);
 const SILENCE: Duration = Duration::from_millis(100);
 
 /// The servers of one zone that may be read.
-pub(super) struct Reads {
+pub(crate) struct Reads {
     primary: Arc<dyn Database>,
     replicas: Vec<Arc<Replica>>,
     /// Whose turn it is.
     turn: AtomicUsize,
-    standing: Arc<Standing>,
+    node_state: Arc<NodeState>,
 }
 
 /// A query: what it found, and the frontier of the same snapshot.
@@ -41,21 +41,21 @@ type Query<T> = dyn Fn(Arc<dyn Database>) -> BoxFuture<'static, Result<(T, u64),
     + Sync;
 
 impl Reads {
-    pub(super) fn new(
+    pub(crate) fn new(
         primary: Arc<dyn Database>,
         replicas: Vec<Arc<Replica>>,
-        standing: Arc<Standing>,
+        node_state: Arc<NodeState>,
     ) -> Self {
-        Self { primary, replicas, turn: AtomicUsize::new(0), standing }
+        Self { primary, replicas, turn: AtomicUsize::new(0), node_state }
     }
 
     /// Whether there is a replica to read from while the primary is away.
-    pub(super) fn has_replica(&self) -> bool {
+    pub(crate) fn has_replica(&self) -> bool {
         !self.replicas.is_empty()
     }
 
     /// Asks one server after another until one shows what is needed.
-    pub(super) async fn read<T>(
+    pub(crate) async fn read<T>(
         &self,
         need: Need,
         query: &Query<T>,
@@ -76,7 +76,7 @@ impl Reads {
                     Ok(Err(error)) => {
                         match (replica, error.changed_link()) {
                             (Some(replica), _) => replica.fails(),
-                            (None, Some(id)) => self.standing.found_changed(id),
+                            (None, Some(id)) => self.node_state.found_changed(id),
                             (None, None) => {}
                         }
                         failed = Some(error);
@@ -86,13 +86,13 @@ impl Reads {
                 }
             }
             let is_over = Instant::now() + RETRY >= need.deadline
-                || self.standing.frontier.halted().is_some();
+                || self.node_state.frontier.halted().is_some();
             if is_over || (failed.is_some() && !self.has_replica()) {
                 break;
             }
             tokio::time::sleep(RETRY).await;
         }
-        if let Some(why) = self.standing.frontier.halted() {
+        if let Some(why) = self.node_state.frontier.halted() {
             return Err(ReadError::Halted(why));
         }
         if !self.is_servable() {
@@ -108,8 +108,8 @@ impl Reads {
                 None if begun.elapsed() >= SILENCE => {
                     Err(ReadError::Database("nothing was answered in time".to_owned()))
                 }
-                // Whoever had no time to wait learns nothing of the database.
-                None => Err(ReadError::Behind { frontier: self.standing.frontier.id() }),
+                // A read whose deadline has passed learns nothing of the database.
+                None => Err(ReadError::Behind { frontier: self.node_state.frontier.id() }),
             },
         }
     }
@@ -117,15 +117,15 @@ impl Reads {
     /// Waits until a server has what may be shown: a chain that the coordinators vouch for.
     async fn servable(&self, deadline: Instant) -> Result<(), ReadError> {
         while !self.is_servable() {
-            if let Some(why) = self.standing.frontier.halted() {
+            if let Some(why) = self.node_state.frontier.halted() {
                 return Err(ReadError::Halted(why));
             }
             let until = deadline.min(Instant::now() + RETRY);
-            if !self.standing.proven(until).await && until == deadline {
+            if !self.node_state.proven(until).await && until == deadline {
                 return Err(self.unproven());
             }
         }
-        match self.standing.frontier.halted() {
+        match self.node_state.frontier.halted() {
             Some(why) => Err(ReadError::Halted(why)),
             None => Ok(()),
         }
@@ -133,13 +133,13 @@ impl Reads {
 
     fn unproven(&self) -> ReadError {
         ReadError::Unproven(
-            self.standing.doubted().unwrap_or_else(|| "no replica may be read".into()),
+            self.node_state.doubted().unwrap_or_else(|| "no replica may be read".into()),
         )
     }
 
     /// Whether a server has what may be shown.
-    pub(super) fn is_servable(&self) -> bool {
-        self.standing.is_proven() || self.replicas.iter().any(|replica| replica.may_be_read())
+    pub(crate) fn is_servable(&self) -> bool {
+        self.node_state.is_proven() || self.replicas.iter().any(|replica| replica.may_be_read())
     }
 
     /// The servers to ask: replicas first where one will do, the primary unless it is known to be
@@ -152,8 +152,8 @@ impl Reads {
             .filter(|r| r.may_be_read())
             .map(|r| (Arc::clone(&r.database), Some(&**r)))
             .collect();
-        let is_away = self.standing.database_trouble().is_some();
-        let is_asked = self.standing.is_proven() && (!is_away || replicas.is_empty());
+        let is_away = self.node_state.database_trouble().is_some();
+        let is_asked = self.node_state.is_proven() && (!is_away || replicas.is_empty());
         let primary = is_asked.then(|| (Arc::clone(&self.primary), None));
         if replicas_first || is_away {
             // One replica that is behind says nothing of the others, but two waits are enough.

@@ -9,23 +9,23 @@ use std::sync::Arc;
 use pghc_api::chain::Head;
 use pghc_api::id::{ClusterId, WriteId};
 
-use super::Identity;
-use super::audit::Rate;
-use super::auditor::{Auditor, Examined};
-use super::coordinators::Coordinators;
-use super::database::{Database, Postgres};
-use super::peer;
-use super::standing::Standing;
-use super::views::Views;
+use super::background::{Auditor, Examined};
+use super::walk::Rate;
 use super::witness::Witness;
 use crate::postgres::{Commit, Dsn, Evidence, Face, ReadError, Reader};
 use crate::rpc::Tcp;
 use crate::task::Tasks;
+use crate::zone::Identity;
+use crate::zone::apply::peer;
+use crate::zone::coordinators::Coordinators;
+use crate::zone::database::{Database, Postgres};
+use crate::zone::node_state::NodeState;
+use crate::zone::reports::views::Views;
 
 /// Name under which evidence of an audit by hand is kept.
 const NODE: &str = "pghc-zone-audit";
 
-/// What came of an audit.
+/// Result of an audit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inspected {
     /// Every link from the one asked for on was recomputed, and the coordinators vouch for the last.
@@ -34,7 +34,7 @@ pub enum Inspected {
     Fenced(Evidence),
     /// Something is wrong, as these words say, and the evidence could not be kept.
     Unfenced(Evidence),
-    /// What is there is sound in itself, but it was not confirmed that it was ordered, for this reason.
+    /// The chain is sound in itself; that it was ordered was not confirmed, for this reason.
     Unproved(String),
     /// The database was replaced meanwhile.
     Moved,
@@ -91,7 +91,7 @@ pub async fn inspect(
         dsn: dsn.clone(),
         reader: Reader::new(dsn, 1),
         database,
-        standing: Arc::new(Standing::new()),
+        node_state: Arc::new(NodeState::new()),
         witness,
         tasks: tasks.clone(),
     };

@@ -15,18 +15,18 @@ use pghc_api::id::WriteId;
 use pghc_api::verify::{Violation, ViolationKind};
 use tokio::time::timeout;
 
-use super::Identity;
-use super::audit::Reference;
-use super::coordinators::Coordinators;
-use super::database::Database;
-use super::peer::Peer;
-use super::plan::follow;
-use super::views::{Source, Views};
+use super::walk::Reference;
 use crate::http_client::HttpClient;
 use crate::postgres::ReadError;
 use crate::rpc::v1::VouchRequest;
 use crate::sequencer::{COARSEST, MIDDLE};
 use crate::telemetry::describe;
+use crate::zone::Identity;
+use crate::zone::apply::peer::Peer;
+use crate::zone::apply::plan::follow;
+use crate::zone::coordinators::Coordinators;
+use crate::zone::database::Database;
+use crate::zone::reports::views::{Source, Views};
 
 /// Longest wait for one coordinator, and for a majority.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
@@ -37,20 +37,20 @@ const BETWEEN_MAX: u64 = COARSEST + MIDDLE;
 const BETWEEN_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// The digest of a link.
-pub(super) type Mark = (u64, Digest);
+pub(crate) type Mark = (u64, Digest);
 
 /// Asks the coordinators, and other zones.
 #[derive(Clone)]
-pub(super) struct Witness {
-    pub(super) identity: Identity,
-    pub(super) coordinators: Coordinators,
-    pub(super) views: Arc<Views>,
-    pub(super) http: HttpClient,
+pub(crate) struct Witness {
+    pub(crate) identity: Identity,
+    pub(crate) coordinators: Coordinators,
+    pub(crate) views: Arc<Views>,
+    pub(crate) http: HttpClient,
 }
 
-/// What a chain is beside the one that was ordered.
+/// Result of comparing a chain with the ordered one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Compared {
+pub(crate) enum Compared {
     /// The same up to the link that was asked about.
     Same,
     /// Another one, at this link at the latest.
@@ -61,7 +61,7 @@ pub(super) enum Compared {
     Unanswered(String),
 }
 
-/// What the coordinators know about a link.
+/// The coordinators' knowledge of a link.
 struct Vouched {
     /// The newest link at or below it whose digest they know.
     mark: Option<Mark>,
@@ -75,7 +75,7 @@ impl Witness {
     ///
     /// # Errors
     /// When the database does not answer.
-    pub(super) async fn compare(
+    pub(crate) async fn compare(
         &self,
         own: &dyn Database,
         at: Mark,
@@ -86,7 +86,7 @@ impl Witness {
             return Ok(Compared::Unanswered("no coordinator answers".to_owned()));
         };
         let (mark, head) = if head < id {
-            // That coordinator may be behind. What a majority confirms now is not behind any link that
+            // The coordinator may be behind. A head that a majority confirms now is not behind any link that
             // was applied before.
             match self.ask(id, true).await {
                 Some(confirmed) => (confirmed.mark, confirmed.head),
@@ -120,7 +120,7 @@ impl Witness {
         self.by_zones(own, known, at).await
     }
 
-    /// What becomes of a link that is not the one a coordinator has: a majority decides.
+    /// Judges a link that differs from a coordinator's: a majority decides.
     async fn contradict(&self, own: &dyn Database, id: u64) -> Result<Compared, ReadError> {
         let Some(due) = self.by_majority(id).await else {
             let words = format!(
@@ -173,7 +173,7 @@ impl Witness {
     }
 
     /// The newest link at or below `id` that the coordinators know.
-    pub(super) async fn mark(&self, id: u64) -> Option<Mark> {
+    pub(crate) async fn mark(&self, id: u64) -> Option<Mark> {
         self.ask(id, false).await?.mark
     }
 
@@ -189,7 +189,7 @@ impl Witness {
         None
     }
 
-    /// What the coordinator in place `place` knows of link `id`; `None` when it does not answer.
+    /// Asks the coordinator in place `place` for link `id`; `None` when it does not answer.
     async fn vouch(&self, place: usize, id: u64, confirmed: bool) -> Option<Vouched> {
         let mut request = tonic::Request::new(VouchRequest { ids: vec![id], confirmed });
         let limit = if confirmed { CONFIRM_MAX } else { ANSWER_MAX };
@@ -295,13 +295,13 @@ fn fork(id: u64, due: Digest, is: impl std::fmt::Display) -> Violation {
     Violation::new(id.cast_signed(), ViolationKind::Fork, due, is)
 }
 
-pub(super) fn head_of(link: &Link) -> Head {
+pub(crate) fn head_of(link: &Link) -> Head {
     let Link { id, hash, digest, written_at, .. } = *link;
     Head { id, hash, digest, written_at }
 }
 
 /// The digest of link `id` of a database; `None` when there is none that can be read.
-pub(super) async fn own_digest(own: &dyn Database, id: u64) -> Result<Option<Digest>, ReadError> {
+pub(crate) async fn own_digest(own: &dyn Database, id: u64) -> Result<Option<Digest>, ReadError> {
     let Ok(id) = WriteId::try_from(id) else { return Ok(None) };
     match own.digest(id).await {
         Ok(digest) => Ok(digest),

@@ -11,12 +11,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::database::Database;
-use super::guard::{Look, Looked};
-use super::standing::Standing;
-use super::witness::Witness;
 use crate::postgres::Face;
 use crate::telemetry::describe;
+use crate::zone::audit::guard::{Look, Looked};
+use crate::zone::audit::witness::Witness;
+use crate::zone::database::Database;
+use crate::zone::node_state::NodeState;
 
 /// Time between two looks at a replica that may be read, and at one that may not.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -26,40 +26,40 @@ const RETRY: Duration = Duration::from_millis(250);
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
 
 /// One replica.
-pub(super) struct Replica {
-    pub(super) database: Arc<dyn Database>,
+pub(crate) struct Replica {
+    pub(crate) database: Arc<dyn Database>,
     failed: Mutex<Option<Instant>>,
     is_fit: AtomicBool,
 }
 
 impl Replica {
     /// Not to be read before it was looked at.
-    pub(super) fn new(database: Arc<dyn Database>) -> Self {
+    pub(crate) fn new(database: Arc<dyn Database>) -> Self {
         Self { database, failed: Mutex::new(None), is_fit: AtomicBool::new(false) }
     }
 
     /// Whether it may be read now.
-    pub(super) fn may_be_read(&self) -> bool {
+    pub(crate) fn may_be_read(&self) -> bool {
         let is_fit = self.is_fit.load(Ordering::Relaxed);
         is_fit && self.failed.lock().is_none_or(|failed| failed.elapsed() >= FAILED_PAUSE)
     }
 
     /// A read of it failed.
-    pub(super) fn fails(&self) {
+    pub(crate) fn fails(&self) {
         *self.failed.lock() = Some(Instant::now());
     }
 
     /// Looks at it until it is dropped.
-    pub(super) async fn watch(self: Arc<Self>, witness: Witness, standing: Arc<Standing>) {
-        let mut look = Look::new(witness, Arc::clone(&self.database), Arc::clone(&standing));
+    pub(crate) async fn watch(self: Arc<Self>, witness: Witness, node_state: Arc<NodeState>) {
+        let mut look = Look::new(witness, Arc::clone(&self.database), Arc::clone(&node_state));
         let mut known = None;
         loop {
             let why = match look.look().await {
-                Ok((looked, face)) => unfit(looked, &face, &standing.system()),
+                Ok((looked, face)) => unfit(looked, &face, &node_state.system()),
                 Err(error) => Some(describe(&error)),
             };
-            // What stands in the primary's schema stands in the replica's.
-            let why = standing.schema_trouble().or(why);
+            // A change of the primary's schema is a change of the replica's.
+            let why = node_state.schema_trouble().or(why);
             let is_fit = why.is_none();
             self.is_fit.store(is_fit, Ordering::Relaxed);
             if known.as_ref() != Some(&why) {

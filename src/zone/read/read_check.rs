@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::database::Database;
-use super::standing::Standing;
 use crate::telemetry::describe;
+use crate::zone::database::Database;
+use crate::zone::node_state::NodeState;
 
 /// From one question to the next, and to the next after one that failed.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -16,7 +16,7 @@ const RETRY: Duration = Duration::from_millis(200);
 const ANSWER_MAX: Duration = Duration::from_secs(6);
 
 /// Runs until it is dropped.
-pub(super) async fn run(database: Arc<dyn Database>, standing: Arc<Standing>) {
+pub(crate) async fn run(database: Arc<dyn Database>, node_state: Arc<NodeState>) {
     loop {
         let why = match tokio::time::timeout(ANSWER_MAX, database.lease()).await {
             Ok(Ok(_)) => None,
@@ -24,7 +24,7 @@ pub(super) async fn run(database: Arc<dyn Database>, standing: Arc<Standing>) {
             Err(_) => Some(format!("a read was not answered for {} s", ANSWER_MAX.as_secs())),
         };
         let pause = if why.is_none() { PERIOD } else { RETRY };
-        standing.reads_fail(why);
+        node_state.reads_fail(why);
         tokio::time::sleep(pause).await;
     }
 }
@@ -42,7 +42,7 @@ mod tests {
     use super::run;
     use crate::postgres::{ConnectError, Face, Finding, Lease, MigrateError, Page, ReadError};
     use crate::zone::database::{Database, Heard, Session};
-    use crate::zone::standing::Standing;
+    use crate::zone::node_state::NodeState;
     use crate::zone::{Identity, Recent};
 
     /// Answers whether it has room, and nothing else.
@@ -104,14 +104,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_node_is_in_trouble_while_its_reads_fail() {
-        let (database, standing) = (Arc::new(Full::default()), Arc::new(Standing::new()));
-        standing.database_is_well();
-        standing.prove();
-        let checking = run(Arc::<Full>::clone(&database), Arc::clone(&standing));
+        let (database, node_state) = (Arc::new(Full::default()), Arc::new(NodeState::new()));
+        node_state.database_is_well();
+        node_state.prove();
+        let checking = run(Arc::<Full>::clone(&database), Arc::clone(&node_state));
         let changing = async {
             let look = async || {
                 tokio::time::sleep(Duration::from_secs(2)).await;
-                standing.trouble()
+                node_state.trouble()
             };
             assert_eq!(look().await, None);
             database.0.store(true, Ordering::Relaxed);

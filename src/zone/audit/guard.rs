@@ -11,15 +11,15 @@ use std::time::Duration;
 use pghc_api::verify::{Violation, ViolationKind};
 use tokio::time::{Instant, timeout};
 
-use super::Identity;
-use super::audit::Located;
-use super::auditor::Auditor;
-use super::database::Database;
-use super::standing::Standing;
+use super::background::Auditor;
+use super::walk::Located;
 use super::witness::{Compared, Mark, Witness, own_digest};
 use crate::postgres::{Face, ReadError};
 use crate::sabotage::{self, Bug};
 use crate::telemetry::describe;
+use crate::zone::Identity;
+use crate::zone::database::Database;
+use crate::zone::node_state::NodeState;
 
 /// Time between two looks at a chain that is proven.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -45,8 +45,8 @@ const LOCATE_MAX: Duration = Duration::from_secs(5);
 /// Longest look for what is wrong with a link that a read found changed: it is the first one looked at.
 const CONFIRM_MAX: Duration = Duration::from_secs(10);
 
-/// What a look at a database came to.
-pub(super) enum Looked {
+/// Result of a look at a database.
+pub(crate) enum Looked {
     /// Its chain is the one that was ordered.
     Proven,
     /// It cannot be told, for this reason.
@@ -58,10 +58,10 @@ pub(super) enum Looked {
 }
 
 /// Looks at one database again and again, and remembers what was proven.
-pub(super) struct Look {
+pub(crate) struct Look {
     witness: Witness,
     database: Arc<dyn Database>,
-    standing: Arc<Standing>,
+    node_state: Arc<NodeState>,
     proven: Option<Mark>,
     /// Since when coordinators that answer do not know the newest link.
     unknown_since: Option<Instant>,
@@ -72,27 +72,27 @@ pub(super) struct Look {
 }
 
 impl Look {
-    /// `standing`: what this node has applied itself is proven.
-    pub(super) fn new(
+    /// `node_state`: what this node has applied itself is proven.
+    pub(crate) fn new(
         witness: Witness,
         database: Arc<dyn Database>,
-        standing: Arc<Standing>,
+        node_state: Arc<NodeState>,
     ) -> Self {
         let (proven, unknown_since, answered, newest) = (None, None, None, None);
-        Self { witness, database, standing, proven, unknown_since, answered, newest }
+        Self { witness, database, node_state, proven, unknown_since, answered, newest }
     }
 
     /// Looks; answers also what the database says of itself.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub(super) async fn look(&mut self) -> Result<(Looked, Face), ReadError> {
+    pub(crate) async fn look(&mut self) -> Result<(Looked, Face), ReadError> {
         let face = self.database.face().await?;
         Ok((self.judge(&face).await?, face))
     }
 
     /// Everything must be compared anew.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.proven = None;
     }
 
@@ -134,7 +134,7 @@ impl Look {
             Some((newest, since)) if newest == at => since,
             _ => self.newest.insert((at, now)).1,
         };
-        if self.standing.knows(at) || sabotage::is(Bug::OwnChainNotCompared) {
+        if self.node_state.knows(at) || sabotage::is(Bug::OwnChainNotCompared) {
             (self.proven, self.unknown_since) = (Some(at), None);
             self.note_answers(now, at).await;
             return Ok(Looked::Proven);
@@ -156,10 +156,10 @@ impl Look {
             self.answered = Some(now);
         }
         // An applier knows what it applied. Other nodes see links that are on their way to be known.
-        let may_be_new = self.proven.is_some() && !self.standing.is_applier();
+        let may_be_new = self.proven.is_some() && !self.node_state.is_applier();
         Ok(match compared {
             Compared::Same => {
-                self.standing.know(at);
+                self.node_state.know(at);
                 (self.proven, self.unknown_since) = (Some(at), None);
                 Looked::Proven
             }
@@ -176,7 +176,7 @@ impl Look {
     /// comparison says so.
     async fn note_answers(&mut self, now: Instant, at: Mark) {
         let is_old = self.answered.is_none_or(|answered| answered + PERIOD <= now);
-        if is_old && !self.standing.is_applier() && self.witness.mark(at.0).await.is_some() {
+        if is_old && !self.node_state.is_applier() && self.witness.mark(at.0).await.is_some() {
             self.answered = Some(now);
         }
     }
@@ -191,38 +191,38 @@ impl Look {
 }
 
 /// Looks at the zone's own database.
-pub(super) struct Guard {
-    pub(super) look: Look,
-    pub(super) standing: Arc<Standing>,
+pub(crate) struct Guard {
+    pub(crate) look: Look,
+    pub(crate) node_state: Arc<NodeState>,
     /// `None` in surroundings where evidence cannot be kept.
-    pub(super) auditor: Option<Auditor>,
+    pub(crate) auditor: Option<Auditor>,
 }
 
 impl Guard {
     /// Runs until it is dropped.
-    pub(super) async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut retry = RETRY;
         loop {
-            if self.standing.frontier.halted().is_some() {
+            if self.node_state.frontier.halted().is_some() {
                 self.look.forget();
-                self.standing.doubt("the zone has halted");
+                self.node_state.doubt("the zone has halted");
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
-            if let Some(why) = self.standing.schema_trouble() {
-                self.standing.doubt(&why);
+            if let Some(why) = self.node_state.schema_trouble() {
+                self.node_state.doubt(&why);
                 tokio::time::sleep(RETRY_MAX).await;
                 continue;
             }
             let pause = match self.look.look().await {
                 Ok((Looked::Proven, face)) => {
-                    self.standing.set_system(&face.system);
-                    self.standing.prove();
+                    self.node_state.set_system(&face.system);
+                    self.node_state.prove();
                     retry = RETRY;
                     PERIOD
                 }
                 Ok((Looked::Doubted(why), _)) => {
-                    self.standing.doubt(&format!(
+                    self.node_state.doubt(&format!(
                         "it is not known yet whether this zone's chain is the one that was \
                          ordered, so nothing is served: {why}"
                     ));
@@ -239,21 +239,24 @@ impl Guard {
                     RETRY
                 }
                 Err(error) => {
-                    error.changed_link().into_iter().for_each(|id| self.standing.found_changed(id));
+                    error
+                        .changed_link()
+                        .into_iter()
+                        .for_each(|id| self.node_state.found_changed(id));
                     tracing::debug!(error = describe(&error), "the database shows no chain");
-                    self.standing
+                    self.node_state
                         .doubt(&format!("the database shows no chain: {}", describe(&error)));
                     RETRY
                 }
             };
             self.look_into_changed().await;
-            self.standing.recheck_within(pause).await;
+            self.node_state.recheck_within(pause).await;
         }
     }
 
     /// Fences the zone if a link that a read found changed is changed.
     async fn look_into_changed(&self) {
-        let Some((id, auditor)) = self.standing.take_changed().zip(self.auditor.as_ref()) else {
+        let Some((id, auditor)) = self.node_state.take_changed().zip(self.auditor.as_ref()) else {
             return;
         };
         match timeout(CONFIRM_MAX, auditor.recheck(id)).await {
@@ -268,7 +271,7 @@ impl Guard {
 
     /// Finds where the chain went wrong, keeps that, and halts the zone.
     async fn fence(&self, violation: Violation) {
-        self.standing.doubt(&violation.to_string());
+        self.node_state.doubt(&violation.to_string());
         let Some(auditor) = &self.auditor else { return self.halt(violation.to_string()).await };
         if auditor.is_misled().await {
             return;
@@ -285,9 +288,9 @@ impl Guard {
     }
 
     async fn halt(&self, why: String) {
-        self.standing.doubt(&why);
-        self.standing.fence(why);
-        while self.standing.frontier.halted().is_none() && self.standing.is_fenced() {
+        self.node_state.doubt(&why);
+        self.node_state.fence(why);
+        while self.node_state.frontier.halted().is_none() && self.node_state.is_fenced() {
             tokio::time::sleep(RETRY).await;
         }
     }

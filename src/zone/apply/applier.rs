@@ -14,21 +14,21 @@ use pghc_api::chain::{Digest, Head, Link};
 use pghc_api::limits::{APPLY_BYTES_MAX, APPLY_LINKS_MAX};
 use tokio::time::Instant;
 
-use super::Identity;
-use super::auditor::Auditor;
 use super::backfill::Backfill;
-use super::database::{Database, Session};
 use super::halt::Halt;
 use super::plan::{PlanError, plan};
-use super::standing::Standing;
 use super::tail::{Tail, TailContext};
 use super::tail_event::TailEvent;
-use super::witness::Witness;
 use crate::failpoint::{self, Point};
 use crate::postgres::{Acquired, ApplyError, Batch, CHAIN_DAMAGED, Lease, MigrateError};
 use crate::sabotage::{self, Bug};
 use crate::task::Tasks;
 use crate::telemetry::{Metrics, describe};
+use crate::zone::Identity;
+use crate::zone::audit::background::Auditor;
+use crate::zone::audit::witness::Witness;
+use crate::zone::database::{Database, Session};
+use crate::zone::node_state::NodeState;
 
 /// How often a standby tries to become the applier.
 const STANDBY_PERIOD: Duration = Duration::from_millis(250);
@@ -49,15 +49,15 @@ const RETRY: Duration = Duration::from_millis(250);
 const PLANNED_LINKS_MAX: usize = 2 * APPLY_LINKS_MAX;
 const PLANNED_BYTES_MAX: usize = 2 * APPLY_BYTES_MAX;
 
-/// What one node's applier works with.
-pub(super) struct ApplierTask {
-    pub(super) identity: Identity,
-    pub(super) database: Arc<dyn Database>,
-    pub(super) witness: Witness,
-    pub(super) standing: Arc<Standing>,
-    pub(super) auditor: Option<Auditor>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) tasks: Tasks,
+/// The dependencies of a node's applier.
+pub(crate) struct ApplierTask {
+    pub(crate) identity: Identity,
+    pub(crate) database: Arc<dyn Database>,
+    pub(crate) witness: Witness,
+    pub(crate) node_state: Arc<NodeState>,
+    pub(crate) auditor: Option<Auditor>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) tasks: Tasks,
 }
 
 /// Why a session ended.
@@ -90,7 +90,7 @@ impl From<ApplyError> for ApplyEnd {
 
 impl ApplierTask {
     /// Runs until it is dropped. A zone that halts goes on when its database was replaced.
-    pub(super) async fn run(self) {
+    pub(crate) async fn run(self) {
         let mut migrated = false;
         // Whether this database ever was fit: then one that is not is being restored.
         let mut was_fit = false;
@@ -108,12 +108,12 @@ impl ApplierTask {
                     Err(ended) => ended,
                 }
             };
-            self.standing.set_applier(false);
-            self.standing.feed_fails(None);
+            self.node_state.set_applier(false);
+            self.node_state.feed_fails(None);
             self.metrics.zone.is_applier.set(0);
             match ended {
                 ApplyEnd::Lost(why) => {
-                    self.standing.database_fails(&why);
+                    self.node_state.database_fails(&why);
                     // Whatever answers next may be another database: a restored one, an empty one.
                     migrated = false;
                     tokio::time::sleep(RETRY).await;
@@ -132,8 +132,8 @@ impl ApplierTask {
     }
 
     async fn halt(&self, why: String, is_chain: bool) {
-        let (standing, auditor) = (&self.standing, self.auditor.as_ref());
-        Halt { standing, auditor }.run(why, is_chain).await;
+        let (node_state, auditor) = (&self.node_state, self.auditor.as_ref());
+        Halt { node_state, auditor }.run(why, is_chain).await;
     }
 
     async fn migrate(&self) -> Result<(), ApplyEnd> {
@@ -149,7 +149,7 @@ impl ApplierTask {
             }
             Err(error @ MigrateError::Refused { .. }) => Err(ApplyEnd::Unfit(describe(&error))),
             Err(MigrateError::Unfit(findings)) => {
-                let is_known = self.standing.is_unfit(&findings);
+                let is_known = self.node_state.is_unfit(&findings);
                 for finding in findings.iter().filter(|_| !is_known) {
                     tracing::error!(%finding, "zone database found unfit");
                 }
@@ -190,13 +190,13 @@ impl ApplierTask {
             let follow = follow.get_or_insert_with(|| Box::pin(self.follow_frontier()));
             tokio::select! {
                 biased;
-                why = self.standing.fenced() => return Err(ApplyEnd::Halt(why)),
+                why = self.node_state.fenced() => return Err(ApplyEnd::Halt(why)),
                 ended = follow => return Err(ended),
                 () = tokio::time::sleep(STANDBY_PERIOD) => {}
             }
             let lease = self.database.lease().await.map_err(|e| ApplyEnd::Lost(describe(&e)))?;
             expired = watch.expired(lease, Instant::now());
-            self.standing.apply_stalls(expired.map(|epoch| {
+            self.node_state.apply_stalls(expired.map(|epoch| {
                 format!("the applier of epoch {epoch} is silent; another node takes over")
             }));
         }
@@ -211,9 +211,9 @@ impl ApplierTask {
         while let Some(heard) = listener.next().await {
             match heard {
                 Ok(id) => {
-                    self.standing.frontier.set(id);
+                    self.node_state.frontier.set(id);
                     self.metrics.zone.frontier_id.set(id);
-                    self.standing.database_is_well();
+                    self.node_state.database_is_well();
                 }
                 Err(error) => return ApplyEnd::Lost(describe(&error)),
             }
@@ -225,17 +225,17 @@ impl ApplierTask {
     async fn lead(&self, session: Arc<dyn Session>, epoch: u64, head: Option<Head>) -> ApplyEnd {
         if let Some(auditor) = &self.auditor {
             // A fence of an earlier turn may have been dealt with; if not, its evidence is kept.
-            self.standing.unfence();
+            self.node_state.unfence();
             match auditor.evidence().await {
                 Ok(None) => {}
                 Ok(Some(evidence)) => return ApplyEnd::Halt(evidence.to_string()),
                 Err(error) => return ApplyEnd::Lost(describe(&error)),
             }
         }
-        self.standing.takes_over(head.map(|head| (head.id.get(), head.digest)));
+        self.node_state.takes_over(head.map(|head| (head.id.get(), head.digest)));
         self.begin(session.flushed(), epoch, head.map_or(0, |head| head.id.get()));
         let mut queue = Queue::new(self.tail(head), head);
-        let mut fenced = std::pin::pin!(self.standing.fenced());
+        let mut fenced = std::pin::pin!(self.node_state.fenced());
         let mut under_way: Option<BoxFuture<'_, _>> = None;
         let mut renewing: Option<BoxFuture<'_, _>> = None;
         let mut renew = tokio::time::interval(RENEW_PERIOD);
@@ -257,16 +257,16 @@ impl ApplierTask {
                         Ok(done) => self.applied(session.as_ref(), &done),
                         Err(error) => return error.into(),
                     }
-                    self.standing.apply_stalls(None);
+                    self.node_state.apply_stalls(None);
                 }
                 Some(renewed) = OptionFuture::from(renewing.as_mut()) => {
                     renewing = None;
                     match renewed {
-                        Ok(flushed) => self.standing.set_flushed(flushed),
+                        Ok(flushed) => self.node_state.set_flushed(flushed),
                         Err(error) => return ApplyError::into(error),
                     }
                     if under_way.is_none() {
-                        self.standing.apply_stalls(None);
+                        self.node_state.apply_stalls(None);
                     }
                 }
                 _ = renew.tick() => {
@@ -277,7 +277,7 @@ impl ApplierTask {
                         }
                         renewing = Some(Box::pin(async move { session.renew(epoch).await }));
                     } else if since.elapsed() >= STALL_AFTER {
-                        self.standing.apply_stalls(Some(format!(
+                        self.node_state.apply_stalls(Some(format!(
                             "PostgreSQL has not answered a transaction for {} s; the write stays \
                              ordered and is applied once, whatever becomes of it",
                             since.elapsed().as_secs()
@@ -297,18 +297,18 @@ impl ApplierTask {
     /// its answer is here.
     fn sends(&self, queue: &Queue, head: Head) {
         if head.id.get() <= queue.vouched_to {
-            self.standing.know((head.id.get(), head.digest));
+            self.node_state.know((head.id.get(), head.digest));
         }
     }
 
     fn begin(&self, flushed: u64, epoch: u64, applied: u64) {
         tracing::info!(epoch, applied, "applying for this zone");
-        self.standing.frontier.set(applied);
-        self.standing.set_flushed(flushed);
-        self.standing.set_applier(true);
-        self.standing.database_is_well();
-        self.standing.feed_fails(None);
-        self.standing.apply_stalls(None);
+        self.node_state.frontier.set(applied);
+        self.node_state.set_flushed(flushed);
+        self.node_state.set_applier(true);
+        self.node_state.database_is_well();
+        self.node_state.feed_fails(None);
+        self.node_state.apply_stalls(None);
         self.metrics.zone.epoch.set(epoch);
         self.metrics.zone.is_applier.set(1);
         self.metrics.zone.frontier_id.set(applied);
@@ -318,11 +318,11 @@ impl ApplierTask {
         let backfill = Backfill::new(
             self.witness.clone(),
             Arc::clone(&self.database),
-            Arc::clone(&self.standing),
+            Arc::clone(&self.node_state),
         );
         let feed = TailContext {
             coordinators: self.witness.coordinators.clone(),
-            standing: Arc::clone(&self.standing),
+            node_state: Arc::clone(&self.node_state),
             identity: self.identity.clone(),
             backfill,
         };
@@ -366,9 +366,9 @@ impl ApplierTask {
 
     fn applied(&self, session: &dyn Session, done: &Applied) {
         let last = done.last_id;
-        self.standing.frontier.set(last);
+        self.node_state.frontier.set(last);
         failpoint::pass(Point::FrontierMoved);
-        self.standing.set_flushed(session.flushed());
+        self.node_state.set_flushed(session.flushed());
         let metrics = &self.metrics.zone;
         metrics.frontier_id.set(last);
         #[expect(clippy::cast_precision_loss, reason = "at most 1000 links")]
@@ -441,7 +441,7 @@ impl Queue {
         self.links.extend(links);
     }
 
-    /// What fits into one transaction: at least one link, if there is any.
+    /// Takes the links that fit into one transaction: at least one, if there is any.
     fn next_batch(&mut self) -> Option<Batch> {
         let (mut count, mut bytes) = (0, 0);
         for link in self.links.iter().take(APPLY_LINKS_MAX) {

@@ -52,7 +52,7 @@ impl Rate {
     }
 }
 
-/// What a check of the whole chain came to.
+/// Result of checking the whole chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Checked {
     /// Sound up to this head, which is the frontier's; `None` while the chain is empty.
@@ -63,7 +63,7 @@ pub enum Checked {
     Moved,
 }
 
-/// What is known of the chain that was ordered.
+/// Known digests of the ordered chain.
 pub trait Reference: Send + Sync {
     /// The newest link at or below `id` whose digest is known, and that digest; `None` when none is or
     /// can be had.
@@ -274,7 +274,7 @@ mod tests {
     use super::Rate;
 
     #[test]
-    fn what_is_read_under_one_snapshot_takes_a_twentieth_of_a_second() {
+    fn snapshot_is_held_for_a_twentieth_of_a_second() {
         let rate = Rate { rows: 10_000, bytes: 1_000_000 };
         assert_eq!(rate.piece(0, 0), 500);
         assert_eq!(rate.piece(1_000, 1_000_000), 50, "a kilobyte each");

@@ -14,11 +14,11 @@ use parking_lot::Mutex;
 use pghc_api::wire::ZoneReading;
 use tokio::time::{Instant, timeout};
 
-use super::Identity;
-use super::peer::Peer;
-use super::views::{Source, Views};
 use crate::http_client::HttpClient;
 use crate::telemetry::Metrics;
+use crate::zone::Identity;
+use crate::zone::apply::peer::Peer;
+use crate::zone::reports::views::{Source, Views};
 
 /// Pause before a URL is tried again, after a success and after a failure.
 const PERIOD: Duration = Duration::from_secs(30);
@@ -35,7 +35,7 @@ const AT_ONCE: usize = 8;
 
 /// The newest finding for each other zone, by name.
 #[derive(Debug, Default)]
-pub(super) struct Readings(Mutex<BTreeMap<String, Finding>>);
+pub(crate) struct Readings(Mutex<BTreeMap<String, Finding>>);
 
 #[derive(Debug, Clone)]
 struct Finding {
@@ -47,7 +47,7 @@ struct Finding {
 
 impl Readings {
     /// The findings, by zone.
-    pub(super) fn all(&self) -> Vec<ZoneReading> {
+    pub(crate) fn all(&self) -> Vec<ZoneReading> {
         let reading = |(zone, finding): (&String, &Finding)| ZoneReading {
             zone: zone.clone(),
             url: Some(finding.url.clone()).filter(|url| !url.is_empty()),
@@ -92,18 +92,18 @@ impl Readings {
     }
 }
 
-/// What trying needs.
-pub(super) struct Trying {
-    pub(super) identity: Identity,
-    pub(super) views: Arc<Views>,
-    pub(super) http: HttpClient,
-    pub(super) readings: Arc<Readings>,
-    pub(super) metrics: Arc<Metrics>,
+/// The dependencies of the task.
+pub(crate) struct Trying {
+    pub(crate) identity: Identity,
+    pub(crate) views: Arc<Views>,
+    pub(crate) http: HttpClient,
+    pub(crate) readings: Arc<Readings>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Trying {
     /// Runs until it is dropped.
-    pub(super) async fn run(self) {
+    pub(crate) async fn run(self) {
         loop {
             tokio::time::sleep(TICK).await;
             let sources = self.views.advertised(&self.identity.zone);
@@ -159,7 +159,7 @@ mod tests {
 
     use super::{PERIOD, RETRY, Readings, verdict};
     use crate::zone::Identity;
-    use crate::zone::views::Source;
+    use crate::zone::reports::views::Source;
 
     fn source(zone: &str, url: &str) -> Source {
         Source { zone: zone.to_owned(), url: url.to_owned(), frontier: 1 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Identity;
-use super::coordinators::Coordinators;
-use super::standing::Standing;
 use super::views::{ANSWER_MAX, Views};
 use crate::rpc::v1::ZoneReport;
 use crate::sequencer::SessionId;
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
+use crate::zone::Identity;
+use crate::zone::coordinators::Coordinators;
+use crate::zone::node_state::NodeState;
 
 /// Least time between two reports to one coordinator: while it has somebody who waits for zones, and
 /// otherwise. A report costs about as much as a batch of writes.
@@ -25,9 +25,9 @@ const GAP: Duration = Duration::from_millis(100);
 const PERIOD: Duration = Duration::from_millis(900);
 
 /// Starts reporting to every coordinator.
-pub(super) fn start(
+pub(crate) fn start(
     (identity, session): (&Identity, SessionId),
-    standing: &Arc<Standing>,
+    node_state: &Arc<NodeState>,
     coordinators: &Coordinators,
     metrics: &Arc<Metrics>,
     tasks: &Tasks,
@@ -38,7 +38,7 @@ pub(super) fn start(
             place,
             identity: identity.clone(),
             session,
-            standing: Arc::clone(standing),
+            node_state: Arc::clone(node_state),
             coordinators: coordinators.clone(),
             views: Arc::clone(&views),
             metrics: Arc::clone(metrics),
@@ -52,7 +52,7 @@ struct Reporter {
     place: usize,
     identity: Identity,
     session: SessionId,
-    standing: Arc<Standing>,
+    node_state: Arc<NodeState>,
     coordinators: Coordinators,
     views: Arc<Views>,
     metrics: Arc<Metrics>,
@@ -60,8 +60,8 @@ struct Reporter {
 
 impl Reporter {
     async fn run(self) {
-        let mut frontier = self.standing.frontier.changes();
-        let mut halted = self.standing.frontier.halts();
+        let mut frontier = self.node_state.frontier.changes();
+        let mut halted = self.node_state.frontier.halts();
         let mut client = self.coordinators.client(self.place);
         loop {
             frontier.borrow_and_update();
@@ -72,7 +72,7 @@ impl Reporter {
             let mut gap = GAP;
             let answers = match answer {
                 Ok(Err(status)) if is_refusal(&status) => {
-                    self.standing.report_answered(self.place, Some(Err(status.message())));
+                    self.node_state.report_answered(self.place, Some(Err(status.message())));
                     true
                 }
                 Ok(Ok(cluster)) => {
@@ -80,16 +80,16 @@ impl Reporter {
                     if cluster.has_waiters {
                         gap = GAP_AWAITED;
                     }
-                    self.standing.report_answered(self.place, Some(Ok(())));
+                    self.node_state.report_answered(self.place, Some(Ok(())));
                     self.views.take(self.place, cluster, Instant::now())
                 }
                 _ => {
-                    self.standing.report_answered(self.place, None);
+                    self.node_state.report_answered(self.place, None);
                     false
                 }
             };
             self.coordinators.note(self.place, answers);
-            let lag = self.views.head().saturating_sub(self.standing.frontier.id());
+            let lag = self.views.head().saturating_sub(self.node_state.frontier.id());
             self.metrics.zone.apply_lag_ids.set(lag);
             tokio::time::sleep(gap).await;
             let news = async {
@@ -104,15 +104,15 @@ impl Reporter {
     }
 
     fn report(&self) -> ZoneReport {
-        let filling = self.standing.filling();
-        let trouble = self.standing.trouble().or_else(|| filling.clone());
+        let filling = self.node_state.filling();
+        let trouble = self.node_state.trouble().or_else(|| filling.clone());
         ZoneReport {
             zone: self.identity.zone.to_string(),
             node: self.identity.node.to_string(),
-            is_applier: self.standing.is_applier(),
-            frontier: self.standing.frontier.id(),
-            flushed: self.standing.flushed(),
-            halted: self.standing.frontier.halted().unwrap_or_default(),
+            is_applier: self.node_state.is_applier(),
+            frontier: self.node_state.frontier.id(),
+            flushed: self.node_state.flushed(),
+            halted: self.node_state.frontier.halted().unwrap_or_default(),
             trouble: trouble.unwrap_or_default(),
             api_url: self.identity.api_url.clone(),
             filling: filling.is_some(),

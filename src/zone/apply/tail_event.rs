@@ -6,7 +6,7 @@ use crate::rpc::v1::TailBatch;
 
 /// One message from the tail to the applier, in id order.
 #[derive(Debug)]
-pub(super) enum TailEvent {
+pub(crate) enum TailEvent {
     /// A committed batch, not yet recomputed.
     Batch(TailBatch),
     /// Links of another zone, recomputed.

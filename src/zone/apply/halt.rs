@@ -5,27 +5,27 @@ use std::time::Duration;
 
 use pghc_api::id::WriteId;
 
-use super::audit::{Located, Rate};
-use super::auditor::{Auditor, Examined, LOCATE_TRIES};
-use super::standing::Standing;
 use crate::failpoint::{self, Point};
 use crate::postgres::reseed::Operator;
 use crate::telemetry::describe;
+use crate::zone::audit::background::{Auditor, Examined, LOCATE_TRIES};
+use crate::zone::audit::walk::{Located, Rate};
+use crate::zone::node_state::NodeState;
 
 /// How often a halted zone looks whether its database was replaced.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
-/// What a halted applier works with.
-pub(super) struct Halt<'a> {
-    pub(super) standing: &'a Standing,
+/// The dependencies of a halted applier.
+pub(crate) struct Halt<'a> {
+    pub(crate) node_state: &'a NodeState,
     /// `None` in surroundings where nobody can replace the database.
-    pub(super) auditor: Option<&'a Auditor>,
+    pub(crate) auditor: Option<&'a Auditor>,
 }
 
 impl Halt<'_> {
     /// Halts for `why`, finds out where the chain went wrong if it is the chain, and answers when the
     /// database was replaced.
-    pub(super) async fn run(self, why: String, is_chain: bool) {
+    pub(crate) async fn run(self, why: String, is_chain: bool) {
         tracing::error!(why, "this zone halts; its data stays as it is");
         let look = self.auditor.map(|auditor| Look { auditor });
         // Before anybody is told: who is told may replace the database at once, and then the one that
@@ -34,7 +34,7 @@ impl Halt<'_> {
             Some(look) => tokio::time::timeout(LOOK_PERIOD, look.identify()).await.ok().flatten(),
             None => None,
         };
-        self.standing.frontier.set_halted(Some(why));
+        self.node_state.frontier.set_halted(Some(why));
         let Some(look) = look else { return std::future::pending().await };
         tokio::select! {
             biased;
@@ -43,11 +43,11 @@ impl Halt<'_> {
         }
         failpoint::pass(Point::ReplacedSeen);
         tracing::info!("this zone's database was replaced; going on");
-        let ordered = look.auditor.witness.views.head().max(self.standing.known_frontier());
-        self.standing.frontier.limit_seen(ordered);
-        self.standing.unfence();
-        self.standing.doubt("the database was replaced; its chain was not compared yet");
-        self.standing.frontier.set_halted(None);
+        let ordered = look.auditor.witness.views.head().max(self.node_state.known_frontier());
+        self.node_state.frontier.limit_seen(ordered);
+        self.node_state.unfence();
+        self.node_state.doubt("the database was replaced; its chain was not compared yet");
+        self.node_state.frontier.set_halted(None);
     }
 }
 
@@ -86,7 +86,7 @@ impl Look<'_> {
         };
         let evidence = self.auditor.keep(&found).await;
         tracing::error!(%evidence, "this is where the chain went wrong");
-        self.auditor.standing.frontier.reword_halted(evidence.to_string());
+        self.auditor.node_state.frontier.reword_halted(evidence.to_string());
         Some(found)
     }
 

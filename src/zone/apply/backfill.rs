@@ -14,16 +14,16 @@ use pghc_api::chain::{Head, Link};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::database::Database;
 use super::peer::Peer;
 use super::plan::follow;
-use super::standing::{Filling, Standing};
 use super::tail_event::TailEvent;
-use super::views::Source;
-use super::witness::{Compared, Mark, Witness, head_of};
 use crate::failpoint::{self, Point};
 use crate::sabotage::{self, Bug};
 use crate::telemetry::describe;
+use crate::zone::audit::witness::{Compared, Mark, Witness, head_of};
+use crate::zone::database::Database;
+use crate::zone::node_state::{BackfillProgress, NodeState};
+use crate::zone::reports::views::Source;
 
 /// How long a source is left alone after it failed.
 const FAILED_PAUSE: Duration = Duration::from_secs(10);
@@ -45,8 +45,8 @@ const HELD_LINKS: usize = 4_096;
 const HELD_BYTES: usize = 16 << 20;
 
 /// How a turn of filling ended.
-pub(super) enum BackfillResult {
-    /// Nobody reads any longer.
+pub(crate) enum BackfillResult {
+    /// The applier has dropped its end of the queue.
     Unread,
     /// Links were passed on; the coordinators may reach back to the head now.
     GotOn,
@@ -66,10 +66,10 @@ enum ReadEnd {
 }
 
 /// Fills one zone; lives as long as its tail.
-pub(super) struct Backfill {
+pub(crate) struct Backfill {
     witness: Witness,
     own: Arc<dyn Database>,
-    standing: Arc<Standing>,
+    node_state: Arc<NodeState>,
     /// Whether this zone's chain was compared up to where it is filled on.
     is_proven: bool,
     /// Sources that failed, by URL, and when.
@@ -98,7 +98,7 @@ impl Held {
         self.links.last().map(head_of)
     }
 
-    /// What may be passed on, when the coordinators know `mark` at or below the newest link; all of it
+    /// Returns the links to pass on, when the coordinators know `mark` at or below the newest link; all of them
     /// when too much is held.
     fn release(&mut self, mark: Option<Mark>) -> Result<Vec<Link>, Unordered> {
         let first = self.links.first().map_or(u64::MAX, |link| link.id.get());
@@ -122,13 +122,17 @@ impl Held {
 struct Unordered(u64);
 
 impl Backfill {
-    pub(super) fn new(witness: Witness, own: Arc<dyn Database>, standing: Arc<Standing>) -> Self {
+    pub(crate) fn new(
+        witness: Witness,
+        own: Arc<dyn Database>,
+        node_state: Arc<NodeState>,
+    ) -> Self {
         let failed = BTreeMap::new();
-        Self { witness, own, standing, is_proven: false, failed, began: None, logged: None }
+        Self { witness, own, node_state, is_proven: false, failed, began: None, logged: None }
     }
 
     /// Reads from the best source behind `head`, which moves with what was passed on.
-    pub(super) async fn run_once(
+    pub(crate) async fn run_once(
         &mut self,
         head: &mut Option<Head>,
         out: &mpsc::Sender<TailEvent>,
@@ -146,7 +150,7 @@ impl Backfill {
             }
             let mut held = Held::default();
             let ended = self.read(&source, head, out, &mut held).await;
-            // What was passed on must be compared before more is put on top of it.
+            // Links that were passed on must be compared before more follow.
             self.is_proven &= !held.is_behind_unproven;
             match ended {
                 ReadEnd::Unread => return BackfillResult::Unread,
@@ -159,7 +163,7 @@ impl Backfill {
                 }
             }
         }
-        self.standing.set_filling(None);
+        self.node_state.set_filling(None);
         BackfillResult::Stuck(why)
     }
 
@@ -272,7 +276,7 @@ impl Backfill {
 
     fn progress(&mut self, source: &Source, head: Option<&Head>) {
         let at = head.map_or(0, |head| head.id.get());
-        if self.standing.filling().is_none() {
+        if self.node_state.filling().is_none() {
             self.began = None;
         }
         let (since, first) = *self.began.get_or_insert_with(|| {
@@ -288,11 +292,11 @@ impl Backfill {
             self.logged = Some(Instant::now());
         }
         let zone = source.zone.clone();
-        self.standing.set_filling(Some(Filling { zone, at, target, rate }));
+        self.node_state.set_filling(Some(BackfillProgress { zone, at, target, rate }));
     }
 }
 
-/// What becomes of a source whose link `id` is not the one that was ordered.
+/// Ends the reading of a source whose link `id` is not the ordered one.
 fn unordered(id: u64, is_behind_unproven: bool) -> ReadEnd {
     let words =
         format!("link {id} as it was read from another zone is not the one that was ordered");
@@ -343,7 +347,7 @@ mod tests {
     use pghc_api::time::Micros;
 
     use super::{HELD_LINKS, Held, Unordered, rank};
-    use crate::zone::views::Source;
+    use crate::zone::reports::views::Source;
 
     fn link(id: u64) -> Link {
         let mut digest = Digest::default();
@@ -392,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_source_from_which_the_log_takes_over_is_asked_first() {
+    fn nearest_source_that_meets_the_log_is_asked_first() {
         let source = |zone: &str, frontier| Source {
             zone: zone.to_owned(),
             url: format!("http://{zone}"),

@@ -12,7 +12,7 @@ use pghc_api::wire::{LinkBody, Page, Status};
 use crate::http_client::{Bounds, Failure, HttpClient};
 use crate::telemetry::describe;
 
-/// What an answer may take. Zones reach each other directly, over distances of continents.
+/// Limits of an answer. Zones reach each other directly, over distances of continents.
 const BOUNDS: Bounds = Bounds {
     connect: Duration::from_secs(2),
     silence: Duration::from_secs(8),
@@ -29,7 +29,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// A node of another zone.
 #[derive(Debug, Clone)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     client: HttpClient,
     /// Its base URL, without a slash at the end.
     url: String,
@@ -37,7 +37,7 @@ pub(super) struct Peer {
 
 /// Why a peer gave no usable answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum PeerError {
+pub(crate) enum PeerError {
     /// It does not answer, or not as an API node does.
     #[error("{0}")]
     Unusable(String),
@@ -47,17 +47,17 @@ pub(super) enum PeerError {
 }
 
 /// The client that all peers share.
-pub(super) fn client() -> HttpClient {
+pub(crate) fn client() -> HttpClient {
     HttpClient::new(BOUNDS)
 }
 
 impl Peer {
-    pub(super) fn new(client: HttpClient, url: &str) -> Self {
+    pub(crate) fn new(client: HttpClient, url: &str) -> Self {
         Self { client, url: url.trim_end_matches('/').to_owned() }
     }
 
     /// Links above `after`, ascending; none at its frontier.
-    pub(super) async fn page(&self, after: u64) -> Result<Vec<LinkBody>, PeerError> {
+    pub(crate) async fn page(&self, after: u64) -> Result<Vec<LinkBody>, PeerError> {
         let mut limit = PAGE_LINKS_MAX;
         loop {
             let path = format!("/v1/chain?after={after}&limit={limit}");
@@ -76,7 +76,7 @@ impl Peer {
 
     /// The digest of its link `id`, which is waited for if it is behind: under load a zone is, and who
     /// asks for the newest link again and again would always ask too early.
-    pub(super) async fn digest(&self, id: u64) -> Result<Digest, PeerError> {
+    pub(crate) async fn digest(&self, id: u64) -> Result<Digest, PeerError> {
         let path = format!("/v1/chain/{id}?at_least={id}&timeout={DIGEST_WAIT_S}s");
         let link: LinkBody = serde_json::from_slice(&self.get(&path).await?)
             .map_err(|error| PeerError::Unusable(format!("GET {path} is no link: {error}")))?;
@@ -87,7 +87,7 @@ impl Peer {
     }
 
     /// Cluster and zone of the node that answers at this URL, in its own words.
-    pub(super) async fn identity(&self) -> Result<(String, String), PeerError> {
+    pub(crate) async fn identity(&self) -> Result<(String, String), PeerError> {
         let path = "/v1/status";
         let status: Status = serde_json::from_slice(&self.get(path).await?)
             .map_err(|error| PeerError::Unusable(format!("GET {path} is no status: {error}")))?;

@@ -12,7 +12,7 @@ use crate::sequencer::{Batch, EntryError};
 
 /// Why nothing may be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum PlanError {
+pub(crate) enum PlanError {
     /// An id is missing: the tail must be opened anew.
     #[error("the tail goes on with id {found} where id {expected} was due")]
     Gap {
@@ -46,11 +46,11 @@ pub(super) enum PlanError {
 
 /// Plans the links of `batch` that lie above `head`, the zone's newest planned link.
 ///
-/// What lies at or below the head is dropped, since a tail that reconnects may repeat it.
+/// Writes at or below the head are dropped, since a tail that reconnects may repeat them.
 ///
 /// # Errors
 /// See [`PlanError`]; nothing of the batch may be applied then.
-pub(super) fn plan(
+pub(crate) fn plan(
     cluster: &ClusterId,
     head: Option<Head>,
     batch: TailBatch,
@@ -111,7 +111,7 @@ pub(super) fn plan(
 ///
 /// # Errors
 /// The first link that does not follow; nothing of the page may be applied then.
-pub(super) fn follow(
+pub(crate) fn follow(
     cluster: &ClusterId,
     head: Option<Head>,
     page: Vec<LinkBody>,
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn each_id_is_planned_once_and_in_order_whatever_the_tail_repeats() {
+    fn repeated_batches_are_planned_once_in_order() {
         let tail = tail();
         let first = plan(&cluster(), None, tail[0].clone()).expect("planned");
         assert_eq!(first[2].payload.as_deref(), Some("\"c\""));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_zone_has_is_taken_only_as_far_as_it_follows_from_our_own_head() {
+    fn foreign_links_are_taken_only_if_they_follow_from_our_head() {
         let links = plan(&cluster(), None, tail()[0].clone()).expect("planned");
         let bodies = || -> Vec<LinkBody> {
             links.iter().map(|l| LinkBody::new(&cluster(), l.clone()).expect("JSON")).collect()

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::ReadError;
 use crate::task::watch;
+use crate::zone::ReadError;
 
 /// Most characters of a reason that clients are told; the log has all of it.
 const REASON_CHARS_MAX: usize = 1_000;
@@ -26,7 +26,7 @@ fn short(mut why: String) -> String {
 
 /// The watermark. Cheap to share behind an `Arc`.
 #[derive(Debug)]
-pub(super) struct Frontier {
+pub(crate) struct Frontier {
     waiting: Mutex<Waiting>,
     id: watch::Sender<u64>,
     /// The newest it ever was: what readers may have seen, whatever became of the database since.
@@ -41,7 +41,7 @@ struct Waiting {
 }
 
 impl Frontier {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             waiting: Mutex::default(),
             id: watch::Sender::new(0),
@@ -51,37 +51,37 @@ impl Frontier {
     }
 
     /// Newest applied id; 0 while nothing is applied or known.
-    pub(super) fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         *self.id.borrow()
     }
 
     /// Newest id that was ever known to be applied here.
-    pub(super) fn seen(&self) -> u64 {
+    pub(crate) fn seen(&self) -> u64 {
         self.seen.load(Ordering::Acquire)
     }
 
     /// No id above `id` was ever ordered: a changed database showed it, and readers need not wait for it.
-    pub(super) fn limit_seen(&self, id: u64) {
+    pub(crate) fn limit_seen(&self, id: u64) {
         self.seen.fetch_min(id, Ordering::AcqRel);
     }
 
     /// The id and its changes.
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.id.subscribe()
     }
 
     /// Why the zone has halted, and its changes.
-    pub(super) fn halts(&self) -> watch::Receiver<Option<String>> {
+    pub(crate) fn halts(&self) -> watch::Receiver<Option<String>> {
         self.halted.subscribe()
     }
 
     /// Why the zone has halted.
-    pub(super) fn halted(&self) -> Option<String> {
+    pub(crate) fn halted(&self) -> Option<String> {
         self.halted.borrow().clone()
     }
 
     /// The zone is at `id`: wakes exactly those who waited for it or less.
-    pub(super) fn set(&self, id: u64) {
+    pub(crate) fn set(&self, id: u64) {
         self.seen.fetch_max(id, Ordering::AcqRel);
         self.id.send_if_modified(|known| std::mem::replace(known, id) != id);
         let mut waiting = self.waiting.lock();
@@ -94,7 +94,7 @@ impl Frontier {
     }
 
     /// Marks the zone as halted, or as well again; waiters of a halted zone are told at once.
-    pub(super) fn set_halted(&self, why: Option<String>) {
+    pub(crate) fn set_halted(&self, why: Option<String>) {
         let why = why.map(short);
         let halts = why.is_some();
         self.halted.send_if_modified(|known| {
@@ -108,7 +108,7 @@ impl Frontier {
     }
 
     /// Newer words for why the zone has halted; nothing when it goes on again.
-    pub(super) fn reword_halted(&self, why: String) {
+    pub(crate) fn reword_halted(&self, why: String) {
         let why = short(why);
         self.halted.send_if_modified(|known| match known {
             Some(known) if *known != why => {
@@ -123,7 +123,7 @@ impl Frontier {
     ///
     /// # Errors
     /// `Behind` when the deadline passes, `Halted` when the zone halts.
-    pub(super) async fn reach(&self, id: u64, deadline: Instant) -> Result<u64, ReadError> {
+    pub(crate) async fn reach(&self, id: u64, deadline: Instant) -> Result<u64, ReadError> {
         let (ticket, reached) = {
             let mut waiting = self.waiting.lock();
             let now = self.id();
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_stays_seen_when_the_database_goes_back() {
+    fn newest_seen_id_survives_a_restored_database() {
         let frontier = Frontier::new();
         frontier.set(7);
         frontier.set(3);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_an_id_is_woken_when_the_frontier_reaches_it() {
+    async fn waiter_is_woken_when_the_frontier_reaches_its_id() {
         let frontier = Arc::new(Frontier::new());
         let waits = [3, 5, 4].map(|id| {
             let frontier = Arc::clone(&frontier);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wait_past_its_deadline_says_how_far_the_zone_is_and_is_forgotten() {
+    async fn expired_wait_answers_the_frontier() {
         let frontier = Frontier::new();
         frontier.set(2);
         let past = Instant::now();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_halted_zone_keeps_nobody_waiting() {
+    async fn halted_zone_ends_every_wait() {
         let frontier = Frontier::new();
         let halt = async { frontier.set_halted(Some("diverged".to_owned())) };
         let (waited, ()) = tokio::join!(frontier.reach(1, soon()), halt);

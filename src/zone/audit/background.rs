@@ -12,14 +12,14 @@ use pghc_api::id::WriteId;
 use pghc_api::verify::Violation;
 use tokio::time::Instant;
 
-use super::Identity;
-use super::audit::{self, Checked, Located, Rate};
-use super::database::Database;
-use super::standing::Standing;
+use super::walk::{self, Checked, Located, Rate};
 use super::witness::{Compared, Witness};
 use crate::postgres::{Dsn, Evidence, Finding, Keep, KeepError, RawChain, ReadError, Reader};
 use crate::task::Tasks;
 use crate::telemetry::describe;
+use crate::zone::Identity;
+use crate::zone::database::Database;
+use crate::zone::node_state::NodeState;
 
 /// How often the chain is checked, and how fast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,30 +34,30 @@ pub struct Settings {
 const RETRY: Duration = Duration::from_secs(1);
 
 /// How often other zones are asked where a chain went wrong before what is known must do.
-pub(super) const LOCATE_TRIES: u32 = 60;
+pub(crate) const LOCATE_TRIES: u32 = 60;
 
 /// How fast the chain of a fenced zone is looked through once more: others may work on that server.
 const REFINE_RATE: Rate = Rate { rows: 20_000, bytes: 32 << 20 };
 
-/// What the auditor works with.
+/// The auditor's dependencies.
 #[derive(Clone)]
-pub(super) struct Auditor {
-    pub(super) identity: Identity,
-    pub(super) dsn: Dsn,
-    pub(super) reader: Reader,
-    pub(super) database: Arc<dyn Database>,
-    pub(super) standing: Arc<Standing>,
-    pub(super) witness: Witness,
-    pub(super) tasks: Tasks,
+pub(crate) struct Auditor {
+    pub(crate) identity: Identity,
+    pub(crate) dsn: Dsn,
+    pub(crate) reader: Reader,
+    pub(crate) database: Arc<dyn Database>,
+    pub(crate) node_state: Arc<NodeState>,
+    pub(crate) witness: Witness,
+    pub(crate) tasks: Tasks,
 }
 
 impl Auditor {
     /// Checks again and again while this node applies. Runs until it is dropped.
-    pub(super) async fn run(self, settings: Settings) {
+    pub(crate) async fn run(self, settings: Settings) {
         loop {
             let begun = Instant::now();
-            let is_at_work = self.standing.is_applier() && self.standing.is_proven();
-            if !is_at_work || self.standing.frontier.halted().is_some() {
+            let is_at_work = self.node_state.is_applier() && self.node_state.is_proven();
+            if !is_at_work || self.node_state.frontier.halted().is_some() {
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
@@ -80,7 +80,7 @@ impl Auditor {
                 }
                 Ok(Examined::Moved) => tokio::time::sleep(RETRY).await,
                 Err(error @ ReadError::Column(_)) => {
-                    self.standing.fence(describe(&error));
+                    self.node_state.fence(describe(&error));
                     tokio::time::sleep(RETRY).await;
                 }
                 Err(error) => {
@@ -92,15 +92,15 @@ impl Auditor {
     }
 
     /// Why the zone is fenced; `None` while it is not.
-    pub(super) async fn evidence(&self) -> Result<Option<Evidence>, ReadError> {
+    pub(crate) async fn evidence(&self) -> Result<Option<Evidence>, ReadError> {
         self.reader.evidence().await
     }
 
     /// Checks the chain from link `from` on; on a finding looks for where it begins.
-    pub(super) async fn examine(&self, from: WriteId, rate: Rate) -> Result<Examined, ReadError> {
+    pub(crate) async fn examine(&self, from: WriteId, rate: Rate) -> Result<Examined, ReadError> {
         let chain = self.connect().await?;
         let cluster = &self.identity.cluster;
-        let head = match audit::check(&chain, cluster, from, rate).await? {
+        let head = match walk::check(&chain, cluster, from, rate).await? {
             Checked::Moved => return Ok(Examined::Moved),
             Checked::Bad(violation) => return self.locate(violation).await.map(Examined::Bad),
             Checked::Sound(None) => return Ok(Examined::Sound(None)),
@@ -115,9 +115,9 @@ impl Auditor {
     }
 
     /// Checks the chain from link `from` on in itself; answers the first link that does not follow.
-    pub(super) async fn recheck(&self, from: WriteId) -> Result<Option<Violation>, ReadError> {
+    pub(crate) async fn recheck(&self, from: WriteId) -> Result<Option<Violation>, ReadError> {
         let chain = self.connect().await?;
-        let checked = audit::check(&chain, &self.identity.cluster, from, REFINE_RATE).await?;
+        let checked = walk::check(&chain, &self.identity.cluster, from, REFINE_RATE).await?;
         Ok(match checked {
             Checked::Bad(violation) => Some(violation),
             Checked::Sound(_) | Checked::Moved => None,
@@ -126,7 +126,7 @@ impl Auditor {
 
     /// Compares the end of the chain alone, which takes no longer for a long one. `None`: it is the one
     /// that was ordered, or it cannot be told.
-    pub(super) async fn compare(&self) -> Result<Option<Located>, ReadError> {
+    pub(crate) async fn compare(&self) -> Result<Option<Located>, ReadError> {
         let face = self.database.face().await?;
         let Some(digest) = face.digest.filter(|_| face.id > 0) else { return Ok(None) };
         match self.witness.compare(self.database.as_ref(), (face.id, digest), false).await? {
@@ -136,28 +136,28 @@ impl Auditor {
     }
 
     /// Finds where a chain went wrong that shows this.
-    pub(super) async fn locate(&self, violation: Violation) -> Result<Located, ReadError> {
+    pub(crate) async fn locate(&self, violation: Violation) -> Result<Located, ReadError> {
         let chain = self.connect().await?;
-        audit::locate(&chain, &self.identity.cluster, violation, &self.witness).await
+        walk::locate(&chain, &self.identity.cluster, violation, &self.witness).await
     }
 
     /// Whether the schema is such that a look at rows tells nothing: one that the reading role does not see
     /// is there all the same. The finding stops reads until the schema is as it was.
-    pub(super) async fn is_misled(&self) -> bool {
+    pub(crate) async fn is_misled(&self) -> bool {
         let Ok(findings) = self.reader.findings().await else { return false };
         let is_fatal = findings.iter().any(Finding::is_fatal);
         if is_fatal {
-            self.standing.schema_differs(&findings);
+            self.node_state.schema_differs(&findings);
         }
         is_fatal
     }
 
     /// Keeps what was found and has the applier stop. Kept or not, the zone halts.
-    pub(super) async fn fence(&self, found: Located) {
+    pub(crate) async fn fence(&self, found: Located) {
         let evidence = self.keep(&found).await;
-        self.standing.doubt("evidence lies against the chain of this zone");
-        self.standing.fence(evidence.to_string());
-        while self.standing.frontier.halted().is_none() && self.standing.is_fenced() {
+        self.node_state.doubt("evidence lies against the chain of this zone");
+        self.node_state.fence(evidence.to_string());
+        while self.node_state.frontier.halted().is_none() && self.node_state.is_fenced() {
             tokio::time::sleep(RETRY).await;
         }
         self.refine(found).await;
@@ -165,7 +165,7 @@ impl Auditor {
 
     /// Keeps what was found, which fences the zone, unless it is fenced already; answers the evidence as
     /// it is told to people.
-    pub(super) async fn keep(&self, found: &Located) -> Evidence {
+    pub(crate) async fn keep(&self, found: &Located) -> Evidence {
         if let Ok(Some(evidence)) = self.evidence().await {
             return evidence;
         }
@@ -181,7 +181,7 @@ impl Auditor {
         let evidence = self.evidence_of(found);
         let is_kept = evidence.keep(Keep::Refine, &self.dsn, &self.tasks).await?;
         if is_kept {
-            self.standing.frontier.reword_halted(evidence.to_string());
+            self.node_state.frontier.reword_halted(evidence.to_string());
         }
         Ok(is_kept)
     }
@@ -197,9 +197,9 @@ impl Auditor {
     /// Looks again where a chain went wrong that has halted this zone, until that is known or
     /// [`LOCATE_TRIES`] are over, at most for as long as the zone is halted. The finding so far is kept
     /// before that.
-    pub(super) async fn refine(&self, found: Located) {
+    pub(crate) async fn refine(&self, found: Located) {
         let goes_on = async {
-            while self.standing.frontier.halted().is_some() {
+            while self.node_state.frontier.halted().is_some() {
                 tokio::time::sleep(RETRY).await;
             }
         };
@@ -219,7 +219,7 @@ impl Auditor {
             found = earlier;
         }
         for _ in 0..LOCATE_TRIES {
-            if found.is_first || self.standing.frontier.halted().is_none() {
+            if found.is_first || self.node_state.frontier.halted().is_none() {
                 return;
             }
             tokio::time::sleep(RETRY).await;
@@ -245,8 +245,8 @@ impl Auditor {
     }
 }
 
-/// What an examination came to.
-pub(super) enum Examined {
+/// Result of an examination.
+pub(crate) enum Examined {
     /// Sound, and the one that was ordered.
     Sound(Option<Head>),
     Bad(Located),

@@ -1,4 +1,4 @@
-//! How this node stands in its zone: what the applier knows and reports and HTTP tell.
+//! The state of this node in its zone: written by applier, guard and reporters, read by reports and by HTTP.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,8 +9,9 @@ use pghc_api::id::WriteId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::frontier::Frontier;
-use super::witness::Mark;
+use super::audit::witness::Mark;
+use super::conditions::{Change, Condition, Conditions};
+use super::read::frontier::Frontier;
 use crate::postgres::{Finding, MigrateError};
 use crate::task::watch;
 
@@ -19,18 +20,18 @@ const KNOWN_MAX: usize = 256;
 
 /// How far the filling of a zone from another one is.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Filling {
+pub(crate) struct BackfillProgress {
     /// The zone it is filled from.
-    pub(super) zone: String,
+    pub(crate) zone: String,
     /// Newest id that was read.
-    pub(super) at: u64,
+    pub(crate) at: u64,
     /// Newest committed id.
-    pub(super) target: u64,
+    pub(crate) target: u64,
     /// Ids a second.
-    pub(super) rate: f64,
+    pub(crate) rate: f64,
 }
 
-impl std::fmt::Display for Filling {
+impl std::fmt::Display for BackfillProgress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { zone, at, target, rate } = self;
         write!(f, "filling from zone {zone}: at id {at} of {target}, {rate:.0} ids/s")
@@ -38,29 +39,20 @@ impl std::fmt::Display for Filling {
 }
 
 /// Shared between the applier (which writes it), the reports and the service (which read it).
-pub(super) struct Standing {
+pub(crate) struct NodeState {
     /// The zone's frontier as this node knows it.
-    pub(super) frontier: Frontier,
+    pub(crate) frontier: Frontier,
     is_applier: AtomicBool,
     /// Newest id that survives a crash of the database.
     flushed: AtomicU64,
-    /// Why the database cannot be used at the moment; `None` while it can.
-    database: Mutex<Option<String>>,
-    /// Why the database answers no read at the moment; `None` while it does.
-    reads: Mutex<Option<String>>,
-    /// What is wrong with the schema of the database, and whether a node that starts would halt for it.
+    conditions: Mutex<Conditions>,
+    /// Findings about the schema of the database, and whether a node that starts would halt for them.
     schema: Mutex<Option<(String, bool)>>,
-    /// Why no coordinator can feed this zone; `None` while one can.
-    feed: Mutex<Option<String>>,
-    /// Why nothing is being applied although the database answers others; `None` while it is.
-    stall: Mutex<Option<String>>,
     /// How far the filling from another zone is; `None` while there is none.
-    filling: Mutex<Option<Filling>>,
+    filling: Mutex<Option<BackfillProgress>>,
     /// Why this zone must be fenced, as the guard or the auditor found it.
     fenced: watch::Sender<Option<String>>,
-    /// Why the coordinators refuse this node's reports; `None` while they take them.
-    refused: Mutex<Option<String>>,
-    /// What each coordinator that answers said to the last report: why it refuses, if it does.
+    /// The answer of each coordinator to the last report: the reason of a refusal, if it refused.
     said: Mutex<BTreeMap<usize, Option<String>>>,
     /// Why a node of this zone would not start, as it was logged last.
     unfit: Mutex<Vec<Finding>>,
@@ -79,20 +71,19 @@ pub(super) struct Standing {
     doubt: watch::Sender<Option<String>>,
 }
 
-impl Standing {
-    pub(super) fn new() -> Self {
+impl NodeState {
+    pub(crate) fn new() -> Self {
+        let mut conditions = Conditions::default();
+        let unreached = "the database was not reached yet".to_owned();
+        conditions.set(Condition::DatabaseUnreachable, Some(unreached));
         Self {
             frontier: Frontier::new(),
             is_applier: AtomicBool::new(false),
             flushed: AtomicU64::new(0),
-            database: Mutex::new(Some("the database was not reached yet".to_owned())),
-            reads: Mutex::new(None),
+            conditions: Mutex::new(conditions),
             schema: Mutex::new(None),
-            feed: Mutex::new(None),
-            stall: Mutex::new(None),
             filling: Mutex::new(None),
             fenced: watch::Sender::new(None),
-            refused: Mutex::new(None),
             said: Mutex::default(),
             unfit: Mutex::default(),
             known: Mutex::default(),
@@ -106,7 +97,7 @@ impl Standing {
 
     /// Link `at`, and with its digest all before it, is what was ordered: this node planned and applied it,
     /// or the coordinators vouched for it.
-    pub(super) fn know(&self, at: Mark) {
+    pub(crate) fn know(&self, at: Mark) {
         self.known_id.fetch_max(at.0, Ordering::AcqRel);
         let mut known = self.known.lock();
         if known.back() != Some(&at) {
@@ -118,12 +109,12 @@ impl Standing {
     }
 
     /// Whether link `at` is known to be what was ordered.
-    pub(super) fn knows(&self, at: Mark) -> bool {
+    pub(crate) fn knows(&self, at: Mark) -> bool {
         self.known.lock().iter().rev().any(|known| *known == at)
     }
 
     /// How far this zone is known to hold what was ordered; the frontier while this node knows no link.
-    pub(super) fn known_frontier(&self) -> u64 {
+    pub(crate) fn known_frontier(&self) -> u64 {
         match self.known_id.load(Ordering::Acquire) {
             0 => self.frontier.id(),
             newest => newest.min(self.frontier.id()),
@@ -131,7 +122,7 @@ impl Standing {
     }
 
     /// This node takes over a database that ends with link `at`, which is looked at before it is shown.
-    pub(super) fn takes_over(&self, at: Option<Mark>) {
+    pub(crate) fn takes_over(&self, at: Option<Mark>) {
         if at.is_some_and(|at| !self.knows(at)) {
             self.doubt("this node took over; the newest link was not compared yet");
             self.recheck.notify_one();
@@ -139,27 +130,27 @@ impl Standing {
     }
 
     /// Resolves when the guard should look, at the latest after `pause`.
-    pub(super) async fn recheck_within(&self, pause: Duration) {
+    pub(crate) async fn recheck_within(&self, pause: Duration) {
         let _ = tokio::time::timeout(pause, self.recheck.notified()).await;
     }
 
     /// A read found link `id` changed, removed or hidden.
-    pub(super) fn found_changed(&self, id: WriteId) {
+    pub(crate) fn found_changed(&self, id: WriteId) {
         let mut known = self.changed.lock();
         *known = Some(known.map_or(id, |known| known.min(id)));
     }
 
     /// The first link that reads found changed since this was asked last.
-    pub(super) fn take_changed(&self) -> Option<WriteId> {
+    pub(crate) fn take_changed(&self) -> Option<WriteId> {
         self.changed.lock().take()
     }
 
     /// System identifier of the server that the zone's database is on; empty while it is not known.
-    pub(super) fn system(&self) -> String {
+    pub(crate) fn system(&self) -> String {
         self.system.lock().clone()
     }
 
-    pub(super) fn set_system(&self, system: &str) {
+    pub(crate) fn set_system(&self, system: &str) {
         let mut known = self.system.lock();
         if !system.is_empty() && *known != system {
             system.clone_into(&mut known);
@@ -167,7 +158,7 @@ impl Standing {
     }
 
     /// The chain is the one that was ordered.
-    pub(super) fn prove(&self) {
+    pub(crate) fn prove(&self) {
         let proven = self.doubt.send_if_modified(|doubt| doubt.take().is_some());
         if proven {
             tracing::info!("the coordinators vouch for the chain of this zone");
@@ -175,7 +166,7 @@ impl Standing {
     }
 
     /// Whether it is, is not known, for this reason: nothing of it may be served.
-    pub(super) fn doubt(&self, why: &str) {
+    pub(crate) fn doubt(&self, why: &str) {
         self.doubt.send_if_modified(|doubt| {
             let is_news = doubt.as_deref() != Some(why);
             if is_news {
@@ -187,63 +178,61 @@ impl Standing {
     }
 
     /// Why it is not known whether the chain is the one that was ordered; `None` while it is proven.
-    pub(super) fn doubted(&self) -> Option<String> {
+    pub(crate) fn doubted(&self) -> Option<String> {
         self.doubt.borrow().clone()
     }
 
     /// Whether the chain is proven.
-    pub(super) fn is_proven(&self) -> bool {
+    pub(crate) fn is_proven(&self) -> bool {
         self.doubt.borrow().is_none()
     }
 
     /// Waits until it is, at most until `deadline`; answers whether it is.
-    pub(super) async fn proven(&self, deadline: Instant) -> bool {
+    pub(crate) async fn proven(&self, deadline: Instant) -> bool {
         let mut doubt = self.doubt.subscribe();
         timeout_at(deadline, doubt.wait_for(Option::is_none)).await.is_ok()
     }
 
-    pub(super) fn is_applier(&self) -> bool {
+    pub(crate) fn is_applier(&self) -> bool {
         self.is_applier.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_applier(&self, is_applier: bool) {
+    pub(crate) fn set_applier(&self, is_applier: bool) {
         self.is_applier.store(is_applier, Ordering::Relaxed);
     }
 
-    pub(super) fn flushed(&self) -> u64 {
+    pub(crate) fn flushed(&self) -> u64 {
         self.flushed.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_flushed(&self, id: u64) {
+    pub(crate) fn set_flushed(&self, id: u64) {
         self.flushed.store(id, Ordering::Relaxed);
     }
 
     /// Why the database cannot be used at the moment.
-    pub(super) fn database_trouble(&self) -> Option<String> {
-        self.database.lock().clone()
+    pub(crate) fn database_trouble(&self) -> Option<String> {
+        self.reason(Condition::DatabaseUnreachable)
     }
 
-    /// What keeps this zone from getting on, though it tries: its database, the coordinators, or its
+    /// Returns why this zone does not advance: its database, the coordinators, its schema, or its
     /// feed.
-    pub(super) fn trouble(&self) -> Option<String> {
-        let known =
-            [&self.database, &self.reads, &self.stall, &self.refused, &self.feed].into_iter();
-        let trouble = known.filter_map(|trouble| trouble.lock().clone()).next();
+    pub(crate) fn trouble(&self) -> Option<String> {
+        let trouble = self.conditions.lock().first().map(str::to_owned);
         trouble.or_else(|| self.schema_trouble()).or_else(|| self.doubted())
     }
 
     /// Why most coordinators refuse this node's reports; `None` while they take them. A node that is refused takes no
     /// writes: their links would bear a name that is not its own.
-    pub(super) fn refused(&self) -> Option<String> {
-        self.refused.lock().clone()
+    pub(crate) fn refused(&self) -> Option<String> {
+        self.reason(Condition::ReportsRefused)
     }
 
     /// How far the filling from another zone is; `None` while there is none.
-    pub(super) fn filling(&self) -> Option<String> {
+    pub(crate) fn filling(&self) -> Option<String> {
         self.filling.lock().as_ref().map(ToString::to_string)
     }
 
-    pub(super) fn set_filling(&self, filling: Option<Filling>) {
+    pub(crate) fn set_filling(&self, filling: Option<BackfillProgress>) {
         let ends = filling.is_none();
         let before = std::mem::replace(&mut *self.filling.lock(), filling);
         if let Some(before) = before.filter(|_| ends) {
@@ -252,43 +241,36 @@ impl Standing {
     }
 
     /// Has the applier halt for this reason.
-    pub(super) fn fence(&self, why: String) {
+    pub(crate) fn fence(&self, why: String) {
         self.fenced.send_replace(Some(why));
     }
 
     /// Whether the zone must be fenced and that is not dealt with.
-    pub(super) fn is_fenced(&self) -> bool {
+    pub(crate) fn is_fenced(&self) -> bool {
         self.fenced.borrow().is_some()
     }
 
     /// The fence is dealt with.
-    pub(super) fn unfence(&self) {
+    pub(crate) fn unfence(&self) {
         self.fenced.send_replace(None);
     }
 
     /// Resolves when the zone must be fenced, with the reason.
-    pub(super) async fn fenced(&self) -> String {
+    pub(crate) async fn fenced(&self) -> String {
         let mut fenced = self.fenced.subscribe();
         let why = fenced.wait_for(Option::is_some).await.map(|why| why.clone());
         why.ok().flatten().expect("the sender is ours and lives, and there is a reason")
     }
 
-    /// Whether and why nothing is being applied although the database answers others.
-    pub(super) fn apply_stalls(&self, why: Option<String>) {
-        let mut known = self.stall.lock();
-        if *known != why {
-            match &why {
-                Some(why) => tracing::warn!(why, "applying stalls"),
-                None => tracing::info!("applying goes on"),
-            }
-            *known = why;
-        }
+    /// Sets why no batch is applied although the database answers other sessions; `None` while batches are applied.
+    pub(crate) fn apply_stalls(&self, why: Option<String>) {
+        self.set(Condition::ApplyStalled, why);
     }
 
-    /// What the coordinator in place `place` said to a report: nothing, that it takes it, or why it does not.
+    /// Records the answer of the coordinator in place `place` to a report: none, taken, or refused with a reason.
     /// The report counts as refused when more coordinators refuse than take it: one that has just started does
     /// not know all zones yet. Logged when it is news.
-    pub(super) fn report_answered(&self, place: usize, said: Option<Result<(), &str>>) {
+    pub(crate) fn report_answered(&self, place: usize, said: Option<Result<(), &str>>) {
         let why = {
             let mut all = self.said.lock();
             match said {
@@ -299,42 +281,31 @@ impl Standing {
             let is_refused = refusals.len() * 2 > all.len();
             refusals.first().filter(|_| is_refused).map(ToString::to_string)
         };
-        let mut known = self.refused.lock();
-        if known.is_none() && why.is_some() {
-            tracing::error!(why, "the coordinators refuse this node's reports");
-        } else if known.is_some() && why.is_none() {
-            tracing::info!("the coordinators take this node's reports again");
-        }
-        *known = why;
+        self.set(Condition::ReportsRefused, why);
     }
 
-    /// Whether and why no coordinator can feed this zone.
-    pub(super) fn feed_fails(&self, why: Option<String>) {
-        let mut known = self.feed.lock();
-        if *known == why {
-            return;
-        }
-        if let Some(why) = &why {
-            tracing::error!(why, "this zone cannot catch up by itself");
-        }
-        *known = why;
+    /// Sets why no coordinator's tail reaches this zone; `None` while one does.
+    pub(crate) fn feed_fails(&self, why: Option<String>) {
+        self.set(Condition::TailUnavailable, why);
     }
 
-    /// Whether and why the database answers no read; logged when it is news.
-    pub(super) fn reads_fail(&self, why: Option<String>) {
-        let mut known = self.reads.lock();
-        if *known == why {
-            return;
-        }
-        match &why {
-            Some(why) => tracing::warn!(why, "reads fail"),
-            None => tracing::info!("reads answered again"),
-        }
-        *known = why;
+    /// Sets why the database answers no read; `None` while it does.
+    pub(crate) fn reads_fail(&self, why: Option<String>) {
+        self.set(Condition::ReadsFailing, why);
     }
 
-    /// What is wrong with the schema; logged when it is news.
-    pub(super) fn schema_differs(&self, findings: &[Finding]) {
+    fn reason(&self, condition: Condition) -> Option<String> {
+        self.conditions.lock().reason(condition).map(str::to_owned)
+    }
+
+    /// Sets or ends a condition, and logs its beginning, its end, and another reason for it.
+    fn set(&self, condition: Condition, reason: Option<String>) {
+        let change = self.conditions.lock().set(condition, reason.clone());
+        log_change(condition, change, &reason.unwrap_or_default());
+    }
+
+    /// Sets the findings about the schema; a change is logged.
+    pub(crate) fn schema_differs(&self, findings: &[Finding]) {
         let is_fatal = findings.iter().any(Finding::is_fatal);
         let why = MigrateError::Unfit(findings.to_vec()).to_string();
         let now = (!findings.is_empty()).then_some((why, is_fatal));
@@ -352,37 +323,58 @@ impl Standing {
     }
 
     /// The database is unfit for `findings`; answers whether that was so when this was called last.
-    pub(super) fn is_unfit(&self, findings: &[Finding]) -> bool {
+    pub(crate) fn is_unfit(&self, findings: &[Finding]) -> bool {
         let mut known = self.unfit.lock();
         let is_known = *known == findings;
         *known = findings.to_vec();
         is_known
     }
 
-    /// What is wrong with the schema for which a node that starts would halt.
-    pub(super) fn schema_trouble(&self) -> Option<String> {
+    /// Returns the findings about the schema for which a node that starts would halt.
+    pub(crate) fn schema_trouble(&self) -> Option<String> {
         self.schema.lock().clone().filter(|(_, is_fatal)| *is_fatal).map(|(why, _)| why)
     }
 
-    /// What is wrong with the schema, whether or not the zone gets on.
-    pub(super) fn schema_warning(&self) -> Option<String> {
+    /// Returns all findings about the schema.
+    pub(crate) fn schema_warning(&self) -> Option<String> {
         self.schema.lock().as_ref().map(|(why, _)| why.clone())
     }
 
-    /// The database answers.
-    pub(super) fn database_is_well(&self) {
-        if self.database.lock().take().is_some() {
-            tracing::info!("the zone's database answers");
-        }
+    /// Ends the condition that the database is unreachable.
+    pub(crate) fn database_is_well(&self) {
+        self.set(Condition::DatabaseUnreachable, None);
     }
 
-    /// The database does not answer; logged when it is news.
-    pub(super) fn database_fails(&self, why: &dyn std::fmt::Display) {
-        let why = why.to_string();
-        let mut known = self.database.lock();
-        if known.as_ref() != Some(&why) {
+    /// Sets why the database is unreachable.
+    pub(crate) fn database_fails(&self, why: &dyn std::fmt::Display) {
+        self.set(Condition::DatabaseUnreachable, Some(why.to_string()));
+    }
+}
+
+/// ERROR where an operator must act, WARN where the node goes on by itself.
+fn log_change(condition: Condition, change: Change, why: &str) {
+    match (condition, change) {
+        (_, Change::Unchanged)
+        | (Condition::ReportsRefused, Change::Reworded)
+        | (Condition::TailUnavailable, Change::Ended) => {}
+        (Condition::DatabaseUnreachable, Change::Ended) => {
+            tracing::info!("the zone's database answers");
+        }
+        (Condition::DatabaseUnreachable, _) => {
             tracing::warn!(error = why, "the zone's database does not answer; trying again");
-            *known = Some(why);
+        }
+        (Condition::ReadsFailing, Change::Ended) => tracing::info!("reads answered again"),
+        (Condition::ReadsFailing, _) => tracing::warn!(why, "reads fail"),
+        (Condition::ApplyStalled, Change::Ended) => tracing::info!("applying goes on"),
+        (Condition::ApplyStalled, _) => tracing::warn!(why, "applying stalls"),
+        (Condition::ReportsRefused, Change::Ended) => {
+            tracing::info!("the coordinators take this node's reports again");
+        }
+        (Condition::ReportsRefused, _) => {
+            tracing::error!(why, "the coordinators refuse this node's reports");
+        }
+        (Condition::TailUnavailable, _) => {
+            tracing::error!(why, "this zone cannot catch up by itself");
         }
     }
 }
@@ -393,12 +385,12 @@ mod tests {
 
     #[test]
     fn a_report_is_refused_when_most_coordinators_refuse_it() {
-        let standing = Standing::new();
-        standing.database_is_well();
-        standing.prove();
+        let node_state = NodeState::new();
+        node_state.database_is_well();
+        node_state.prove();
         let refused = |place, said| {
-            standing.report_answered(place, said);
-            standing.trouble()
+            node_state.report_answered(place, said);
+            node_state.trouble()
         };
         assert_eq!(refused(0, Some(Ok(()))), None);
         assert_eq!(refused(1, Some(Err("not known"))), None, "one of two");
@@ -410,37 +402,37 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::{Finding, Standing};
+    use super::{Finding, NodeState};
 
     #[test]
     fn changed_schema_is_trouble_only_if_a_start_would_halt() {
-        let standing = Standing::new();
-        standing.database_is_well();
-        standing.prove();
+        let node_state = NodeState::new();
+        node_state.database_is_well();
+        node_state.prove();
         let after = "trigger after CREATE TRIGGER audit AFTER INSERT ON pghc.chain";
-        standing.schema_differs(&[Finding::Foreign(after.to_owned())]);
-        assert_eq!(standing.trouble(), None);
-        assert!(standing.schema_warning().is_some_and(|why| why.contains(after)));
+        node_state.schema_differs(&[Finding::Foreign(after.to_owned())]);
+        assert_eq!(node_state.trouble(), None);
+        assert!(node_state.schema_warning().is_some_and(|why| why.contains(after)));
         let hidden = Finding::Foreign("policy pghc.chain hide".to_owned());
-        standing.schema_differs(&[hidden]);
-        assert!(standing.trouble().is_some_and(|why| why.contains("hide")));
-        standing.schema_differs(&[]);
-        assert_eq!((standing.trouble(), standing.schema_warning()), (None, None));
+        node_state.schema_differs(&[hidden]);
+        assert!(node_state.trouble().is_some_and(|why| why.contains("hide")));
+        node_state.schema_differs(&[]);
+        assert_eq!((node_state.trouble(), node_state.schema_warning()), (None, None));
     }
 
     #[tokio::test(start_paused = true)]
     async fn reads_wait_until_the_chain_is_proven() {
-        let (standing, begun) = (Standing::new(), Instant::now());
+        let (node_state, begun) = (NodeState::new(), Instant::now());
         let second = Duration::from_secs(1);
-        assert!(!standing.proven(begun + second).await, "nobody had vouched for it in time");
+        assert!(!node_state.proven(begun + second).await, "nobody had vouched for it in time");
         assert_eq!(begun.elapsed(), second);
         let later = Instant::now() + 60 * second;
-        let (may, ()) = tokio::join!(standing.proven(later), async { standing.prove() });
+        let (may, ()) = tokio::join!(node_state.proven(later), async { node_state.prove() });
         assert!(may && begun.elapsed() == second);
-        standing.doubt("it was changed");
-        assert!(!standing.is_proven());
-        assert_eq!(standing.trouble().as_deref(), Some("the database was not reached yet"));
-        standing.database_is_well();
-        assert_eq!(standing.trouble().as_deref(), Some("it was changed"));
+        node_state.doubt("it was changed");
+        assert!(!node_state.is_proven());
+        assert_eq!(node_state.trouble().as_deref(), Some("the database was not reached yet"));
+        node_state.database_is_well();
+        assert_eq!(node_state.trouble().as_deref(), Some("it was changed"));
     }
 }

@@ -4,19 +4,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::standing::Standing;
 use crate::postgres::Reader;
 use crate::telemetry::describe;
+use crate::zone::node_state::NodeState;
 
 /// Pause between two looks; one costs the server about 10 ms.
 const PERIOD: Duration = Duration::from_secs(10);
 
 /// Looks again and again. Runs until it is dropped.
-pub(super) async fn run(reader: Reader, standing: Arc<Standing>) {
+pub(crate) async fn run(reader: Reader, node_state: Arc<NodeState>) {
     loop {
         tokio::time::sleep(PERIOD).await;
         match reader.findings().await {
-            Ok(findings) => standing.schema_differs(&findings),
+            Ok(findings) => node_state.schema_differs(&findings),
             // The database is away, or being restored: others tell.
             Err(error) => tracing::debug!(error = describe(&error), "the schema was not looked at"),
         }

@@ -7,11 +7,11 @@ use parking_lot::Mutex;
 use pghc_api::id::ZoneName;
 use tokio::time::Instant;
 
-use super::coordinators::Coordinators;
 use crate::rpc::v1::{Cluster, ZoneReport, ZoneView};
+use crate::zone::coordinators::Coordinators;
 
 /// Longest wait for an answer.
-pub(super) const ANSWER_MAX: Duration = Duration::from_secs(2);
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// A coordinator whose head has stood still so long while others went on is not asked.
 const STALE_AFTER: Duration = Duration::from_secs(2);
@@ -31,20 +31,20 @@ struct View {
     heard: Instant,
 }
 
-/// What the coordinators last answered, by place.
-pub(super) struct Views {
+/// The newest answer of each coordinator, by place.
+pub(crate) struct Views {
     views: Mutex<Vec<Option<View>>>,
 }
 
 /// A zone whose chain may be read over HTTP.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Source {
+pub(crate) struct Source {
     /// Its name.
-    pub(super) zone: String,
+    pub(crate) zone: String,
     /// Address of an API node there.
-    pub(super) url: String,
+    pub(crate) url: String,
     /// Newest id applied there.
-    pub(super) frontier: u64,
+    pub(crate) frontier: u64,
 }
 
 impl Source {
@@ -55,12 +55,12 @@ impl Source {
 
 impl Views {
     /// No coordinator has answered yet.
-    pub(super) fn new(coordinators: usize) -> Self {
+    pub(crate) fn new(coordinators: usize) -> Self {
         Self { views: Mutex::new(vec![None; coordinators]) }
     }
 
-    /// What the coordinators answer to a caller that reports nothing.
-    pub(super) async fn ask(coordinators: &Coordinators) -> Self {
+    /// Asks every coordinator once, without a report.
+    pub(crate) async fn ask(coordinators: &Coordinators) -> Self {
         let views = Self::new(coordinators.count());
         for place in 0..coordinators.count() {
             let mut request = tonic::Request::new(ZoneReport::default());
@@ -76,7 +76,7 @@ impl Views {
 
     /// The other zones that are well and have told where they may be read, nearest first: in the
     /// order of the coordinators, those without one last.
-    pub(super) fn sources(&self, own: &ZoneName) -> Vec<Source> {
+    pub(crate) fn sources(&self, own: &ZoneName) -> Vec<Source> {
         let views = self.views.lock();
         let place_of = |zone: &str| {
             let stands_in = |view: &Option<View>| {
@@ -108,7 +108,7 @@ impl Views {
 
     /// The other zones whose applier reports, halted ones too, with the URL that it advertises: empty when it
     /// advertises none. In the order of their names.
-    pub(super) fn advertised(&self, own: &ZoneName) -> Vec<Source> {
+    pub(crate) fn advertised(&self, own: &ZoneName) -> Vec<Source> {
         let views = self.views.lock();
         let mut newest: BTreeMap<&str, &ZoneView> = BTreeMap::new();
         for zone in views.iter().flatten().flat_map(|view| &view.cluster.zones) {
@@ -125,20 +125,20 @@ impl Views {
     }
 
     /// First id that a coordinator's log can serve, the smallest there is; `None` when none says.
-    pub(super) fn log_first(&self) -> Option<u64> {
+    pub(crate) fn log_first(&self) -> Option<u64> {
         let views = self.views.lock();
         let firsts = views.iter().flatten().map(|view| view.cluster.log_first_id);
         firsts.filter(|first| *first != 0).min()
     }
 
     /// The answer of the coordinator in place `place`.
-    pub(super) fn of(&self, place: usize) -> Option<Cluster> {
+    pub(crate) fn of(&self, place: usize) -> Option<Cluster> {
         self.views.lock()[place].as_ref().map(|view| view.cluster.clone())
     }
 
     /// The answer of the coordinator in place `place`, or of another that answered a second or more later; and
     /// when it came.
-    pub(super) fn newest(&self, place: usize) -> Option<(Cluster, Instant)> {
+    pub(crate) fn newest(&self, place: usize) -> Option<(Cluster, Instant)> {
         let views = self.views.lock();
         let newest = views.iter().flatten().max_by_key(|view| view.heard)?;
         let own = views[place].as_ref().filter(|own| newest.heard - own.heard < NEWER_BY);
@@ -147,13 +147,13 @@ impl Views {
     }
 
     /// Newest committed id any coordinator has told of.
-    pub(super) fn head(&self) -> u64 {
+    pub(crate) fn head(&self) -> u64 {
         let heads = self.views.lock();
         heads.iter().flatten().map(|view| view.cluster.head).max().unwrap_or_default()
     }
 
     /// Takes in an answer; whether the coordinator keeps up with the others.
-    pub(super) fn take(&self, place: usize, cluster: Cluster, now: Instant) -> bool {
+    pub(crate) fn take(&self, place: usize, cluster: Cluster, now: Instant) -> bool {
         let mut views = self.views.lock();
         let newest = views.iter().flatten().map(|v| v.cluster.head).max().unwrap_or_default();
         let unmoved = |view: &&View| view.cluster.head == cluster.head;
@@ -172,7 +172,7 @@ mod tests {
     use crate::rpc::v1::Cluster;
 
     #[test]
-    fn a_coordinator_that_stands_still_while_others_go_on_does_not_keep_up() {
+    fn coordinator_whose_head_stands_still_does_not_keep_up() {
         let views = Views::new(2);
         let at = |head| Cluster { head, ..Cluster::default() };
         let start = Instant::now();
