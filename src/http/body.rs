@@ -11,13 +11,13 @@ use pghc_api::error::ErrorCode;
 use pghc_api::payload;
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::Refusal;
-use super::limits::Limits;
-use super::room::{Room, Share};
+use super::response::ApiError;
+use super::server::limits::Limits;
+use super::server::memory_budget::{MemoryBudget, Share};
 
 /// Declared media type of a write's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Media {
+pub(crate) enum Media {
     /// One write.
     Json,
     /// One write a line.
@@ -25,7 +25,7 @@ pub(super) enum Media {
 }
 
 /// Reads the content type of a write. None at all means JSON.
-pub(super) fn media(headers: &HeaderMap) -> Result<Media, Refusal> {
+pub(crate) fn media(headers: &HeaderMap) -> Result<Media, ApiError> {
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(Media::Json) };
     let text = value.to_str().unwrap_or_default();
     let essence = text.split(';').next().unwrap_or_default().trim();
@@ -35,13 +35,13 @@ pub(super) fn media(headers: &HeaderMap) -> Result<Media, Refusal> {
         Ok(Media::Ndjson)
     } else {
         let detail = "the content type of a write is application/json or application/x-ndjson";
-        Err(Refusal::new(ErrorCode::UnsupportedMediaType, detail))
+        Err(ApiError::new(ErrorCode::UnsupportedMediaType, detail))
     }
 }
 
 /// Refuses a content type that a page of any origin may send without being asked, for a path that reads
 /// no body. None at all is fine, and so is one of ours.
-pub(super) fn refuse_form(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(crate) fn refuse_form(headers: &HeaderMap) -> Result<(), ApiError> {
     const FORMS: [&str; 3] =
         ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"];
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
@@ -49,18 +49,18 @@ pub(super) fn refuse_form(headers: &HeaderMap) -> Result<(), Refusal> {
     let essence = text.split(';').next().unwrap_or_default().trim();
     if FORMS.iter().any(|form| essence.eq_ignore_ascii_case(form)) {
         let detail = "this path takes no form and no plain text: send no body and no content type";
-        return Err(Refusal::new(ErrorCode::UnsupportedMediaType, detail));
+        return Err(ApiError::new(ErrorCode::UnsupportedMediaType, detail));
     }
     Ok(())
 }
 
 /// Reads a whole body of at most `limits.body_bytes`, declared or not, with its share of the node's room:
 /// what is declared is counted before anything is read, anything else as it comes.
-pub(super) async fn read_whole(
+pub(crate) async fn read_whole(
     mut body: Body,
     limits: &Limits,
-    room: &Room,
-) -> Result<(Bytes, Share), Refusal> {
+    room: &MemoryBudget,
+) -> Result<(Bytes, Share), ApiError> {
     let max = limits.body_bytes;
     let declared = body.size_hint().lower();
     if declared > max as u64 {
@@ -101,26 +101,26 @@ pub(super) async fn read_whole(
 }
 
 /// The payload of a write's body; shares its memory.
-pub(super) fn payload_of(body: &Bytes) -> Result<Option<Bytes>, Refusal> {
+pub(crate) fn payload_of(body: &Bytes) -> Result<Option<Bytes>, ApiError> {
     if body.is_empty() {
         let detail = "the body is empty; send {} for a write without a payload";
-        return Err(Refusal::new(ErrorCode::BadJson, detail));
+        return Err(ApiError::new(ErrorCode::BadJson, detail));
     }
     match payload::write_body(body) {
         Ok(range) => Ok(range.map(|range| body.slice(range))),
-        Err(fault) => Err(Refusal::new(fault.code, format!("the body has {fault}"))),
+        Err(fault) => Err(ApiError::new(fault.code, format!("the body has {fault}"))),
     }
 }
 
-pub(super) fn too_large(what: &str, max: usize) -> Refusal {
+pub(crate) fn too_large(what: &str, max: usize) -> ApiError {
     let detail = format!("the {what} is larger than the limit of {max} bytes");
-    Refusal::new(ErrorCode::PayloadTooLarge, detail)
+    ApiError::new(ErrorCode::PayloadTooLarge, detail)
 }
 
-pub(super) fn too_late(detail: impl Into<String>) -> Refusal {
-    Refusal::new(ErrorCode::RequestTimeout, detail)
+pub(crate) fn too_late(detail: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorCode::RequestTimeout, detail)
 }
 
-pub(super) fn broken() -> Refusal {
-    Refusal::new(ErrorCode::BadRequest, "the body broke off or is not framed as HTTP wants it")
+pub(crate) fn broken() -> ApiError {
+    ApiError::new(ErrorCode::BadRequest, "the body broke off or is not framed as HTTP wants it")
 }

@@ -6,10 +6,10 @@ use bytes::Bytes;
 use pghc_api::payload;
 use serde_json::value::RawValue;
 
-use super::ask::{Ask, AtLeast, PAGE, WRITE, idempotency_key, path_id};
 use super::body::{media, payload_of};
+use super::params::{AtLeast, PAGE, RequestParams, WRITE, idempotency_key, path_id};
 
-pub use super::bulk::fuzzing::lines;
+pub use super::v1::bulk::fuzzing::lines;
 
 /// The body of one write.
 ///
@@ -52,8 +52,8 @@ pub fn headers(input: &[u8]) {
 pub fn query(input: &[u8]) {
     let Ok(uri) = Uri::try_from(input) else { return };
     let _ = path_id(&uri);
-    let _ = Ask::leniently(&uri, WRITE);
-    let Ok(ask) = Ask::of(&uri, PAGE) else { return };
+    let _ = RequestParams::parse_lenient(&uri, WRITE);
+    let Ok(ask) = RequestParams::of(&uri, PAGE) else { return };
     assert!(ask.timeout.as_secs() <= 60 && !ask.timeout.is_zero());
     assert!((1..=1_000).contains(&ask.limit));
     if let Some(AtLeast::Token(token)) = ask.at_least {

@@ -5,32 +5,25 @@
 //! as asked, a 4xx is not in the log and never will be, anything else says that the outcome is open.
 //! It must hold no SQL and no consensus, and keep nothing of a request once it is answered.
 
-mod answer;
-mod ask;
 mod body;
-mod bulk;
-mod connection;
 #[cfg(debug_assertions)]
 #[doc(hidden)]
 pub mod fuzzing;
-mod limits;
-mod metrics;
+mod legacy;
 mod openapi;
 mod origin;
-mod original;
-mod outcome;
-mod probe;
-mod read;
-mod room;
+mod params;
+mod probes;
+mod response;
 mod router;
-mod serve;
+mod server;
 mod state;
-mod write;
+mod v1;
 
-pub use limits::{Cors, LOCALHOST, Limits, REQUEST_BYTES_DEFAULT};
-pub use metrics::{METRICS_CONNECTIONS_MAX, serve_metrics};
 pub use openapi::openapi_json;
 pub use router::serve;
+pub use server::limits::{Cors, LOCALHOST, Limits, REQUEST_BYTES_DEFAULT};
+pub use server::metrics::{METRICS_CONNECTIONS_MAX, serve_metrics};
 pub use state::Api;
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::state::Shared;
-use super::{original, probe, read, write};
+use super::v1::{read, write};
+use super::{legacy, probes};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -25,24 +26,24 @@ use super::{original, probe, read, write};
 struct Document;
 
 /// The routes of a node and, from the same text, their description.
-pub(super) fn routes() -> OpenApiRouter<Shared> {
+pub(crate) fn routes() -> OpenApiRouter<Shared> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(write::write, read::page))
         .routes(routes!(read::head))
         .routes(routes!(read::link))
-        .routes(routes!(original::add_link))
-        .routes(routes!(original::recent))
-        .routes(routes!(original::cluster_config))
-        .routes(routes!(original::ping))
-        .routes(routes!(probe::status))
-        .routes(routes!(probe::healthz))
-        .routes(routes!(probe::readyz))
-        .routes(routes!(probe::readyz_write))
-        .routes(routes!(probe::metrics))
-        .routes(routes!(probe::openapi))
+        .routes(routes!(legacy::add_link))
+        .routes(routes!(legacy::recent))
+        .routes(routes!(legacy::cluster_config))
+        .routes(routes!(legacy::ping))
+        .routes(routes!(probes::status))
+        .routes(routes!(probes::healthz))
+        .routes(routes!(probes::readyz))
+        .routes(routes!(probes::readyz_write))
+        .routes(routes!(probes::metrics))
+        .routes(routes!(probes::openapi))
 }
 
-pub(super) fn document() -> OpenApi {
+pub(crate) fn document() -> OpenApi {
     routes().into_openapi()
 }
 

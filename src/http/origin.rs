@@ -10,8 +10,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use pghc_api::error::ErrorCode;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use super::answer::{FRONTIER, REQUEST_ID, Refusal, TOKEN};
-use super::limits::{Cors, LOCALHOST};
+use super::response::{ApiError, FRONTIER, REQUEST_ID, TOKEN};
+use super::server::limits::{Cors, LOCALHOST};
 
 /// Headers by which a browser says how a request came about.
 const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -19,7 +19,7 @@ const MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const DESTINATION: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// Refuses what a page makes that is neither of this node nor allowed.
-pub(super) fn check(cors: &Cors, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+pub(crate) fn check(cors: &Cors, method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
     if let Some(origin) = headers.get(ORIGIN) {
         let text = origin.to_str().unwrap_or_default();
         if allows(cors, text) || is_own(text, headers.get(HOST)) {
@@ -39,12 +39,12 @@ pub(super) fn check(cors: &Cors, method: &Method, headers: &HeaderMap) -> Result
     Ok(())
 }
 
-fn foreign(detail: String) -> Refusal {
-    Refusal::new(ErrorCode::ForeignOrigin, detail)
+fn foreign(detail: String) -> ApiError {
+    ApiError::new(ErrorCode::ForeignOrigin, detail)
 }
 
 /// Answers browsers what they ask before they let an allowed page in.
-pub(super) fn layer(cors: &Cors) -> Option<CorsLayer> {
+pub(crate) fn layer(cors: &Cors) -> Option<CorsLayer> {
     if *cors == Cors::Closed {
         return None;
     }
@@ -102,7 +102,7 @@ mod tests {
     use axum::http::{HeaderMap, HeaderName, Method};
 
     use super::check;
-    use crate::http::limits::{Cors, LOCALHOST};
+    use crate::http::server::limits::{Cors, LOCALHOST};
 
     fn passes(cors: &Cors, method: &Method, headers: &[(&'static str, &str)]) -> bool {
         let mut map = HeaderMap::new();

@@ -14,11 +14,11 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
-use super::answer::{Refusal, finish, request_id};
-use super::limits::{Cors, Limits};
 use super::openapi::{openapi_json, routes};
 use super::origin;
-use super::serve::{Answering, Rules, serve_by};
+use super::response::{ApiError, finish, request_id};
+use super::server::limits::{Cors, Limits};
+use super::server::serve::{Answering, Rules, serve_by};
 use super::state::{Api, Shared};
 use crate::telemetry::Metrics;
 use crate::zone::Service;
@@ -73,7 +73,7 @@ impl Face {
     fn new(api: Shared, cors: &Cors) -> Self {
         let (router, _) = routes().split_for_parts();
         let mut router = router
-            .fallback(async || Refusal::new(ErrorCode::NotFound, "there is no such path"))
+            .fallback(async || ApiError::new(ErrorCode::NotFound, "there is no such path"))
             .with_state(Shared::clone(&api));
         if let Some(layer) = origin::layer(cors) {
             router = router.layer(layer);
@@ -81,7 +81,7 @@ impl Face {
         Self { router, cors: cors.clone(), api }
     }
 
-    async fn routed(&self, request: Request<Body>) -> Result<Response, Refusal> {
+    async fn routed(&self, request: Request<Body>) -> Result<Response, ApiError> {
         origin::check(&self.cors, request.method(), request.headers())?;
         let Ok(response) = self.router.clone().call(request).await;
         self.api.room.hold(response)
@@ -94,7 +94,7 @@ impl Answering for Face {
         let request_id = request_id(request.headers());
         let route = route_of(request.uri().path());
         let has_body = request.body().size_hint().exact() != Some(0);
-        let response = self.routed(request).await.unwrap_or_else(Refusal::into_response);
+        let response = self.routed(request).await.unwrap_or_else(ApiError::into_response);
         // The connection ends after this answer: with the rest of the body, into which a client would send
         // its next request, or because the next one belongs elsewhere.
         let closes = has_body && leaves_body(&response) || self.api.leaves();
@@ -121,7 +121,7 @@ pub async fn serve(listener: TcpListener, api: Arc<Api>, cors: &Cors) {
 
 /// Whether an answer may have been given before the whole body was read.
 fn leaves_body(response: &Response) -> bool {
-    let code = response.extensions().get::<Refusal>().map(Refusal::code);
+    let code = response.extensions().get::<ApiError>().map(ApiError::code);
     match response.status() {
         StatusCode::UNPROCESSABLE_ENTITY | StatusCode::TOO_MANY_REQUESTS => false,
         status if status.is_client_error() => true,

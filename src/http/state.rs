@@ -7,23 +7,23 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use super::limits::Limits;
-use super::room::Room;
+use super::server::limits::Limits;
+use super::server::memory_budget::MemoryBudget;
 use crate::telemetry::Metrics;
 use crate::zone::Service;
 
 /// State shared by all handlers.
-pub(super) type Shared = Arc<Api>;
+pub(crate) type Shared = Arc<Api>;
 
 /// The HTTP face of one node.
 pub struct Api {
-    pub(super) service: Arc<dyn Service>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) limits: Limits,
-    pub(super) room: Arc<Room>,
-    pub(super) shutdown: CancellationToken,
+    pub(crate) service: Arc<dyn Service>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) limits: Limits,
+    pub(crate) room: Arc<MemoryBudget>,
+    pub(crate) shutdown: CancellationToken,
     leaving: CancellationToken,
-    pub(super) openapi: Bytes,
+    pub(crate) openapi: Bytes,
     reports: AtomicU64,
     started: Instant,
 }
@@ -36,7 +36,7 @@ impl std::fmt::Debug for Api {
 
 impl Api {
     /// As [`Api::new`], with the text of `/openapi.json`, which is made of all handlers.
-    pub(super) fn with(
+    pub(crate) fn with(
         service: Arc<dyn Service>,
         metrics: Arc<Metrics>,
         limits: Limits,
@@ -44,7 +44,7 @@ impl Api {
         openapi: Bytes,
     ) -> Self {
         let (reports, started) = (AtomicU64::new(0), Instant::now());
-        let (room, leaving) = (Room::new(limits.request_bytes), CancellationToken::new());
+        let (room, leaving) = (MemoryBudget::new(limits.request_bytes), CancellationToken::new());
         Self { service, metrics, limits, room, shutdown, leaving, openapi, reports, started }
     }
 
@@ -62,13 +62,13 @@ impl Api {
     }
 
     /// Whether the node was told to end.
-    pub(super) fn leaves(&self) -> bool {
+    pub(crate) fn leaves(&self) -> bool {
         self.leaving.is_cancelled() || self.shutdown.is_cancelled()
     }
 
     /// Logs that the database failed a request: once a second at most, since in an outage every
     /// request would say so.
-    pub(super) fn report_database(&self, error: &str) {
+    pub(crate) fn report_database(&self, error: &str) {
         let second = self.started.elapsed().as_secs() + 1;
         if self.reports.swap(second, Ordering::Relaxed) != second {
             tracing::warn!(error, "the zone's database failed a request");

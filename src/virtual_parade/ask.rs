@@ -8,7 +8,7 @@ use pghc_api::id::WriteId;
 use tokio::time::Instant;
 
 use super::parade::Parade;
-use crate::zone::{Need, NewWrite, Node, OrderResult, ReadError, Service as _};
+use crate::zone::{NewWrite, Node, OrderResult, ReadError, ReadRequirement, Service as _};
 
 /// A request.
 #[derive(Debug, Clone)]
@@ -79,11 +79,11 @@ fn id_of(id: u64) -> WriteId {
     WriteId::try_from(id).unwrap_or(WriteId::FIRST)
 }
 
-fn need(at_least: u64, deadline: Instant) -> Need {
-    Need { at_least, deadline, may_be_replica: false }
+fn need(at_least: u64, deadline: Instant) -> ReadRequirement {
+    ReadRequirement { at_least, deadline, may_be_replica: false }
 }
 
-fn read<T>(seen: Result<crate::zone::Snapshot<T>, ReadError>) -> Answer {
+fn read<T>(seen: Result<crate::zone::ReadResult<T>, ReadError>) -> Answer {
     match seen {
         Ok(snapshot) => Answer::Read(snapshot.frontier),
         Err(error) => Answer::Failed(error.to_string()),

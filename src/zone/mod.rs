@@ -139,7 +139,7 @@ pub type Recent = (WriteId, LinkHash, NodeName);
 
 /// Requirements of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Need {
+pub struct ReadRequirement {
     /// Everything up to this id, at least.
     pub at_least: u64,
     /// Until when it may wait for a server that does.
@@ -150,7 +150,7 @@ pub struct Need {
 
 /// A value that was read, and the frontier of the same snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot<T> {
+pub struct ReadResult<T> {
     /// The value.
     pub value: T,
     /// Newest id of the same snapshot; at least what was needed.
@@ -204,26 +204,29 @@ pub trait Service: Send + Sync + 'static {
     fn link(
         &self,
         id: WriteId,
-        need: Need,
-    ) -> BoxFuture<'_, Result<Snapshot<Option<Link>>, ReadError>>;
+        need: ReadRequirement,
+    ) -> BoxFuture<'_, Result<ReadResult<Option<Link>>, ReadError>>;
 
     /// The newest link of this zone; `None` while its chain is empty.
-    fn newest(&self, need: Need) -> BoxFuture<'_, Result<Snapshot<Option<Link>>, ReadError>>;
+    fn newest(
+        &self,
+        need: ReadRequirement,
+    ) -> BoxFuture<'_, Result<ReadResult<Option<Link>>, ReadError>>;
 
     /// Up to `limit` links above `after`, ascending.
     fn page(
         &self,
         after: u64,
         limit: usize,
-        need: Need,
-    ) -> BoxFuture<'_, Result<Snapshot<Vec<Link>>, ReadError>>;
+        need: ReadRequirement,
+    ) -> BoxFuture<'_, Result<ReadResult<Vec<Link>>, ReadError>>;
 
     /// The newest `count` links, newest first; for the original's clients.
     fn recent(
         &self,
         count: usize,
-        need: Need,
-    ) -> BoxFuture<'_, Result<Snapshot<Vec<Recent>>, ReadError>>;
+        need: ReadRequirement,
+    ) -> BoxFuture<'_, Result<ReadResult<Vec<Recent>>, ReadError>>;
 
     /// The cluster as this node's coordinator sees it.
     fn status(&self) -> BoxFuture<'_, Status>;

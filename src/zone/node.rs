@@ -26,8 +26,8 @@ use super::reports::reporter;
 use super::reports::views::Views;
 use super::submit::queue::Submitter;
 use super::{
-    Identity, Need, NewWrite, OrderResult, ReadError, Recent, Service, Snapshot, SubmitError,
-    Unready,
+    Identity, NewWrite, OrderResult, ReadError, ReadRequirement, ReadResult, Recent, Service,
+    SubmitError, Unready,
 };
 use crate::postgres::{Commit, Dsn, Reader};
 use crate::rpc::v1::zone_view::State;
@@ -445,8 +445,8 @@ impl Service for Node {
     fn link(
         &self,
         id: WriteId,
-        need: Need,
-    ) -> BoxFuture<'_, Result<Snapshot<Option<Link>>, ReadError>> {
+        need: ReadRequirement,
+    ) -> BoxFuture<'_, Result<ReadResult<Option<Link>>, ReadError>> {
         Box::pin(async move {
             let query = move |from: Arc<dyn Database>| -> BoxFuture<'static, _> {
                 Box::pin(async move { from.link(id).await })
@@ -455,7 +455,10 @@ impl Service for Node {
         })
     }
 
-    fn newest(&self, need: Need) -> BoxFuture<'_, Result<Snapshot<Option<Link>>, ReadError>> {
+    fn newest(
+        &self,
+        need: ReadRequirement,
+    ) -> BoxFuture<'_, Result<ReadResult<Option<Link>>, ReadError>> {
         Box::pin(async move {
             let query = |from: Arc<dyn Database>| -> BoxFuture<'static, _> {
                 Box::pin(async move { from.newest().await })
@@ -468,8 +471,8 @@ impl Service for Node {
         &self,
         after: u64,
         limit: usize,
-        need: Need,
-    ) -> BoxFuture<'_, Result<Snapshot<Vec<Link>>, ReadError>> {
+        need: ReadRequirement,
+    ) -> BoxFuture<'_, Result<ReadResult<Vec<Link>>, ReadError>> {
         Box::pin(async move {
             let query = move |from: Arc<dyn Database>| -> BoxFuture<'static, _> {
                 Box::pin(async move {
@@ -483,8 +486,8 @@ impl Service for Node {
     fn recent(
         &self,
         count: usize,
-        need: Need,
-    ) -> BoxFuture<'_, Result<Snapshot<Vec<Recent>>, ReadError>> {
+        need: ReadRequirement,
+    ) -> BoxFuture<'_, Result<ReadResult<Vec<Recent>>, ReadError>> {
         Box::pin(async move {
             let query = move |from: Arc<dyn Database>| -> BoxFuture<'static, _> {
                 Box::pin(async move { from.recent(count).await })

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pghc::zone::{Need, NewWrite, Node, OrderResult, Service as _, SubmitError};
+use pghc::zone::{NewWrite, Node, OrderResult, ReadRequirement, Service as _, SubmitError};
 use pghc_history::{Fingerprint, Operation, OrderResult, ReadOutcome, What};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -178,6 +178,6 @@ async fn read_at(node: Arc<Node>, linearizable: bool, token: u64, until: Instant
     }
 }
 
-fn need(at_least: u64, deadline: Instant) -> Need {
-    Need { at_least, deadline, may_be_replica: true }
+fn need(at_least: u64, deadline: Instant) -> ReadRequirement {
+    ReadRequirement { at_least, deadline, may_be_replica: true }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pghc::rpc::Dial as _;
 use pghc::rpc::v1::ZoneReport;
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
-use pghc::zone::{Need, ReadError, Service as _};
+use pghc::zone::{ReadError, ReadRequirement, Service as _};
 use pghc_api::id::WriteId;
 use pghc_history::Reset;
 use tokio::time::{Instant, sleep, timeout};
@@ -75,7 +75,7 @@ impl Trouble {
                 fenced.insert(place);
             }
             let deadline = Instant::now() + ANSWER_MAX;
-            let need = Need { at_least: 0, deadline, may_be_replica: true };
+            let need = ReadRequirement { at_least: 0, deadline, may_be_replica: true };
             let id = WriteId::try_from(forged).expect("above 0");
             let asked = process.spawn(async move { node.link(id, need).await });
             if let Ok(Ok(Ok(seen))) = timeout(ANSWER_MAX * 2, asked).await {

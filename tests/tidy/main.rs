@@ -1,6 +1,7 @@
 //! The tree keeps its own rules: layers, opening comments, sizes, and who may name what.
 
 mod imports;
+mod prose;
 
 use std::collections::BTreeSet;
 use std::fs;

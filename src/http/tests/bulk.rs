@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use futures::channel::mpsc;
 use serde_json::{Value, json};
 
-use super::{Got, PATIENCE, Server, until};
+use crate::http::tests::{Got, PATIENCE, Server, until};
 use crate::http::{Cors, Limits};
 use crate::zone::SubmitError;
 

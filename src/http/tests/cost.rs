@@ -23,7 +23,8 @@ use crate::http::{Api, Cors, Limits, serve};
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
 use crate::zone::{
-    Identity, Need, NewWrite, OrderResult, ReadError, Service, Snapshot, SubmitError, Unready,
+    Identity, NewWrite, OrderResult, ReadError, ReadRequirement, ReadResult, Service, SubmitError,
+    Unready,
 };
 
 /// A node that does nothing but count.
@@ -86,27 +87,30 @@ impl Service for Counter {
     fn link(
         &self,
         _: WriteId,
-        _: Need,
-    ) -> BoxFuture<'_, Result<Snapshot<Option<Link>>, ReadError>> {
-        Box::pin(std::future::ready(Ok(Snapshot { value: None, frontier: 0 })))
+        _: ReadRequirement,
+    ) -> BoxFuture<'_, Result<ReadResult<Option<Link>>, ReadError>> {
+        Box::pin(std::future::ready(Ok(ReadResult { value: None, frontier: 0 })))
     }
-    fn newest(&self, _: Need) -> BoxFuture<'_, Result<Snapshot<Option<Link>>, ReadError>> {
-        Box::pin(std::future::ready(Ok(Snapshot { value: None, frontier: 0 })))
+    fn newest(
+        &self,
+        _: ReadRequirement,
+    ) -> BoxFuture<'_, Result<ReadResult<Option<Link>>, ReadError>> {
+        Box::pin(std::future::ready(Ok(ReadResult { value: None, frontier: 0 })))
     }
     fn page(
         &self,
         _: u64,
         _: usize,
-        _: Need,
-    ) -> BoxFuture<'_, Result<Snapshot<Vec<Link>>, ReadError>> {
-        Box::pin(std::future::ready(Ok(Snapshot { value: Vec::new(), frontier: 0 })))
+        _: ReadRequirement,
+    ) -> BoxFuture<'_, Result<ReadResult<Vec<Link>>, ReadError>> {
+        Box::pin(std::future::ready(Ok(ReadResult { value: Vec::new(), frontier: 0 })))
     }
     fn recent(
         &self,
         _: usize,
-        _: Need,
-    ) -> BoxFuture<'_, Result<Snapshot<Vec<(WriteId, LinkHash, NodeName)>>, ReadError>> {
-        Box::pin(std::future::ready(Ok(Snapshot { value: Vec::new(), frontier: 0 })))
+        _: ReadRequirement,
+    ) -> BoxFuture<'_, Result<ReadResult<Vec<(WriteId, LinkHash, NodeName)>>, ReadError>> {
+        Box::pin(std::future::ready(Ok(ReadResult { value: Vec::new(), frontier: 0 })))
     }
     fn status(&self) -> BoxFuture<'_, Status> {
         unreachable!("nobody asks")

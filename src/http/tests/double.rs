@@ -13,37 +13,38 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use crate::zone::{
-    Identity, Need, NewWrite, OrderResult, ReadError, Service, Snapshot, SubmitError, Unready,
+    Identity, NewWrite, OrderResult, ReadError, ReadRequirement, ReadResult, Service, SubmitError,
+    Unready,
 };
 
 /// How the double behaves; the default is well.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Behaviour {
+pub(crate) struct Behaviour {
     /// Refuses this many submits, with this error.
-    pub(super) submit: Option<(usize, SubmitError)>,
+    pub(crate) submit: Option<(usize, SubmitError)>,
     /// Orders writes but applies nothing.
-    pub(super) applies_nothing: bool,
+    pub(crate) applies_nothing: bool,
     /// Fails every read.
-    pub(super) read: Option<ReadError>,
+    pub(crate) read: Option<ReadError>,
     /// Newest id that reads show, whatever the frontier is said to be.
-    pub(super) goes_back_to: Option<usize>,
+    pub(crate) goes_back_to: Option<usize>,
     /// Fails `read_index`.
-    pub(super) read_index: Option<ReadError>,
+    pub(crate) read_index: Option<ReadError>,
     /// Zones that never apply.
-    pub(super) slow_zones: Vec<String>,
+    pub(crate) slow_zones: Vec<String>,
     /// Why it takes no writes.
-    pub(super) not_ready: Option<String>,
+    pub(crate) not_ready: Option<String>,
     /// Why no reads should be sent to it.
-    pub(super) not_reading: Option<String>,
-    pub(super) may_not_read: Option<ReadError>,
+    pub(crate) not_reading: Option<String>,
+    pub(crate) may_not_read: Option<ReadError>,
     /// Most links in a page, as if they were large; 0: as many as asked for.
-    pub(super) page_links: usize,
+    pub(crate) page_links: usize,
 }
 
 #[derive(Debug)]
-pub(super) struct Double {
+pub(crate) struct Double {
     identity: Identity,
-    pub(super) behaviour: Mutex<Behaviour>,
+    pub(crate) behaviour: Mutex<Behaviour>,
     chain: Mutex<Chain>,
     frontier: watch::Sender<u64>,
 }
@@ -56,7 +57,7 @@ struct Chain {
 }
 
 impl Double {
-    pub(super) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let identity = Identity {
             cluster: "0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7".parse().expect("a UUID"),
             zone: "eu".parse().expect("a name"),
@@ -72,21 +73,21 @@ impl Double {
         })
     }
 
-    pub(super) fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
+    pub(crate) fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
         change(&mut self.behaviour.lock());
     }
 
     /// Applies everything that is ordered.
-    pub(super) fn catch_up(&self) {
+    pub(crate) fn catch_up(&self) {
         let ordered = self.ordered();
         self.frontier.send_replace(ordered);
     }
 
-    pub(super) fn ordered(&self) -> u64 {
+    pub(crate) fn ordered(&self) -> u64 {
         self.chain.lock().links.len() as u64
     }
 
-    pub(super) fn payloads(&self) -> Vec<Option<String>> {
+    pub(crate) fn payloads(&self) -> Vec<Option<String>> {
         let chain = self.chain.lock();
         chain.links.iter().map(|link| link.payload.as_deref().map(str::to_owned)).collect()
     }
@@ -127,9 +128,9 @@ impl Double {
 
     fn read<T>(
         &self,
-        need: Need,
+        need: ReadRequirement,
         read: impl FnOnce(Vec<Link>) -> T,
-    ) -> Result<Snapshot<T>, ReadError> {
+    ) -> Result<ReadResult<T>, ReadError> {
         if let Some(error) = self.behaviour.lock().read.clone() {
             return Err(error);
         }
@@ -140,7 +141,7 @@ impl Double {
         if frontier < need.at_least {
             return Err(ReadError::Behind { frontier });
         }
-        Ok(Snapshot { value: read(links), frontier })
+        Ok(ReadResult { value: read(links), frontier })
     }
 }
 
@@ -217,13 +218,16 @@ impl Service for Double {
     fn link(
         &self,
         id: WriteId,
-        need: Need,
-    ) -> BoxFuture<'_, Result<Snapshot<Option<Link>>, ReadError>> {
+        need: ReadRequirement,
+    ) -> BoxFuture<'_, Result<ReadResult<Option<Link>>, ReadError>> {
         let find = |links: Vec<Link>| links.into_iter().find(|link| link.id == id);
         Box::pin(std::future::ready(self.read(need, find)))
     }
 
-    fn newest(&self, need: Need) -> BoxFuture<'_, Result<Snapshot<Option<Link>>, ReadError>> {
+    fn newest(
+        &self,
+        need: ReadRequirement,
+    ) -> BoxFuture<'_, Result<ReadResult<Option<Link>>, ReadError>> {
         let last = |links: Vec<Link>| links.into_iter().next_back();
         Box::pin(std::future::ready(self.read(need, last)))
     }
@@ -232,8 +236,8 @@ impl Service for Double {
         &self,
         after: u64,
         limit: usize,
-        need: Need,
-    ) -> BoxFuture<'_, Result<Snapshot<Vec<Link>>, ReadError>> {
+        need: ReadRequirement,
+    ) -> BoxFuture<'_, Result<ReadResult<Vec<Link>>, ReadError>> {
         let most = self.behaviour.lock().page_links;
         let limit = if most == 0 { limit } else { limit.min(most) };
         let above = |links: Vec<Link>| {
@@ -245,8 +249,8 @@ impl Service for Double {
     fn recent(
         &self,
         count: usize,
-        need: Need,
-    ) -> BoxFuture<'_, Result<Snapshot<Vec<(WriteId, LinkHash, NodeName)>>, ReadError>> {
+        need: ReadRequirement,
+    ) -> BoxFuture<'_, Result<ReadResult<Vec<(WriteId, LinkHash, NodeName)>>, ReadError>> {
         let newest = |links: Vec<Link>| {
             links.into_iter().rev().take(count).map(|l| (l.id, l.hash, l.node)).collect()
         };

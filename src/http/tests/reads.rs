@@ -5,7 +5,7 @@ use pghc_api::id::ClusterId;
 use pghc_api::token::Token;
 use serde_json::json;
 
-use super::{PATIENCE, Server};
+use crate::http::tests::{PATIENCE, Server};
 use crate::zone::ReadError;
 
 async fn with_links(count: usize) -> Server {

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{PATIENCE, Server, until};
+use crate::http::tests::{PATIENCE, Server, until};
 use crate::http::{Cors, Limits};
 
 const SHORT: Duration = Duration::from_millis(200);

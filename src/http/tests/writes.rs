@@ -3,7 +3,7 @@
 use pghc_api::token::Token;
 use serde_json::json;
 
-use super::{Server, until};
+use crate::http::tests::{Server, until};
 use crate::http::{Cors, Limits};
 use crate::zone::{ReadError, SubmitError};
 

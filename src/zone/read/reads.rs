@@ -18,7 +18,7 @@ use crate::sabotage::{self, Bug};
 use crate::telemetry::describe;
 use crate::zone::database::Database;
 use crate::zone::node_state::NodeState;
-use crate::zone::{Need, ReadError, Snapshot};
+use crate::zone::{ReadError, ReadRequirement, ReadResult};
 
 /// Pause before a server that was not far enough is asked again.
 const RETRY: Duration = Duration::from_millis(20);
@@ -57,9 +57,9 @@ impl Reads {
     /// Asks one server after another until one shows what is needed.
     pub(crate) async fn read<T>(
         &self,
-        need: Need,
+        need: ReadRequirement,
         query: &Query<T>,
-    ) -> Result<Snapshot<T>, ReadError> {
+    ) -> Result<ReadResult<T>, ReadError> {
         self.servable(need.deadline).await?;
         let (mut furthest, begun) = (None, Instant::now());
         let mut failed;
@@ -70,7 +70,7 @@ impl Reads {
                     Ok(Ok((value, frontier)))
                         if frontier >= need.at_least || sabotage::is(Bug::TokenNotAwaited) =>
                     {
-                        return Ok(Snapshot { value, frontier });
+                        return Ok(ReadResult { value, frontier });
                     }
                     Ok(Ok((_, frontier))) => furthest = furthest.max(Some(frontier)),
                     Ok(Err(error)) => {

@@ -38,20 +38,20 @@ const BUFFER_BYTES: usize = 32 << 10;
 const NOTHING_DUE: Duration = Duration::from_secs(3600);
 
 /// The request handler of a server.
-pub(super) trait Answering: Clone + Send + Sync + 'static {
+pub(crate) trait Answering: Clone + Send + Sync + 'static {
     /// Answers one request, whatever happens.
     fn answer(&self, request: Request<Body>) -> impl Future<Output = Response> + Send;
 }
 
 /// How a server treats its clients.
-pub(super) struct Rules {
-    pub(super) limits: Limits,
-    pub(super) shutdown: CancellationToken,
-    pub(super) metrics: Arc<Metrics>,
+pub(crate) struct Rules {
+    pub(crate) limits: Limits,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// As [`serve`](fn@super::serve), whatever answers.
-pub(super) async fn serve_by<A: Answering>(listener: TcpListener, answering: A, rules: Rules) {
+pub(crate) async fn serve_by<A: Answering>(listener: TcpListener, answering: A, rules: Rules) {
     let server = Server {
         answering,
         seats: Seats::new(rules.limits.connections),

@@ -7,7 +7,7 @@
 //! client that sends megabytes must read while it writes.
 
 #[cfg(debug_assertions)]
-pub(super) mod fuzzing;
+pub(crate) mod fuzzing;
 mod lines;
 
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use hyper::body::Body as _;
 use pghc_api::id::IdempotencyKey;
 use tokio::time::Instant;
 
-use super::answer::{FRONTIER, Refusal};
-use super::ask::{Ask, Wait};
-use super::body::too_large;
 use super::outcome::{Written, settle, submit, unwritten};
-use super::state::{Api, Shared};
+use crate::http::body::too_large;
+use crate::http::params::{RequestParams, Wait};
+use crate::http::response::{ApiError, FRONTIER};
+use crate::http::state::{Api, Shared};
 use crate::zone::{NewWrite, OrderResult, SubmitError};
 
 use lines::{Line, Lines};
@@ -46,12 +46,12 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
 /// Answers a bulk write. The headers go out at once; what is wrong with a line is said in its line.
-pub(super) fn answer(
+pub(crate) fn answer(
     api: Shared,
     body: Body,
     key: Option<IdempotencyKey>,
-    ask: &Ask,
-) -> Result<Response, Refusal> {
+    ask: &RequestParams,
+) -> Result<Response, ApiError> {
     let max = api.limits.bulk_bytes;
     if body.size_hint().lower() > max as u64 {
         return Err(too_large("body", max));
@@ -175,7 +175,7 @@ async fn submit_patiently(
     }
 }
 
-fn write_line(api: &Api, answer: &Result<Written, Refusal>, text: &mut Vec<u8>) {
+fn write_line(api: &Api, answer: &Result<Written, ApiError>, text: &mut Vec<u8>) {
     match answer {
         Ok(written) => {
             let mut line = String::with_capacity(ANSWER_BYTES);

@@ -7,8 +7,8 @@ use pghc_api::id::IdempotencyKey;
 
 use super::lines::Lines;
 use crate::http::body::payload_of;
-use crate::http::limits::Limits;
-use crate::http::room::Room;
+use crate::http::server::limits::Limits;
+use crate::http::server::memory_budget::MemoryBudget;
 
 /// Longest line here; longer ones are tried too.
 const LINE_BYTES: usize = 48;
@@ -28,7 +28,7 @@ pub fn lines(input: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.expect("a runtime without threads");
     let found = runtime.block_on(async {
-        let room = Room::new(limits.request_bytes);
+        let room = MemoryBudget::new(limits.request_bytes);
         let mut lines = Lines::new(frames, Some(key.clone()), &limits, room);
         let mut found = Vec::new();
         while !lines.ended() {

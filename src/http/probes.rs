@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use pghc_api::error::ErrorCode;
 
-use super::answer::{JSON, Refusal, json};
+use super::response::{ApiError, JSON, json};
 use super::state::{Api, Shared};
 use crate::telemetry::EXPOSITION_TYPE;
 use crate::zone::Unready;
@@ -18,7 +18,7 @@ use crate::zone::Unready;
     responses((status = 200, description = "Leader, coordinators, zones and their frontiers", body = pghc_api::wire::Status,
         headers(("Pghc-Frontier" = u64, description = "Newest id applied in this zone")))),
 )]
-pub(super) async fn status(State(api): State<Shared>) -> Response {
+pub(crate) async fn status(State(api): State<Shared>) -> Response {
     let status = api.service.status().await;
     let body = serde_json::to_vec(&status).expect("a status is plain data");
     json(StatusCode::OK, body, status.frontier)
@@ -29,7 +29,7 @@ pub(super) async fn status(State(api): State<Shared>) -> Response {
     get, path = "/healthz", operation_id = "healthz", tag = "operation",
     responses((status = 200, description = "`ok`", body = String, content_type = "text/plain")),
 )]
-pub(super) async fn healthz() -> &'static str {
+pub(crate) async fn healthz() -> &'static str {
     "ok"
 }
 
@@ -41,7 +41,7 @@ pub(super) async fn healthz() -> &'static str {
         (status = 503, description = "Not yet, or no longer; the detail says why", body = pghc_api::error::Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn readyz(State(api): State<Shared>) -> Result<&'static str, Refusal> {
+pub(crate) async fn readyz(State(api): State<Shared>) -> Result<&'static str, ApiError> {
     stays(&api)?;
     api.service.ready_to_read().map_err(unready)?;
     Ok("ready")
@@ -55,23 +55,23 @@ pub(super) async fn readyz(State(api): State<Shared>) -> Result<&'static str, Re
         (status = 503, description = "Not yet, or no longer; the detail says why", body = pghc_api::error::Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn readyz_write(State(api): State<Shared>) -> Result<&'static str, Refusal> {
+pub(crate) async fn readyz_write(State(api): State<Shared>) -> Result<&'static str, ApiError> {
     stays(&api)?;
     api.service.ready_to_write().map_err(unready)?;
     Ok("ready")
 }
 
-fn unready(unready: Unready) -> Refusal {
+fn unready(unready: Unready) -> ApiError {
     match unready {
-        Unready::Halted(why) => Refusal::new(ErrorCode::ZoneHalted, why),
-        Unready::Other(why) => Refusal::new(ErrorCode::NotReady, why),
+        Unready::Halted(why) => ApiError::new(ErrorCode::ZoneHalted, why),
+        Unready::Other(why) => ApiError::new(ErrorCode::NotReady, why),
     }
 }
 
 /// A node that was told to end is ready for nothing, though it still serves what comes.
-fn stays(api: &Api) -> Result<(), Refusal> {
+fn stays(api: &Api) -> Result<(), ApiError> {
     if api.leaves() {
-        return Err(Refusal::new(
+        return Err(ApiError::new(
             ErrorCode::Draining,
             "this node was told to end; use another one",
         ));
@@ -84,7 +84,7 @@ fn stays(api: &Api) -> Result<(), Refusal> {
     get, path = "/metrics", operation_id = "metrics", tag = "operation",
     responses((status = 200, description = "Metrics", body = String, content_type = "application/openmetrics-text")),
 )]
-pub(super) async fn metrics(State(api): State<Shared>) -> Response {
+pub(crate) async fn metrics(State(api): State<Shared>) -> Response {
     // Writes that are not applied by this node move the frontier too.
     api.metrics.zone.frontier_id.set(api.service.frontier());
     let kind = HeaderValue::from_static(EXPOSITION_TYPE);
@@ -96,6 +96,6 @@ pub(super) async fn metrics(State(api): State<Shared>) -> Response {
     get, path = "/openapi.json", operation_id = "openapi", tag = "operation",
     responses((status = 200, description = "The OpenAPI document of this node", content_type = "application/json")),
 )]
-pub(super) async fn openapi(State(api): State<Shared>) -> Response {
+pub(crate) async fn openapi(State(api): State<Shared>) -> Response {
     ([(CONTENT_TYPE, JSON)], api.openapi.clone()).into_response()
 }

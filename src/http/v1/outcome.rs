@@ -12,30 +12,30 @@ use pghc_api::id::WriteId;
 use pghc_api::limits::TIMEOUT_MS_DEFAULT;
 use tokio::time::Instant;
 
-use super::answer::{Chained, Refusal, TOKEN, json, of_link};
-use super::ask::{Ask, Wait};
-use super::state::Api;
+use crate::http::params::{RequestParams, Wait};
+use crate::http::response::{ApiError, LinkSummary, TOKEN, json, of_link};
+use crate::http::state::Api;
 use crate::telemetry::WriteEnd;
-use crate::zone::{Need, NewWrite, OrderResult, ReadError, Snapshot, SubmitError};
+use crate::zone::{NewWrite, OrderResult, ReadError, ReadRequirement, ReadResult, SubmitError};
 
 /// A write as it is answered.
 #[derive(Debug)]
-pub(super) struct Written {
-    pub(super) link: Chained,
+pub(crate) struct Written {
+    pub(crate) link: LinkSummary,
     /// Whether the key had been ordered before.
-    pub(super) repeated: bool,
+    pub(crate) repeated: bool,
     /// Of a write by itself: time until its outcome was known, and from there on.
-    pub(super) spent: Option<(Duration, Duration)>,
+    pub(crate) spent: Option<(Duration, Duration)>,
 }
 
 impl Written {
-    pub(super) fn status(&self) -> StatusCode {
+    pub(crate) fn status(&self) -> StatusCode {
         if self.repeated { StatusCode::OK } else { StatusCode::CREATED }
     }
 }
 
 /// The answer to one write: body, frontier and token.
-pub(super) fn written_answer(
+pub(crate) fn written_answer(
     api: &Api,
     written: &Written,
     status: StatusCode,
@@ -49,7 +49,11 @@ pub(super) fn written_answer(
 }
 
 /// Writes one write and waits as asked.
-pub(super) async fn write_one(api: &Api, write: NewWrite, ask: &Ask) -> Result<Written, Refusal> {
+pub(crate) async fn write_one(
+    api: &Api,
+    write: NewWrite,
+    ask: &RequestParams,
+) -> Result<Written, ApiError> {
     let started = Instant::now();
     let deadline = started + ask.timeout;
     let outcomes = submit(api, vec![write], deadline).await.map_err(|error| unwritten(&error))?;
@@ -60,7 +64,7 @@ pub(super) async fn write_one(api: &Api, write: NewWrite, ask: &Ask) -> Result<W
 }
 
 /// Hands writes over and counts what became of them.
-pub(super) async fn submit(
+pub(crate) async fn submit(
     api: &Api,
     writes: Vec<NewWrite>,
     deadline: Instant,
@@ -102,12 +106,12 @@ pub(super) async fn submit(
 }
 
 /// Waits as asked and answers each outcome, in order.
-pub(super) async fn settle(
+pub(crate) async fn settle(
     api: &Api,
     outcomes: Vec<OrderResult>,
     wait: Wait,
     deadline: Instant,
-) -> Vec<Result<Written, Refusal>> {
+) -> Vec<Result<Written, ApiError>> {
     let newest = outcomes.iter().filter_map(|outcome| awaited(outcome, wait)).max();
     let waited = match newest {
         Some(id) => wait_for(api, id, wait, deadline).await,
@@ -122,7 +126,7 @@ pub(super) async fn settle(
             OrderResult::Repeated(id) => repeated(api, id, &waited, until).await,
             OrderResult::KeyReused(id) => {
                 let detail = format!("write {id} has this Idempotency-Key and another payload");
-                Err(Refusal::new(ErrorCode::KeyReused, detail).id(id))
+                Err(ApiError::new(ErrorCode::KeyReused, detail).id(id))
             }
         });
     }
@@ -170,7 +174,7 @@ async fn wait_for(api: &Api, id: WriteId, wait: Wait, deadline: Instant) -> Resu
     Ok(())
 }
 
-fn check(waited: &Result<(), Short>, awaited: Option<WriteId>) -> Result<(), Refusal> {
+fn check(waited: &Result<(), Short>, awaited: Option<WriteId>) -> Result<(), ApiError> {
     match (waited, awaited) {
         (Err(short), Some(id)) if id.get() > short.applied => Err(not_applied(id, &short.why)),
         _ => Ok(()),
@@ -182,11 +186,11 @@ async fn repeated(
     id: WriteId,
     waited: &Result<(), Short>,
     deadline: Instant,
-) -> Result<Written, Refusal> {
+) -> Result<Written, ApiError> {
     check(waited, Some(id))?;
-    let need = Need { at_least: 0, deadline, may_be_replica: false };
+    let need = ReadRequirement { at_least: 0, deadline, may_be_replica: false };
     match api.service.link(id, need).await {
-        Ok(Snapshot { value: Some(link), .. }) => {
+        Ok(ReadResult { value: Some(link), .. }) => {
             Ok(Written { link: of_link(link), repeated: true, spent: None })
         }
         Ok(_) => Err(not_applied(id, "this zone does not show it yet")),
@@ -199,16 +203,16 @@ async fn repeated(
     }
 }
 
-fn not_applied(id: WriteId, why: &str) -> Refusal {
+fn not_applied(id: WriteId, why: &str) -> ApiError {
     let detail = format!("write {id} is committed and will be applied, but not in time: {why}");
-    Refusal::new(ErrorCode::CommittedNotApplied, detail).id(id)
+    ApiError::new(ErrorCode::CommittedNotApplied, detail).id(id)
 }
 
 /// The answer to a write without a result.
-pub(super) fn unwritten(error: &SubmitError) -> Refusal {
+pub(crate) fn unwritten(error: &SubmitError) -> ApiError {
     let (code, detail) = match error {
-        SubmitError::Halted(why) => return Refusal::new(ErrorCode::ZoneHalted, why.clone()),
-        SubmitError::Refused(why) => return Refusal::new(ErrorCode::NotReady, why.clone()),
+        SubmitError::Halted(why) => return ApiError::new(ErrorCode::ZoneHalted, why.clone()),
+        SubmitError::Refused(why) => return ApiError::new(ErrorCode::NotReady, why.clone()),
         SubmitError::Overloaded => (ErrorCode::Overloaded, "the queue of this node is full"),
         SubmitError::Draining => (ErrorCode::Draining, "nothing was handed over"),
         SubmitError::NoSpace => {
@@ -225,10 +229,16 @@ pub(super) fn unwritten(error: &SubmitError) -> Refusal {
             "the write may have been handed over and no answer came in time",
         ),
     };
-    Refusal::new(code, detail)
+    ApiError::new(code, detail)
 }
 
-fn of_head(api: &Api, head: &Head) -> Chained {
+fn of_head(api: &Api, head: &Head) -> LinkSummary {
     let node = api.service.identity().node.clone();
-    Chained { id: head.id, node, hash: head.hash, digest: head.digest, written_at: head.written_at }
+    LinkSummary {
+        id: head.id,
+        node,
+        hash: head.hash,
+        digest: head.digest,
+        written_at: head.written_at,
+    }
 }

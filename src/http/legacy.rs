@@ -8,20 +8,20 @@ use pghc_api::wire::Status;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::answer::{Chained, Refusal, json};
-use super::ask::{Ask, READ, WRITE, idempotency_key};
 use super::body::{read_whole, refuse_form};
-use super::outcome::{write_one, written_answer};
-use super::read::{behind, reach};
+use super::params::{READ, RequestParams, WRITE, idempotency_key};
+use super::response::{ApiError, LinkSummary, json};
 use super::state::Shared;
-use crate::zone::{NewWrite, Snapshot};
+use super::v1::outcome::{write_one, written_answer};
+use super::v1::read::{behind, reach};
+use crate::zone::{NewWrite, ReadResult};
 
 /// Links that `GET /chain/recent` answers at most.
 const RECENT_LINKS: usize = 10;
 
 /// Answer of `GET /cluster/config`.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub(super) struct ClusterConfig {
+pub(crate) struct ClusterConfig {
     /// Identity of the cluster.
     cluster_id: String,
     /// Zone of the answering node.
@@ -39,7 +39,7 @@ pub(super) struct ClusterConfig {
 
 /// A zone in a [`ClusterConfig`].
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub(super) struct ClusterZone {
+pub(crate) struct ClusterZone {
     /// Name of the zone.
     zone: String,
     /// API node that applies there, while one is known.
@@ -63,19 +63,19 @@ pub(super) struct ClusterZone {
         (status = "default", description = "As for `POST /v1/chain`", body = pghc_api::error::Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn add_link(
+pub(crate) async fn add_link(
     State(api): State<Shared>,
     request: Request,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
-    let ask = Ask::leniently(&head.uri, WRITE)?;
+    let ask = RequestParams::parse_lenient(&head.uri, WRITE)?;
     let key = idempotency_key(&head.headers)?;
     refuse_form(&head.headers)?;
     drop(read_whole(body, &api.limits, &api.room).await?);
     let written = write_one(&api, NewWrite { key, payload: None }, &ask).await?;
     let link = &written.link;
     let mut text = String::with_capacity(160);
-    Chained::write_original(link.id, link.hash, &link.node, &mut text);
+    LinkSummary::write_original(link.id, link.hash, &link.node, &mut text);
     Ok(written_answer(&api, &written, StatusCode::OK, text))
 }
 
@@ -93,21 +93,21 @@ pub(super) async fn add_link(
         (status = "default", description = "As for `GET /v1/chain/{id}`", body = pghc_api::error::Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn recent(
+pub(crate) async fn recent(
     State(api): State<Shared>,
     request: Request,
-) -> Result<Response, Refusal> {
-    let ask = Ask::leniently(request.uri(), READ)?;
+) -> Result<Response, ApiError> {
+    let ask = RequestParams::parse_lenient(request.uri(), READ)?;
     let need = reach(&api, &ask).await?;
     let read = api.service.recent(RECENT_LINKS, need).await;
-    let Snapshot { value: links, frontier } = read.map_err(|error| behind(&api, need, error))?;
+    let ReadResult { value: links, frontier } = read.map_err(|error| behind(&api, need, error))?;
     let mut text = String::with_capacity(links.len() * 128 + 2);
     text.push('[');
     for (index, (id, hash, node)) in links.iter().enumerate() {
         if index > 0 {
             text.push(',');
         }
-        Chained::write_original(*id, *hash, node, &mut text);
+        LinkSummary::write_original(*id, *hash, node, &mut text);
     }
     text.push(']');
     Ok(json(StatusCode::OK, text.into_bytes(), frontier))
@@ -119,7 +119,7 @@ pub(super) async fn recent(
     responses((status = 200, description = "What the cluster is made of", body = ClusterConfig,
         headers(("Pghc-Frontier" = u64, description = "Newest id applied in this zone")))),
 )]
-pub(super) async fn cluster_config(State(api): State<Shared>) -> Response {
+pub(crate) async fn cluster_config(State(api): State<Shared>) -> Response {
     let Status { cluster_id, zone, node_id, zones, frontier, .. } = api.service.status().await;
     let config = ClusterConfig {
         cluster_id,
@@ -145,6 +145,6 @@ pub(super) async fn cluster_config(State(api): State<Shared>) -> Response {
     get, path = "/ping", operation_id = "ping", tag = "original",
     responses((status = 200, description = "`pong`", body = String, content_type = "text/plain")),
 )]
-pub(super) async fn ping() -> &'static str {
+pub(crate) async fn ping() -> &'static str {
     "pong"
 }

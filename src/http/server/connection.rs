@@ -25,7 +25,7 @@ const NEVER: u64 = u64::MAX;
 /// The clock of one connection. Its own task moves it; who looks for a connection that can be closed reads
 /// it.
 #[derive(Debug)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     origin: Instant,
     head_read: Duration,
     keep_alive: Duration,
@@ -46,7 +46,7 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+    pub(crate) fn new(limits: &Limits) -> Arc<Self> {
         let clock = Self {
             origin: Instant::now(),
             head_read: limits.head_read,
@@ -67,7 +67,7 @@ impl Clock {
     }
 
     /// When the connection is to be closed if nothing changes; `None` while it is we who work.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         let read_by =
             if self.requests.load(Relaxed) == 0 { self.read_by.load(Relaxed) } else { NEVER };
         let due = read_by.min(self.write_by.load(Relaxed));
@@ -75,7 +75,7 @@ impl Clock {
     }
 
     /// Whether the connection was told to go and nothing keeps it. Its task is woken when it is told.
-    pub(super) fn goes(&self, cx: &Context<'_>) -> bool {
+    pub(crate) fn goes(&self, cx: &Context<'_>) -> bool {
         self.task.register(cx.waker());
         self.dismissed.load(Relaxed) && self.is_idle()
     }
@@ -85,7 +85,7 @@ impl Clock {
     }
 
     /// A request's head has been read.
-    pub(super) fn begin(self: &Arc<Self>) -> Begun {
+    pub(crate) fn begin(self: &Arc<Self>) -> Begun {
         self.requests.fetch_add(1, Relaxed);
         self.head_begun.store(0, Relaxed);
         Begun(Arc::clone(self))
@@ -129,7 +129,7 @@ impl Guest for Clock {
 
 /// A request under way; ends when it is dropped, which is when its answer has been written.
 #[derive(Debug)]
-pub(super) struct Begun(Arc<Clock>);
+pub(crate) struct Begun(Arc<Clock>);
 
 impl Drop for Begun {
     fn drop(&mut self) {
@@ -142,13 +142,13 @@ impl Drop for Begun {
 
 /// An answer's body that holds its request open until it is written.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     body: axum::body::Body,
     _begun: Begun,
 }
 
 impl Answer {
-    pub(super) fn new(body: axum::body::Body, begun: Begun) -> Self {
+    pub(crate) fn new(body: axum::body::Body, begun: Begun) -> Self {
         Self { body, _begun: begun }
     }
 }
@@ -175,7 +175,7 @@ impl Body for Answer {
 
 /// The stream of a connection, which keeps the clock informed and closes without a reset.
 #[derive(Debug)]
-pub(super) struct Watched<S> {
+pub(crate) struct Watched<S> {
     stream: S,
     clock: Arc<Clock>,
     /// Whether our half is closed, and until when we swallow what still comes.
@@ -183,7 +183,7 @@ pub(super) struct Watched<S> {
 }
 
 impl<S> Watched<S> {
-    pub(super) fn new(stream: S, clock: Arc<Clock>) -> Self {
+    pub(crate) fn new(stream: S, clock: Arc<Clock>) -> Self {
         Self { stream, clock, closed: None }
     }
 

@@ -12,11 +12,11 @@ use pghc_api::id::{IdempotencyKey, WriteId};
 use pghc_api::limits::{PAGE_LINKS_DEFAULT, PAGE_LINKS_MAX, TIMEOUT_MS_DEFAULT, TIMEOUT_MS_MAX};
 use pghc_api::token::Token;
 
-use super::answer::Refusal;
+use super::response::ApiError;
 
 /// How far a write must have come before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Wait {
+pub(crate) enum Wait {
     /// Its id is known and durable.
     Ordered,
     /// This zone has applied it.
@@ -28,13 +28,13 @@ pub(super) enum Wait {
 
 /// The position that a read requires to be applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum AtLeast {
+pub(crate) enum AtLeast {
     Id(WriteId),
     Token(Token),
 }
 
 impl AtLeast {
-    pub(super) fn id(&self) -> WriteId {
+    pub(crate) fn id(&self) -> WriteId {
         match self {
             Self::Id(id) => *id,
             Self::Token(token) => token.id(),
@@ -44,23 +44,23 @@ impl AtLeast {
 
 /// Parameters of a request; what was not given has its default.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Ask {
-    pub(super) wait: Wait,
-    pub(super) timeout: Duration,
-    pub(super) at_least: Option<AtLeast>,
-    pub(super) linearizable: bool,
-    pub(super) after: u64,
-    pub(super) limit: usize,
+pub(crate) struct RequestParams {
+    pub(crate) wait: Wait,
+    pub(crate) timeout: Duration,
+    pub(crate) at_least: Option<AtLeast>,
+    pub(crate) linearizable: bool,
+    pub(crate) after: u64,
+    pub(crate) limit: usize,
 }
 
 /// Parameters of writes.
-pub(super) const WRITE: &[&str] = &["wait", "timeout"];
+pub(crate) const WRITE: &[&str] = &["wait", "timeout"];
 /// Parameters of reads.
-pub(super) const READ: &[&str] = &["at_least", "linearizable", "timeout"];
+pub(crate) const READ: &[&str] = &["at_least", "linearizable", "timeout"];
 /// Parameters of page reads.
-pub(super) const PAGE: &[&str] = &["at_least", "linearizable", "timeout", "after", "limit"];
+pub(crate) const PAGE: &[&str] = &["at_least", "linearizable", "timeout", "after", "limit"];
 
-impl Default for Ask {
+impl Default for RequestParams {
     fn default() -> Self {
         Self {
             wait: Wait::default(),
@@ -73,9 +73,9 @@ impl Default for Ask {
     }
 }
 
-impl Ask {
+impl RequestParams {
     /// Reads the parameters of a v1 request; one that is not among `known` is refused.
-    pub(super) fn of(uri: &Uri, known: &[&str]) -> Result<Self, Refusal> {
+    pub(crate) fn of(uri: &Uri, known: &[&str]) -> Result<Self, ApiError> {
         Self::read(uri, known, |name| {
             let known = known.join(", ");
             Err(bad(format!("the query parameter {name:?} is not known here; there are: {known}")))
@@ -83,15 +83,15 @@ impl Ask {
     }
 
     /// Reads the parameters of an original request, whose clients may add what they like.
-    pub(super) fn leniently(uri: &Uri, known: &[&str]) -> Result<Self, Refusal> {
+    pub(crate) fn parse_lenient(uri: &Uri, known: &[&str]) -> Result<Self, ApiError> {
         Self::read(uri, known, |_| Ok(()))
     }
 
     fn read(
         uri: &Uri,
         known: &[&str],
-        unknown: impl Fn(&str) -> Result<(), Refusal>,
-    ) -> Result<Self, Refusal> {
+        unknown: impl Fn(&str) -> Result<(), ApiError>,
+    ) -> Result<Self, ApiError> {
         let mut ask = Self::default();
         if uri.query().is_none() {
             return Ok(ask);
@@ -110,7 +110,7 @@ impl Ask {
         Ok(ask)
     }
 
-    fn set(&mut self, name: &str, value: &str) -> Result<(), Refusal> {
+    fn set(&mut self, name: &str, value: &str) -> Result<(), ApiError> {
         match name {
             "wait" => self.wait = wait(value)?,
             "timeout" => self.timeout = timeout(value)?,
@@ -138,7 +138,7 @@ impl Ask {
     }
 }
 
-fn wait(value: &str) -> Result<Wait, Refusal> {
+fn wait(value: &str) -> Result<Wait, ApiError> {
     match value {
         "ordered" => Ok(Wait::Ordered),
         "applied" => Ok(Wait::Applied),
@@ -148,7 +148,7 @@ fn wait(value: &str) -> Result<Wait, Refusal> {
 }
 
 /// Reads `500ms`, `5s`, or a plain number of milliseconds.
-fn timeout(value: &str) -> Result<Duration, Refusal> {
+fn timeout(value: &str) -> Result<Duration, ApiError> {
     let millis = match (value.strip_suffix("ms"), value.strip_suffix('s')) {
         (Some(millis), _) => number(millis),
         (None, Some(seconds)) => number(seconds).and_then(|seconds| seconds.checked_mul(1000)),
@@ -162,7 +162,7 @@ fn timeout(value: &str) -> Result<Duration, Refusal> {
     })
 }
 
-fn at_least(value: &str) -> Result<AtLeast, Refusal> {
+fn at_least(value: &str) -> Result<AtLeast, ApiError> {
     if value.bytes().all(|byte| byte.is_ascii_digit()) {
         let id = value.parse().map_err(|error| {
             bad(format!("at_least: {error}; leave it out when nothing was seen yet"))
@@ -170,7 +170,7 @@ fn at_least(value: &str) -> Result<AtLeast, Refusal> {
         return Ok(AtLeast::Id(id));
     }
     let token = value.parse().map_err(|error| {
-        Refusal::new(ErrorCode::BadToken, format!("at_least is an id or a token: {error}"))
+        ApiError::new(ErrorCode::BadToken, format!("at_least is an id or a token: {error}"))
     })?;
     Ok(AtLeast::Token(token))
 }
@@ -181,8 +181,8 @@ fn number(text: &str) -> Option<u64> {
     is_digits.then(|| text.parse().ok()).flatten()
 }
 
-fn bad(detail: impl Into<String>) -> Refusal {
-    Refusal::new(ErrorCode::BadRequest, detail)
+fn bad(detail: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorCode::BadRequest, detail)
 }
 
 /// Shortens a client's text before it is repeated in an answer.
@@ -191,9 +191,9 @@ fn shorten(text: &str) -> String {
 }
 
 /// Reads the header `Idempotency-Key`, which is optional.
-pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Refusal> {
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
     const WANTED: &str = "the header Idempotency-Key takes 1 to 128 visible ASCII characters, once";
-    let refuse = || Refusal::new(ErrorCode::BadIdempotencyKey, WANTED);
+    let refuse = || ApiError::new(ErrorCode::BadIdempotencyKey, WANTED);
     let mut given = headers.get_all("idempotency-key").iter();
     let Some(key) = given.next() else { return Ok(None) };
     if given.next().is_some() {
@@ -204,7 +204,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyK
 }
 
 /// Reads the id at the end of a path.
-pub(super) fn path_id(uri: &Uri) -> Result<WriteId, Refusal> {
+pub(crate) fn path_id(uri: &Uri) -> Result<WriteId, ApiError> {
     let segment = uri.path().rsplit('/').next().unwrap_or_default();
     segment.parse().map_err(|error| bad(format!("the path names no link: {error}")))
 }

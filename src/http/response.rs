@@ -17,13 +17,13 @@ use pghc_api::time::Micros;
 use pghc_api::token::Token;
 
 /// Newest id this zone had applied when the answer was given.
-pub(super) const FRONTIER: HeaderName = HeaderName::from_static("pghc-frontier");
+pub(crate) const FRONTIER: HeaderName = HeaderName::from_static("pghc-frontier");
 /// Causality token of the write just answered.
-pub(super) const TOKEN: HeaderName = HeaderName::from_static("pghc-token");
+pub(crate) const TOKEN: HeaderName = HeaderName::from_static("pghc-token");
 /// Correlates an answer with the node's log.
-pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-pub(super) const JSON: HeaderValue = HeaderValue::from_static("application/json");
+pub(crate) const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 const SOFTWARE: HeaderValue = HeaderValue::from_static(concat!("pghc/", env!("CARGO_PKG_VERSION")));
 
@@ -35,37 +35,37 @@ const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
 
 /// A request that is not answered as it was asked. [`finish`] makes it a body.
 #[derive(Debug, Clone)]
-pub(super) struct Refusal(Box<Problem>);
+pub(crate) struct ApiError(Box<Problem>);
 
-impl Refusal {
-    pub(super) fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
+impl ApiError {
+    pub(crate) fn new(code: ErrorCode, detail: impl Into<String>) -> Self {
         Self(Box::new(Problem::new(code, detail)))
     }
 
-    pub(super) fn code(&self) -> ErrorCode {
+    pub(crate) fn code(&self) -> ErrorCode {
         self.0.code
     }
 
     /// Names the write the refusal is about.
-    pub(super) fn id(mut self, id: WriteId) -> Self {
+    pub(crate) fn id(mut self, id: WriteId) -> Self {
         self.0.id = Some(id.get());
         self
     }
 
     /// Says how far the zone is.
-    pub(super) fn frontier(mut self, frontier: u64) -> Self {
+    pub(crate) fn frontier(mut self, frontier: u64) -> Self {
         self.0.frontier = Some(frontier);
         self
     }
 
     /// The problem as one line of NDJSON, with its line end.
-    pub(super) fn write_line(&self, line: &mut Vec<u8>) {
+    pub(crate) fn write_line(&self, line: &mut Vec<u8>) {
         serde_json::to_writer(&mut *line, &self.0).expect("a problem is plain data");
         line.push(b'\n');
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::from_u16(self.0.status).expect("codes have statuses");
@@ -75,7 +75,7 @@ impl IntoResponse for Refusal {
 }
 
 /// Identifies a request in the log: by the client's own id if it is plain, else by a new one.
-pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
+pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     static PROCESS: std::sync::LazyLock<u32> = std::sync::LazyLock::new(rand::random);
     let is_plain = |value: &&HeaderValue| {
@@ -92,8 +92,8 @@ pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
 
 /// Completes an answer: problems get their body, and every answer its request id and, where it does
 /// not yet say at which frontier it was given, the zone's `frontier`.
-pub(super) fn finish(mut response: Response, request_id: HeaderValue, frontier: u64) -> Response {
-    let refusal = match response.extensions_mut().remove::<Refusal>() {
+pub(crate) fn finish(mut response: Response, request_id: HeaderValue, frontier: u64) -> Response {
+    let refusal = match response.extensions_mut().remove::<ApiError>() {
         Some(refusal) => Some(refusal),
         None if response.status() == StatusCode::METHOD_NOT_ALLOWED => {
             Some(method_not_allowed(response.headers()))
@@ -128,13 +128,13 @@ pub(super) fn finish(mut response: Response, request_id: HeaderValue, frontier: 
     response
 }
 
-fn method_not_allowed(headers: &HeaderMap) -> Refusal {
+fn method_not_allowed(headers: &HeaderMap) -> ApiError {
     let allowed = headers.get(ALLOW).and_then(|allow| allow.to_str().ok()).unwrap_or("others");
-    Refusal::new(ErrorCode::MethodNotAllowed, format!("the path takes {allowed}"))
+    ApiError::new(ErrorCode::MethodNotAllowed, format!("the path takes {allowed}"))
 }
 
 /// A body of JSON with the frontier it was given at.
-pub(super) fn json(status: StatusCode, body: Vec<u8>, frontier: u64) -> Response {
+pub(crate) fn json(status: StatusCode, body: Vec<u8>, frontier: u64) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -145,21 +145,21 @@ pub(super) fn json(status: StatusCode, body: Vec<u8>, frontier: u64) -> Response
 
 /// The fields of a link in an answer, without its payload.
 #[derive(Debug, Clone)]
-pub(super) struct Chained {
-    pub(super) id: WriteId,
-    pub(super) node: NodeName,
-    pub(super) hash: LinkHash,
-    pub(super) digest: Digest,
-    pub(super) written_at: Micros,
+pub(crate) struct LinkSummary {
+    pub(crate) id: WriteId,
+    pub(crate) node: NodeName,
+    pub(crate) hash: LinkHash,
+    pub(crate) digest: Digest,
+    pub(crate) written_at: Micros,
 }
 
-impl Chained {
-    pub(super) fn token(&self, cluster: &ClusterId) -> Token {
+impl LinkSummary {
+    pub(crate) fn token(&self, cluster: &ClusterId) -> Token {
         Token::new(cluster, self.id, self.digest)
     }
 
     /// Appends the members of `wire::LinkBody`, without the braces around them.
-    pub(super) fn write_members(&self, cluster: &ClusterId, text: &mut String) {
+    pub(crate) fn write_members(&self, cluster: &ClusterId, text: &mut String) {
         let Self { id, node, hash, digest, written_at } = self;
         let token = self.token(cluster);
         let written = write!(
@@ -170,13 +170,13 @@ impl Chained {
     }
 
     /// Appends a `wire::OriginalLink`.
-    pub(super) fn write_original(id: WriteId, hash: LinkHash, node: &NodeName, text: &mut String) {
+    pub(crate) fn write_original(id: WriteId, hash: LinkHash, node: &NodeName, text: &mut String) {
         write!(text, r#"{{"zk_id":{id},"hash":"{hash}","node_id":"{node}"}}"#)
             .expect("writing to a string cannot fail");
     }
 }
 
-pub(super) fn of_link(link: Link) -> Chained {
+pub(crate) fn of_link(link: Link) -> LinkSummary {
     let Link { id, node, hash, digest, written_at, payload: _ } = link;
-    Chained { id, node, hash, digest, written_at }
+    LinkSummary { id, node, hash, digest, written_at }
 }

@@ -16,14 +16,14 @@ use hyper::body::{Frame, SizeHint};
 use pghc_api::error::ErrorCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::answer::Refusal;
+use crate::http::response::ApiError;
 
 /// Answers up to this size are not counted: connections are bounded, and so are these.
 const SMALL_BYTES: u64 = 16 << 10;
 
 /// The bytes that are free.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(crate) struct MemoryBudget {
     bodies: Arc<Semaphore>,
     answers: Arc<Semaphore>,
     /// Each of the two when nothing is taken.
@@ -32,34 +32,34 @@ pub(super) struct Room {
 
 /// Bytes that are taken; free again when this is dropped.
 #[derive(Debug, Default)]
-pub(super) struct Share(Option<OwnedSemaphorePermit>);
+pub(crate) struct Share(Option<OwnedSemaphorePermit>);
 
-impl Room {
+impl MemoryBudget {
     /// Half of `bytes` for bodies, half for answers.
-    pub(super) fn new(bytes: usize) -> Arc<Self> {
+    pub(crate) fn new(bytes: usize) -> Arc<Self> {
         let half = (bytes / 2).min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
         let (bodies, answers) = (Arc::new(Semaphore::new(half)), Arc::new(Semaphore::new(half)));
         Arc::new(Self { bodies, answers, half })
     }
 
-    /// Room for bytes of a body, if there is any now.
-    pub(super) fn body(&self, bytes: usize) -> Result<Share, Refusal> {
+    /// MemoryBudget for bytes of a body, if there is any now.
+    pub(crate) fn body(&self, bytes: usize) -> Result<Share, ApiError> {
         let taken = Arc::clone(&self.bodies).try_acquire_many_owned(self.permits(bytes));
         taken.map(|permit| Share(Some(permit))).map_err(|_| busy())
     }
 
-    /// Room for bytes of a body, as soon as there is some.
-    pub(super) async fn body_in_time(&self, bytes: usize) -> Share {
+    /// MemoryBudget for bytes of a body, as soon as there is some.
+    pub(crate) async fn body_in_time(&self, bytes: usize) -> Share {
         Share(Arc::clone(&self.bodies).acquire_many_owned(self.permits(bytes)).await.ok())
     }
 
-    /// Room for an answer, as soon as there is some.
-    pub(super) async fn answer_in_time(&self, bytes: usize) -> Share {
+    /// MemoryBudget for an answer, as soon as there is some.
+    pub(crate) async fn answer_in_time(&self, bytes: usize) -> Share {
         Share(Arc::clone(&self.answers).acquire_many_owned(self.permits(bytes)).await.ok())
     }
 
     /// Has a large answer keep its room until the client has taken it.
-    pub(super) fn hold(&self, response: Response) -> Result<Response, Refusal> {
+    pub(crate) fn hold(&self, response: Response) -> Result<Response, ApiError> {
         let size = response.body().size_hint().exact().unwrap_or_default();
         if size <= SMALL_BYTES {
             return Ok(response);
@@ -78,12 +78,12 @@ impl Room {
 
 impl Share {
     /// Its size.
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }
 
     /// Adds what another one holds.
-    pub(super) fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         match (&mut self.0, other.0) {
             (Some(mine), Some(theirs)) => mine.merge(theirs),
             (None, theirs) => self.0 = theirs,
@@ -92,7 +92,7 @@ impl Share {
     }
 
     /// Splits so many bytes off, or all that it has.
-    pub(super) fn split(&mut self, bytes: usize) -> Self {
+    pub(crate) fn split(&mut self, bytes: usize) -> Self {
         match &mut self.0 {
             Some(permit) if bytes < permit.num_permits() => Self(permit.split(bytes)),
             _ => Self(self.0.take()),
@@ -100,14 +100,14 @@ impl Share {
     }
 
     /// `text` as bytes that keep this share for as long as they are in memory.
-    pub(super) fn kept_by(self, text: impl AsRef<[u8]> + Send + 'static) -> Bytes {
+    pub(crate) fn kept_by(self, text: impl AsRef<[u8]> + Send + 'static) -> Bytes {
         Bytes::from_owner(Kept { text, _share: self })
     }
 }
 
-fn busy() -> Refusal {
+fn busy() -> ApiError {
     let detail = "the requests under way hold all the bytes that this node has for them";
-    Refusal::new(ErrorCode::Busy, detail)
+    ApiError::new(ErrorCode::Busy, detail)
 }
 
 /// Bytes and the room that they take.
@@ -162,11 +162,11 @@ mod tests {
     use futures::FutureExt as _;
     use http_body_util::BodyExt as _;
 
-    use super::Room;
+    use super::MemoryBudget;
 
     #[tokio::test]
     async fn a_large_answer_keeps_its_room_until_it_is_taken() {
-        let room = Room::new(2 * 100_000);
+        let room = MemoryBudget::new(2 * 100_000);
         let large = || Response::new(Body::from(vec![b'x'; 60_000]));
         let first = room.hold(large()).expect("there is room");
         assert!(room.hold(large()).is_err(), "40,000 bytes are left");
@@ -179,7 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn shares_are_split_added_and_given_back() {
-        let room = Room::new(2 * 10);
+        let room = MemoryBudget::new(2 * 10);
         let mut share = room.body(8).expect("there is room");
         assert!(room.body(3).is_err());
         let part = share.split(5);

@@ -15,24 +15,24 @@ use pghc_api::id::IdempotencyKey;
 use pghc_api::limits::{BATCH_BYTES_MAX, BATCH_WRITES_MAX};
 use tokio::time::{Duration, Instant, timeout_at};
 
-use crate::http::answer::Refusal;
 use crate::http::body::{broken, payload_of, too_large, too_late};
-use crate::http::limits::Limits;
-use crate::http::room::{Room, Share};
+use crate::http::response::ApiError;
+use crate::http::server::limits::Limits;
+use crate::http::server::memory_budget::{MemoryBudget, Share};
 use crate::zone::NewWrite;
 
 /// A line: a write, or why it is none.
-pub(super) type Line = Result<NewWrite, Refusal>;
+pub(crate) type Line = Result<NewWrite, ApiError>;
 
 /// Reads a body line by line.
-pub(super) struct Lines {
+pub(crate) struct Lines {
     body: Body,
     key: Option<IdempotencyKey>,
     /// Bytes that have arrived and have no room yet.
     arrived: Option<Bytes>,
     /// Bytes that have arrived and are not cut into lines yet.
     buffer: BytesMut,
-    room: Arc<Room>,
+    room: Arc<MemoryBudget>,
     /// The room of what is in the buffer, and of what was cut off it for the next chunk.
     share: Share,
     cut_share: Share,
@@ -50,7 +50,7 @@ pub(super) struct Lines {
     read_by: Instant,
     ended: bool,
     /// The refusal that ended the reading early; the last line of the answer.
-    last_word: Option<Refusal>,
+    last_word: Option<ApiError>,
 }
 
 /// The next part of the body.
@@ -58,15 +58,15 @@ enum Arrival {
     Data(Bytes),
     End,
     Nothing,
-    Failed(Refusal),
+    Failed(ApiError),
 }
 
 impl Lines {
-    pub(super) fn new(
+    pub(crate) fn new(
         body: Body,
         key: Option<IdempotencyKey>,
         limits: &Limits,
-        room: Arc<Room>,
+        room: Arc<MemoryBudget>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -91,24 +91,24 @@ impl Lines {
     }
 
     /// Whether there is nothing more to read or to say.
-    pub(super) fn ended(&self) -> bool {
+    pub(crate) fn ended(&self) -> bool {
         self.ended && self.last_word.is_none()
     }
 
     /// Whether more may arrive.
-    pub(super) fn reading(&self) -> bool {
+    pub(crate) fn reading(&self) -> bool {
         !self.ended
     }
 
     /// Ends the reading; `last_word` is the last line.
-    pub(super) fn end_with(&mut self, last_word: Refusal) {
+    pub(crate) fn end_with(&mut self, last_word: ApiError) {
         self.ended = true;
         self.arrived = None;
         self.last_word = Some(last_word);
     }
 
     /// Starts to count the client's silence anew, after a time in which it was we who were slow.
-    pub(super) fn restart_silence(&mut self) {
+    pub(crate) fn restart_silence(&mut self) {
         self.silent_since = Instant::now();
     }
 
@@ -116,7 +116,7 @@ impl Lines {
     /// at all. Empty at the end. May be dropped while it waits: nothing is lost.
     ///
     /// `silence_counts` says whether the client owes us the next line, and not we it an answer.
-    pub(super) async fn next_chunk(&mut self, silence_counts: bool) -> (Vec<Line>, Share) {
+    pub(crate) async fn next_chunk(&mut self, silence_counts: bool) -> (Vec<Line>, Share) {
         let chunk = self.chunk(silence_counts).await;
         (chunk, std::mem::take(&mut self.cut_share))
     }
@@ -176,7 +176,7 @@ impl Lines {
             }
             Err(_) => {
                 self.arrived = None;
-                self.end_with(Refusal::new(
+                self.end_with(ApiError::new(
                     ErrorCode::Busy,
                     "no room came in time; the lines before this answer stand as answered",
                 ));

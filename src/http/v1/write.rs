@@ -6,12 +6,12 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
 
-use super::answer::Refusal;
-use super::ask::{Ask, WRITE, idempotency_key};
-use super::body::{Media, media, payload_of, read_whole};
 use super::bulk;
 use super::outcome::{write_one, written_answer};
-use super::state::Shared;
+use crate::http::body::{Media, media, payload_of, read_whole};
+use crate::http::params::{RequestParams, WRITE, idempotency_key};
+use crate::http::response::ApiError;
+use crate::http::state::Shared;
 use crate::zone::NewWrite;
 
 /// How long the node took for what, as browsers and proxies know it.
@@ -50,12 +50,12 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
         (status = 504, description = "Unknown, or committed under the `id` given but not yet applied as asked", body = pghc_api::error::Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn write(
+pub(crate) async fn write(
     State(api): State<Shared>,
     request: Request,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let (head, body) = request.into_parts();
-    let ask = Ask::of(&head.uri, WRITE)?;
+    let ask = RequestParams::of(&head.uri, WRITE)?;
     let key = idempotency_key(&head.headers)?;
     if media(&head.headers)? == Media::Ndjson {
         return bulk::answer(api, body, key, &ask);

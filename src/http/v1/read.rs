@@ -10,10 +10,10 @@ use pghc_api::id::WriteId;
 use pghc_api::token::Token;
 use tokio::time::Instant;
 
-use super::answer::{Refusal, json, of_link};
-use super::ask::{Ask, AtLeast, PAGE, READ, path_id};
-use super::state::{Api, Shared};
-use crate::zone::{Need, ReadError, Snapshot};
+use crate::http::params::{AtLeast, PAGE, READ, RequestParams, path_id};
+use crate::http::response::{ApiError, json, of_link};
+use crate::http::state::{Api, Shared};
+use crate::zone::{ReadError, ReadRequirement, ReadResult};
 
 /// A link never changes. Only its reader may keep it: a copy on the way would be served past a fence.
 const FOR_EVER: HeaderValue = HeaderValue::from_static("private, max-age=31536000, immutable");
@@ -37,15 +37,18 @@ const FOR_EVER: HeaderValue = HeaderValue::from_static("private, max-age=3153600
         (status = 504, description = "This zone was not there in time; `frontier` says how far it is", body = pghc_api::error::Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn link(State(api): State<Shared>, request: Request) -> Result<Response, Refusal> {
+pub(crate) async fn link(
+    State(api): State<Shared>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let id = path_id(request.uri())?;
-    let ask = Ask::of(request.uri(), READ)?;
+    let ask = RequestParams::of(request.uri(), READ)?;
     let need = reach(&api, &ask).await?;
     let read = api.service.link(id, need).await.map_err(|error| behind(&api, need, error))?;
-    let Snapshot { value: link, frontier } = read;
+    let ReadResult { value: link, frontier } = read;
     let Some(link) = link else {
         let detail = format!("this zone has no link {id}; its newest is {frontier}");
-        return Err(Refusal::new(ErrorCode::NotFound, detail).frontier(frontier));
+        return Err(ApiError::new(ErrorCode::NotFound, detail).frontier(frontier));
     };
     let mut text = String::new();
     write_link(&api, link, &mut text);
@@ -73,11 +76,14 @@ pub(super) async fn link(State(api): State<Shared>, request: Request) -> Result<
         (status = "default", description = "As for one link", body = pghc_api::error::Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn page(State(api): State<Shared>, request: Request) -> Result<Response, Refusal> {
-    let ask = Ask::of(request.uri(), PAGE)?;
+pub(crate) async fn page(
+    State(api): State<Shared>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let ask = RequestParams::of(request.uri(), PAGE)?;
     let need = reach(&api, &ask).await?;
     let read = api.service.page(ask.after, ask.limit, need).await;
-    let Snapshot { value: links, frontier } = read.map_err(|error| behind(&api, need, error))?;
+    let ReadResult { value: links, frontier } = read.map_err(|error| behind(&api, need, error))?;
     let last = links.last().map(|link| link.id.get());
     // Not the count of links says that there are more: large ones end a page before its limit.
     let more = last.filter(|last| *last < frontier);
@@ -111,11 +117,14 @@ pub(super) async fn page(State(api): State<Shared>, request: Request) -> Result<
         (status = "default", description = "As for one link", body = pghc_api::error::Problem, content_type = "application/problem+json"),
     ),
 )]
-pub(super) async fn head(State(api): State<Shared>, request: Request) -> Result<Response, Refusal> {
-    let ask = Ask::of(request.uri(), READ)?;
+pub(crate) async fn head(
+    State(api): State<Shared>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let ask = RequestParams::of(request.uri(), READ)?;
     let need = reach(&api, &ask).await?;
     let read = api.service.newest(need).await;
-    let Snapshot { value: link, frontier } = read.map_err(|error| behind(&api, need, error))?;
+    let ReadResult { value: link, frontier } = read.map_err(|error| behind(&api, need, error))?;
     let mut text = String::from("{\"head\":");
     match link {
         Some(link) => write_link(&api, link, &mut text),
@@ -130,14 +139,14 @@ pub(super) async fn head(State(api): State<Shared>, request: Request) -> Result<
 /// The zone's database may go back after that, since one that was restored is filled again. So the
 /// read itself makes sure: it must show what the reader asked for, or, when the reader did not say,
 /// what this node ever knew to be applied: its readers may have seen that.
-pub(super) async fn reach(api: &Api, ask: &Ask) -> Result<Need, Refusal> {
+pub(crate) async fn reach(api: &Api, ask: &RequestParams) -> Result<ReadRequirement, ApiError> {
     let service = &api.service;
     let cluster = &service.identity().cluster;
     if let Some(AtLeast::Token(token)) = &ask.at_least
         && !token.is_from(cluster)
     {
         let detail = format!("the token {token} is not of this cluster, {cluster}");
-        return Err(Refusal::new(ErrorCode::WrongCluster, detail));
+        return Err(ApiError::new(ErrorCode::WrongCluster, detail));
     }
     service.may_read().map_err(|error| unreadable(api, error))?;
     let deadline = Instant::now() + ask.timeout;
@@ -147,7 +156,7 @@ pub(super) async fn reach(api: &Api, ask: &Ask) -> Result<Need, Refusal> {
         let committed = service.read_index(deadline).await;
         wanted = wanted.max(committed.map_err(|error| unreadable(api, error))?);
     }
-    let mut need = Need { at_least: wanted, deadline, may_be_replica };
+    let mut need = ReadRequirement { at_least: wanted, deadline, may_be_replica };
     if wanted > service.frontier() {
         let reached = service.wait_applied(wanted, deadline).await;
         reached.map_err(|error| behind(api, need, error))?;
@@ -162,9 +171,9 @@ pub(super) async fn reach(api: &Api, ask: &Ask) -> Result<Need, Refusal> {
 }
 
 /// Compares the token with the link it names: every reader is a witness of the chain it has seen.
-async fn check_token(api: &Api, token: &Token, need: Need) -> Result<(), Refusal> {
+async fn check_token(api: &Api, token: &Token, need: ReadRequirement) -> Result<(), ApiError> {
     let read = api.service.link(token.id(), need).await;
-    let Snapshot { value: link, frontier } = read.map_err(|error| match error {
+    let ReadResult { value: link, frontier } = read.map_err(|error| match error {
         ReadError::Changed(id) => changed(id, ErrorCode::ChainFork),
         error => behind(api, need, error),
     })?;
@@ -178,50 +187,50 @@ async fn check_token(api: &Api, token: &Token, need: Need) -> Result<(), Refusal
     tracing::error!(%token, %id, %digest, "client's token does not match this zone's chain");
     let detail =
         format!("link {id} has the digest {digest} here, which is not the token's ({token})");
-    Err(Refusal::new(ErrorCode::ChainFork, detail).id(id))
+    Err(ApiError::new(ErrorCode::ChainFork, detail).id(id))
 }
 
 /// As [`unreadable`], for a read that needed something.
-pub(super) fn behind(api: &Api, need: Need, error: ReadError) -> Refusal {
+pub(crate) fn behind(api: &Api, need: ReadRequirement, error: ReadError) -> ApiError {
     let ReadError::Behind { frontier } = error else { return unreadable(api, error) };
     let detail = format!("this zone has applied {frontier} and not yet {}", need.at_least);
-    Refusal::new(ErrorCode::NotAppliedYet, detail).frontier(frontier)
+    ApiError::new(ErrorCode::NotAppliedYet, detail).frontier(frontier)
 }
 
 /// The answer to a read that failed.
-pub(super) fn unreadable(api: &Api, error: ReadError) -> Refusal {
+pub(crate) fn unreadable(api: &Api, error: ReadError) -> ApiError {
     match error {
         ReadError::Behind { frontier } => {
             let detail = format!("this zone has applied only up to {frontier}");
-            Refusal::new(ErrorCode::NotAppliedYet, detail).frontier(frontier)
+            ApiError::new(ErrorCode::NotAppliedYet, detail).frontier(frontier)
         }
         ReadError::NotEverywhere(zones) => {
             let detail = format!("not yet applied in {}", zones.join(", "));
-            Refusal::new(ErrorCode::NotAppliedYet, detail).frontier(api.service.frontier())
+            ApiError::new(ErrorCode::NotAppliedYet, detail).frontier(api.service.frontier())
         }
         ReadError::NoLeader => {
-            Refusal::new(ErrorCode::NoLeader, "no leader confirmed the read in time")
+            ApiError::new(ErrorCode::NoLeader, "no leader confirmed the read in time")
         }
         ReadError::TimeLimit => {
-            Refusal::new(ErrorCode::TimeLimit, "it passed before a majority confirmed the read")
+            ApiError::new(ErrorCode::TimeLimit, "it passed before a majority confirmed the read")
         }
         ReadError::Changed(id) => changed(id, ErrorCode::ZoneHalted),
-        ReadError::Unproven(why) => Refusal::new(ErrorCode::NotReady, why),
-        ReadError::Halted(reason) => Refusal::new(ErrorCode::ZoneHalted, reason),
+        ReadError::Unproven(why) => ApiError::new(ErrorCode::NotReady, why),
+        ReadError::Halted(reason) => ApiError::new(ErrorCode::ZoneHalted, reason),
         ReadError::Database(error) => {
             api.report_database(&error);
-            Refusal::new(ErrorCode::DatabaseUnavailable, "the read was not answered")
+            ApiError::new(ErrorCode::DatabaseUnavailable, "the read was not answered")
         }
     }
 }
 
 /// The answer to a read that met a link changed by hand.
-fn changed(id: WriteId, code: ErrorCode) -> Refusal {
+fn changed(id: WriteId, code: ErrorCode) -> ApiError {
     let detail = format!(
         "link {id} of this zone does not follow from the link before it: its database was changed by hand; \
          the zone is fenced once that is confirmed"
     );
-    Refusal::new(code, detail).id(id)
+    ApiError::new(code, detail).id(id)
 }
 
 /// Appends a `wire::LinkBody` with its payload, byte for byte as it was sent.

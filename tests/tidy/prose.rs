@@ -1,0 +1,90 @@
+//! What a machine can check of the prose: openings of comments, names of tests, lines of Markdown.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::sources;
+
+/// Longest name of a test, in characters.
+const TEST_NAME_MAX: usize = 60;
+
+/// Longest line of Markdown outside of tables and blocks of code, in characters.
+const MARKDOWN_LINE_MAX: usize = 100;
+
+/// Words that begin a sentence without a subject of the field.
+const OPENERS: &[&str] = &["What", "Who", "Whoever", "That", "Nobody", "Somebody"];
+
+#[test]
+fn no_comment_begins_without_a_subject() {
+    let mut wrong = Vec::new();
+    for source in sources().iter().filter(|source| !source.module.is_empty()) {
+        for (number, line) in source.text.lines().enumerate() {
+            let Some(comment) = line.trim_start().strip_prefix("//") else { continue };
+            let comment = comment.trim_start_matches(['/', '!']).trim_start();
+            let first = comment.split([' ', ',']).next().unwrap_or_default();
+            if OPENERS.contains(&first) {
+                wrong.push(format!("{}:{}: {comment}", source.path.display(), number + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} comments: {wrong:#?}", wrong.len());
+}
+
+#[test]
+fn test_names_fit() {
+    let mut wrong = Vec::new();
+    for source in sources() {
+        let mut is_test = false;
+        for line in source.text.lines().map(str::trim_start) {
+            if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+                is_test = true;
+            } else if is_test && let Some((_, rest)) = line.split_once("fn ") {
+                let name = rest.split('(').next().unwrap_or_default();
+                if name.len() > TEST_NAME_MAX {
+                    wrong.push(format!("{}: {name}", source.path.display()));
+                }
+                is_test = false;
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} names are longer than {TEST_NAME_MAX}: {wrong:#?}", wrong.len());
+}
+
+#[test]
+fn markdown_lines_fit() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = Vec::new();
+    for folder in ["", "api", "deploy", "docs", "src", "tests"] {
+        walk(&root.join(folder), folder.is_empty(), &mut pages);
+    }
+    let mut wrong = Vec::new();
+    for page in pages {
+        let text = fs::read_to_string(&page).expect("readable");
+        let mut is_code = false;
+        for (number, line) in text.lines().enumerate() {
+            if line.trim_start().starts_with("```") {
+                is_code = !is_code;
+            }
+            let is_table = line.trim_start().starts_with('|');
+            let is_block = is_code || is_table || line.starts_with("    ") || line.starts_with('[');
+            if !is_block && line.chars().count() > MARKDOWN_LINE_MAX {
+                let short = page.strip_prefix(root).expect("below the root").display();
+                wrong.push(format!("{short}:{}", number + 1));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} lines are too long: {wrong:#?}", wrong.len());
+}
+
+fn walk(folder: &Path, is_flat: bool, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.map(|entry| entry.expect("readable").path()) {
+        if path.is_dir() {
+            if !is_flat {
+                walk(&path, false, found);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            found.push(path);
+        }
+    }
+}
