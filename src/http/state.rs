@@ -71,7 +71,7 @@ impl Api {
     pub(crate) fn report_database(&self, error: &str) {
         let second = self.started.elapsed().as_secs() + 1;
         if self.reports.swap(second, Ordering::Relaxed) != second {
-            tracing::warn!(error, "the zone's database failed a request");
+            tracing::warn!(error, "database failed a request");
         }
     }
 }

@@ -285,7 +285,7 @@ impl Applier {
         let rings = self.rings.load(Ordering::Relaxed);
         match self.send(epoch, batch, rings).await {
             Err(ApplyError::Lost(Some(error))) if rings && is_queue_full(&error) => {
-                tracing::warn!(%error, "applying without notifications from now on");
+                tracing::warn!(%error, "notifications lost, applying without them");
                 self.rings.store(false, Ordering::Relaxed);
                 self.send(epoch, batch, false).await
             }

@@ -84,7 +84,7 @@ impl Coordinators {
     pub(crate) fn note(&self, place: usize, answers: bool) {
         let before = self.nearest_first[place].answers.swap(answers, Ordering::Relaxed);
         if before != answers {
-            tracing::info!(place, answers, "coordinator changed");
+            tracing::info!(place, answers, "tail moved to another coordinator");
         }
     }
 

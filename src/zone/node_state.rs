@@ -161,7 +161,7 @@ impl NodeState {
     pub(crate) fn prove(&self) {
         let proven = self.doubt.send_if_modified(|doubt| doubt.take().is_some());
         if proven {
-            tracing::info!("the coordinators vouch for the chain of this zone");
+            tracing::info!("chain proven by the coordinators");
         }
     }
 
@@ -170,7 +170,7 @@ impl NodeState {
         self.doubt.send_if_modified(|doubt| {
             let is_news = doubt.as_deref() != Some(why);
             if is_news {
-                tracing::warn!(why, "nothing of this zone's chain is served");
+                tracing::warn!(why, "chain unproven, reads refused");
                 *doubt = Some(why.to_owned());
             }
             is_news
@@ -236,7 +236,7 @@ impl NodeState {
         let ends = filling.is_none();
         let before = std::mem::replace(&mut *self.filling.lock(), filling);
         if let Some(before) = before.filter(|_| ends) {
-            tracing::info!(last = %before, "filling from another zone ended");
+            tracing::info!(last = %before, "backfill ended");
         }
     }
 
@@ -314,10 +314,10 @@ impl NodeState {
             return;
         }
         for finding in findings {
-            tracing::warn!(%finding, "schema of the zone's database changed while this node runs");
+            tracing::warn!(%finding, "schema changed while the node runs");
         }
         if now.is_none() {
-            tracing::info!("schema of the zone's database is as it must be again");
+            tracing::info!("schema correct again");
         }
         *known = now;
     }
@@ -358,23 +358,23 @@ fn log_change(condition: Condition, change: Change, why: &str) {
         | (Condition::ReportsRefused, Change::Reworded)
         | (Condition::TailUnavailable, Change::Ended) => {}
         (Condition::DatabaseUnreachable, Change::Ended) => {
-            tracing::info!("the zone's database answers");
+            tracing::info!("database reachable");
         }
         (Condition::DatabaseUnreachable, _) => {
-            tracing::warn!(error = why, "the zone's database does not answer; trying again");
+            tracing::warn!(error = why, "database unreachable, retrying");
         }
         (Condition::ReadsFailing, Change::Ended) => tracing::info!("reads answered again"),
-        (Condition::ReadsFailing, _) => tracing::warn!(why, "reads fail"),
-        (Condition::ApplyStalled, Change::Ended) => tracing::info!("applying goes on"),
-        (Condition::ApplyStalled, _) => tracing::warn!(why, "applying stalls"),
+        (Condition::ReadsFailing, _) => tracing::warn!(why, "reads failing"),
+        (Condition::ApplyStalled, Change::Ended) => tracing::info!("applying resumed"),
+        (Condition::ApplyStalled, _) => tracing::warn!(why, "applying stalled"),
         (Condition::ReportsRefused, Change::Ended) => {
-            tracing::info!("the coordinators take this node's reports again");
+            tracing::info!("reports accepted again");
         }
         (Condition::ReportsRefused, _) => {
-            tracing::error!(why, "the coordinators refuse this node's reports");
+            tracing::error!(why, "reports refused by most coordinators");
         }
         (Condition::TailUnavailable, _) => {
-            tracing::error!(why, "this zone cannot catch up by itself");
+            tracing::error!(why, "zone cannot catch up by itself");
         }
     }
 }

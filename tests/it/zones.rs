@@ -31,7 +31,7 @@ async fn a_zone_that_no_log_reaches_is_filled_from_another_one_while_writes_go_o
     }
     town.ready("us").await;
     wait_for("the new zone to be filled, not fed by the log", async || {
-        town.node_of("us").logged().contains("filling begins").then_some(())
+        town.node_of("us").logged().contains("backfill began").then_some(())
     })
     .await;
     town.write("us", 20).await;
@@ -74,7 +74,7 @@ async fn a_restored_backup_that_no_log_reaches_is_filled_up_and_tokens_wait_for_
         }
     })
     .await;
-    assert!(town.node_of("us").logged().contains("filling begins"));
+    assert!(town.node_of("us").logged().contains("backfill began"));
     town.prove("us").await;
     town.stop().await;
 }
@@ -175,7 +175,7 @@ async fn schema_changed_under_a_running_node_is_told_at_once() {
         us.message?.contains("CREATE TRIGGER audit").then_some(())
     })
     .await;
-    assert!(town.node_of("us").logged().contains("changed while this node runs"));
+    assert!(town.node_of("us").logged().contains("schema changed while the node runs"));
     town.ready("us").await;
     town.node_of("us").stop().await;
     town.node_of("us").run();
@@ -307,7 +307,7 @@ async fn two_bad_zones_do_not_outvote_a_sound_one_that_was_restarted_in_a_quiet_
     wait_for("the check of eu", async || {
         let text = town.node_of("eu").logged();
         let restart = text.rmatch_indices("applying for this zone").next()?.0;
-        text[restart..].contains("the chain of this zone was checked and is sound").then_some(())
+        text[restart..].contains("chain audited and sound").then_some(())
     })
     .await;
     town.ready("eu").await;

@@ -135,7 +135,7 @@ async fn serve_connection<A: Answering>(
     http.max_header_size(rules.limits.head_bytes).max_buf_size(BUFFER_BYTES);
     let connection = http.serve_connection(stream, service);
     if let Some(Err(error)) = run(pin!(connection), clock, &rules.shutdown).await {
-        tracing::debug!(%error, "a connection ended early");
+        tracing::debug!(%error, "connection ended early");
     }
 }
 

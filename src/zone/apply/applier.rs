@@ -118,7 +118,7 @@ impl ApplierTask {
                     migrated = false;
                     tokio::time::sleep(RETRY).await;
                 }
-                ApplyEnd::Replaced => tracing::warn!("another node applies for this zone now"),
+                ApplyEnd::Replaced => tracing::warn!("applier replaced by another node"),
                 ApplyEnd::Refused(why) => {
                     self.halt(why, true).await;
                     migrated = false;
@@ -140,7 +140,7 @@ impl ApplierTask {
         match self.database.migrate(&self.identity).await {
             Ok(findings) => {
                 for finding in findings {
-                    tracing::warn!(%finding, "the zone's database could be better");
+                    tracing::warn!(%finding, "database preflight warning");
                 }
                 Ok(())
             }
@@ -350,7 +350,7 @@ impl ApplierTask {
                     queue.push(links, is_vouched);
                 }
                 Err(error @ PlanError::Gap { .. }) => {
-                    tracing::warn!(%error, "opening the tail anew");
+                    tracing::warn!(%error, "tail reopened");
                     queue.tail = self.tail(queue.head);
                     return Ok(());
                 }

@@ -280,7 +280,7 @@ impl Backfill {
             self.began = None;
         }
         let (since, first) = *self.began.get_or_insert_with(|| {
-            tracing::info!(zone = source.zone, url = source.url, after_id = at, "filling begins");
+            tracing::info!(zone = source.zone, url = source.url, after_id = at, "backfill began");
             (Instant::now(), at + 1)
         });
         #[expect(clippy::cast_precision_loss, reason = "for people")]

@@ -26,7 +26,7 @@ impl Halt<'_> {
     /// Halts for `why`, finds out where the chain went wrong if it is the chain, and answers when the
     /// database was replaced.
     pub(crate) async fn run(self, why: String, is_chain: bool) {
-        tracing::error!(why, "this zone halts; its data stays as it is");
+        tracing::error!(why, "zone halted, data unchanged");
         let look = self.auditor.map(|auditor| Look { auditor });
         // Before anybody is told: who is told may replace the database at once, and then the one that
         // halted the zone would never have been seen.
@@ -42,11 +42,11 @@ impl Halt<'_> {
             () = look.search(is_chain) => {}
         }
         failpoint::pass(Point::ReplacedSeen);
-        tracing::info!("this zone's database was replaced; going on");
+        tracing::info!("database replaced, applying resumed");
         let ordered = look.auditor.witness.views.head().max(self.node_state.known_frontier());
         self.node_state.frontier.limit_seen(ordered);
         self.node_state.unfence();
-        self.node_state.doubt("the database was replaced; its chain was not compared yet");
+        self.node_state.doubt("database replaced, chain not compared yet");
         self.node_state.frontier.set_halted(None);
     }
 }
@@ -74,18 +74,18 @@ impl Look<'_> {
                     tokio::time::sleep(LOOK_PERIOD).await;
                 }
                 Ok(Examined::Sound(_) | Examined::Unproved(_)) => {
-                    tracing::error!("this chain is sound in itself; the coordinators have another");
+                    tracing::error!("chain is sound but not the ordered one");
                     return None;
                 }
                 Ok(Examined::Moved) => return None,
                 Err(error) => {
-                    tracing::warn!(error = describe(&error), "the chain cannot be checked yet");
+                    tracing::warn!(error = describe(&error), "chain audit not possible yet");
                     tokio::time::sleep(LOOK_PERIOD).await;
                 }
             }
         };
         let evidence = self.auditor.keep(&found).await;
-        tracing::error!(%evidence, "this is where the chain went wrong");
+        tracing::error!(%evidence, "first bad link located");
         self.auditor.node_state.frontier.reword_halted(evidence.to_string());
         Some(found)
     }

@@ -88,7 +88,7 @@ async fn run(mut feed: TailContext, mut head: Option<Head>, out: mpsc::Sender<Ta
             SessionEnd::Unread => return,
             SessionEnd::Nearer => {}
             SessionEnd::Failed(status) if status.code() == tonic::Code::OutOfRange => {
-                tracing::debug!(place, %status, "this coordinator cannot feed the zone yet");
+                tracing::debug!(place, %status, "coordinator's log does not reach back");
                 purged.say(place);
                 if another_coordinator_fits(&feed.coordinators, &purged, &refused) {
                     continue;
@@ -115,7 +115,7 @@ async fn run(mut feed: TailContext, mut head: Option<Head>, out: mpsc::Sender<Ta
                 }
             }
             SessionEnd::Refused(status) => {
-                tracing::warn!(place, %status, "this coordinator refuses the zone's chain");
+                tracing::warn!(place, %status, "coordinator refused the zone's chain");
                 refused.say(place);
                 if !another_coordinator_fits(&feed.coordinators, &purged, &refused) {
                     let _ = out.send(TailEvent::Refused(status.message().to_owned())).await;

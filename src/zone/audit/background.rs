@@ -65,7 +65,7 @@ impl Auditor {
                 Ok(Examined::Sound(head)) => {
                     let id = head.map_or(0, |head| head.id.get());
                     let seconds = begun.elapsed().as_secs_f64();
-                    tracing::info!(id, seconds, "the chain of this zone was checked and is sound");
+                    tracing::info!(id, seconds, "chain audited and sound");
                     tokio::time::sleep_until((begun + settings.period).max(begun + RETRY)).await;
                 }
                 Ok(Examined::Bad(_)) if self.is_misled().await => tokio::time::sleep(RETRY).await,
@@ -84,7 +84,7 @@ impl Auditor {
                     tokio::time::sleep(RETRY).await;
                 }
                 Err(error) => {
-                    tracing::warn!(error = describe(&error), "the chain could not be checked");
+                    tracing::warn!(error = describe(&error), "chain audit failed");
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -171,7 +171,7 @@ impl Auditor {
         }
         let evidence = self.evidence_of(found);
         if let Err(error) = evidence.keep(Keep::Fence, &self.dsn, &self.tasks).await {
-            tracing::error!(error = describe(&error), %evidence, "the evidence was not kept");
+            tracing::error!(error = describe(&error), %evidence, "evidence could not be stored");
         }
         evidence
     }
@@ -229,11 +229,11 @@ impl Auditor {
                     Ok(true) => found = now,
                     Ok(false) => return,
                     Err(error) => {
-                        tracing::warn!(error = describe(&error), "the better finding was not kept");
+                        tracing::warn!(error = describe(&error), "better evidence could not be stored");
                     }
                 },
                 Err(error) => {
-                    tracing::warn!(error = describe(&error), "the chain cannot be compared yet");
+                    tracing::warn!(error = describe(&error), "chain comparison failed, retrying");
                 }
             }
         }

@@ -261,7 +261,7 @@ impl Guard {
         };
         match timeout(CONFIRM_MAX, auditor.recheck(id)).await {
             Ok(Ok(Some(violation))) => self.fence(violation).await,
-            Ok(Ok(None)) => tracing::warn!(%id, "link that a read found changed is sound now"),
+            Ok(Ok(None)) => tracing::warn!(%id, "changed link is sound again"),
             Ok(Err(error)) => {
                 tracing::warn!(%id, error = describe(&error), "changed link could not be examined");
             }
@@ -280,7 +280,7 @@ impl Guard {
             Ok(Ok(found)) => auditor.fence(found).await,
             // Nothing is served; it is looked at again.
             Ok(Err(error)) => {
-                tracing::warn!(error = describe(&error), "where the chain went wrong is not known");
+                tracing::warn!(error = describe(&error), "first bad link not located");
             }
             // Coordinators or zones that are asked are slow: the fence does not wait for them.
             Err(_) => auditor.fence(Located { violation, is_first: false }).await,

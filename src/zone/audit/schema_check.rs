@@ -18,7 +18,7 @@ pub(crate) async fn run(reader: Reader, node_state: Arc<NodeState>) {
         match reader.findings().await {
             Ok(findings) => node_state.schema_differs(&findings),
             // The database is away, or being restored: others tell.
-            Err(error) => tracing::debug!(error = describe(&error), "the schema was not looked at"),
+            Err(error) => tracing::debug!(error = describe(&error), "schema check failed"),
         }
     }
 }

@@ -135,7 +135,7 @@ impl Witness {
             return Ok(changed());
         }
         let is = is.map_or("none".to_owned(), |digest| digest.to_string());
-        tracing::error!(id, %due, is, "a majority of the coordinators has another link than ours");
+        tracing::error!(id, %due, is, "majority has another link");
         Ok(Compared::Other(fork(id, due, is)))
     }
 
@@ -240,8 +240,8 @@ impl Witness {
             let peer = Peer::new(self.http.clone(), &source.url);
             match timeout(BETWEEN_TIME_MAX, self.read(&peer, &source, from, to)).await {
                 Ok(Ok(digests)) => return Some(digests),
-                Ok(Err(why)) => tracing::warn!(zone = source.zone, why, "no witness"),
-                Err(_) => tracing::warn!(zone = source.zone, "no witness: it is too slow"),
+                Ok(Err(why)) => tracing::warn!(zone = source.zone, why, "witness zone failed"),
+                Err(_) => tracing::warn!(zone = source.zone, "witness zone too slow"),
             }
         }
         None

@@ -84,7 +84,7 @@ impl Readings {
                     zone,
                     url,
                     trouble,
-                    "zone not readable: nothing can be filled from it"
+                    "zone not readable by this node"
                 );
             }
             (_, None) => tracing::info!(zone, url, "zone readable"),

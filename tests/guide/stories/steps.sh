@@ -98,7 +98,7 @@ fill_the_log() {
 
 # The zone was filled by reading another one: by the node that migrated, or by the one after it.
 filled() {
-  grep -h 'filling begins' "$work/said by nodes on $1" "$(root "$1")/run/journal/pghc-api.log"
+  grep -h 'backfill began' "$work/said by nodes on $1" "$(root "$1")/run/journal/pghc-api.log"
 }
 
 # All that runs on a machine is gone at once; its disk stays.
