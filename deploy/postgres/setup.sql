@@ -25,3 +25,5 @@ select format('create database %I owner pghc_setup encoding ''UTF8'' template te
   where not exists (select from pg_database where datname = :'database') \gexec
 revoke all on database :"database" from public;
 grant connect on database :"database" to pghc_node, pghc_check;
+-- A database that was there before belongs to another role.
+grant connect, create, temporary on database :"database" to pghc_setup;

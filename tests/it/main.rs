@@ -16,6 +16,7 @@ mod harness;
 mod lab;
 mod members;
 mod original;
+mod pages;
 mod postgres;
 mod recover;
 mod survive;

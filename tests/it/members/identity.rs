@@ -134,7 +134,7 @@ async fn with_backup() -> (Group, u64) {
     group.run(victim);
     // Both others know of this start then.
     wait_for("its admission", async || {
-        group.said(victim).contains("admission: admitted").then_some(())
+        group.said(victim).contains(": admitted").then_some(())
     })
     .await;
     group.leader().await;

@@ -1,0 +1,71 @@
+//! Pages whose commands a reader types, run as they stand but for ports, paths and the build.
+
+use std::path::Path;
+use std::process::Command;
+
+use pghc::dev::postgres::{Server, ServerOptions};
+use pghc::dev::scratch::Scratch;
+
+use crate::harness::{binary, free_port};
+use crate::zones::query;
+
+/// The blocks of commands of a page, without the indentation of a list.
+fn commands(page: &str) -> String {
+    let mut commands = String::new();
+    let mut is_inside = false;
+    for line in page.lines().map(|line| line.strip_prefix("   ").unwrap_or(line)) {
+        match line {
+            "```sh" => is_inside = true,
+            "```" => is_inside = false,
+            _ if is_inside => {
+                commands.push_str(line);
+                commands.push('\n');
+            }
+            _ => {}
+        }
+    }
+    commands
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_postgresql_page_works_as_written() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/own-postgresql.md")).expect("the page");
+    let scratch = Scratch::new("page").expect("a temporary directory");
+    let options = ServerOptions::new(scratch.path().join("data"), free_port());
+    let options = ServerOptions { temporary: true, ..options };
+    let mut server = Server::start(options).await.expect("PostgreSQL is installed");
+    // A server of a reader, whose logins are the reader's business.
+    let access = server.data_dir().join("pg_hba.conf");
+    let own = std::fs::read_to_string(&access).expect("readable");
+    std::fs::write(&access, format!("local all all trust\n{own}")).expect("writable");
+    query(&server.dsn(), "select pg_reload_conf()").await;
+
+    let (coordinator, api) = (free_port(), free_port());
+    let data = scratch.path().join("coordinator");
+    let socket = server.socket_dir().display().to_string();
+    let program = binary();
+    let substitutions = [
+        ("cargo build --bins", ":"),
+        ("/var/run/postgresql PGPORT=5432", &format!("{socket} PGPORT={}", server.port())),
+        ("/tmp/coordinator", &data.display().to_string()),
+        ("target/debug/pghc", &program.display().to_string()),
+        ("7101", &coordinator.to_string()),
+        ("8080", &api.to_string()),
+    ];
+    let mut script = commands(&page);
+    for (written, here) in substitutions {
+        assert!(script.contains(written), "{written} is not in the page");
+        script = script.replace(written, here);
+    }
+    let script = format!("set -euo pipefail\ntrap 'kill $(jobs -p)' EXIT\n{script}");
+    let mut shell = Command::new("timeout");
+    shell.args(["60", "bash", "-c", &script]).current_dir(root);
+    let output = tokio::task::spawn_blocking(move || shell.output()).await.expect("it ends");
+    let output = output.expect("bash is there");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{script}\n{said}");
+    assert!(said.contains("\"id\":1") && said.contains("here-1"), "{said}");
+    assert!(said.contains("(0 rows)"), "pghc.verify finds nothing: {said}");
+    server.stop().await.expect("it stops");
+}
