@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_made_here_are_private_and_others_keep_their_mode() {
+    fn created_directory_is_private() {
         let top = tempfile::tempdir().unwrap();
         fs::set_permissions(top.path(), Permissions::from_mode(0o751)).unwrap();
         let deep = top.path().join("a/b");
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn files_made_here_are_private_and_replaced_whole() {
+    fn private_file_is_replaced_atomically() {
         let top = tempfile::tempdir().unwrap();
         let file = top.path().join("f");
         super::append(&file).unwrap().write_all(b"one").unwrap();

@@ -147,13 +147,13 @@ mod tests {
     use super::ErrorCode;
 
     #[test]
-    fn codes_are_alphabetical_and_unique() {
+    fn error_codes_are_sorted_without_duplicates() {
         let texts: Vec<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
         assert!(texts.is_sorted_by(|a, b| a < b), "{texts:?}");
     }
 
     #[test]
-    fn what_4xx_promises_is_said_in_its_title() {
+    fn error_title_states_outcome_of_4xx() {
         for code in ErrorCode::ALL {
             assert!((400..600).contains(&code.status()), "{code:?}");
             let json = serde_json::to_string(code).expect("a plain enum");

@@ -253,7 +253,7 @@ mod tests {
     use super::{ClusterId, IdempotencyKey, NodeName, WriteId};
 
     #[test]
-    fn a_node_name_starts_with_a_letter_and_has_1_to_64_plain_characters() {
+    fn node_name_is_letter_first_with_1_to_64_plain_characters() {
         for good in ["a", "api-1.eu_west", &"x".repeat(64)] {
             assert!(good.parse::<NodeName>().is_ok(), "{good}");
         }

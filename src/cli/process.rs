@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_of_ours_is_a_scheme_a_host_and_a_port() {
+    fn url_is_scheme_host_port() {
         for good in ["http://127.0.0.1:7101", "http://[::1]:1", "http://eu.example", "http://x:1/"]
         {
             assert_eq!(url(good), Ok(good.trim_end_matches('/').to_owned()));

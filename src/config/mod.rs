@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
+    fn option_precedence_is_command_line_environment_file() {
         let file = "zone = 'eu'\nlisten = 'a:1'\ncoordinator = ['x', 'y']\nlifeline = true\n";
         let args = merged(file, &["--zone=us"], "PGHC_LISTEN").expect("merged");
         let expected =
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_takes_what_it_knows_and_leaves_the_rest() {
+    fn command_reads_only_its_own_keys_of_file() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("coordinator.toml");
         std::fs::write(&path, "data = '/d'\nid = 7\nzone = 'eu'\n").expect("written");
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_file_gave_is_known_by_file_and_key() {
+    fn value_from_file_is_traced_to_its_key() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("pghc.toml");
         std::fs::write(&path, "cluster_id = 'x'\nzone = 'eu'\n").expect("written");

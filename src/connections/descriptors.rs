@@ -59,7 +59,7 @@ mod tests {
     use super::within;
 
     #[test]
-    fn connections_get_what_the_process_does_not_need() {
+    fn connections_get_descriptors_left_by_process() {
         assert_eq!(within(1024, 100, 10_000), Ok(924));
         assert_eq!(within(1 << 20, 100, 10_000), Ok(10_000));
         let refused = within(128, 120, 10_000).expect_err("too few").to_string();

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_idlest_guest_gives_way_and_a_busy_one_does_not() {
+    async fn idlest_connection_is_closed_when_full() {
         let (seats, now) = (Seats::new(2), Instant::now());
         let later = enter(&seats, Some(now + super::GOING_MAX)).await.expect("a place");
         let sooner = enter(&seats, Some(now)).await.expect("a place");

@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_term_names_the_leader_and_frontiers_are_the_furthest_seen() {
+    fn leader_is_taken_from_newest_term() {
         let live = ZoneState::Live;
         let all =
             Overview::of(vec![node("eu", 2, Some(1), 4, live), node("us", 3, Some(2), 7, live)]);
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parade_is_not_healthy_without_a_leader_with_a_silent_zone_or_without_nodes() {
+    fn parade_is_unhealthy_without_leader_zone_or_nodes() {
         assert!(!Overview::of(vec![node("eu", 2, None, 4, ZoneState::Live)]).healthy);
         assert!(!Overview::of(vec![node("eu", 2, Some(1), 4, ZoneState::Silent)]).healthy);
         assert!(!Overview::of(vec![node("eu", 2, Some(1), 4, ZoneState::Halted)]).healthy);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_nodes_know_is_shown_while_no_coordinator_answers() {
+    fn status_uses_node_reports_without_coordinators() {
         let lonely = |zone: &str, frontier, heard_ms| {
             let mut node = node(zone, 0, None, frontier, ZoneState::Live);
             let status = node.status.as_mut().expect("there is one");

@@ -64,7 +64,7 @@ mod tests {
     use super::Ports;
 
     #[test]
-    fn a_port_in_use_is_never_given_and_none_is_given_twice() {
+    fn port_is_never_given_twice_or_in_use() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = listener.local_addr().unwrap().port();
         let mut ports = Ports::new(None);

@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_child_that_ignores_the_request_is_killed_and_reaped() {
+    async fn child_ignoring_sigterm_is_killed() {
         let mut process = Process::default();
         process.spawn(&mut shell("trap '' TERM; while :; do sleep 1; done")).expect("sh is there");
         let pid = process.pid().expect("it runs");

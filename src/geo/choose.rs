@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn every_set_is_looked_at_once_and_the_best_come_first() {
+    fn voter_sets_are_ranked_once_each_best_first() {
         let mut set = vec![0, 1, 2];
         let mut seen = 1;
         while advance(&mut set, 9) {

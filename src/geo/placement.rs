@@ -170,7 +170,7 @@ mod tests {
     const EU: [f64; 3] = [10.0, 80.0, 10.0];
 
     #[test]
-    fn the_lead_follows_writes_that_stay_and_only_after_the_cool_down() {
+    fn leadership_follows_lasting_writes_after_cooldown() {
         assert_eq!(run([EU; 20]), [(COOL_DOWN as usize, 2)]);
         let later = [ALIKE; 10].into_iter().chain([EU; 10]);
         assert_eq!(run(later), [(10 + WINDOWS as usize - 1, 2)]);
@@ -196,7 +196,7 @@ mod tests {
     /// Whatever the writes do near the point where two leaders are equally good: a move there gains
     /// less than it must.
     #[test]
-    fn small_gains_and_short_distances_move_nothing() {
+    fn leadership_stays_for_small_gains() {
         let wobble = (0..300).map(|window| {
             let part = f64::from(window % 7);
             [50.0 + part, 56.0 - part, 1.0]
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_unfit_is_passed_over_and_a_change_of_the_members_holds_everything() {
+    fn unfit_member_is_never_chosen_as_leader() {
         let survey = three(EU);
         let judge = |unfit: &[(u64, &str)], hold: Option<&str>| {
             let unfit = unfit.iter().map(|(id, why)| (*id, (*why).to_owned())).collect();

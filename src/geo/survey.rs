@@ -159,7 +159,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn predictions_follow_the_writes_and_count_zones_alike_without_any() {
+    fn prediction_weighs_zones_by_writes() {
         let best = |rates| three(rates).predictions(Commit::LeaderPush)[0].leader;
         assert_eq!((best([0.0; 3]), best([10.0, 80.0, 10.0]), best([1.0, 1.0, 98.0])), (1, 2, 3));
         let quiet = three([0.2, 0.0, 0.3]);
@@ -169,7 +169,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_silent_voter_counts_for_the_majority_and_is_no_candidate() {
+    fn silent_voter_counts_for_majority_only() {
         let mut sites = three([5.0; 3]).sites;
         sites[2].writes_per_s = 0.0;
         let known = |a, b| ((a, b) == (1, 2)).then_some(70.0);

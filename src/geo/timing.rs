@@ -99,7 +99,7 @@ mod tests {
     const TCP_RETRANSMITS_AFTER_MS: u64 = 200;
 
     #[test]
-    fn a_heartbeat_is_two_round_trips_and_four_of_silence_are_borne() {
+    fn heartbeat_interval_is_two_round_trips() {
         for round_trip_ms in 0..=ROUND_TRIP_MS_MAX + 10 {
             let timing = Timing::bearing(round_trip_ms);
             assert!(timing.bears_ms() >= round_trip_ms.min(ROUND_TRIP_MS_MAX), "{timing:?}");

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_whole_answer_is_an_error() {
+    async fn incomplete_response_is_an_error() {
         for bad in [
             "",
             "HTTP/1.1 200 OK\r\n",
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_carries_its_key_and_its_length() {
+    fn write_request_carries_key_with_length() {
         let bytes = post("h:1", "/v1/chain", "application/json", Some("k-1"), b"{}");
         assert_eq!(
             String::from_utf8(bytes).expect("plain text"),

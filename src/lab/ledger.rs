@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn every_disagreement_of_books_and_chain_is_found() {
+    fn write_audit_finds_every_disagreement_with_chain() {
         let none = Balance::default();
         let one = Balance { found: 1, ..none };
         check(&[Fate::Written(5)], &[(5, "r", 0)], one);

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_is_a_function_of_seed_and_zone_and_keeps_its_rate() {
+    fn arrival_plan_is_deterministic_by_seed() {
         for arrival in [Arrival::Poisson, Arrival::Uniform] {
             let times = plan(arrival, 7, 0);
             assert_eq!(times, plan(arrival, 7, 0));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_without_room_drops_and_counts_and_holds_up_no_other() {
+    fn full_lane_drops_writes_without_delaying_others() {
         let length = Duration::from_millis(20);
         let plan = |place| Plan::new(Arrival::Uniform, 1_000.0, length, 1, place);
         let (full, _kept) = mpsc::channel(1);

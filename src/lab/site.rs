@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn zones_are_those_of_the_matrix_else_of_the_data_else_the_usual() {
+    fn zones_come_from_matrix_then_data_then_default() {
         let rows = "a,0,1,1,1\nb,1,0,1,1\nc,1,1,0,1\nd,1,1,1,0";
         let matrix: Matrix = format!("zone,a,b,c,d\n{rows}").parse().expect("a good matrix");
         assert_eq!(check(Some(&matrix), None, None), "a b c d");

@@ -196,7 +196,7 @@ mod tests {
     use crate::task::Tasks;
 
     #[tokio::test]
-    async fn those_who_wait_are_woken_in_the_order_in_which_they_began_to() {
+    async fn waiters_are_woken_in_order_of_arrival() {
         let ((sender, receiver), tasks) = (channel(0), Tasks::default());
         let (woken, ready) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
         for number in 0..40 {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_the_last_sender_wakes_those_who_wait() {
+    async fn waiters_are_woken_when_last_sender_drops() {
         let (sender, mut receiver) = channel(());
         let tasks = Tasks::default();
         let other = sender.clone();

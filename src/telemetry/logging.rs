@@ -117,7 +117,7 @@ mod tests {
     use super::{BadLogging, Format, set_up_logging};
 
     #[test]
-    fn a_wrong_filter_or_format_is_refused_before_anything_is_set_up() {
+    fn wrong_filter_or_format_is_refused_before_setup() {
         assert!(matches!(set_up_logging("info", "xml"), Err(BadLogging::Format(_))));
         assert!(matches!(set_up_logging("pghc=loud", "text"), Err(BadLogging::Filter(_))));
         assert_eq!("json".parse::<Format>().ok(), Some(Format::Json));

@@ -243,7 +243,7 @@ mod tests {
     use crate::telemetry::WriteEnd;
 
     #[test]
-    fn each_role_shows_its_metrics_and_only_those() {
+    fn role_exports_only_its_own_metrics() {
         let node = Metrics::for_api_node(&["/ping", "other"]);
         node.http.answered(0, 200, Duration::from_millis(3));
         node.http.ended(WriteEnd::Repeated, 2);

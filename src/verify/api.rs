@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pages_are_read_to_the_end_of_the_range_and_a_node_that_went_back_is_no_violation() {
+    async fn api_pages_are_read_to_end_of_range() {
         let tasks = Tasks::default();
         let links: Vec<Value> = (1..=2_500_u64).map(|id| json!({"id": id, "hash": "x"})).collect();
         let url = node(links, 2_600, &tasks).await;

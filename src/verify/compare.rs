@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grid_holds_its_end_and_its_pins_and_never_more_than_its_bound() {
+    fn grid_keeps_end_with_pins_within_bound() {
         for to in [1, 2, 1023, 1024, 1025, 5000, 1_000_000] {
             let grid = Grid::over(0, to, vec![3]);
             assert!(grid.holds(to) && !grid.holds(to + 1) && !grid.holds(0), "{to}");

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_split_by_braces_and_not_by_lines() {
+    fn records_are_split_by_braces() {
         let table: &[(&str, &[&str])] = &[
             ("", &[""]),
             ("{\"a\":1}\n{\"b\":2}\n", &["{\"a\":1}", "{\"b\":2}", ""]),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_keeps_its_bytes_and_null_is_no_payload() {
+    fn payload_keeps_its_bytes_in_record() {
         let text = "{\"id\":1,\"payload\": {\"b\" : 1.50,\n\"a\":\"\\u0041\"} ,\"more\":[]}";
         let record: Record<'_> = serde_json::from_str(text).expect("a record");
         assert_eq!(record.raw().payload, Some(&b"{\"b\" : 1.50,\n\"a\":\"\\u0041\"}"[..]));

@@ -176,7 +176,7 @@ fn damage(rows: &mut Vec<Value>, at: usize, way: u32) -> (u64, ViolationKind) {
 }
 
 #[test]
-fn whatever_is_done_to_a_copy_its_first_link_is_named() {
+fn tampered_copy_is_reported_by_first_changed_link() {
     let seed: u64 = rand::random();
     eprintln!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
@@ -208,7 +208,7 @@ fn whatever_is_done_to_a_copy_its_first_link_is_named() {
 }
 
 #[test]
-fn a_suffix_that_was_rewritten_with_all_its_hashes_is_found_against_another_copy() {
+fn rewritten_suffix_is_found_against_another_copy() {
     let seed: u64 = rand::random();
     eprintln!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
@@ -235,7 +235,7 @@ fn odd(report: &Report) -> Vec<&str> {
 }
 
 #[test]
-fn a_majority_of_forged_copies_accuses_nobody() {
+fn majority_of_forged_copies_accuses_no_zone() {
     let rows = chain(60);
     let forged = rewritten(&rows, 40);
     let mut files = files(&[("eu", &rows), ("us", &forged), ("ap", &forged)]);
@@ -328,7 +328,7 @@ fn another_chain_is_found_at_its_first_link() {
 }
 
 #[test]
-fn equal_copies_are_proved_and_a_single_one_never_is() {
+fn equal_copies_are_proved() {
     let rows = chain(1300);
     let report = verify(&files(&[("eu", &rows), ("us", &rows)]));
     assert_eq!((report.verdict, report.proved_to), (Verdict::Proved, Some(1300)), "{report}");
@@ -379,7 +379,7 @@ fn a_token_is_a_witness_of_the_chain_up_to_its_link() {
 }
 
 #[test]
-fn a_range_is_checked_from_its_anchor_on_and_nothing_else() {
+fn range_is_checked_from_its_anchor_only() {
     let rows = chain(300);
     let mut damaged = rows.clone();
     damage(&mut damaged, 99, 4);
@@ -402,7 +402,7 @@ fn a_range_is_checked_from_its_anchor_on_and_nothing_else() {
 }
 
 #[test]
-fn what_is_empty_or_not_there_is_incomplete() {
+fn empty_or_missing_copy_is_incomplete() {
     let rows = chain(5);
     let files = files(&[("eu", &rows), ("us", &rows), ("ap", &rows)]);
     std::fs::remove_file(files.directory.path().join("ap")).expect("it was written");

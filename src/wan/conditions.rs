@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_and_bandwidth_are_read_as_they_are_written() {
+    fn conditions_round_trip_through_text() {
         for text in ["none", "uniform 2ms", "lognormal 0.5ms"] {
             assert_eq!(text.parse::<Jitter>().expect(text).to_string(), text);
         }
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_leaves_what_it_does_not_name_and_refuses_the_impossible() {
+    fn change_keeps_unnamed_conditions() {
         let old =
             Conditions { delay: Duration::from_millis(3), loss: 0.1, ..Conditions::default() };
         let change = Change { delay_ms: Some(1.5), ..Change::default() };

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_is_added_by_seed_and_has_the_shape_that_was_asked_for() {
+    fn jitter_has_requested_shape_by_seed() {
         let uniform = Conditions { jitter: Jitter::Uniform(4 * MS), ..conditions() };
         let mut got = delays(uniform, 7, false);
         assert_eq!(got, delays(uniform, 7, false));
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_costs_a_round_trip_inside_a_stream_and_a_time_out_at_its_end() {
+    fn loss_costs_round_trip_or_timeout_at_stream_end() {
         let lossy = Conditions { loss: 0.1, ..conditions() };
         let lost = |follows| {
             let got = delays(lossy, 7, follows);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn bandwidth_is_shared_and_a_sender_is_held_when_the_queue_is_long() {
+    fn sender_is_held_when_bandwidth_queue_is_long() {
         let start = Instant::now();
         let narrow = Bandwidth::BitsPerSecond(8_000_000);
         let mut line = Line::new(Conditions { bandwidth: narrow, ..conditions() }, 1);

@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_cover_groups_and_directions_and_the_harshest_counts() {
+    fn harshest_of_overlapping_cuts_applies() {
         // Order of the lines: ab ac ba bc ca cb.
         let lines = lines();
         let one = lines.cut(cut("a", "*", Way::Both, How::Silence)).expect("a cut");

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_comes_out_one_delay_later_and_never_before_the_one_before_it() {
+    fn payload_is_delayed_in_order() {
         let start = Instant::now();
         let (mut line, mut link) = (line(10 * MS), Link::new(start));
         assert_eq!(link.send(&mut line, start, 1), start + 10 * MS);
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn order_is_kept_through_jitter_and_through_a_line_that_becomes_shorter() {
+    fn order_is_kept_when_delay_shrinks() {
         let start = Instant::now();
         let jitter = Jitter::Uniform(20 * MS);
         let conditions = Conditions { delay: 10 * MS, jitter, ..Conditions::default() };

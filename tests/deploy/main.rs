@@ -80,17 +80,17 @@ fn check(role: &str) {
 }
 
 #[test]
-fn the_coordinators_file_names_every_setting_and_is_understood() {
+fn coordinator_file_names_every_setting() {
     check("coordinator");
 }
 
 #[test]
-fn the_api_nodes_file_names_every_setting_and_is_understood() {
+fn api_node_file_names_every_setting() {
     check("api");
 }
 
 #[test]
-fn the_files_and_units_of_one_machine_fit_together() {
+fn files_of_one_machine_fit_their_units() {
     let (coordinator, api) = (deploy("config/coordinator.toml"), deploy("config/api.toml"));
     let value = |text: &str, key: &str| {
         let table: toml::Table = text.parse().expect("a TOML file");

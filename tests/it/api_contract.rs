@@ -142,7 +142,7 @@ fn token_of(link: &Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_written_in_one_zone_is_what_every_zone_answers() {
+async fn write_is_read_equal_in_every_zone() {
     let site = Site::start(1).await;
     writes::a_write_answers_the_named_fields_and_no_other(&site).await;
     writes::a_key_means_one_write_in_every_zone(&site).await;
@@ -165,7 +165,7 @@ async fn what_is_written_in_one_zone_is_what_every_zone_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_node_of_a_zone_serves_and_ends_well() {
+async fn every_node_of_a_zone_serves_until_shutdown() {
     let site = Site::start(2).await;
     let never_finished = nodes::start_a_body_that_never_ends(&site).await;
     nodes::a_standby_node_writes_and_reads_as_the_applier_does(&site).await;
@@ -180,7 +180,7 @@ async fn every_node_of_a_zone_serves_and_ends_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_quorum_nothing_is_acknowledged_and_after_it_all_goes_on() {
+async fn write_is_not_acknowledged_without_quorum() {
     let site = Site::start(1).await;
     site.post(0, "?wait=everywhere", "{}").await.is(201);
     nodes::without_a_quorum_nothing_is_acknowledged(&site).await;

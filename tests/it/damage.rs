@@ -193,7 +193,7 @@ fn damage(bytes: &mut Vec<u8>, used: usize, kind: &str, rng: &mut StdRng) -> usi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damaged_files_are_refused_or_hold_what_they_held() {
+async fn damaged_file_is_refused_or_keeps_its_content() {
     let seed = number("PGHC_SEED", rand::random::<u64>);
     let flips = number("PGHC_FLIPS", || 200);
     println!("seed {seed}, {flips} flipped bits");
@@ -238,7 +238,7 @@ async fn damaged_files_are_refused_or_hold_what_they_held() {
 /// `identity.json` is replaced by writing a file beside it, syncing and renaming: a power cut leaves any
 /// part of that file, with the old one, the new one or none in its place.
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_power_cut_leaves_of_a_new_identity_is_no_obstacle() {
+async fn start_succeeds_after_power_cut_during_identity_write() {
     let scratch = tempfile::tempdir().expect("a directory");
     let data = scratch.path().join("whole");
     fill(&data, false).await;

@@ -217,7 +217,7 @@ impl Group {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_whose_disk_is_nearly_full_hands_over_and_nobody_waits_for_it() {
+async fn leader_with_full_disk_transfers_leadership() {
     let group = Group::start().await;
     let leader = group.leader().await;
     assert_eq!(group.ordered(0, 1).await, 1);
@@ -236,7 +236,7 @@ async fn a_leader_whose_disk_is_nearly_full_hands_over_and_nobody_waits_for_it()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn writes_are_refused_before_every_disk_is_full_and_go_on_when_there_is_room() {
+async fn writes_are_refused_until_disks_have_space() {
     let group = Group::start().await;
     assert_eq!(group.ordered(0, 1).await, 1);
     (0..3).for_each(|place| group.set_free(place, RESERVE - 1));
@@ -257,7 +257,7 @@ async fn writes_are_refused_before_every_disk_is_full_and_go_on_when_there_is_ro
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follower_that_cannot_write_ends_and_comes_back_when_there_is_room() {
+async fn follower_with_full_disk_returns_when_space_is_free() {
     let mut group = Group::start().await;
     let follower = (group.leader().await + 1) % 3;
     let other = (follower + 1) % 3;

@@ -184,7 +184,7 @@ fn even(round_trip_ms: u64) -> Matrix {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_leader_is_lost_at_300_ms_with_jitter_and_losses() {
+async fn leader_is_kept_at_300_ms_with_jitter_plus_loss() {
     let jitter = "lognormal 20ms".parse().expect("a jitter");
     let change = Change { jitter: Some(jitter), loss: Some(0.005), ..Change::default() };
     let group = Group::start(even(300), Timing::bearing(300), false, &change).await;
@@ -216,7 +216,7 @@ async fn no_leader_is_lost_at_300_ms_with_jitter_and_losses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_leader_of_quick_followers_keeps_the_lead_and_is_missed_when_it_is_gone() {
+async fn slow_leader_of_quick_followers_keeps_leadership() {
     let mut group = Group::start(even(1), Timing::LAN, false, &Change::default()).await;
     group.leader().await;
     group.running.remove(&1).expect("running").stop().await;
@@ -237,7 +237,7 @@ async fn a_slow_leader_of_quick_followers_keeps_the_lead_and_is_missed_when_it_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_preference_that_cannot_be_read_does_not_keep_a_coordinator_from_starting() {
+async fn coordinator_starts_with_unreadable_placement_file() {
     let mut group = Group::start(even(1), Timing::LAN, true, &Change::default()).await;
     group.leader().await;
     group.running.remove(&1).expect("running").stop().await;
@@ -255,7 +255,7 @@ async fn a_preference_that_cannot_be_read_does_not_keep_a_coordinator_from_start
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_timing_that_adapts_follows_what_is_measured_at_the_start_and_kept_from_the_last_run() {
+async fn adaptive_timing_starts_from_saved_round_trips() {
     let mut group = Group::start(even(80), Timing::WAN, true, &Change::default()).await;
     group.leader().await;
     let settings = group.settings[&1].clone();
@@ -283,7 +283,7 @@ async fn a_timing_that_adapts_follows_what_is_measured_at_the_start_and_kept_fro
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zone_whose_coordinator_is_a_learner_writes_and_reads_its_own_writes() {
+async fn zone_of_a_learner_reads_its_own_writes() {
     let zones: Vec<ZoneName> = ["eu", "us"].map(|name| name.parse().expect("a name")).to_vec();
     let matrix = Matrix::even(zones.clone(), Duration::from_millis(40));
     let parade = Parade::start(ParadeOptions {

@@ -207,7 +207,7 @@ async fn slow_bodies_take_no_more_memory_than_their_budget() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_ends_nobody() {
+async fn process_survives_closed_log_pipe() {
     for full in [false, true] {
         let mut node = Running::node(None, "", |command| {
             command.env("PGHC_LOG", "debug");

@@ -194,7 +194,7 @@ impl Ruin {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_at_any_step_of_the_applier_loses_nothing_and_repeats_nothing() {
+async fn applier_crash_at_any_step_applies_links_exactly_once() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let seed: u64 = number("PGHC_SEED").unwrap_or_else(rand::random);
     let rounds = number("PGHC_ROUNDS").unwrap_or(1);

@@ -177,7 +177,7 @@ async fn run_scenario(treatment: Treatment, clients: &str, tasks: &Tasks) -> (Ve
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn open_clients_keep_to_their_plan_and_mix_and_their_books_agree() {
+async fn open_loop_writes_match_their_audit() {
     let tasks = Tasks::default();
     let clients = "rate = 300\nmix = { write = 2, read-local = 1, read-session = 1 }";
     let (logs, balance) = run_scenario(|_| Treat::Write, clients, &tasks).await;
@@ -196,7 +196,7 @@ async fn open_clients_keep_to_their_plan_and_mix_and_their_books_agree() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_refused_and_what_is_lost_stand_in_the_books_of_closed_clients() {
+async fn closed_loop_audit_records_refused_writes() {
     let tasks = Tasks::default();
     let clients = "arrival = 'closed'\nusers = 4\nthink = '5ms'";
     let treat = |number| match number % 10 {
@@ -251,7 +251,7 @@ async fn a_stall_shows_in_every_write_that_was_planned_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_not_acknowledged_is_counted_and_looked_up_in_the_chain() {
+async fn unacknowledged_writes_are_looked_up_in_chain() {
     let tasks = Tasks::default();
     let short = "rate = 500\narrival = 'uniform'\nconnections = 64\ntimeout = '5s'";
     let mixed = |number| match number {
@@ -271,7 +271,7 @@ async fn what_was_not_acknowledged_is_counted_and_looked_up_in_the_chain() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_whose_zones_cannot_be_verified_does_not_pass() {
+async fn run_fails_when_its_zones_cannot_be_verified() {
     let tasks = Tasks::default();
     let mut target = target(|_| Treat::Write, &tasks).await;
     // Nothing listens on the discard port, so there is no database to look at.
@@ -293,7 +293,7 @@ async fn a_run_whose_zones_cannot_be_verified_does_not_pass() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_that_is_stopped_early_reports_what_was_sent() {
+async fn run_stopped_early_reports_sent_writes() {
     static ARRIVED: AtomicU64 = AtomicU64::new(0);
     let count = |number| {
         ARRIVED.store(number, Ordering::Relaxed);

@@ -48,7 +48,7 @@ fn recover_with(site: &Site, zone: &str, zones: &[String], more: &[&str]) -> (i3
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_goes_on_from_the_one_coordinator_that_is_left_and_loses_nothing() {
+async fn group_recovers_from_last_coordinator_without_loss() {
     let site = Site::start(1).await;
     let crowd = Crowd::start(&site, 1);
     crowd.progress(60).await;
@@ -110,7 +110,7 @@ async fn a_group_goes_on_from_the_one_coordinator_that_is_left_and_loses_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ids_that_a_zone_has_and_the_survivor_has_not_are_given_up_only_when_counted() {
+async fn ids_missing_on_survivor_need_explicit_count() {
     let site = Site::start(1).await;
     let crowd = Crowd::start(&site, 1);
     crowd.progress(20).await;
@@ -188,7 +188,7 @@ async fn leave_a_tail(site: &Site, zone: &str) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_survivor_with_writes_that_were_never_acknowledged_does_not_replace_those_that_were() {
+async fn survivor_keeps_acknowledged_writes_over_unacknowledged() {
     let site = Site::start(1).await;
     let crowd = Crowd::start(&site, 1);
     crowd.progress(20).await;
@@ -241,7 +241,7 @@ async fn a_survivor_with_writes_that_were_never_acknowledged_does_not_replace_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_killed_at_once_comes_back_in_any_order_and_says_that_nothing_is_missing() {
+async fn cluster_restarts_in_any_order_without_loss() {
     let site = Site::start(1).await;
     let crowd = Crowd::start(&site, 1);
     crowd.progress(60).await;

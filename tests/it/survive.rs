@@ -11,7 +11,7 @@ use crate::harness::{Crowd, PATIENCE, Site, wait_for};
 const ZONES: [&str; 3] = ["eu", "us", "ap"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killing_any_one_process_under_load_loses_nothing_and_repeats_nothing() {
+async fn kill_of_one_process_under_load_keeps_exactly_once() {
     let site = Site::start(1).await;
     let crowd = Crowd::start(&site, 2);
     crowd.progress(50).await;
@@ -32,7 +32,7 @@ async fn killing_any_one_process_under_load_loses_nothing_and_repeats_nothing() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killing_everything_at_once_under_load_loses_nothing_and_repeats_nothing() {
+async fn kill_of_all_processes_under_load_keeps_exactly_once() {
     let site = Site::start(1).await;
     let crowd = Crowd::start(&site, 2);
     for _ in 0..2 {
@@ -48,7 +48,7 @@ async fn killing_everything_at_once_under_load_loses_nothing_and_repeats_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_applier_is_replaced_and_can_never_commit_again() {
+async fn frozen_applier_cannot_commit_after_replacement() {
     let site = Site::start(2).await;
     let crowd = Crowd::start(&site, 1);
     crowd.progress(20).await;
@@ -207,7 +207,7 @@ async fn reads_go_on_while_no_coordinator_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn restarting_the_coordinators_one_after_the_other_under_load_shows_no_client_an_error() {
+async fn rolling_coordinator_restart_causes_no_client_error() {
     let site = Site::start(1).await;
     let crowd = Crowd::patient(&site, 2);
     crowd.progress(50).await;

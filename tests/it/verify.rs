@@ -245,7 +245,7 @@ const WAYS: &[(&str, i32, &str)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_superuser_does_to_a_zone_is_found_and_named() {
+async fn verify_names_every_superuser_change() {
     let seed: u64 = rand::random();
     eprintln!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
@@ -277,7 +277,7 @@ async fn whatever_a_superuser_does_to_a_zone_is_found_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_single_zone_and_an_empty_one_are_never_proved_and_the_json_says_the_same() {
+async fn single_or_empty_zone_is_never_proved() {
     let zones = Zones::start().await;
     let (code, text) = run(&["--zone", &format!("us={}", zones.dsn("us"))]);
     assert_eq!(code, 2, "{text}");

@@ -39,7 +39,7 @@ fn as_predicted(outcome: &Outcome) {
 }
 
 #[tokio::test]
-async fn a_run_in_virtual_time_is_as_predicted_and_the_same_again_byte_by_byte() {
+async fn virtual_run_repeats_byte_by_byte_as_predicted() {
     let directory = tempfile::tempdir().expect("a directory");
     let changes =
         ["duration=6s", "warmup=2s", "clients.0.rate=25", "matrix.jitter=uniform 0.5ms", "seed=7"];
@@ -56,7 +56,7 @@ async fn a_run_in_virtual_time_is_as_predicted_and_the_same_again_byte_by_byte()
 }
 
 #[tokio::test]
-async fn learners_write_and_read_where_they_are() {
+async fn learner_zones_serve_local_traffic() {
     let directory = tempfile::tempdir().expect("a directory");
     let changes = ["duration=3s", "warmup=2s", "clients.0.rate=5"];
     let outcome = run("aws9", &changes, directory.path()).await;
@@ -65,7 +65,7 @@ async fn learners_write_and_read_where_they_are() {
 }
 
 #[tokio::test]
-async fn a_cut_and_a_dead_leader_in_virtual_time_lose_nothing() {
+async fn virtual_leader_crash_during_cut_loses_no_write() {
     let directory = tempfile::tempdir().expect("a directory");
     let faults = "fault=[{at='3s', for='4s', cut={from=['leader']}}, \
                   {at='12s', for='4s', kill='coordinator@leader'}, \

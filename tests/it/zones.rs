@@ -16,7 +16,7 @@ use town::Town;
 pub(crate) use town::query;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zone_that_no_log_reaches_is_filled_from_another_one_while_writes_go_on() {
+async fn zone_below_log_is_backfilled_during_writes() {
     let mut town = Town::start().await;
     town.zone("eu", &[]).await;
     town.write("eu", 3_000).await;
@@ -40,7 +40,7 @@ async fn a_zone_that_no_log_reaches_is_filled_from_another_one_while_writes_go_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_backup_that_no_log_reaches_is_filled_up_and_tokens_wait_for_it() {
+async fn restored_backup_below_log_is_backfilled_for_tokens() {
     let mut town = Town::start().await;
     town.zone("eu", &[]).await;
     town.zone("us", &[]).await;
@@ -80,7 +80,7 @@ async fn a_restored_backup_that_no_log_reaches_is_filled_up_and_tokens_wait_for_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_edited_row_fences_its_zone_with_the_first_bad_id_and_a_reseed_heals_it() {
+async fn edited_row_fences_its_zone_until_reseed() {
     let mut town = Town::start().await;
     town.zone("eu", &[]).await;
     town.zone("us", &["--audit-period-s", "1"]).await;
@@ -121,7 +121,7 @@ async fn an_edited_row_fences_its_zone_with_the_first_bad_id_and_a_reseed_heals_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reseed_needs_the_owner_and_nodes_need_no_right_to_migrate() {
+async fn reseed_requires_database_owner() {
     let mut town = Town::start().await;
     for zone in ["eu", "us"] {
         town.zone(zone, &["--audit-rows", "0"]).await;
@@ -201,7 +201,7 @@ async fn schema_changed_under_a_running_node_is_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zone_whose_newest_link_was_rewritten_is_fenced_by_the_next_batch() {
+async fn zone_with_rewritten_newest_link_is_fenced_by_next_batch() {
     let mut town = Town::start().await;
     town.zone("eu", &[]).await;
     town.zone("us", &["--audit-rows", "0"]).await;
@@ -221,7 +221,7 @@ async fn a_zone_whose_newest_link_was_rewritten_is_fenced_by_the_next_batch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_refuses_a_zone_whose_hashes_all_stayed() {
+async fn token_is_refused_by_zone_with_unchanged_hashes() {
     let mut town = Town::start().await;
     town.zone("eu", &[]).await;
     town.zone("us", &["--audit-rows", "0"]).await;
@@ -296,7 +296,7 @@ async fn quiet_town() -> Town {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_bad_zones_do_not_outvote_a_sound_one_that_was_restarted_in_a_quiet_cluster() {
+async fn two_bad_zones_do_not_outvote_a_restarted_sound_zone() {
     let mut town = quiet_town().await;
     town.node_of("eu").stop().await;
     for zone in ["us", "ap"] {
@@ -323,8 +323,7 @@ async fn two_bad_zones_do_not_outvote_a_sound_one_that_was_restarted_in_a_quiet_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zone_that_was_rewritten_while_it_was_down_is_fenced_whether_or_not_anything_is_written()
-{
+async fn zone_rewritten_while_down_is_fenced_without_writes() {
     let mut town = quiet_town().await;
     for is_quiet in [true, false] {
         town.leave("us").await;
@@ -475,7 +474,7 @@ async fn an_audit_by_hand_fences_a_zone_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_of_one_zones_database_becomes_another_zones_only_when_it_is_adopted() {
+async fn copied_database_serves_other_zone_only_after_adoption() {
     let mut town = Town::start().await;
     town.zone("eu", &[]).await;
     town.write("eu", 200).await;
@@ -504,7 +503,7 @@ async fn a_copy_of_one_zones_database_becomes_another_zones_only_when_it_is_adop
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zone_that_is_ahead_of_its_coordinators_stops_and_says_so() {
+async fn zone_ahead_of_coordinators_stops_with_reason() {
     let mut town = Town::start().await;
     town.zone("eu", &[]).await;
     town.write("eu", 40).await;

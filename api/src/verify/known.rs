@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded_and_is_the_newest() {
+    fn link_cache_keeps_newest_links_up_to_bound() {
         let (known, node) = (known(), node("a"));
         let payload = vec![b' '; 1 << 10];
         let last = 5 * STEPS_MAX as u64;
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_forgets_what_was_before_it() {
+    fn link_cache_drops_links_before_a_gap() {
         let (known, node) = (known(), node("a"));
         let (one, far) = (head(1), head(9));
         let step = |found| Step { before: None, node: &node, payload: None, found };

@@ -188,7 +188,7 @@ mod tests {
     use super::threads;
 
     #[test]
-    fn each_zone_has_its_share_of_the_processors_and_at_least_one() {
+    fn worker_threads_are_zone_share_of_processors() {
         assert_eq!([threads(2, 3), threads(3, 3), threads(16, 3), threads(8, 1)], [1, 1, 5, 8]);
     }
 }

@@ -136,7 +136,7 @@ mod tests {
     use super::{Backoff, LONG_LIFE, PAUSE_MAX, PAUSE_MIN};
 
     #[test]
-    fn pauses_double_up_to_a_bound_and_a_long_life_ends_them() {
+    fn backoff_doubles_to_bound_until_long_life() {
         let mut now = Instant::now();
         let mut backoff = Backoff::new(now);
         for pause_ms in [100, 200, 400, 800, 1600, 3200, 5000, 5000] {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_is_killed_again_and_again_comes_back_as_fast_each_time() {
+    fn backoff_stays_shortest_for_killed_child() {
         let mut now = Instant::now();
         let mut backoff = Backoff::new(now);
         for _ in 0..10 {

@@ -180,7 +180,7 @@ mod tests {
     use super::{ParadeOptions, default_zones};
 
     #[test]
-    fn what_cannot_be_started_is_refused_before_anything_is_touched() {
+    fn invalid_options_are_refused_before_start() {
         let check = |change: fn(&mut ParadeOptions)| {
             let mut options = ParadeOptions::default();
             change(&mut options);

@@ -184,7 +184,7 @@ mod tests {
     use crate::dev::parade::Error;
 
     #[tokio::test]
-    async fn a_directory_is_taken_once_and_the_file_names_its_process() {
+    async fn directory_is_locked_by_one_supervisor() {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("new/parade");
         let taken = take(&data).await.unwrap();

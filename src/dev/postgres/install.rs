@@ -175,7 +175,7 @@ mod tests {
     use super::parse_version;
 
     #[test]
-    fn the_major_version_is_read_from_what_postgres_prints() {
+    fn major_version_is_read_from_postgres_output() {
         assert_eq!(parse_version("postgres (PostgreSQL) 15.18 (Debian 15.18-0)\n"), Some(15));
         assert_eq!(parse_version("postgres (PostgreSQL) 19beta1\n"), Some(19));
         assert_eq!(parse_version("postgres: command not found"), None);

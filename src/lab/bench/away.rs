@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_frozen_runs_again_when_the_value_is_dropped() {
+    async fn frozen_process_resumes_on_drop() {
         let mut process = Process::default();
         let mut command = Command::new("sh");
         process.spawn(command.args(["-c", "sleep 600 & wait"])).expect("sh is there");

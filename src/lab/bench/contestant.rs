@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn every_round_has_everybody_once_and_begins_with_another() {
+    fn round_has_each_case_once_in_rotated_order() {
         let wanted: Vec<_> = Contestant::ALL.iter().copied().filter(|one| one.is_usual()).collect();
         let rounds: Vec<_> = (0..5).map(|round| order(&wanted, round, 5)).collect();
         for round in &rounds {

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_machine_wide_ratios_and_refusals_do() {
+    fn busy_machine_gives_warnings() {
         let mut rounds = [(50.0, 20.0, 0); 5];
         rounds[2].1 = 40.0;
         assert!(check(rounds)[0].contains("20 to 40 ms"));

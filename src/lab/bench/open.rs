@@ -282,7 +282,7 @@ mod tests {
     use crate::task::Tasks;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn one_client_keeps_to_its_plan_and_a_stall_shows_in_what_was_planned_meanwhile() {
+    async fn stall_is_charged_to_writes_planned_meanwhile() {
         let window = Window::after(Duration::ZERO, Duration::from_millis(500));
         let (mut first, mut began) = (true, None);
         let tally = alone(200.0, window, async || {

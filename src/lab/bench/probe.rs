@@ -103,7 +103,7 @@ mod tests {
     use super::{Probe, own_cpu};
 
     #[tokio::test]
-    async fn a_probe_takes_time_on_cores_and_disk() {
+    async fn probe_measures_cores_with_disk() {
         let directory = tempfile::tempdir().expect("a directory");
         let probe = Probe::take(directory.path()).await.expect("it is ours");
         assert!(probe.cpu_ms > 0.0 && probe.flush_ms > 0.0, "{probe:?}");

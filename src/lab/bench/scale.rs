@@ -456,7 +456,7 @@ mod tests {
     use super::{Turn, points, rotated};
 
     #[test]
-    fn each_round_has_every_place_once_and_begins_with_the_next() {
+    fn round_has_each_node_count_once_in_rotated_order() {
         for round in 0..7 {
             let places: Vec<_> = rotated(3, round).collect();
             assert_eq!(places[0], round % 3);
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_point_is_the_median_of_its_turns_and_one_without_turns_is_left_out() {
+    fn point_is_median_of_its_turns() {
         let turn = |single| Turn { single, bulk: 1.0, p50_ms: 1.0, p99_ms: 2.0 };
         let found = points(&[1, 3], &[vec![turn(10.0), turn(30.0), turn(20.0)], Vec::new()]);
         assert_eq!(found.len(), 1);

@@ -104,7 +104,7 @@ mod tests {
     const EVIL: &str = "<script>&\"'";
 
     #[test]
-    fn what_comes_from_outside_is_text_and_never_markup() {
+    fn external_text_is_escaped_in_html() {
         let mut page = Page::new(EVIL);
         page.section(EVIL);
         page.text(EVIL);

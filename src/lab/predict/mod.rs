@@ -159,7 +159,7 @@ mod tests {
     use crate::wan::Matrix;
 
     #[test]
-    fn a_prediction_names_the_best_leader_of_both_ways_and_the_ratio_to_the_limit() {
+    fn prediction_names_best_leader_with_limit_ratio() {
         let matrix = Matrix::find("aws3").expect("a built-in matrix");
         let answer = predict(&matrix, &Question::default()).expect("a good question");
         let best: Vec<_> = answer.rows.iter().filter(|row| row.best).collect();

@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_few_and_round() {
+    fn axis_ticks_are_few_round_numbers() {
         assert_eq!(ticks((0.0, 100.0), 5), [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
         assert_eq!(ticks((0.0, 0.7), 5), [0.0, 0.2, 0.4, 0.6000000000000001]);
         assert_eq!(ticks((-5.0, 60.0), 12).first(), Some(&0.0));
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_names_are_written_safely() {
+    fn svg_text_is_escaped() {
         assert_eq!(
             [number(0.25), number(1.0), number(150.4), number(-0.0)],
             ["0.25", "1", "150", "0"]

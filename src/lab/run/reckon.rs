@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn logs_become_figures_curves_and_recoveries() {
+    fn logs_become_figures_with_recoveries() {
         let (scenario, matrix) = (scenario(), Matrix::find("aws3").expect("built in"));
         let zones: Vec<String> = matrix.zones().iter().map(ToString::to_string).collect();
         let logs: Vec<Log> = (0..3).map(log).collect();

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_keeps_what_is_hoped_or_not() {
+    fn rate_is_judged_by_latency_target() {
         let until: Until = "p99<250ms, err<0.1%".parse().expect("a good condition");
         let step =
             Step { offered: 9.0, done: 9.0, p50_ms: 5.0, p99_ms: 200.0, errors: 0.0, ok: false };
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_set_everywhere_and_phases_go() {
+    fn sweep_rate_replaces_phases() {
         let scenario = Scenario::find("saturation", &[]).expect("built in");
         let scenario = at_rate(&scenario, 70.0).expect("it has a rate");
         assert!(scenario.phases.is_empty());

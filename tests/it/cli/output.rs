@@ -112,7 +112,7 @@ fn has_thread(pid: u32, name: &str) -> bool {
 }
 
 #[tokio::test]
-async fn an_interrupted_run_reports_what_there_is_and_its_files_print_as_all_do() {
+async fn interrupted_run_reports_its_partial_results() {
     let scratch = Scratch::new("it").unwrap();
     let out = scratch.path().join("run");
     let line = format!("geo-load quick --virtual --seconds 20000 --out {}", out.display());

@@ -83,7 +83,7 @@ async fn write_while_us_is_away(group: &Group, from: u64, batches: u64) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zone_that_is_away_while_the_log_passes_its_cap_is_detached_and_the_log_is_bounded() {
+async fn absent_zone_is_detached_when_log_passes_its_cap() {
     let group = group(2 * MIB, 6 * MIB).await;
     group.leader().await;
     write_while_us_is_away(&group, 1, 1).await;
@@ -141,7 +141,7 @@ async fn a_zone_that_is_away_while_the_log_passes_its_cap_is_detached_and_the_lo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removed_zone_holds_nothing_back_and_stays_removed_until_it_is_added() {
+async fn removed_zone_holds_no_log_until_added_again() {
     let mut group = group(MIB, 1 << 40).await;
     let leader = group.leader().await;
     let follower = leader % 3 + 1;
@@ -188,7 +188,7 @@ async fn a_removed_zone_holds_nothing_back_and_stays_removed_until_it_is_added()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_reports_is_told_while_somebody_waits_for_the_zones() {
+async fn zone_report_learns_of_waiting_clients() {
     let group = Group::start().await;
     let leader = group.leader().await;
     let follower = leader % 3 + 1;
@@ -214,7 +214,7 @@ async fn who_reports_is_told_while_somebody_waits_for_the_zones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zone_is_known_after_it_was_added_and_not_by_reporting() {
+async fn zone_is_known_only_after_it_was_added() {
     let mut group = Group::start().await;
     let leader = group.leader().await;
     let refused = wait_for("the members' zones to be registered", async || {
@@ -266,7 +266,7 @@ async fn a_zone_is_known_after_it_was_added_and_not_by_reporting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_with_another_chain_or_ahead_of_the_log_is_refused_and_told_which() {
+async fn tail_of_foreign_chain_or_future_id_is_refused() {
     let mut group = Group::start().await;
     let mut all = Vec::new();
     for sequence in 1..=300 {

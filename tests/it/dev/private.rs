@@ -120,7 +120,7 @@ fn as_stranger(program: &Path, arguments: &[&str]) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_user_of_the_machine_reads_and_enters_nothing() {
+async fn other_user_has_no_access_to_any_file() {
     if !Uid::effective().is_root() {
         println!("only root can be another user: nothing was tested");
         return;

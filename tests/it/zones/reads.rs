@@ -39,7 +39,7 @@ async fn reseed(town: &Town) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_changed_payload_is_never_read_and_fences_its_zone() {
+async fn changed_payload_fences_its_zone_before_any_read() {
     let town = town().await;
     for id in [7, 40] {
         let link = town.http.get(format!("{}/v1/chain/{id}", town.url("us"))).send().await;
@@ -168,7 +168,7 @@ async fn a_node_that_stands_by_soon_shows_no_unordered_link() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn evidence_keeps_what_was_expected_and_what_was_found() {
+async fn evidence_keeps_expected_with_found_link() {
     let town = town().await;
     query(&town.dsn("us"), &tamper::rewrite_from(7)).await;
     town.not_ready("us", "the first bad id is 7 ").await;

@@ -82,7 +82,7 @@ async fn replayed(replica: &Server, id: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_serves_what_it_has_and_never_less_than_was_asked_for() {
+async fn replica_never_serves_below_requested_id() {
     let (town, replica) = town_with_replica().await;
     town.write("us", 50).await;
     let head = town.head("us", "").await.expect("a head").frontier;
@@ -121,7 +121,7 @@ async fn a_replica_serves_what_it_has_and_never_less_than_was_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_is_promoted_while_behind_is_filled_up_and_no_token_is_broken() {
+async fn promoted_replica_is_backfilled_without_breaking_tokens() {
     let (town, replica) = town_with_replica().await;
     town.write("us", 60).await;
     let old = town.head("us", "").await.expect("a head").frontier;
@@ -159,7 +159,7 @@ async fn a_replica_that_is_promoted_while_behind_is_filled_up_and_no_token_is_br
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_does_not_answer_a_transaction_is_told_of_and_applies_it_once() {
+async fn unanswered_transaction_is_applied_once() {
     let mut town = Town::start().await;
     town.zone("eu", &[]).await;
     town.zone("us", &[]).await;
@@ -186,7 +186,7 @@ async fn a_server_that_does_not_answer_a_transaction_is_told_of_and_applies_it_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_answers_nothing_in_time_is_not_said_to_be_behind() {
+async fn silent_database_is_not_reported_as_behind() {
     let mut town = Town::start().await;
     town.zone("us", &[]).await;
     town.write("us", 10).await;

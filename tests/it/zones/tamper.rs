@@ -240,7 +240,7 @@ fn tampering(random: &mut StdRng) -> (String, u64) {
 const GUARDS_OFF: &str = "set session_replication_role = replica;";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_is_done_to_a_chain_the_audit_names_the_first_link_it_was_done_to() {
+async fn audit_names_first_tampered_link() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let count: u64 = number("PGHC_TAMPERINGS").unwrap_or(300);
     let seed: u64 = number("PGHC_SEED").unwrap_or_else(rand::random);
@@ -269,7 +269,7 @@ async fn whatever_is_done_to_a_chain_the_audit_names_the_first_link_it_was_done_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_and_frontiers_that_do_not_fit_each_other_are_found() {
+async fn rows_not_matching_frontier_are_found() {
     let victim = Victim::start().await;
     let insert = format!(
         "{GUARDS_OFF} insert into pghc.chain select {LINKS} + 1, node_id, hash, digest, written_at,

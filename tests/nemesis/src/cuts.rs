@@ -103,7 +103,7 @@ mod tests {
     use super::Plan;
 
     #[test]
-    fn cuts_of_everything_are_spread_evenly_and_all_made() {
+    fn full_cuts_are_spread_evenly_over_run() {
         for (count, everything) in [(200, 50), (7, 7), (10, 0), (10, 3)] {
             let plan = Plan { count, everything, seed: 0 };
             let made = (0..count).filter(|index| plan.is_everything(*index)).count();

@@ -177,7 +177,7 @@ mod tests {
     /// Two epochs of CI's smoke, which is `smoke --seed 2`, have time for a third of the deck. A class that is
     /// added changes the order: then put the families of the catalogue in another one.
     #[test]
-    fn smoke_of_ci_meets_a_forged_zone_and_a_foreign_bell() {
+    fn ci_smoke_includes_forgery_faults() {
         let classes = catalogue(false);
         let mut dealt = Vec::new();
         for seed in crate::soak::epochs(2).take(2) {

@@ -74,7 +74,7 @@ mod tests {
     use super::{Seats, zone_of};
 
     #[test]
-    fn whoever_takes_a_place_is_known_by_its_zone() {
+    fn replacement_member_is_found_by_zone() {
         let seats = Seats::default();
         assert_eq!([0, 1, 2].map(|zone| seats.coordinator(zone)), [1, 2, 3]);
         assert_eq!((seats.succeed(1), seats.succeed(1), seats.succeed(0)), (5, 8, 4));

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waited_in_a_queue_is_read() {
+    fn queued_bytes_are_read() {
         let shown = "qdisc tbf 8090: root rate 256Kbit burst 2Kb lat 200ms \n Sent 1730 bytes 18 pkt \
                      (dropped 0, overlimits 7 requeues 0)";
         assert_eq!(overlimits(shown), Some(7));

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_rewritten_zone_showed_before_it_noticed_is_not_judged_nor_are_tokens_from_it() {
+    fn reads_of_undetected_rewrite_are_not_judged() {
         let repeated = |session| {
             let digest = pghc_api::chain::Digest([0; 32]);
             let outcome =
