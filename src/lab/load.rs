@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 /// What became of one write, as its client knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum WriteResult {
     /// Never sent: the backlog was full.
     Dropped,
     /// Answered with this id.
@@ -17,7 +17,7 @@ pub enum Fate {
 
 /// What the chain's payload says of a write: whose it is.
 #[derive(Debug, Deserialize)]
-pub(super) struct Mark {
+pub(super) struct WriteTag {
     pub(super) run: String,
     pub(super) zone: String,
     pub(super) n: u64,
@@ -25,12 +25,12 @@ pub(super) struct Mark {
 
 /// Why a write was not acknowledged.
 pub(super) struct Failure {
-    pub(super) fate: Fate,
+    pub(super) result: WriteResult,
     pub(super) kind: String,
 }
 
 /// What an answer says of its write: 2xx is written, 4xx never will be, anything else leaves it open.
-pub(super) fn judge(status: u16, body: &[u8]) -> Result<u64, Failure> {
+pub(super) fn classify(status: u16, body: &[u8]) -> Result<u64, Failure> {
     #[derive(Deserialize)]
     struct Written {
         id: u64,
@@ -46,6 +46,7 @@ pub(super) fn judge(status: u16, body: &[u8]) -> Result<u64, Failure> {
     }
     let code = serde_json::from_slice::<Problem>(body).map(|problem| problem.code);
     let code = code.unwrap_or_else(|_| "not an answer of pghc".to_owned());
-    let fate = if (400..500).contains(&status) { Fate::Refused } else { Fate::Unknown };
-    Err(Failure { fate, kind: format!("{status} {code}") })
+    let result =
+        if (400..500).contains(&status) { WriteResult::Refused } else { WriteResult::Unknown };
+    Err(Failure { result, kind: format!("{status} {code}") })
 }

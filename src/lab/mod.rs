@@ -5,10 +5,10 @@
 //! *planned*, so that a server that stalls cannot hide it by stalling the generator.
 
 pub mod bench;
+pub mod chain_check;
 pub mod client;
 pub mod histogram;
 pub mod html;
-pub mod ledger;
 pub mod load;
 pub mod net;
 pub mod pacer;
@@ -17,5 +17,5 @@ pub mod report;
 pub mod run;
 pub mod site;
 pub mod target;
-pub mod verdict;
 pub mod virtual_run;
+pub mod write_audit;

@@ -14,7 +14,7 @@ use super::open;
 use crate::lab::client::{Connection, post, post_empty};
 use crate::lab::target::{Endpoint, Target};
 
-/// Connections of the single-write contestants, over all zones.
+/// Connections of the single-write benchmark cases, over all zones.
 pub(super) const CONNECTIONS: usize = 64;
 
 /// How bulk writes come.

@@ -1,5 +1,5 @@
 //! How fast the machine itself is at the moment: the same work on every core, and the disk's
-//! answer to a flush. Measured before each turn, so that a report can tell a slow contestant from a
+//! answer to a flush. Measured before each turn, so that a report can tell a slow benchmark case from a
 //! machine that was busy elsewhere.
 
 use std::fs::File;

@@ -1,15 +1,15 @@
-//! What one contestant showed in one round.
+//! What one benchmark case showed in one round.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::case::BenchmarkCase;
 use super::closed::Tally;
-use super::contestant::Contestant;
 use super::probe::Probe;
 use crate::lab::histogram::Summary;
 
-/// One turn of one contestant.
+/// One turn of one benchmark case.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Sample {
     /// Rows, writes or links per second; a write counts once although every zone applies it. 0 where
@@ -75,8 +75,9 @@ impl Sample {
 /// A turn: who, what the machine was like, and what was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct Turn {
-    /// Who was measured.
-    pub contestant: Contestant,
+    /// The case that was measured.
+    #[serde(rename = "contestant")]
+    pub case: BenchmarkCase,
     /// The machine right before.
     pub machine: Probe,
     /// Cores that this program itself was busy with on average, client and all; none where the
@@ -97,9 +98,9 @@ pub struct Round {
 }
 
 impl Round {
-    /// A figure of a contestant in this round.
-    pub(super) fn get(&self, contestant: Contestant, figure: &str) -> Option<f64> {
-        let turn = self.turns.iter().find(|turn| turn.contestant == contestant)?;
+    /// A figure of a benchmark case in this round.
+    pub(super) fn get(&self, case: BenchmarkCase, figure: &str) -> Option<f64> {
+        let turn = self.turns.iter().find(|turn| turn.case == case)?;
         turn.sample.get(figure)
     }
 }

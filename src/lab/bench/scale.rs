@@ -1,7 +1,7 @@
 //! `geo-load bench scale`: what becomes of throughput and latency as zones, payloads and the chain
 //! grow.
 //!
-//! Points of one table take turns in rounds, as contestants do. The chain grows once, and is looked
+//! Points of one table take turns in rounds, as benchmark cases do. The chain grows once, and is looked
 //! at when it has a tenth, half, and all of its links.
 
 use std::fmt;
@@ -16,10 +16,10 @@ use super::measure::{self, Measure, WARM_UP};
 use super::report::{row, table, told, told_or_dash};
 use super::spread::Spread;
 use super::zones::Zones;
-use super::{away, load, proof};
+use super::{disturbed_zones, load, proof};
+use crate::lab::chain_check::{self, CheckResult};
 use crate::lab::html::{Curves, Line, Page, Tone};
 use crate::lab::site::{Site, SiteOptions};
-use crate::lab::verdict::{self, Verdict};
 use crate::output;
 use crate::task::Tasks;
 
@@ -107,14 +107,14 @@ pub struct Report {
     /// By length of the chain.
     pub lengths: Vec<Length>,
     /// What `chain-verify` said of each parade.
-    pub verify: Vec<Verdict>,
+    pub verify: Vec<CheckResult>,
 }
 
 impl Report {
     /// Whether every chain was proved.
     #[must_use]
     pub fn passed(&self) -> bool {
-        !self.interrupted && self.verify.iter().all(|verdict| verdict.passed)
+        !self.interrupted && self.verify.iter().all(|check| check.passed)
     }
 }
 
@@ -180,7 +180,7 @@ pub async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Report>
             output::complain(&format!("round {} of {}: {zones} zones", round + 1, options.rounds));
             stage.open(zones).await?;
             turns[place].push(one_turn(stage, PAYLOAD_BYTES, options.length).await?);
-            report.verify.push(verdict::verify_at_rest(stage.site()?.target()).await?);
+            report.verify.push(chain_check::verify_at_rest(stage.site()?.target()).await?);
         }
     }
     report.zones = points(&options.zones, &turns);
@@ -201,7 +201,7 @@ pub async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Report>
                 turns[place].push(one_turn(stage, bytes, options.length).await?);
             }
         }
-        report.verify.push(verdict::verify_at_rest(stage.site()?.target()).await?);
+        report.verify.push(chain_check::verify_at_rest(stage.site()?.target()).await?);
         report.payloads = points(&options.payloads, &turns);
     }
     if options.links > 0 && !options.stop.is_cancelled() {
@@ -209,7 +209,7 @@ pub async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Report>
         for links in [options.links / 10, options.links / 2, options.links] {
             report.lengths.extend(at_length(stage, links, options).await?);
         }
-        report.verify.push(verdict::verify_at_rest(stage.site()?.target()).await?);
+        report.verify.push(chain_check::verify_at_rest(stage.site()?.target()).await?);
     }
     report.interrupted = options.stop.is_cancelled();
     stage.close_site().await;
@@ -282,7 +282,7 @@ async fn at_length(stage: &Stage, links: u64, options: &Options) -> anyhow::Resu
     let measured = bulk(stage, &zones, PAYLOAD_BYTES, length).await?;
     let measure = Measure::new(target, length);
     let parade = site.parade().context("the parade is our own")?;
-    let caught_up = away::catch_up(&measure, parade, &zones).await?;
+    let caught_up = disturbed_zones::catch_up(&measure, parade, &zones).await?;
     let newest = zones.settled().await?;
     let verified = proof::verify_newest(target, &zones, newest, VERIFIED).await?;
     let client = zones.clients().next().context("there is a zone")?;
@@ -392,8 +392,8 @@ impl Report {
             page.table(&LENGTH_HEADER, &rows);
             page.curves(&self.rates_by_length());
         }
-        for verdict in self.verify.iter().filter(|verdict| !verdict.passed) {
-            page.printed(&verdict.report);
+        for check in self.verify.iter().filter(|check| !check.passed) {
+            page.printed(&check.report);
         }
         page.finish()
     }
@@ -440,10 +440,10 @@ impl fmt::Display for Report {
             });
             writeln!(f, "\n{}", rows.trim_fmt())?;
         }
-        match self.verify.iter().find(|verdict| !verdict.passed) {
+        match self.verify.iter().find(|check| !check.passed) {
             None => write!(f, "\nchain-verify passed for {} chains", self.verify.len()),
-            Some(verdict) => {
-                write!(f, "\nchain-verify DID NOT PASS:\n{}", verdict.report.trim_end())
+            Some(check) => {
+                write!(f, "\nchain-verify DID NOT PASS:\n{}", check.report.trim_end())
             }
         }
     }

@@ -100,11 +100,16 @@ pub(super) fn timeline(outcome: &Outcome) -> String {
         plot.line(&series(|point| point.p99_ms), colour(place), "thin");
         plot.line(&series(|point| point.p50_ms), colour(place), "l");
     }
-    for reign in &outcome.reigns {
-        let name = reign.zone.as_deref().unwrap_or("nobody");
+    for leader_term in &outcome.leader_terms {
+        let name = leader_term.zone.as_deref().unwrap_or("nobody");
         let place = zones(outcome).iter().position(|zone| *zone == name);
-        let says = format!("{name} leads, term {}", reign.term);
-        plot.strip(reign.from_s.max(from), reign.to_s, place.map_or("#000", colour), &says);
+        let says = format!("{name} leads, term {}", leader_term.term);
+        plot.strip(
+            leader_term.from_s.max(from),
+            leader_term.to_s,
+            place.map_or("#000", colour),
+            &says,
+        );
     }
     let inside = plot.finish("latency over time") + &zone_legend(outcome);
     let about = "p50 thick, p99 thin; the strip at the bottom has the colour of the leader's zone";

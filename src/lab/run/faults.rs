@@ -13,14 +13,14 @@ use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::scenario::{Fault, LineChange};
+use super::scenario_values::ProcessName;
 use super::watch::seconds_from;
-use super::words::Who;
 use crate::dev::parade::Parade;
 use crate::dev::record::ParadeRecord;
+use crate::lab::chain_check::sibling;
 use crate::lab::net::Remote;
 use crate::lab::site::Site;
 use crate::lab::target::Target;
-use crate::lab::verdict::sibling;
 use crate::wan::conditions::Change;
 use crate::wan::{Cut, LineView};
 
@@ -79,8 +79,8 @@ pub struct Tools<'a> {
 enum Undo {
     Nothing,
     Heal(u64),
-    Resume(String, Who),
-    Continue(String, Who),
+    Resume(String, ProcessName),
+    Continue(String, ProcessName),
     Change(Vec<LineView>),
 }
 

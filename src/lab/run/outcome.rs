@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::drive::Op;
 use super::faults::Event;
-use super::watch::Reign;
+use super::watch::LeaderTerm;
+use crate::lab::chain_check::CheckResult;
 use crate::lab::histogram::Summary;
-use crate::lab::ledger::Balance;
 use crate::lab::predict::model::Commit;
-use crate::lab::verdict::Verdict;
+use crate::lab::write_audit::WriteAudit;
 use crate::wan::{SelfCheck, Stats};
 
 /// Version of `summary.json`; it grows when a field changes its meaning.
@@ -62,8 +62,9 @@ pub struct Outcome {
     pub voters: Vec<String>,
     /// Zone that led longest.
     pub leader: Option<String>,
-    /// Who led when.
-    pub reigns: Vec<Reign>,
+    /// The leaders over time.
+    #[serde(rename = "reigns")]
+    pub leader_terms: Vec<LeaderTerm>,
     /// Second by second.
     pub timeline: Vec<Point>,
     /// What was broken.
@@ -72,10 +73,11 @@ pub struct Outcome {
     pub visibility: Vec<Visible>,
     /// Until every zone had it, of all writes.
     pub visible_everywhere: Option<Summary>,
-    /// The books against the chain.
-    pub balance: Balance,
+    /// The clients' writes compared with the chain.
+    #[serde(rename = "balance")]
+    pub audit: WriteAudit,
     /// What `chain-verify` said.
-    pub verify: Verdict,
+    pub verify: CheckResult,
     /// How late requests left.
     pub slip: Summary,
     /// What the emulator carried, and how late it was.

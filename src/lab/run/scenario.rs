@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use pghc_api::id::ZoneName;
 use serde::{Deserialize, Serialize};
 
-use super::words::{Draw, Sizes, Time, Who};
+use super::scenario_values::{Draw, ProcessName, Sizes, Time};
 use crate::dev::parade::Acks;
 use crate::lab::pacer::Arrival;
 use crate::lab::predict::model::Commit;
@@ -239,13 +239,13 @@ pub struct Fault {
     pub cut: Option<Cut>,
     /// SIGKILL; started again at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kill: Option<Who>,
+    pub kill: Option<ProcessName>,
     /// SIGTERM; started again at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop: Option<Who>,
+    pub stop: Option<ProcessName>,
     /// SIGSTOP; SIGCONT at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pause: Option<Who>,
+    pub pause: Option<ProcessName>,
     /// Other conditions of lines; back at the end, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<LineChange>,

@@ -38,7 +38,7 @@ impl Steps {
 
 /// A stretch of time with one leader.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Reign {
+pub struct LeaderTerm {
     /// Seconds after the end of the warm-up; below 0 inside it.
     pub from_s: f64,
     /// Its end.
@@ -122,8 +122,8 @@ pub async fn leaders(
     zero: Instant,
     done: &CancellationToken,
     now: &parking_lot::Mutex<Option<String>>,
-) -> Vec<Reign> {
-    let mut reigns: Vec<Reign> = Vec::new();
+) -> Vec<LeaderTerm> {
+    let mut leader_terms: Vec<LeaderTerm> = Vec::new();
     loop {
         let statuses = target.zones.iter().map(|zone| status(&zone.nodes[0]));
         let statuses = futures::future::join_all(statuses).await;
@@ -132,31 +132,37 @@ pub async fn leaders(
             (status.term, status.leader_zone.is_some())
         });
         let known = newest.map(|status| (status.leader_zone, status.term));
-        note_reign(&mut reigns, seconds_from(zero, Instant::now()), known);
-        now.lock().clone_from(&reigns.last().and_then(|last| last.zone.clone()));
+        note_leader_term(&mut leader_terms, seconds_from(zero, Instant::now()), known);
+        now.lock().clone_from(&leader_terms.last().and_then(|last| last.zone.clone()));
         tokio::select! {
             () = tokio::time::sleep(LEADER_EVERY) => {}
-            () = done.cancelled() => return reigns,
+            () = done.cancelled() => return leader_terms,
         }
     }
 }
 
 /// Notes who is `known` to lead `at` so many seconds, and in which term. When nobody answers, nothing
 /// has been seen to change.
-pub(in crate::lab) fn note_reign(
-    reigns: &mut Vec<Reign>,
+pub(in crate::lab) fn note_leader_term(
+    leader_terms: &mut Vec<LeaderTerm>,
     at: f64,
     known: Option<(Option<String>, u64)>,
 ) {
-    let Some(last) = reigns.last_mut() else {
+    let Some(last) = leader_terms.last_mut() else {
         let (zone, term) = known.unwrap_or((None, 0));
-        return reigns.push(Reign { from_s: at, to_s: at, zone, term, ..Reign::default() });
+        return leader_terms.push(LeaderTerm {
+            from_s: at,
+            to_s: at,
+            zone,
+            term,
+            ..LeaderTerm::default()
+        });
     };
     last.to_s = at;
     if let Some((zone, term)) =
         known.filter(|(zone, term)| (zone, *term) != (&last.zone, last.term))
     {
-        reigns.push(Reign { from_s: at, to_s: at, zone, term, ..Reign::default() });
+        leader_terms.push(LeaderTerm { from_s: at, to_s: at, zone, term, ..LeaderTerm::default() });
     }
 }
 
@@ -178,25 +184,30 @@ async fn status(node: &Endpoint) -> Option<Status> {
 mod tests {
     use std::time::Duration;
 
-    use super::{Reign, Steps, note_reign};
+    use super::{LeaderTerm, Steps, note_leader_term};
 
     #[test]
     fn a_reign_lasts_until_another_is_known() {
-        let mut reigns = Vec::new();
+        let mut leader_terms = Vec::new();
         let eu = || Some(Some("eu".to_owned()));
         let seen = [None, eu().zip(Some(1)), None, eu().zip(Some(1)), eu().zip(Some(2))];
         for (at, known) in [0.0, 1.0, 2.0, 3.0, 4.0].into_iter().zip(seen) {
-            note_reign(&mut reigns, at, known);
+            note_leader_term(&mut leader_terms, at, known);
         }
-        let reign =
-            |from_s, to_s, zone, term| Reign { from_s, to_s, zone, term, ..Reign::default() };
+        let leader_term = |from_s, to_s, zone, term| LeaderTerm {
+            from_s,
+            to_s,
+            zone,
+            term,
+            ..LeaderTerm::default()
+        };
         let (zone, nobody) = (eu().flatten(), None);
         let wanted = [
-            reign(0.0, 1.0, nobody, 0),
-            reign(1.0, 4.0, zone.clone(), 1),
-            reign(4.0, 4.0, zone, 2),
+            leader_term(0.0, 1.0, nobody, 0),
+            leader_term(1.0, 4.0, zone.clone(), 1),
+            leader_term(4.0, 4.0, zone, 2),
         ];
-        assert_eq!(reigns, wanted);
+        assert_eq!(leader_terms, wanted);
     }
 
     #[test]

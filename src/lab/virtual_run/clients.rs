@@ -14,14 +14,14 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::lab::load::{Failure, Fate};
+use crate::lab::load::{Failure, WriteResult};
 use crate::lab::pacer::Arrival;
 use crate::lab::run::drive::{
     BACKLOG_MAX, KINDS_MAX, Log, Op, PAUSE_MAX, PAUSE_MIN, Progress, Sample, Write, behind, payload,
 };
 use crate::lab::run::plan::{Curve, Times, seed_of};
 use crate::lab::run::scenario::{Clients, Scenario};
-use crate::lab::run::words::Drawer;
+use crate::lab::run::scenario_values::ValueGenerator;
 use crate::task;
 use crate::virtual_parade::{Answer, Ask, Parade, clock};
 
@@ -57,7 +57,7 @@ pub(super) struct Group {
     clients: Clients,
     zone: usize,
     zone_name: String,
-    drawer: Drawer,
+    values: ValueGenerator,
     dice: Mutex<StdRng>,
     /// Newest id that this group wrote or saw.
     newest: AtomicU64,
@@ -94,7 +94,7 @@ impl Group {
             clients: clients.clone(),
             zone,
             zone_name: zone_name.to_owned(),
-            drawer: Drawer::new(clients.keys.dist, clients.keys.space),
+            values: ValueGenerator::new(clients.keys.dist, clients.keys.space),
             dice: Mutex::new(StdRng::seed_from_u64(seed)),
             newest: AtomicU64::new(0),
             log: Mutex::new(Log { name, zone, ..Log::default() }),
@@ -186,15 +186,15 @@ impl Group {
     fn prepare(&self, planned: Duration) -> (Op, usize, Ask) {
         let mut dice = self.dice.lock();
         let op = Op::draw(&self.clients.mix, &mut dice);
-        let key = self.drawer.next(&mut dice);
+        let key = self.values.next(&mut dice);
         let newest = self.newest.load(Ordering::Relaxed).max(1);
         match op {
             Op::Write => {
                 let size = self.clients.value.next(&mut dice);
                 let mut log = self.log.lock();
-                let number = log.fates.len();
+                let number = log.results.len();
                 // Until it is decided; what ends the run early leaves it so.
-                log.fates.push(Fate::Unknown);
+                log.results.push(WriteResult::Unknown);
                 log.writes.push(Write { planned });
                 let run = &self.ground.run;
                 let payload = Bytes::from(payload(run, &log.name, number, key, size));
@@ -209,7 +209,7 @@ impl Group {
 
     /// Sends until the request is decided or its time is over; answers how often, too.
     async fn send(&self, node: usize, ask: &Ask, deadline: Instant) -> (Result<u64, Failure>, u64) {
-        let unknown = |kind: String| Err(Failure { fate: Fate::Unknown, kind });
+        let unknown = |kind: String| Err(Failure { result: WriteResult::Unknown, kind });
         let mut outcome = unknown("no answer in time".to_owned());
         let (mut pause, mut attempts) = (PAUSE_MIN, 0);
         loop {
@@ -223,7 +223,7 @@ impl Group {
                 }
                 Answer::Read(frontier) => return (Ok(frontier), attempts),
                 Answer::Refused(kind) => {
-                    return (Err(Failure { fate: Fate::Refused, kind }), attempts);
+                    return (Err(Failure { result: WriteResult::Refused, kind }), attempts);
                 }
                 Answer::Failed(kind) => outcome = unknown(kind),
             }
@@ -253,13 +253,13 @@ impl Group {
         counter.fetch_add(1, Ordering::Relaxed);
         match outcome {
             Ok(id) if sample.op == Op::Write => {
-                log.fates[number] = Fate::Written(id);
+                log.results[number] = WriteResult::Written(id);
                 self.newest.fetch_max(id, Ordering::Relaxed);
             }
             Ok(_) => {}
-            Err(Failure { fate, kind }) => {
+            Err(Failure { result, kind }) => {
                 if sample.op == Op::Write {
-                    log.fates[number] = fate;
+                    log.results[number] = result;
                 }
                 let is_new = !log.failures.contains_key(&kind);
                 let is_full = is_new && log.failures.len() >= KINDS_MAX;

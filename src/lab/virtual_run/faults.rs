@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::time::since;
 use crate::lab::run::faults::Event;
 use crate::lab::run::scenario::{Fault, LineChange};
-use crate::lab::run::words::{PartName, Who};
+use crate::lab::run::scenario_values::{PartName, ProcessName};
 use crate::virtual_parade::Parade;
 use crate::wan::conditions::Change;
 use crate::wan::{Cut, LineView};
@@ -99,7 +99,7 @@ impl Tools {
         self.strike(self.place(&zone)?, who, by).await
     }
 
-    async fn strike(&self, zone: usize, who: &Who, by: Act) -> anyhow::Result<Undo> {
+    async fn strike(&self, zone: usize, who: &ProcessName, by: Act) -> anyhow::Result<Undo> {
         let (parade, part) = (&self.parade, who.part);
         let process = match part {
             PartName::Coordinator => parade.coordinator(zone),

@@ -24,11 +24,11 @@ use tokio_util::sync::CancellationToken;
 use self::clients::{Ground, Group};
 use self::faults::Tools;
 use self::time::since;
-use super::ledger::{self, Book};
 use super::run::drive::Progress;
 use super::run::scenario::{Placement, Scenario};
-use super::run::watch::{Reign, Steps, note_reign};
+use super::run::watch::{LeaderTerm, Steps, note_leader_term};
 use super::run::{Finished, Known, figures};
+use super::write_audit::{self, ClientWrites};
 use crate::dev::parade::Acks;
 use crate::output;
 use crate::task;
@@ -88,7 +88,7 @@ async fn watched(
     let (progress, done) = (Arc::<Progress>::default(), CancellationToken::new());
     let start = Instant::now() + Duration::from_millis(50);
     let zero = start + scenario.warmup.0;
-    let reigns = task::spawn(reigns(parade.clone(), zones.clone(), zero, done.clone()));
+    let leader_terms = task::spawn(leader_terms(parade.clone(), zones.clone(), zero, done.clone()));
     let tools = Tools { parade: parade.clone(), zones: zones.clone(), zero };
     let faults = scenario.faults.iter().cloned();
     let events = faults.map(|fault| task::spawn(tools.clone().run(fault, done.clone()))).collect();
@@ -107,17 +107,17 @@ async fn watched(
     joined(groups.iter().map(|group| task::spawn(Arc::clone(group).drive())).collect()).await?;
     done.cancel();
     let events = joined(events).await?;
-    let reigns = reigns.await.context("watching who leads")?;
+    let leader_terms = leader_terms.await.context("watching who leads")?;
     show.await.context("showing how far it is")?;
     calm(&parade, zones.len()).await?;
     let ended = parade.ended();
     ensure!(ended.is_empty(), "{}", ended.join("; "));
     let logs: Vec<_> = groups.iter().map(|group| group.take_log()).collect();
-    let books: Vec<_> =
-        logs.iter().map(|log| Book { name: &log.name, fates: &log.fates }).collect();
+    let client_writes: Vec<_> =
+        logs.iter().map(|log| ClientWrites { name: &log.name, results: &log.results }).collect();
     let links = parade.database(0).links();
     let chain = links.iter().map(|link| (link.id.get(), link.payload.as_deref().unwrap_or("")));
-    let balance = ledger::compare(&name, &books, chain);
+    let audit = write_audit::compare(&name, &client_writes, chain);
     let verify = check::verify(&parade, &names, &links);
     let followed = if scenario.cluster.visibility { zones.len() } else { 0 };
     let steps = (0..followed).map(|zone| Steps(steps(&parade, zone, start))).collect();
@@ -127,9 +127,9 @@ async fn watched(
         interrupted: ground.cut.get().is_some(),
         logs,
         steps,
-        reigns,
+        leader_terms,
         events,
-        balance,
+        audit,
         verify,
         emulator: None,
         emulator_check: None,
@@ -154,19 +154,19 @@ fn steps(parade: &Parade, zone: usize, start: Instant) -> Vec<(Duration, u64)> {
 }
 
 /// Looks who leads until `done`.
-async fn reigns(
+async fn leader_terms(
     parade: Parade,
     zones: Vec<ZoneName>,
     zero: Instant,
     done: CancellationToken,
-) -> Vec<Reign> {
-    let mut reigns: Vec<Reign> = Vec::new();
+) -> Vec<LeaderTerm> {
+    let mut leader_terms: Vec<LeaderTerm> = Vec::new();
     loop {
         let known = parade.leader().await.map(|(zone, term)| (Some(zones[zone].to_string()), term));
-        note_reign(&mut reigns, since(zero), known);
+        note_leader_term(&mut leader_terms, since(zero), known);
         tokio::select! {
             biased;
-            () = done.cancelled() => return reigns,
+            () = done.cancelled() => return leader_terms,
             () = sleep(LEADER_EVERY) => {}
         }
     }

@@ -22,7 +22,7 @@ const WRITE_MAX: Duration = Duration::from_secs(30);
 
 /// What `chain-verify` said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verdict {
+pub struct CheckResult {
     /// Exit code 0: proved.
     pub passed: bool,
     /// Its exit code; none when a signal ended it.
@@ -31,7 +31,7 @@ pub struct Verdict {
     pub report: String,
 }
 
-impl Verdict {
+impl CheckResult {
     /// The line of the report that says it: the last one that begins with a capital letter, since
     /// advice may follow.
     #[must_use]
@@ -58,7 +58,7 @@ pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
 ///
 /// # Errors
 /// When it cannot be run to its end.
-pub async fn verify(target: &Target) -> anyhow::Result<Verdict> {
+pub async fn verify(target: &Target) -> anyhow::Result<CheckResult> {
     verify_with(target, None).await
 }
 
@@ -67,7 +67,7 @@ pub async fn verify(target: &Target) -> anyhow::Result<Verdict> {
 ///
 /// # Errors
 /// As [`verify`], and when the zone does not take that link.
-pub async fn verify_at_rest(target: &Target) -> anyhow::Result<Verdict> {
+pub async fn verify_at_rest(target: &Target) -> anyhow::Result<CheckResult> {
     let token = match target.zones.as_slice() {
         [only] => {
             let written = timeout(WRITE_MAX, write_one(&only.nodes[0])).await;
@@ -94,7 +94,7 @@ async fn write_one(node: &Endpoint) -> anyhow::Result<Token> {
     Ok(link.token)
 }
 
-async fn verify_with(target: &Target, token: Option<Token>) -> anyhow::Result<Verdict> {
+async fn verify_with(target: &Target, token: Option<Token>) -> anyhow::Result<CheckResult> {
     let mut command = Command::new(sibling("chain-verify")?);
     if let Some(token) = token {
         command.arg("--token").arg(token.to_string());
@@ -109,5 +109,5 @@ async fn verify_with(target: &Target, token: Option<Token>) -> anyhow::Result<Ve
         .context("cannot run chain-verify")?;
     let mut report = String::from_utf8_lossy(&output.stdout).into_owned();
     report.push_str(&String::from_utf8_lossy(&output.stderr));
-    Ok(Verdict { passed: output.status.success(), exit_code: output.status.code(), report })
+    Ok(CheckResult { passed: output.status.success(), exit_code: output.status.code(), report })
 }

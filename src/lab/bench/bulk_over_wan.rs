@@ -24,7 +24,7 @@ const BULK: Bulk = Bulk { streams_per_zone: 64, lines_max: 100 };
 ///
 /// # Errors
 /// When a node cannot be reached, or the distances cannot be changed.
-pub(super) async fn far(
+pub(super) async fn measure(
     measure: &Measure<'_>,
     net: &Remote,
     zones: &Zones,
