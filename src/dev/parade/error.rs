@@ -100,7 +100,7 @@ pub enum Error {
     },
     /// Stop it by hand.
     #[error("process {pid} of an earlier run on {} does not end; stop it: kill -9 {pid}", data.display())]
-    Leftover {
+    StaleProcess {
         /// Its process id.
         pid: u32,
         /// The directory.

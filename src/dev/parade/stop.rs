@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::plan::Plan;
 use super::supervisor::{Supervisor, forget, try_lock};
-use super::{Error, leftover};
+use super::{Error, stale_processes};
 use crate::dev::process::signal;
 
 /// Orders to the supervisor, and how long each is waited for: to stop its children one after another, to
@@ -52,7 +52,7 @@ pub async fn stop(data: &Path) -> Result<bool, Error> {
     };
     // As the supervisor wrote it last.
     if let Some(plan) = Plan::read(&data)? {
-        was_running |= leftover::clear(&data, &plan).await?;
+        was_running |= stale_processes::clear(&data, &plan).await?;
     }
     // A supervisor that was killed left its name.
     forget(&data)?;

@@ -28,5 +28,5 @@ pub use error::Error;
 pub(super) use error::tail;
 pub use install::Install;
 pub use options::{DATABASE, SUPERUSER, ServerOptions, VERSION_MIN};
-pub use server::{READY_MAX, Server, clear_leftover};
+pub use server::{READY_MAX, Server, clear_stale_server};
 pub use socket::socket_of;

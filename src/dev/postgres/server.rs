@@ -34,7 +34,7 @@ read -r pid < "$1/postmaster.pid" && [ "$pid" = "$2" ] && kill -INT "$2""#;
 ///
 /// # Errors
 /// [`Error::StillRunning`] when it does not end even by SIGKILL.
-pub async fn clear_leftover(data_dir: &Path) -> Result<bool, Error> {
+pub async fn clear_stale_server(data_dir: &Path) -> Result<bool, Error> {
     lock::clear(data_dir, STOP_MAX).await
 }
 
@@ -112,7 +112,7 @@ impl Server {
     /// See [`Error`]; no server runs then.
     pub async fn launch(&mut self) -> Result<(), Error> {
         self.stop().await?;
-        clear_leftover(&self.directory.options.data_dir).await?;
+        clear_stale_server(&self.directory.options.data_dir).await?;
         self.directory.socket_dir.clear().map_err(Error::io("remove a stale socket"))?;
         self.directory.write_settings()?;
         self.log_start = std::fs::metadata(&self.directory.options.log).map_or(0, |log| log.len());

@@ -69,9 +69,9 @@ pub struct Event {
     pub change: Change,
 }
 
-/// Everything known of the children, shared by their keepers.
+/// Everything known of the children, shared by their child supervisors.
 #[derive(Debug)]
-pub(super) struct Board {
+pub(super) struct ProcessTable {
     data: PathBuf,
     state: Mutex<State>,
     events: broadcast::Sender<Event>,
@@ -85,7 +85,7 @@ struct State {
     published: bool,
 }
 
-impl Board {
+impl ProcessTable {
     pub(super) fn new(data: PathBuf, record: ParadeRecord) -> Self {
         let (running, short_lives) = (BTreeMap::new(), BTreeMap::new());
         let state = State { record, running, short_lives, published: false };

@@ -16,7 +16,7 @@ use crate::dev::postgres;
 use crate::dev::process::{self, command_line, identity, signal};
 use crate::dev::record::{FILE, ParadeRecord};
 
-/// Time a leftover has after SIGTERM, and again after SIGKILL.
+/// Time a stale process has after SIGTERM, and again after SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait for the ports of what has just died.
 const PORTS_MAX: Duration = Duration::from_secs(5);
@@ -35,7 +35,7 @@ pub(super) async fn clear(data: &Path, plan: &Plan) -> Result<bool, Error> {
     let ended = pids.into_iter().map(|pid| end(data, pid, cluster, known.contains(&pid)));
     let mut found = futures::future::try_join_all(ended).await?.contains(&true);
     let servers = plan.zones.iter().map(|zone| async move {
-        let cleared = postgres::clear_leftover(&postgres_dir(data, zone.name.as_str())).await;
+        let cleared = postgres::clear_stale_server(&postgres_dir(data, zone.name.as_str())).await;
         cleared.map_err(|source| Error::Postgres { zone: zone.name.to_string(), source })
     });
     found |= futures::future::try_join_all(servers).await?.contains(&true);
@@ -75,7 +75,7 @@ async fn end(data: &Path, pid: u32, cluster: &str, is_known: bool) -> Result<boo
             return Ok(true);
         }
     }
-    Err(Error::Leftover { pid, data: data.to_owned() })
+    Err(Error::StaleProcess { pid, data: data.to_owned() })
 }
 
 /// Waits a while until a process has ended; answers whether it has.

@@ -1,7 +1,7 @@
 //! Keeping one child alive: it is started again whenever it ends, at once after a long life and
 //! ever later after short ones, until it is told to stop.
 //!
-//! Invariant: a keeper is the only owner of its child, so a signal goes to this child or to nobody.
+//! Invariant: a child supervisor is the only owner of its child, so a signal goes to this child or to nobody.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::board::{Board, Change, Member};
+use super::process_table::{Change, Member, ProcessTable};
 use super::program::Body;
 use crate::telemetry::describe;
 
@@ -23,7 +23,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// What a keeper can be told.
+/// What a child supervisor can be told.
 #[derive(Debug)]
 pub(super) enum Command {
     /// Send a signal; answers the process id it went to, `None` when nothing runs.
@@ -67,11 +67,11 @@ impl Backoff {
 }
 
 /// Keeps `body` until told to stop or until nobody is left who could tell.
-pub(super) async fn keep(
+pub(super) async fn supervise(
     mut body: Body,
     member: Member,
     mut commands: mpsc::Receiver<Command>,
-    board: Arc<Board>,
+    table: Arc<ProcessTable>,
     abort: CancellationToken,
 ) {
     let mut backoff = Backoff::new(Instant::now());
@@ -82,7 +82,7 @@ pub(super) async fn keep(
             status = body.exited(), if runs => {
                 let by = status.and_then(|status| status.signal());
                 backoff.ended(Instant::now(), by == Some(Signal::SIGKILL as i32));
-                board.report(&member, Change::Ended { status, short_lives: backoff.short_lives });
+                table.report(&member, Change::Ended { status, short_lives: backoff.short_lives });
             }
             () = tokio::time::sleep_until(backoff.due), if !runs && supervised => {
                 backoff.started(Instant::now());
@@ -93,7 +93,7 @@ pub(super) async fn keep(
                         Change::Failed(describe(&error))
                     }
                 };
-                board.report(&member, change);
+                table.report(&member, change);
             }
             command = commands.recv() => match command {
                 None => return,

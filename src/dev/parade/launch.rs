@@ -10,18 +10,18 @@ use std::path::{Path, PathBuf};
 use pghc_api::id::ZoneName;
 
 use super::Error;
-use super::board::{Member, Part};
-use super::leftover::postgres_dir;
 use super::options::{Acks, Profile};
 use super::plan::{Plan, ZonePlan};
+use super::process_table::{Member, Part};
 use super::program::{Body, Program};
 use super::routes::Routes;
+use super::stale_processes::postgres_dir;
 use crate::dev::postgres::{Server, ServerOptions};
 use crate::dev::process::Process;
 use crate::dev::record::{ParadeRecord, Pids, ZoneRecord};
 
 /// What the command lines are made of.
-pub(super) struct Assembly<'a> {
+pub(super) struct LaunchPlan<'a> {
     pub(super) data: &'a Path,
     pub(super) binary: &'a Path,
     pub(super) plan: &'a Plan,
@@ -44,7 +44,7 @@ pub(super) fn log_of(data: &Path, member: &Member) -> PathBuf {
     logs(data).join(format!("{member}.log"))
 }
 
-impl Assembly<'_> {
+impl LaunchPlan<'_> {
     /// Creates and starts all databases at once and waits until each answers.
     pub(super) async fn start_servers(&self) -> Result<Vec<(Member, Body)>, Error> {
         let start = |zone: &ZonePlan| {
