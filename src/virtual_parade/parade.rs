@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::database::MemDatabase;
 use super::disk::MemDisk;
+use super::link_model::WanLinkModel;
 use super::net::{Net, url};
-use super::roads::WanRoads;
 use crate::coordinator::{Acks, Coordinator, Geo, Host, Retention, Settings, Timing};
 use crate::task::Tasks;
 use crate::task::process::Process;
@@ -79,7 +79,7 @@ struct Inner {
     plan: Plan,
     timing: Timing,
     net: Net,
-    roads: Arc<WanRoads>,
+    link_model: Arc<WanLinkModel>,
     zones: Vec<Zone>,
     random: Mutex<Process>,
     started: Instant,
@@ -130,7 +130,7 @@ impl Parade {
         let nodes = (0..count).flat_map(|zone| std::iter::repeat_n(zone, api_nodes));
         let zone_of: Vec<usize> = (0..count).chain(nodes).collect();
         let hosts = zone_of.len();
-        let roads = Arc::new(WanRoads::new(&plan.matrix, zone_of, plan.seed));
+        let link_model = Arc::new(WanLinkModel::new(&plan.matrix, zone_of, plan.seed));
         let member = || Member {
             log: MemDisk::default(),
             snapshots: MemDisk::default(),
@@ -145,8 +145,8 @@ impl Parade {
         let zones = plan.matrix.zones().iter().map(zone).collect();
         let parade = Self(Arc::new(Inner {
             timing: timing(&plan.matrix),
-            net: Net::new(hosts, Arc::clone(&roads) as Arc<_>),
-            roads,
+            net: Net::new(hosts, Arc::clone(&link_model) as Arc<_>),
+            link_model,
             zones,
             random: Mutex::new(Process::new("seeds", plan.seed)),
             started: Instant::now(),
@@ -174,11 +174,11 @@ impl Parade {
 
     /// What lies between the zones. After a cut or a healing the parade must be [told](Self::note).
     #[must_use]
-    pub fn roads(&self) -> &WanRoads {
-        &self.0.roads
+    pub fn link_model(&self) -> &WanLinkModel {
+        &self.0.link_model
     }
 
-    /// The roads have changed.
+    /// The network links have changed.
     pub fn note(&self) {
         self.0.net.note();
     }

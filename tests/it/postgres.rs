@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which may unwrap too")]
 
 mod plans;
-mod strangers;
+mod role_rights;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};

@@ -12,7 +12,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 
-use crate::harness::{Crowd, Promise, Site, binary, checker, wait_for};
+use crate::harness::{AckedWrite, ClientPool, Site, binary, checker, wait_for};
 
 const ZONES: [&str; 3] = ["eu", "us", "ap"];
 
@@ -50,9 +50,9 @@ fn recover_with(site: &Site, zone: &str, zones: &[String], more: &[&str]) -> (i3
 #[tokio::test(flavor = "multi_thread")]
 async fn group_recovers_from_last_coordinator_without_loss() {
     let site = Site::start(1).await;
-    let crowd = Crowd::start(&site, 1);
-    crowd.progress(60).await;
-    let mut promises = crowd.finish().await;
+    let clients = ClientPool::start(&site, 1);
+    clients.progress(60).await;
+    let mut acked_writes = clients.finish().await;
     let head = site.settle().await;
     for zone in ["us", "ap"] {
         end(&site, zone).await;
@@ -85,16 +85,20 @@ async fn group_recovers_from_last_coordinator_without_loss() {
     assert!(term > 1 << 20, "beyond what the lost ones can have seen: {text}");
     let part = Part::Coordinator;
     site.parade.resume_supervision("eu", part).await.expect("a child of this parade");
-    let crowd = Crowd::start(&site, 1);
+    let clients = ClientPool::start(&site, 1);
     // It sends the same keys again first: those are remembered.
-    crowd.progress(promises.len() as u64 + 40).await;
-    let after = crowd.finish().await;
+    clients.progress(acked_writes.len() as u64 + 40).await;
+    let after = clients.finish().await;
     for again in after.iter().filter(|it| it.id <= head) {
-        let known = |it: &Promise| (it.id, &it.payload) == (again.id, &again.payload);
-        assert!(promises.iter().any(known), "{again:?}");
+        let known = |it: &AckedWrite| (it.id, &it.payload) == (again.id, &again.payload);
+        assert!(acked_writes.iter().any(known), "{again:?}");
     }
-    promises.extend(after.into_iter().filter(|it| it.id > head));
-    assert!(promises.iter().any(|promise| promise.id == head + 1), "ids go on at {}", head + 1);
+    acked_writes.extend(after.into_iter().filter(|it| it.id > head));
+    assert!(
+        acked_writes.iter().any(|acked_write| acked_write.id == head + 1),
+        "ids go on at {}",
+        head + 1
+    );
     wait_for("every zone", async || {
         let mut ids = Vec::new();
         for zone in 0..3 {
@@ -112,14 +116,14 @@ async fn group_recovers_from_last_coordinator_without_loss() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_missing_on_survivor_need_explicit_count() {
     let site = Site::start(1).await;
-    let crowd = Crowd::start(&site, 1);
-    crowd.progress(20).await;
-    crowd.finish().await;
+    let clients = ClientPool::start(&site, 1);
+    clients.progress(20).await;
+    clients.finish().await;
     let kept = site.settle().await;
     end(&site, "ap").await;
-    let crowd = Crowd::start(&site, 1);
-    crowd.progress(kept + 20).await;
-    crowd.finish().await;
+    let clients = ClientPool::start(&site, 1);
+    clients.progress(kept + 20).await;
+    clients.finish().await;
     for zone in ["eu", "us"] {
         end(&site, zone).await;
     }
@@ -190,9 +194,9 @@ async fn leave_a_tail(site: &Site, zone: &str) -> Option<u64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn survivor_keeps_acknowledged_writes_over_unacknowledged() {
     let site = Site::start(1).await;
-    let crowd = Crowd::start(&site, 1);
-    crowd.progress(20).await;
-    let known = crowd.finish().await.len() as u64;
+    let clients = ClientPool::start(&site, 1);
+    clients.progress(20).await;
+    let known = clients.finish().await.len() as u64;
     let part = Part::Coordinator;
     let mut left = None;
     // It may give the lead up before the write reaches it; then once more.
@@ -211,10 +215,10 @@ async fn survivor_keeps_acknowledged_writes_over_unacknowledged() {
     for other in &others {
         site.parade.resume_supervision(other, part).await.expect("a child of this parade");
     }
-    let crowd = Crowd::start(&site, 1);
+    let clients = ClientPool::start(&site, 1);
     // It sends the same keys again first: those are remembered.
-    crowd.progress(known + 20).await;
-    crowd.finish().await;
+    clients.progress(known + 20).await;
+    clients.finish().await;
     let dsns: Vec<_> = site.record().zones.into_iter().map(|it| (it.name, it.dsn)).collect();
     for (_, dsn) in &dsns {
         wait_for("other links", async || (crate::harness::head(dsn).await > newest).then_some(()))
@@ -243,8 +247,8 @@ async fn survivor_keeps_acknowledged_writes_over_unacknowledged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn cluster_restarts_in_any_order_without_loss() {
     let site = Site::start(1).await;
-    let crowd = Crowd::start(&site, 1);
-    crowd.progress(60).await;
+    let clients = ClientPool::start(&site, 1);
+    clients.progress(60).await;
     let mut parts = Vec::new();
     for zone in ["eu", "us", "ap"] {
         for part in [Part::Coordinator, Part::Api(0), Part::Postgres] {
@@ -266,10 +270,10 @@ async fn cluster_restarts_in_any_order_without_loss() {
     for (zone, part) in &parts {
         site.parade.resume_supervision(zone, *part).await.expect("a child of this parade");
     }
-    crowd.progress(1).await;
+    clients.progress(1).await;
     println!("first answer {:?} after the first was started again", started.elapsed());
-    let promises = crowd.finish().await;
-    site.check(&promises).await;
+    let acked_writes = clients.finish().await;
+    site.check(&acked_writes).await;
     for zone in ["eu", "us", "ap"] {
         let log = site.parade.data().join("log").join(format!("{zone}-coordinator.log"));
         wait_for("its word", async || {

@@ -64,9 +64,9 @@ impl Op {
     pub const ALL: [Self; 4] = [Self::Write, Self::ReadLocal, Self::ReadSession, Self::ReadLinear];
 
     /// Draws a kind by its share.
-    pub(in crate::lab) fn draw(mix: &Mix, dice: &mut StdRng) -> Self {
+    pub(in crate::lab) fn draw(mix: &Mix, rng: &mut StdRng) -> Self {
         let shares = [mix.write, mix.read_local, mix.read_session, mix.read_linear];
-        let mut drawn = dice.random_range(0.0..shares.iter().sum::<f64>());
+        let mut drawn = rng.random_range(0.0..shares.iter().sum::<f64>());
         let op = Self::ALL.into_iter().zip(shares).find(|(_, share)| {
             drawn -= share;
             drawn < 0.0
@@ -233,7 +233,7 @@ struct Group<'a> {
     clients: &'a Clients,
     zone: &'a Zone,
     values: ValueGenerator,
-    dice: Mutex<StdRng>,
+    rng: Mutex<StdRng>,
     /// Newest id that this group wrote or saw.
     newest: AtomicU64,
     log: Mutex<Log>,
@@ -264,13 +264,13 @@ impl<'a> Group<'a> {
         place: usize,
         name: String,
     ) -> Self {
-        let dice = StdRng::seed_from_u64(seed_of(context.scenario.seed, &format!("{name} dice")));
+        let rng = StdRng::seed_from_u64(seed_of(context.scenario.seed, &format!("{name} dice")));
         Self {
             context,
             clients,
             zone,
             values: ValueGenerator::new(clients.keys.dist, clients.keys.space),
-            dice: Mutex::new(dice),
+            rng: Mutex::new(rng),
             newest: AtomicU64::new(context.newest),
             log: Mutex::new(Log { name, zone: place, ..Log::default() }),
         }
@@ -326,7 +326,7 @@ impl<'a> Group<'a> {
             kept = self.request(node, kept.take(), Instant::now()).await;
             let failed = self.log.lock().samples.get(before).is_some_and(|sample| !sample.ok);
             let mean = self.clients.think.0;
-            let mut pause = mean.mul_f64(-(1.0 - self.dice.lock().random_range(0.0..1.0_f64)).ln());
+            let mut pause = mean.mul_f64(-(1.0 - self.rng.lock().random_range(0.0..1.0_f64)).ln());
             if failed {
                 // Who is refused at once shall not ask again at once.
                 pause = pause.max(PAUSE_MIN);
@@ -361,15 +361,15 @@ impl<'a> Group<'a> {
     }
 
     fn prepare(&self, endpoint: &Endpoint, planned: Duration) -> Request {
-        let mut dice = self.dice.lock();
-        let op = Op::draw(&self.clients.mix, &mut dice);
-        let key = self.values.next(&mut dice);
+        let mut rng = self.rng.lock();
+        let op = Op::draw(&self.clients.mix, &mut rng);
+        let key = self.values.next(&mut rng);
         // Of an empty chain the first link is asked for, and is not there yet.
         let newest = self.newest.load(Ordering::Relaxed).max(1);
         let host = &endpoint.host;
         let (number, bytes) = match op {
             Op::Write => {
-                let size = self.clients.value.next(&mut dice);
+                let size = self.clients.value.next(&mut rng);
                 let mut log = self.log.lock();
                 let number = log.results.len();
                 // Until it is decided; what ends the run early leaves it so.

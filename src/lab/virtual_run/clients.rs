@@ -58,7 +58,7 @@ pub(super) struct Group {
     zone: usize,
     zone_name: String,
     values: ValueGenerator,
-    dice: Mutex<StdRng>,
+    rng: Mutex<StdRng>,
     /// Newest id that this group wrote or saw.
     newest: AtomicU64,
     log: Mutex<Log>,
@@ -95,7 +95,7 @@ impl Group {
             zone,
             zone_name: zone_name.to_owned(),
             values: ValueGenerator::new(clients.keys.dist, clients.keys.space),
-            dice: Mutex::new(StdRng::seed_from_u64(seed)),
+            rng: Mutex::new(StdRng::seed_from_u64(seed)),
             newest: AtomicU64::new(0),
             log: Mutex::new(Log { name, zone, ..Log::default() }),
         }
@@ -157,7 +157,7 @@ impl Group {
         while Instant::now() < end && !self.ground.is_stopped() {
             let ok = self.request(node, Instant::now()).await;
             let mean = self.clients.think.0;
-            let mut pause = mean.mul_f64(-(1.0 - self.dice.lock().random_range(0.0..1.0_f64)).ln());
+            let mut pause = mean.mul_f64(-(1.0 - self.rng.lock().random_range(0.0..1.0_f64)).ln());
             if !ok {
                 // Who is refused at once shall not ask again at once.
                 pause = pause.max(PAUSE_MIN);
@@ -184,13 +184,13 @@ impl Group {
     }
 
     fn prepare(&self, planned: Duration) -> (Op, usize, Ask) {
-        let mut dice = self.dice.lock();
-        let op = Op::draw(&self.clients.mix, &mut dice);
-        let key = self.values.next(&mut dice);
+        let mut rng = self.rng.lock();
+        let op = Op::draw(&self.clients.mix, &mut rng);
+        let key = self.values.next(&mut rng);
         let newest = self.newest.load(Ordering::Relaxed).max(1);
         match op {
             Op::Write => {
-                let size = self.clients.value.next(&mut dice);
+                let size = self.clients.value.next(&mut rng);
                 let mut log = self.log.lock();
                 let number = log.results.len();
                 // Until it is decided; what ends the run early leaves it so.

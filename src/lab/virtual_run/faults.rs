@@ -69,7 +69,7 @@ impl Tools {
     }
 
     async fn begin(&self, fault: &Fault, struck: &mut Vec<String>) -> anyhow::Result<Undo> {
-        let roads = self.parade.roads();
+        let link_model = self.parade.link_model();
         if let Some(cut) = &fault.cut {
             let cut = Cut {
                 from: self.names(&cut.from).await?,
@@ -77,13 +77,13 @@ impl Tools {
                 ..cut.clone()
             };
             struck.clone_from(&cut.from);
-            let number = roads.cut(cut).map_err(anyhow::Error::msg)?;
+            let number = link_model.cut(cut).map_err(anyhow::Error::msg)?;
             self.parade.note();
             return Ok(Undo::Heal(number));
         }
         if let Some(LineChange { from, to, change }) = &fault.change {
-            let before = roads.view();
-            roads.set(from, to, change).map_err(anyhow::Error::msg)?;
+            let before = link_model.view();
+            link_model.set(from, to, change).map_err(anyhow::Error::msg)?;
             let undo = if fault.lasting.is_some() { Undo::Change(before) } else { Undo::Nothing };
             return Ok(undo);
         }
@@ -126,11 +126,11 @@ impl Tools {
     }
 
     fn undo(&self, undo: Undo) -> anyhow::Result<()> {
-        let (parade, roads) = (&self.parade, self.parade.roads());
+        let (parade, link_model) = (&self.parade, self.parade.link_model());
         match undo {
             Undo::Nothing => {}
             Undo::Heal(number) => {
-                roads.heal(number);
+                link_model.heal(number);
                 parade.note();
             }
             Undo::Start(zone, PartName::Coordinator) => parade.start_coordinator(zone),
@@ -147,7 +147,7 @@ impl Tools {
             Undo::Change(before) => {
                 for line in before {
                     let change = Change::from(&line);
-                    let set = roads.set(line.from.as_str(), line.to.as_str(), &change);
+                    let set = link_model.set(line.from.as_str(), line.to.as_str(), &change);
                     set.map_err(anyhow::Error::msg)?;
                 }
             }

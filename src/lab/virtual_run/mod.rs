@@ -83,7 +83,7 @@ async fn watched(
     let plan = Plan { seed, matrix: matrix.clone(), voters, all_to_all, auto, api_nodes };
     let parade = Parade::start(plan);
     parade.settle(leader).await.map_err(anyhow::Error::msg)?;
-    parade.roads().set("*", "*", &scenario.conditions()).map_err(anyhow::Error::msg)?;
+    parade.link_model().set("*", "*", &scenario.conditions()).map_err(anyhow::Error::msg)?;
     let name = format!("virtual-{:016x}", scenario.seed);
     let (progress, done) = (Arc::<Progress>::default(), CancellationToken::new());
     let start = Instant::now() + Duration::from_millis(50);

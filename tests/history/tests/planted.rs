@@ -17,7 +17,7 @@ use pghc_history::{
 use proptest::prelude::{ProptestConfig, any, prop_assert_eq, proptest};
 
 /// Clients beyond the synthetic ones, so that planted operations disturb no session.
-const STRANGER: u32 = 1_000;
+const EXTRA_CLIENT: u32 = 1_000;
 
 fn good() -> Run {
     Settings { operations: 2_000, ..Default::default() }.run(7)
@@ -95,7 +95,7 @@ fn append(run: &mut Run, payload: Digest) -> u64 {
 }
 
 fn operation(run: &mut Run, session: u32, started: u64, ended: u64, what: What) -> usize {
-    let operation = Operation { client: STRANGER, session, zone: 0, started, ended, what };
+    let operation = Operation { client: EXTRA_CLIENT, session, zone: 0, started, ended, what };
     run.history.operations.push(operation);
     run.history.operations.len() - 1
 }
@@ -174,7 +174,7 @@ fn another_digest_or_payload_is_a_replaced_write() {
     let operation = run.history.operations[at].clone();
     let What::Write { key, outcome, .. } = operation.what else { unreachable!() };
     run.history.operations.push(Operation {
-        client: STRANGER,
+        client: EXTRA_CLIENT,
         what: What::Write { key, payload: Some(Fingerprint([9; 16])), outcome },
         ..operation
     });
@@ -219,11 +219,11 @@ fn a_key_under_two_ids_is_found_although_the_payloads_differ() {
 fn an_id_answered_to_two_keys_is_found() {
     let mut run = good();
     let at = acknowledgement(&run, 10);
-    let mut twin = run.history.operations[at].clone();
-    twin.client = STRANGER;
-    let What::Write { key, .. } = &mut twin.what else { unreachable!() };
+    let mut copy = run.history.operations[at].clone();
+    copy.client = EXTRA_CLIENT;
+    let What::Write { key, .. } = &mut copy.what else { unreachable!() };
     *key = Some(u64::MAX);
-    run.history.operations.push(twin);
+    run.history.operations.push(copy);
     expect(&run, &[Kind::KeysMixed]);
 }
 

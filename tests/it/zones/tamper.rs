@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio_postgres::{Client, NoTls};
 
-use super::town::CLUSTER;
+use super::cluster::CLUSTER;
 
 /// Links in the chain that is tampered with.
 const LINKS: u64 = 240;

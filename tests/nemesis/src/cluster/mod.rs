@@ -4,7 +4,7 @@
 mod ground;
 mod members;
 mod repair;
-mod seats;
+mod replacements;
 mod servers;
 mod unit;
 mod view;
@@ -24,7 +24,7 @@ use tokio_postgres::NoTls;
 
 pub use ground::{Build, Ground, NAMES, ZONES};
 pub use repair::FOUND_MAX;
-pub use seats::Seats;
+pub use replacements::Replacements;
 use servers::Template;
 pub use unit::Unit;
 pub use view::{Look, View};
@@ -65,7 +65,7 @@ pub struct Cluster {
     /// Its zones, in the order of [`NAMES`].
     pub zones: Vec<Zone>,
     /// Who is who, as faults change it.
-    pub seats: Arc<Seats>,
+    pub replacements: Arc<Replacements>,
     install: Install,
 }
 
@@ -78,11 +78,11 @@ impl Cluster {
         std::fs::create_dir_all(ground.logs())?;
         let id = uuid::Uuid::new_v4().to_string();
         let template = Template::create(&ground).await?;
-        let (seats, mut zones) = (Arc::new(Seats::default()), Vec::new());
+        let (replacements, mut zones) = (Arc::new(Replacements::default()), Vec::new());
         for zone in 0..ZONES {
-            zones.push(new_zone(&ground, &id, zone, (&template, &seats))?);
+            zones.push(new_zone(&ground, &id, zone, (&template, &replacements))?);
         }
-        let cluster = Arc::new(Self { ground, id, zones, seats, install: template.install });
+        let cluster = Arc::new(Self { ground, id, zones, replacements, install: template.install });
         for zone in 0..ZONES {
             // One by one: their data directories have the same inode, from which PostgreSQL makes the
             // key of its shared memory, and two that look for a free one at once may give up.
@@ -115,7 +115,7 @@ impl Cluster {
 
     /// Connection string of a zone's database, as reached from here.
     pub fn dsn(&self, zone: usize) -> String {
-        self.dsn_of(zone, self.seats.server(zone))
+        self.dsn_of(zone, self.replacements.server(zone))
     }
 
     fn dsn_of(&self, zone: usize, server: usize) -> String {
@@ -135,7 +135,7 @@ impl Cluster {
     /// # Errors
     /// When it does not answer within some seconds.
     pub async fn sql_as(&self, zone: usize, login: &str) -> anyhow::Result<Sql> {
-        let address = self.ground.postgres(zone, self.seats.server(zone));
+        let address = self.ground.postgres(zone, self.replacements.server(zone));
         connect(&format!("postgres://{login}@{address}/{DATABASE}")).await
     }
 
@@ -222,7 +222,7 @@ fn new_zone(
     ground: &Ground,
     id: &str,
     zone: usize,
-    (template, seats): (&Template, &Arc<Seats>),
+    (template, replacements): (&Template, &Arc<Replacements>),
 ) -> anyhow::Result<Zone> {
     let name = NAMES[zone];
     let volume = |part: &str, bytes| {
@@ -234,8 +234,8 @@ fn new_zone(
         Unit::new(format!("{name}/{part}"), log, make)
     };
     let postgres =
-        unit("postgres", servers::postgres(ground, zone, (template, seats), &data_disk)?);
-    let coordinator = unit("coordinator", coordinator(ground, id, zone, (seats, &log_disk)));
+        unit("postgres", servers::postgres(ground, zone, (template, replacements), &data_disk)?);
+    let coordinator = unit("coordinator", coordinator(ground, id, zone, (replacements, &log_disk)));
     // The last zone has two API nodes: one applies, the other stands by.
     let nodes = if zone == ZONES - 1 { 2 } else { 1 };
     let api =
@@ -248,20 +248,20 @@ fn coordinator(
     ground: &Ground,
     id: &str,
     zone: usize,
-    (seats, disk): (&Arc<Seats>, &Volume),
+    (replacements, disk): (&Arc<Replacements>, &Volume),
 ) -> unit::Make {
     let (ground, id, disk) = (ground.clone(), id.to_owned(), disk.path().to_owned());
-    let seats = Arc::clone(seats);
+    let replacements = Arc::clone(replacements);
     Box::new(move |build| {
         let mut command = ground.command(zone, &ground.pghc(build));
         command.args(["coordinator", "--cluster-id", &id, "--zone", NAMES[zone]]);
-        command.arg("--id").arg(seats.coordinator(zone).to_string());
+        command.arg("--id").arg(replacements.coordinator(zone).to_string());
         command.arg("--data").arg(disk.join(LOG));
         command.arg("--listen").arg(ground.coordinator(zone).to_string());
         for other in 0..ZONES {
-            command.arg("--member").arg(seats.member(&ground, other));
+            command.arg("--member").arg(replacements.member(&ground, other));
         }
-        if !seats.is_founder(zone) {
+        if !replacements.is_founder(zone) {
             command.arg("--join");
         }
         command.args(["--profile", "lan", "--log-bytes", LOG_BYTES.0]);

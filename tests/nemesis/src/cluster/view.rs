@@ -125,7 +125,7 @@ impl Look {
         self.frontiers.push(Some(status.frontier));
         if status.term >= self.term && status.leader.is_some() {
             self.term = status.term;
-            self.leader = status.leader.and_then(super::seats::zone_of);
+            self.leader = status.leader.and_then(super::replacements::zone_of);
         }
         if status.leader.is_none() {
             self.troubles.push(format!("{} knows no leader", status.node_id));

@@ -90,7 +90,7 @@ async fn forged_below_log(scene: Scene) -> Outcome {
     let sql = scene.database().await?;
     let log_first = until("every log is purged", PURGED_MAX, async || log_first(&scene).await);
     let log_first = log_first.await?;
-    let back = i64::try_from((scene.dice >> 16) & 0xff)?;
+    let back = i64::try_from((scene.seed >> 16) & 0xff)?;
     let first = (log_first - 1 - back).max(2);
     let started = scene.load.book.now();
     let had = rewritten_payload(&sql, first).await?;
@@ -205,7 +205,7 @@ async fn reseeded(scene: &Scene) -> anyhow::Result<()> {
 /// Rewrites the newest links. Answers the first and the last of them.
 async fn rewritten(scene: &Scene, sql: &Sql) -> anyhow::Result<(i64, i64)> {
     let had = number(sql, APPLIED).await.context("the zone's frontier")?;
-    let first = had - LINKS[usize::try_from((scene.dice >> 4) % 4)?] + 1;
+    let first = had - LINKS[usize::try_from((scene.seed >> 4) % 4)?] + 1;
     let rewrite = include_str!("../../../rewrite.sql").replace(":first", &first.to_string());
     sql.batch(&rewrite).await?;
     Ok((first, had))

@@ -81,7 +81,7 @@ fn nonsense(random: &mut StdRng) -> Vec<u8> {
 /// Strangers talk nonsense to a coordinator; it must not mind.
 async fn garbage(scene: Scene) -> Outcome {
     let address = scene.cluster.ground.coordinator(scene.zone);
-    let mut random = StdRng::seed_from_u64(scene.dice);
+    let mut random = StdRng::seed_from_u64(scene.seed);
     let (mut sent, mut talks, mut closed) = (0, 0, 0);
     let up = until("it listens", UP_MAX, async || TcpStream::connect(address).await.ok());
     up.await?;

@@ -67,8 +67,8 @@ async fn ordered(scene: &Scene, arguments: &[&str]) -> Outcome {
 /// id; a new one takes its place, and its vote decides.
 async fn replaced(scene: Scene) -> Outcome {
     let (cluster, unit) = (&scene.cluster, &scene.zone().coordinator);
-    let old = cluster.seats.coordinator(scene.zone);
-    let lost = match scene.dice % 3 {
+    let old = cluster.replacements.coordinator(scene.zone);
+    let lost = match scene.seed % 3 {
         0 => lose(&scene, "").await,
         1 => lose(&scene, "log").await,
         _ => put_back(&scene).await,
@@ -84,9 +84,10 @@ async fn replaced(scene: Scene) -> Outcome {
     let said = unit.log_since(from);
     // Whatever it did, the group gets its third vote back.
     emptied(&scene, &scene.zone().log_data())?;
-    let new = cluster.seats.succeed(scene.zone);
+    let new = cluster.replacements.succeed(scene.zone);
     unit.start().await?;
-    let (begun, member) = (Instant::now(), cluster.seats.member(&cluster.ground, scene.zone));
+    let (begun, member) =
+        (Instant::now(), cluster.replacements.member(&cluster.ground, scene.zone));
     ordered(&scene, &["replace", &old.to_string(), &member, "--wait", "60"]).await?;
     let took = begun.elapsed();
     let status = refused.with_context(|| format!("{} with a lost disk", unit.name))?;
@@ -117,7 +118,7 @@ fn emptied(scene: &Scene, path: &Path) -> anyhow::Result<()> {
 /// Kills it, and puts a copy of its directory back that is older than what it acknowledged since.
 async fn put_back(scene: &Scene) -> Outcome {
     let (zone, unit) = (scene.zone(), &scene.zone().coordinator);
-    let id = scene.cluster.seats.coordinator(scene.zone);
+    let id = scene.cluster.replacements.coordinator(scene.zone);
     unit.kill().await?;
     let (data, copy) = (zone.log_data(), zone.log_disk.path().join("copy"));
     if copy.exists() {
@@ -148,7 +149,7 @@ const ENTRIES_FORGOTTEN: u64 = 20;
 
 /// One of the other two is away: what is acknowledged now was decided with this zone's vote.
 async fn decided(scene: &Scene) -> Outcome {
-    let step = 1 + usize::try_from((scene.dice >> 4) % 2)?;
+    let step = 1 + usize::try_from((scene.seed >> 4) % 2)?;
     let other = &scene.cluster.zones[(scene.zone + step) % ZONES].coordinator;
     other.excuse();
     let killed = other.kill().await;
@@ -169,14 +170,14 @@ async fn decided(scene: &Scene) -> Outcome {
 
 /// An operator has another coordinator lead.
 async fn moved(scene: Scene) -> Outcome {
-    let (cluster, seats) = (&scene.cluster, &scene.cluster.seats);
+    let (cluster, replacements) = (&scene.cluster, &scene.cluster.replacements);
     let before = until("a leader", LISTED_MAX, async || {
         cluster.members().await.ok().filter(|list| list.leader > 0)
     });
     let before = before.await?.leader;
-    let here = seats.coordinator(scene.zone);
+    let here = replacements.coordinator(scene.zone);
     // The lead may have come here meanwhile.
-    let next = seats.coordinator((scene.zone + 1) % ZONES);
+    let next = replacements.coordinator((scene.zone + 1) % ZONES);
     let to = if here == before { next } else { here };
     // It is done when the chosen one leads. Another fault may take the lead from it right after.
     ordered(&scene, &["lead", &to.to_string(), "--wait", "60"]).await?;
@@ -186,7 +187,7 @@ async fn moved(scene: Scene) -> Outcome {
 
 /// An operator makes a voter a learner, and a voter again.
 async fn demoted(scene: Scene) -> Outcome {
-    let id = scene.cluster.seats.coordinator(scene.zone);
+    let id = scene.cluster.replacements.coordinator(scene.zone);
     let name = id.to_string();
     let listed_as = async |voter: bool| {
         let found = until("the list shows it", LISTED_MAX, async || {

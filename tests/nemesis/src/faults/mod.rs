@@ -7,6 +7,7 @@
 pub mod clock;
 mod database;
 mod disk;
+mod extra_clients;
 mod forgery;
 mod load;
 mod members;
@@ -15,7 +16,6 @@ pub mod power;
 mod process;
 mod replica;
 mod resources;
-mod strangers;
 pub mod versions;
 mod whole;
 
@@ -44,7 +44,7 @@ pub struct Scene {
     /// How long the fault lasts.
     pub hold: Duration,
     /// A random number for choices of its own.
-    pub dice: u64,
+    pub seed: u64,
 }
 
 impl Scene {
@@ -136,7 +136,7 @@ pub fn catalogue(has_old: bool) -> Vec<Class> {
         resources::classes(),
         forgery::classes(),
         whole::classes(),
-        strangers::classes(),
+        extra_clients::classes(),
         replica::classes(),
         load::classes(),
         members::classes(),

@@ -70,7 +70,7 @@ async fn met(
 
 /// Puts the rules on the bridge for a while; they must have dropped something.
 async fn filtered(scene: &Scene, rules: String) -> Outcome {
-    let table = format!("fault{}", scene.dice);
+    let table = format!("fault{}", scene.seed);
     let text = format!(
         "table bridge {table} {{\nchain between {{\ntype filter hook forward priority 0;\n{rules}}}\n}}\n"
     );
@@ -97,7 +97,7 @@ async fn isolated(scene: Scene) -> Outcome {
 /// The zone hears and is not heard, or is heard and does not hear.
 async fn one_way(scene: Scene) -> Outcome {
     let zone = scene.zone;
-    let deaf = scene.dice.is_multiple_of(2);
+    let deaf = scene.seed.is_multiple_of(2);
     let cut = |other| match deaf {
         true => rule(other, zone, "counter drop"),
         false => rule(zone, other, "counter drop"),
@@ -109,7 +109,7 @@ async fn one_way(scene: Scene) -> Outcome {
 /// Two zones do not reach each other; the third reaches both.
 async fn pair(scene: Scene) -> Outcome {
     let zone = scene.zone;
-    let step = 1 + usize::try_from(scene.dice % 2)?;
+    let step = 1 + usize::try_from(scene.seed % 2)?;
     let other = (zone + step) % ZONES;
     let rules = rule(zone, other, "counter drop") + &rule(other, zone, "counter drop");
     filtered(&scene, rules).await

@@ -54,7 +54,7 @@ struct Group {
 impl Group {
     fn create(scene: &Scene, controller: &str) -> anyhow::Result<Self> {
         let root = Path::new(CGROUPS).join(controller);
-        let path = root.join(&scene.cluster.ground.group).join(format!("fault{}", scene.dice));
+        let path = root.join(&scene.cluster.ground.group).join(format!("fault{}", scene.seed));
         fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(Self { path, root })
     }

@@ -78,6 +78,6 @@ async fn blackout(scene: Scene) -> Outcome {
     let evidence = power::off(&scene.cluster).await?;
     scene.hold().await;
     power::on(&scene.cluster).await?;
-    power::start(&scene.cluster, scene.dice).await?;
+    power::start(&scene.cluster, scene.seed).await?;
     Ok(evidence)
 }

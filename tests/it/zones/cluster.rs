@@ -58,7 +58,7 @@ impl Node {
 }
 
 /// The cluster.
-pub(crate) struct Town {
+pub(crate) struct SmallCluster {
     pub(crate) http: reqwest::Client,
     pub(crate) server: Server,
     pub(crate) nodes: BTreeMap<String, Node>,
@@ -78,11 +78,11 @@ const SEGMENT_BYTES: usize = 64 << 10;
 
 pub(crate) const CLUSTER: &str = "00000000-0000-4000-8000-000000000001";
 
-fn cluster() -> ClusterId {
+fn cluster_id() -> ClusterId {
     CLUSTER.parse().expect("a UUID")
 }
 
-impl Town {
+impl SmallCluster {
     /// A coordinator that purges whatever zone eu has kept, and a server without zones.
     pub(crate) async fn start() -> Self {
         Self::start_with(true).await
@@ -100,7 +100,7 @@ impl Town {
         let server = Server::start(options).await.expect("PostgreSQL is installed");
         let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let (http, nodes, away) = (client(), BTreeMap::new(), BTreeSet::new());
-        let mut town = Self {
+        let mut cluster = Self {
             http,
             server,
             nodes,
@@ -111,15 +111,15 @@ impl Town {
             listen,
             scratch,
         };
-        town.start_coordinator().await;
-        town
+        cluster.start_coordinator().await;
+        cluster
     }
 
     async fn start_coordinator(&mut self) {
         let period = Duration::from_millis(50);
         let eu: ZoneName = "eu".parse().expect("a name");
         let settings = Settings {
-            cluster: cluster(),
+            cluster: cluster_id(),
             id: 1,
             data: self.scratch.path().join("coordinator"),
             listen: self.listen,
@@ -169,7 +169,7 @@ impl Town {
         set_up(&self.server.dsn(), zone).await;
         let tasks = Tasks::default();
         let dsn = self.login("pghc_setup", zone).parse().expect("a DSN");
-        let done = migrate(&dsn, &cluster(), &zone.parse().expect("a name"), &tasks).await;
+        let done = migrate(&dsn, &cluster_id(), &zone.parse().expect("a name"), &tasks).await;
         done.expect("setup.sql gives all rights that it takes");
         tasks.shut_down().await;
     }
@@ -185,7 +185,7 @@ impl Town {
     /// Makes a zone known, as an operator does.
     pub(crate) async fn add(&self, zone: &str) {
         let url = format!("http://{}", self.listen);
-        let caller = rpc::connect(&url, &cluster(), Duration::from_secs(10)).expect("a URL");
+        let caller = rpc::connect(&url, &cluster_id(), Duration::from_secs(10)).expect("a URL");
         wait_for(&format!("zone {zone} to be added"), async || {
             let request = ChangeZoneRequest { act: Act::Add.into(), zone: zone.to_owned() };
             ZonesClient::new(caller.clone()).change(request).await.ok()
@@ -238,7 +238,7 @@ impl Town {
         node
     }
 
-    /// Stops the node of `zone` until [`Town::back`].
+    /// Stops the node of `zone` until [`SmallCluster::back`].
     pub(crate) async fn leave(&mut self, zone: &str) {
         self.node_of(zone).stop().await;
         self.away.insert(zone.to_owned());
@@ -406,7 +406,7 @@ impl Town {
 
     async fn has_forgotten(&self) -> bool {
         let url = format!("http://{}", self.listen);
-        let caller = rpc::connect(&url, &cluster(), Duration::from_secs(10)).expect("a URL");
+        let caller = rpc::connect(&url, &cluster_id(), Duration::from_secs(10)).expect("a URL");
         let mut stream = CoordinatorClient::new(caller)
             .tail(TailRequest { after_id: 0, ..TailRequest::default() })
             .await
