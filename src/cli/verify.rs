@@ -223,7 +223,7 @@ fn run() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) if !error.use_stderr() => {
-            let incomplete = verify::Verdict::Incomplete.exit_code();
+            let incomplete = verify::Conclusion::Incomplete.exit_code();
             return finish("chain-verify", help(&error), incomplete);
         }
         Err(error) => return usage(&one_line(&error)),
@@ -270,7 +270,7 @@ fn print(report: &Report, format: Format) -> ExitCode {
     output::put(&text);
     // A reader that closed our output still gets the verdict by the exit code.
     let unheard = match report.exit_code {
-        0 => verify::Verdict::Incomplete.exit_code(),
+        0 => verify::Conclusion::Incomplete.exit_code(),
         code => code,
     };
     finish("chain-verify", ExitCode::from(report.exit_code), unheard)
@@ -281,7 +281,7 @@ fn usage(text: &str) -> ExitCode {
 }
 
 fn refused(text: &str) -> ExitCode {
-    let code = verify::Verdict::Incomplete.exit_code();
+    let code = verify::Conclusion::Incomplete.exit_code();
     complain_of("chain-verify", &format!("{text}; nothing was checked"), code)
 }
 

@@ -18,6 +18,7 @@
 mod api;
 mod check;
 mod compare;
+mod conclusion;
 mod coordinator;
 mod database;
 mod export;
@@ -37,7 +38,6 @@ mod request;
 mod source;
 #[cfg(test)]
 mod tampering;
-mod verdict;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,7 +48,7 @@ use tokio::sync::oneshot;
 pub use compare::Seen;
 pub use extract::{Begun, Extract, ExtractError, Extracted, begun, extract};
 pub use progress::{Lane, Progress};
-pub use report::{Comparison, Difference, Newest, Rejoined, Report, Verdict, ZoneReport};
+pub use report::{Comparison, Conclusion, Difference, Newest, Rejoined, Report, ZoneReport};
 pub use request::{Range, Request, UsageError};
 pub use source::Place;
 
@@ -109,7 +109,7 @@ pub async fn run(
         zones = futures::future::join_all(confronting).await;
     }
     let comparison = compare_all(&mut zones).await;
-    Ok(verdict::report(&plan, &zones, comparison, started.elapsed()))
+    Ok(conclusion::report(&plan, &zones, comparison, started.elapsed()))
 }
 
 /// Runs each work as a task of its own, so that they share the cores; answers in their order.

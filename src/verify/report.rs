@@ -12,7 +12,7 @@ use super::compare::Seen;
 /// What a verification came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum Conclusion {
     /// Every link of the range was read, is sound, and is vouched for by a second witness; by the
     /// coordinators, if they were asked.
     Proved,
@@ -22,7 +22,7 @@ pub enum Verdict {
     Incomplete,
 }
 
-impl Verdict {
+impl Conclusion {
     /// Exit code of the program; 3 is a request that makes no sense.
     #[must_use]
     pub fn exit_code(self) -> u8 {
@@ -34,7 +34,7 @@ impl Verdict {
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for Conclusion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Proved => "proved",
@@ -48,7 +48,8 @@ impl fmt::Display for Verdict {
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// What it came to.
-    pub verdict: Verdict,
+    #[serde(rename = "verdict")]
+    pub conclusion: Conclusion,
     /// The same as a number.
     pub exit_code: u8,
     /// The verdict in one sentence, with the first bad id if there is one.
@@ -181,7 +182,7 @@ impl fmt::Display for Report {
         if let Some(difference) = &self.comparison.difference {
             writeln!(f, "link {} differs:\n{}", difference.id, seen_table(&difference.seen))?;
         }
-        writeln!(f, "{}: {}", self.verdict.to_string().to_uppercase(), self.summary)?;
+        writeln!(f, "{}: {}", self.conclusion.to_string().to_uppercase(), self.summary)?;
         if let Some(advice) = &self.advice {
             writeln!(f, "what to do: {advice}")?;
         }

@@ -11,7 +11,7 @@ use super::coordinator::NEVER_ORDERED;
 use super::fork;
 use super::plan::{Plan, WITNESS, Zone};
 use super::reading::ReadError;
-use super::report::{Comparison, Newest, Report, Verdict, ZoneReport};
+use super::report::{Comparison, Conclusion, Newest, Report, ZoneReport};
 use super::request::{Range, Request};
 
 /// Makes the report of a verification that has ended.
@@ -31,18 +31,18 @@ pub(crate) fn report(
     let violation = first_violation(zones, &zone_reports, fork).or_else(|| halted(zones));
     let unread = unread(plan, zones, &zone_reports, &comparison);
     let proved_to = witnesses.proved_to.filter(|_| violation.is_none());
-    let (verdict, summary, advice) = if let Some((summary, advice)) = violation {
-        (Verdict::Violation, summary, Some(advice))
+    let (conclusion, summary, advice) = if let Some((summary, advice)) = violation {
+        (Conclusion::Violation, summary, Some(advice))
     } else if let Some((summary, advice)) = unread {
-        (Verdict::Incomplete, summary, Some(advice.to_owned()))
+        (Conclusion::Incomplete, summary, Some(advice.to_owned()))
     } else if proved_to.is_none_or(|to| to < plan.target) {
-        (Verdict::Incomplete, witnesses.missing(plan), Some(witnesses.advice(plan)))
+        (Conclusion::Incomplete, witnesses.missing(plan), Some(witnesses.advice(plan)))
     } else {
-        (Verdict::Proved, witnesses.proof(plan), None)
+        (Conclusion::Proved, witnesses.proof(plan), None)
     };
     Report {
-        verdict,
-        exit_code: verdict.exit_code(),
+        conclusion,
+        exit_code: conclusion.exit_code(),
         summary,
         advice,
         cluster_id: plan.cluster.as_ref().map(ToString::to_string),
