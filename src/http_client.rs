@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 
-/// What a client's requests are held to.
+/// Limits of a client's requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Longest wait for a connection.

@@ -102,8 +102,8 @@ pub(crate) fn spawn<T: Send + 'static>(
     tokio::spawn(work)
 }
 
-/// Runs what blocks for long where it holds nobody up; in a simulated process, where no thread may
-/// run beside the one that counts, at once.
+/// Runs blocking code on a blocking thread. A simulated process has one thread only, and runs the
+/// code at once.
 ///
 /// # Errors
 /// If `work` panicked.

@@ -21,7 +21,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// Line of the fault, from 1.
         line: usize,
-        /// What is wrong there.
+        /// The problem in that place.
         problem: String,
     },
     /// Not a flag's value.
@@ -31,7 +31,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// The key.
         key: String,
-        /// What it is.
+        /// The type that was found.
         got: &'static str,
     },
 }

@@ -17,7 +17,8 @@ pub trait Guest: Send + Sync + 'static {
     /// Since when it could go without a loss; `None` while it is at work or on its way out.
     fn idle_since(&self) -> Option<Instant>;
 
-    /// Tells it to go. It goes as soon as it is polled, unless it has got to work meanwhile.
+    /// Asks the connection to close. It closes at its next poll, unless a request has arrived
+    /// meanwhile.
     fn dismiss(&self);
 }
 

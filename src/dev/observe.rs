@@ -14,7 +14,7 @@ use crate::http_client::{Bounds, Failure, HttpClient};
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 const BOUNDS: Bounds =
     Bounds { connect: ANSWER_MAX, silence: ANSWER_MAX, whole: ANSWER_MAX, answer_bytes: 1 << 20 };
-/// What the coordinators told so long ago is old.
+/// A coordinator's report older than this counts as outdated.
 const STALE_MS: u64 = 5_000;
 /// Characters of an unexpected answer that are quoted.
 const QUOTE_CHARS: usize = 600;
@@ -41,7 +41,7 @@ impl Node {
     }
 }
 
-/// What one node answered.
+/// The answer of one node.
 #[derive(Debug, Clone, Serialize)]
 pub struct NodeView {
     /// Its base URL.
@@ -61,7 +61,7 @@ pub struct NodeView {
     pub status: Option<Status>,
 }
 
-/// One zone as its parade sees it.
+/// State of one zone as its parade sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ZoneView {
     /// Name of the zone.
@@ -100,7 +100,7 @@ pub struct Overview {
     /// Milliseconds since a coordinator last told any of the nodes: so old is what is shown. None: no
     /// coordinator has told any of them since they started.
     pub heard_ms: Option<u64>,
-    /// What is wrong, in sentences.
+    /// The problems, in sentences.
     pub problems: Vec<String>,
 }
 
@@ -253,7 +253,7 @@ impl Overview {
     }
 }
 
-/// What a node says of zones that it cannot read, in sentences.
+/// Zones that a node reports as unreadable, in sentences.
 fn unreadable(node: &NodeView) -> Vec<String> {
     let name = node.node_id.as_deref().unwrap_or(&node.url);
     let fails = node.readings.iter().filter(|reading| !reading.reads);

@@ -1,8 +1,8 @@
 //! TCP ports for many servers on loopback.
 //!
-//! A port is free when it can be bound now; somebody else may take it before its server does, and
-//! that server then says so. Without a base, ports come from below the range the kernel takes for
-//! outgoing connections, so that a port is still free when its server comes back after a kill.
+//! A port is free when it can be bound now; another process may take it before the server does, and
+//! the server then reports the conflict. Without a base, ports come from below the kernel's range
+//! for outgoing connections, so a port stays free while its server restarts.
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 

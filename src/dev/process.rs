@@ -126,8 +126,8 @@ pub fn all() -> Vec<u32> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// What tells a running process from every other that had or will have its number: the start of the
-/// machine and its own. `None` when it is gone or a zombie, or this is not allowed to be known.
+/// Identity of a running process that survives reuse of its number: start of the machine and of the
+/// process. `None` for a zombie, an ended process, or without permission.
 #[must_use]
 pub fn identity(pid: u32) -> Option<String> {
     if !fs::exists("/proc/self/stat").unwrap_or(false) {

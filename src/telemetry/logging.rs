@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
-/// What is logged unless `PGHC_LOG` says otherwise. Of openraft only errors: it warns of each of the
-/// many attempts to reach a coordinator that is away, of which we tell ourselves, once.
+/// Default log filter, overridden by `PGHC_LOG`. openraft logs errors only: it warns of every
+/// attempt to reach an absent coordinator, which pghc logs once.
 const DEFAULT_FILTER: &str = "info,openraft=error";
 
 /// The form that was set up; none before.
@@ -63,7 +63,7 @@ pub fn set_up_logging(filter: &str, format: &str) -> Result<(), BadLogging> {
         "" => EnvFilter::new(DEFAULT_FILTER),
         text => EnvFilter::try_new(text).map_err(|_| BadLogging::Filter(text.to_owned()))?,
     };
-    // What cannot be written would otherwise be complained of on standard error, which panics.
+    // Without this, a failed write is reported on standard error, which panics.
     let lines = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
     let lines = lines.with_writer(|| Tolerant);
     match format {
@@ -81,7 +81,7 @@ pub fn logs_json() -> bool {
     FORM.get() == Some(&Format::Json)
 }
 
-/// Writes a line for people to standard error. That nothing can be written there changes nothing.
+/// Writes a line for people to standard error; a failed write is ignored.
 pub fn say(line: &str) {
     let _ = writeln!(Tolerant, "{line}");
 }

@@ -1,7 +1,8 @@
-//! Keeping one child alive: it is started again whenever it ends, at once after a long life and
-//! ever later after short ones, until it is told to stop.
+//! Supervises one child: starts the child again whenever it ends. A child that lived for 10 s is
+//! restarted at once, a child that ended sooner after a growing pause.
 //!
-//! Invariant: a child supervisor is the only owner of its child, so a signal goes to this child or to nobody.
+//! Invariant: a supervisor is the only owner of its child, so a signal reaches this child or no
+//! process.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// What a child supervisor can be told.
+/// A command for the supervisor of one child.
 #[derive(Debug)]
 pub(super) enum Command {
     /// Send a signal; answers the process id it went to, `None` when nothing runs.
@@ -51,8 +52,8 @@ impl Backoff {
         self.started = now;
     }
 
-    /// Notes an end and when to start again. One that was killed from outside did not fail: it is
-    /// started again after the shortest pause however often that happens.
+    /// Notes an end and the time of the next start. A child killed from outside did not fail: its
+    /// restart always follows after the shortest pause.
     fn ended(&mut self, now: Instant, killed: bool) {
         if now.duration_since(self.started) >= LONG_LIFE {
             *self = Self::new(now);
@@ -66,7 +67,7 @@ impl Backoff {
     }
 }
 
-/// Keeps `body` until told to stop or until nobody is left who could tell.
+/// Runs and restarts `body` until a stop command arrives or the command channel closes.
 pub(super) async fn supervise(
     mut body: Body,
     member: Member,
@@ -97,7 +98,7 @@ pub(super) async fn supervise(
             }
             command = commands.recv() => match command {
                 None => return,
-                // Whoever asked may have gone meanwhile; then nobody needs the answer.
+                // The sender may have given up meanwhile; a lost reply is no error.
                 Some(Command::Signal(by, answer)) => {
                     let pid = body.pid();
                     body.signal(by);

@@ -58,7 +58,7 @@ pub enum Error {
         data: PathBuf,
         /// Its zones.
         held: String,
-        /// Those asked for.
+        /// The requested zones.
         wanted: String,
     },
     /// Restore the file, or choose another directory.
@@ -69,10 +69,10 @@ pub enum Error {
     BadPlan {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The error of the parser.
         source: serde_json::Error,
     },
-    /// Choose another port, or stop whoever has it.
+    /// Choose another port, or stop the process that uses this one.
     #[error(
         "port {port} on 127.0.0.1 is in use by another process; stop it or choose another \
          --base-port"
@@ -121,7 +121,7 @@ pub enum Error {
     NotReady {
         /// How long was waited.
         timeout: Duration,
-        /// Who is not and why.
+        /// The processes that are not ready, with the reason.
         missing: String,
         /// Directory of the logs.
         logs: PathBuf,
@@ -137,7 +137,7 @@ pub enum Error {
     /// Look at the source.
     #[error("failed to {act} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The failed action.
         act: &'static str,
         /// On which file.
         path: PathBuf,

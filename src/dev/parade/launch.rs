@@ -20,7 +20,7 @@ use crate::dev::postgres::{Server, ServerOptions};
 use crate::dev::process::Process;
 use crate::dev::record::{ParadeRecord, Pids, ZoneRecord};
 
-/// What the command lines are made of.
+/// The inputs of all command lines.
 pub(super) struct LaunchPlan<'a> {
     pub(super) data: &'a Path,
     pub(super) binary: &'a Path,
@@ -160,7 +160,7 @@ fn push(line: &mut Vec<OsString>, flag: &str, value: impl Into<OsString>) {
 /// Connection strings of the zones' databases.
 pub(super) type Dsns = BTreeMap<ZoneName, String>;
 
-/// Those of servers that run.
+/// Connection strings of the running servers.
 pub(super) fn dsns(servers: &[(Member, Body)]) -> Dsns {
     let dsn = |(member, body): &(Member, Body)| match body {
         Body::Server { server, .. } => Some((member.zone.clone(), server.dsn())),

@@ -69,7 +69,7 @@ pub struct Parade {
     hold: Arc<Hold>,
 }
 
-/// What must outlive every child: the lock on the directory, and the directory if it is temporary.
+/// Outlives every child: the lock on the directory, and the directory if it is temporary.
 #[derive(Debug)]
 struct Hold {
     taken: Taken,
@@ -86,9 +86,9 @@ pub fn zones_of(data: &Path) -> Result<Option<Vec<ZoneName>>, Error> {
 }
 
 impl Parade {
-    /// Starts a parade: with data of an earlier one it carries on with the same chain, on the same
-    /// ports where they are free. What a killed supervisor left running there is ended first.
-    /// Answers when every process runs; [`Parade::ready`] waits until they serve.
+    /// Starts a parade. Existing data continues the same chain, on the same ports where they are
+    /// free. Processes left by a killed supervisor are ended first. Returns when every process
+    /// runs; [`Parade::ready`] waits until they serve.
     ///
     /// # Errors
     /// See [`Error`]; nothing runs then.
@@ -208,7 +208,7 @@ impl Parade {
         self.hold.taken.has_halted()
     }
 
-    /// The log of the API node whose URL this begins with.
+    /// The log of the API node whose URL is a prefix of `missing`.
     fn log_of(&self, missing: &str) -> Option<PathBuf> {
         self.record().zones.into_iter().find_map(|zone| {
             let is_meant = |url: &String| missing.starts_with(&format!("{url}/"));
@@ -235,7 +235,7 @@ impl Parade {
         self.wan.as_ref()
     }
 
-    /// Changes of the children from now on; who does not read for long misses the oldest.
+    /// Changes of the children from now on; a slow reader misses the oldest.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.process_table.events()

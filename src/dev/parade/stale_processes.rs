@@ -1,4 +1,4 @@
-//! Ending what a killed supervisor left behind, before anything new starts on its directory.
+//! Ends processes of a killed supervisor before a new start on the same directory.
 //!
 //! Only processes whose command line names this cluster, or this data directory, are signalled.
 
@@ -58,8 +58,8 @@ pub(super) fn postgres_dir(data: &Path, zone: &str) -> std::path::PathBuf {
     data.join("zones").join(zone).join("pg")
 }
 
-/// Ends a process if it is of this cluster; answers whether it was. One that `is_known` of the record
-/// and shows no command line any longer is dying.
+/// Ends a process if its command line names this cluster; returns whether it did. A process of the
+/// record (`is_known`) without a command line is dying.
 async fn end(data: &Path, pid: u32, cluster: &str, is_known: bool) -> Result<bool, Error> {
     let Some(born) = identity(pid) else { return Ok(false) };
     match command_line(pid) {

@@ -28,12 +28,12 @@ const UNNAMED_MAX: Duration = Duration::from_secs(3);
 const DYING_MAX: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(25);
 
-/// What `supervisor.json` holds.
+/// Content of `supervisor.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Supervisor {
     /// Process id.
     pub pid: u32,
-    /// What tells it from other processes of that number.
+    /// Start time of the process, which tells it from a later process with the same number.
     started: String,
     /// Whether its parade takes writes, or did.
     pub ready: bool,
@@ -45,7 +45,7 @@ impl Supervisor {
     /// The one that has `data`, or had it and was killed.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read. One that is damaged names nobody.
+    /// [`Error::Io`] when the file cannot be read. A damaged file counts as absent.
     pub fn read(data: &Path) -> Result<Option<Self>, Error> {
         let file = data.join(FILE);
         match fs::read(&file) {

@@ -30,7 +30,7 @@ impl Voters {
     /// Promotes and demotes what is not yet so, once; may be repeated after a failure.
     ///
     /// # Errors
-    /// What the command said.
+    /// The error of the command.
     pub(super) async fn settle(&self, record: &ParadeRecord) -> Result<(), String> {
         if self.are_settled.load(Ordering::Relaxed) {
             return Ok(());

@@ -64,7 +64,7 @@ impl Install {
         }
     }
 
-    /// The installation whose binaries are in `bin`, if it is one.
+    /// The installation whose binaries are in `bin`; `None` if the directory holds none.
     fn in_directory(bin: &Path) -> Option<Self> {
         if !bin.join("initdb").is_file() {
             return None;
@@ -105,8 +105,8 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// `None` when we are not root: the server then runs as ourselves. As root: whoever owns the
-    /// data directory already, else the user `postgres`, else `nobody`.
+    /// The user that runs the server. `None` without root: the server runs as the current user. As
+    /// root: the owner of the data directory, else `postgres`, else `nobody`.
     pub(super) fn choose(data_dir: &Path) -> Result<Option<Self>, Error> {
         if !Uid::effective().is_root() {
             return Ok(None);
@@ -127,7 +127,7 @@ impl Owner {
         nix::unistd::chown(path, ids.0, ids.1).map_err(std::io::Error::from)
     }
 
-    /// Lets this user's group pass through `directory`, which is root's own; nobody else may.
+    /// Lets only this user's group pass through `directory`, which root owns.
     pub(super) fn admit(self, directory: &Path) -> std::io::Result<()> {
         nix::unistd::chown(directory, None, Some(Gid::from_raw(self.gid)))?;
         private::set_mode(directory, private::DIRECTORY | 0o010)

@@ -1,4 +1,4 @@
-//! The lock file `postmaster.pid` of a data directory: who holds it, and freeing it.
+//! The lock file `postmaster.pid` of a data directory: names its owner, and is removed when stale.
 //!
 //! Only a process that is proved to be the postmaster of this directory is ever signalled; a number
 //! in a file may by now be anybody's.
@@ -15,9 +15,8 @@ use super::error::Error;
 use super::options::POLL;
 use crate::dev::process::{command_line, exists, identity, signal};
 
-/// Stops a server that a killed owner left running on `data_dir`. A lock file whose process is no
-/// server any longer, because it is dying or its number is taken again, blocks the next one no more.
-/// Answers whether a server ran.
+/// Stops a server that a killed owner left running on `data_dir`. Removes a lock file whose process
+/// is dying or whose process id was reused. Returns whether a server ran.
 ///
 /// # Errors
 /// [`Error::StillRunning`] when it does not stop within `timeout` and another one for the kill.

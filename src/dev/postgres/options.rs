@@ -1,4 +1,4 @@
-//! What a server is started with, and what is the same for all: superuser, database, oldest version.
+//! Options of a server, and constants of all servers: superuser, database, oldest version.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +14,7 @@ pub const VERSION_MIN: u32 = 14;
 /// Pause between two attempts to connect, and between two looks at a process that should end.
 pub(super) const POLL: Duration = Duration::from_millis(25);
 
-/// What a server needs to start.
+/// Options of a server.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
     /// Its data directory; created by `initdb` when it is not there, its parents too.

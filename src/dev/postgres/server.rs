@@ -24,9 +24,9 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 /// Longest time one attempt to connect may take.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 
-/// Run by `sh` beside the server with the data directory and the postmaster's id. At the end of its
-/// standard input, which comes when we are gone, it stops that server, so that even a killed owner
-/// leaves nothing behind. It has no child and ends with us in any case.
+/// Script run by `sh` beside the server, with the data directory and the postmaster's id. The
+/// script stops the server at the end of its standard input, so even a killed owner leaves no
+/// process behind.
 const LIFELINE: &str = r#"while read -r _; do :; done
 read -r pid < "$1/postmaster.pid" && [ "$pid" = "$2" ] && kill -INT "$2""#;
 
@@ -47,7 +47,7 @@ pub struct Server {
     pub(super) log_start: u64,
     /// Stops the server when we are killed; see [`LIFELINE`].
     lifeline: Process,
-    /// What its data directory is a copy of: the next server may need it too.
+    /// Origin of the data directory's copy, kept for the next server.
     template: Option<Arc<Template>>,
 }
 
