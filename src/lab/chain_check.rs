@@ -1,5 +1,5 @@
-//! Whether the zones hold one chain, by asking `chain-verify`: a program of its own, so that a load
-//! run and its proof share no code.
+//! Runs `chain-verify` to check that the zones hold one chain. The verifier is a separate program,
+//! so a load run and its proof share no code.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -20,7 +20,7 @@ const VERIFY_MAX: Duration = Duration::from_secs(600);
 /// Longest time the link to verify by may take.
 const WRITE_MAX: Duration = Duration::from_secs(30);
 
-/// What `chain-verify` said.
+/// Result of `chain-verify`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckResult {
     /// Exit code 0: proved.
@@ -62,8 +62,8 @@ pub async fn verify(target: &Target) -> anyhow::Result<CheckResult> {
     verify_with(target, None).await
 }
 
-/// As [`verify`], where nobody else writes now. No zone proves its own tail: where there is only one,
-/// one more link is written, and the token that was answered for it vouches for the chain.
+/// As [`verify`], for a cluster without concurrent writes. No zone proves its own tail: with a
+/// single zone, one more link is written, and the token of its answer vouches for the chain.
 ///
 /// # Errors
 /// As [`verify`], and when the zone does not take that link.

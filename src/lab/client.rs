@@ -1,8 +1,8 @@
 //! A lean HTTP/1.1 client: one keep-alive connection, requests as prepared bytes.
 //!
-//! The generator shares the machine with what it measures, so a request costs one write, one read
-//! and no allocation of its own. It knows as much of HTTP as pghc's answers use: a status line,
-//! `Content-Length` or chunks, `Connection: close`. It follows no redirects and speaks no TLS.
+//! The generator shares the machine with the measured system, so a request costs one write, one
+//! read and no allocation. The parser handles only the HTTP of pghc's answers: a status line,
+//! `Content-Length` or chunks, `Connection: close`. No redirects, no TLS.
 
 use std::io;
 use std::net::SocketAddr;
@@ -37,11 +37,11 @@ pub struct Answer<'a> {
     pub body: &'a [u8],
     /// The server closes this connection now.
     pub closes: bool,
-    /// What the server says of its own time, as it wrote it (`Server-Timing`).
+    /// The server's own timing, as sent (`Server-Timing`).
     pub timing: Option<&'a str>,
 }
 
-/// What an answer's head says.
+/// Fields of a response head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Head {
     status: u16,
@@ -57,7 +57,7 @@ impl Connection {
     /// Connects.
     ///
     /// # Errors
-    /// When nobody listens there. Nothing was sent.
+    /// When the connection is refused. Nothing was sent.
     pub async fn open(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;

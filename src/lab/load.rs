@@ -1,8 +1,8 @@
-//! What becomes of a write, as the one who sent it knows.
+//! Result of a write, from its client's view.
 
 use serde::Deserialize;
 
-/// What became of one write, as its client knows it.
+/// Result of one write, from its client's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteResult {
     /// Never sent: the backlog was full.
@@ -15,7 +15,7 @@ pub enum WriteResult {
     Unknown,
 }
 
-/// What the chain's payload says of a write: whose it is.
+/// Fields of a payload that identify its write.
 #[derive(Debug, Deserialize)]
 pub(super) struct WriteTag {
     pub(super) run: String,
@@ -29,7 +29,8 @@ pub(super) struct Failure {
     pub(super) kind: String,
 }
 
-/// What an answer says of its write: 2xx is written, 4xx never will be, anything else leaves it open.
+/// Classifies a response: 2xx is written, 4xx is refused, any other status leaves the result
+/// unknown.
 pub(super) fn classify(status: u16, body: &[u8]) -> Result<u64, Failure> {
     #[derive(Deserialize)]
     struct Written {

@@ -1,8 +1,8 @@
 //! Load generation and benchmarks.
 //!
-//! What is here looks at pghc from outside, as a client does: over HTTP, by the programs next to
-//! ours, and for comparison at PostgreSQL itself. Latency is measured from the time a request was
-//! *planned*, so that a server that stalls cannot hide it by stalling the generator.
+//! This module uses pghc from outside, as a client does: over HTTP, through the installed programs,
+//! and for comparison through PostgreSQL itself. Latency counts from the *planned* time of a
+//! request, so a stalled server cannot hide it by stalling the generator.
 
 pub mod bench;
 pub mod chain_check;

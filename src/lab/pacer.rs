@@ -99,11 +99,12 @@ pub struct Due {
     pub planned: Instant,
 }
 
-/// One zone of a run: its plan, where its requests go, and those that found no room.
+/// One zone of a run: its plan, its senders, and the count of dropped requests.
 pub struct Lane {
     /// When to send, from the start of the run, in order.
     pub plan: Box<dyn Iterator<Item = Duration> + Send>,
-    /// Who sends. Its length bounds the backlog; what does not fit is dropped and counted.
+    /// Queue of the senders. Its length bounds the backlog; a request that finds it full is dropped
+    /// and counted.
     pub sender: mpsc::Sender<Due>,
 }
 
@@ -113,12 +114,12 @@ impl std::fmt::Debug for Lane {
     }
 }
 
-/// What became of a lane's plan.
+/// Counts of a lane after the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Paced {
-    /// Requests whose time came.
+    /// Requests that became due.
     pub planned: u64,
-    /// Those of them that found no room.
+    /// Due requests that were dropped.
     pub dropped: u64,
 }
 

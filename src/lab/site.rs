@@ -43,7 +43,7 @@ pub struct SiteOptions {
 pub struct OwnSite {
     /// Its zones.
     pub zones: Vec<ZoneName>,
-    /// Those that vote; `None`: all.
+    /// The voting zones; `None`: all.
     pub voters: Option<Vec<ZoneName>>,
     /// Their distances.
     pub matrix: Option<Matrix>,
@@ -131,7 +131,7 @@ impl Site {
         }
     }
 
-    /// What clients see of it.
+    /// The endpoints for clients.
     #[must_use]
     pub fn target(&self) -> &Target {
         &self.target
@@ -155,7 +155,7 @@ impl Site {
         self.own.as_ref().map(Parade::record).or_else(|| self.record.clone())
     }
 
-    /// What changes the distances between its zones, if it has any.
+    /// Control of the distances between its zones, if the parade has an emulator.
     #[must_use]
     pub fn net(&self) -> Option<Remote> {
         self.record()?.wan.map(|url| Remote::at(&url))

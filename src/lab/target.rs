@@ -1,4 +1,4 @@
-//! What a run is aimed at: the zones of a parade and where their API nodes are.
+//! Target of a run: the zones of a parade and the addresses of their API nodes.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -89,7 +89,7 @@ impl Target {
         Ok(Self { zones })
     }
 
-    /// What the first node that answers says of the cluster.
+    /// Cluster status from the first node that answers.
     ///
     /// # Errors
     /// When no node answers with a status.

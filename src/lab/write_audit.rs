@@ -1,5 +1,5 @@
-//! The clients' books against the chain: every acknowledged write stands there once, under the id
-//! it was answered, and what was refused does not. This is also where the unknown are resolved.
+//! Compares the clients' records with the chain: every acknowledged write is in the chain once,
+//! under its acknowledged id, and no refused write is. Also resolves writes of unknown result.
 
 use std::collections::HashMap;
 
@@ -13,16 +13,16 @@ use super::target::Endpoint;
 /// Links asked for at a time.
 const PAGE_LINKS: usize = 1_000;
 
-/// One client's book: what became of each of its writes, in the order of its numbers.
+/// Record of one client: the result of each of its writes, in the order of their numbers.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientWrites<'a> {
-    /// Whose: the `zone` in its payloads.
+    /// Name of the client: the `zone` in its payloads.
     pub name: &'a str,
-    /// What became of each.
+    /// Result of each write.
     pub results: &'a [WriteResult],
 }
 
-/// What the comparison found.
+/// Result of the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct WriteAudit {
     /// Links of this run in the chain.

@@ -1,5 +1,5 @@
-//! Bulk writes between continents against the same writes side by side: what distances cost in throughput,
-//! of which a protocol that waits for nothing loses hardly any.
+//! Bulk writes between continents against the same writes without distances: measures the
+//! throughput lost to round trips.
 
 use anyhow::Context as _;
 
@@ -44,7 +44,7 @@ pub(super) async fn measure(
     Ok(sample)
 }
 
-/// One window of load, and the links a second that every zone applied in it.
+/// Runs one window of load; returns the links per second that every zone applied in it.
 async fn bulk(measure: &Measure<'_>, zones: &Zones) -> anyhow::Result<(Tally, f64)> {
     let window = measure.window();
     let load = load::bulk_of(measure.target, BULK, measure.payload_bytes, window);

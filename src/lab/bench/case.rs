@@ -1,11 +1,11 @@
-//! Who is measured, on what ground, and in which order: pure.
+//! The benchmark cases, the environment of each, and their order. Pure.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
-/// What must run for a benchmark case. Only one ground is up at a time.
+/// Processes that a benchmark case needs. Only one environment is up at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BenchEnvironment {
     /// Three PostgreSQL servers that know nothing of each other.
@@ -27,7 +27,7 @@ impl BenchEnvironment {
 
 macro_rules! cases {
     ($($(#[$doc:meta])* $name:ident = $key:literal, $environment:ident, $title:literal;)*) => {
-        /// One thing that is measured.
+        /// A measured system under one kind of load.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum BenchmarkCase {
             $($(#[$doc])* $name,)*
@@ -43,7 +43,7 @@ macro_rules! cases {
                 match self { $(Self::$name => $key,)* }
             }
 
-            /// What it needs.
+            /// The environment of the case.
             pub(super) fn environment(self) -> BenchEnvironment {
                 match self { $(Self::$name => BenchEnvironment::$environment,)* }
             }
@@ -66,7 +66,7 @@ cases! {
     Plain = "plain", Servers, "plain PostgreSQL: 1 server, single inserts, 32 connections";
     /// Single inserts into a primary with two synchronous replicas.
     Replicas = "replicas", Replicas, "synchronous replicas: single inserts, 64 connections";
-    /// One client of the same.
+    /// The same with one client.
     ReplicasAlone = "replicas-alone", Replicas, "synchronous replicas: one client";
     /// `POST /chain`.
     Original = "original", Parade, "pghc POST /chain, 64 connections";
@@ -86,7 +86,7 @@ cases! {
     Overload = "overload", Parade, "pghc goodput at ten times the peak";
     /// Bulk writes as far apart as continents, and the same side by side.
     Far = "far", Continents, "pghc bulk NDJSON between continents, 64 streams a zone";
-    /// Processor time of all processes while nobody uses them, once and for half a minute.
+    /// Processor time of all idle processes, measured once for 30 s.
     Idle = "idle", Parade, "pghc idle: processor time";
     /// Memory of all processes under full load, once and for minutes.
     Memory = "memory", Parade, "pghc full load for minutes: memory";
@@ -127,9 +127,9 @@ impl Serialize for BenchmarkCase {
     }
 }
 
-/// The order of round `round` of `rounds`, from 0: everybody once, and nobody always at the same
-/// place, so that a machine that drifts hurts all alike. Neighbours stay neighbours, since each
-/// change of ground costs seconds.
+/// Order of the cases in round `round` of `rounds`, from 0. Each case has one turn a round, at
+/// rotating positions, so that a drifting machine affects all cases alike. Neighbours stay
+/// neighbours, because each change of environment costs seconds.
 pub(super) fn order(cases: &[BenchmarkCase], round: usize, rounds: usize) -> Vec<BenchmarkCase> {
     let mut order: Vec<_> = cases.iter().copied().filter(|one| !one.runs_once()).collect();
     if !order.is_empty() {

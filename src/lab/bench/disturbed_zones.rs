@@ -1,5 +1,5 @@
-//! Zones in trouble: one whose API node was away and catches up, and one whose database is frozen
-//! while the others go on.
+//! Measures disturbed zones: catch-up of a zone whose API node was stopped, and writes in the other
+//! zones while one zone's database is frozen.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ fn victim(target: &Target) -> anyhow::Result<(usize, &str)> {
     Ok((place, &target.zones[place].name))
 }
 
-/// What is left of `target` without the zone of this number.
+/// The zones of `target` without the zone of this number.
 fn others(target: &Target, without: usize) -> Target {
     let mut zones = target.zones.clone();
     zones.remove(without);

@@ -1,5 +1,5 @@
-//! What benchmark cases run on. Everything is set up once; one ground is up at a time, and the others
-//! are stopped, not merely idle: even an idle server wakes up, checkpoints and cleans tables.
+//! The environments of benchmark cases. Each is set up once; one environment is up at a time, and
+//! the others are stopped, because even an idle server wakes up, checkpoints and cleans tables.
 
 use std::path::Path;
 
@@ -16,8 +16,8 @@ use crate::lab::site::{Site, SiteOptions};
 use crate::lab::target::Target;
 use crate::task::Tasks;
 
-/// The grounds of a run. Whoever makes one closes it, also after an error; merely dropped, its
-/// servers are stopped without waiting for a checkpoint, and its parade is killed.
+/// The environments of a run. The owner must close the value, also after an error; a dropped value
+/// stops its servers without a checkpoint and kills its parade.
 #[derive(Debug)]
 pub struct BenchEnvironments {
     // Before the directory that holds their data, which is removed last.
@@ -134,7 +134,7 @@ impl BenchEnvironments {
         servers.context("no servers are up")
     }
 
-    /// What clients see of the parade that is up.
+    /// The endpoints of the parade that is up.
     ///
     /// # Errors
     /// When none is: a bug of the caller.
@@ -142,7 +142,7 @@ impl BenchEnvironments {
         Ok(self.site.as_ref().context("no parade is up")?.target())
     }
 
-    /// What changes the distances in the parade that is up.
+    /// Control of the distances in the parade that is up.
     ///
     /// # Errors
     /// When there are none: a bug of the caller.

@@ -1,7 +1,7 @@
 //! Memory of coordinators and API nodes while all of pghc is busy for minutes.
 //!
-//! Single writes run all the time, and bulk writes in short bursts, because minutes of bulk alone
-//! would fill a disk. It ends early, and says so, before the disk is full.
+//! Single writes run all the time and bulk writes in short bursts, because minutes of bulk writes
+//! would fill a disk. The load ends early, with a message, before the disk is full.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -90,7 +90,7 @@ pub async fn run(
     }
     let mut proved: Option<CheckResult> = None;
     for environment in [BenchEnvironment::Parade, BenchEnvironment::Continents] {
-        // What did not pass is what is reported.
+        // A failed check is the reported one.
         let may_go_on = proved.as_ref().is_none_or(|before| before.passed);
         if may_go_on && options.cases.iter().any(|one| one.environment() == environment) {
             output::complain("verifying the chain");
@@ -113,7 +113,7 @@ async fn version(environments: &BenchEnvironments) -> anyhow::Result<String> {
     postgres::version(&client).await
 }
 
-/// One turn: brings up what it needs, probes the machine, measures.
+/// Runs one turn: starts the environment, probes the machine, measures.
 async fn turn(
     environments: &mut BenchEnvironments,
     case: BenchmarkCase,

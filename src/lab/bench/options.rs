@@ -6,10 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::case::BenchmarkCase;
 
-/// What to run.
+/// Options of a bench.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Who takes part; not empty.
+    /// The cases to run; not empty.
     pub cases: Vec<BenchmarkCase>,
     /// How many turns each has, from 1.
     pub rounds: usize,

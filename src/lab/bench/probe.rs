@@ -18,7 +18,7 @@ const FLUSHES: usize = 31;
 /// Bytes written before each flush: a page of PostgreSQL.
 const PAGE_BYTES: usize = 8 << 10;
 
-/// What one probe found.
+/// Result of one probe.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Probe {
     /// Time until all cores had done the same fixed work, in milliseconds.
@@ -80,8 +80,8 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// CPU time that this process has used so far, all threads together; none where the system does not
-/// tell. A generator that takes much of the machine makes pghc look slower than it is.
+/// CPU time of this process since its start, all threads together; `None` where the system does not
+/// report it. A generator that uses much of the machine makes pghc look slower.
 pub(super) fn own_cpu() -> Option<Duration> {
     cpu_of(std::process::id())
 }

@@ -56,8 +56,8 @@ pub(super) async fn verify_newest(
     links: u64,
 ) -> anyhow::Result<Sample> {
     let links = links.min(newest);
-    // Whoever reads rows first after they were written marks them as committed and fetches them from
-    // the disk: work that belongs to neither.
+    // The first reader after a write sets the hint bits and fetches the rows from disk: work that
+    // must not be charged to either side.
     copied(zones, newest - links, newest).await?;
     let (rate, mib) = verified(target, links).await?;
     let copied = copied(zones, newest - links, newest).await?;
@@ -80,7 +80,7 @@ async fn copied(zones: &Zones, after: u64, to: u64) -> anyhow::Result<f64> {
     Ok(per_second(rows, begun.elapsed()))
 }
 
-/// What is read of the verifier's JSON report.
+/// The fields that are read of the verifier's JSON report.
 #[derive(Debug, Deserialize)]
 struct Report {
     summary: String,

@@ -1,4 +1,4 @@
-//! The figures of a run side by side, how they stand to the targets, and what speaks against them.
+//! Report of a run: figures of all cases, comparison with the targets, warnings.
 
 use std::fmt;
 
@@ -41,7 +41,7 @@ pub struct Report {
     pub warnings: Vec<String>,
     /// Every turn of every round.
     pub rounds: Vec<Round>,
-    /// What `chain-verify` said at the end, when pghc was measured.
+    /// Result of `chain-verify` at the end, when pghc was measured.
     pub verify: Option<CheckResult>,
 }
 
@@ -61,11 +61,11 @@ pub struct Row {
     pub p99_ms: Option<Spread>,
     /// Operations that were refused, over all rounds.
     pub failures: u64,
-    /// What the first of them said.
+    /// The text of the first failure.
     pub first_failure: Option<String>,
     /// Cores that the client was busy with.
     pub client_cores: Option<Spread>,
-    /// What else was measured.
+    /// Further figures, by name.
     pub figures: Vec<(&'static str, Spread)>,
 }
 
@@ -126,7 +126,7 @@ impl Report {
         })
     }
 
-    /// What was measured how, in one line.
+    /// The conditions of the run, in one line.
     pub(super) fn conditions(&self) -> String {
         let Self { cores, postgres, seconds, rounds, .. } = self;
         let commit = if self.raw_is_synchronous { "on" } else { "off" };
@@ -155,7 +155,7 @@ pub(super) fn row(cells: impl IntoIterator<Item = String>) -> Vec<Cell> {
     cells.into_iter().enumerate().map(align).collect()
 }
 
-/// A spread as text with so many digits.
+/// A spread as text with `digits` decimal places.
 pub(super) fn told(spread: &Spread, digits: usize) -> String {
     let Spread { median, min, max } = *spread;
     if min == max {
@@ -219,7 +219,7 @@ impl fmt::Display for Report {
 }
 
 impl Report {
-    /// What has no column of its own.
+    /// Writes the figures without a column of their own.
     fn fmt_details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for one in &self.cases {
             let figures = one.figures.iter().map(|(name, spread)| {

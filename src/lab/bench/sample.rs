@@ -1,4 +1,4 @@
-//! What one benchmark case showed in one round.
+//! Results of one benchmark case in one round.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::closed::Tally;
 use super::probe::Probe;
 use crate::lab::histogram::Summary;
 
-/// One turn of one benchmark case.
+/// Figures of one turn of a benchmark case.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Sample {
     /// Rows, writes or links per second; a write counts once although every zone applies it. 0 where
@@ -18,7 +18,7 @@ pub struct Sample {
     /// Latency of one operation, a statement or a request; only where one is measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency: Option<Summary>,
-    /// What else was measured, by name; the unit is the end of the name.
+    /// Further figures by name; the end of the name is the unit.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub figures: BTreeMap<&'static str, f64>,
     /// Curves over time.
@@ -26,7 +26,7 @@ pub struct Sample {
     pub curves: Vec<Curve>,
     /// Operations that were refused.
     pub failures: u64,
-    /// What the first of them said.
+    /// The text of the first failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_failure: Option<String>,
 }
@@ -34,9 +34,9 @@ pub struct Sample {
 /// Values over time.
 #[derive(Debug, Clone, Serialize)]
 pub struct Curve {
-    /// What it shows.
+    /// Title of the curve.
     pub name: String,
-    /// What the values are.
+    /// Unit of the values.
     pub unit: &'static str,
     /// Seconds from the start, and the value.
     pub points: Vec<(f64, f64)>,
@@ -72,7 +72,7 @@ impl Sample {
     }
 }
 
-/// A turn: who, what the machine was like, and what was measured.
+/// A turn: the case, the state of the machine, and the figures.
 #[derive(Debug, Clone, Serialize)]
 pub struct Turn {
     /// The case that was measured.
@@ -85,7 +85,7 @@ pub struct Turn {
     pub client_cores: Option<f64>,
     /// How long the turn took, with all that is not measured.
     pub seconds: f64,
-    /// What was measured.
+    /// The figures.
     #[serde(flatten)]
     pub sample: Sample,
 }

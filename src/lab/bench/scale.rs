@@ -32,7 +32,7 @@ const GROW: Duration = Duration::from_secs(5);
 /// Links verified at each look; of a shorter chain all of it.
 const VERIFIED: u64 = 200_000;
 
-/// What grows.
+/// The growing dimension.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Numbers of zones, 1 to 9 each; empty: no such table.
@@ -58,7 +58,7 @@ pub struct Point {
     pub single_per_second: Spread,
     /// Bulk writes, applied in every zone.
     pub bulk_per_second: Spread,
-    /// One client, from the planned time.
+    /// Median latency of one client, from the planned time.
     pub alone_p50_ms: Spread,
     /// As before.
     pub alone_p99_ms: Spread,
@@ -87,7 +87,7 @@ pub struct Length {
     pub log_mib: f64,
 }
 
-/// What was found.
+/// Result of the run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// Cores of this machine.
@@ -106,7 +106,7 @@ pub struct Report {
     pub payloads: Vec<Point>,
     /// By length of the chain.
     pub lengths: Vec<Length>,
-    /// What `chain-verify` said of each parade.
+    /// Result of `chain-verify` for each parade.
     pub verify: Vec<CheckResult>,
 }
 
@@ -118,7 +118,7 @@ impl Report {
     }
 }
 
-/// A parade while it is measured. Whoever opens one closes it.
+/// A parade while it is measured. The caller that opens a parade closes it.
 #[derive(Debug, Default)]
 pub struct Stage {
     site: Option<Site>,
@@ -367,7 +367,7 @@ impl Report {
         format!("{cores} cores shared by all; {seconds} s a turn, median of {rounds} rounds{build}")
     }
 
-    /// What the first column of a table of points is, and its points.
+    /// Heading of the first column of each table of points, and its points.
     fn tables(&self) -> [(&'static str, &[Point]); 2] {
         [("zones", &self.zones), ("payload bytes", &self.payloads)]
     }

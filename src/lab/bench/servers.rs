@@ -1,7 +1,7 @@
 //! PostgreSQL servers of our own: bare ones, and a primary with synchronous replicas.
 //!
 //! The table, the rows and the servers' settings are those of a parade. Servers are stopped while
-//! another ground is up, so that nothing of them runs while somebody else is measured.
+//! another environment is up, so that their background work does not disturb its measurement.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -116,7 +116,7 @@ impl Servers {
         try_join_all(self.servers.iter().map(|server| connect(server, tasks))).await
     }
 
-    /// So many connections to the first.
+    /// Opens `count` connections to the first server.
     ///
     /// # Errors
     /// When it takes none.

@@ -1,4 +1,4 @@
-//! What several rounds say together: their median, and how far apart they lie. Pure.
+//! Spread of a figure over several rounds: median, minimum and maximum. Pure.
 
 use serde::Serialize;
 

@@ -1,5 +1,4 @@
-//! Where pghc should stand, as ratios inside one run: what is asked of it and what counts against
-//! it. Pure.
+//! Performance targets, as ratios inside one run: the required value and the measured one. Pure.
 
 use serde::Serialize;
 
@@ -26,7 +25,7 @@ type Figure = (BenchmarkCase, &'static str);
 struct TargetSpec {
     name: &'static str,
     of: Figure,
-    /// What the figure is divided by; `None`: the figure itself counts.
+    /// The divisor; `None`: the figure itself counts.
     by: Option<Figure>,
     side: Side,
     at: f64,
@@ -85,10 +84,10 @@ const TARGETS: &[TargetSpec] = &[
     at_most("growth of memory, last quarter / second", (Memory, "growth"), 1.1),
 ];
 
-/// One target and how the rounds stand to it.
+/// One target with the values of all rounds.
 #[derive(Debug, Clone, Serialize)]
 pub struct PerformanceTarget {
-    /// What is compared.
+    /// Name of the comparison.
     pub name: &'static str,
     /// The figure of each round in which all of it was measured.
     pub rounds: Vec<f64>,

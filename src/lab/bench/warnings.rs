@@ -1,4 +1,4 @@
-//! Why figures may be worth less than they look: pure.
+//! Warnings that limit the value of the figures. Pure.
 
 use super::case::BenchmarkCase;
 use super::sample::{Round, Turn};
@@ -57,8 +57,8 @@ pub(super) fn warnings(rounds: &[Round], targets: &[PerformanceTarget]) -> Vec<S
     warnings
 }
 
-/// Whether rounds differ so much that their median is chance. What is far on the right side of its
-/// target in all rounds may differ as it likes.
+/// Whether the rounds differ so widely that their median is chance. A target met in every round may
+/// vary.
 fn is_wide(target: &PerformanceTarget) -> bool {
     target.value.width() > RATIO_WIDTH_MAX && !(target.met && target.certain)
 }

@@ -84,7 +84,8 @@ impl Zones {
         Ok(per_second(to.saturating_sub(from), ended - begun))
     }
 
-    /// Waits until all zones are equally far, which they are once nobody writes; answers the id.
+    /// Waits until all zones have applied the same id, which happens after the last write; returns
+    /// the id.
     ///
     /// # Errors
     /// When they are not after [`SETTLED_MAX`], or a database does not answer.

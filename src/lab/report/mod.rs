@@ -63,7 +63,7 @@ pub fn sweep_page(name: &str, about: &str, steps: &[Step]) -> String {
     document(&format!("{name}: rates · geo-load"), &body)
 }
 
-/// What somebody wants to know who looks for five seconds.
+/// The summary at the top of the report.
 fn head(outcome: &Outcome) -> String {
     let all = &outcome.all;
     let mut text = format!("<h1>{}</h1><p>{}</p>", escape(&outcome.name), escape(&outcome.about));

@@ -47,7 +47,7 @@ pub(super) struct Plot {
     x: (f64, f64),
     y: (f64, f64),
     body: String,
-    /// Names of stretches so far: row, and from where to where.
+    /// Labels of stretches drawn until now: row, start and end.
     names: Vec<(usize, f64, f64)>,
 }
 
@@ -175,7 +175,7 @@ impl Plot {
         ));
     }
 
-    /// The picture, and what it shows for who cannot see it.
+    /// The picture, with a text alternative.
     pub(super) fn finish(self, says: &str) -> String {
         let (width, height, says) = (self.width, self.height, escape(says));
         format!(

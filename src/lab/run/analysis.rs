@@ -30,10 +30,10 @@ const CDF_POINTS: u32 = 200;
 /// How long after its end a fault may still be the cause of silence.
 const AFTERMATH_S: f64 = 30.0;
 
-/// What was recorded of a run, beside what the outcome takes over as it is.
+/// Recorded data of a run, besides the fields that the outcome copies unchanged.
 #[derive(Debug)]
 pub struct Raw<'a> {
-    /// What was asked.
+    /// The scenario of the run.
     pub scenario: &'a Scenario,
     /// Names of the zones, in the order of the target.
     pub zones: &'a [String],
@@ -43,7 +43,7 @@ pub struct Raw<'a> {
     pub logs: &'a [Log],
     /// Frontiers by zone; empty when they were not followed.
     pub steps: &'a [Steps],
-    /// Who led.
+    /// The leader terms.
     pub leader_terms: &'a [LeaderTerm],
 }
 
@@ -351,7 +351,7 @@ impl Raw<'_> {
     }
 }
 
-/// What was hoped for against what came.
+/// Compares the outcome with the scenario's targets.
 #[must_use]
 pub fn evaluate(scenario: &Scenario, outcome: &Outcome) -> Vec<Judged> {
     let slo = &scenario.slo;

@@ -1,4 +1,4 @@
-//! The parade of a scenario: who votes and who leads.
+//! The parade of a scenario: voters and leader.
 
 use anyhow::{bail, ensure};
 use pghc_api::id::ZoneName;

@@ -74,7 +74,7 @@ pub struct Comparison {
     pub runs: [String; 2],
     /// Zone by zone.
     pub differences: Vec<Difference>,
-    /// What makes the comparison less than it looks.
+    /// Reasons that limit the value of the comparison.
     pub doubts: Vec<String>,
 }
 

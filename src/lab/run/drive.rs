@@ -1,8 +1,8 @@
-//! Sending: open and closed clients in every zone, all books kept.
+//! Load generation: open and closed clients in every zone, and a record of every write.
 //!
 //! Latency counts from the planned time of an open client and from the sending of a closed one.
 //! Every write has an idempotency key and is sent again under it until it is decided or its time is
-//! over. Invariant: every write that was sent stands in exactly one book with exactly one result.
+//! over. Invariant: every sent write has exactly one record and exactly one result.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -51,7 +51,7 @@ const PARTS_MAX: usize = 16;
 pub enum Op {
     /// A write, applied in the zone that answers.
     Write,
-    /// What the zone has.
+    /// The newest link that the zone holds.
     ReadLocal,
     /// No older than what these clients wrote.
     ReadSession,
@@ -86,12 +86,12 @@ impl Op {
     }
 }
 
-/// One request that has ended.
+/// One finished request.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
-    /// What.
+    /// Kind of the request.
     pub op: Op,
-    /// Planned so long after the start.
+    /// Planned time after the start.
     pub planned: Duration,
     /// From the planned time to the answer.
     pub latency: Duration,
@@ -104,18 +104,18 @@ pub struct Sample {
 /// A write that was sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Write {
-    /// Planned so long after the start.
+    /// Planned time after the start.
     pub planned: Duration,
 }
 
-/// What one group of clients in one zone did and saw.
+/// Record of one client group in one zone.
 #[derive(Debug, Default)]
 pub struct Log {
     /// Its name in keys and payloads: zone and number of the group.
     pub name: String,
     /// Place of its zone in the target.
     pub zone: usize,
-    /// What became of each write, in the order of their numbers.
+    /// Result of each write, in the order of their numbers.
     pub results: Vec<WriteResult>,
     /// The writes, in the same order.
     pub writes: Vec<Write>,
@@ -127,13 +127,13 @@ pub struct Log {
     pub dropped: u64,
     /// Attempts beyond the first.
     pub retries: u64,
-    /// What went wrong, by kind.
+    /// Number of failures, by kind.
     pub failures: BTreeMap<String, u64>,
     /// Parts of the servers' own time: sum in ms and count.
     pub timing: BTreeMap<String, (f64, u64)>,
 }
 
-/// Counts for people who watch.
+/// Live counters for the progress display.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Requests answered as asked.
@@ -142,12 +142,12 @@ pub struct Progress {
     pub failed: AtomicU64,
 }
 
-/// What all groups share.
+/// Data shared by all groups.
 #[derive(Debug, Clone, Copy)]
 pub struct RunContext<'a> {
     /// Where requests go.
     pub target: &'a Target,
-    /// What is sent.
+    /// The scenario to run.
     pub scenario: &'a Scenario,
     /// Name of the run: at most 32 visible ASCII characters without `"` and `\`.
     pub run: &'a str,
@@ -157,7 +157,7 @@ pub struct RunContext<'a> {
     pub start: Instant,
     /// Counts.
     pub progress: &'a Progress,
-    /// Ends the sending early. What has no answer after [`GRACE`] stays unknown.
+    /// Ends the sending early. A write without an answer after [`GRACE`] stays unknown.
     pub stop: &'a CancellationToken,
 }
 
@@ -227,7 +227,7 @@ pub async fn drive(context: RunContext<'_>) -> Vec<Log> {
     logs
 }
 
-/// One group in one zone while it runs.
+/// One client group in one zone while it runs.
 struct Group<'a> {
     context: RunContext<'a>,
     clients: &'a Clients,
@@ -315,7 +315,7 @@ impl<'a> Group<'a> {
         self.log.into_inner()
     }
 
-    /// One user of a closed loop, until the end of the run.
+    /// Runs one user of a closed loop, until the end of the run.
     async fn user(&self, user: usize) {
         let end = self.context.start + self.context.scenario.length();
         let node = user % self.zone.nodes.len();
@@ -328,7 +328,7 @@ impl<'a> Group<'a> {
             let mean = self.clients.think.0;
             let mut pause = mean.mul_f64(-(1.0 - self.rng.lock().random_range(0.0..1.0_f64)).ln());
             if failed {
-                // Who is refused at once shall not ask again at once.
+                // A refused client must not retry at once.
                 pause = pause.max(PAUSE_MIN);
             }
             if !pause.is_zero() {
@@ -337,7 +337,7 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Sends one request and books it; answers the connection when it is still good.
+    /// Sends one request and records its result; returns the connection if it is still usable.
     async fn request(
         &self,
         node: usize,
@@ -419,7 +419,7 @@ impl<'a> Group<'a> {
     }
 }
 
-/// The id to read: so far behind the newest.
+/// The id to read: `key` links behind the newest.
 pub(in crate::lab) fn behind(newest: u64, key: u64) -> u64 {
     newest.saturating_sub(key).max(1)
 }

@@ -27,7 +27,7 @@ use crate::wan::{Cut, LineView};
 /// Longest time that a move of the lead may take.
 const LEAD_MAX: Duration = Duration::from_secs(60);
 
-/// What became of a fault.
+/// Result of a fault.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// In words.
@@ -59,7 +59,7 @@ impl Event {
         self
     }
 
-    /// Says who it struck, now that it is known where the leader was.
+    /// Adds the zone that was struck to the name, now that the leader is known.
     pub(in crate::lab) fn name_leader(&mut self) {
         if let Some(zone) = self.zones.first() {
             self.what = self.what.replace("leader", zone);
@@ -67,7 +67,7 @@ impl Event {
     }
 }
 
-/// What faults are done with.
+/// Handles that faults act on.
 #[derive(Debug)]
 pub struct Tools<'a> {
     site: &'a Site,

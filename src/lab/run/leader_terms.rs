@@ -1,4 +1,5 @@
-//! What writes took under each leader, against the formula: whether a move of the lead was worth it.
+//! Write latency under each leader, compared with the model: shows whether a leadership transfer
+//! paid off.
 
 use std::time::Duration;
 

@@ -105,7 +105,7 @@ async fn prepare(scenario: &Scenario, site: &Site) -> anyhow::Result<()> {
     }
 }
 
-/// What goes on beside the sending.
+/// Data recorded beside the load.
 struct Seen {
     logs: Vec<Log>,
     steps: Vec<Steps>,
@@ -355,7 +355,7 @@ async fn matrix_of(site: &Site, scenario: &Scenario, zones: &[String]) -> Option
     let matrix = match site.parade() {
         Some(parade) => parade.wan().map(|wan| wan.matrix().clone()),
         None => {
-            // What the emulator of the running parade says, else what the scenario takes for true.
+            // Distances of the running parade's emulator, else those of the scenario.
             let links = match site.net() {
                 Some(net) => net.show().await.ok().map(|net| net.links),
                 None => None,
@@ -388,7 +388,7 @@ async fn emulator(site: &Site) -> (Option<Stats>, Option<SelfCheck>) {
     }
 }
 
-/// Busy and all ticks of the machine's processors so far, where the system says.
+/// Busy and total ticks of the machine's processors since boot, where the system reports them.
 fn processors() -> Option<(u64, u64)> {
     let text = std::fs::read_to_string("/proc/stat").ok()?;
     let line = text.lines().next()?.strip_prefix("cpu ")?;

@@ -31,7 +31,7 @@ const RATE_MAX: f64 = 100_000.0;
 pub struct Scenario {
     /// Its name: letters, digits and hyphens.
     pub name: String,
-    /// What it shows, for the report.
+    /// Purpose, for the report.
     #[serde(default)]
     pub about: String,
     /// Makes plans and dice.
@@ -39,7 +39,7 @@ pub struct Scenario {
     pub seed: u64,
     /// Measured time.
     pub duration: Time,
-    /// Time before that, whose requests are sent and not measured.
+    /// Length of the warm-up, whose requests are sent but not measured.
     #[serde(default = "five_seconds")]
     pub warmup: Time,
     /// Distances.
@@ -48,15 +48,15 @@ pub struct Scenario {
     /// The parade.
     #[serde(default)]
     pub cluster: ClusterPart,
-    /// Who sends.
+    /// The client groups.
     pub clients: Vec<Clients>,
     /// How rates change.
     #[serde(default, rename = "phase")]
     pub phases: Vec<Phase>,
-    /// What is broken.
+    /// Faults to inject.
     #[serde(default, rename = "fault")]
     pub faults: Vec<Fault>,
-    /// What is hoped for; a run that misses it does not pass.
+    /// Targets; a run that misses one does not pass.
     #[serde(default)]
     pub slo: Slo,
 }
@@ -68,7 +68,7 @@ pub struct MatrixPart {
     /// aws3, aws5, aws9, azure48, or a CSV file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// Instead of a file: how many zones, or with a file: only its first so many.
+    /// Number of zones; with a file: use only its first zones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zones: Option<usize>,
     /// Instead of a file: the round trip between every two zones; absent: no distances.
@@ -92,7 +92,7 @@ pub struct ClusterPart {
     /// Zones that vote, the others being learners; none: all vote.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub voters: Vec<String>,
-    /// Zone that is made leader before the start; absent: whoever was elected.
+    /// Zone that is made leader before the start; absent: the elected one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
     /// API nodes in each zone.
@@ -112,11 +112,11 @@ pub struct ClusterPart {
     pub visibility: bool,
 }
 
-/// Who moves the lead during a run, beside faults.
+/// Source of leadership transfers during a run, beside faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Placement {
-    /// Nobody.
+    /// No transfers.
     #[default]
     Manual,
     /// The leader, to where the writes are.
@@ -147,7 +147,7 @@ pub struct Clients {
     /// After this long, retries included, a request is given up.
     #[serde(default = "five_seconds")]
     pub timeout: Time,
-    /// What is sent.
+    /// Mix of requests.
     #[serde(default)]
     pub mix: Mix,
     /// Which keys are written, and how far behind the newest link is read.
@@ -261,12 +261,12 @@ pub struct LineChange {
     pub from: String,
     /// Zone, or `*`.
     pub to: String,
-    /// What changes.
+    /// The new conditions.
     #[serde(flatten)]
     pub change: Change,
 }
 
-/// What is hoped for. What is absent is not judged.
+/// Targets of a run. Absent targets are not judged.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Slo {
@@ -397,7 +397,7 @@ impl Scenario {
         Ok((names, matrix))
     }
 
-    /// What every line does beside its delay.
+    /// Conditions of every line besides its delay.
     #[must_use]
     pub fn conditions(&self) -> Change {
         let MatrixPart { jitter, loss, bandwidth, .. } = self.matrix;
@@ -552,7 +552,7 @@ impl Fault {
 /// Sets `a.b=value` in a table; a number in the path is a place in a list.
 fn set(table: &mut toml::Table, path: &str, value: &str) -> anyhow::Result<()> {
     let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("v"));
-    // What is no TOML value is meant as a text, so that --set duration=30s works without quotes.
+    // A value that is not valid TOML is taken as text, so --set duration=30s works without quotes.
     let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
     let (inner, last) = match path.rsplit_once('.') {
         Some((before, last)) => (Some(before), last),

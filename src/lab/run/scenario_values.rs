@@ -1,4 +1,4 @@
-//! The small languages inside a scenario: times, sizes, which keys, which member.
+//! Value types of a scenario: times, sizes, key distributions, process names.
 
 use std::fmt;
 use std::str::FromStr;
@@ -43,7 +43,7 @@ pub enum Draw {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ProcessName {
-    /// What.
+    /// The kind of process.
     pub part: PartName,
     /// Its zone, or `leader`: wherever the leader is then.
     pub zone: String,

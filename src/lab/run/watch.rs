@@ -1,4 +1,4 @@
-//! Watching while a run goes on: how far each zone has applied, and who leads.
+//! Polls a run in progress: the frontier of each zone, and the leader.
 
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,13 @@ use crate::lab::target::{Endpoint, Target};
 
 /// Longest wait of the zone for the next link; then it is asked again.
 const WAIT_MS: u64 = 2_000;
-/// Time between two steps of a zone: what was applied in it is seen so much later at most. Without it every
-/// batch has a question and an answer in every zone, which on one machine makes writes several times as slow.
+/// Time between two polls of a zone; the maximum delay with which an applied link is noticed.
+/// Without a pause every batch costs a request in every zone, which on one machine multiplies write
+/// latency.
 const STEP_EVERY: Duration = Duration::from_millis(10);
 /// Pause after a zone that did not answer.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Time between two looks at who leads.
+/// Time between two polls of the leader.
 const LEADER_EVERY: Duration = Duration::from_millis(200);
 /// Longest wait for a status.
 const STATUS_MAX: Duration = Duration::from_secs(1);
@@ -43,14 +44,14 @@ pub struct LeaderTerm {
     pub from_s: f64,
     /// Its end.
     pub to_s: f64,
-    /// Zone of the leader; `None`: nobody knew of one.
+    /// Zone of the leader; `None`: no node knew of a leader.
     pub zone: Option<String>,
     /// Raft term.
     pub term: u64,
     /// Medians of the zones, by their writes, of what was planned in it after the warm-up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p50_ms: Option<f64>,
-    /// What the formula says of them; absent without distances.
+    /// Predicted medians; absent without distances.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_ms: Option<f64>,
 }
@@ -116,7 +117,7 @@ async fn next(
     Ok(frontier.filter(|frontier| *frontier > newest))
 }
 
-/// Looks who leads until `done`; seconds count from `zero`.
+/// Polls the leader until `done`; seconds count from `zero`.
 pub async fn leaders(
     target: &Target,
     zero: Instant,
@@ -128,7 +129,7 @@ pub async fn leaders(
         let statuses = target.zones.iter().map(|zone| status(&zone.nodes[0]));
         let statuses = futures::future::join_all(statuses).await;
         let newest = statuses.into_iter().flatten().max_by_key(|status| {
-            // Of the same term, who knows a leader knows more.
+            // Within one term, a node that knows a leader is better informed.
             (status.term, status.leader_zone.is_some())
         });
         let known = newest.map(|status| (status.leader_zone, status.term));
@@ -141,8 +142,8 @@ pub async fn leaders(
     }
 }
 
-/// Notes who is `known` to lead `at` so many seconds, and in which term. When nobody answers, nothing
-/// has been seen to change.
+/// Records the `known` leader zone and term at `at` seconds. Without any answer, the last term is
+/// extended.
 pub(in crate::lab) fn note_leader_term(
     leader_terms: &mut Vec<LeaderTerm>,
     at: f64,

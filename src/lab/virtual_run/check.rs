@@ -1,5 +1,5 @@
-//! The end check of a run in virtual time: dense ids, recomputed hashes and digests, one chain in
-//! every zone. What `chain-verify` does for databases.
+//! The final check of a run in virtual time: dense ids, recomputed hashes and digests, one chain in
+//! every zone; the in-memory counterpart of `chain-verify`.
 
 use pghc_api::chain::{Head, Link, payload_digest};
 

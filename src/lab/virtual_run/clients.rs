@@ -25,7 +25,7 @@ use crate::lab::run::scenario_values::ValueGenerator;
 use crate::task;
 use crate::virtual_parade::{Answer, Ask, Parade, clock};
 
-/// What all groups share.
+/// Data shared by all groups.
 #[derive(Clone)]
 pub(super) struct Ground {
     pub(super) parade: Parade,
@@ -149,7 +149,7 @@ impl Group {
         tracker.wait().await;
     }
 
-    /// One user of a closed loop, until the end of the run.
+    /// Runs one user of a closed loop, until the end of the run.
     async fn user(self: Arc<Self>, user: usize) {
         let end = self.ground.start + self.ground.scenario.length();
         let node = user % self.ground.scenario.cluster.api_nodes;
@@ -159,7 +159,7 @@ impl Group {
             let mean = self.clients.think.0;
             let mut pause = mean.mul_f64(-(1.0 - self.rng.lock().random_range(0.0..1.0_f64)).ln());
             if !ok {
-                // Who is refused at once shall not ask again at once.
+                // A refused client must not retry at once.
                 pause = pause.max(PAUSE_MIN);
             }
             if !pause.is_zero() {
@@ -168,7 +168,7 @@ impl Group {
         }
     }
 
-    /// Sends one request and books it; answers whether it was answered as asked.
+    /// Sends one request and records its result; returns whether the request succeeded.
     async fn request(&self, node: usize, planned: Instant) -> bool {
         let since = planned.saturating_duration_since(self.ground.start);
         let (op, number, ask) = self.prepare(since);

@@ -13,7 +13,7 @@ use crate::virtual_parade::Parade;
 use crate::wan::conditions::Change;
 use crate::wan::{Cut, LineView};
 
-/// What faults are done with.
+/// Handles that faults act on.
 #[derive(Clone)]
 pub(super) struct Tools {
     pub(super) parade: Parade,
@@ -31,7 +31,7 @@ enum Undo {
     Change(Vec<LineView>),
 }
 
-/// What is done to a process.
+/// Action on a process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Act {
     Kill,

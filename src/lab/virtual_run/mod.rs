@@ -39,7 +39,7 @@ use crate::wan::Matrix;
 const CALM_MAX: Duration = Duration::from_secs(120);
 const CALM_EVERY: Duration = Duration::from_secs(1);
 
-/// Time between two looks at who leads.
+/// Time between two polls of the leader.
 const LEADER_EVERY: Duration = Duration::from_millis(200);
 
 /// Runs the scenario in virtual time.
@@ -54,7 +54,7 @@ pub async fn run(scenario: &Scenario, stop: &CancellationToken) -> anyhow::Resul
     let scenario = Arc::new(scenario.clone());
     let (tell, told) = oneshot::channel();
     let stop = stop.clone();
-    // A thread that nobody waits for when the run is interrupted: it ends with the program.
+    // An interrupted run does not wait for this thread; it ends with the program.
     let thread = std::thread::Builder::new().name("virtual run".to_owned());
     thread.spawn(move || {
         let work = move || watched(scenario, zones, matrix, stop);
@@ -153,7 +153,7 @@ fn steps(parade: &Parade, zone: usize, start: Instant) -> Vec<(Duration, u64)> {
     steps.map(|(at, frontier)| (at.saturating_duration_since(start), frontier)).collect()
 }
 
-/// Looks who leads until `done`.
+/// Polls the leader until `done`.
 async fn leader_terms(
     parade: Parade,
     zones: Vec<ZoneName>,
@@ -200,7 +200,7 @@ async fn show(
 /// Waits until every zone has applied the same.
 async fn calm(parade: &Parade, zones: usize) -> anyhow::Result<()> {
     let until = Instant::now() + CALM_MAX;
-    // What was given up may still be ordered.
+    // A write that its client gave up may still be ordered.
     let mut before = Vec::new();
     loop {
         let frontiers: Vec<u64> = (0..zones).map(|zone| parade.database(zone).frontier()).collect();
