@@ -1,10 +1,10 @@
 //! The verifier: given raw links one after another, finds the first that breaks the chain.
 //!
-//! Invariant: a link that [`Verifier::check`] answers with `Ok` follows from the link before it by
-//! both formulae, under the next id, with every column well-formed. It takes *raw* links, as a
-//! database or a file really holds them, because a tampered row need not be a valid
-//! [`Link`](crate::chain::Link). It does no I/O and holds one link at a time, so a chain of any length is
-//! checked in constant memory.
+//! Invariant: a link that [`Verifier::check`] accepts follows from the link before it by both
+//! formulae, under the next id, with every column well-formed. The verifier reads *raw* links, as a
+//! database or a file holds them, because a tampered row need not be a valid
+//! [`Link`](crate::chain::Link). It does no I/O and holds one link at a time, so a chain of any
+//! length is checked in constant memory.
 
 mod known;
 
@@ -64,7 +64,7 @@ pub enum RawTime<'a> {
     Text(&'a str),
 }
 
-/// What is wrong with a chain. The text form is stable: scripts may branch on it.
+/// Kind of a violation. The text form is stable: scripts may branch on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ViolationKind {
@@ -106,11 +106,11 @@ pub enum ViolationKind {
 pub struct Violation {
     /// First bad id. For a gap, the id that is not there.
     pub id: i64,
-    /// What is wrong.
+    /// Kind of the violation.
     pub kind: ViolationKind,
-    /// What a sound chain has there.
+    /// The value that a sound chain has there.
     pub expected: String,
-    /// What is there; long values are shortened.
+    /// The value that was found; long values are shortened.
     pub found: String,
 }
 

@@ -1,12 +1,12 @@
-//! Which zones should vote: every set of so many where that is feasible, else a search that changes
-//! one voter at a time from every zone on. Pure, and the same for the same question.
+//! Chooses the voting zones: tries every set of the wanted size where feasible, else searches from
+//! every zone by changing one voter at a time. Pure and deterministic.
 
 use super::model::{Commit, Model};
 
 /// Most sets that are all compared; above, the search goes step by step and may miss the best.
 pub const SETS_MAX: usize = 300_000;
 
-/// Voters, who should lead them, and what writes then take.
+/// Voters, their best leader, and the predicted write latency.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice {
     /// Places of the zones that vote, ascending.
@@ -31,7 +31,7 @@ impl Choice {
 /// set was looked at.
 ///
 /// # Errors
-/// A sentence, when there are not so many zones.
+/// A sentence, when the cluster has fewer zones.
 pub fn voters(
     model: &Model,
     commit: Commit,
@@ -61,7 +61,7 @@ impl Model {
     /// The `count` voters with the least mean under their best leader.
     ///
     /// # Errors
-    /// A sentence, when there are not so many zones.
+    /// A sentence, when the cluster has fewer zones.
     pub fn best_voters(&self, commit: Commit, count: usize) -> Result<Vec<usize>, String> {
         let (mut best, _) = voters(self, commit, count, 1)?;
         Ok(best.swap_remove(0).voters)

@@ -17,29 +17,29 @@ pub const WINDOW: Duration = Duration::from_secs(30);
 /// Windows in a row in which the gain must be there.
 const WINDOWS: u32 = 3;
 
-/// Windows after a change of the leader, whoever made it, in which none is made here.
+/// Windows without a transfer after any change of the leader.
 const COOL_DOWN: u32 = 4;
 
 /// Least gain, in ms of the mean, and as a share of it.
 const GAIN_MS_MIN: f64 = 5.0;
 const GAIN_SHARE_MIN: f64 = 0.10;
 
-/// What the leader sees at the end of a window.
+/// Measurements of the leader at the end of a window.
 #[derive(Debug)]
 pub struct Window<'a> {
     /// Distances and writes.
     pub survey: &'a Survey,
-    /// Who tells a zone that a write is committed.
+    /// Source from which a zone learns that a write is committed.
     pub commit: Commit,
     /// The leader's id.
     pub leader: u64,
-    /// Who must not lead now, and why.
+    /// Members that must not lead now, with the reason.
     pub unfit: &'a BTreeMap<u64, String>,
     /// Why no move is made at all now.
     pub hold: Option<&'a str>,
 }
 
-/// What to do, with the reason.
+/// Decision, with its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing.
@@ -149,8 +149,8 @@ mod tests {
     use super::super::survey::{Site, Survey};
     use super::{COOL_DOWN, Judge, Verdict, WINDOWS, Window};
 
-    /// What is said of windows with these writes a second; the leader is 1 until it moves, and each
-    /// new leader has a new judge.
+    /// Decisions over windows with these writes a second; the leader is 1 until it moves, and each
+    /// new leader has a new policy state.
     fn run(rates: impl IntoIterator<Item = [f64; 3]>) -> Vec<(usize, u64)> {
         let (mut judge, mut leader, mut moves) = (Judge::default(), 1, Vec::new());
         let unfit = BTreeMap::new();
@@ -193,8 +193,8 @@ mod tests {
         assert!(apart, "{moves:?}");
     }
 
-    /// Whatever the writes do near the point where two leaders are equally good: a move there gains
-    /// less than it must.
+    /// Near the point where two leaders are equally good, no sequence of writes causes a move: a
+    /// move there gains less than the required minimum.
     #[test]
     fn leadership_stays_for_small_gains() {
         let wobble = (0..300).map(|window| {

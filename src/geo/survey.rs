@@ -1,4 +1,4 @@
-//! What a group of coordinators has measured of itself: round trips, and where writes come from.
+//! Measurements of a group of coordinators: round trips, and the origin of writes.
 
 use super::model::{Commit, Distances, Model};
 
@@ -31,14 +31,14 @@ pub struct Survey {
     round_trips: Vec<f64>,
 }
 
-/// What is predicted for one leader.
+/// Prediction for one leader.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
     /// Its place among the sites.
     pub place: usize,
     /// Its id.
     pub leader: u64,
-    /// In each site, in ms of the network alone; infinite for one that nobody reaches.
+    /// Latency in each site, in ms of the network alone; infinite for an unreachable site.
     pub sites_ms: Vec<f64>,
     /// Over the sites by their writes.
     pub mean_ms: f64,
@@ -95,7 +95,7 @@ impl Survey {
         self.rate() >= RATE_MIN
     }
 
-    /// The formulae over these sites; `None` while nobody votes.
+    /// The formulae over these sites; `None` without voters.
     #[must_use]
     pub fn model(&self) -> Option<Model> {
         let count = self.sites.len();
@@ -117,8 +117,8 @@ impl Survey {
         Some(if is_weighed { model.with_weights(weights) } else { model })
     }
 
-    /// What is predicted for each voter as leader, the best first; those from which a majority is
-    /// not known to be reached are left out.
+    /// Predictions for each voter as leader, the best first. Voters without a known majority in
+    /// reach are left out.
     #[must_use]
     pub fn predictions(&self, commit: Commit) -> Vec<Prediction> {
         let Some(model) = self.model() else { return Vec::new() };

@@ -25,7 +25,7 @@ pub struct Timing {
 /// Shortest heartbeat: below it a scheduler's pause would count as a lost leader.
 const HEARTBEAT_MS_MIN: u64 = 50;
 
-/// What is drawn beyond two heartbeats, and the least spread: a slow fsync.
+/// Margin beyond two heartbeats for the election timeout, and its least spread: a slow fsync.
 const SLACK_MS: u64 = 40;
 
 /// Least that is drawn: short distances leave a busy machine no other slack.

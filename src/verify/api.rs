@@ -43,7 +43,7 @@ struct RawPage<'a> {
     frontier: u64,
 }
 
-/// What a request came to, when it did not succeed.
+/// Failure of a request.
 enum Failure {
     /// Worth another attempt.
     Passing(String),
@@ -238,7 +238,8 @@ mod tests {
         assert!(matches!(Api::open(&url).await, Err(ReadError::Unreadable(_))));
     }
 
-    /// What a verifier says of a server that gives every request this answer and `more` for ever.
+    /// Error of a verifier against a server that gives every request this answer, followed by
+    /// `more` without end.
     async fn said_of(answer: &'static str, more: &'static str) -> String {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let tasks = Tasks::default();

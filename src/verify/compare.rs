@@ -71,7 +71,7 @@ impl Mark {
     }
 }
 
-/// What two rows of marks say about the ids above `after` up to `to`.
+/// Comparison of two rows of marks for the ids above `after` up to `to`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Equal,

@@ -95,7 +95,7 @@ fn wrong_token(request: &Request, zone: &Zone) -> Option<Violation> {
     tokens.min_by_key(|violation| violation.id)
 }
 
-/// Who vouches for what.
+/// The witnesses for each part of the range.
 struct Witnesses {
     /// The source that is sound furthest from the first id on, and how far.
     furthest: Option<(String, u64)>,
@@ -195,7 +195,7 @@ impl Witnesses {
         )
     }
 
-    /// What to do about what is missing.
+    /// Advice on missing witnesses.
     fn advice(&self, plan: &Plan) -> String {
         if plan.heard.is_none() {
             return "ask the coordinators (--coordinator), or give another zone (--zone), an export \
@@ -254,7 +254,7 @@ fn halted(zones: &[Zone]) -> Option<(String, String)> {
     })
 }
 
-/// What to do about a source that is not sound in itself, or that a token contradicts.
+/// Advice on a source that is not sound in itself, or that a token contradicts.
 fn advice(zone: &Zone, violation: &Violation) -> String {
     let (name, id) = (&zone.name, violation.id);
     if !zone.is_live {
@@ -273,7 +273,7 @@ fn advice(zone: &Zone, violation: &Violation) -> String {
     )
 }
 
-/// What to do about a source that holds what was not ordered.
+/// Advice on a source with links that were never ordered.
 fn unordered(zones: &[Zone], zone: &Zone, violation: &Violation) -> String {
     if !zone.is_live {
         return advice(zone, violation);

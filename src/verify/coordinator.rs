@@ -38,7 +38,7 @@ const IDS_MAX: usize = 64;
 /// Rounds of the search for the first bad link; each divides what is left by [`IDS_MAX`].
 const ROUNDS_MAX: usize = 16;
 
-/// What is found where the coordinators have confirmed that there is no link.
+/// Found value at an id for which the coordinators confirmed that no link exists.
 pub(crate) const NEVER_ORDERED: &str = "a link that was never ordered";
 
 /// The coordinators that were given.
@@ -47,7 +47,7 @@ pub(crate) struct Coordinators {
     urls: Vec<String>,
 }
 
-/// What they answered.
+/// Answers of the coordinators.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     /// The newest id that was ordered; `None` when no coordinator answered.
@@ -80,7 +80,7 @@ impl Coordinators {
         Self { cluster: cluster.clone(), urls: urls.to_vec() }
     }
 
-    /// Asks all of them for the newest links at or below `ids` whose digests they remember.
+    /// Asks all coordinators for the newest links at or below `ids` whose digests they remember.
     pub(crate) async fn ask(&self, ids: &[u64]) -> Heard {
         let asked = self.urls.iter().map(async |url| (url, self.ask_one(url, ids).await));
         let mut heard = Heard::default();
@@ -196,8 +196,8 @@ fn read(reply: &VouchReply, ids: &[u64]) -> Result<Vec<Told>, String> {
     Ok(told)
 }
 
-/// What is wrong with a source whose links from `from` to `to` are sound in themselves and left `marks`:
-/// the first link that is not the one that was ordered, as far as the coordinators remember.
+/// Violation of a source whose links from `from` to `to` are sound in themselves: the first link
+/// that differs from the ordered one, as far as the coordinators remember.
 pub(crate) async fn contradiction(
     coordinators: &Coordinators,
     heard: &Heard,
@@ -212,7 +212,8 @@ pub(crate) async fn contradiction(
     if let Some(bad) = differs {
         return Some(first_bad(coordinators, source, from, bad).await);
     }
-    // What a source holds was ordered before it was frozen, and it was frozen before they were asked.
+    // The source was frozen before the coordinators were asked, so its links must be ordered by
+    // then.
     let head = heard.head.filter(|head| to > *head)?;
     let first = (head + 1).max(from);
     let expected = format!(
@@ -285,7 +286,7 @@ async fn digests(source: &mut Source, ids: &[u64]) -> BTreeMap<u64, Digest> {
             digests.extend(mark.map(|mark| (mark.id, mark.digest)));
             ControlFlow::Continue(())
         };
-        // What cannot be read narrows nothing down.
+        // An unreadable range narrows the search no further.
         if source.read(from, to, sink).await.is_err() {
             break;
         }

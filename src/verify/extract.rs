@@ -18,7 +18,7 @@ use super::reading::ReadError;
 use super::source::{Place, Source};
 use crate::task::Tasks;
 
-/// What to export.
+/// Request for an export.
 #[derive(Debug, Clone)]
 pub struct Extract {
     /// A zone's database or one of its API nodes.
@@ -40,10 +40,10 @@ pub struct Begun {
     last: Option<(WriteId, Digest)>,
 }
 
-/// What was written.
+/// Summary of a finished export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extracted {
-    /// The cluster whose chain it is.
+    /// Id of the exported cluster.
     pub cluster: ClusterId,
     /// First id of the export.
     pub from: WriteId,
@@ -51,7 +51,7 @@ pub struct Extracted {
     pub to: WriteId,
 }
 
-/// Why an export ended early. What was written up to there stands.
+/// Reason for which an export ended early. The part already written is kept.
 #[derive(Debug, thiserror::Error)]
 pub enum ExtractError {
     /// The chain is bad: exit code 1.

@@ -10,7 +10,7 @@ use super::record::Splitter;
 /// Bytes at the beginning of a file that are looked at.
 pub(crate) const LOOKED_AT_BYTES: usize = 64 << 10;
 
-/// What everybody who has no export may do.
+/// Advice for a user without an export.
 const WAY_OUT: &str = "make an export with `pghc export`: it keeps the bytes of payloads, which \
                        every digest covers and which jq, psql and spreadsheets change";
 
@@ -32,7 +32,7 @@ const SIGNATURES: &[(&[u8], &str)] = &[
     (b"<", "is HTML or XML"),
 ];
 
-/// What a file with this beginning is, and the way out, as the end of a sentence about the file.
+/// Name of the file's format by its first bytes, with advice, as the end of a sentence.
 pub(crate) fn name(beginning: &[u8]) -> String {
     let signature = SIGNATURES.iter().find(|(bytes, _)| beginning.starts_with(bytes));
     let what = match signature {

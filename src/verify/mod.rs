@@ -1,11 +1,11 @@
 //! Reads zones and proves or refutes their chains.
 //!
 //! Every source (a zone's PostgreSQL, an API node, an export file) is frozen at one standing and
-//! checked link by link; then the sources are compared with each other. Three rules keep the verdict
-//! honest:
+//! checked link by link; then the sources are compared with each other. Three rules keep the
+//! conclusion honest:
 //!
-//! - Nothing is called proved that was not read, and nothing that only one witness holds: a single
-//!   zone can be cut or rewritten from some link on without leaving a trace in itself.
+//! - Only links that were read and that have a second witness are called proved: a single zone can
+//!   be cut or rewritten from some link on without a trace in itself.
 //! - A zone that is behind is no violation; it is given a moment to catch up, and if it does not, the
 //!   result is incomplete. So a cut tail is found whether or not its frontier was rewritten too.
 //! - A zone whose own frontier and rows disagree is a violation.
@@ -93,7 +93,7 @@ pub async fn run(
     let mut plan =
         Plan { request, target, cluster, from: 1, grid: None, known: None, heard: begun };
     if let Some(coordinators) = &coordinators {
-        // Whatever a zone holds by now was ordered before this question.
+        // Every link that a zone held before this question was ordered before it.
         let now = coordinators.ask(&plan.ends(&zones)).await;
         plan.heard = Some(now.after(plan.heard.take().unwrap_or_default()));
     }

@@ -30,7 +30,7 @@ pub(crate) struct Zone {
     pub(crate) checked: Option<Checked>,
     /// Why it was not read to its end.
     pub(crate) trouble: Option<ReadError>,
-    /// What the coordinators say against it.
+    /// Violation found by comparison with the coordinators.
     pub(crate) contradicted: Option<Violation>,
 }
 
@@ -198,7 +198,7 @@ pub(crate) fn agree(
     Ok((kept, cluster))
 }
 
-/// Kind of an API node whose zone is read otherwise.
+/// Kind of an API node whose zone is also read in another way.
 pub(crate) const WITNESS: &str = "witness";
 
 /// The id that every zone must reach: the furthest anybody is known to be when we begin; `ordered` is the
@@ -213,7 +213,7 @@ pub(crate) fn target(zones: &[Zone], request: &Request, ordered: Option<u64>) ->
     known.chain(tokens).chain(ordered).max().unwrap_or(0)
 }
 
-/// What is checked in which source.
+/// Range to check in each source.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) request: Request,
@@ -222,9 +222,9 @@ pub(crate) struct Plan {
     /// First id to check.
     pub(crate) from: u64,
     pub(crate) grid: Option<Grid>,
-    /// What is computed for one source and holds for the others; none for a source alone.
+    /// Results shared between the sources; `None` for a single source.
     pub(crate) known: Option<Arc<Known>>,
-    /// What the coordinators answered; none when none was given.
+    /// Answers of the coordinators; `None` when none was given.
     pub(crate) heard: Option<Heard>,
 }
 
@@ -261,7 +261,7 @@ impl Plan {
         }
     }
 
-    /// What to check in a source; `None` when nothing of the range is there.
+    /// The range to check in a source; `None` when the source holds nothing of it.
     pub(crate) fn task(&self, zone: &Zone) -> Option<Task> {
         let standing = zone.standing.as_ref()?;
         let to = self.end(zone);

@@ -1,4 +1,4 @@
-//! What reading a source gives: how far it stands, its links one by one, or why it ended early.
+//! Results of reading a source: its standing, its links one by one, or the error.
 
 use std::ops::ControlFlow;
 

@@ -1,4 +1,4 @@
-//! What a verification found, as text for people and as JSON for scripts; both say the same.
+//! Result of a verification, as text for people and as JSON for scripts, with the same content.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::compare::Seen;
 
-/// What a verification came to.
+/// Conclusion of a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Conclusion {
@@ -47,14 +47,14 @@ impl fmt::Display for Conclusion {
 /// The whole result.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// What it came to.
+    /// The conclusion.
     #[serde(rename = "verdict")]
     pub conclusion: Conclusion,
     /// The same as a number.
     pub exit_code: u8,
     /// The verdict in one sentence, with the first bad id if there is one.
     pub summary: String,
-    /// What to do now; none when proved.
+    /// Advice; `None` when proved.
     pub advice: Option<String>,
     /// The cluster whose chain was verified; none when no source was reachable.
     pub cluster_id: Option<String>,
@@ -68,7 +68,7 @@ pub struct Report {
     pub zones: Vec<ZoneReport>,
     /// How the sources compare.
     pub comparison: Comparison,
-    /// What else is worth knowing.
+    /// Further notes.
     pub notes: Vec<String>,
     /// How long it took.
     pub seconds: f64,
@@ -135,7 +135,7 @@ pub struct Comparison {
 pub struct Difference {
     /// The id.
     pub id: u64,
-    /// What each source holds there.
+    /// The link of each source at that id.
     pub seen: Vec<Seen>,
     /// Sources that break in themselves further up and go on there with another source's link.
     pub rejoined: Vec<Rejoined>,

@@ -7,7 +7,7 @@ use pghc_api::token::Token;
 
 use super::source::Place;
 
-/// What to verify.
+/// Request for a verification.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The sources, each with the name it was given. Without a name it takes the one its zone has,
@@ -29,7 +29,7 @@ pub struct Request {
 /// Which links to verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Range {
-    /// The newest so many of the source that is furthest.
+    /// This number of newest links of the source that is furthest.
     Last(u64),
     /// From an id to another, both included; without the second, to where each source stands.
     Between(u64, Option<u64>),
@@ -43,7 +43,7 @@ pub enum UsageError {
     NoExport {
         /// Its name.
         file: String,
-        /// What it is instead, and the way out.
+        /// The actual content, and advice.
         what: String,
     },
     /// Two sources do not belong together.
@@ -60,7 +60,7 @@ pub enum UsageError {
         /// Its cluster.
         other_id: ClusterId,
     },
-    /// One zone would be compared with itself.
+    /// A zone cannot be compared with itself.
     #[error(
         "{one} and {other} are both zone {zone}; a zone is no witness for itself, give each zone once"
     )]

@@ -1,7 +1,7 @@
 //! Where links are read from: a zone's PostgreSQL, a zone's API, an export file.
 //!
-//! A source is opened, then frozen at one standing, then read. What is read after freezing never
-//! depends on what is written meanwhile, so a live chain gives no false alarm.
+//! A source is opened, then frozen at one standing, then read. Reads after the freeze do not depend
+//! on concurrent writes, so a live chain gives no false alarm.
 
 use std::path::PathBuf;
 use std::time::Duration;

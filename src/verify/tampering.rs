@@ -470,7 +470,7 @@ fn an_export_of_the_newest_links_vouches_for_the_end() {
     assert!(report.summary.contains("end as the export us does"), "{report}");
     assert!(report.notes.iter().any(|note| note.contains("us begins at link 81")), "{report}");
 
-    // It vouches for no more than it holds, and not when the other one was cut below it.
+    // The copy vouches only for links that it holds, and not when the other copy was cut below it.
     let report = verify(&files(&[("eu", &rows), ("us", &rows[80..95])]));
     assert_eq!(
         (report.conclusion, report.proved_to),

@@ -1,5 +1,5 @@
-//! What one direction between two zones does to what travels on it, as settings and in the words
-//! of command lines and scenario files.
+//! Conditions of one direction between two zones, as settings and as text of command lines and
+//! scenario files.
 
 use std::fmt;
 use std::str::FromStr;
@@ -34,7 +34,7 @@ pub enum Bandwidth {
     /// As many as this machine can.
     #[default]
     Unlimited,
-    /// At most so many, above 0.
+    /// Upper limit, above 0.
     BitsPerSecond(u64),
 }
 
@@ -43,7 +43,7 @@ pub enum Bandwidth {
 pub struct Conditions {
     /// One-way delay.
     pub delay: Duration,
-    /// What is added to it.
+    /// Random addition to the delay.
     pub jitter: Jitter,
     /// Share of TCP segments that are lost and sent again, 0 to [`LOSS_MAX`].
     pub loss: f64,

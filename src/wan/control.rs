@@ -41,7 +41,7 @@ pub struct Net {
     pub links: Vec<LineView>,
     /// The cuts over them, by number.
     pub cuts: BTreeMap<u64, Cut>,
-    /// What it carried, and how late it was.
+    /// Traffic of the line, and its lateness.
     pub stats: Stats,
     /// How late it was in its check at the start.
     pub check: Option<SelfCheck>,

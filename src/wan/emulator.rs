@@ -116,13 +116,13 @@ impl Wan {
         Ok(found)
     }
 
-    /// What the first [check](Self::check) found.
+    /// Result of the first [check](Self::check).
     #[must_use]
     pub fn checked(&self) -> Option<SelfCheck> {
         self.checked.get().copied()
     }
 
-    /// What the emulator carried so far, and how late it was itself.
+    /// Traffic of the emulator since its start, and its lateness.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.counters.read()

@@ -34,7 +34,7 @@ pub enum Way {
     In,
 }
 
-/// What a cut separates: everything between two groups of zones.
+/// The two sides of a cut: all traffic between two groups of zones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cut {
@@ -59,7 +59,7 @@ fn silence() -> How {
     How::Silence
 }
 
-/// One line as the connections on it share it.
+/// Handle of one line, shared by its connections.
 #[derive(Debug, Clone)]
 pub struct Lane {
     line: Arc<Mutex<Line>>,
@@ -68,13 +68,13 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// A line of its own that nobody can change.
+    /// Creates a line outside of a matrix, whose conditions never change.
     pub(super) fn alone(delay: Duration) -> Self {
         let line = Line::new(Conditions { delay, ..Conditions::default() }, 0);
         Self { line: Arc::new(Mutex::new(line)), changes: watch::channel(()).1 }
     }
 
-    /// The line, to send on it or to look at it. Nobody else can while the answer lives.
+    /// Locks the line, to send on it or to read it.
     pub fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock()
     }
@@ -116,7 +116,7 @@ impl Lane {
         let mut changes = self.changes.clone();
         while !is(self.line().cut()) {
             if changes.changed().await.is_err() {
-                // Nobody is left who could change it.
+                // All owners that could change the line are gone.
                 return std::future::pending().await;
             }
         }

@@ -1,8 +1,8 @@
-//! One direction of one connection over a wide-area [`Line`], as a pure engine: a payload goes in
-//! at a time, the time at which it comes out is the answer.
+//! One direction of one connection over a wide-area [`Line`], as a pure engine: the input is a
+//! payload and a time, the output is the time of its arrival.
 //!
-//! Invariants: deadlines never go back, so order is kept; never more than the window is under way.
-//! It does no I/O and reads no clock: shells around it are a proxy of real sockets or a simulation.
+//! Invariants: deadlines never go back, so order is kept; at most one window is in flight. The
+//! engine does no I/O and reads no clock: a proxy of real sockets or a simulation drives it.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::line::Line;
 /// passes 100 MB/s.
 pub const WINDOW_BYTES: usize = 16 << 20;
 
-/// What a payload counts against the window at least, so that many small ones are bounded as well.
+/// Least charge of a payload against the window, which bounds the number of small payloads as well.
 pub const PAYLOAD_COST_MIN: usize = 512;
 
 /// Most payloads under way in one direction of one connection.

@@ -35,7 +35,7 @@ pub struct BadMatrix {
     pub line: usize,
     /// Cell of the line.
     pub column: usize,
-    /// What is wrong there.
+    /// The problem in that place.
     pub problem: String,
 }
 

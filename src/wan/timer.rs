@@ -1,8 +1,8 @@
 //! The clock of the emulator: one thread that hands payloads over when they are due.
 //!
-//! A thread of its own, because tokio's timers have a grain of 1 ms and this needs a tenth of it.
-//! Invariant: what is due at the same time leaves in the order in which it was put in. The thread
-//! never blocks on a receiver. What waits here is bounded by the windows of the links.
+//! A separate thread, because tokio's timers have a grain of 1 ms and the emulator needs 0.1 ms.
+//! Invariant: entries due at the same time leave in order of insertion. The thread never blocks on
+//! a receiver. The windows of the links bound the waiting entries.
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, oneshot};
 
-/// What travels in one direction of a connection.
+/// An item that travels in one direction of a connection.
 #[derive(Debug)]
 pub(super) enum Frame {
     /// Bytes to pass on, and when they were due.
@@ -23,7 +23,7 @@ pub(super) enum Frame {
     Reset,
 }
 
-/// What happens when an entry is due.
+/// Action of a due entry.
 #[derive(Debug)]
 enum Due {
     Frame(mpsc::Sender<Frame>, Frame),

@@ -1,7 +1,7 @@
 //! The scanner behind [`super::write_body`]: one pass over bytes that are known to be UTF-8.
 //!
-//! Recursion is bounded by [`JSON_DEPTH_MAX`]; time is linear in the body but for the keys of one
-//! large object, which are sorted. It must not build values.
+//! Recursion is bounded by [`JSON_DEPTH_MAX`]. Time is linear in the body, except for the keys of
+//! each object, which are sorted. The scanner builds no values.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -37,7 +37,7 @@ impl<'a> Scanner<'a> {
     pub(super) fn request(&mut self) -> Result<Option<Range<usize>>, Fault> {
         self.space();
         if self.peek() != Some(b'{') {
-            // Whatever else it is, it must be JSON before we speak about its fields.
+            // The body must be valid JSON before its fields are checked.
             self.any()?;
             self.finish()?;
             return Err(Fault {

@@ -1,4 +1,4 @@
-//! What was found right in one copy of a chain, so that the next copy need not compute it again.
+//! Results of checks in one copy of a chain, reused for the next copy.
 //!
 //! Invariant: a step is known only if its hash and digest were computed from exactly the bytes that
 //! are asked for: the link before, id, node name, commit time, payload. Equal bytes have equal hashes,
@@ -25,7 +25,7 @@ pub struct Known {
     halves: Mutex<Halves>,
 }
 
-/// One link and all that its hash and digest are computed from, except for the cluster.
+/// One link with all inputs of its hash and digest, except the cluster id.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step<'a> {
     pub(super) before: Option<&'a Head>,
