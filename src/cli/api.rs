@@ -40,20 +40,20 @@ pub struct Arguments {
     /// postgres://user@a,b/database?target_session_attrs=read-write.
     #[arg(long, env = "PGHC_DATABASE", hide_env_values = true)]
     database: Dsn,
-    /// File whose first line is the password of `database` and of every replica, so that none stands
-    /// in these settings; only its owner may read it. It is read at every log-in. Without it
-    /// passfile=, PGPASSFILE and ~/.pgpass are looked at, as PostgreSQL's own clients do.
+    /// File whose first line is the password of `database` and of every replica; only its owner may
+    /// read it. The file is read at every login. Without it, passfile=, PGPASSFILE and ~/.pgpass
+    /// are used, as by PostgreSQL's own clients.
     #[arg(long, env = "PGHC_DATABASE_PASSWORD_FILE")]
     database_password_file: Option<PathBuf>,
-    /// A physical replica of that PostgreSQL, in the same form; may be repeated. It serves the reads
-    /// that say how far they must be, and all reads while the primary is away.
+    /// A physical replica of that PostgreSQL, in the same form; may be repeated. It serves reads
+    /// that name a minimum id, and all reads while the primary is unreachable.
     #[arg(long = "replica", env = "PGHC_REPLICA", value_delimiter = '|', hide_env_values = true)]
     replicas: Vec<Dsn>,
     /// Address to serve HTTP on; loopback only, since this version speaks no TLS.
     #[arg(long, env = "PGHC_LISTEN")]
     listen: SocketAddr,
-    /// Serve on an address that is not loopback although nothing is encrypted and nobody is asked
-    /// who they are: only for a network that no one else can reach.
+    /// Serve on an address that is not loopback, without encryption and without authentication:
+    /// only for a network that no one else can reach.
     #[arg(long)]
     insecure_network: bool,
     /// URL of a coordinator; give all of them, nearest first.
@@ -135,7 +135,7 @@ fn request_bytes(text: &str) -> Result<usize, String> {
     bytes.ok_or_else(|| format!("{text:?} is not a number from {REQUEST_BYTES_MIN} on"))
 }
 
-/// An origin as browsers send it. One that is not would never match, and nobody would be told.
+/// Parses an origin as browsers send it. Any other form would never match, without a message.
 fn origin(text: &str) -> Result<String, String> {
     let is_origin = |url: reqwest::Url| url.origin().ascii_serialization() == text;
     if text == LOCALHOST || text.parse().is_ok_and(is_origin) {
@@ -194,7 +194,7 @@ impl Arguments {
         let place = place(*bound.as_ref().unwrap_or(&self.listen));
         let api_url = match (&self.advertise, bound) {
             (Some(url), _) => url.clone(),
-            // What was bound: a port of 0 is any.
+            // The bound address: port 0 means any free port.
             (None, Ok(at)) if is_unique(at) => format!("http://{at}"),
             _ => String::new(),
         };
@@ -256,7 +256,7 @@ pub async fn run(args: Arguments) -> ExitCode {
         let why = end.told().await;
         tracing::info!(why, "API node drains");
         leaving.cancel();
-        // A person who presses Ctrl-C, or a supervisor that is gone, waits for nobody.
+        // Ctrl-C and the loss of the supervisor end the process without draining.
         if why == SIGTERM {
             tokio::select! {
                 _ = end.told() => {}

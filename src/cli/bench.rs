@@ -14,7 +14,7 @@ use crate::lab::bench::{self, BenchEnvironments, BenchmarkCase, scale};
 /// Most links a chain is grown to: more would not fit on the disks of test machines.
 const LINKS_MAX: u64 = 100_000_000;
 
-/// What `geo-load bench` can be told.
+/// Options of `geo-load bench`.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -44,8 +44,8 @@ pub(super) struct Bench {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1440),
           env = "PGHC_BENCH_MINUTES")]
     minutes: u32,
-    /// What the raw limit commits with. Give the variable, not the flag, to change it for pghc's
-    /// API nodes as well
+    /// Setting synchronous_commit of the raw limit. Set the variable instead of the flag to change
+    /// it for pghc's API nodes as well
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = ["on", "off"],
           env = "PGHC_SYNCHRONOUS_COMMIT")]
     synchronous_commit: String,
@@ -149,14 +149,14 @@ impl Files {
 }
 
 impl Bench {
-    /// Who takes part when nobody is named; nobody whose turn would stop processes of others.
+    /// The default cases; without cases that would stop processes of others.
     fn usual(&self) -> Vec<BenchmarkCase> {
         let is_ours = self.site.options().against.is_none();
         let usual = BenchmarkCase::ALL.iter().copied().filter(|one| one.is_usual());
         usual.filter(|one| is_ours || !one.needs_own_parade()).collect()
     }
 
-    /// A mark that is missed is printed and fails nothing; a chain that does not verify does.
+    /// A missed target is printed and fails nothing; a chain that does not verify does.
     pub(super) async fn run(&self) -> anyhow::Result<bool> {
         if let Some(Table::Scale(scale)) = &self.table {
             return scale.run().await;

@@ -41,8 +41,8 @@ pub struct Arguments {
     /// Address to serve on; loopback only, since this version speaks no TLS.
     #[arg(long, env = "PGHC_LISTEN")]
     listen: SocketAddr,
-    /// Serve on an address that is not loopback although nothing is encrypted and nobody is asked
-    /// who they are: only for a network that no one else can reach.
+    /// Serve on an address that is not loopback, without encryption and without authentication:
+    /// only for a network that no one else can reach.
     #[arg(long)]
     insecure_network: bool,
     /// Every coordinator, this one too, as ID=ZONE=URL with the URL as reached from here. They found
@@ -56,7 +56,7 @@ pub struct Arguments {
     /// is for round trips up to 25 ms, `wan` for up to 200.
     #[arg(long, env = "PGHC_PROFILE", default_value = "auto")]
     profile: Profile,
-    /// Raft timing for coordinators that are so many milliseconds apart, there and back, at most;
+    /// Raft timing for coordinators with at most this round trip in milliseconds between them;
     /// instead of `--profile`.
     #[arg(long, env = "PGHC_ROUND_TRIP_MS", value_parser = clap::value_parser!(u64).range(1..=ROUND_TRIP_MS_MAX))]
     round_trip_ms: Option<u64>,
@@ -74,8 +74,8 @@ pub struct Arguments {
     /// Bytes of the log's disk to keep free: below, writes are refused until there is room again.
     #[arg(long, env = "PGHC_DISK_RESERVE", default_value_t = Retention::default().reserve_bytes)]
     disk_reserve: u64,
-    /// Above so many bytes the log is purged though a zone still needs it: that zone is detached and
-    /// must be filled from another one. Four times `--log-bytes` when not given.
+    /// Above this number of bytes the log is purged even if a zone still needs it: that zone is
+    /// detached and must be backfilled from another one. Four times `--log-bytes` when not given.
     #[arg(long, env = "PGHC_LOG_BYTES_MAX")]
     log_bytes_max: Option<u64>,
     /// Loopback address to serve `/metrics` on, in Prometheus form; none when not given.
@@ -110,7 +110,7 @@ impl From<AcksArg> for Acks {
     }
 }
 
-/// Who places the lead.
+/// Source of leader placement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum PlacementWord {
     /// The leader, where a large gain lasts.

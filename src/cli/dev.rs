@@ -45,19 +45,19 @@ pub struct Arguments {
     /// API nodes in each zone, 1 to 8
     #[arg(long, env = "PGHC_API_NODES", value_name = "N", default_value_t = 1)]
     api_nodes: usize,
-    /// Delay what crosses zones by this matrix of round trips, whose zones are used: aws3, aws5,
+    /// Delay traffic between zones by this matrix of round trips, and use its zones: aws3, aws5,
     /// aws9, or a CSV file in milliseconds
     #[arg(long, env = "PGHC_WAN", value_name = "MATRIX")]
     wan: Option<String>,
     /// Zones whose coordinators vote, with commas; the others are learners, which read and write
-    /// locally and do not vote [default: as it is, all at first]
+    /// locally and do not vote [default: unchanged, all at first]
     #[arg(long, env = "PGHC_VOTERS", value_name = "ZONES", value_delimiter = ',')]
     voters: Vec<ZoneName>,
     /// How coordinators know that writes are committed
     #[arg(long, env = "PGHC_ACKS", value_name = "HOW", default_value = "all-to-all")]
     acks: Acks,
-    /// Return when every node takes writes, and leave the parade to a supervisor in the background,
-    /// whose log is DIR/log/supervisor.log
+    /// Return when every node takes writes, and leave the parade to a supervisor in the background
+    /// with the log DIR/log/supervisor.log
     #[arg(long, requires = "data")]
     detach: bool,
     /// Stop the parade that runs on DIR, and return when nothing of it is left
@@ -178,7 +178,7 @@ fn get_node_info(parade: &Parade, count: usize) {
     }
 }
 
-/// What is asked for, in the terms of the library; or why not, for people.
+/// Converts the arguments to options of the library; errors are for people.
 fn options(arguments: Arguments) -> Result<ParadeOptions, String> {
     let matrix = arguments.wan.as_deref().map(Matrix::find).transpose();
     let matrix = matrix.map_err(|error| view::error(&error))?;

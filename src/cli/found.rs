@@ -1,6 +1,6 @@
 //! How a command finds the cluster without being told each time.
 //!
-//! What flags do not say is looked up in the first of these that there is:
+//! Values without a flag come from the first of these that exists:
 //!
 //! 1. the file of `--config` or `PGHC_CONFIG`: settings of a coordinator or an API node, or a client file;
 //! 2. `parade.json` in the current directory;
@@ -67,7 +67,7 @@ struct Places<'a> {
 }
 
 impl Found {
-    /// What the variables say, for a command without these flags.
+    /// Values from the environment, for a command without these flags.
     pub(super) fn of_variables() -> Self {
         let said = |name| std::env::var_os(name).filter(|text| !text.is_empty());
         let context = said("PGHC_CONTEXT").map(|text| text.to_string_lossy().into_owned());
@@ -163,7 +163,7 @@ impl Cluster {
     }
 }
 
-/// What a file says; `None` when there is none.
+/// Content of a file; `None` when the file does not exist.
 fn read(file: &Path, context: Option<&str>) -> Result<Option<Cluster>, String> {
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,

@@ -34,7 +34,7 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show who leads, the measured round trips, where writes come from, and what they take there
+    /// Show the leader, the measured round trips, the origin of writes, and their latency there
     /// under every possible leader.
     Show,
     /// Say what writes will take in each zone, move the lead, then say what they do take.
@@ -47,7 +47,7 @@ enum Command {
     },
     /// Have the leader move the lead by itself to where the writes are, or not, or show what it thinks.
     Auto {
-        /// What to do.
+        /// The action.
         #[arg(default_value = "show")]
         what: Auto,
     },
@@ -57,7 +57,7 @@ enum Command {
 enum Auto {
     /// The lead moves by itself.
     On,
-    /// It moves only when an operator or a failure moves it.
+    /// Only an operator or a failure moves the leadership.
     Off,
     /// Which of both, and what it thought last.
     Show,

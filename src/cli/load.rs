@@ -37,7 +37,7 @@ enum Command {
     Compare(Compare),
     /// Write the page of a run again and print its table
     Report(Report),
-    /// What the distances of a matrix allow: limits and predictions; nothing is started
+    /// Limits and predictions for the distances of a matrix; nothing is started
     Predict(Predict),
     /// Look at and change the distances of a running parade
     Net(Net),

@@ -1,4 +1,4 @@
-//! `pghc members`: who the coordinators of a group are, and changes of that.
+//! `pghc members`: lists the coordinators of a group and changes its membership.
 //!
 //! Exit codes: 0 done (or so already), 1 refused or not finished, 2 wrong usage or nothing answers.
 
@@ -37,7 +37,7 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show the members: who leads, votes, answers, and what each has acknowledged.
+    /// Show the members: leader, votes, reachability, and the acknowledged position of each.
     List,
     /// Add a coordinator that was started with --join: it catches up, then it votes.
     Add {
@@ -137,7 +137,7 @@ impl Command {
 
 /// Why a coordinator did not do what was asked.
 enum Failure {
-    /// Nobody was reached; nothing was changed.
+    /// No coordinator was reached; nothing was changed.
     Unreached(String),
     /// The leader or the coordinator asked was lost meanwhile; the same may be asked again.
     Lost(String),
@@ -169,7 +169,8 @@ pub async fn run(arguments: Arguments) -> ExitCode {
             Failure::Lost(why) if tokio::time::Instant::now() < until => {
                 view::complain(&format!("{why}; asking again"));
                 tokio::time::sleep(PAUSE).await;
-                // One that waits to be added, or is cut off, answers and knows no leader.
+                // A coordinator that waits for admission, or is cut off, answers without knowing a
+                // leader.
                 urls.rotate_left(1);
                 continue;
             }

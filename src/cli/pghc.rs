@@ -39,9 +39,9 @@ enum Command {
     Export(export::Arguments),
 }
 
-/// What a command takes of the file of `--config`. A server takes all of it and refuses what it does not
-/// know; a command that looks at what a server has left takes where that is; the others read the file
-/// themselves, to find the cluster.
+/// Keys of the `--config` file that a command reads. A server reads all keys and refuses unknown
+/// ones; a command on a server's data reads only the data directory; the others use the file to
+/// find the cluster.
 fn keys(args: &[std::ffi::OsString]) -> Keys {
     let word = |place: usize| args.get(place).and_then(|word| word.to_str());
     match (word(1), word(2)) {
@@ -68,8 +68,8 @@ pub fn main() -> ExitCode {
     conclude(finish("pghc", code, unheard(code)))
 }
 
-/// The exit code of a command that would end with `code`, but whose output is lost: for an export and an
-/// audit 1 would say that the chain is bad.
+/// Exit code of a command that would end with `code` but whose output was lost: exit code 1 of an
+/// export or audit would mean a bad chain.
 fn unheard(code: ExitCode) -> u8 {
     let words: Vec<_> = std::env::args_os().collect();
     if !is_audit(&words) && words.get(1).is_none_or(|word| word != "export") {
@@ -101,7 +101,7 @@ fn run() -> ExitCode {
     };
     let arguments: Arguments = match parse("pghc", words.words.clone(), |flag| words.origin(flag)) {
         Ok(arguments) => arguments,
-        // Whatever `zone audit` is asked wrongly ends with the code that chain-verify has for it.
+        // Wrong usage of `zone audit` ends with the usage code of chain-verify.
         Err(code) if code == ExitCode::from(USAGE) && is_audit(&words.words) => {
             return ExitCode::from(audit::USAGE);
         }

@@ -43,7 +43,7 @@ fn weight(text: &str) -> Result<(String, f64), String> {
     Ok((zone.to_owned(), number.ok_or_else(|| format!("{weight:?} is not a number from 0 on"))?))
 }
 
-/// What is asked: distances, weights and names.
+/// Input of a placement: distances, weights and names.
 struct Question {
     names: Vec<String>,
     model: Model,

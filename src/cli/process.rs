@@ -1,5 +1,5 @@
-//! What every program shares: when it is told to end, and how it says why it ended: in one line that names
-//! the thing, or, where the log is JSON, in its last event.
+//! Shared by all programs: end signals, and the final error: one line that names its cause, or,
+//! with a JSON log, the last event.
 //!
 //! Exit codes of `pghc coordinator` and `pghc api`: 0 told to end; 1 it cannot go on, or its data is not its
 //! own; 2 wrong usage or settings, nothing was started; 134 (SIGABRT) a panic, a bug of pghc.
@@ -24,14 +24,14 @@ pub const USAGE: u8 = 2;
 /// Why the process ends, as it was complained of last.
 static COMPLAINT: Mutex<Option<String>> = Mutex::new(None);
 
-/// Whether a server was started, whose log says how it ended.
+/// Whether a server was started, whose log reports how it ended.
 static SERVES: AtomicBool = AtomicBool::new(false);
 
 /// How [`Ends::told`] calls the signal that a supervisor sends.
 pub(super) const SIGTERM: &str = "SIGTERM";
 
-/// What tells the process to end: SIGTERM, SIGINT, or, with `lifeline`, the end of standard input, which is
-/// how children of a killed supervisor notice.
+/// Signals that end the process: SIGTERM, SIGINT, or, with `lifeline`, the end of standard input,
+/// which tells children that their supervisor was killed.
 pub(super) struct Ends {
     term: Option<Signal>,
     interrupt: Option<Signal>,
@@ -253,7 +253,7 @@ fn text_of(error: &clap::Error, kind: ContextKind) -> String {
 /// end.
 ///
 /// # Errors
-/// What is wrong, for people.
+/// The error, for people.
 pub(super) fn url(text: &str) -> Result<String, String> {
     let wanted = || format!("{text:?} is not a URL such as http://127.0.0.1:7101");
     let url: reqwest::Url = text.parse().map_err(|_| wanted())?;

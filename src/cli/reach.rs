@@ -34,7 +34,7 @@ pub(super) struct Reach {
 
 /// Why nothing was heard.
 pub(super) enum Failure {
-    /// It is not said whom to ask, or nobody was reached.
+    /// No coordinator is configured, or none was reached.
     Unreached(String),
     /// The group refused, or cannot answer now.
     Refused(String),
@@ -102,7 +102,7 @@ impl Reach {
     }
 }
 
-/// What the leader sees now.
+/// The leader's current view.
 pub(super) async fn view(client: &mut Client) -> Result<PlacementView, tonic::Status> {
     let mut request = tonic::Request::new(PlacementRequest {});
     request.set_timeout(PATIENCE);

@@ -42,8 +42,8 @@ pub struct Arguments {
     /// Write although no zone is asked how far it is, so that nothing proves what is lost.
     #[arg(long, requires = "write", conflicts_with = "zones")]
     without_zones: bool,
-    /// Give up exactly so many ids that zones have and the survivor has not. Those zones then have to
-    /// be filled anew.
+    /// Give up exactly this number of ids that zones have and the survivor has not. Those zones
+    /// must be backfilled afterwards.
     #[arg(long, value_name = "COUNT", requires = "write")]
     give_up_ids: Option<u64>,
 }
@@ -180,7 +180,7 @@ fn refusals(plan: &Plan, args: &Arguments) -> Vec<String> {
     refusals
 }
 
-/// What it means that a zone has another history than the survivor, and what to do.
+/// Explains that a zone has another history than the survivor, with advice.
 fn another_history(keep: &Survivor, obstacle: &Obstacle) -> Option<String> {
     let Obstacle::ZoneDiffers { zone, id, agrees_to, to, backed_by } = obstacle else {
         return None;

@@ -112,7 +112,7 @@ async fn do_reseed(arguments: &Reseed, tasks: &Tasks) -> Result<(), Refusal> {
     if evidence.is_none() && !arguments.force {
         return Err(Refusal::Healthy { zone, applied_id });
     }
-    // To the microsecond: whoever repeats a reseed at once must not meet the name of the first.
+    // Microseconds, so an immediate second reseed does not meet the name of the first.
     let aside = format!("pghc_evidence_{}", jiff::Timestamp::now().strftime("%Y%m%dt%H%M%S%6f"));
     if arguments.dry_run {
         view::print(&format!("would set the schema pghc aside as {aside}; nothing was changed"));

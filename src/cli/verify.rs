@@ -54,8 +54,8 @@ struct Args {
     #[arg(long = "api", value_name = "URL", value_parser = api)]
     apis: Vec<Place>,
 
-    /// An export, as `pghc export` writes it. It vouches for the links that it holds; one of the newest
-    /// links, for the end of the chain.
+    /// An export, as `pghc export` writes it. It vouches for its own links; an export of the newest
+    /// links also for the end of the chain.
     #[arg(long = "file", value_name = "PATH")]
     files: Vec<std::path::PathBuf>,
 
@@ -76,9 +76,9 @@ struct Args {
     tokens: Vec<Token>,
 
     /// A coordinator, http://host:port, or `found`: those of the cluster that commands find by
-    /// themselves (see pghc status --help). What a majority of their group has confirmed is a witness of
-    /// the whole chain, so zones that were all forged alike are found out too. Each that is given must
-    /// answer.
+    /// themselves (see pghc status --help). A chain confirmed by a majority of their group is a
+    /// witness of all links, so zones that were all forged alike are found too. Each given
+    /// coordinator must answer.
     #[arg(long = "coordinator", value_name = "URL|found", value_delimiter = ',', value_parser = asked)]
     coordinators: Vec<Asked>,
 
@@ -154,7 +154,7 @@ fn api(url: &str) -> Result<Place, String> {
 /// Where a zone is read: its PostgreSQL or one of its API nodes.
 ///
 /// # Errors
-/// What is wrong, for people; a connection string is not repeated.
+/// The error, for people; the connection string is not repeated.
 pub(super) fn place(url: &str) -> Result<Place, String> {
     if url.starts_with("http://") {
         let url: reqwest::Url = url.parse().map_err(|error| format!("{error}"))?;

@@ -29,7 +29,7 @@ use crate::rpc::{self, Caller};
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// Longest time an answer may take: a coordinator waits 10 s for a majority.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
-/// A zone that has reported within so many milliseconds runs.
+/// A zone that reported within this number of milliseconds counts as running.
 const RUNNING_MS: u64 = 5_000;
 
 /// Show, add or remove zones, which hold back the purge of the log; audit or replace a zone's chain.

@@ -67,7 +67,8 @@ impl WanLinkModel {
         self.lines.cut(cut)
     }
 
-    /// Heals a cut. What waited comes through when TCP would send it again. The network must be told.
+    /// Heals a cut. Held messages arrive when TCP would retransmit them. The network must be
+    /// notified.
     pub fn heal(&self, number: u64) {
         let was_cut: Vec<bool> =
             self.lanes.iter().map(|lane| lane.line().cut().is_some()).collect();
@@ -114,7 +115,7 @@ impl Channel for WanChannel {
         while let Some((_, bytes)) = under_way.pop_front_if(|(at, _)| *at <= now) {
             link.delivered(bytes);
         }
-        // Beyond a full window a sender would wait; who sends here is held by the queue of its stream.
+        // Beyond a full window a sender would wait; here the queue of the stream holds the sender.
         let bytes = bytes.min(link.room_bytes());
         if bytes < PAYLOAD_COST_MIN && link.room_bytes() < PAYLOAD_COST_MIN {
             let at = line.carry(now, bytes, true);

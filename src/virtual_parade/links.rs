@@ -37,7 +37,7 @@ impl Links {
         Some(Head { id, hash, digest, written_at })
     }
 
-    /// What a database of `identity` with this chain says of itself.
+    /// Report of a database of `identity` with this chain.
     #[must_use]
     pub fn face(&self, identity: &Identity) -> Face {
         let digest = self.0.last().map(|link| link.digest);

@@ -1,5 +1,5 @@
-//! Who takes part and who leads: learners join a founded group, the lead is moved. And how a command
-//! is given in virtual time, for the simulation too.
+//! Membership in virtual time: learners join a founded group, leadership is transferred. Also runs
+//! member commands, for the simulation too.
 
 use std::time::Duration;
 
@@ -144,7 +144,7 @@ pub async fn give(caller: Caller, request: &ChangeRequest) -> Result<String, Str
     ended.map_err(|status| status.message().to_owned())
 }
 
-/// Whether a command whose last line this is need not be repeated.
+/// Whether a command with this last line need not be repeated.
 #[must_use]
 pub fn is_done(last: &str) -> bool {
     last == "done" || last.contains("nothing to do")

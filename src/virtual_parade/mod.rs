@@ -2,9 +2,9 @@
 //! tail) and real API nodes (submitting, applying) on a network, disks, databases and a clock in
 //! memory.
 //!
-//! What it is for: protocols over distances, at 3 to 48 zones, in seconds, the same for the same
-//! seed. What it leaves out: processors (nothing takes any time), disks (nor does writing), PostgreSQL
-//! and HTTP. `tests/sim` stands on the same [`net`], with network links, disks and databases that fail.
+//! Purpose: protocols over distances, at 3 to 48 zones, in seconds, reproducible by seed. Not
+//! modelled: processor time, disk time, PostgreSQL and HTTP. `tests/sim` uses the same [`net`],
+//! with network links, disks and databases that fail.
 //!
 //! Invariant: nothing here reads a real clock or real randomness, and every `select!` is biased.
 

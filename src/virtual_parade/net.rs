@@ -1,9 +1,9 @@
 //! The virtual network: gRPC calls go from process to process without sockets, over [`LinkModel`] that
 //! delay, stall and break them as TCP connections are.
 //!
-//! A message that was sent arrives late, in order, or the connection it is on breaks. A cut network link
-//! stalls messages; a connection over a network link that stays cut breaks as HTTP/2 keep-alive would have
-//! it. What runs for a call on the called side belongs to the called process.
+//! A sent message arrives late, in order, or its connection breaks. A cut network link stalls
+//! messages; a connection over a link that stays cut breaks after the HTTP/2 keep-alive time. Tasks
+//! of a call on the called side belong to the called process.
 
 use std::error::Error;
 use std::future::Future;
@@ -34,10 +34,10 @@ const SERVER_PATIENCE: Duration = Duration::from_secs(30);
 /// Messages of one body that are under way at most; then its sender waits.
 const UNDER_WAY_MAX: usize = 1_024;
 
-/// What a message's head takes, in bytes.
+/// Bytes of a message's head.
 const HEAD_BYTES: usize = 64;
 
-/// What lies between hosts, which are known by number.
+/// The network between hosts, which are known by number.
 pub trait LinkModel: Send + Sync + 'static {
     /// Begins one direction of a connection.
     fn channel(&self, from: usize, to: usize) -> Box<dyn Channel>;
@@ -48,16 +48,16 @@ pub trait LinkModel: Send + Sync + 'static {
 
 /// One direction of one connection.
 pub trait Channel: Send + Sync {
-    /// Takes a message of so many bytes; answers when it arrives, if nothing stops it.
+    /// Takes a message of `bytes` bytes; returns its arrival time on an undisturbed link.
     fn send(&self, bytes: usize) -> Instant;
 }
 
 /// Whether what travels comes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkState {
-    /// It does, but nothing before this time.
+    /// The link is open; nothing passes before this time.
     Open(Instant),
-    /// It waits.
+    /// Messages wait.
     Stalled,
     /// Connections break, and new ones are refused.
     Broken,
@@ -99,7 +99,7 @@ pub fn url(host: usize) -> String {
 }
 
 impl Net {
-    /// A network of so many hosts, on which nothing runs yet.
+    /// A network of `hosts` hosts without processes.
     #[must_use]
     pub fn new(hosts: usize, link_model: Arc<dyn LinkModel>) -> Self {
         let host = |_| Host { process: None, routes: None, is_powered: true };
@@ -121,7 +121,7 @@ impl Net {
         });
     }
 
-    /// It listens.
+    /// Makes the host listen.
     pub fn listen(&self, host: usize, routes: Routes) {
         self.change(|hosts| hosts[host].routes = Some(routes.prepare()));
     }
@@ -194,7 +194,7 @@ impl Dial for Dialer {
     }
 }
 
-/// What a carrier stands for: at most one connection at a time.
+/// State behind a carrier: at most one connection at a time.
 struct Line {
     net: Net,
     from: usize,

@@ -31,7 +31,7 @@ const EPOCH_US: i64 = 1_700_000_000_000_000;
 /// Time between two looks whether something is so.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// A coordinator that was told to stop and has not for so long is killed.
+/// A coordinator that has not stopped this long after the request is killed.
 const RETIRE_MAX: Duration = Duration::from_secs(15);
 
 /// Round trips up to which the settings for one place do.
@@ -40,7 +40,7 @@ const NEAR: Duration = Duration::from_millis(20);
 /// Round trips up to which the settings for distances do.
 const FAR: Duration = Duration::from_millis(350);
 
-/// What is started.
+/// Options of a virtual parade.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Makes everything that is random.
@@ -83,7 +83,7 @@ struct Inner {
     zones: Vec<Zone>,
     random: Mutex<Process>,
     started: Instant,
-    /// Coordinators that ended although nobody told them to.
+    /// Coordinators that ended without a request.
     ended: Mutex<Vec<String>>,
 }
 
@@ -160,7 +160,7 @@ impl Parade {
         parade
     }
 
-    /// What was started.
+    /// The options that the parade was started with.
     #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.0.plan
@@ -172,7 +172,8 @@ impl Parade {
         self.0.timing
     }
 
-    /// What lies between the zones. After a cut or a healing the parade must be [told](Self::note).
+    /// The network between the zones. After a cut or a healing the parade must be
+    /// [notified](Self::note).
     #[must_use]
     pub fn link_model(&self) -> &WanLinkModel {
         &self.0.link_model
@@ -189,7 +190,7 @@ impl Parade {
         &self.0.zones[zone].database
     }
 
-    /// What ended although nobody told it to, in sentences.
+    /// Coordinators that ended without a request, in sentences.
     #[must_use]
     pub fn ended(&self) -> Vec<String> {
         self.0.ended.lock().clone()
@@ -360,7 +361,7 @@ impl Parade {
         }
     }
 
-    /// What the first API node of a zone says of the group.
+    /// Status of the group, as reported by the first API node of a zone.
     pub async fn status(&self, zone: usize) -> Option<Status> {
         let (_, node) = self.node(zone, 0)?;
         Some(node.status().await)

@@ -102,7 +102,7 @@ impl Waiting {
         }
     }
 
-    /// What the supervisor says of itself; `None` before it says anything.
+    /// State written by the supervisor; `None` before its first write.
     fn supervisor(&self) -> Option<Supervisor> {
         let known = Supervisor::read(&self.data).ok().flatten();
         // A file of another life of the machine may name the same number.

@@ -29,7 +29,7 @@ impl Screen {
         Self { live: live.then(bar), is_log: false }
     }
 
-    /// The log of a supervisor, which nobody watches.
+    /// The log of a background supervisor.
     pub(super) fn log() -> Self {
         Self { live: None, is_log: true }
     }
