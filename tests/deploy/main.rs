@@ -1,6 +1,6 @@
-//! What an operator copies from `deploy/` works: the configuration files go through the real
-//! binary's own parser, files and tunnel fit together, and the alarms do what they are for. Nothing is started;
-//! `tests/guide` runs the guide itself.
+//! Checks the files of `deploy/`: configuration files go through the real binary's parser, files
+//! and tunnel fit together, and the alarms fire as intended. No server is started; `tests/guide`
+//! runs the guide itself.
 
 mod alarms;
 
@@ -16,9 +16,8 @@ fn deploy(file: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Runs `pghc ROLE` on a file of these words, with an address that the arguments parse with and the
-/// process refuses to serve on: whoever gets that far has read every key. Answers exit code and
-/// last words.
+/// Runs `pghc ROLE` on a file with this text, with an address that the process refuses to serve on;
+/// reaching that refusal proves that every key was read. Returns exit code and last output.
 fn refused(role: &str, text: &str) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().expect("a directory");
     let path = folder.path().join("pghc.toml");

@@ -22,7 +22,7 @@ use targets::{TARGETS, Target};
 /// Inputs of each target when nothing else is asked for.
 const EXECUTIONS: u64 = 50_000;
 
-/// One input may take this long, on a machine that does ten other things.
+/// Time limit for one input, on a busy machine.
 const INPUT_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Most memory that one target, and those beside it, may add to the process, in KiB: inputs are at most

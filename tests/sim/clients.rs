@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::cluster::SimCluster;
 use super::rng::SeededRng;
 
-/// A node that does not answer for so long after the deadline is given up.
+/// A node that has not answered this long after the deadline is given up.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Attempts at one write.
@@ -59,7 +59,7 @@ impl Client {
         }
     }
 
-    /// One attempt; whether another should be made.
+    /// Makes one attempt; returns whether to make another.
     async fn attempt(&mut self, key: Option<u64>, payload: &str) -> bool {
         let place = self.rng.below(self.cluster.places.len());
         let within = self.rng.millis(200, 4000);
@@ -133,7 +133,7 @@ impl Client {
     }
 }
 
-/// What `POST /v1/writes` does.
+/// The operation of `POST /v1/writes`.
 async fn write_at(node: Arc<Node>, write: NewWrite, until: Instant) -> OrderResult {
     let outcome = match node.submit(vec![write], until).await {
         Ok(outcomes) => outcomes.into_iter().next().expect("one for each"),
@@ -158,7 +158,7 @@ async fn write_at(node: Arc<Node>, write: NewWrite, until: Instant) -> OrderResu
     OrderResult::Acknowledged { id: id.get(), digest, repeated, applied: true }
 }
 
-/// What `GET /v1/chain?at_least=…` does.
+/// The operation of `GET /v1/chain?at_least=…`.
 async fn read_at(node: Arc<Node>, linearizable: bool, token: u64, until: Instant) -> ReadOutcome {
     if node.may_read().is_err() {
         return ReadOutcome::Failed;

@@ -28,7 +28,7 @@ use super::rng::SeededRng;
 /// Wall clock at the start of every run, in microseconds.
 const EPOCH_US: i64 = 1_700_000_000_000_000;
 
-/// A coordinator that was told to stop and has not for so long is killed.
+/// A coordinator that has not stopped this long after the request is killed.
 const RETIRE_MAX: Duration = Duration::from_secs(15);
 
 /// One coordinator's machine.
@@ -36,7 +36,7 @@ pub(crate) struct Machine {
     log: SimDisk,
     snapshots: SimDisk,
     directory: PathBuf,
-    /// Whose machine it is; nobody's: it stands ready for a new coordinator.
+    /// Owner of the machine; without one it is ready for a new coordinator.
     owner: Mutex<Option<Owner>>,
     running: Mutex<Option<Running>>,
     skew_us: Arc<AtomicI64>,
@@ -52,13 +52,13 @@ pub(crate) struct Owner {
 /// How a coordinator stands towards the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// It must never be refused.
+    /// The coordinator must never be refused.
     Sound,
     /// Its disks were wiped: it must be refused before it votes.
     Wiped,
-    /// It was removed: when it starts again it may be told so.
+    /// The coordinator was removed: at its next start it may be refused.
     Removed,
-    /// One of the last two, and it was told.
+    /// One of the last two, which was refused.
     Refused,
 }
 
@@ -288,7 +288,7 @@ impl SimCluster {
         }));
     }
 
-    /// Of coordinator `id` on machine `place`. Those that founded the group are named for ever.
+    /// Settings of coordinator `id` on machine `place`. The founders' list never changes.
     fn settings(&self, place: usize, id: u64) -> Settings {
         let named = |at: usize, id: u64| (id, (self.zone_at(at), url(at)));
         let founders = (0..self.founders).map(|at| named(at, at as u64 + 1));
@@ -347,7 +347,7 @@ impl SimCluster {
         owner.standing = Standing::Refused;
     }
 
-    /// What is left of a process that has ended by itself goes.
+    /// Removes the remains of a process that has ended by itself.
     fn end_coordinator(&self, place: usize, process: &Process) {
         let machine = &self.machines[place];
         if process.is_killed() {
@@ -376,7 +376,7 @@ impl SimCluster {
         }
     }
 
-    /// Who has a machine.
+    /// The owner of a machine.
     pub(crate) fn owner(&self, place: usize) -> Option<Owner> {
         *self.machines[place].owner.lock()
     }
@@ -396,7 +396,7 @@ impl SimCluster {
         machine.snapshots.wipe();
     }
 
-    /// Gives a machine, emptied, to a new coordinator, which is answered, or to nobody.
+    /// Empties a machine and gives it to a new coordinator, whose id is returned, or to none.
     pub(crate) fn pass_on(&self, place: usize, to_new: bool) -> u64 {
         self.wipe(place);
         let id = self.next_id.load(Ordering::Relaxed);
@@ -430,7 +430,7 @@ impl SimCluster {
         self.machines[place].running.lock().as_ref().map(|running| running.process.clone())
     }
 
-    /// Makes a coordinator's disk take so long for a sync, in microseconds.
+    /// Sets the sync time of a coordinator's disk, in microseconds.
     pub(crate) fn slow_disk(&self, place: usize, low: u64, high: u64) {
         self.machines[place].log.set_sync(low, high);
     }

@@ -27,11 +27,11 @@ const AGE: &str = "set pghc.door = 'open'; \
 /// Most attempts to connect.
 const ATTEMPTS: usize = 10;
 
-/// One of the two, and who is connected to it.
+/// One of the two sides, with its sessions.
 struct Side {
     database: Arc<dyn Database>,
     sessions: Vec<Arc<dyn Session>>,
-    /// Makes leases run out; the model has no clock and believes who says that one has.
+    /// Expires leases; the model has no clock and accepts an expiry as reported.
     admin: Option<Client>,
 }
 
@@ -92,7 +92,7 @@ impl Side {
         }
     }
 
-    /// Waits until the last session is let in: who held the lock before is gone.
+    /// Waits until the last session is admitted: the former holder of the lock has ended.
     async fn take_over(&self) -> String {
         let node = "heir".parse().expect("a plain name");
         for _ in 0..2000 {
@@ -136,7 +136,7 @@ enum Step {
     Recent {
         count: usize,
     },
-    /// A session ends, another comes, and the last one is let in if nobody else is.
+    /// A session ends, another connects, and the last one is admitted if no other holds the lock.
     Leave {
         session: usize,
     },
@@ -153,7 +153,7 @@ fn shown<T: std::fmt::Debug>(result: Result<T, ApplyError>) -> String {
     }
 }
 
-/// What the script's author believes, so that many steps are good ones.
+/// Expectation of the script's author, which makes many steps succeed.
 struct Author {
     rng: SeededRng,
     head: Option<Head>,
@@ -204,7 +204,7 @@ impl Author {
             12 => Step::Page { after: self.rng.between(0, newest + 2), limit: self.rng.below(7) },
             13 => Step::Link { id: self.rng.between(1, newest + 2) },
             14 => Step::Recent { count: self.rng.below(5) },
-            // Only who holds the lock leaves: then the last can be let in.
+            // Only the holder of the lock leaves: then the last session can be admitted.
             _ => Step::Leave { session: self.leader },
         }
     }

@@ -15,7 +15,7 @@ const SECTOR_BYTES: usize = 512;
 
 #[derive(Default)]
 struct File {
-    /// What reads see.
+    /// Bytes that reads return.
     seen: Vec<u8>,
     durable: Vec<u8>,
     unsynced: Vec<(usize, Vec<u8>)>,

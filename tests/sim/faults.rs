@@ -1,5 +1,5 @@
-//! Faults: what goes wrong, when, and how it is put right again. Each is a plug-in of one function;
-//! up to [`AT_ONCE_MAX`] overlap. Whatever was broken is mended when the world becomes calm.
+//! Faults: injection, time and repair. Each fault is a plug-in of one function; up to
+//! [`AT_ONCE_MAX`] overlap. All damage is repaired when the calm phase begins.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use super::rng::SeededRng;
 /// Faults under way at a time.
 const AT_ONCE_MAX: usize = 4;
 
-/// What a fault works with.
+/// Handles that a fault acts on.
 #[derive(Clone)]
 pub(crate) struct Trouble {
     pub(crate) cluster: Arc<SimCluster>,

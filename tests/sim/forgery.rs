@@ -1,6 +1,6 @@
-//! A zone whose chain was rewritten, sound in itself, while its nodes were down: they must fence it
-//! when they start, whatever else goes wrong and whatever the log has purged, and may show nothing of
-//! it. Then a copy of a sound zone's chain takes its place, as `pghc zone reseed` has it.
+//! A zone whose chain was rewritten, sound in itself, while its nodes were down. Its nodes must
+//! fence it at their start, despite other faults and a purged log, and show no link of it. Then a
+//! copy of a sound zone's chain takes its place, as by `pghc zone reseed`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use super::cluster::cluster_id;
 use super::faults::Trouble;
 use super::net::url;
 
-/// What is counted beside the class where no log reaches back to the first link that was rewritten.
+/// Name of the count of cases in which no log reaches back to the first rewritten link.
 pub(crate) const FORGED_BELOW_LOG: &str = "zone forged below every log";
 
 /// Longest wait for a coordinator's answer, and for a node's.

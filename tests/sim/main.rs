@@ -64,7 +64,7 @@ enum What {
         /// Processes at a time; 0: one for each core.
         #[arg(long, default_value_t = 0)]
         jobs: usize,
-        /// After so many seconds no further seed is begun.
+        /// After this number of seconds no further seed is begun.
         #[arg(long)]
         limit: Option<u64>,
     },
@@ -96,7 +96,7 @@ enum What {
 }
 
 fn main() -> ExitCode {
-    // What `cargo test` passes on to every test binary is not for this one.
+    // Arguments that `cargo test` passes to every test binary are ignored.
     let is_a_flag = std::env::args().nth(1).is_some_and(|first| first.starts_with("--"));
     let arguments = Arguments::try_parse().unwrap_or_else(|error| match error.kind() {
         clap::error::ErrorKind::UnknownArgument if is_a_flag => Arguments { command: None },

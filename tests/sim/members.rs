@@ -1,5 +1,5 @@
-//! Faults that change who the members are: a wiped disk, which must be refused and is replaced, and
-//! what operators do. Each ends with as many voters as before, however long that takes.
+//! Faults that change the members: a wiped disk, which must be refused and is replaced, and changes
+//! by operators. Each ends with the same number of voters as before.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use super::net::url;
 const DONE_MAX: Duration = Duration::from_secs(120);
 
 impl Trouble {
-    /// A coordinator's disks are replaced by empty ones, which it does not know. It must be refused,
-    /// whatever else happens, and a new one takes its place.
+    /// A coordinator's disks are replaced by empty ones without its knowledge. The coordinator must
+    /// be refused, and a new one takes its place.
     pub(crate) async fn disk_wiped(self) {
         let place = self.rng.below(self.cluster.founders);
         let Owner { id: old, .. } = self.cluster.owner(place).expect("a member's machine");
@@ -71,9 +71,9 @@ impl Trouble {
         self.done();
     }
 
-    /// Waits until every zone has what any of them has now. The log of who joined last begins there, and
-    /// the models of databases cannot be filled from each other: the last log that reaches back to a zone
-    /// that is away must stay.
+    /// Waits until every zone has applied the newest id of all zones. The log of a coordinator that
+    /// joined last begins there, and model databases cannot be backfilled from each other: the last
+    /// log that reaches back to an absent zone must be kept.
     async fn zones_follow(&self) {
         let (_, frontiers) = self.cluster.frontiers();
         let newest = frontiers.into_iter().max().unwrap_or_default();

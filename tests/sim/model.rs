@@ -53,7 +53,7 @@ struct State {
     /// Chance in a thousand that a statement's connection is lost.
     loss_per_mille: u64,
     latency_us: (u64, u64),
-    /// Whose it is, once it was claimed.
+    /// Identity of the zone, once claimed.
     identity: Option<Identity>,
 }
 
@@ -131,7 +131,7 @@ impl ModelDatabase {
         self.0.heard.send_replace(told);
     }
 
-    /// It runs again.
+    /// Starts the database again.
     pub(crate) fn start(&self) {
         self.0.state.lock().is_up = true;
     }
@@ -197,7 +197,7 @@ impl ModelDatabase {
 }
 
 impl TwinSession {
-    /// Has the server carry out a statement. It answers `None` when the connection was lost.
+    /// Executes a statement on the server. Returns `None` when the connection was lost.
     async fn statement<T: Send + 'static>(
         &self,
         act: impl FnOnce(&ModelDatabase, &mut State) -> T + Send + 'static,

@@ -122,7 +122,7 @@ impl Net {
         self.net.up(host, process);
     }
 
-    /// It listens.
+    /// Makes the host listen.
     pub(crate) fn listen(&self, host: usize, routes: Routes) {
         self.net.listen(host, routes);
     }

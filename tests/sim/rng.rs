@@ -40,7 +40,7 @@ impl SeededRng {
         usize::try_from(self.next_u64() % count as u64).expect("below a usize")
     }
 
-    /// True in so many of a thousand cases.
+    /// True in `chance` of a thousand cases.
     pub(crate) fn per_mille(&self, chance: u64) -> bool {
         self.next_u64() % 1000 < chance
     }

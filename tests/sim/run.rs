@@ -1,4 +1,4 @@
-//! One run: trouble, calm, convergence, and the judgement.
+//! One run: faults, calm, convergence, and the final check.
 
 use std::path::Path;
 use std::sync::Arc;

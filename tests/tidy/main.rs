@@ -1,4 +1,4 @@
-//! The tree keeps its own rules: layers, opening comments, sizes, and who may name what.
+//! Checks rules of the source tree: layers, module comments, sizes, and restricted names.
 
 mod imports;
 

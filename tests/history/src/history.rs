@@ -1,4 +1,4 @@
-//! What a run records: operations of clients, snapshots of databases, and the final chains.
+//! Record of a run: operations of clients, snapshots of databases, and the final chains.
 //!
 //! All times of one history are nanoseconds of one monotonic clock; only their order matters, and
 //! two equal times are taken as concurrent. Zones are numbers that the recorder chose.
@@ -17,7 +17,7 @@ pub struct History {
     /// Requests with their answers. Those of one session stand in the order they were made; sessions
     /// may be interleaved at will. At most 2^32-1.
     pub operations: Vec<Operation>,
-    /// What was read from the zones' databases directly, each in one snapshot.
+    /// Direct reads of the zones' databases, each in one snapshot.
     pub snapshots: Vec<Snapshot>,
     /// When a zone's database was replaced by an older one.
     pub resets: Vec<Reset>,
@@ -28,7 +28,7 @@ pub struct History {
 /// One request of one client. Every attempt is its own operation: a retry repeats key and payload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
-    /// Who asked.
+    /// The client.
     pub client: u32,
     /// A chain of requests of that client, one after the other, that hands its token on.
     pub session: u32,
@@ -38,7 +38,7 @@ pub struct Operation {
     pub started: u64,
     /// When the answer was there in full, or the client gave up.
     pub ended: u64,
-    /// What was asked and answered.
+    /// The request and its answer.
     #[serde(flatten)]
     pub what: What,
 }
@@ -72,7 +72,7 @@ pub enum What {
     },
 }
 
-/// What the client knows of its write.
+/// Result of a write, from its client's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderResult {
@@ -99,7 +99,7 @@ pub enum OrderResult {
     Unknown,
 }
 
-/// What the client learned from its read.
+/// Result of a read, from its client's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReadOutcome {
@@ -117,7 +117,7 @@ pub enum ReadOutcome {
     Failed,
 }
 
-/// What one snapshot of a zone's database held.
+/// Content of one snapshot of a zone's database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// The zone.
@@ -138,9 +138,9 @@ pub struct Snapshot {
     pub digest: Option<Digest>,
 }
 
-/// A zone's database was lost, restored, re-seeded, replaced by a replica, or tampered with on purpose
-/// and healed, between two times. What the zone had applied before may be missing there for a while
-/// after; what a snapshot shows between them is not judged.
+/// A period in which a zone's database was lost, restored, reseeded, replaced by a replica, or
+/// tampered with on purpose and healed. Links applied before may be missing for a while after;
+/// snapshots within the period are not judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reset {
     /// The zone.

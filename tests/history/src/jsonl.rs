@@ -32,7 +32,7 @@ pub const FORMAT: u32 = 1;
 pub enum Record {
     /// A request with its answer.
     Operation(Operation),
-    /// What a database held.
+    /// Content of a database.
     Snapshot(Snapshot),
     /// A database was replaced.
     Reset(Reset),
@@ -72,7 +72,7 @@ pub enum Error {
     Line {
         /// Number of the line, from 1.
         line: u64,
-        /// What is wrong with it.
+        /// The error of the parser.
         source: serde_json::Error,
     },
     /// Another format than [`FORMAT`].
@@ -130,7 +130,7 @@ impl<W: Write> Recorder<W> {
 pub struct Run {
     /// The cluster; `None` before the first file.
     pub cluster: Option<ClusterId>,
-    /// What was seen.
+    /// The history read until now.
     pub history: History,
     /// Final chains, in the order in which the zones first appeared.
     pub zones: Vec<Chain>,
@@ -140,7 +140,7 @@ impl Run {
     /// Adds a file.
     ///
     /// # Errors
-    /// See [`Error`]. What stood before the bad line has been added then.
+    /// See [`Error`]. Lines before the bad line have been added then.
     pub fn read(&mut self, reader: impl BufRead) -> Result<(), Error> {
         let mut seen_header = false;
         for (text, line) in reader.lines().zip(1..) {

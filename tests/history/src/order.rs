@@ -1,10 +1,10 @@
 //! Real time: what was known before something was sent comes before it.
 //!
-//! Whoever is answered id `m`, or sees it, knows that every id up to `m` is taken. So one number for
-//! each id decides everything: when it, or a larger one, was first known. A write first sent after
-//! that must have a larger id; a linearizable read sent after that must see it. These are the minima
-//! of a suffix, found in one pass and without sorting. Only *before* counts: equal times are
-//! concurrent.
+//! A client that is answered id `m`, or reads it, knows that every id up to `m` is taken. So one
+//! number for each id decides the order: the time at which it, or a larger id, was first known. A
+//! write first sent after that time must have a larger id; a linearizable read sent after that time
+//! must see the id. These minima of a suffix are found in one pass without sorting. Only *before*
+//! counts: equal times are concurrent.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,8 @@ impl Known {
     }
 }
 
-/// What the whole history shows. Answers that contradict the chain are reported elsewhere and left out.
+/// Times at which ids were first known. Answers that contradict the chain are reported elsewhere
+/// and left out.
 pub(crate) fn known(subject: &Subject<'_>, written: &Written) -> Known {
     let operations = subject.history.operations.iter().zip(&written.links_of);
     let answers = operations.filter_map(|(operation, id)| {

@@ -17,7 +17,7 @@ const SHOWN_MAX: usize = 24;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $invariant:literal, $text:literal;)*) => {
-        /// What is broken.
+        /// Kind of a violation.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Kind {
             $($(#[$doc])* $name,)*
@@ -81,7 +81,7 @@ kinds! {
     TokenRefused = "I6", "token_refused";
     /// A write that was only ever refused is in the chain.
     RefusedWritten = "I13", "refused_written";
-    /// A link that nobody sent.
+    /// A link without a sender.
     Phantom = "I14", "phantom";
     /// A snapshot of a database was no prefix of the chain.
     TornSnapshot = "I4", "torn_snapshot";
@@ -95,11 +95,11 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One broken promise.
+/// One violation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} ({}): {sentence}", kind.invariant())]
 pub struct Violation {
-    /// What is broken.
+    /// Kind of the violation.
     pub kind: Kind,
     /// The id it is about.
     pub id: u64,
@@ -120,7 +120,7 @@ pub enum Verdict {
     Inconclusive,
 }
 
-/// What was counted along the way.
+/// Counts of the check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Links of the longest zone.
@@ -153,7 +153,7 @@ pub struct Counts {
     pub acknowledged_by_zone: BTreeMap<u16, u64>,
 }
 
-/// What [`check`](crate::check) found.
+/// Result of [`check`](crate::check).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// Violations, worst kind first, then by id; at most 20 of a kind.

@@ -166,7 +166,7 @@ fn another_digest_or_payload_is_a_replaced_write() {
     if let OrderResult::Acknowledged { digest, .. } = outcome_of(&mut run.history.operations[at]) {
         digest.0[15] ^= 1;
     }
-    // Nobody else sent that payload, so the link is nobody's as well.
+    // The payload had one sender only, so the link has no sender now.
     expect(&run, &[Kind::ReplacedWrite, Kind::Phantom]);
 
     let mut run = good();
@@ -324,7 +324,7 @@ fn linearizable_read_below_known_link_is_stale() {
     operation(&mut run, 0, now, now + 1, read(None, true, id - 1));
     expect(&run, &[Kind::StaleRead]);
 
-    // It goes back behind another reader, although no write of that id was acknowledged.
+    // The read goes back behind another reader, although no write of that id was acknowledged.
     let mut run = good();
     let id = append(&mut run, Digest([4; 32]));
     operation(&mut run, 0, 1, now, write(None, Digest([4; 32]), OrderResult::Unknown));

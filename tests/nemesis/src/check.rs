@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_secs(1);
 /// Most lines of a broken history that are shown.
 const LINES_MAX: usize = 60;
 
-/// The chains read so far.
+/// The chains read until now.
 pub struct Checker {
     cluster: ClusterId,
     /// Each zone's chain.
@@ -159,8 +159,8 @@ fn link(row: &tokio_postgres::Row) -> anyhow::Result<Link> {
     })
 }
 
-/// Looks at every zone's database again and again, each look one snapshot: what is there must be a
-/// prefix of the chain at every moment. It counts the newest part only; the checker counts all.
+/// Polls every zone's database, each poll one snapshot: at every moment its links must be a prefix
+/// of the chain. The poll counts the newest links only; the checker counts all.
 pub async fn poll(cluster: Arc<Cluster>, book: Arc<Book>) {
     let mut counted = [0_u64; ZONES];
     loop {

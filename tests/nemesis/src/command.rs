@@ -72,7 +72,7 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// One epoch: repeats what a soak found.
+    /// One epoch: repeats a finding of a soak.
     Epoch {
         /// The epoch's seed, as the soak printed it.
         #[arg(long)]
@@ -98,7 +98,7 @@ enum Command {
     },
     /// How long clients wait when something happens in peace.
     Measure {
-        /// What happens.
+        /// The action.
         #[arg(value_enum)]
         what: Measure,
         /// How often.

@@ -26,7 +26,7 @@ const ACKNOWLEDGED_PER_CUT: u32 = 100;
 pub struct Plan {
     /// All.
     pub count: u32,
-    /// Those of everything at once.
+    /// Cuts of all disks at once.
     pub everything: u32,
     /// Every choice follows from it.
     pub seed: u64,

@@ -18,7 +18,7 @@ const AWAY: Duration = Duration::from_millis(2_500);
 /// Longest time until a write is acknowledged after an outage.
 const ACK_MAX: Duration = Duration::from_secs(30);
 
-/// What is measured.
+/// The measurement to make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Measure {
     /// The leader is killed: last acknowledgement before to first after.

@@ -36,13 +36,13 @@ const TAIL: Duration = Duration::from_secs(2);
 pub struct Run {
     /// The cluster.
     pub cluster: Arc<Cluster>,
-    /// What it says of itself.
+    /// State polled from the cluster.
     pub view: Arc<View>,
     /// The clients.
     pub load: Arc<Load>,
-    /// Chains and verdicts so far.
+    /// Chains and results until now.
     pub checker: Checker,
-    /// Most memory of any one process of pghc so far, in bytes, with its name.
+    /// Peak memory of any pghc process, in bytes, with its name.
     pub peak: Arc<Mutex<(u64, String)>>,
     classes: Vec<Class>,
     tasks: Tasks,
@@ -184,7 +184,7 @@ impl Run {
         self.classes.iter().find(|class| class.name == name)
     }
 
-    /// The report of what has been, with a last check of everything if nothing was wrong so far.
+    /// The report of the run, with a last check of everything if there was no failure.
     ///
     /// # Errors
     /// When the last check is not possible.
@@ -284,7 +284,7 @@ async fn keep(cluster: Arc<Cluster>, load: Arc<Load>, peak: Arc<Mutex<(u64, Stri
     }
 }
 
-/// Most memory that a process had resident so far, in bytes.
+/// Peak resident memory of a process, in bytes.
 fn resident_peak(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -37,7 +37,7 @@ const TOOLS: [&str; 10] = [
     "strace",
 ];
 
-/// What the sandbox has of its own.
+/// Namespaces of the sandbox.
 const NAMESPACES: [&str; 7] =
     ["--net", "--pid", "--mount", "--ipc", "--fork", "--kill-child", "--mount-proc"];
 
@@ -53,7 +53,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// What the environment says.
+    /// Settings from the environment.
     pub fn current() -> Self {
         match std::env::var(STAGE).as_deref() {
             Ok("init") => Self::Init,

@@ -1,6 +1,6 @@
-//! What happens in an epoch: a fault schedule of faults shuffled by the seed, assigned to three lanes, so that up
-//! to three overlap. The board keeps them apart: no two work on the same thing, and at most one zone
-//! loses its vote, unless a class has everything for itself.
+//! Schedule of an epoch: faults shuffled by the seed and assigned to three lanes, so up to three
+//! overlap. The board keeps them apart: no two use the same resource, and at most one zone loses
+//! its vote, unless a class needs the whole cluster.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -59,7 +59,7 @@ struct State {
     everything: bool,
 }
 
-/// Who works on what.
+/// Resources in use by running faults.
 #[derive(Debug, Default)]
 pub struct Board {
     state: Mutex<State>,
@@ -191,7 +191,7 @@ mod tests {
         }
     }
 
-    /// Whatever overlaps, a majority keeps its votes, and what has everything is alone.
+    /// Overlapping faults leave a majority its votes, and a fault that needs everything runs alone.
     #[test]
     fn a_quorum_is_kept_unless_a_class_is_about_losing_it() {
         let classes = catalogue(true);

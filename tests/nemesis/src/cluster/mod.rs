@@ -58,13 +58,13 @@ pub struct Zone {
 
 /// All zones.
 pub struct Cluster {
-    /// What it stands on.
+    /// The machine under the cluster.
     pub ground: Ground,
     /// Its id.
     pub id: String,
     /// Its zones, in the order of [`NAMES`].
     pub zones: Vec<Zone>,
-    /// Who is who, as faults change it.
+    /// Replaced coordinators and servers.
     pub replacements: Arc<Replacements>,
     install: Install,
 }
@@ -84,8 +84,9 @@ impl Cluster {
         }
         let cluster = Arc::new(Self { ground, id, zones, replacements, install: template.install });
         for zone in 0..ZONES {
-            // One by one: their data directories have the same inode, from which PostgreSQL makes the
-            // key of its shared memory, and two that look for a free one at once may give up.
+            // Started one by one: the data directories have the same inode, from which PostgreSQL
+            // derives its shared memory key, and two servers that search a free key at once may
+            // give up.
             cluster.zones[zone].postgres.start().await?;
             cluster.create_database(zone).await?;
         }
@@ -192,7 +193,7 @@ async fn connect(dsn: &str) -> anyhow::Result<Sql> {
     let (client, connection) = connected.context("PostgreSQL does not answer")??;
     let tasks = pghc::task::Tasks::default();
     tasks.spawn("connection", async move {
-        // Its error comes to whoever waits for a statement.
+        // The caller that waits for a statement gets the error.
         let _ = connection.await;
     });
     Ok(Sql { client, _tasks: tasks })
@@ -268,7 +269,7 @@ fn coordinator(
         command.args(["--log-bytes-max", LOG_BYTES.1]);
         common(&mut command, &ground);
         crate::faults::clock::preload(&mut command, &ground, zone);
-        // The power of its disk can only be switched on again when nobody works in it.
+        // The disk can only be powered on again when no process works in it.
         command.current_dir(&disk);
         Ok(command)
     })
@@ -280,8 +281,8 @@ fn api(ground: &Ground, id: &str, zone: usize, node: usize) -> unit::Make {
         let mut command = ground.command(zone, &ground.pghc(build));
         command.args(["api", "--cluster-id", &id, "--zone", NAMES[zone]]);
         command.arg("--node").arg(format!("{}-{}", NAMES[zone], node + 1));
-        // Its own zone's, by the loopback of that zone: no fault of the network cuts it off. Whoever
-        // takes writes there of two servers is the zone's.
+        // The zone's own server, over the loopback of the zone, so no network fault cuts it off. Of
+        // two servers, the one that takes writes is the zone's.
         let [one, other] = [0, 1].map(|server| ground.postgres(zone, server).port());
         let dsn = format!(
             "host=127.0.0.1,127.0.0.1 port={one},{other} user={SUPERUSER} dbname={DATABASE} \

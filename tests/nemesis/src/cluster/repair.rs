@@ -1,5 +1,5 @@
-//! What an operator does about a zone that was tampered with: looks with `chain-verify`, and has the
-//! zone filled anew.
+//! An operator's repair of a zone that was tampered with: checks it with `chain-verify`, then
+//! reseeds it.
 
 use std::process::Output;
 use std::time::Duration;

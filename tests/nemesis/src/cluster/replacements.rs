@@ -1,12 +1,12 @@
-//! What changes about a zone while a run lasts: who its coordinator is, and which data directory its
-//! PostgreSQL serves.
+//! Replaced processes of a zone during a run: the id of its coordinator, and the data directory
+//! that its PostgreSQL serves.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::ground::{Ground, NAMES, ZONES};
 
-/// The replacements of all zones.
+/// Replacements in all zones.
 #[derive(Debug)]
 pub struct Replacements {
     /// Id of the coordinator of each zone. Its remainder by [`ZONES`] says the zone, see [`zone_of`].
@@ -15,7 +15,7 @@ pub struct Replacements {
     servers: [AtomicUsize; ZONES],
 }
 
-/// The zone of a coordinator: the founders are 1, 2 and 3, and who takes a place has an id that is
+/// The zone of a coordinator: the founders are 1, 2 and 3, and a replacement has an id that is
 /// larger by three.
 pub fn zone_of(id: u64) -> Option<usize> {
     let before = usize::try_from(id).ok()?.checked_sub(1)?;
@@ -62,8 +62,8 @@ impl Replacements {
         self.servers[zone].fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Data directory of a server on its zone's disk. A number is never used again, so what a power
-    /// cut brings back of an old one is in nobody's way.
+    /// Data directory of a server on its zone's disk. A number is never used again, so an old
+    /// directory restored by a power cut has no effect.
     pub fn data(disk: &Path, server: usize) -> PathBuf {
         disk.join(format!("pg-{server}"))
     }

@@ -45,7 +45,7 @@ impl Cluster {
         copy.arg("-p").arg(self.ground.postgres(zone, number).port().to_string());
         let data = Replacements::data(disk, number + 1);
         if data.exists() {
-            // What an attempt left that came to nothing.
+            // Remains of a failed attempt.
             std::fs::remove_dir_all(&data)?;
         }
         std::fs::create_dir(&data)?;

@@ -1,7 +1,8 @@
-//! One process of the cluster under our care: coordinator, API node or postmaster.
+//! One supervised process of the cluster: coordinator, API node or postmaster.
 //!
-//! It is started again whenever it ends, unless a fault holds it down. An end that no fault excuses is
-//! a finding. We are its parent, so it is reaped at once: an unreaped postmaster would keep its lock.
+//! The process is restarted whenever it ends, unless a fault holds it down. An end that no fault
+//! excuses is a finding. The parent reaps it at once, because an unreaped postmaster would keep its
+//! lock.
 
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -157,7 +158,7 @@ impl Unit {
         self.running().await?.process.pid().with_context(|| format!("{} does not run", self.name))
     }
 
-    /// Its process id, if it runs and nobody works on it.
+    /// Process id, if the process runs and no fault works on it.
     pub fn peek(&self) -> Option<u32> {
         self.body.try_lock().ok().and_then(|body| body.process.pid())
     }
@@ -221,7 +222,7 @@ impl Unit {
     pub async fn put_down(&self) {
         let mut body = self.body.lock().await;
         body.held = true;
-        // Nobody is left to tell if the system does not say what became of it.
+        // A failed kill has no one left to report to.
         let _ = body.process.kill().await;
     }
 
@@ -246,7 +247,7 @@ impl Unit {
         std::fs::metadata(&self.log).map_or(0, |metadata| metadata.len())
     }
 
-    /// What it logged behind `from` bytes.
+    /// Log output behind `from` bytes.
     pub fn log_since(&self, from: u64) -> String {
         let bytes = std::fs::read(&self.log).unwrap_or_default();
         let from = usize::try_from(from).unwrap_or(usize::MAX).min(bytes.len());

@@ -1,4 +1,4 @@
-//! What the cluster says of itself, asked again and again: who leads, who applies, how far it is.
+//! Polled state of the cluster: the leader, the appliers, and the frontier of each zone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::{Cluster, ZONES};
 const PAUSE: Duration = Duration::from_millis(200);
 /// Longest time one answer of a look may take.
 const ANSWER_MAX: Duration = Duration::from_millis(800);
-/// Longest time one answer may take where somebody waits for all of them.
+/// Longest time of one answer when all answers are awaited.
 const READY_MAX: Duration = Duration::from_secs(3);
 
 /// One look.
@@ -30,7 +30,7 @@ pub struct Look {
     pub head: u64,
     /// Each node's own frontier; `None` when it did not answer or is not ready.
     pub frontiers: Vec<Option<u64>>,
-    /// What keeps the cluster from being whole.
+    /// Reasons for which the cluster is not whole.
     pub troubles: Vec<String>,
 }
 

@@ -59,7 +59,7 @@ impl Volume {
         tool(&["mount", "-o", "loop,nodiscard", &image, &mount]).map(drop)
     }
 
-    /// Brings everything written so far to the disk: what set up a cluster is no part of the test.
+    /// Flushes all written bytes to the disk: the setup of a cluster is no part of the test.
     ///
     /// # Errors
     /// When a tool fails.
@@ -80,7 +80,7 @@ impl Volume {
         }
     }
 
-    /// Kills whoever still works in it, and mounts it again.
+    /// Kills all processes that still work in it, and mounts it again.
     ///
     /// # Errors
     /// When it stays busy, or does not mount.

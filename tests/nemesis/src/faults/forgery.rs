@@ -18,7 +18,7 @@ use crate::cluster::{FOUND_MAX, Sql, View, ZONES};
 const LINKS: [i64; 4] = [1, 1, 4, 12];
 /// Links that there must be first.
 const LINKS_MIN: i64 = 24;
-/// Longest time until a new cluster has so many.
+/// Longest time until a new cluster has enough links.
 const LINKS_AFTER: Duration = Duration::from_secs(60);
 /// Longest time until the zone has stopped serving what was rewritten.
 const FENCED_MAX: Duration = Duration::from_secs(60);
@@ -132,7 +132,7 @@ async fn healed(
     had: i64,
     (started, fenced_at): (u64, u64),
 ) -> anyhow::Result<(i64, u64)> {
-    // As a balancer does that looks at `/readyz`: whoever is refused at once comes again at once.
+    // Routed as by a balancer that reads `/readyz`, because a refused client returns at once.
     scene.load.avoid(&[scene.zone]);
     let reseeded = reseeded(scene).await;
     let whole = async || {
@@ -189,8 +189,8 @@ async fn rewritten_payload(sql: &Sql, first: i64) -> anyhow::Result<i64> {
     Ok(had)
 }
 
-/// Has the zone filled anew, as an operator does who repeats what was refused; at last by force, so that
-/// the run can go on to its end.
+/// Reseeds the zone as an operator does, repeating refused commands; at last by force, so that the
+/// run can continue.
 async fn reseeded(scene: &Scene) -> anyhow::Result<()> {
     let mut refusal = None;
     let done = until("pghc zone reseed is done", RESEEDED_MAX, async || {

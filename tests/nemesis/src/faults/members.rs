@@ -22,7 +22,7 @@ const ORDERED_MAX: Duration = Duration::from_secs(90);
 const LISTED_MAX: Duration = Duration::from_secs(60);
 /// Longest time until two of three acknowledge a write, an election included.
 const DECIDED_MAX: Duration = Duration::from_secs(30);
-/// What a coordinator that must not go on says.
+/// Advice that a coordinator prints when it must not start.
 const WAY_OUT: &str = "pghc members replace";
 
 pub(super) fn classes() -> Vec<Class> {
@@ -45,14 +45,14 @@ pub(super) fn classes() -> Vec<Class> {
     ]
 }
 
-/// What the group's list says of a coordinator; `None` when it does not list it, or nobody answers.
+/// The group's entry for a coordinator; `None` without an entry or without an answer.
 async fn listed(scene: &Scene, id: u64) -> Option<MemberView> {
     let list = scene.cluster.members().await.ok()?;
     list.members.into_iter().find(|member| member.coordinator_id == id)
 }
 
-/// Asks for a change of the members as an operator does, who repeats what was refused: on a machine
-/// this busy a member may be silent for a moment. Every change may be repeated.
+/// Orders a change of members as an operator does, repeating refused commands: on a busy machine a
+/// member may be silent for a moment. Every change may be repeated.
 async fn ordered(scene: &Scene, arguments: &[&str]) -> Outcome {
     let mut refusal = None;
     let done = until("the members are changed", ORDERED_MAX, async || {
@@ -82,7 +82,7 @@ async fn replaced(scene: Scene) -> Outcome {
         }
     };
     let said = unit.log_since(from);
-    // Whatever it did, the group gets its third vote back.
+    // In every case, the group gets its third vote back.
     emptied(&scene, &scene.zone().log_data())?;
     let new = cluster.replacements.succeed(scene.zone);
     unit.start().await?;
@@ -147,7 +147,7 @@ async fn put_back(scene: &Scene) -> Outcome {
 /// Entries that an old backup lacks at least.
 const ENTRIES_FORGOTTEN: u64 = 20;
 
-/// One of the other two is away: what is acknowledged now was decided with this zone's vote.
+/// One of the other two is stopped: a write acknowledged now was decided with this zone's vote.
 async fn decided(scene: &Scene) -> Outcome {
     let step = 1 + usize::try_from((scene.seed >> 4) % 2)?;
     let other = &scene.cluster.zones[(scene.zone + step) % ZONES].coordinator;
@@ -179,7 +179,8 @@ async fn moved(scene: Scene) -> Outcome {
     // The lead may have come here meanwhile.
     let next = replacements.coordinator((scene.zone + 1) % ZONES);
     let to = if here == before { next } else { here };
-    // It is done when the chosen one leads. Another fault may take the lead from it right after.
+    // The transfer is done when the chosen coordinator leads. Another fault may take the leadership
+    // right after.
     ordered(&scene, &["lead", &to.to_string(), "--wait", "60"]).await?;
     scene.hold().await;
     Ok(format!("the lead moved from {before} to {to}"))

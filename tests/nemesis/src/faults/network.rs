@@ -149,7 +149,7 @@ fn is_down(link: &str) -> bool {
     tool(&["ip", "-o", "link", "show", link]).is_ok_and(|text| text.contains("state DOWN"))
 }
 
-/// What leaves the zone passes 256 kbit a second.
+/// Traffic that leaves the zone is limited to 256 kbit/s.
 async fn slow(scene: Scene) -> Outcome {
     let netns = format!("z{}", scene.zone + 1);
     let tc = |words: &str| {

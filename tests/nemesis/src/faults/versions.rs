@@ -51,7 +51,7 @@ async fn coordinator(scene: Scene) -> Outcome {
 
 async fn api(scene: Scene) -> Outcome {
     let nodes = &scene.zone().api;
-    // One that runs the other build comes back first.
+    // A node that runs the other build returns to its own first.
     let away = nodes.iter().position(|unit| unit.build() == Build::Old);
     let any = usize::try_from(scene.seed)? % nodes.len();
     let place = away.unwrap_or(any);

@@ -30,8 +30,8 @@ pub(super) fn classes() -> Vec<Class> {
     ]
 }
 
-/// Two of three coordinators are gone: no write that is sent now may be acknowledged. One that was
-/// sent before may have been committed, and is answered whenever its zone has applied it.
+/// Two of three coordinators are stopped: no write sent now may be acknowledged. A write sent
+/// before may have been committed, and is answered when its zone has applied it.
 async fn quorum_lost(scene: Scene) -> Outcome {
     let gone = [scene.zone, (scene.zone + 1) % ZONES];
     for zone in gone {
