@@ -254,7 +254,7 @@ pub async fn run(args: Arguments) -> ExitCode {
     tasks.spawn("signals", async move {
         let mut end = Ends::new(lifeline);
         let why = end.told().await;
-        tracing::info!(why, "API node drains");
+        tracing::info!(why, "API node drain started");
         leaving.cancel();
         // Ctrl-C and the loss of the supervisor end the process without draining.
         if why == SIGTERM {

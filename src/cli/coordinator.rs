@@ -245,7 +245,7 @@ pub async fn run(args: Arguments) -> ExitCode {
     };
     serves();
     if let Some(timing) = adapted {
-        tracing::info!(?timing, "timing follows the round trips");
+        tracing::info!(?timing, "Raft timing set from round trips");
     }
     if let Some(address) = metrics_address {
         match TcpListener::bind(address).await {
@@ -255,7 +255,7 @@ pub async fn run(args: Arguments) -> ExitCode {
     }
     tokio::select! {
         why = told_to_end(lifeline) => {
-            tracing::info!(why, "coordinator stops");
+            tracing::info!(why, "coordinator stop started");
             coordinator.retire().await;
             tasks.shut_down().await;
             ExitCode::SUCCESS

@@ -206,7 +206,7 @@ async fn ask(
             Ok(()) => return Ok(()),
             // Nothing was sent there: the next may answer.
             Err(status) if rpc::never_sent(&status) => {
-                unreached.push(format!("{url}: nobody answers"));
+                unreached.push(format!("{url}: no answer"));
             }
             Err(status) => {
                 let why = status.message().to_owned();

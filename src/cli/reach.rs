@@ -92,7 +92,7 @@ impl Reach {
             match view(&mut client).await {
                 Ok(view) => return Ok((client, view)),
                 Err(status) if rpc::never_sent(&status) => {
-                    unreached.push(format!("{url}: nobody answers"));
+                    unreached.push(format!("{url}: no answer"));
                 }
                 Err(status) => return Err(refused(&status)),
             }

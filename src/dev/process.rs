@@ -107,7 +107,7 @@ pub fn signal(pid: u32, by: Signal) {
         && let Err(error) = nix::sys::signal::kill(Pid::from_raw(pid), by)
         && error != nix::errno::Errno::ESRCH
     {
-        tracing::warn!(pid, signal = %by, %error, "failed to signal a process");
+        tracing::warn!(pid, signal = %by, %error, "process signal failed");
     }
 }
 

@@ -37,7 +37,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "temporary directory stays behind");
+            tracing::warn!(path = %self.path.display(), %error, "temporary directory not removed");
         }
     }
 }

@@ -104,7 +104,7 @@ impl Remote {
             let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
             bail!("the emulator refused: {}", value["error"].as_str().unwrap_or(&text));
         }
-        serde_json::from_str(&text).with_context(|| format!("{url} is not an emulator of ours"))
+        serde_json::from_str(&text).with_context(|| format!("{url} is not an emulator of pghc"))
     }
 }
 

@@ -35,7 +35,7 @@ impl Parade {
         let voters = self.plan().voters.clone();
         let founded = self.wait(DONE_MAX, async || self.leader().await.is_some()).await;
         if !founded {
-            return Err("nobody was elected".to_owned());
+            return Err("no leader was elected".to_owned());
         }
         for zone in (0..self.zones().len()).filter(|zone| !voters.contains(zone)) {
             let request = ChangeRequest {
@@ -120,7 +120,7 @@ impl Parade {
 
     /// Gives a command once, to the leader's coordinator; the last line of the answer.
     async fn command(&self, request: &ChangeRequest) -> Result<String, String> {
-        let (zone, _) = self.leader().await.ok_or("nobody leads")?;
+        let (zone, _) = self.leader().await.ok_or("no leader is known")?;
         let caller = self.caller(zone).ok_or("no way to the leader")?;
         give(caller, request).await
     }

@@ -66,7 +66,7 @@ pub enum LinkState {
 /// Why a call ended.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
-    #[error("nobody listens")]
+    #[error("connection refused")]
     Refused(#[source] io::Error),
     #[error("no connection in time")]
     Connect,

@@ -49,7 +49,7 @@ pub struct Plan {
     pub matrix: Matrix,
     /// Zones that vote, as places in the matrix; the others learn.
     pub voters: Vec<usize>,
-    /// Whether coordinators count the acks of all voters, instead of waiting for the leader's word.
+    /// Whether coordinators count the acks of all voters, instead of waiting for the leader's report.
     pub all_to_all: bool,
     /// Whether the lead moves by itself to where the writes are.
     pub auto: bool,

@@ -67,7 +67,7 @@ pub(super) async fn serve(listener: TcpListener, route: Route) {
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "wan emulator cannot accept; it tries again");
+                tracing::warn!(%error, "wan accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

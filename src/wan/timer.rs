@@ -148,7 +148,7 @@ fn release(due: Due) {
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
             Err(mpsc::error::TrySendError::Full(_)) => {
                 // Unreachable while the channel is as long as the window; bytes would be missing.
-                tracing::error!("wan emulator lost a payload: a connection's channel is full");
+                tracing::error!("wan payload lost: channel full");
             }
         },
         Due::Wake(wake) => {
@@ -162,6 +162,6 @@ fn release(due: Due) {
 pub fn wake_on_time() {
     #[cfg(target_os = "linux")]
     if let Err(error) = nix::sys::prctl::set_timerslack(1) {
-        tracing::debug!(%error, "timer slack stays as it is");
+        tracing::debug!(%error, "timer slack not set");
     }
 }

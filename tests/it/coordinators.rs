@@ -361,7 +361,7 @@ async fn coordinator_behind_purged_log_installs_snapshot() {
     assert_eq!(ids(&outcomes), [602]);
     let repeated = submit(&mut group.client(3), batch(600, 1)).await;
     assert_eq!(ids(&repeated), [600], "the snapshot remembers sessions");
-    // What every zone has not kept yet is still served, by those that have it.
+    // Links that a zone has not kept yet are still served by the coordinators that hold them.
     let mut client = group.client(1);
     let request = TailRequest { after_id: 500, ..TailRequest::default() };
     let mut stream = client.tail(request).await.expect("a tail").into_inner();

@@ -1,6 +1,7 @@
-//! Rot: bits of a stopped coordinator's files are flipped, blocks blanked, ends cut off. It must refuse
-//! to start, or what it holds must be what it held. Prints its seed and a table; `PGHC_SEED` repeats a
-//! run, `PGHC_FLIPS` sets the number of flipped bits (200; a tenth as many cuts and blanks each).
+//! Bit rot: bits of a stopped coordinator's files are flipped, blocks blanked, ends cut off. The
+//! coordinator must refuse to start, or hold its former content. Prints its seed and a table;
+//! `PGHC_SEED` repeats a run, `PGHC_FLIPS` sets the number of flipped bits (200; a tenth as many
+//! cuts and blanks each).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -176,7 +177,7 @@ async fn is_refused(data: &Path, whole: &Survivor, how: &str) -> bool {
     false
 }
 
-/// One way to damage the used part of a file, which ends at `used`.
+/// Damages the used part of a file, which ends at `used`.
 fn damage(bytes: &mut Vec<u8>, used: usize, kind: &str, rng: &mut StdRng) -> usize {
     let at = rng.random_range(0..used.max(1));
     match kind {

@@ -1,5 +1,5 @@
-//! Disks that fill up: writes stop before anything breaks, whoever cannot write says so and ends, and
-//! everything goes on by itself when there is room. The disks are real ones behind a meter.
+//! Full disks: writes are refused before damage, a process that cannot write ends with the reason,
+//! and service resumes when the disks have space. The disks are real ones behind a meter.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -29,7 +29,7 @@ fn cluster() -> ClusterId {
     "00000000-0000-4000-8000-000000000001".parse().expect("a UUID")
 }
 
-/// A disk on which so many bytes can still be written.
+/// A disk with a limited number of writable bytes.
 struct Metered {
     disk: Arc<dyn Disk>,
     free: Arc<AtomicU64>,
@@ -227,7 +227,7 @@ async fn leader_with_full_disk_transfers_leadership() {
         (view.leader != 0 && view.leader != leader as u64 + 1).then_some(())
     })
     .await;
-    // It follows, votes, and passes writes on.
+    // The coordinator follows, votes, and forwards writes.
     assert_eq!(group.ordered(leader, 2).await, 2);
     let view = group.view(leader).await.expect("it answers");
     assert!(view.disk_short, "it says so");

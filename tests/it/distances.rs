@@ -118,7 +118,7 @@ impl Group {
         .await;
     }
 
-    /// Has `id` lead, as all know; answers who leads and in which term.
+    /// Makes `id` the leader, known to all; returns the leader and its term.
     async fn lead(&self, id: u64) -> (u64, u64) {
         wait_for("the leader that is wanted", async || {
             let now = self.leader().await;
@@ -275,7 +275,7 @@ async fn adaptive_timing_starts_from_saved_round_trips() {
     let kept: serde_json::Value = serde_json::from_str(&kept.await).expect("JSON");
     let kept_ms = kept["largest_ms"].as_u64().expect("a number");
     assert!((80..200).contains(&kept_ms), "what most take: {kept}");
-    // Nobody runs: what is kept counts.
+    // No coordinator runs: the saved round trips count.
     let _dir = group.stop().await;
     assert_eq!(measured(&settings).await, Some(Timing::bearing(kept_ms)));
     let elsewhere = Settings { data: settings.data.join("nowhere"), ..settings };

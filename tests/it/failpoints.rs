@@ -43,7 +43,7 @@ const FILLING: [Point; 2] = [Point::FillChecked, Point::FillPassed];
 /// Points that `pghc zone reseed` passes.
 const RESEEDING: [Point; 3] = [Point::ReseedBefore, Point::ReseedSent, Point::ReseedDone];
 
-/// Points that a zone passes whose chain is wrong.
+/// Points that a zone with a wrong chain passes.
 const FENCING: [Point; 3] = [Point::EvidenceBefore, Point::EvidenceSent, Point::EvidenceKept];
 
 struct Ruin {
@@ -64,7 +64,7 @@ impl Ruin {
         Self { cluster, clients, random: StdRng::seed_from_u64(seed), hit: BTreeSet::new() }
     }
 
-    /// Has whoever passes `point` next crash, after `to_pass` others have passed it.
+    /// Crashes the next process that passes `point`, after `to_pass` others have passed it.
     fn arm(&mut self, point: Point, to_pass: u32) {
         let millis: u32 = self.random.random_range(0..6);
         let directory = self.cluster.failpoints(VICTIM);
@@ -151,7 +151,7 @@ impl Ruin {
             self.note(point);
             self.recovered().await;
         }
-        // What is killed here is the node, after a reseed that nobody disturbed.
+        // The node is killed here, after an undisturbed reseed.
         self.fence(Point::EvidenceKept).await;
         self.arm(Point::ReplacedSeen, 0);
         let (code, words) = self.cluster.operate(VICTIM, &["reseed"]).await;

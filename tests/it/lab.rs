@@ -122,7 +122,7 @@ async fn status() -> Json<Status> {
     })
 }
 
-/// A zone whose only node treats writes like this.
+/// A zone whose only node treats writes this way.
 async fn target(treatment: Treatment, tasks: &Tasks) -> Target {
     let standin = Standin { links: Arc::default(), arrived: Arc::default(), treatment };
     let router = Router::new()

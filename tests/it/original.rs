@@ -21,7 +21,7 @@ const WRONG: &str = "select count(*) from (
     select hash, md5(zk_id::text || node_id || coalesce(lag(hash) over (order by zk_id), '')) as ours
       from public.chain) link where hash <> ours";
 
-/// What the original's clients do to create a link: a POST without body and content type.
+/// Creates a link as clients of the original do: a POST without body and content type.
 async fn create(site: &Site, zone: usize) -> OriginalLink {
     let answer = site.http.post(format!("{}/chain", site.api(zone))).send().await;
     let answer = answer.expect("an answer");

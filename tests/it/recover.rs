@@ -86,7 +86,7 @@ async fn group_recovers_from_last_coordinator_without_loss() {
     let part = Part::Coordinator;
     site.parade.resume_supervision("eu", part).await.expect("a child of this parade");
     let clients = ClientPool::start(&site, 1);
-    // It sends the same keys again first: those are remembered.
+    // The client sends the same keys again first; the reply cache answers them.
     clients.progress(acked_writes.len() as u64 + 40).await;
     let after = clients.finish().await;
     for again in after.iter().filter(|it| it.id <= head) {
@@ -173,7 +173,7 @@ async fn leave_a_tail(site: &Site, zone: &str) -> Option<u64> {
         let part = Part::Coordinator;
         site.parade.pause_supervision(other, part).await.expect("a child of this parade");
     }
-    // It takes writes for as long as it has heard of the others lately.
+    // The node takes writes while its last contact with the others is recent.
     join_all(others.iter().map(|other| site.kill(other, Part::Coordinator))).await;
     let place = ZONES.iter().position(|it| *it == zone).expect("one of them");
     let request = site.http.post(format!("{}/v1/chain?timeout=1s", site.api(place)));
@@ -199,7 +199,7 @@ async fn survivor_keeps_acknowledged_writes_over_unacknowledged() {
     let known = clients.finish().await.len() as u64;
     let part = Part::Coordinator;
     let mut left = None;
-    // It may give the lead up before the write reaches it; then once more.
+    // The leader may step down before the write reaches it; then once more.
     for _ in 0..20 {
         let zone = site.leader_zone().await;
         left = leave_a_tail(&site, &zone).await.map(|newest| (zone, newest));
@@ -216,7 +216,7 @@ async fn survivor_keeps_acknowledged_writes_over_unacknowledged() {
         site.parade.resume_supervision(other, part).await.expect("a child of this parade");
     }
     let clients = ClientPool::start(&site, 1);
-    // It sends the same keys again first: those are remembered.
+    // The client sends the same keys again first; the reply cache answers them.
     clients.progress(known + 20).await;
     clients.finish().await;
     let dsns: Vec<_> = site.record().zones.into_iter().map(|it| (it.name, it.dsn)).collect();
@@ -236,7 +236,7 @@ async fn survivor_keeps_acknowledged_writes_over_unacknowledged() {
         assert!(text.contains(&format!("and another link {newest}.")), "{text}");
         assert!(text.contains("was ordered by a later leader"), "{text}");
     }
-    // One that was in the majority has all of it.
+    // A coordinator of the majority has all links.
     let other = data(&site, others[0]).display().to_string();
     let (code, text) = recover(&site, &zone, &["--data", &other]);
     assert_eq!(code, 1, "{text}");

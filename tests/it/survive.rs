@@ -1,4 +1,4 @@
-//! What dies comes back by itself, and nothing that was acknowledged is lost or done twice.
+//! Killed processes restart by themselves, and no acknowledged write is lost or repeated.
 
 use futures::future::join_all;
 use nix::sys::signal::Signal;
@@ -124,7 +124,7 @@ async fn holds(dsn: &str, query: &str) -> bool {
     };
     let rows = tokio::select! {
         rows = client.query(query, &[]) => rows,
-        // It was killed meanwhile.
+        // The server was killed meanwhile.
         _ = connection => return false,
     };
     rows.is_ok_and(|rows| !rows.is_empty())

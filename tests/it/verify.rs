@@ -1,6 +1,6 @@
-//! `chain-verify` against real PostgreSQL: a superuser who switches every guard off does what he likes
-//! to one zone, and is found out. The chains are computed by PostgreSQL's own functions, so Rust and
-//! SQL check each other. Every test with a random place prints its seed.
+//! `chain-verify` against real PostgreSQL: a superuser disables every guard, changes one zone, and
+//! is detected. The chains are computed by PostgreSQL's own functions, so Rust and SQL check each
+//! other. Every test with a random place prints its seed.
 
 use std::process::Command;
 
@@ -359,7 +359,7 @@ async fn an_export_is_a_witness_even_of_the_newest_links_alone() {
         let same = again.trim_ascii_end() == bytes.trim_ascii_end();
         assert!(same, "seed {seed}, cut at {end}");
     }
-    // What does not follow is not written.
+    // A link that does not follow is not written.
     zones.copy().await;
     let change = "set session_replication_role = replica;
         update pghc.chain set payload = '1' where id = 40";

@@ -210,7 +210,7 @@ async fn zone_with_rewritten_newest_link_is_fenced_by_next_batch() {
     query(&cluster.dsn("us"), &tamper::rewrite_from(77)).await;
     cluster.write("eu", 1).await;
     cluster.not_ready("us", "the first bad id is 77").await;
-    // Nobody else is held up.
+    // The other zones are not delayed.
     cluster.write("eu", 10).await;
     cluster.ready("eu").await;
     let (code, words) = cluster.operate("us", &["reseed"]).await;
@@ -313,7 +313,7 @@ async fn two_bad_zones_do_not_outvote_a_restarted_sound_zone() {
     cluster.ready("eu").await;
     let fences = query(&dsn, "select count(*) from pghc.evidence").await;
     assert_eq!(fences, ["0"]);
-    // The next batch shows who is wrong.
+    // The next batch shows which zone is wrong.
     cluster.write("eu", 1).await;
     for zone in ["us", "ap"] {
         cluster.not_ready(zone, "the first bad id is 77").await;
@@ -344,7 +344,7 @@ async fn zone_rewritten_while_down_is_fenced_without_writes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rewritten_chain_is_fenced_while_nothing_is_written() {
     let mut cluster = quiet_cluster().await;
-    // Nobody is there to compare with but the coordinators.
+    // No zone is left for a comparison; only the coordinators are.
     for zone in ["eu", "ap"] {
         cluster.leave(zone).await;
     }

@@ -310,7 +310,7 @@ impl SimCluster {
         }
     }
 
-    /// Batches that coordinators sequenced by acks, before the leader's word.
+    /// Batches that coordinators sequenced by acks, before the leader reported the commit.
     pub(crate) fn early(&self) -> u64 {
         self.metrics.lock().iter().map(|it| it.coordinator.sequenced_by_acks.get()).sum()
     }

@@ -28,7 +28,7 @@ pub(crate) struct Summary {
     pub(crate) acknowledged: u64,
     /// Acknowledged writes that were answered as repeats.
     pub(crate) repeated: u64,
-    /// Batches that coordinators sequenced by acks, before the leader's word.
+    /// Batches that coordinators sequenced by acks, before the leader reported the commit.
     pub(crate) early: u64,
     /// Linearizable reads that were answered.
     pub(crate) linearizable: u64,

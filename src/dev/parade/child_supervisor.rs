@@ -124,7 +124,7 @@ async fn end(body: &mut Body, member: &Member, abort: &CancellationToken) {
         () = abort.cancelled() => body.kill().await,
     };
     if let Err(error) = stopped {
-        tracing::error!(%member, %error, "failed to reap a child");
+        tracing::error!(%member, %error, "child reap failed");
     }
 }
 

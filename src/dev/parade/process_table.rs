@@ -124,7 +124,7 @@ impl ProcessTable {
         let mut state = self.state.lock();
         state.published = false;
         if let Err(error) = std::fs::remove_file(self.data.join(crate::dev::record::FILE)) {
-            tracing::warn!(%error, "failed to remove parade.json");
+            tracing::warn!(%error, "parade.json removal failed");
         }
     }
 
@@ -145,7 +145,7 @@ impl ProcessTable {
                 state.short_lives.insert(member.clone(), *short_lives);
             }
             Change::Failed(reason) => {
-                tracing::warn!(%member, reason, "failed to start a child");
+                tracing::warn!(%member, reason, "child start failed");
                 *state.short_lives.entry(member.clone()).or_default() += 1;
             }
         }
@@ -156,7 +156,7 @@ impl ProcessTable {
     /// Under the lock, so that an older record never replaces a newer one.
     fn write(&self, state: &State) {
         if let Err(error) = state.record.write(&self.data) {
-            tracing::error!(%error, "failed to write parade.json; it is out of date");
+            tracing::error!(%error, "parade.json write failed");
         }
     }
 }

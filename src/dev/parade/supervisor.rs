@@ -115,7 +115,7 @@ impl Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(self.data.join(FILE)) {
-            tracing::warn!(%error, "failed to remove supervisor.json");
+            tracing::warn!(%error, "supervisor.json removal failed");
         }
     }
 }

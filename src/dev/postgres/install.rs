@@ -149,7 +149,7 @@ impl Owner {
                 let (directory, data_dir) = (directory.to_owned(), data_dir.to_owned());
                 return Err(Error::NotReachable { directory, data_dir });
             }
-            tracing::info!(directory = %directory.display(), "directory opened for passing");
+            tracing::info!(directory = %directory.display(), "execute permission granted on directory");
             let opened = match metadata.mode() & 0o070 {
                 0 => self.admit(directory),
                 // Its group is in use: the way is open for all others.

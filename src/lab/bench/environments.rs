@@ -170,7 +170,7 @@ impl BenchEnvironments {
     /// Stops everything that this run started.
     pub async fn close(mut self) {
         if let Err(error) = self.rest().await {
-            tracing::warn!(error = format!("{error:#}"), "a server of the bench did not stop");
+            tracing::warn!(error = format!("{error:#}"), "bench server stop failed");
         }
         self.tasks.shut_down().await;
     }

@@ -166,7 +166,7 @@ pub(super) async fn connect_to(dsn: &str, tasks: &Tasks) -> anyhow::Result<Clien
     let (client, connection) = tokio_postgres::connect(dsn, NoTls).await?;
     tasks.spawn("bench connection", async move {
         if let Err(error) = connection.await {
-            tracing::warn!(%error, "a connection of the bench ended");
+            tracing::warn!(%error, "bench connection ended");
         }
     });
     Ok(client)

@@ -162,7 +162,7 @@ impl<'a> Tools<'a> {
             (&fault.pause, Signal::SIGSTOP),
         ];
         let act = by.into_iter().find_map(|(who, by)| Some((who.as_ref()?, by)));
-        let (who, by) = act.context("the fault does nothing")?;
+        let (who, by) = act.context("the fault names no action")?;
         let zone = self.zone(&who.zone)?;
         zones.push(zone.clone());
         let parade = self.parade()?;
@@ -170,7 +170,7 @@ impl<'a> Tools<'a> {
             parade.pause_supervision(&zone, who.part.into()).await?;
         }
         let hit = parade.kill(&zone, who.part.into(), by).await?;
-        ensure!(hit.is_some(), "{who} did not run");
+        ensure!(hit.is_some(), "{who} was not running");
         Ok(match by {
             Signal::SIGSTOP => Undo::Continue(zone, who.clone()),
             _ => Undo::Resume(zone, who.clone()),
@@ -209,7 +209,7 @@ impl<'a> Tools<'a> {
         if name != "leader" {
             return Ok(name.to_owned());
         }
-        self.leader.lock().clone().context("nobody leads, so that its zone cannot be struck")
+        self.leader.lock().clone().context("no leader is known, so its zone cannot be struck")
     }
 
     fn resolve(&self, cut: &Cut) -> anyhow::Result<Cut> {

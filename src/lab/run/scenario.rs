@@ -428,7 +428,7 @@ impl Scenario {
         );
         ensure!(!self.duration.0.is_zero(), "duration must be above 0");
         ensure!(self.length() <= RUN_MAX, "a run takes {RUN_MAX:?} at most");
-        ensure!(!self.clients.is_empty(), "nobody sends anything: there are no [[clients]]");
+        ensure!(!self.clients.is_empty(), "the scenario has no [[clients]]; add at least one");
         let items = [self.clients.len(), self.phases.len(), self.faults.len()];
         ensure!(items.iter().all(|count| *count <= ITEMS_MAX), "at most {ITEMS_MAX} of a kind");
         self.conditions().check().map_err(anyhow::Error::msg)?;

@@ -109,7 +109,7 @@ async fn next(
     let frontier = match answer.status {
         200 => Some(serde_json::from_slice::<Head>(answer.body)?.frontier),
         504 => None,
-        status => anyhow::bail!("it answered {status}"),
+        status => anyhow::bail!("unexpected status {status}"),
     };
     if !answer.closes {
         *kept = Some(connection);

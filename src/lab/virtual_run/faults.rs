@@ -93,7 +93,7 @@ impl Tools {
         }
         let by = [(&fault.kill, Act::Kill), (&fault.stop, Act::Stop), (&fault.pause, Act::Pause)];
         let act = by.into_iter().find_map(|(who, by)| Some((who.as_ref()?, by)));
-        let (who, by) = act.context("the fault does nothing")?;
+        let (who, by) = act.context("the fault names no action")?;
         let zone = self.resolve(&who.zone).await?;
         struck.push(zone.clone());
         self.strike(self.place(&zone)?, who, by).await
@@ -110,7 +110,7 @@ impl Tools {
                 return Ok(Undo::Start(zone, part));
             }
         };
-        let process = process.with_context(|| format!("{who} did not run"))?;
+        let process = process.with_context(|| format!("{who} was not running"))?;
         match (by, part) {
             (Act::Pause, _) => {
                 process.pause();
@@ -141,7 +141,7 @@ impl Tools {
                     PartName::Api(node) => parade.node(zone, node).map(|(process, _)| process),
                     _ => parade.coordinator(zone),
                 };
-                process.context("it is gone")?.resume();
+                process.context("the process has ended")?.resume();
                 parade.note();
             }
             Undo::Change(before) => {
@@ -165,7 +165,7 @@ impl Tools {
             return Ok(zone.to_owned());
         }
         let leader = self.parade.leader().await;
-        let (leader, _) = leader.context("nobody leads, so that its zone cannot be struck")?;
+        let (leader, _) = leader.context("no leader is known, so its zone cannot be struck")?;
         Ok(self.zones[leader].to_string())
     }
 

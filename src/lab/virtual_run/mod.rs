@@ -107,8 +107,8 @@ async fn watched(
     joined(groups.iter().map(|group| task::spawn(Arc::clone(group).drive())).collect()).await?;
     done.cancel();
     let events = joined(events).await?;
-    let leader_terms = leader_terms.await.context("watching who leads")?;
-    show.await.context("showing how far it is")?;
+    let leader_terms = leader_terms.await.context("polling the leader")?;
+    show.await.context("showing the progress")?;
     calm(&parade, zones.len()).await?;
     let ended = parade.ended();
     ensure!(ended.is_empty(), "{}", ended.join("; "));

@@ -200,7 +200,7 @@ pub(super) async fn slow_heads_hold_up_nobody_and_are_closed(site: &Site) {
     assert!(join_all(closed).await.into_iter().all(|closed| closed), "some stayed open");
 }
 
-/// A request whose body does not come.
+/// A request whose body is never sent.
 pub(super) struct NeverFinished {
     stream: TcpStream,
     since: Instant,

@@ -145,8 +145,8 @@ pub(super) async fn a_write_waits_as_it_was_asked(site: &Site) {
     }
 }
 
-/// What is claimed while zone eu (0) applies nothing. The applier gives a lock that it does not get up
-/// after a while, and a busy machine is late: then again, with a hold of its own.
+/// Waits for `claim` while zone eu (0) applies nothing. The applier may give up its lock after a
+/// while on a busy machine; then the claim is tried again with a new hold.
 async fn held<T>(site: &Site, claim: impl AsyncFn() -> Option<T>) -> T {
     wait_for("what is claimed, while zone eu applies nothing", async || {
         site.settle().await;

@@ -1,4 +1,4 @@
-//! What is printed is printed: a reader that goes is no failure, a device that takes nothing is one.
+//! Output of commands: a closed reader is no failure, a full device is one.
 
 use std::fs::File;
 use std::path::Path;
@@ -26,7 +26,7 @@ fn command(line: &str) -> Command {
     command
 }
 
-/// Runs it with a standard output whose reader has gone.
+/// Runs the command with a standard output whose reader is closed.
 fn into_closed_pipe(line: &str) -> Output {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);

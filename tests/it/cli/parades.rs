@@ -163,7 +163,7 @@ async fn status_shows_node_reports_while_coordinators_are_down() {
         site.parade.pause_supervision(zone, Part::Coordinator).await.expect("a child");
         site.kill(zone, Part::Coordinator).await;
     }
-    // It has heard of no coordinator since it started.
+    // The node has reached no coordinator since its start.
     site.kill("us", Part::Api(0)).await;
     let line = format!("status --format json --data {}", site.parade.data().display());
     wait_for("what the nodes know", async || {

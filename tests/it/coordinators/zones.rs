@@ -63,7 +63,7 @@ async fn write_much(group: &Group, sequence: u64) -> u64 {
     outcomes.last().expect("four").id
 }
 
-/// What the log of a coordinator takes on its disk.
+/// Bytes of a coordinator's log on its disk.
 fn log_bytes(group: &Group, id: u64) -> u64 {
     let files = std::fs::read_dir(group.data(id).join("log")).expect("its log");
     // A file may go while we look.
@@ -132,7 +132,7 @@ async fn absent_zone_is_detached_when_log_passes_its_cap() {
         assert_eq!(state_of(&list, "eu"), Some((State::Live, true)));
         assert_eq!(state_of(&list, "us"), Some((State::Detached, true)));
     }
-    // It is not waited for, and what it asks for is refused honestly.
+    // No zone waits for the removed zone, and its requests are refused with the reason.
     let everywhere = group.client(1).await_everywhere(AwaitRequest { id: 40 }).await;
     assert!(everywhere.expect("an answer").into_inner().everywhere);
     let request = TailRequest { after_id: 4, ..TailRequest::default() };
@@ -243,7 +243,7 @@ async fn zone_is_known_only_after_it_was_added() {
         }
     };
     registered(&group).await;
-    // It takes no id, and a tail is not disturbed by it.
+    // A refused change takes no id and disturbs no tail.
     assert_eq!(ids(&submit(&mut group.client(leader), batch(1, 2)).await), [1, 2]);
     for id in 1..=3 {
         group.stop(id).await;
@@ -276,7 +276,7 @@ async fn tail_of_foreign_chain_or_future_id_is_refused() {
     let opens = async |group: &Group, after_id: u64, after_digest: Vec<u8>| {
         let after_digest = after_digest.into();
         let request = TailRequest { after_id, after_digest, ..TailRequest::default() };
-        // What it has is confirmed by a leader.
+        // A leader confirms the reader's position.
         wait_for("an answer", async || {
             let answer = async {
                 let mut stream = group.client(1).tail(request.clone()).await?.into_inner();

@@ -88,7 +88,7 @@ async fn processes_of_dead_supervisor_are_stopped() {
     let record = ParadeRecord::read(&data).unwrap();
     let supervisor = Supervisor::read(&data).unwrap().expect("it runs");
     assert!(supervisor.runs() && !supervisor.ready);
-    // It does not hear the end of its lifeline.
+    // A stopped process does not notice the end of its lifeline.
     signal(record.zones[0].pids.coordinator, Signal::SIGSTOP);
     signal(supervisor.pid, Signal::SIGKILL);
     let output = detach.wait_with_output().unwrap();

@@ -152,7 +152,7 @@ async fn parade_of_killed_supervisor_is_taken_over() {
     until("it runs", || ParadeRecord::read(&data).is_ok()).await;
     let first = read(&data);
     assert!(matches!(Parade::start(options.clone()).await, Err(Error::AlreadyRuns { .. })));
-    // One that hears nothing, not even the end of its lifeline.
+    // A stopped process notices nothing, not even the end of its lifeline.
     signal(first.zones[0].pids.coordinator, Signal::SIGSTOP);
     supervisor.kill().unwrap();
     supervisor.wait().unwrap();

@@ -70,7 +70,8 @@ async fn a_server_left_by_a_killed_owner_is_stopped_first() {
     let first = Server::start(options.clone()).await.expect("PostgreSQL is installed");
     let orphan = first.pid().expect("it runs");
     query(&first.dsn(), "create table t (n int); insert into t values (7)").await;
-    // As after kill -9 of the owner: nobody stops it. Its parent being alive, it must be reaped.
+    // As after kill -9 of the owner: no process stops it. Its parent is alive, so it must be
+    // reaped.
     let reaper = std::thread::spawn(move || {
         nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(orphan.cast_signed()), None)
     });
@@ -98,7 +99,7 @@ async fn a_zombie_in_the_lock_file_does_not_block_the_next_start() {
     let dsn = server.dsn();
     query(&dsn, "create table t (n int); insert into t values (7)").await;
     server.kill().await.expect("it is reaped");
-    // As in a container whose first process reaps nothing: dead, and its number is not free.
+    // As in a container whose first process reaps nothing: dead, with its number still in use.
     // PostgreSQL looks at processes of its own user only.
     let owner = std::fs::metadata(server.data_dir()).expect("it is there");
     let mut zombie = std::process::Command::new("true");

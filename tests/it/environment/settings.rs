@@ -9,7 +9,7 @@ use pghc::postgres::{Batch, Dsn, Finding, Reader, Role, listen};
 use super::Place;
 use crate::harness::wait_for;
 
-/// Settings as awkward as they come. One that a version does not have is left out.
+/// Awkward settings. Settings that a version lacks are left out.
 const AWKWARD: &[(&str, &str)] = &[
     ("quote_all_identifiers", "on"),
     ("search_path", "evil, public"),
@@ -60,7 +60,7 @@ const AWKWARD: &[(&str, &str)] = &[
     ("restrict_nonsystem_relation_kind", "view"),
 ];
 
-/// Those that a session may keep.
+/// Settings that a session may keep.
 const UNTOUCHED: &str = "'{enable_hashjoin,enable_mergejoin,enable_material,work_mem,\
     debug_parallel_query,force_parallel_mode,plpgsql.extra_errors,plpgsql.variable_conflict,\
     default_toast_compression,restrict_nonsystem_relation_kind}'::text[]";

@@ -32,7 +32,7 @@ impl ClientPool {
         Self::over(urls(site), per_zone)
     }
 
-    /// As [`Self::start`], but whoever has no answer yet waits as long as a client that says nothing.
+    /// As [`Self::start`], with the default timeout of a client that sets none.
     pub(crate) fn patient(site: &Site, per_zone: usize) -> Self {
         Self::with(urls(site), per_zone, "10s")
     }

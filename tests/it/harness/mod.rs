@@ -192,8 +192,8 @@ pub(crate) fn client() -> reqwest::Client {
     client.build().expect("a client")
 }
 
-/// A port of loopback that nobody listens at now and that is given to nobody else: neither by this process
-/// again, nor by the system to who asks for any port, nor to a parade.
+/// A free port of loopback that is given out once: neither again by this process, nor by the system
+/// as an ephemeral port, nor to a parade.
 pub(crate) fn free_port() -> u16 {
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random()));
     loop {
@@ -221,8 +221,8 @@ pub(crate) async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Optio
     }
 }
 
-/// What a start came to; `None` while somebody else has the port or the log. A child that another test
-/// is about to start may hold what this process has just let go, for a moment.
+/// Result of a start; `None` while another process has the port or the log. A child started by
+/// another test may briefly hold what this process has just released.
 pub(crate) fn unless_held<T>(started: Result<T, StartError>) -> Option<Result<T, StartError>> {
     // `AddrInUse` of the port or `InUse` of the log.
     let is_held = |error: &StartError| format!("{error:?}").contains("InUse");

@@ -22,7 +22,7 @@ async fn replaced(mut group: Group, old: u64) {
     group.check().await;
 }
 
-/// What coordinator `victim` of a group has is removed while it is off; it must be replaced then.
+/// Removes files of coordinator `victim` while it is stopped; it must be replaced then.
 async fn wiped(mut group: Group, victim: u64, what: &str) {
     group.kill(victim);
     fs::remove_dir_all(group.data(victim).join(what)).expect("removed");

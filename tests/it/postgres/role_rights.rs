@@ -1,5 +1,5 @@
-//! What a role of ours may do and a stranger may not: everything in the database that others can touch,
-//! from a login with no grant at all to the applier's own role.
+//! Rights of pghc's roles and of a foreign login: every object in the database, from a login
+//! without grants to the applier's own role.
 
 use pghc::postgres::ReadError;
 

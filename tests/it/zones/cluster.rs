@@ -51,7 +51,7 @@ impl Node {
         self.process.stop(by, Duration::from_secs(10)).await.expect("it ends");
     }
 
-    /// What it has logged so far.
+    /// Log output of the process.
     pub(crate) fn logged(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -88,7 +88,7 @@ impl SmallCluster {
         Self::start_with(true).await
     }
 
-    /// As [`Self::start`]; nodes log in as a superuser, who may migrate.
+    /// As [`Self::start`]; nodes log in as a superuser, which may migrate.
     pub(crate) async fn start_as_superuser() -> Self {
         Self::start_with(false).await
     }
@@ -130,7 +130,7 @@ impl SmallCluster {
             join: false,
             retention: Retention {
                 log_bytes: 0,
-                // What a zone that is away would still need is purged, too.
+                // Links that an absent zone still needs are purged, too.
                 log_bytes_max: if self.away.is_empty() { u64::MAX } else { 0 },
                 snapshot_entries: 10,
                 period,
@@ -139,7 +139,7 @@ impl SmallCluster {
             acks: Acks::AllToAll,
             metrics: Metrics::for_coordinator(),
         };
-        // One that has just been stopped in this process gives its log free a moment later.
+        // A coordinator that was just stopped in this process releases its log a moment later.
         let started = wait_for("the coordinator to start", async || {
             Coordinator::start(settings.clone()).await.ok()
         });
@@ -343,7 +343,7 @@ impl SmallCluster {
         }
     }
 
-    /// Writes one link with a payload of about so many bytes.
+    /// Writes one link with a payload of about `bytes` bytes.
     async fn write_bytes(&self, zone: &str, bytes: usize) {
         let body = format!("{{\"payload\": \"{}\"}}", "x".repeat(bytes));
         let request = self.http.post(format!("{}/v1/chain?timeout=30s", self.url(zone)));

@@ -146,7 +146,7 @@ async fn coordinators_that_cannot_vouch_prove_nothing() {
     let (code, text) = verify(&cluster, &["eu", "us"], &["--coordinator", &nobody]).await;
     assert!(code == 2 && text.contains("no process listens there"), "{code} {text}");
     assert!(text.contains("see to it that each coordinator"), "{text}");
-    // One that does not answer is not made up for in silence by another that does.
+    // A silent coordinator is reported even if another one answers.
     let both = format!("{coordinator},{nobody}");
     let (code, text) = verify(&cluster, &["eu", "us"], &["--coordinator", &both]).await;
     assert!(code == 2 && text.contains(&format!("coordinator {nobody} does not")), "{code} {text}");

@@ -25,7 +25,7 @@ async fn reading(
 async fn nodes_say_which_zones_they_can_read() {
     let mut cluster = SmallCluster::start().await;
     cluster.zone("eu", &[]).await;
-    // What a copied api.toml does: the URL that it advertises is another zone's.
+    // Error of a copied api.toml: the advertised URL is another zone's.
     let wrong = cluster.url("eu");
     cluster.zone("us", &["--advertise", &wrong]).await;
     reading(&cluster, "us", "eu", |it| it.reads).await;

@@ -1,4 +1,5 @@
-//! What reads of a zone refuse whose database was changed by hand, how soon, and that the change is found.
+//! Reads of a zone whose database was changed by hand: refusals, their delay, and detection of the
+//! change.
 
 use super::cluster::{SmallCluster, query};
 use super::tamper;

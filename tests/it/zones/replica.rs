@@ -92,11 +92,11 @@ async fn replica_never_serves_below_requested_id() {
     wait_for("the replica to be asked", async || {
         let (status, _) = get(&cluster, &format!("/v1/chain/{head}?at_least={head}")).await;
         assert_eq!(status, 200);
-        // One session looks at it, and one reads.
+        // One session polls the replica, and one reads.
         (query(&dsn(&replica), reads).await[0].as_str() >= "2").then_some(())
     })
     .await;
-    // It stands still: what is newer comes from the primary.
+    // The replica stands still: newer links come from the primary.
     query(&dsn(&replica), "select pg_wal_replay_pause()").await;
     cluster.write("us", 10).await;
     let newer = cluster.head("us", "?linearizable=true").await.expect("a head");
@@ -127,7 +127,7 @@ async fn promoted_replica_is_backfilled_without_breaking_tokens() {
     cluster.write("us", 60).await;
     let old = cluster.head("us", "").await.expect("a head").frontier;
     replayed(&replica, old).await;
-    // It loses its primary and so falls behind.
+    // The replica loses its primary and falls behind.
     query(&dsn(&replica), "alter system set primary_conninfo = ''").await;
     query(&dsn(&replica), "select pg_reload_conf()").await;
     wait_for("the stream to end", async || {

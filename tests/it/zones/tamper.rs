@@ -180,8 +180,9 @@ impl Victim {
         let found = found.expect("it is readable");
         assert!(found.is_first, "the truth answers everything");
         let audit = Some(found.violation.id);
-        // The check in pure SQL shares no code with ours. It knows no other zone, so it says where
-        // the rows stop following from each other, which is there or right behind.
+        // The check in pure SQL shares no code with the verifier. It knows no other zone, so it
+        // reports where the rows stop following from each other: at the changed link or right
+        // behind it.
         let row = self.admin.query_opt("select min(id) from pghc.verify()", &[]).await;
         let sql_check = row.expect("it runs").and_then(|row| row.get(0));
         self.admin
@@ -236,7 +237,7 @@ fn tampering(random: &mut StdRng) -> (String, u64) {
     (format!("{GUARDS_OFF} {sql}"), id)
 }
 
-/// What a superuser may do: no trigger fires, no constraint but the primary key is left.
+/// Rights of a superuser: no trigger fires, no constraint but the primary key is left.
 const GUARDS_OFF: &str = "set session_replication_role = replica;";
 
 #[tokio::test(flavor = "multi_thread")]
