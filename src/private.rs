@@ -117,7 +117,7 @@ pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
-/// A umask may have taken bits of a mode that was asked for at creation.
+/// The umask may have removed bits of the mode requested at creation.
 fn exact(file: File) -> io::Result<File> {
     if file.metadata()?.permissions().mode() & 0o7777 != FILE {
         file.set_permissions(Permissions::from_mode(FILE))?;

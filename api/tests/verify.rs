@@ -154,7 +154,7 @@ proptest! {
     }
 }
 
-/// Touches row `at` in one of fourteen ways; answers the first bad id and what is wrong with it.
+/// Touches row `at` in one of fourteen ways; returns the first bad id and what is wrong with it.
 fn tamper(rows: &mut Vec<Row>, at: usize, how: u8) -> (i64, ViolationKind) {
     let id = rows[at].id;
     let row = &mut rows[at];

@@ -60,7 +60,7 @@ pub struct Arguments {
     /// instead of `--profile`.
     #[arg(long, env = "PGHC_ROUND_TRIP_MS", value_parser = clap::value_parser!(u64).range(1..=ROUND_TRIP_MS_MAX))]
     round_trip_ms: Option<u64>,
-    /// Whether the lead moves by itself to where the writes are, until `pghc leader auto` switches it.
+    /// Whether leadership moves by itself to where the writes are, until `pghc leader auto` switches it.
     #[arg(long, env = "PGHC_PLACEMENT", default_value = "manual")]
     placement: PlacementWord,
     /// How it knows that a write is committed: `all-to-all`, each coordinator tells all others what is

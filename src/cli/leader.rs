@@ -1,4 +1,4 @@
-//! `pghc leader`: where the lead is, where it had better be, and moving it there.
+//! `pghc leader`: where leadership is, where it had better be, and moving it there.
 //!
 //! Exit codes: 0 done (or so already), 1 refused or not finished, 2 wrong usage or nothing answers.
 
@@ -37,7 +37,7 @@ enum Command {
     /// Show the leader, the measured round trips, the origin of writes, and their latency there
     /// under every possible leader.
     Show,
-    /// Say what writes will take in each zone, move the lead, then say what they do take.
+    /// Say what writes will take in each zone, move leadership, then say what they do take.
     Move {
         /// Id of a coordinator, or a zone.
         to: String,
@@ -45,7 +45,7 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Have the leader move the lead by itself to where the writes are, or not, or show what it thinks.
+    /// Have the leader move leadership by itself to where the writes are, or not, or show what it thinks.
     Auto {
         /// The action.
         #[arg(default_value = "show")]
@@ -55,7 +55,7 @@ enum Command {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Auto {
-    /// The lead moves by itself.
+    /// Leadership moves by itself.
     On,
     /// Only an operator or a failure moves the leadership.
     Off,

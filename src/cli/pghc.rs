@@ -27,7 +27,7 @@ enum Command {
     /// Show or change the members of the Raft group. Exit code 0: done, 1: refused, 2: nothing
     /// answers.
     Members(members::Arguments),
-    /// Show where the lead is and what writes take in each zone, move it, or have it move by itself.
+    /// Show where leadership is and what writes take in each zone, move it, or have it move by itself.
     /// Exit code 0: done, 1: refused, 2: nothing answers.
     Leader(leader::Arguments),
     /// Propose which zones vote and which leads, for a matrix or for what a running group measures.

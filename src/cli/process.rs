@@ -56,7 +56,7 @@ impl Ends {
         Self { term, interrupt, parent_gone }
     }
 
-    /// Resolves when the process is told to end, each time that it is; answers by what.
+    /// Resolves when the process is told to end, each time that it is; returns by what.
     pub(super) async fn told(&mut self) -> &'static str {
         tokio::select! {
             () = next(self.term.as_mut()) => SIGTERM,
@@ -194,7 +194,7 @@ pub fn parse<T: Parser>(
     })
 }
 
-/// Prints help or the version; answers the exit code.
+/// Prints help or the version; returns the exit code.
 pub(super) fn help(error: &clap::Error) -> ExitCode {
     let (text, is_failure) = (error.render(), error.use_stderr());
     let is_terminal =

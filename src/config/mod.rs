@@ -2,8 +2,9 @@
 //! precedence.
 //!
 //! The command line parser knows flags and environment. A file's keys are flags without dashes
-//! (`data = "/var/lib/pghc"`, lists for repeated flags); they are put before the command line's own
-//! arguments unless flag or variable is given, so an unknown key is refused like an unknown flag.
+//! (`data = "/var/lib/pghc"`, lists for repeated flags). They are inserted before the command
+//! line's own arguments unless flag or variable is set, so an unknown key is refused like an
+//! unknown flag.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -114,7 +115,7 @@ fn not_toml(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     ConfigError::Toml { path: path.to_owned(), line, problem: error.message().replace('\n', " ") }
 }
 
-/// The file of `--config`, and where the words stand that name it.
+/// The file of `--config`, and the position of the arguments that name it.
 fn file_named(args: &[OsString]) -> Option<(PathBuf, std::ops::Range<usize>)> {
     for (place, arg) in args.iter().map(|arg| arg.to_string_lossy()).enumerate() {
         if arg == "--config" {

@@ -27,8 +27,8 @@ pub fn raise_limit() {
     }
 }
 
-/// Of `wanted` descriptors for files, as many as may be kept back for them: three quarters of the limit at
-/// most, or nothing would be left for connections.
+/// Of `wanted` descriptors for files, the number to reserve: at most three quarters of the limit,
+/// so that some remain for connections.
 pub fn kept_for_files(wanted: usize) -> usize {
     wanted.min(limit() / 4 * 3)
 }

@@ -1,5 +1,5 @@
-//! Places for a bounded number of connections. When all are taken, the one that has been idle longest
-//! gives way to the next; when none is idle, the next is refused.
+//! Slots for a bounded number of connections. When all are taken, the connection that has been idle
+//! longest is closed for the next; without an idle one, the next connection is refused.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// Longest that a connection which was told to go is waited for.
+/// Longest wait for a connection that was asked to close.
 const GOING_MAX: Duration = Duration::from_secs(1);
 
 /// A connection that holds a place.
@@ -122,7 +122,7 @@ mod tests {
 
     use super::{Guest, Seat, Seats};
 
-    /// Goes at once when it is told to.
+    /// Closes at once when asked.
     struct Visitor {
         idle_since: Option<Instant>,
         seat: Mutex<Option<Seat<Self>>>,

@@ -22,7 +22,7 @@ const QUOTE_CHARS: usize = 600;
 /// An API node to ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// Its zone, where that is known.
+    /// Zone of the server, if known.
     pub zone: Option<String>,
     /// Its base URL without a slash at the end.
     pub url: String,
@@ -46,9 +46,9 @@ impl Node {
 pub struct NodeView {
     /// Its base URL.
     pub url: String,
-    /// Its zone, where that is known.
+    /// Zone of the node, if known.
     pub zone: Option<String>,
-    /// Its name, once it answered.
+    /// Name of the node, once it answered.
     pub node_id: Option<String>,
     /// Whether it serves reads and writes.
     pub ready: bool,

@@ -8,7 +8,8 @@ use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 
 use super::parade::Error;
 
-/// Where ports are looked for when none is asked for; above are those of outgoing connections.
+/// Range searched for free ports when no base is given; ports for outgoing connections are above
+/// it.
 const SEARCHED: std::ops::Range<u16> = 10_000..32_000;
 
 /// Hands out ports, none twice.

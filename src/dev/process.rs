@@ -21,8 +21,8 @@ pub struct Process {
 
 impl Process {
     /// Starts `command` with a lifeline: a pipe as its standard input that reaches end of file when
-    /// we are gone, however we went. The child gets a process group of its own, so that Ctrl-C in a
-    /// terminal reaches us and not the child.
+    /// this process ends for any reason. The child gets a process group of its own, so Ctrl-C in a
+    /// terminal does not reach it.
     ///
     /// # Errors
     /// When the operating system does not start it.
@@ -99,7 +99,7 @@ impl Process {
     }
 }
 
-/// Sends `by` to `pid`. A process that is gone is no error: gone is what signals are for.
+/// Sends `by` to `pid`. A process that has ended is no error.
 pub fn signal(pid: u32, by: Signal) {
     // 0 and negative numbers would address whole groups, 1 is init.
     let Ok(pid) = i32::try_from(pid) else { return };
@@ -134,7 +134,7 @@ pub fn identity(pid: u32) -> Option<String> {
         return started_by_ps(pid);
     }
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The program's name stands in parentheses and may hold any.
+    // The program's name is in parentheses and may contain parentheses.
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split(' ');
     let state = fields.next()?;
@@ -152,7 +152,7 @@ fn started_by_ps(pid: u32) -> Option<String> {
     (!state.starts_with('Z')).then(|| started.trim().to_owned())
 }
 
-/// Arguments of a running process, the program first; `None` when it is gone or a zombie.
+/// Arguments of a running process, the program first; `None` for a zombie or an ended process.
 #[must_use]
 pub fn command_line(pid: u32) -> Option<Vec<String>> {
     if !fs::exists("/proc/self/cmdline").unwrap_or(false) {

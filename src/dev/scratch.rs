@@ -1,7 +1,7 @@
 //! A directory that lives as long as a value.
 //!
-//! It is private. As root we drop PostgreSQL to another user; a server opens the way to its data
-//! directory for that user's group.
+//! The directory is private. Under root, PostgreSQL runs as another user, and its server opens the
+//! data directory for that user's group.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};

@@ -1,4 +1,4 @@
-//! When the lead should move by itself. Pure: fed with one survey for each window, it answers what
+//! When leadership should move by itself. Pure: fed with one survey for each window, it answers what
 //! to do and why.
 //!
 //! A move costs a pause of some round trips, and a wrong one costs the way back too. So it is made only for a

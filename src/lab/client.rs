@@ -107,7 +107,7 @@ async fn receive(from: &mut ReadHalf<'_>, received: &mut Vec<u8>) -> io::Result<
     Ok(head)
 }
 
-/// Reads chunks from `start` on and joins them there; answers the joined length.
+/// Reads chunks from `start` on and joins them there; returns the joined length.
 async fn receive_chunks(
     from: &mut ReadHalf<'_>,
     received: &mut Vec<u8>,

@@ -67,7 +67,7 @@ impl Remote {
         self.ask::<serde_json::Value>(Method::PATCH, &path, Some(change)).await.map(drop)
     }
 
-    /// Cuts; answers the cut's number.
+    /// Cuts; returns the cut's number.
     ///
     /// # Errors
     /// When it refuses or does not answer.
@@ -76,7 +76,7 @@ impl Remote {
         answer["cut"].as_u64().context("the emulator named no cut")
     }
 
-    /// Heals one cut, or all; answers how many.
+    /// Heals one cut, or all; returns how many.
     ///
     /// # Errors
     /// When it refuses or does not answer.

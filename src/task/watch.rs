@@ -76,7 +76,7 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    /// Sets it, watched or not; answers what it was.
+    /// Sets it, watched or not; returns what it was.
     pub fn send_replace(&self, value: T) -> T {
         let before = self.value.send_replace(value);
         self.bell.0.notify_waiters();
@@ -142,7 +142,7 @@ impl<T> Receiver<T> {
     /// Whether there is a value that was not seen.
     ///
     /// # Errors
-    /// When all senders are gone.
+    /// When all senders are dropped.
     pub fn has_changed(&self) -> Result<bool, RecvError> {
         self.value.has_changed()
     }
@@ -150,7 +150,7 @@ impl<T> Receiver<T> {
     /// Resolves when there is a value that was not seen, which then counts as seen.
     ///
     /// # Errors
-    /// When there is none and all senders are gone.
+    /// When there is no new value and all senders are dropped.
     pub async fn changed(&mut self) -> Result<(), RecvError> {
         loop {
             // A task without budget gets "pending" from every poll and could not be woken from the
@@ -170,7 +170,7 @@ impl<T> Receiver<T> {
     /// Resolves when the value is as `wanted`, with it; it counts as seen.
     ///
     /// # Errors
-    /// When it is not and all senders are gone.
+    /// When the value does not match and all senders are dropped.
     pub async fn wait_for(
         &mut self,
         mut wanted: impl FnMut(&T) -> bool,
@@ -252,7 +252,7 @@ mod tests {
             queue.try_send(n).expect("there is room");
         }
         let spend = async {
-            // Ready until the budget of this poll is gone.
+            // Ready until the budget of this poll is used up.
             while queued.recv().now_or_never().flatten().is_some() {}
             sender.send_replace(1);
             receiver.changed().await

@@ -1,7 +1,8 @@
 //! Logging set-up: which events, in which form. Always to standard error, never to standard output,
 //! which belongs to the answers of the commands.
 //!
-//! Invariant: writing a log never fails and never panics, whether its reader is gone or its disk is full.
+//! Invariant: writing a log never fails and never panics, even if its reader has closed or its disk
+//! is full.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::str::FromStr;

@@ -125,8 +125,8 @@ impl Coordinator {
 pub const ZONE_STATES: [&str; 4] = ["live", "lagging", "detached", "reseeding"];
 
 impl Metrics {
-    /// Metrics of an API node. `routes` are the closed set of the route label, in the order by which
-    /// [`Http::answered`] is asked.
+    /// Metrics of an API node. `routes` is the closed set of the route label; [`Http::answered`]
+    /// takes a position in it.
     #[must_use]
     pub fn for_api_node(routes: &[&'static str]) -> Arc<Self> {
         let mut registry = Registry::default();

@@ -112,7 +112,7 @@ pub async fn run(
     Ok(conclusion::report(&plan, &zones, comparison, started.elapsed()))
 }
 
-/// Runs each work as a task of its own, so that they share the cores; answers in their order.
+/// Runs each work as a task of its own, so that they share the cores; returns in their order.
 async fn in_parallel<T: Send + 'static>(
     tasks: &Tasks,
     works: Vec<BoxFuture<'static, T>>,

@@ -125,7 +125,7 @@ fn violation(report: &Report) -> Option<(i64, ViolationKind)> {
 /// Ways to damage one copy so that it is no longer sound in itself.
 const WAYS: u32 = 17;
 
-/// Damages the rows at `at` in one of [`WAYS`]; answers the first bad id and what is wrong there.
+/// Damages the rows at `at` in one of [`WAYS`]; returns the first bad id and what is wrong there.
 fn damage(rows: &mut Vec<Value>, at: usize, way: u32) -> (u64, ViolationKind) {
     let id = at as u64 + 1;
     let next_token = rows[at + 1]["token"].clone();

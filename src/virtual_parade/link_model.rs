@@ -59,7 +59,7 @@ impl WanLinkModel {
         self.lines.view()
     }
 
-    /// Cuts network links; answers the cut's number. The network must be told ([`super::net::Net::note`]).
+    /// Cuts network links; returns the cut's number. The network must be told ([`super::net::Net::note`]).
     ///
     /// # Errors
     /// A sentence, when the cut separates nothing or there are too many.

@@ -26,7 +26,7 @@ const AGAIN: Duration = Duration::from_millis(250);
 const CATCH_UP_S: u32 = 10;
 
 impl Parade {
-    /// Waits until the group is founded, has the learners join, moves the lead to zone `leader` if
+    /// Waits until the group is founded, has the learners join, moves leadership to zone `leader` if
     /// one is named, and waits until every zone can read and write.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl Parade {
         Some((usize::try_from(leader).ok()?.checked_sub(1)?, term))
     }
 
-    /// Moves the lead to the coordinator of zone `zone` and waits until it leads.
+    /// Moves leadership to the coordinator of zone `zone` and waits until it leads.
     ///
     /// # Errors
     /// A sentence, when it does not after some minutes.
@@ -94,7 +94,7 @@ impl Parade {
         while self.leader().await.map(|(leader, _)| leader) != Some(zone) {
             if Instant::now() >= until {
                 let name = &self.zones()[zone].name;
-                return Err(format!("the lead was not moved to {name}"));
+                return Err(format!("leadership was not transferred to {name}"));
             }
             // Refused during an election; then it is tried again.
             let _ = self.command(&order(Kind::Lead, zone as u64 + 1)).await;
@@ -126,7 +126,7 @@ impl Parade {
     }
 }
 
-/// Gives a command once; answers the last line that was said.
+/// Gives a command once; returns the last line that was said.
 ///
 /// # Errors
 /// Why it was refused, or that there was no answer in time.

@@ -51,7 +51,7 @@ pub struct Plan {
     pub voters: Vec<usize>,
     /// Whether coordinators count the acks of all voters, instead of waiting for the leader's report.
     pub all_to_all: bool,
-    /// Whether the lead moves by itself to where the writes are.
+    /// Whether leadership moves by itself to where the writes are.
     pub auto: bool,
     /// API nodes in each zone.
     pub api_nodes: usize,
@@ -331,7 +331,7 @@ impl Parade {
         self.0.zones[zone].member.running.lock().as_ref().map(|(process, _)| process.clone())
     }
 
-    /// Tells a coordinator to hand the lead over and to stop, and kills it when it does not.
+    /// Tells a coordinator to hand leadership over and to stop, and kills it when it does not.
     pub async fn stop_coordinator(&self, zone: usize) {
         let running = &self.0.zones[zone].member.running;
         let Some((_, retire)) = running.lock().clone() else { return };
@@ -379,7 +379,7 @@ impl Parade {
         &self.0.zones
     }
 
-    /// Waits until `is` says yes; answers whether it did within `most`.
+    /// Waits until `is` says yes; returns whether it did within `most`.
     pub(super) async fn wait(&self, most: Duration, mut is: impl AsyncFnMut() -> bool) -> bool {
         let until = Instant::now() + most;
         while !is().await {

@@ -59,7 +59,7 @@ impl Wan {
         }
     }
 
-    /// Begins to take orders over HTTP on a loopback port of the system's choice; answers where.
+    /// Begins to take orders over HTTP on a loopback port of the system's choice; returns where.
     ///
     /// # Errors
     /// When no port can be had.

@@ -92,7 +92,7 @@ impl Wan {
         self.lines.set(from, to, change)
     }
 
-    /// Cuts lines; answers the cut's number.
+    /// Cuts lines; returns the cut's number.
     ///
     /// # Errors
     /// A sentence, when the cut separates nothing or there are too many.
@@ -100,7 +100,7 @@ impl Wan {
         self.lines.cut(cut)
     }
 
-    /// Heals the cut of this number, or all; answers how many.
+    /// Heals the cut of this number, or all; returns how many.
     pub fn heal(&self, number: Option<u64>) -> usize {
         self.lines.heal(number)
     }

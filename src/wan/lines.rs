@@ -83,7 +83,7 @@ impl Lane {
         self.line().conditions().delay
     }
 
-    /// Waits while the line is silent, and then as long as TCP would take to notice; answers whether
+    /// Waits while the line is silent, and then as long as TCP would take to notice; returns whether
     /// it had to.
     ///
     /// # Errors
@@ -191,7 +191,7 @@ impl Lines {
         Ok(number)
     }
 
-    /// Heals a cut, or all; answers how many.
+    /// Heals a cut, or all; returns how many.
     pub fn heal(&self, number: Option<u64>) -> usize {
         let mut cuts = self.cuts.lock();
         let before = cuts.1.len();

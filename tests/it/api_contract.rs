@@ -44,7 +44,7 @@ impl Got {
         self.headers.get(name).map_or("", |value| value.to_str().expect("visible ASCII"))
     }
 
-    /// Asserts the status; answers the body.
+    /// Asserts the status; returns the body.
     #[track_caller]
     pub(crate) fn is(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{self:?}");

@@ -155,7 +155,7 @@ fn read(data: &Path) -> Survivor {
     Survivor::read(data, &BTreeSet::new()).expect("whole")
 }
 
-/// Starts on `data`; answers whether it was refused. Otherwise it must hold what `whole` holds; a
+/// Starts on `data`; returns whether it was refused. Otherwise it must hold what `whole` holds; a
 /// group of one adds entries of its own, which carry no writes.
 async fn is_refused(data: &Path, whole: &Survivor, how: &str) -> bool {
     match start(data).await {

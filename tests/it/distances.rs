@@ -140,7 +140,7 @@ impl Group {
         Some(client.placement(PlacementRequest {}).await.ok()?.into_inner())
     }
 
-    /// Stops everything; answers where the data is.
+    /// Stops everything; returns where the data is.
     async fn stop(self) -> tempfile::TempDir {
         for coordinator in self.running.into_values() {
             coordinator.stop().await;

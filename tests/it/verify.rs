@@ -94,7 +94,7 @@ impl Zones {
         execute(&dsn, "create database bad template us").await;
     }
 
-    /// Runs the program on eu and on the database given as us; answers its exit code and output.
+    /// Runs the program on eu and on the database given as us; returns its exit code and output.
     fn verify(&self, us: &str, more: &[&str]) -> (i32, String) {
         let zones = [format!("eu={}", self.dsn("eu")), format!("us={}", self.dsn(us))];
         run(&[&["--zone", &zones[0], "--zone", &zones[1], "--wait", "0.3"], more].concat())

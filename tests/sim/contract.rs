@@ -56,7 +56,7 @@ impl Side {
         self.sessions.push(connected.expect("it is well"));
     }
 
-    /// Carries out a step; answers what can be compared.
+    /// Carries out a step; returns what can be compared.
     async fn carry_out(&mut self, step: &Step) -> String {
         match step {
             Step::Acquire { session, expired } => {

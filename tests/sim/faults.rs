@@ -250,7 +250,7 @@ impl Trouble {
         self.cluster.start_coordinator(place);
     }
 
-    /// As an operator stops it: it hands the lead over first.
+    /// As an operator stops it: it hands leadership over first.
     async fn coordinator_stopped(self) {
         let place = self.any_coordinator();
         self.cluster.retire_coordinator(place).await;

@@ -88,7 +88,7 @@ impl Trouble {
     }
 
     /// Has a new coordinator on machine `place` take part, in the place of `old` or beside the
-    /// others; answers its id.
+    /// others; returns its id.
     async fn bring(&self, place: usize, kind: Kind, old: u64, learner: bool) -> u64 {
         let new_id = self.cluster.pass_on(place, true);
         self.cluster.start_coordinator(place);

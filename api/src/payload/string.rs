@@ -8,7 +8,7 @@ use super::fault::Fault;
 use super::scan::Scanner;
 
 impl<'a> Scanner<'a> {
-    /// Reads a string from its opening quote; answers its content, unescaped if it had escapes.
+    /// Reads a string from its opening quote; returns its content, unescaped if it had escapes.
     pub(super) fn string(&mut self) -> Result<Cow<'a, [u8]>, Fault> {
         let bytes = self.bytes;
         self.at += 1;

@@ -141,7 +141,7 @@ pub(crate) async fn with_site<T>(
     outcome
 }
 
-/// Runs a scenario, writes its directory and prints its report; answers whether it passed.
+/// Runs a scenario, writes its directory and prints its report; returns whether it passed.
 pub(crate) async fn once(
     scenario: &Scenario,
     on: &On<'_>,

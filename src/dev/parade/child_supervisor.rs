@@ -27,7 +27,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A command for the supervisor of one child.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Send a signal; answers the process id it went to, `None` when nothing runs.
+    /// Send a signal; returns the process id it went to, `None` when nothing runs.
     Signal(Signal, oneshot::Sender<Option<u32>>),
     /// Whether to start the child again when it ends.
     Supervise(bool, oneshot::Sender<()>),

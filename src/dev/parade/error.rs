@@ -29,7 +29,7 @@ pub enum Error {
         /// The directory.
         data: PathBuf,
     },
-    /// Look at that process: it is of another user, or the system does not end it.
+    /// Check that process: it belongs to another user, or the system cannot end it.
     #[error(
         "the supervisor of {0}{1} does not end; its parade runs on. Stop it as the user who started \
          it, or as root", data.display(), of_process(*supervisor)
@@ -134,7 +134,7 @@ pub enum Error {
     /// The parade was stopped meanwhile.
     #[error("the parade is stopping")]
     Stopping,
-    /// Look at the source.
+    /// See the source.
     #[error("failed to {act} {}", path.display())]
     Io {
         /// The failed action.

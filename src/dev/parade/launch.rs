@@ -127,7 +127,7 @@ impl LaunchPlan<'_> {
         );
         // Pages of this machine; any other could write too.
         push(&mut line, "--cors-origin", "localhost");
-        // No balancer looks at it.
+        // No load balancer polls a parade.
         push(&mut line, "--drain-s", "0");
         line
     }

@@ -1,8 +1,8 @@
 //! A parade: one PostgreSQL server, one coordinator and some API nodes in each zone, as real
 //! processes on loopback, kept alive.
 //!
-//! Invariant: one supervisor at a time has a data directory, and whatever it started ends with it:
-//! asked to on [`Parade::stop`], by its lifeline when the supervisor is killed.
+//! Invariant: one supervisor at a time owns a data directory, and all its processes end with it: on
+//! [`Parade::stop`], or through their lifelines when the supervisor is killed.
 
 mod child_supervisor;
 mod error;
@@ -168,7 +168,7 @@ impl Parade {
     ///
     /// # Errors
     /// [`Error::KeepsEnding`] when a child never stays up, [`Error::NotReady`] after `timeout`. The
-    /// parade goes on in both cases.
+    /// parade keeps running in both cases.
     pub async fn ready(&self, timeout: Duration) -> Result<(), Error> {
         let observer = Observer::new(Node::of_record(&self.record()));
         let deadline = Instant::now() + timeout;
@@ -202,7 +202,7 @@ impl Parade {
         }
     }
 
-    /// Whether the last look found nothing but halted zones that keep the parade from being ready.
+    /// Whether only halted zones kept the parade from being ready at the last poll.
     #[must_use]
     pub fn has_halted(&self) -> bool {
         self.hold.taken.has_halted()
@@ -247,7 +247,7 @@ impl Parade {
         zone.parse().ok().and_then(|zone| self.process_table.pid(&Member { zone, part }))
     }
 
-    /// Sends a signal to a child; answers its process id, `None` when it does not run.
+    /// Sends a signal to a child; returns its process id, `None` when it does not run.
     ///
     /// # Errors
     /// [`Error::NoSuchMember`]; [`Error::Stopping`] once the parade stops.
@@ -286,8 +286,8 @@ impl Parade {
         answer.await.map_err(|_| Error::Stopping)
     }
 
-    /// Ends everything and reaps it: API nodes, then coordinators, then databases, each asked first
-    /// and killed after some seconds. Nothing runs afterwards; `parade.json` is gone.
+    /// Stops and reaps all children: API nodes, then coordinators, then databases, each by request
+    /// first and by SIGKILL some seconds later. Removes `parade.json`.
     pub async fn stop(&self) {
         let phase = |part: Part| match part {
             Part::Api(_) => 0,

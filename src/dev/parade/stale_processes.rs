@@ -23,7 +23,7 @@ const PORTS_MAX: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(25);
 
 /// Ends the programs and servers of an earlier run on `data`, waits until their ports are free, and
-/// removes its `parade.json`; answers whether the earlier run was not stopped properly.
+/// removes its `parade.json`; returns whether the earlier run was not stopped properly.
 pub(super) async fn clear(data: &Path, plan: &Plan) -> Result<bool, Error> {
     let record = ParadeRecord::read(data);
     let of_record = record.iter().flat_map(|record| &record.zones).map(|zone| &zone.pids);
@@ -78,7 +78,7 @@ async fn end(data: &Path, pid: u32, cluster: &str, is_known: bool) -> Result<boo
     Err(Error::StaleProcess { pid, data: data.to_owned() })
 }
 
-/// Waits a while until a process has ended; answers whether it has.
+/// Waits a while until a process has ended; returns whether it has.
 async fn has_ended(pid: u32, born: &str) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while identity(pid).as_deref() == Some(born) {

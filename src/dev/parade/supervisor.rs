@@ -1,8 +1,7 @@
 //! The process that has a parade's directory: a lock, and `supervisor.json`, which names the process.
 //!
-//! The kernel frees the lock when the process dies, however it dies. The file is believed only while the
-//! lock is taken and the process that it names has the start time that it names, so a number that is used
-//! again is never signalled.
+//! The kernel frees the lock when the process dies. The file is valid only while the lock is taken
+//! and the named process has the named start time, so a reused process number is never signalled.
 
 use std::fs::{self, File, TryLockError};
 use std::io;

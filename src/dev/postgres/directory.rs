@@ -107,8 +107,8 @@ impl Directory {
         Ok(command)
     }
 
-    /// Makes the data directory beside its final place and renames, so that a crash in between
-    /// leaves nothing that looks like a data directory. Answers what it is a copy of, if of anything.
+    /// Creates the data directory beside its final place and renames it, so that a crash in between
+    /// leaves no incomplete data directory. Returns the template it was copied from, if any.
     pub(super) async fn create(&self) -> Result<Option<Arc<Template>>, Error> {
         if let Some(parent) = self.options.log.parent() {
             create_passable(parent, self.owner)?;

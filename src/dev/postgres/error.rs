@@ -95,7 +95,7 @@ pub enum Error {
     /// The server refused with an unexpected error.
     #[error("PostgreSQL refused to create the database")]
     Database(#[from] tokio_postgres::Error),
-    /// Look at the source.
+    /// See the source.
     #[error("failed to {act}")]
     Io {
         /// The failed action.

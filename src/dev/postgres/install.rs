@@ -152,7 +152,7 @@ impl Owner {
             tracing::info!(directory = %directory.display(), "execute permission granted on directory");
             let opened = match metadata.mode() & 0o070 {
                 0 => self.admit(directory),
-                // Its group is in use: the way is open for all others.
+                // The group is in use for another purpose: all users may pass.
                 _ => private::set_mode(directory, metadata.mode() & 0o7777 | 0o001),
             };
             opened.map_err(Error::io("open a directory"))?;

@@ -47,7 +47,7 @@ pub(super) async fn clear(data_dir: &Path, timeout: Duration) -> Result<bool, Er
     Err(Error::StillRunning { pid, data_dir: data_dir.to_owned() })
 }
 
-/// Waits until it `holds`, `timeout` at most; answers whether it does.
+/// Waits until it `holds`, `timeout` at most; returns whether it does.
 async fn wait(holds: impl Fn() -> bool, timeout: Duration) -> bool {
     let deadline = Instant::now() + timeout;
     while !holds() {
@@ -59,9 +59,9 @@ async fn wait(holds: impl Fn() -> bool, timeout: Duration) -> bool {
     true
 }
 
-/// Puts our own process id in the place of `pid`, where a process of that number exists: PostgreSQL
-/// takes a lock file of its parent for a stale one. Everything else in the file stays, so it still
-/// finds the shared memory of the server before and waits until that is free.
+/// Replaces `pid` by this process's id if a process of that number exists: PostgreSQL treats a lock
+/// file of its parent as stale. The rest of the file is kept, so PostgreSQL still finds the shared
+/// memory of the former server and waits for its release.
 fn disown(file: &Path, text: &str, pid: u32) -> io::Result<()> {
     if !exists(pid) {
         return Ok(());

@@ -1,8 +1,8 @@
 //! A real PostgreSQL server under our care, as a direct child: it can be killed and started again.
 //!
 //! Invariant: at most one postmaster runs on a data directory, and it is reaped when it ends; an
-//! unreaped one would keep its lock file alive and block the next start. `fsync` stays on: what is
-//! tested is the real thing.
+//! unreaped postmaster would keep its lock file alive and block the next start. `fsync` stays on,
+//! so tests cover real durability.
 //!
 //! No connection is trusted. The superuser has no password and logs in through a Unix socket in a
 //! private directory, as the operating system's own user. Over TCP, on loopback, only logins with a

@@ -30,7 +30,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(2);
 const LIFELINE: &str = r#"while read -r _; do :; done
 read -r pid < "$1/postmaster.pid" && [ "$pid" = "$2" ] && kill -INT "$2""#;
 
-/// Stops a server that a killed owner left running on `data_dir`; answers whether there was one.
+/// Stops a server that a killed owner left running on `data_dir`; returns whether there was one.
 ///
 /// # Errors
 /// [`Error::StillRunning`] when it does not end even by SIGKILL.
@@ -94,8 +94,8 @@ impl Server {
             self.launch().await?;
             match self.wait_ready(deadline.saturating_duration_since(Instant::now())).await {
                 Ok(()) => return self.create_database().await,
-                // Backends of a killed postmaster take a moment to notice; until the last has gone
-                // the shared memory is in use and a new postmaster refuses to start.
+                // Backends of a killed postmaster take a moment to notice its death; until the last
+                // one ends, the shared memory is in use and a new postmaster refuses to start.
                 Err(Error::Exited { log_tail, .. })
                     if log_tail.contains("still in use") && Instant::now() < deadline =>
                 {

@@ -74,7 +74,7 @@ pub(super) async fn catch_up(
     Ok(sample)
 }
 
-/// Writes in the other zones while the API node of zone `place` is away; answers the newest id.
+/// Writes in the other zones while the API node of zone `place` is away; returns the newest id.
 async fn write_while_away(
     measure: &Measure<'_>,
     parade: &Parade,

@@ -129,7 +129,7 @@ async fn verified(target: &Target, links: u64) -> anyhow::Result<(f64, Option<f6
     Ok((rates.fold(f64::INFINITY, f64::min), most))
 }
 
-/// Copies links above `after` up to `to` out of a zone and throws them away; answers how many.
+/// Copies links above `after` up to `to` out of a zone and throws them away; returns how many.
 async fn copy(client: &Client, after: u64, to: u64) -> anyhow::Result<u64> {
     let text = format!(
         "copy (select id, node_id, hash, digest, written_at, payload from pghc.chain \

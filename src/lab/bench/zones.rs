@@ -108,7 +108,7 @@ impl Zones {
         }
     }
 
-    /// Waits until the zone of this number has passed `id`; answers where it then is, and when.
+    /// Waits until the zone of this number has passed `id`; returns where it then is, and when.
     ///
     /// # Errors
     /// When it has not after `patience`, or its database does not answer.

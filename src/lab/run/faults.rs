@@ -24,7 +24,7 @@ use crate::lab::target::Target;
 use crate::wan::conditions::Change;
 use crate::wan::{Cut, LineView};
 
-/// Longest time that a move of the lead may take.
+/// Longest time that a move of leadership may take.
 const LEAD_MAX: Duration = Duration::from_secs(60);
 
 /// Result of a fault.
@@ -109,7 +109,7 @@ impl<'a> Tools<'a> {
         );
         ensure!(
             site.record().is_some() || faults.iter().all(|fault| fault.lead.is_none()),
-            "the lead of a parade that is known by its API nodes only cannot be moved"
+            "cannot transfer leadership in a parade known by its API nodes only"
         );
         Ok(Self { site, remote, leader })
     }
@@ -219,7 +219,7 @@ impl<'a> Tools<'a> {
     }
 }
 
-/// Moves the lead to the coordinator of `zone` and waits until it leads.
+/// Moves leadership to the coordinator of `zone` and waits until it leads.
 ///
 /// # Errors
 /// When it is not done in time.
@@ -233,7 +233,7 @@ pub async fn lead(site: &Site, zone: &str) -> anyhow::Result<()> {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            bail!("the lead was not moved to {zone} within {LEAD_MAX:?}");
+            bail!("leadership was not transferred to {zone} within {LEAD_MAX:?}");
         }
         // A group that has just been founded may not know its members yet.
         let voter = status.coordinators.iter().find(|member| member.zone == zone && member.voter);
@@ -249,7 +249,7 @@ pub async fn lead(site: &Site, zone: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Has the leader place the lead by itself, in a parade that was started for the run.
+/// Has the leader place leadership by itself, in a parade that was started for the run.
 ///
 /// # Errors
 /// When it is refused.
@@ -261,7 +261,7 @@ pub async fn place_by_itself(site: &Site) -> anyhow::Result<()> {
     let mut command = to_coordinators(&record, "leader", &["auto", "on"])?;
     let said = tokio::time::timeout(LEAD_MAX, command.output()).await.context("no answer")??;
     let error = String::from_utf8_lossy(&said.stderr);
-    ensure!(said.status.success(), "the lead cannot be placed by itself: {}", error.trim());
+    ensure!(said.status.success(), "cannot enable automatic placement: {}", error.trim());
     Ok(())
 }
 

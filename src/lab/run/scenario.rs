@@ -104,7 +104,7 @@ pub struct ClusterPart {
     /// Which formula the measured times are held against; absent: that of `acks`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<Commit>,
-    /// Whether the lead moves by itself to where the writes are.
+    /// Whether leadership moves by itself to where the writes are.
     #[serde(default)]
     pub placement: Placement,
     /// Whether each zone's frontier is followed, which costs a read for every step of it.
@@ -249,7 +249,7 @@ pub struct Fault {
     /// Other conditions of lines; back at the end, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<LineChange>,
-    /// Move the lead to this zone.
+    /// Move leadership to this zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lead: Option<String>,
 }

@@ -88,7 +88,7 @@ pub async fn frontier(
     steps
 }
 
-/// Waits until the zone has more than `newest`; answers how far it is, or `None` after the wait.
+/// Waits until the zone has more than `newest`; returns how far it is, or `None` after the wait.
 async fn next(
     node: &Endpoint,
     newest: u64,

@@ -207,7 +207,7 @@ impl Group {
         }
     }
 
-    /// Sends until the request is decided or its time is over; answers how often, too.
+    /// Sends until the request is decided or its time is over; returns how often, too.
     async fn send(&self, node: usize, ask: &Ask, deadline: Instant) -> (Result<u64, Failure>, u64) {
         let unknown = |kind: String| Err(Failure { result: WriteResult::Unknown, kind });
         let mut outcome = unknown("no answer in time".to_owned());

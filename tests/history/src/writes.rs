@@ -96,7 +96,7 @@ fn answered(subject: &Subject<'_>, found: &mut Written, keys: &mut Keys, report:
     }
 }
 
-/// Looks writes without an id up in the chain; answers the links that refused ones would have written.
+/// Looks writes without an id up in the chain; returns the links that refused ones would have written.
 fn loose(
     subject: &Subject<'_>,
     found: &mut Written,

@@ -158,7 +158,7 @@ async fn paths_and_methods(site: &Site, zone: usize) {
     }
 }
 
-/// Sends bytes and reads until the node closes; answers the status line.
+/// Sends bytes and reads until the node closes; returns the status line.
 async fn raw(site: &Site, zone: usize, bytes: &[u8]) -> String {
     let address = site.api(zone).replace("http://", "");
     let mut stream = TcpStream::connect(address).await.expect("the node listens");

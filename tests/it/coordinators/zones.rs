@@ -51,7 +51,7 @@ pub(super) async fn report_at(group: &Group, zone: &str, id: u64) -> Result<(), 
     Ok(())
 }
 
-/// Orders a batch of about 100 KiB; answers its last id.
+/// Orders a batch of about 100 KiB; returns its last id.
 async fn write_much(group: &Group, sequence: u64) -> u64 {
     let payload = format!("\"{}\"", "x".repeat(25 << 10));
     let write = || Write { key: None, payload: Some(payload.clone().into()) };

@@ -76,7 +76,7 @@ impl ClientPool {
         .await;
     }
 
-    /// Lets every writer finish its last write; answers all that was acknowledged.
+    /// Lets every writer finish its last write; returns all that was acknowledged.
     pub(crate) async fn finish(self) -> Vec<AckedWrite> {
         self.stop.store(true, Ordering::Relaxed);
         let mut acked_writes = Vec::new();

@@ -77,7 +77,7 @@ impl Site {
         self.parade.kill(zone, part, by).await.expect("a child of this parade");
     }
 
-    /// Waits until every zone has applied everything that is committed; answers the head id.
+    /// Waits until every zone has applied everything that is committed; returns the head id.
     pub(crate) async fn settle(&self) -> u64 {
         self.parade.ready(PATIENCE).await.expect("every node is ready again");
         wait_for("equal frontiers", async || {

@@ -1,4 +1,4 @@
-//! Planned moves of the lead, and how long an unplanned one takes.
+//! Planned moves of leadership, and how long an unplanned one takes.
 
 use std::time::{Duration, Instant};
 

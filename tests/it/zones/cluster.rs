@@ -314,7 +314,7 @@ impl SmallCluster {
         .await;
     }
 
-    /// Waits until `/readyz/write` of a zone says something with `words` in it; answers what it says.
+    /// Waits until `/readyz/write` of a zone says something with `words` in it; returns what it says.
     pub(crate) async fn not_ready(&self, zone: &str, words: &str) -> String {
         wait_for(&format!("{words:?} from zone {zone}"), async || {
             let answer =
@@ -434,7 +434,7 @@ impl SmallCluster {
         assert_eq!(proof.status.code(), Some(0), "chain-verify:\n{text}");
     }
 
-    /// Runs `pghc zone …` on the database of `zone`; answers exit code and all it printed.
+    /// Runs `pghc zone …` on the database of `zone`; returns exit code and all it printed.
     pub(crate) async fn operate(&self, zone: &str, words: &[&str]) -> (Option<i32>, String) {
         self.operate_on(&self.login("pghc_setup", zone), zone, words).await
     }

@@ -42,7 +42,7 @@ async fn still_cluster() -> SmallCluster {
     cluster
 }
 
-/// Runs the program on databases of the cluster; answers its exit code and all it printed.
+/// Runs the program on databases of the cluster; returns its exit code and all it printed.
 async fn verify(cluster: &SmallCluster, databases: &[&str], more: &[&str]) -> (i32, String) {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_chain-verify"));
     for database in databases {

@@ -75,7 +75,7 @@ impl Run {
         Ok(run)
     }
 
-    /// Waits until every node is ready and every zone is at the head; answers how long it took. The
+    /// Waits until every node is ready and every zone is at the head; returns how long it took. The
     /// load must stand still.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Changes of the members under load: a coordinator that lost its disk is replaced, the lead is moved,
+//! Changes of the members under load: a coordinator that lost its disk is replaced, leadership is moved,
 //! a voter becomes a learner and a voter again: F17, F28.
 //!
 //! A class of these holds one zone's vote, so that the two others have theirs.
@@ -176,7 +176,7 @@ async fn moved(scene: Scene) -> Outcome {
     });
     let before = before.await?.leader;
     let here = replacements.coordinator(scene.zone);
-    // The lead may have come here meanwhile.
+    // Leadership may have come here meanwhile.
     let next = replacements.coordinator((scene.zone + 1) % ZONES);
     let to = if here == before { next } else { here };
     // The transfer is done when the chosen coordinator leads. Another fault may take the leadership
