@@ -27,8 +27,8 @@ impl Choice {
     }
 }
 
-/// The `keep` best sets of `count` voters, best first, each under its best leader; and whether every
-/// set was looked at.
+/// The `keep` best sets of `count` voters, best first, each under its best leader; and whether the
+/// search was exhaustive.
 ///
 /// # Errors
 /// A sentence, when the cluster has fewer zones.

@@ -1,8 +1,8 @@
 //! How long an ordered write must take between distant zones: bounds and protocols as formulae.
 //!
-//! Pure. All times are in milliseconds, of the network alone, from "the write was accepted in zone
-//! z" to "it is applied, in the one order, in zone z". Below, d(a,b) is the delay from a to b, V the
-//! voters, k their majority, and M(z) the k-th smallest round trip from z to a voter (0 to itself).
+//! Pure. Times are in milliseconds of the network alone, from the acceptance of a write in zone z
+//! to its application in zone z. Below, d(a,b) is the delay from a to b, V the voters, k their
+//! majority, and M(z) the k-th smallest round trip from z to a voter (0 to itself).
 
 /// Zones and the delays between them.
 pub trait Distances {

@@ -1,5 +1,5 @@
-//! When leadership should move by itself. Pure: fed with one survey for each window, it answers what
-//! to do and why.
+//! Policy of automatic leader placement. Pure: the input is one survey for each window, the output
+//! a decision with its reason.
 //!
 //! A move costs a pause of some round trips, and a wrong one costs the way back too. So it is made only for a
 //! gain that is large, that lasted, and some time after the last change of the leader.

@@ -2,7 +2,7 @@
 
 use super::model::{Commit, Distances, Model};
 
-/// Writes a second in all zones together below which nothing is known of where they come from.
+/// Writes a second in all zones together below which the origin of writes counts as unknown.
 const RATE_MIN: f64 = 1.0;
 
 /// One coordinator.
@@ -10,7 +10,7 @@ const RATE_MIN: f64 = 1.0;
 pub struct Site {
     /// Its id.
     pub id: u64,
-    /// Where it stands.
+    /// Zone of the coordinator.
     pub zone: String,
     /// Whether it votes.
     pub voter: bool,
@@ -54,8 +54,8 @@ impl Distances for Survey {
 }
 
 impl Survey {
-    /// A survey; `measured` answers the round trip that the first coordinator has measured to the
-    /// second, in ms. Of two directions the mean counts, or the one that is known.
+    /// A survey; `measured` returns the round trip that the first coordinator has measured to the
+    /// second, in ms. The mean of both directions counts, or the known one.
     #[must_use]
     pub fn new(sites: Vec<Site>, measured: impl Fn(u64, u64) -> Option<f64>) -> Self {
         let cell = |a: &Site, b: &Site| match (measured(a.id, b.id), measured(b.id, a.id)) {
@@ -89,7 +89,7 @@ impl Survey {
         self.sites.iter().map(|site| site.writes_per_s).sum()
     }
 
-    /// Whether it is known where writes come from: then sites weigh by their writes, else alike.
+    /// Whether the origin of writes is known: then sites weigh by their writes, else alike.
     #[must_use]
     pub fn is_weighted(&self) -> bool {
         self.rate() >= RATE_MIN

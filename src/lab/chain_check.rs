@@ -25,9 +25,9 @@ const WRITE_MAX: Duration = Duration::from_secs(30);
 pub struct CheckResult {
     /// Exit code 0: proved.
     pub passed: bool,
-    /// Its exit code; none when a signal ended it.
+    /// Exit code; `None` when a signal ended the program.
     pub exit_code: Option<i32>,
-    /// Its report, as it printed it.
+    /// Report, as printed.
     pub report: String,
 }
 

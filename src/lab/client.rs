@@ -17,8 +17,9 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Most bytes of an answer's body.
 const BODY_BYTES_MAX: usize = 64 << 20;
 
-/// Requests up to this size are written before the answer is read; larger ones meanwhile, because
-/// a server that answers while it reads would otherwise wait for us as we for it.
+/// Requests up to this size are written before the answer is read; larger ones are written while
+/// the answer is read, because a server that answers early would otherwise block, as would the
+/// client.
 const WRITE_FIRST_BYTES_MAX: usize = 16 << 10;
 
 /// An open connection. After an error its state is unknown: drop it.
@@ -49,7 +50,7 @@ struct Head {
     length: usize,
     chunked: bool,
     closes: bool,
-    /// Where in the head the value of `Server-Timing` stands.
+    /// Position of the value of `Server-Timing` in the head.
     timing: Option<(usize, usize)>,
 }
 

@@ -58,7 +58,7 @@ impl Remote {
         self.ask(Method::GET, "net", None::<()>).await
     }
 
-    /// Changes lines; `*` stands for all zones.
+    /// Changes lines; `*` means all zones.
     ///
     /// # Errors
     /// When it refuses or does not answer.

@@ -76,7 +76,7 @@ impl Site {
         Self::start(parade_options(options)?).await
     }
 
-    /// A running parade of which nothing but its zones is known.
+    /// A running parade known only by its zones.
     #[must_use]
     pub fn of(target: Target) -> Self {
         Self { target, own: None, record: None }
@@ -137,7 +137,7 @@ impl Site {
         &self.target
     }
 
-    /// Its processes, when it is an own one.
+    /// Processes of the parade, when this run started it.
     #[must_use]
     pub fn parade(&self) -> Option<&Parade> {
         self.own.as_ref()
@@ -149,7 +149,7 @@ impl Site {
         self.own.as_ref().and_then(Parade::wan)
     }
 
-    /// Where everything is, when more than the API nodes is known.
+    /// Record of the parade, when more than its API nodes is known.
     #[must_use]
     pub fn record(&self) -> Option<ParadeRecord> {
         self.own.as_ref().map(Parade::record).or_else(|| self.record.clone())

@@ -68,7 +68,7 @@ impl Target {
         Ok(Self { zones })
     }
 
-    /// A parade that is known by the URLs of its API nodes: zone and URL, a zone once for each node.
+    /// A parade known by the URLs of its API nodes: zone and URL, a zone once for each node.
     /// `chain-verify` reads it through the first node of each zone.
     ///
     /// # Errors

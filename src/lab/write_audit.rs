@@ -62,7 +62,7 @@ pub async fn frontier(node: &Endpoint) -> anyhow::Result<u64> {
 /// Reads the chain above `after` from `node`, as far as it is committed, and compares.
 ///
 /// # Errors
-/// When the chain cannot be read to its end; nothing is known then.
+/// When the chain cannot be read to its end; there is no result then.
 pub async fn read_chain(
     node: &Endpoint,
     after: u64,

@@ -1,5 +1,5 @@
-//! How exact the emulator is on this machine, measured before anything relies on it: pings through
-//! the real proxy, timer and sockets, over a line of a known delay.
+//! Measures the emulator's precision on this machine before it is used: pings through the real
+//! proxy, timer and sockets, over a line of a known delay.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -29,7 +29,7 @@ pub const QUEUE_MAX: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum How {
-    /// Nothing comes through and nothing is said; what was under way comes after the healing.
+    /// All bytes are held without notice; bytes in flight arrive after the healing.
     Silence,
     /// Connections break at once and new ones are refused.
     Reset,

@@ -40,7 +40,7 @@ pub enum Way {
 pub struct Cut {
     /// The first group.
     pub from: Vec<String>,
-    /// The second; `*` stands for all zones outside the first.
+    /// The second group; `*` means all zones outside the first.
     #[serde(default = "everyone")]
     pub to: Vec<String>,
     /// Which way.
@@ -159,7 +159,7 @@ impl Lines {
         Some(self.lanes[place(from)? * self.zones.len() + place(to)?].clone())
     }
 
-    /// Changes every line from one of `from` to one of `to`; `*` stands for all.
+    /// Changes every line from one of `from` to one of `to`; `*` means all.
     ///
     /// # Errors
     /// A sentence, when a zone is not known or a value is impossible; nothing is changed then.

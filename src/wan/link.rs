@@ -32,8 +32,9 @@ pub struct Link {
 /// When the two directions of a connection begin to carry bytes, for a client that connects at one
 /// time over links of known delays.
 ///
-/// The client's first byte leaves one round trip later (SYN, SYN-ACK) and the server learns of the
-/// connection with the ACK after it; so a server that speaks first is heard after two round trips.
+/// The client's first byte leaves one round trip later (SYN, SYN-ACK), and the server learns of the
+/// connection with the following ACK; so the first byte of a server that speaks first arrives after
+/// two round trips.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Handshake {
     /// The SYN reaches the server, which refuses it or not.

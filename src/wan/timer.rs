@@ -133,7 +133,7 @@ fn run(shared: &Shared) {
         };
         let deadline = next.deadline;
         if Instant::now() < deadline {
-            // Woken early by a nearer deadline or the end, or late by the system: look again.
+            // Woken early by a nearer deadline or the end, or late by the system: check again.
             let _ = shared.changed.wait_until(&mut state, deadline);
             continue;
         }
@@ -158,7 +158,7 @@ fn release(due: Due) {
 }
 
 /// Asks the kernel to wake the calling thread on time instead of gathering wake-ups within 50 us.
-/// Where it cannot be asked, sleeps stay that much coarser.
+/// Without kernel support, sleeps are up to 50 us longer.
 pub fn wake_on_time() {
     #[cfg(target_os = "linux")]
     if let Err(error) = nix::sys::prctl::set_timerslack(1) {

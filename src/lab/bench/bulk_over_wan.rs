@@ -17,10 +17,10 @@ pub(super) const MATRIX: &str = "aws3";
 /// Many clients with short requests, so that what is under way covers the longest round trip.
 const BULK: Bulk = Bulk { streams_per_zone: 64, lines_max: 100 };
 
-/// Measures as far apart as the matrix says, then without any distance, in the same processes and databases
-/// (so what is written back of the first may slow the second). The rate and
-/// the latency are those of far. Figures: `applied_per_second`, and of the zones without distances
-/// `near_applied_per_second`. The distances are as before when it ends well.
+/// Measures with the matrix's distances, then without any distance, in the same processes and
+/// databases (so write-back of the first run may slow the second). Rate and latency are those of
+/// the first run. Figures: `applied_per_second`, and without distances `near_applied_per_second`.
+/// Restores the distances on success.
 ///
 /// # Errors
 /// When a node cannot be reached, or the distances cannot be changed.

@@ -16,7 +16,7 @@ use crate::dev::parade::{Parade, Part};
 use crate::dev::process::signal;
 use crate::lab::target::Target;
 
-/// Longest wait until a process that was told to end has ended.
+/// Longest wait for the end of a stopped process.
 const ENDED_MAX: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 

@@ -1,5 +1,5 @@
-//! `geo-load bench`: pghc and what it is compared with on the same machine, in one run, so that
-//! their ratios mean something where the absolute figures of a small machine do not.
+//! `geo-load bench`: measures pghc and its baselines on the same machine in one run, because ratios
+//! are meaningful where absolute figures of a small machine are not.
 //!
 //! Benchmark cases take turns in rounds, in an order that rotates, and each has the machine to itself;
 //! ratios are taken inside a round. All rows are alike: 200 bytes of payload, the columns of a link.
@@ -47,11 +47,12 @@ pub use self::targets::{PerformanceTarget, Side};
 use super::chain_check::{self, CheckResult};
 use crate::output;
 
-/// Runs all rounds, lets `chain-verify` look at what was written, and reports.
+/// Runs all rounds, verifies the written chain with `chain-verify`, and reports.
 ///
 /// # Errors
-/// When a benchmark case cannot be set up, a node refuses most of what is sent, or a benchmark case needs
-/// an own parade and there is none, or no turn was done before it was stopped; nothing is reported then.
+/// When a benchmark case cannot be set up, or needs a parade of its own and has none, when a node
+/// refuses most writes, or when the run was stopped before its first turn. No report is written
+/// then.
 pub async fn run(
     environments: &mut BenchEnvironments,
     options: &Options,

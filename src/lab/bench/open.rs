@@ -41,8 +41,8 @@ impl Drop for StopOnDrop {
 /// as failed, with their latency at that time.
 ///
 /// # Errors
-/// The operation's own, and sends that were dropped because the client was too far behind: their
-/// latency is not known, and leaving them out would be a lie.
+/// Errors of the operation, and sends dropped because the client was too far behind: their latency
+/// is unknown, and leaving them out would distort the result.
 pub(super) async fn alone(
     rate: f64,
     window: Window,

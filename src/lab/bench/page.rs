@@ -125,7 +125,7 @@ fn tone(target: &PerformanceTarget) -> Tone {
 }
 
 fn target_bar(target: &PerformanceTarget) -> Bar {
-    // Each has a unit of its own; the target stands at the same place in all.
+    // Each target has its own unit; the target line is at the same position in all bars.
     let full = (target.threshold * 1.5).max(target.value.max);
     let figure = format!("{:.2}", target.value.median);
     Bar {

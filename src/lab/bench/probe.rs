@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde::Serialize;
 
-/// Steps of the work that each core is given: some 20 ms in a release build.
+/// Steps of the work for each core: about 20 ms in a release build.
 const STEPS: u64 = 10_000_000;
 /// Flushes of which the median is taken.
 const FLUSHES: usize = 31;
@@ -86,12 +86,13 @@ pub(super) fn own_cpu() -> Option<Duration> {
     cpu_of(std::process::id())
 }
 
-/// As [`own_cpu`], of another process; none when it is gone.
+/// As [`own_cpu`], of another process; `None` when the process has ended.
 pub(super) fn cpu_of(pid: u32) -> Option<Duration> {
     /// Ticks a second of `/proc`: fixed by Linux's interface, whatever the kernel's own clock does.
     const TICKS: f64 = 100.0;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The program's name stands in brackets and may hold spaces; state is the first field after.
+    // The program's name is in parentheses and may contain spaces; the state is the first field
+    // after it.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let user: f64 = fields.next()?.parse().ok()?;
     let system: f64 = fields.next()?.parse().ok()?;

@@ -27,7 +27,7 @@ const LINKS: u64 = 200_000;
 const LINKS_MIN: u64 = 5_000;
 /// Longest time a verification may take.
 const VERIFY_MAX: Duration = Duration::from_secs(600);
-/// Time between two looks at the verifier's memory.
+/// Time between two polls of the verifier's memory.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Verifies the newest links of all zones, then copies them out. The rate is per zone; figures
@@ -111,7 +111,7 @@ async fn verified(target: &Target, links: u64) -> anyhow::Result<(f64, Option<f6
     };
     let watching = async {
         loop {
-            // The kernel keeps the peak, so a look missed between two others loses nothing.
+            // The kernel keeps the peak, so a rare poll misses nothing.
             most = pid.and_then(peak_rss_mib).or(most);
             tokio::time::sleep(POLL).await;
         }

@@ -1,8 +1,8 @@
 //! `geo-load bench scale`: what becomes of throughput and latency as zones, payloads and the chain
 //! grow.
 //!
-//! Points of one table take turns in rounds, as benchmark cases do. The chain grows once, and is looked
-//! at when it has a tenth, half, and all of its links.
+//! Points of one table take turns in rounds, as benchmark cases do. The chain grows once, and is
+//! measured at a tenth, half, and all of its links.
 
 use std::fmt;
 use std::time::Duration;
@@ -27,9 +27,9 @@ use crate::task::Tasks;
 const ZONES: usize = 3;
 /// Size of a payload where something else grows.
 const PAYLOAD_BYTES: usize = measure::PAYLOAD_BYTES;
-/// Longest piece of time in which the chain grows before it is looked at how long it is.
+/// Longest period of growth between two checks of the chain's length.
 const GROW: Duration = Duration::from_secs(5);
-/// Links verified at each look; of a shorter chain all of it.
+/// Links verified at each measurement; all links of a shorter chain.
 const VERIFIED: u64 = 200_000;
 
 /// The growing dimension.
@@ -263,7 +263,7 @@ fn points(at: &[usize], turns: &[Vec<Turn>]) -> Vec<Point> {
     at.iter().zip(turns).filter_map(point).collect()
 }
 
-/// Grows the chain to `links` and looks at it; `None` when that was stopped.
+/// Grows the chain to `links` and measures it; `None` when the run was stopped.
 async fn at_length(stage: &Stage, links: u64, options: &Options) -> anyhow::Result<Option<Length>> {
     let length = options.length;
     let (site, zones) = (stage.site()?, stage.zones().await?);

@@ -128,7 +128,7 @@ impl Servers {
         try_join_all((0..count).map(|_| connect(&self.servers[0], tasks))).await
     }
 
-    /// Waits until the primary counts on its replicas: before, a commit would wait for ever.
+    /// Waits until the primary has its synchronous replicas; an earlier commit would wait forever.
     async fn await_replicas(&self, tasks: &Tasks) -> anyhow::Result<()> {
         let client = connect(&self.servers[0], tasks).await?;
         let deadline = tokio::time::Instant::now() + STREAMING_MAX;

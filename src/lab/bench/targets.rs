@@ -104,7 +104,7 @@ pub struct PerformanceTarget {
     pub certain: bool,
 }
 
-/// The targets that can be told from `rounds`.
+/// The targets with all figures in `rounds`.
 pub(super) fn targets(rounds: &[Round]) -> Vec<PerformanceTarget> {
     TARGETS.iter().filter_map(|spec| spec.target(rounds)).collect()
 }

@@ -17,7 +17,7 @@ const FRONTIER: &str = "select applied_id from pghc.frontier";
 
 /// Longest wait until all zones have applied everything.
 pub(super) const SETTLED_MAX: Duration = Duration::from_secs(120);
-/// Time between two looks at a frontier.
+/// Time between two polls of a frontier.
 const POLL: Duration = Duration::from_millis(10);
 /// Longest wait for the answer of a database that is not frozen.
 const ANSWER_MAX: Duration = Duration::from_secs(10);

@@ -195,7 +195,7 @@ fn mark(body: &mut String, outcome: &Outcome, spot: &Spot<'_>, with_name: bool) 
     let close = if is_leader { "path" } else { "circle" };
     let _ = write!(body, r#"{shape}{fill} class="spot"><title>{says}</title></{close}>"#);
     if with_name {
-        // At the right edge the name stands before its spot.
+        // At the right edge the name is left of its spot.
         let (at, class) = if *x > 820.0 { (x - 9.0, "e") } else { (x + 9.0, "s") };
         let name = escape(&zone.zone);
         let _ = write!(

@@ -1,5 +1,5 @@
-//! Runs and sweeps as one self-contained page: no script, no font, nothing fetched, so that it can
-//! be kept beside its figures and read anywhere, on a phone too.
+//! Runs and sweeps as one self-contained page: no script, no font, no download. The page can be
+//! stored beside its figures and read anywhere, also on a phone.
 
 mod charts;
 mod map;

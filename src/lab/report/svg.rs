@@ -1,7 +1,7 @@
 //! Drawing: a plot with axes, as inline SVG text. No script, no font, nothing fetched.
 //!
-//! A plot is 480 units wide, about what a column of the page is, so that text has its size on a
-//! desktop and is still read on a phone. Everything that comes from outside is escaped here.
+//! A plot is 480 units wide, about the width of the page's column, so text has its nominal size on
+//! a desktop and stays readable on a phone. External text is escaped here.
 
 use std::fmt::Write as _;
 
@@ -147,7 +147,7 @@ impl Plot {
         self.put(format_args!(
             r#"<rect class="fault" x="{from:.1}" y="{TOP}" width="{width:.1}" height="{height:.1}"><title>{name}</title></rect>"#
         ));
-        // Near the right edge the name stands before the stretch.
+        // Near the right edge the name is left of the stretch.
         let length = name.chars().count() as f64 * LETTER;
         let (at, class, begin, end) = if from > self.width * 0.7 {
             (from - 3.0, "e", from - 3.0 - length, from)

@@ -236,9 +236,9 @@ impl Raw<'_> {
         (cells, all)
     }
 
-    /// For each fault the longest time without an acknowledgement in a zone that it did not strike,
-    /// until the next fault begins: from then on silence may be that one's. Nor does a zone count
-    /// that another fault has struck meanwhile.
+    /// Measures for each fault the longest time without an acknowledgement in the zones that it did
+    /// not strike. The time ends with the next fault, whose silence it would be. Zones struck by
+    /// another fault meanwhile are left out.
     pub fn measure_faults(&self, events: &mut [Event]) {
         let end = self.scenario.duration.0.as_secs_f64();
         let all = events.to_vec();
@@ -255,8 +255,9 @@ impl Raw<'_> {
         }
     }
 
-    /// Longest stretch between two acknowledgements of a zone that reaches into this time, counted to
-    /// the end of it, all of it when there is none; 0 for a zone that writes nothing.
+    /// Longest time between two acknowledgements of a zone that overlaps this period, counted to
+    /// the end of the period. The whole period without any acknowledgement; 0 for a zone without
+    /// writes.
     fn silence(&self, zone: usize, from_s: f64, until_s: f64) -> f64 {
         let warmup = self.scenario.warmup.0.as_secs_f64();
         let samples = self.of_zone(zone).flat_map(|log| &log.samples);

@@ -364,7 +364,7 @@ impl<'a> Group<'a> {
         let mut rng = self.rng.lock();
         let op = Op::draw(&self.clients.mix, &mut rng);
         let key = self.values.next(&mut rng);
-        // Of an empty chain the first link is asked for, and is not there yet.
+        // In an empty chain the first link is requested, which does not exist yet.
         let newest = self.newest.load(Ordering::Relaxed).max(1);
         let host = &endpoint.host;
         let (number, bytes) = match op {

@@ -59,7 +59,7 @@ impl Event {
         self
     }
 
-    /// Adds the zone that was struck to the name, now that the leader is known.
+    /// Adds the struck zone to the name, once the leader is known.
     pub(in crate::lab) fn name_leader(&mut self) {
         if let Some(zone) = self.zones.first() {
             self.what = self.what.replace("leader", zone);
@@ -249,7 +249,7 @@ pub async fn lead(site: &Site, zone: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Has the leader place leadership by itself, in a parade that was started for the run.
+/// Enables automatic placement, in a parade that was started for the run.
 ///
 /// # Errors
 /// When it is refused.

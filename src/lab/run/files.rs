@@ -1,4 +1,4 @@
-//! The directory of a run: everything needed to look again, in formats that other tools read.
+//! Directory of a run: all data for a later analysis, in formats of common tools.
 
 use std::fs;
 use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! `geo-load run`: a scenario against a parade, and everything that is known of it afterwards.
+//! `geo-load run`: runs a scenario against a parade and evaluates it.
 //!
 //! Invariant: before there is an outcome, every fault is undone and every acknowledged write has been
 //! looked up in the chain.
@@ -163,7 +163,7 @@ pub async fn run(
     Ok(figures(scenario, &zones, matrix.as_ref(), known))
 }
 
-/// All that is known of a run when it has ended.
+/// Data of a finished run.
 pub(super) struct Known {
     pub(super) started: String,
     pub(super) is_virtual: bool,
@@ -179,7 +179,7 @@ pub(super) struct Known {
     pub(super) cpu: Option<f64>,
 }
 
-/// Makes figures of what is known, and judges them.
+/// Computes the figures of a run and evaluates them.
 pub(super) fn figures(
     scenario: &Scenario,
     zones: &[String],

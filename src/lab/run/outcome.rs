@@ -219,9 +219,9 @@ impl Outcome {
         mean(self.zones.iter().filter(|zone| zone.ok > 0).map(|zone| zone.latency.p50_ms))
     }
 
-    /// Limit, ratio to it, prediction and ratio to that, of a zone or of all. Of all they are means over
-    /// the zones, so it is the mean of the medians that is held against them: the median of all
-    /// writes says nothing where zones differ.
+    /// Limit, ratio to the limit, prediction and ratio to the prediction, of one zone or of all.
+    /// For all zones, means over the zones are compared with the mean of the medians: the median of
+    /// all writes is meaningless where zones differ.
     #[must_use]
     pub fn held(&self, zone: &ZoneOutcome) -> [Option<f64>; 4] {
         let is_all = !self.zones.iter().any(|one| one.zone == zone.zone);

@@ -104,7 +104,7 @@ pub struct ClusterPart {
     /// Which formula the measured times are held against; absent: that of `acks`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<Commit>,
-    /// Whether leadership moves by itself to where the writes are.
+    /// Whether automatic placement is on.
     #[serde(default)]
     pub placement: Placement,
     /// Whether each zone's frontier is followed, which costs a read for every step of it.
@@ -144,7 +144,7 @@ pub struct Clients {
     /// Most requests under way in each zone, of an open loop.
     #[serde(default = "many")]
     pub connections: usize,
-    /// After this long, retries included, a request is given up.
+    /// Time after which a request is given up, retries included.
     #[serde(default = "five_seconds")]
     pub timeout: Time,
     /// Mix of requests.
@@ -234,7 +234,7 @@ pub struct Fault {
     /// How long; required of cuts, kills, stops and pauses.
     #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
     pub lasting: Option<Time>,
-    /// Cut these zones off. `leader` stands for the leader's.
+    /// Cut these zones off. `leader` means the leader's zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut: Option<Cut>,
     /// SIGKILL; started again at the end.

@@ -45,7 +45,7 @@ pub enum Draw {
 pub struct ProcessName {
     /// The kind of process.
     pub part: PartName,
-    /// Its zone, or `leader`: wherever the leader is then.
+    /// Its zone, or `leader`: the leader's zone at that time.
     pub zone: String,
 }
 

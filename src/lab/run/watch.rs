@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::lab::client::{Connection, get};
 use crate::lab::target::{Endpoint, Target};
 
-/// Longest wait of the zone for the next link; then it is asked again.
+/// Longest wait of one request for the next link.
 const WAIT_MS: u64 = 2_000;
 /// Time between two polls of a zone; the maximum delay with which an applied link is noticed.
 /// Without a pause every batch costs a request in every zone, which on one machine multiplies write
