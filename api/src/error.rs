@@ -1,8 +1,8 @@
 //! Error codes of the HTTP API. A code says what happened to the caller's data.
 //!
-//! The rule behind the statuses: 2xx is committed and applied as asked; 4xx is not in the log and
-//! never will be; anything else is unknown or late, and the same request may be sent again with
-//! the same `Idempotency-Key`.
+//! Rule of the statuses: 2xx is committed and applied as requested; 4xx is not in the log and never
+//! will be; any other status is unknown or late, and the same request may be sent again with the
+//! same `Idempotency-Key`.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -19,7 +19,7 @@ macro_rules! codes {
             /// Every code, in alphabetical order of its text.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// The code as it stands in the body.
+            /// The code as sent in the body.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }

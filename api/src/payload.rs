@@ -1,8 +1,8 @@
 //! Rules for the body of a write: strict JSON that PostgreSQL can store in every zone.
 //!
-//! Invariant: whatever [`write_body`] or [`value`] accepts, PostgreSQL accepts as `json` and as
-//! `jsonb` in a UTF-8 database. A payload is kept byte for byte, so nothing here changes or copies
-//! it: a body is scanned once and the payload is answered as a range of it. Pure: no I/O, no clock.
+//! Invariant: PostgreSQL accepts every payload accepted by [`write_body`] or [`value`], as `json`
+//! and as `jsonb` in a UTF-8 database. A payload is kept byte for byte: a body is scanned once, and
+//! the payload is a range of it. Pure: no I/O, no clock.
 //!
 //! Stricter than JSON itself: nesting is bounded, no object has the same key twice, `\u0000` and
 //! lone surrogates are refused, and numbers must fit PostgreSQL's `numeric`.

@@ -27,7 +27,7 @@ const QUOTE_CHARS_MAX: usize = 100;
 /// Node names remembered between links, so that each is parsed once and not once a link.
 const NAMES_MAX: usize = 16;
 
-/// A link as found; nothing about it is known to be right.
+/// A link as found, unchecked.
 #[derive(Debug, Clone, Copy)]
 pub struct RawLink<'a> {
     /// The id column.
@@ -168,14 +168,14 @@ fn quoted(text: &str) -> String {
 
 /// Checks links in ascending order, from any place of the chain on.
 ///
-/// From link 1 nothing else is needed. From a later one, the link before it must be fed first: it
-/// is the anchor, taken as it stands, on which the first checked link must follow.
+/// From link 1 no anchor is needed. From a later link, the link before it must be fed first: it is
+/// the anchor, accepted unchecked, from which the first checked link must follow.
 #[derive(Debug, Clone)]
 pub struct Verifier {
     cluster: ClusterId,
     /// Id of the next link to be fed.
     next: u64,
-    /// Whether the next link is taken as it stands.
+    /// Whether the next link is accepted unchecked, as the anchor.
     anchoring: bool,
     head: Option<Head>,
     names: Vec<NodeName>,
@@ -191,8 +191,8 @@ impl Verifier {
         Self { cluster, next, anchoring, head: None, names: Vec::new(), known: None }
     }
 
-    /// As [`Verifier::new`], for one of several copies of a chain that are checked at the same time:
-    /// what was computed for one is not computed again for another that holds the same bytes.
+    /// As [`Verifier::new`], for one of several copies of a chain that are checked at the same
+    /// time: results for one copy are reused for another with the same bytes.
     #[must_use]
     pub fn sharing(known: Arc<Known>, from: WriteId) -> Self {
         Self { known: Some(Arc::clone(&known)), ..Self::new(known.cluster().clone(), from) }
@@ -226,7 +226,7 @@ impl Verifier {
         Ok(stored.head)
     }
 
-    /// Checks that the links went up to `end`, where their source says it stands.
+    /// Checks that the links reach `end`, the frontier of their source.
     ///
     /// # Errors
     /// [`ViolationKind::RowsMissing`] with the first id that is not there.
@@ -329,7 +329,7 @@ impl Verifier {
         Ok(())
     }
 
-    /// Where in `names` this name stands.
+    /// Position of this name in `names`.
     fn name(&mut self, text: &str) -> Result<usize, crate::id::BadId> {
         if let Some(known) = self.names.iter().position(|name| name.as_str() == text) {
             return Ok(known);
@@ -345,7 +345,7 @@ impl Verifier {
 
 /// A link whose columns are well-formed.
 struct Stored {
-    /// Where its node's name stands among those remembered.
+    /// Position of the node's name among the remembered names.
     node: usize,
     head: Head,
 }

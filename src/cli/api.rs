@@ -32,7 +32,7 @@ pub struct Arguments {
     /// Zone it serves.
     #[arg(long, env = "PGHC_ZONE")]
     zone: ZoneName,
-    /// Its own name, `node_id` of the writes it accepts; no two nodes share one.
+    /// Name of the node, `node_id` of the writes it accepts; no two nodes share one.
     #[arg(long, env = "PGHC_NODE")]
     node: NodeName,
     /// The zone's PostgreSQL, postgres://user@host:port/database. May come from the environment, so
@@ -73,8 +73,9 @@ pub struct Arguments {
     #[arg(long, env = "PGHC_REQUEST_BYTES", default_value_t = REQUEST_BYTES_DEFAULT,
           value_parser = request_bytes)]
     request_bytes: usize,
-    /// Seconds for which a node that was told to end by SIGTERM goes on serving while `/readyz` says no, so
-    /// that balancers send requests elsewhere before connections are refused. A second signal ends it.
+    /// Seconds for which a node keeps serving after SIGTERM while `/readyz` reports not ready, so
+    /// that balancers send requests elsewhere before connections are refused. A second signal ends
+    /// it.
     #[arg(long, env = "PGHC_DRAIN_S", default_value_t = 5,
           value_parser = clap::value_parser!(u16).range(..=3600))]
     drain_s: u16,
@@ -82,9 +83,9 @@ pub struct Arguments {
     /// that was acknowledged: what a crash of the zone's database loses is applied again.
     #[arg(long, env = "PGHC_SYNCHRONOUS_COMMIT", default_value = "on")]
     synchronous_commit: OnOff,
-    /// URL under which API nodes of other zones reach this one, to read what they lack. When not given it is
-    /// that of `listen`, unless that is a loopback address, which means another machine everywhere else: then
-    /// nothing is advertised, and no zone can be filled from this node.
+    /// URL under which API nodes of other zones reach this one, to read missing links. Defaults to
+    /// the URL of `listen`, unless that is a loopback address, which is useless on other machines:
+    /// then no URL is advertised, and no zone can be backfilled from this node.
     #[arg(long, env = "PGHC_ADVERTISE", value_parser = url)]
     advertise: Option<String>,
     /// Rows a second at which the applier's node checks its zone's chain in the background; 0: never.
@@ -232,15 +233,15 @@ impl Arguments {
     }
 }
 
-/// Names a listening address among all machines: by the boot of the machine and by the network of the
-/// process, since the addresses of two containers may read alike.
+/// Identifies a listening address among all machines: by the machine's boot and the process's
+/// network, because the addresses of two containers may be equal.
 fn place(bound: SocketAddr) -> String {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let network = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
     format!("{} {} {bound}", boot.trim(), network.display())
 }
 
-/// Runs an API node until it is told to end; requests under way are finished first.
+/// Runs an API node until an end signal; requests in flight are finished first.
 pub async fn run(args: Arguments) -> ExitCode {
     let tasks = Tasks::default();
     let (listener, api) = match args.start(&tasks).await {

@@ -25,9 +25,9 @@ use crate::dev::parade::{
 };
 use crate::wan::{Matrix, Wan};
 
-/// How long readiness is waited for before it is said what is missing.
+/// Wait for readiness before the missing processes are printed.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a parade in the background may take to be ready before it is given up.
+/// Longest wait for the readiness of a parade in the background.
 const READY_MAX: Duration = Duration::from_secs(300);
 
 /// Arguments of `pghc dev`.
@@ -71,7 +71,7 @@ pub struct Arguments {
     binary: Option<PathBuf>,
 }
 
-/// Runs a parade until it is told to stop, or has it run, or stops it.
+/// Runs a parade until an end signal, or starts it in the background, or stops it.
 pub async fn run(arguments: Arguments) -> ExitCode {
     match (&arguments.stop, &arguments.data) {
         (Some(data), _) => stop(data).await,
@@ -93,7 +93,7 @@ async fn stop(data: &Path) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Runs a parade until it is told to stop.
+/// Runs a parade until an end signal.
 async fn supervise(arguments: Arguments) -> ExitCode {
     let is_detached = arguments.supervise;
     if is_detached {

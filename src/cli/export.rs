@@ -38,7 +38,7 @@ pub struct Arguments {
     /// First id to write
     #[arg(long, value_name = "ID", default_value = "1")]
     from: WriteId,
-    /// Last id to write [default: where the zone stands]
+    /// Last id to write [default: the zone's frontier]
     #[arg(long, value_name = "ID")]
     to: Option<WriteId>,
     /// File to write, which must not exist [default: standard output]

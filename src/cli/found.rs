@@ -49,9 +49,9 @@ pub(super) struct Found {
 /// A cluster as commands reach it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Cluster {
-    /// Its id; none where API nodes alone are named.
+    /// Cluster id; `None` where only API nodes are named.
     pub(super) id: Option<ClusterId>,
-    /// Base URLs of coordinators, in the order in which they are asked.
+    /// Base URLs of coordinators, in the order of the attempts.
     pub(super) coordinators: Vec<String>,
     /// Base URLs of API nodes.
     pub(super) nodes: Vec<String>,
@@ -74,7 +74,7 @@ impl Found {
         Self { config: said("PGHC_CONFIG").map(PathBuf::from), context }
     }
 
-    /// Whether a flag or a variable says where to look.
+    /// Whether a flag or a variable names the cluster.
     pub(super) fn is_named(&self) -> bool {
         self.config.is_some() || self.context.is_some()
     }
@@ -151,7 +151,7 @@ impl Cluster {
         }
     }
 
-    /// Id and coordinators, where both are known.
+    /// Id and coordinators, where both are configured.
     ///
     /// # Errors
     /// A sentence for people.

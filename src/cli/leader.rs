@@ -1,4 +1,4 @@
-//! `pghc leader`: where leadership is, where it had better be, and moving it there.
+//! `pghc leader`: shows the leader, predicts better ones, and transfers leadership.
 //!
 //! Exit codes: 0 done (or so already), 1 refused or not finished, 2 wrong usage or nothing answers.
 
@@ -45,7 +45,7 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Have the leader move leadership by itself to where the writes are, or not, or show what it thinks.
+    /// Turn automatic leader placement on or off, or show its last decision.
     Auto {
         /// The action.
         #[arg(default_value = "show")]
@@ -55,7 +55,7 @@ enum Command {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Auto {
-    /// Leadership moves by itself.
+    /// The leader transfers leadership to where the writes are.
     On,
     /// Only an operator or a failure moves the leadership.
     Off,
@@ -63,7 +63,7 @@ enum Auto {
     Show,
 }
 
-/// Does what is asked.
+/// Executes the command.
 pub async fn run(arguments: Arguments) -> ExitCode {
     let (why, code) = match act(arguments).await {
         Ok(()) => return ExitCode::SUCCESS,

@@ -39,7 +39,7 @@ enum Command {
     Report(Report),
     /// Limits and predictions for the distances of a matrix; nothing is started
     Predict(Predict),
-    /// Look at and change the distances of a running parade
+    /// Show and change the distances of a running parade
     Net(Net),
     /// pghc and PostgreSQL side by side, in rounds: rates, ratios and marks
     Bench(Bench),

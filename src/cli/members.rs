@@ -22,7 +22,8 @@ use crate::rpc::v1::{ChangeRequest, ListMembersRequest};
 /// Longest a coordinator may take to answer at all.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long, at most, a change is asked for again while leaders are lost, and the pause between.
+/// Longest time for which a change is repeated while leaders are lost, and the pause between
+/// attempts.
 const REPEAT_FOR: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -135,17 +136,18 @@ impl Command {
     }
 }
 
-/// Why a coordinator did not do what was asked.
+/// Reason for which a coordinator refused or failed.
 enum Failure {
     /// No coordinator was reached; nothing was changed.
     Unreached(String),
-    /// The leader or the coordinator asked was lost meanwhile; the same may be asked again.
+    /// The leader or the coordinator was lost meanwhile; the command may be repeated.
     Lost(String),
     Refused(String),
 }
 
-/// Asks a coordinator that answers, and prints what it says; again, and another one first, when the leader is
-/// lost meanwhile, which is harmless, since every change may be repeated.
+/// Sends the command to a coordinator that answers, and prints its reply. If the leader is lost
+/// meanwhile, repeats the command at another coordinator, which is harmless, because every change
+/// may be repeated.
 pub async fn run(arguments: Arguments) -> ExitCode {
     let Arguments { reach, command } = arguments;
     let (cluster, mut urls) = match reach.named() {

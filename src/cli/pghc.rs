@@ -27,8 +27,8 @@ enum Command {
     /// Show or change the members of the Raft group. Exit code 0: done, 1: refused, 2: nothing
     /// answers.
     Members(members::Arguments),
-    /// Show where leadership is and what writes take in each zone, move it, or have it move by itself.
-    /// Exit code 0: done, 1: refused, 2: nothing answers.
+    /// Show the leader and write latency per zone, transfer leadership, or turn automatic placement
+    /// on or off. Exit code 0: done, 1: refused, 2: no answer.
     Leader(leader::Arguments),
     /// Propose which zones vote and which leads, for a matrix or for what a running group measures.
     Place(place::Arguments),
@@ -59,8 +59,8 @@ fn is_audit(words: &[std::ffi::OsString]) -> bool {
     words.get(1).is_some_and(|word| word == "zone") && words.get(2).is_some_and(|w| w == "audit")
 }
 
-/// Runs the program. The whole of it is compiled here, in the library: what `async` functions become
-/// is compiled where they are run, and a second time in each binary that runs them.
+/// Runs the program. Compiled in the library: `async` functions are compiled where they are run,
+/// which would be again in each binary.
 #[must_use]
 pub fn main() -> ExitCode {
     private::set_umask();

@@ -56,7 +56,7 @@ impl Ends {
         Self { term, interrupt, parent_gone }
     }
 
-    /// Resolves when the process is told to end, each time that it is; returns by what.
+    /// Resolves at each end signal; returns its name.
     pub(super) async fn told(&mut self) -> &'static str {
         tokio::select! {
             () = next(self.term.as_mut()) => SIGTERM,
@@ -73,7 +73,7 @@ async fn next(signal: Option<&mut Signal>) {
     }
 }
 
-/// Tells once that the parent is gone.
+/// Resolves once, when the parent has ended.
 async fn gone(parent: &mut Option<oneshot::Receiver<()>>) {
     match parent {
         Some(receiver) => {
@@ -84,7 +84,7 @@ async fn gone(parent: &mut Option<oneshot::Receiver<()>>) {
     }
 }
 
-/// Resolves when the process is told to end; see `Ends`.
+/// Resolves at an end signal; see `Ends`.
 pub async fn told_to_end(lifeline: bool) -> &'static str {
     Ends::new(lifeline).told().await
 }
@@ -103,8 +103,8 @@ pub(super) fn complain_of(word: &str, why: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// The exit code of a command that would end with `code`: when something that it printed was not taken, for
-/// another reason than a closed pipe, it says so and ends with `failed`.
+/// The exit code of a command that would end with `code`. If output was lost for another reason
+/// than a closed pipe, prints the error and returns `failed`.
 pub(super) fn finish(program: &str, code: ExitCode, failed: u8) -> ExitCode {
     match output::failure() {
         None => code,
@@ -156,7 +156,7 @@ pub(super) fn set_up_plain() {
     crate::connections::raise_limit();
 }
 
-/// An error and what caused it, without what was said before.
+/// An error and its causes, without repetitions.
 pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -170,9 +170,9 @@ pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The arguments of `program`, or its exit code: help and version are printed and end in success,
-/// an error is printed as one line and ends in [`USAGE`]. An error about a flag of which `origin`
-/// knows where else it was set begins with that.
+/// The arguments of `program`, or its exit code. Help and version are printed and end in success;
+/// an error is printed as one line and ends in [`USAGE`]. An error about a flag that `origin`
+/// traces to another source begins with that source.
 ///
 /// # Errors
 /// The exit code with which the process should end.

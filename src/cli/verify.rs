@@ -29,7 +29,7 @@ const SOURCES_MAX: usize = 64;
 /// Most coordinators in one run.
 const COORDINATORS_MAX: usize = 64;
 
-/// Longest time in seconds a zone may be waited for.
+/// Longest wait for a zone, in seconds.
 const WAIT_SECONDS_MAX: f64 = 86_400.0;
 
 /// Pause between two updates of the progress bars.
@@ -71,7 +71,7 @@ struct Args {
     #[arg(long, value_name = "ID")]
     to: Option<WriteId>,
 
-    /// A token that a client was given: it vouches for the chain up to its link.
+    /// A token that a client received: it vouches for the chain up to its link.
     #[arg(long = "token", value_name = "TOKEN")]
     tokens: Vec<Token>,
 
@@ -106,7 +106,7 @@ fn asked(text: &str) -> Result<Asked, String> {
     if text == "found" { Ok(Asked::Found) } else { url(text).map(Asked::Url) }
 }
 
-/// Base URLs of all that are given, each once.
+/// Base URLs of all given coordinators, each once.
 fn coordinators(given: Vec<Asked>) -> Result<Vec<String>, String> {
     let mut urls: Vec<String> = Vec::new();
     for asked in given {

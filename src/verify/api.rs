@@ -15,7 +15,7 @@ use super::record::{RECORD_BYTES_MAX, Record};
 use crate::http_client::{self, Bounds, HttpClient};
 use crate::telemetry::describe;
 
-/// A page is asked for in such a size; no answer over the limit of [`BOUNDS`] is taken.
+/// Requested size of a page; an answer over the limit of [`BOUNDS`] is refused.
 const PAGE_BYTES: usize = 4 << 20;
 
 /// Times a request is sent before the zone counts as unreadable, and the pause between them.
@@ -108,7 +108,7 @@ impl Api {
                 if page.frontier >= to {
                     return Ok(());
                 }
-                // A database that crashed without its last commits is filled again by itself.
+                // A database that crashed without its last commits is backfilled automatically.
                 let (at, what) = (page.frontier, "the zone went back");
                 return Err(unreadable(&format!("{what} to link {at}, wait until it is at {to}")));
             };

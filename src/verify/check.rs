@@ -29,7 +29,7 @@ pub(crate) struct Task {
     pub(crate) known: Option<Arc<Known>>,
     /// First id to check; above 1, the link before it is read as the anchor.
     pub(crate) from: u64,
-    /// Last id to check: where the frozen source stands, or where the caller wants to stop.
+    /// Last id to check: the frozen end of the source, or the end of the requested range.
     pub(crate) to: u64,
     /// Whether the rows outside the range matter too: the range ends where the source does.
     pub(crate) whole_tail: bool,

@@ -1,9 +1,9 @@
 //! Compares what two sources hold under the same ids, in constant memory.
 //!
-//! While a source is checked it leaves marks: the hash and digest of some links, on a grid that all
-//! sources share. Where a mark differs, or where the marks end, the block behind the last equal one
-//! is read again with a finer grid, until one id is left. Each round divides the block by
-//! [`MARKS_MAX`], so a billion links take three.
+//! A check leaves marks: the hash and digest of some links, on a grid shared by all sources. Where
+//! a mark differs, or where the marks end, the block behind the last equal one is read again with a
+//! finer grid, until one id is left. Each round divides the block by [`MARKS_MAX`], so a billion
+//! links take three.
 //!
 //! Equal marks mean equal links between them, because each source was found sound and a digest
 //! covers everything before it.
@@ -80,7 +80,7 @@ enum Outcome {
         after: u64,
         at: u64,
     },
-    /// Nothing is known above `after`.
+    /// No mark lies above `after`.
     Open {
         after: u64,
     },
@@ -164,7 +164,7 @@ pub struct Seen {
     pub written_at: String,
 }
 
-/// Reads one link as it stands.
+/// Reads one link unchecked.
 pub(crate) async fn see(source: &mut Source, zone: &str, id: u64) -> Result<Seen, ReadError> {
     let mut seen = None;
     let sink = &mut |link: &RawLink<'_>| {

@@ -99,7 +99,7 @@ fn wrong_token(request: &Request, zone: &Zone) -> Option<Violation> {
 struct Witnesses {
     /// The source that is sound furthest from the first id on, and how far.
     furthest: Option<(String, u64)>,
-    /// How far the coordinators vouch for the same links, if they were asked; else a second source or a
+    /// Last id for which the coordinators vouch, if any were given; else a second source or a
     /// token.
     proved_to: Option<u64>,
     /// How many sources hold all of that.

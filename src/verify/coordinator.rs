@@ -1,8 +1,8 @@
 //! The coordinators as a witness from outside of the zones: digests of links as they were ordered.
 //!
-//! Every coordinator that is given must answer, and answers only what a majority has confirmed. A digest
-//! counts only if no coordinator tells another one for its link; so the zones can all be forged alike
-//! and are still found out.
+//! Every given coordinator must answer, and answers only with links that a majority has confirmed.
+//! A digest counts only if no coordinator reports another one for its link; so zones that were all
+//! forged alike are still found.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -25,7 +25,7 @@ use crate::rpc::{self, Caller};
 /// Longest wait for all that one coordinator answers to one question, elections included.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// Longest a connection attempt may last, and the pause before a coordinator without a leader is asked again.
+/// Longest connection attempt, and the pause before a coordinator without a leader is tried again.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
@@ -41,7 +41,7 @@ const ROUNDS_MAX: usize = 16;
 /// Found value at an id for which the coordinators confirmed that no link exists.
 pub(crate) const NEVER_ORDERED: &str = "a link that was never ordered";
 
-/// The coordinators that were given.
+/// The given coordinators.
 pub(crate) struct Coordinators {
     cluster: ClusterId,
     urls: Vec<String>,
@@ -54,12 +54,12 @@ pub(crate) struct Heard {
     pub(crate) head: Option<u64>,
     /// Digests that count, by id.
     pub(crate) links: BTreeMap<u64, Digest>,
-    /// Why something is missing that was asked for; each names the coordinator and says what to do.
+    /// Missing answers; each text names the coordinator and gives advice.
     pub(crate) troubles: Vec<String>,
 }
 
 impl Heard {
-    /// Nothing was heard, for this reason.
+    /// An empty result, for this reason.
     pub(crate) fn nothing(why: &str) -> Self {
         Self { troubles: vec![why.to_owned()], ..Self::default() }
     }
@@ -230,7 +230,7 @@ async fn first_bad(
     from: u64,
     mut bad: (u64, Digest, Digest),
 ) -> Violation {
-    // The newest link below it that is known to be good, or the last that is not looked at.
+    // The newest link below it that is known to match, or the last one outside of the search.
     let mut low = from - 1;
     let mut is_good = low == 0;
     for _ in 0..ROUNDS_MAX {

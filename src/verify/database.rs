@@ -22,7 +22,7 @@ use crate::task::Tasks;
 /// Longest silence of the database before it counts as unreadable.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// Most rows taken between two looks at the clock.
+/// Most rows read between two checks of the time limit.
 const ROWS_AT_ONCE: usize = 512;
 
 /// A zone's database.

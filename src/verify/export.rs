@@ -39,7 +39,7 @@ pub(crate) struct Export {
 pub(crate) struct Progress {
     /// Bytes up to the end of the last whole link, or of the header.
     pub(crate) bytes: u64,
-    /// Id and digest of the last whole link, as they stand there.
+    /// Id and digest of the last complete link, unchecked.
     pub(crate) last: Option<(i64, String)>,
 }
 

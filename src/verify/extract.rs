@@ -1,7 +1,8 @@
 //! Writes an export: the links of one source, each checked, behind a header.
 //!
-//! Invariant: a link is written only if it follows from the link before it, and its payload with the
-//! bytes that the source holds. An export that was cut off is gone on with, from its last whole link.
+//! Invariant: a link is written only if it follows from the link before it, and its payload with
+//! the bytes that the source holds. An interrupted export is continued after its last complete
+//! link.
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -25,7 +26,7 @@ pub struct Extract {
     pub place: Place,
     /// First id.
     pub from: WriteId,
-    /// Last id; without it, where the zone stands.
+    /// Last id; default: the zone's frontier.
     pub to: Option<WriteId>,
 }
 
@@ -57,7 +58,7 @@ pub enum ExtractError {
     /// The chain is bad: exit code 1.
     #[error("{0}; the links before it were written, no link from there on")]
     Violation(Violation),
-    /// The source cannot be read, or does not hold what was asked for.
+    /// The source cannot be read, or lacks the requested links.
     #[error("{0}")]
     Unreadable(String),
     /// The output cannot be written.
@@ -75,7 +76,7 @@ impl From<ReadError> for ExtractError {
     }
 }
 
-/// Looks at an export that was begun before.
+/// Inspects an export that was begun before.
 ///
 /// # Errors
 /// If the file is no export, or a link of it is damaged.
@@ -181,7 +182,7 @@ async fn links(
     }
 }
 
-/// Whether the link before the first to write is the last of the file that is gone on with.
+/// Checks that the link before the first one to write is the last one of the continued file.
 fn same(before: &Head, last: Option<(WriteId, Digest)>) -> Result<(), Violation> {
     match last {
         Some((id, digest)) if digest != before.digest => {

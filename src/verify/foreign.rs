@@ -1,13 +1,13 @@
 //! Names a file that is no export, so that its owner learns what to do instead. Pure.
 //!
-//! A file that was never an export says nothing about the chain: it is a mistake in the request and
-//! no violation. So each usual mistake is told by its first bytes.
+//! A file in another format proves nothing about the chain: it is a mistake in the request and no
+//! violation. The usual mistakes are recognised by their first bytes.
 
 use serde_json::Value;
 
 use super::record::Splitter;
 
-/// Bytes at the beginning of a file that are looked at.
+/// Bytes at the beginning of a file that are inspected.
 pub(crate) const LOOKED_AT_BYTES: usize = 64 << 10;
 
 /// Advice for a user without an export.

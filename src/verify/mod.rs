@@ -10,8 +10,8 @@
 //!   result is incomplete. So a cut tail is found whether or not its frontier was rewritten too.
 //! - A zone whose own frontier and rows disagree is a violation.
 //!
-//! Zones that were all forged alike say nothing against each other; the coordinators do, when they are
-//! asked: then nothing is called proved that they do not vouch for.
+//! Zones that were all forged alike do not contradict each other, but the coordinators contradict
+//! them. When coordinators are given, only links that they vouch for are called proved.
 //!
 //! This module writes nothing anywhere.
 
@@ -122,7 +122,7 @@ async fn in_parallel<T: Send + 'static>(
         .map(|work| {
             let (answer, answered) = oneshot::channel();
             tasks.spawn("verify", async move {
-                // The receiver is awaited below; it is gone only when the whole run was dropped.
+                // The receiver is awaited below; it is dropped only with the whole run.
                 let _ = answer.send(work.await);
             });
             answered
@@ -160,8 +160,8 @@ async fn rejoined(zones: &mut [Zone]) -> Vec<Rejoined> {
     rejoined
 }
 
-/// Compares every source with the furthest of those that begin first, and so all with each other: an
-/// export of the newest links only has none below them to compare.
+/// Compares every source with the furthest of the sources that begin first, and so all with each
+/// other: an export of the newest links only has no lower links to compare.
 async fn compare_all(zones: &mut [Zone]) -> Comparison {
     let mut comparison = Comparison::default();
     let checked = |zone: &Zone| zone.sound().is_some();

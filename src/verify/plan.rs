@@ -87,7 +87,7 @@ impl Zone {
         self
     }
 
-    /// Looks what the coordinators say against the links that were found sound.
+    /// Compares the links that were found sound with the coordinators' answers.
     pub(crate) async fn confront(mut self, coordinators: &Coordinators, heard: &Heard) -> Self {
         let sound = self.sound();
         if let (Some(source), Some(checked), Some(sound)) = (&mut self.source, &self.checked, sound)
@@ -139,20 +139,20 @@ impl Zone {
         }
     }
 
-    /// The link of this id as it stands here, sound or not.
+    /// The link of this id in this source, sound or not.
     pub(crate) async fn see_raw(&mut self, id: u64) -> Option<Seen> {
         see(self.source.as_mut()?, &self.name, id).await.ok()
     }
 
-    /// The link of this id as it stands here, if it was found sound.
+    /// The link of this id in this source, if it was found sound.
     pub(crate) async fn see(&mut self, id: u64) -> Option<Seen> {
         self.sound().filter(|(from, to)| (*from..=*to).contains(&id))?;
         see(self.source.as_mut()?, &self.name, id).await.ok()
     }
 }
 
-/// Finds the one cluster everything must be of, and lets each zone count once. An API node of a zone
-/// that is given by its database too stays as a witness of the head only.
+/// Determines the one cluster of all sources, and lets each zone count once. An API node of a zone
+/// that is also given by its database stays as a witness of the head only.
 pub(crate) fn agree(
     zones: Vec<Zone>,
     request: &Request,
@@ -201,8 +201,8 @@ pub(crate) fn agree(
 /// Kind of an API node whose zone is also read in another way.
 pub(crate) const WITNESS: &str = "witness";
 
-/// The id that every zone must reach: the furthest anybody is known to be when we begin; `ordered` is the
-/// coordinators' newest.
+/// The id that every zone must reach: the highest known frontier at the start; `ordered` is the
+/// coordinators' newest id.
 pub(crate) fn target(zones: &[Zone], request: &Request, ordered: Option<u64>) -> u64 {
     if let Range::Between(_, Some(to)) = request.range {
         return to;

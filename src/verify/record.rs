@@ -1,7 +1,7 @@
 //! Links as JSON: the records of an NDJSON export and of an API page, read without trusting them.
 //!
-//! A record is split off by counting braces and not by lines, because a payload is kept byte for
-//! byte and may hold line breaks between its tokens. Memory is bounded by [`RECORD_BYTES_MAX`].
+//! Records are split by counting braces and not by lines, because a payload is kept byte for byte
+//! and may hold line breaks between its tokens. Memory is bounded by [`RECORD_BYTES_MAX`].
 
 use pghc_api::limits::PAYLOAD_BYTES_MAX;
 use pghc_api::verify::{RawDigest, RawLink, RawTime};

@@ -13,8 +13,8 @@ use super::compare::Seen;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Conclusion {
-    /// Every link of the range was read, is sound, and is vouched for by a second witness; by the
-    /// coordinators, if they were asked.
+    /// Every link of the range was read, is sound, and has a second witness: the coordinators, if
+    /// any were given.
     Proved,
     /// Something is there that a sound chain never holds.
     Violation,
@@ -60,7 +60,7 @@ pub struct Report {
     pub cluster_id: Option<String>,
     /// First id that was to be checked.
     pub from: u64,
-    /// Id that every zone had to reach: the furthest anybody was known to be at the start.
+    /// Id that every zone had to reach: the highest known frontier at the start.
     pub target: u64,
     /// Last id up to which the links from `from` on are proved.
     pub proved_to: Option<u64>,
@@ -144,12 +144,12 @@ pub struct Difference {
     pub odd: Vec<String>,
 }
 
-/// A source that breaks in itself and goes on with a link of another source.
+/// A source that breaks in itself and continues with a link of another source.
 #[derive(Debug, Clone, Serialize)]
 pub struct Rejoined {
     /// The source.
     pub zone: String,
-    /// The link with which it goes on.
+    /// The link with which it continues.
     pub id: u64,
     /// The source that holds that link and is sound up to it.
     pub other: String,

@@ -10,19 +10,20 @@ use super::source::Place;
 /// Request for a verification.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The sources, each with the name it was given. Without a name it takes the one its zone has,
-    /// or its file.
+    /// The sources, each with its given name. A source without a name is named after its zone or
+    /// file.
     pub sources: Vec<(Option<String>, Place)>,
     /// The cluster that the sources must be of.
     pub cluster: Option<ClusterId>,
     /// Which links.
     pub range: Range,
-    /// Tokens that clients were given: each is a witness of the chain up to its link.
+    /// Tokens that clients received: each is a witness of the chain up to its link.
     pub tokens: Vec<Token>,
-    /// Base URLs of coordinators, `http://host:port`. Each must answer; together they are a witness of the
-    /// whole chain, as a majority of their group has confirmed it. Empty: none is asked.
+    /// Base URLs of coordinators, `http://host:port`. Each must answer; together they are a witness
+    /// of the whole chain, as confirmed by a majority of their group. Empty: no coordinator is
+    /// used.
     pub coordinators: Vec<String>,
-    /// Longest time a zone that is behind the others is waited for.
+    /// Longest wait for a zone that is behind the others.
     pub wait: Duration,
 }
 
@@ -31,7 +32,7 @@ pub struct Request {
 pub enum Range {
     /// This number of newest links of the source that is furthest.
     Last(u64),
-    /// From an id to another, both included; without the second, to where each source stands.
+    /// From an id to another, both included; without the second, to the end of each source.
     Between(u64, Option<u64>),
 }
 

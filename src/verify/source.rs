@@ -15,7 +15,7 @@ use super::export::Export;
 use super::reading::{ReadError, Sink, Standing};
 use crate::task::Tasks;
 
-/// Pause between two looks at a zone that is behind.
+/// Pause between two polls of a zone that is behind.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where a source is.
@@ -89,13 +89,13 @@ impl Source {
             }
             tokio::time::sleep(LOOK_PAUSE).await;
         }
-        // This last look is where a zone is frozen.
+        // The last poll freezes a zone.
         self.standing().await
     }
 
-    /// Looks for what no range of links shows: rows outside of what the source says it holds, tables
-    /// that show their readers something else, a frontier that is not its newest link `head`, and a
-    /// file that was cut off.
+    /// Searches for faults that no range of links shows: rows outside of the reported range, tables
+    /// that show their readers other rows, a frontier that is not its newest link `head`, and a
+    /// truncated file.
     pub(crate) fn strays(&self, from: u64, head: Option<&Head>) -> Result<(), ReadError> {
         match self {
             Self::Database(database) => Ok(database.strays(from, head)?),

@@ -1,6 +1,6 @@
-//! Claims about whole verifications, over export files: whatever is done to one copy of a chain, the
-//! first link it was done to is named, and nothing is proved that has one witness only. Every test
-//! with a random place prints its seed when it fails.
+//! Claims about whole verifications, over export files: for every kind of tampering with one copy
+//! of a chain, the first changed link is named, and no link with a single witness is proved. Every
+//! test with a random place prints its seed when it fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ fn cluster(last: u8) -> ClusterId {
     format!("0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6{last:02x}").parse().expect("a UUID")
 }
 
-/// Goes on from a row of links that ends with `head`, up to `count` links.
+/// Extends a row of links that ends with `head` to `count` links.
 fn extend(
     rows: &mut Vec<Value>,
     mut head: Option<Head>,
@@ -187,7 +187,7 @@ fn tampered_copy_is_reported_by_first_changed_link() {
         let mut damaged = rows.clone();
         let (id, kind) = damage(&mut damaged, at, way);
         let mut files = files(&[("eu", &rows), ("us", &rows)]);
-        // Rows that stand for broken or reordered text were kept as JSON strings; write them bare.
+        // Rows with broken or reordered text were kept as JSON strings; write them bare.
         let path = files.directory.path().join("us");
         let text: Vec<String> = damaged
             .iter()

@@ -38,7 +38,7 @@ pub enum Answer {
     Written {
         /// Its id.
         id: u64,
-        /// Until its outcome was known.
+        /// Time until the outcome was known.
         order: Duration,
         /// And from there until it was applied.
         apply: Duration,

@@ -1,10 +1,10 @@
 //! Virtual time: a runtime of one thread whose clock stands still while any task can run, and then
 //! jumps to the next timer.
 //!
-//! tokio's paused clock does that too, but its timers know whole milliseconds, rounded up, and a
-//! message that crosses the world five times would be five milliseconds late. So what travels waits
-//! for [`sleep_until`], which is exact: a conductor, told by the runtime that nothing is left to do,
-//! moves the clock to the next exact time or to the next whole millisecond, whichever is first.
+//! tokio's paused clock does the same, but its timers have whole milliseconds, rounded up, and a
+//! message that crosses the world five times would be 5 ms late. Messages therefore wait for
+//! [`sleep_until`], which is exact: when no task can run, a conductor moves the clock to the next
+//! exact time or to the next whole millisecond, whichever is first.
 //!
 //! Invariant: timers fire in order of their time; timers of the same time fire in the order in
 //! which they were set.
@@ -188,7 +188,7 @@ impl Conductor {
                     tokio::time::advance(at - now).await;
                     self.wake(at);
                 }
-                // tokio's own clock goes on in whole ticks only from a whole tick.
+                // tokio's own clock advances in whole ticks only from a whole tick.
                 _ if !into_tick.is_zero() => tokio::time::advance(boundary - now).await,
                 _ => tokio::time::sleep_until(boundary).await,
             }

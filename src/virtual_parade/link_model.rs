@@ -12,7 +12,7 @@ use crate::wan::line::How;
 use crate::wan::link::{Link, PAYLOAD_COST_MIN};
 use crate::wan::{self, Cut, LineView, Lines, Matrix};
 
-/// See the module. Each host stands in a zone of the matrix.
+/// See the module. Each host is in a zone of the matrix.
 pub struct WanLinkModel {
     lines: Lines,
     /// By zones, from and to.
@@ -28,7 +28,7 @@ impl WanLinkModel {
     /// Network links between hosts in these zones of `matrix`; `seed` throws the dice of jitter and losses.
     ///
     /// # Panics
-    /// If a host stands in no zone of the matrix.
+    /// If a host is in no zone of the matrix.
     #[must_use]
     pub fn new(matrix: &Matrix, zone_of: Vec<usize>, seed: u64) -> Self {
         let zones = matrix.zones();
@@ -45,7 +45,7 @@ impl WanLinkModel {
         self.zone_of[from] * self.zones + self.zone_of[to]
     }
 
-    /// Changes what travels from one zone to another from now on; `*` stands for all zones.
+    /// Changes the conditions from one zone to another; `*` means all zones.
     ///
     /// # Errors
     /// A sentence, when a zone is not known or a value is impossible; nothing is changed then.
@@ -59,7 +59,8 @@ impl WanLinkModel {
         self.lines.view()
     }
 
-    /// Cuts network links; returns the cut's number. The network must be told ([`super::net::Net::note`]).
+    /// Cuts network links; returns the cut's number. The network must be notified
+    /// ([`super::net::Net::note`]).
     ///
     /// # Errors
     /// A sentence, when the cut separates nothing or there are too many.

@@ -1,5 +1,5 @@
-//! A zone's chain as a list, and what readers ask of it: the common part of databases in memory, of
-//! virtual parades and of the simulation. When it may be asked and how long that takes is theirs.
+//! A zone's chain as a list with its read operations: the common part of in-memory databases of
+//! virtual parades and of the simulation. The callers model availability and delay.
 
 use std::ops::{Deref, DerefMut};
 

@@ -19,15 +19,15 @@ pub const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// Longest wait until a command is done, or everyone is ready.
 const DONE_MAX: Duration = Duration::from_secs(300);
 
-/// Pause before a command is given again.
+/// Pause before a command is repeated.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// Seconds for which a learner that joins is waited for within one command.
+/// Longest wait for a joining learner within one command, in seconds.
 const CATCH_UP_S: u32 = 10;
 
 impl Parade {
-    /// Waits until the group is founded, has the learners join, moves leadership to zone `leader` if
-    /// one is named, and waits until every zone can read and write.
+    /// Waits until the group is founded, adds the learners, transfers leadership to zone `leader`
+    /// if given, and waits until every zone can read and write.
     ///
     /// # Errors
     /// A sentence, when that is not so after some minutes.
@@ -126,7 +126,7 @@ impl Parade {
     }
 }
 
-/// Gives a command once; returns the last line that was said.
+/// Runs a command once; returns its last line of output.
 ///
 /// # Errors
 /// Why it was refused, or that there was no answer in time.
@@ -150,7 +150,7 @@ pub fn is_done(last: &str) -> bool {
     last == "done" || last.contains("nothing to do")
 }
 
-/// A command about coordinator `id`, with which nothing is said of a new one.
+/// A command about coordinator `id`, without a new coordinator.
 #[must_use]
 pub fn order(kind: Kind, id: u64) -> ChangeRequest {
     ChangeRequest {

@@ -37,7 +37,7 @@ const UNDER_WAY_MAX: usize = 1_024;
 /// Bytes of a message's head.
 const HEAD_BYTES: usize = 64;
 
-/// The network between hosts, which are known by number.
+/// The network between hosts, which are numbered.
 pub trait LinkModel: Send + Sync + 'static {
     /// Begins one direction of a connection.
     fn channel(&self, from: usize, to: usize) -> Box<dyn Channel>;

@@ -28,7 +28,7 @@ use crate::zone::{Identity, Node, Outside, Service as _};
 /// Wall clock at the start of every run, in microseconds.
 const EPOCH_US: i64 = 1_700_000_000_000_000;
 
-/// Time between two looks whether something is so.
+/// Time between two polls of a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// A coordinator that has not stopped this long after the request is killed.
@@ -51,7 +51,7 @@ pub struct Plan {
     pub voters: Vec<usize>,
     /// Whether coordinators count the acks of all voters, instead of waiting for the leader's report.
     pub all_to_all: bool,
-    /// Whether leadership moves by itself to where the writes are.
+    /// Whether automatic placement is on.
     pub auto: bool,
     /// API nodes in each zone.
     pub api_nodes: usize,
@@ -61,7 +61,7 @@ pub struct Plan {
 struct Member {
     log: MemDisk,
     snapshots: MemDisk,
-    /// With what tells it to stop by itself.
+    /// With the token that stops it gracefully.
     running: Mutex<Option<(Process, CancellationToken)>>,
 }
 

@@ -123,7 +123,7 @@ fn payload_is_refused_if_postgresql_cannot_store_it() {
     assert!(value(format!("1{}", "0".repeat(131_071)).as_bytes()).is_ok());
 }
 
-/// Text that is often nearly JSON: what a mutation of JSON looks like.
+/// Text that is often almost JSON, as a mutation produces it.
 fn nearly_json() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         4 => "[\\[\\]{},: ]",

@@ -1,9 +1,9 @@
 //! Results of checks in one copy of a chain, reused for the next copy.
 //!
-//! Invariant: a step is known only if its hash and digest were computed from exactly the bytes that
-//! are asked for: the link before, id, node name, commit time, payload. Equal bytes have equal hashes,
-//! so a copy that differs in one byte is computed itself. Memory is bounded by [`STEPS_MAX`] and
-//! [`PAYLOAD_BYTES_KEPT_MAX`], each counted twice.
+//! Invariant: a step is in the cache only if its hash and digest were computed from exactly the
+//! looked-up bytes: the link before, id, node name, commit time, payload. Equal bytes have equal
+//! hashes, so a copy that differs in one byte is computed itself. Memory is bounded by
+//! [`STEPS_MAX`] and [`PAYLOAD_BYTES_KEPT_MAX`], each counted twice.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -59,7 +59,7 @@ struct Kept {
 }
 
 impl Known {
-    /// For the chain of `cluster`; nothing is known yet.
+    /// Creates an empty cache for the chain of `cluster`.
     #[must_use]
     pub fn new(cluster: ClusterId) -> Self {
         Self { cluster, halves: Mutex::default() }
