@@ -102,8 +102,8 @@ fn files_of_one_machine_fit_their_units() {
         let items = list.as_array().expect("a list").iter().filter_map(toml::Value::as_str);
         items.map(|item| item.rsplit('=').next().unwrap_or(item).to_owned()).collect()
     };
-    // An API node names its own coordinator directly and the others as the coordinators do: by the near ends of
-    // the tunnel, which are the same on every machine.
+    // An API node names its own coordinator directly and the others by the near ends of the tunnel,
+    // which are the same on every machine.
     let tunnel = deploy("tunnel/stunnel.conf");
     let members = urls(&value(&coordinator, "member"));
     let known = urls(&value(&api, "coordinator"));

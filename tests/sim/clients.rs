@@ -33,7 +33,7 @@ impl Client {
         Self { cluster: Arc::clone(cluster), rng: cluster.rng.fork(), number, token: 0, writes: 0 }
     }
 
-    /// Works until the world is told to stop.
+    /// Works until the cluster stops.
     pub(crate) async fn run(mut self, stop: tokio_util::sync::CancellationToken) -> u64 {
         while !stop.is_cancelled() {
             sleep(self.rng.millis(1, 120)).await;

@@ -49,12 +49,12 @@ pub(crate) struct Owner {
     pub(crate) standing: Standing,
 }
 
-/// How a coordinator stands towards the group.
+/// Standing of a coordinator in the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
     /// The coordinator must never be refused.
     Sound,
-    /// Its disks were wiped: it must be refused before it votes.
+    /// The disks were wiped: the coordinator must be refused before it votes.
     Wiped,
     /// The coordinator was removed: at its next start it may be refused.
     Removed,
@@ -64,7 +64,7 @@ pub(crate) enum Standing {
 
 struct Running {
     process: Process,
-    /// Tells it to stop by itself.
+    /// Stops the coordinator gracefully.
     retire: CancellationToken,
 }
 
@@ -315,8 +315,8 @@ impl SimCluster {
         self.metrics.lock().iter().map(|it| it.coordinator.sequenced_by_acks.get()).sum()
     }
 
-    /// Whether the coordinators of a seed count acks: all in most seeds, none in some, and in some
-    /// every machine as it likes.
+    /// Whether the coordinators of a seed count acks: all in most seeds, none in some, and each
+    /// machine at random in others.
     fn acks(&self, place: usize) -> Acks {
         match self.seed % 8 {
             0 => Acks::Leader,
@@ -330,7 +330,7 @@ impl SimCluster {
         self.zones[place % self.zones.len()].name.clone()
     }
 
-    /// A coordinator has ended by itself: only one that must not take part may, with the way out.
+    /// A coordinator has ended: only one that must not take part may end, with advice.
     fn refused(&self, place: usize, why: &str) {
         let mut owner = self.machines[place].owner.lock();
         let Some(owner) = owner.as_mut() else { return };
@@ -381,14 +381,14 @@ impl SimCluster {
         *self.machines[place].owner.lock()
     }
 
-    /// Sets how the coordinator of a machine stands.
+    /// Sets the standing of a machine's coordinator.
     pub(crate) fn stands(&self, place: usize, standing: Standing) {
         if let Some(owner) = self.machines[place].owner.lock().as_mut() {
             owner.standing = standing;
         }
     }
 
-    /// Empties a machine's disks; what ran on it is gone.
+    /// Empties a machine's disks; its processes have ended.
     pub(crate) fn wipe(&self, place: usize) {
         self.kill_coordinator(place, true);
         let machine = &self.machines[place];

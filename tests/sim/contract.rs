@@ -1,5 +1,5 @@
-//! The contract of a zone's database: one random script of statements, carried out by the model and
-//! by a real PostgreSQL, has the same answers, so that the model cannot lie.
+//! The contract of a zone's database: one random script of statements gets the same answers from
+//! the model and from a real PostgreSQL, which validates the model.
 
 use std::sync::Arc;
 use std::time::Duration;

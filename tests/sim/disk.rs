@@ -1,5 +1,5 @@
-//! A simulated disk: one directory that outlives the processes that use it, and forgets at a power
-//! cut what was not synced, wholly, partly, or not at all.
+//! A simulated disk: one directory that outlives its processes, and at a power cut loses unsynced
+//! writes wholly, partly, or not at all.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -87,7 +87,7 @@ impl SimDisk {
         Self { platter: Arc::new(Mutex::new(platter)), rng, generation: 0 }
     }
 
-    /// The disk for the next process; what a process before still does to it comes to nothing.
+    /// Mounts the disk for the next process; writes of an earlier process are discarded.
     pub(crate) fn mount(&self) -> Self {
         let mut platter = self.platter.lock();
         platter.generation += 1;
@@ -102,12 +102,12 @@ impl SimDisk {
         self.platter.lock().sync = (low, high);
     }
 
-    /// The process is gone; the operating system still has everything.
+    /// The process has ended; the operating system still has all writes.
     pub(crate) fn detach(&self) {
         self.platter.lock().generation += 1;
     }
 
-    /// The power is gone: of what was not synced only some is there.
+    /// Cuts the power: only a part of the unsynced writes survives.
     pub(crate) fn cut_power(&self) {
         let mut platter = self.platter.lock();
         platter.generation += 1;

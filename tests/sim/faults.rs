@@ -30,8 +30,8 @@ type Fault = fn(Trouble) -> BoxFuture<'static, ()>;
 /// The class of [`found`].
 pub(crate) const FOUNDER_DOWN: &str = "founder without power";
 
-/// Classes of which one comes at a time: two wiped disks of three may lose what was acknowledged,
-/// rightly, and a forged zone needs a sound one and a log that reaches back to it.
+/// Classes of which only one runs at a time: two wiped disks of three may lose acknowledged writes,
+/// and a forged zone needs a sound one and a log that reaches back to it.
 const DISK_WIPED: &str = "disk wiped";
 const MEMBERS_CHANGED: &str = "members changed";
 const ZONE_FORGED: &str = "zone forged";
@@ -317,8 +317,8 @@ impl Trouble {
         database.trouble(0, (150, 900));
     }
 
-    /// The disks of all logs take long to sync, and then every machine loses power: whatever anybody was
-    /// told of before it was synced is gone, while databases have it.
+    /// The disks of all logs sync slowly, and then every machine loses power: writes reported
+    /// before their sync are lost in the logs, while databases have them.
     async fn power_cut_of_slow_disks(self) {
         let (low, high) = self.rng.pick(&[(50_000, 150_000), (200_000, 400_000)]);
         let machines = self.cluster.machines.len();

@@ -52,7 +52,7 @@ impl Trouble {
             }
             2 => {
                 self.zones_follow().await;
-                // From here on, wherever it starts, it may be told.
+                // From here on, a start of the coordinator may be refused.
                 self.cluster.stands(place, Standing::Removed);
                 self.insist(&about(Kind::Remove)).await;
                 self.last(1, self.long_ms()).await;

@@ -1,8 +1,8 @@
 //! The model of a zone's database: what `sql/` promises, in memory, with the ways to fail that a
 //! server has. `contract.rs` holds it to what PostgreSQL does.
 //!
-//! A statement that was sent is carried out by the server whatever becomes of the process that sent
-//! it, late or not at all when the connection is lost.
+//! The server executes a sent statement even if its process dies; after a lost connection late or
+//! never.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -245,7 +245,7 @@ impl TwinSession {
 }
 
 impl ModelDatabase {
-    /// Ends a session, after the server has noticed that its client is gone.
+    /// Ends a session, after the server has noticed the loss of its client.
     async fn lose(&self, id: u64) {
         sleep(self.0.rng.millis(0, 3000)).await;
         self.end(id);

@@ -1,5 +1,5 @@
-//! The simulation's network: the one of virtual parades, on network links whose delays come from the seed
-//! and which are cut and mended one direction at a time.
+//! The simulation's network: the one of virtual parades, with delays from the seed, cut and healed
+//! one direction at a time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -25,7 +25,7 @@ impl SeededRng {
         mixed ^ (mixed >> 31)
     }
 
-    /// Another stream, independent of how this one goes on.
+    /// Another stream, independent of further draws from this one.
     pub(crate) fn fork(&self) -> Self {
         Self::new(self.next_u64())
     }

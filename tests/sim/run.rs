@@ -83,7 +83,7 @@ async fn agree(cluster: &SimCluster, since: Instant) {
     }
 }
 
-/// Looks into the databases now and then.
+/// Polls the databases at intervals.
 async fn poll(cluster: Arc<SimCluster>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         sleep(Duration::from_millis(700)).await;

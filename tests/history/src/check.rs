@@ -29,7 +29,7 @@ impl Options {
 /// Input of every check.
 pub(crate) struct Subject<'a> {
     pub(crate) history: &'a History,
-    /// The longest gapless chain of any zone: link `id` stands at `id - 1`.
+    /// The longest gapless chain of any zone: link `id` is at index `id - 1`.
     pub(crate) chain: &'a [Link],
 }
 

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 /// Everything seen during one run, but the final chains.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct History {
-    /// Requests with their answers. Those of one session stand in the order they were made; sessions
-    /// may be interleaved at will. At most 2^32-1.
+    /// Requests with their answers. Requests of one session are in order; sessions may be
+    /// interleaved. At most 2^32-1.
     pub operations: Vec<Operation>,
     /// Direct reads of the zones' databases, each in one snapshot.
     pub snapshots: Vec<Snapshot>,
@@ -32,7 +32,7 @@ pub struct Operation {
     pub client: u32,
     /// A chain of requests of that client, one after the other, that hands its token on.
     pub session: u32,
-    /// Zone of the API node that was asked.
+    /// Zone of the API node that received the request.
     pub zone: u16,
     /// When the request began to be sent.
     pub started: u64,
@@ -49,7 +49,7 @@ pub struct Operation {
 pub enum What {
     /// A write of one link; a line of a bulk request is a write of its own.
     Write {
-        /// Number that stands for the `Idempotency-Key`, the same for every attempt.
+        /// Number of the `Idempotency-Key`, the same for every attempt.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<u64>,
         /// Fingerprint of the payload's bytes, unlike that of every other write; `None` for a write
@@ -64,7 +64,7 @@ pub enum What {
         /// Id of the token that was sent along.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at_least: Option<u64>,
-        /// Whether the newest committed state was asked for.
+        /// Whether the read was linearizable.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         linearizable: bool,
         /// The answer.
@@ -85,7 +85,8 @@ pub enum OrderResult {
         /// Answered as known already (200 instead of 201).
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         repeated: bool,
-        /// Whether the answer also means: applied in the zone that was asked (`wait=applied` or more).
+        /// Whether the answer also promises that the write is applied in that zone (`wait=applied`
+        /// or more).
         applied: bool,
     },
     /// An error that names the id: committed, but not applied in time.
@@ -145,13 +146,13 @@ pub struct Snapshot {
 pub struct Reset {
     /// The zone.
     pub zone: u16,
-    /// The old database may have been gone from here on.
+    /// The old database may be lost from here on.
     pub started: u64,
     /// Here the new one was the only one.
     pub ended: u64,
 }
 
-/// A zone's chain as it stands at the end of the run, in ascending order.
+/// A zone's chain at the end of the run, in ascending order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chain {
     /// The zone.
@@ -160,7 +161,7 @@ pub struct Chain {
     pub links: Vec<Link>,
 }
 
-/// A link as it stands in a zone.
+/// A link in a zone's chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// The id.

@@ -13,8 +13,8 @@
 //! | `link` | `{"zone": n, …}` with the fields of a [`Link`]: a row of that zone's final chain |
 //!
 //! Times are nanoseconds, hashes and digests lower-case hex, commit times RFC 3339. Records of one
-//! session, and links of one zone, stand in their order. A run may be split over several files, each
-//! with its header: [`Run::read`] adds to what is there.
+//! session, and links of one zone, are in order. A run may be split over several files, each with
+//! its header: [`Run::read`] adds to the existing record.
 
 use std::io::{BufRead, Write};
 
@@ -44,7 +44,7 @@ pub enum Record {
     Link(ZoneLink),
 }
 
-/// A link and where it stands.
+/// A link and its zone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ZoneLink {
     /// The zone.

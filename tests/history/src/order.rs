@@ -1,4 +1,4 @@
-//! Real time: what was known before something was sent comes before it.
+//! Real-time order: links known before a request was sent are ordered before it.
 //!
 //! A client that is answered id `m`, or reads it, knows that every id up to `m` is taken. So one
 //! number for each id decides the order: the time at which it, or a larger id, was first known. A
@@ -74,7 +74,7 @@ fn witness(subject: &Subject<'_>, id: u64) -> Option<usize> {
     shows.min_by_key(|(_, op)| op.ended).map(|(at, _)| at)
 }
 
-/// I7: a write that is first sent when an id is known gets a larger one.
+/// Checks I7: a write first sent while an id is known gets a larger id.
 pub(crate) fn writes(subject: &Subject<'_>, written: &Written, known: &Known, report: &mut Report) {
     for (id, sent) in (1..).zip(&written.first_sent) {
         let before = known.at(id);
@@ -94,7 +94,7 @@ pub(crate) fn writes(subject: &Subject<'_>, written: &Written, known: &Known, re
     }
 }
 
-/// I7: a linearizable read shows everything that was known when it was sent.
+/// Checks I7: a linearizable read shows all links known when it was sent.
 pub(crate) fn linearizable_reads(subject: &Subject<'_>, known: &Known, report: &mut Report) {
     for (at, operation) in subject.history.operations.iter().enumerate() {
         let What::Read { linearizable: true, .. } = operation.what else { continue };

@@ -45,11 +45,11 @@ macro_rules! kinds {
 kinds! {
     /// An acknowledged or committed id is not in the chain.
     LostWrite = "I2", "lost_write";
-    /// Under an acknowledged id stands another link.
+    /// The acknowledged id holds another link.
     ReplacedWrite = "I2", "replaced_write";
     /// A reader saw an id that is not in the chain, or saw it with another digest.
     LostSight = "I2", "lost_sight";
-    /// The same payload stands under two ids.
+    /// The same payload has two ids.
     WrittenTwice = "I5", "written_twice";
     /// Writes under the same key have two ids.
     KeyTwice = "I5", "key_twice";
@@ -65,11 +65,11 @@ kinds! {
     WrongDigest = "I3", "wrong_digest";
     /// A link's commit time is before that of the link before it.
     TimeWentBack = "I3", "time_went_back";
-    /// A zone is shorter than another although all were said to be there.
+    /// A zone is shorter than another although the run claims convergence.
     NotConverged = "I3", "not_converged";
     /// A write was sent after a larger id was known.
     Reordered = "I7", "reordered";
-    /// A linearizable read did not see what was known when it was sent.
+    /// A linearizable read missed a link that was known when it was sent.
     StaleRead = "I7", "stale_read";
     /// A read showed less than its token.
     TokenIgnored = "I6", "token_ignored";
@@ -139,7 +139,7 @@ pub struct Counts {
     pub unknown_written: u64,
     /// Attempts of unknown outcome that are not in the chain.
     pub unknown_absent: u64,
-    /// Attempts of unknown outcome without payload: not to be told apart.
+    /// Attempts of unknown outcome without payload, which cannot be told apart.
     pub unknown_anonymous: u64,
     /// Reads that were answered.
     pub reads: u64,

@@ -132,7 +132,7 @@ fn loose(
     refused
 }
 
-/// I5: no payload stands under two ids. Answers the later ids of those that do.
+/// Checks I5: no payload has two ids. Returns the later ids of repeated payloads.
 fn written_twice(subject: &Subject<'_>, report: &mut Report) -> BTreeSet<u64> {
     let payloads = subject.chain.iter().filter_map(|link| link.fingerprint());
     let doubled = duplicates(payloads.map(Fingerprint::short).collect());

@@ -46,8 +46,8 @@ fn link(run: &Run, id: u64) -> Link {
     run.zones[0].links[usize::try_from(id - 1).unwrap()].clone()
 }
 
-/// Computes hash and digest of every zone's links anew, and corrects the answers' digests: what a
-/// cluster would have answered that really had these links in this order.
+/// Recomputes hash and digest of every zone's links, and corrects the answers' digests, as if the
+/// cluster really had these links in this order.
 fn settle(run: &mut Run) {
     for chain in &mut run.zones {
         let mut before: Option<(LinkHash, Digest)> = None;

@@ -1,5 +1,5 @@
-//! The check at the end of an epoch: every zone's chain is read from its PostgreSQL, the whole history
-//! is held against it, and `chain-verify` says what it thinks.
+//! The check at the end of an epoch: reads every zone's chain from its PostgreSQL, checks the whole
+//! history against it, and runs `chain-verify`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,7 +166,7 @@ pub async fn poll(cluster: Arc<Cluster>, book: Arc<Book>) {
     loop {
         for (zone, base) in counted.iter_mut().enumerate() {
             let started = book.now();
-            // A database that is down has no snapshot to look at.
+            // A stopped database has no snapshot.
             if let Ok((max_id, above, digest)) = look(&cluster, zone, *base).await {
                 // A copy that took the database's place may be behind what was counted.
                 if max_id < *base {

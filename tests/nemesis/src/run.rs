@@ -14,7 +14,7 @@ use crate::load::{Load, Rates};
 use crate::report::{EpochReport, Happening, RunReport};
 use crate::schedule::{Board, LANES, fault_schedule};
 
-/// Pause between two looks at the processes.
+/// Pause between two polls of the processes.
 const TEND: Duration = Duration::from_millis(50);
 /// Longest time until a new cluster is whole.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -76,7 +76,7 @@ impl Run {
     }
 
     /// Waits until every node is ready and every zone is at the head; returns how long it took. The
-    /// load must stand still.
+    /// load must be paused.
     ///
     /// # Errors
     /// After `longest`, with what was missing.

@@ -94,7 +94,7 @@ impl Board {
                 return Some((fault, Taken { board: self, needs: class.needs, zone }));
             }
             if class.needs == Needs::Everything {
-                // Nothing overtakes it, or it would wait for ever.
+                // No other fault overtakes it, or it would wait forever.
                 return None;
             }
         }

@@ -237,7 +237,7 @@ fn new_zone(
     let postgres =
         unit("postgres", servers::postgres(ground, zone, (template, replacements), &data_disk)?);
     let coordinator = unit("coordinator", coordinator(ground, id, zone, (replacements, &log_disk)));
-    // The last zone has two API nodes: one applies, the other stands by.
+    // The last zone has two API nodes: one applies, the other is the standby.
     let nodes = if zone == ZONES - 1 { 2 } else { 1 };
     let api =
         (0..nodes).map(|node| unit(&format!("api-{}", node + 1), api(ground, id, zone, node)));
@@ -289,7 +289,7 @@ fn api(ground: &Ground, id: &str, zone: usize, node: usize) -> unit::Make {
              target_session_attrs=read-write"
         );
         command.arg("--database").arg(dsn);
-        // No balancer looks at it. An older build does not know it.
+        // No load balancer polls it. An older build ignores the variable.
         command.env("PGHC_DRAIN_S", "0");
         command.arg("--listen").arg(ground.api(zone, node).to_string());
         command.arg("--advertise").arg(format!("http://{}", ground.api(zone, node)));

@@ -14,7 +14,7 @@ use crate::faults::until;
 const STEP_MAX: Duration = Duration::from_secs(300);
 /// Longest time until enough zones are there to tell which of them is wrong.
 pub const FOUND_MAX: Duration = Duration::from_secs(120);
-/// Links before the first bad one that are looked at too.
+/// Links before the first bad one that are checked too.
 const LINKS_BEFORE: u64 = 20;
 
 impl Cluster {
@@ -35,7 +35,7 @@ impl Cluster {
     /// the zones differ there. Other zones, against which it holds this one, may be down by other faults.
     ///
     /// # Errors
-    /// When it goes on saying something else, or advises against another zone.
+    /// When it keeps reporting another conclusion, or advises against another zone.
     pub async fn finds(&self, zone: usize, first: i64) -> anyhow::Result<()> {
         let name = NAMES[zone];
         let wanted = [

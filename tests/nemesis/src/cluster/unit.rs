@@ -100,7 +100,8 @@ impl Unit {
         *self.build.lock() = build;
     }
 
-    /// Starts it for one life that must end by itself, and holds it down then. Answers how it ended.
+    /// Starts the process for one life that must end without a signal, and holds it down then.
+    /// Returns its exit status.
     ///
     /// # Errors
     /// When it runs already, cannot be started, or is still there after `longest`; it is killed then.
@@ -129,7 +130,8 @@ impl Unit {
         Ok(())
     }
 
-    /// Looks whether it has ended, and starts it again after a pause. Answers what to tell of an end.
+    /// Checks whether the process has ended, and restarts it after a pause. Returns a finding about
+    /// its end, if any.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -195,7 +197,7 @@ impl Unit {
         let ended = tokio::time::timeout(STOP_MAX, body.process.exited()).await;
         body.ended = Some(Instant::now());
         let Ok(status) = ended else {
-            // The run fails for it, and goes on to the end of its epoch.
+            // The run fails, and continues to the end of its epoch.
             body.process.kill().await?;
             body.held = false;
             bail!("{} does not end by {by} within {STOP_MAX:?}", self.name)
@@ -242,7 +244,7 @@ impl Unit {
             || self.excused_until.lock().is_some_and(|until| Instant::now() < until)
     }
 
-    /// Bytes of its log, to look at what comes after.
+    /// Bytes of its log, as a start for [`Self::log_since`].
     pub fn log_bytes(&self) -> u64 {
         std::fs::metadata(&self.log).map_or(0, |metadata| metadata.len())
     }

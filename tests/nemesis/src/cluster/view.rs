@@ -10,14 +10,14 @@ use pghc_api::wire::{Status, ZoneState};
 
 use super::{Cluster, ZONES};
 
-/// Pause between two looks.
+/// Pause between two polls.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Longest time one answer of a look may take.
+/// Longest time of one answer within a poll.
 const ANSWER_MAX: Duration = Duration::from_millis(800);
 /// Longest time of one answer when all answers are awaited.
 const READY_MAX: Duration = Duration::from_secs(3);
 
-/// One look.
+/// Result of one poll.
 #[derive(Debug, Clone, Default)]
 pub struct Look {
     /// Zone of the leader of the newest term.
@@ -34,19 +34,19 @@ pub struct Look {
     pub troubles: Vec<String>,
 }
 
-/// The newest look.
+/// The newest poll.
 #[derive(Debug, Default)]
 pub struct View {
     newest: Mutex<Look>,
 }
 
 impl View {
-    /// The newest look.
+    /// The newest poll.
     pub fn look(&self) -> Look {
         self.newest.lock().clone()
     }
 
-    /// Looks until the task is dropped.
+    /// Polls until the task is dropped.
     pub async fn watch(self: Arc<Self>, cluster: Arc<Cluster>) {
         loop {
             let look = Self::ask(&cluster).await;

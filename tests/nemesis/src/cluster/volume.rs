@@ -104,8 +104,8 @@ impl Volume {
     /// # Errors
     /// When there is still room.
     pub fn fill(&self) -> anyhow::Result<String> {
-        // Others work in it meanwhile and may give room back, the whole of a log segment at a time: a piece
-        // that fits is not the last, and what was full may have room again.
+        // Other processes use the disk meanwhile and may free space, a whole log segment at a time:
+        // a piece that fits is not the last, and a full disk may have space again.
         for round in 0..FILL_ROUNDS_MAX {
             self.take_room(round)?;
             let probe = self.mount.join("ballast-probe");
@@ -130,7 +130,7 @@ impl Volume {
             }
             let path = format!("{}-{round}-{piece}", self.ballast().display());
             if tool(&["fallocate", "-l", &size.to_string(), &path]).is_err() {
-                // It may have taken what it could.
+                // The writer may have used its whole share.
                 share *= 2;
             }
         }

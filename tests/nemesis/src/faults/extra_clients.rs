@@ -63,9 +63,9 @@ async fn connected(scene: &Scene, login: &str) -> anyhow::Result<Sql> {
     scene.cluster.sql_as(scene.zone, login).await
 }
 
-/// An extra client rings the bell with frontiers that no chain has, in the zone where a node stands by and follows
-/// it. No node may say that more is applied than is there; the history's checker sees answers that were given
-/// for links that are not applied; a process that ends is a finding by itself.
+/// An extra client notifies false frontiers in a zone with a standby node. No node may report more
+/// than is applied; the history's checker finds answers for unapplied links; the end of a process
+/// is a finding.
 async fn bell(scene: Scene) -> Outcome {
     let (sql, own) = (connected(&scene, STRANGER).await?, scene.database().await?);
     let (started, mut rung) = (tokio::time::Instant::now(), 0_u32);

@@ -1,6 +1,7 @@
-//! A superuser rewrites links of a zone and all that follow, sound in themselves, and with them the frontier:
-//! the newest ones while its nodes are down, or ones that no coordinator's log has any longer while they run.
-//! Both `chain-verify` and the zone itself must name the first of them, and a re-seed must heal it: I10.
+//! A superuser rewrites links of a zone and all later ones, sound in themselves, together with the
+//! frontier: the newest links while its nodes are down, or links below every coordinator's log
+//! while they run. Both `chain-verify` and the zone itself must name the first of them, and a
+//! reseed must repair the zone: I10.
 
 use std::time::Duration;
 
@@ -28,8 +29,8 @@ const PURGED_MAX: Duration = Duration::from_secs(90);
 const REFUSED_MAX: Duration = Duration::from_secs(10);
 /// Longest time for which a refused re-seed is repeated.
 const RESEEDED_MAX: Duration = Duration::from_secs(30);
-/// Longest time until a re-seeded zone has all that it had, under load: on a busy machine other zones have no
-/// time to show it what they have. Then there are no new requests until it has.
+/// Longest time until a reseeded zone has its links again under load: on a busy machine other zones
+/// are slow to serve them. After that the load pauses until the zone has caught up.
 const UNDER_LOAD_MAX: Duration = Duration::from_secs(45);
 const REFILLED_MAX: Duration = Duration::from_secs(180);
 

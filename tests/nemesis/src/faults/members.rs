@@ -1,5 +1,5 @@
-//! Changes of the members under load: a coordinator that lost its disk is replaced, leadership is moved,
-//! a voter becomes a learner and a voter again: F17, F28.
+//! Membership changes under load: a coordinator that lost its disk is replaced, leadership is
+//! transferred, a voter becomes a learner and a voter again: F17, F28.
 //!
 //! A class of these holds one zone's vote, so that the two others have theirs.
 
@@ -16,7 +16,7 @@ use crate::sandbox::tool;
 
 /// Longest time until a coordinator that forgot something has refused to go on.
 const REFUSED_MAX: Duration = Duration::from_secs(40);
-/// Longest time until a change of the members is made, from the first time it is asked for.
+/// Longest time until a membership change is done, from the first request.
 const ORDERED_MAX: Duration = Duration::from_secs(90);
 /// Longest time until the members' list shows what was done.
 const LISTED_MAX: Duration = Duration::from_secs(60);
@@ -63,8 +63,8 @@ async fn ordered(scene: &Scene, arguments: &[&str]) -> Outcome {
     done.map_err(|late| refusal.map_or(late, |error| error.context("refused for too long")))
 }
 
-/// A coordinator loses its directory, its log, or all since a backup; it refuses to go on under its
-/// id; a new one takes its place, and its vote decides.
+/// A coordinator loses its directory, its log, or all data since a backup; it must refuse to start
+/// under its id; a new one replaces it, and its vote decides.
 async fn replaced(scene: Scene) -> Outcome {
     let (cluster, unit) = (&scene.cluster, &scene.zone().coordinator);
     let old = cluster.replacements.coordinator(scene.zone);

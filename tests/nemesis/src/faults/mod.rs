@@ -1,5 +1,5 @@
-//! The faults. Each class is a function that injects, holds, heals, and answers the evidence that it
-//! really happened; a class that cannot prove it answers an error, and the run fails.
+//! The faults. Each class is a function that injects, holds, heals, and returns evidence that the
+//! fault occurred; without evidence the run fails.
 //!
 //! A class names the resources it needs for itself (no two faults share one) and the vote it takes
 //! away, so a schedule keeps a quorum unless a class is about losing it.

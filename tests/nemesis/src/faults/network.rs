@@ -1,8 +1,8 @@
 //! Cut, lossy, slow and flapping links between zones: F5 to F8.
 //!
-//! Packet filters stand on the bridge, in the path between zones and not in ours to them: clients
-//! reach both sides of a partition, as I7 wants. Each fault has a table of its own, whose counters are
-//! the evidence.
+//! Packet filters are on the bridge, in the path between zones and not between the test and the
+//! zones: clients reach both sides of a partition, as I7 requires. Each fault has its own table,
+//! whose counters are the evidence.
 
 use std::time::Duration;
 
@@ -44,11 +44,11 @@ fn rule(from: usize, to: usize, verdict: &str) -> String {
     format!("iifname \"v{}\" oifname \"v{}\" {verdict}\n", from + 1, to + 1)
 }
 
-/// Longest time until a fault that stands is met by a packet: what else is going on may have silenced
-/// its zones for a while.
+/// Longest time until a packet meets an active fault: other faults may have silenced its zones for
+/// a while.
 const MET_MAX: Duration = Duration::from_secs(30);
 
-/// Pause between two looks at a counter.
+/// Pause between two reads of a counter.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Lasts, and then until `count` is not 0.
@@ -94,7 +94,7 @@ async fn isolated(scene: Scene) -> Outcome {
     filtered(&scene, others(zone).map(cut).collect()).await
 }
 
-/// The zone hears and is not heard, or is heard and does not hear.
+/// Blocks one direction of the zone's traffic.
 async fn one_way(scene: Scene) -> Outcome {
     let zone = scene.zone;
     let deaf = scene.seed.is_multiple_of(2);

@@ -41,8 +41,9 @@ pub(super) const APPLIED: &str = "select applied_id::bigint from pghc.frontier";
 const RECEIVERS: &str = "select count(*) from pg_stat_wal_receiver";
 const IN_RECOVERY: &str = "select pg_is_in_recovery()::int::bigint";
 
-/// A replica is made of the running server and streams; it loses the stream and falls behind; the
-/// server is killed, the replica is promoted and takes its place. The API nodes know both addresses.
+/// A streaming replica is made of the running server, and loses the stream and falls behind; the
+/// server is killed, and the replica is promoted and replaces it. The API nodes know both
+/// addresses.
 async fn promoted(scene: Scene) -> Outcome {
     let primary = scene.database().await?;
     let mut replica = scene.cluster.replica(scene.zone).await?;

@@ -134,7 +134,7 @@ async fn quota(scene: Scene) -> Outcome {
     Ok(format!("{moved} processes throttled {throttled} times"))
 }
 
-/// The whole zone stands still.
+/// Freezes the whole zone.
 async fn frozen(scene: Scene) -> Outcome {
     let group = Group::create(&scene, "freezer")?;
     let moved = group.take(&of_zone(&scene).await)?;

@@ -1,5 +1,5 @@
-//! Mixed versions: F29. A process is restarted from another build of pghc and stays there while other
-//! faults go on, until a later fault or the end of the epoch brings it back.
+//! Mixed versions: F29. A process is restarted from another build of pghc and stays there during
+//! other faults, until a later fault or the end of the epoch brings it back.
 
 use std::path::PathBuf;
 use std::time::Duration;

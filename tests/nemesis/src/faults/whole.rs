@@ -51,7 +51,7 @@ async fn quorum_lost(scene: Scene) -> Outcome {
     Ok(format!("coordinators {gone:?} killed, {acks} acknowledgements in {:?}", scene.hold))
 }
 
-/// Every process is asked to end and started again, one after the other, as an upgrade does.
+/// Restarts every process by SIGTERM, one after the other, as an upgrade does.
 async fn rolling(scene: Scene) -> Outcome {
     let mut restarted = 0;
     for zone in &scene.cluster.zones {

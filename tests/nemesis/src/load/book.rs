@@ -40,7 +40,7 @@ struct Forgiving {
 }
 
 impl Forgiving {
-    /// Whether an operation is judged. Must be told of those of a session in their order.
+    /// Whether an operation is judged. Operations of a session must be passed in their order.
     fn judges(&mut self, it: &Operation) -> bool {
         let covers =
             |lie: &Lie| lie.zone == it.zone && it.ended >= lie.from && it.started <= lie.to;
@@ -54,7 +54,7 @@ impl Forgiving {
                 self.deceived.insert(it.session);
                 false
             }
-            // Its token is of another chain than the rewritten one, or the other way round.
+            // The token is of another chain than the rewritten one, or the reverse.
             What::Read { outcome: ReadOutcome::Fork, .. } => {
                 !is_lie && !self.deceived.contains(&it.session)
             }

@@ -91,7 +91,7 @@ impl Load {
         })
     }
 
-    /// Begins, or goes on.
+    /// Starts or continues the load.
     pub fn resume(&self) {
         self.paused.store(false, Ordering::SeqCst);
     }
