@@ -16,8 +16,8 @@ use serde_json::Value;
 
 use crate::harness::Site;
 
-/// Below the ten seconds that a request waits by default, and that a node reads a head: what takes
-/// longer on a busy machine was held up by one of them, or its own `timeout` was not heeded.
+/// Below the 10 s of the default request timeout and of reading a head: a slower request on a busy
+/// machine was delayed by one of them, or its own `timeout` was ignored.
 const PROMPT: Duration = Duration::from_millis(9_500);
 
 /// An answer, read to its end.
@@ -66,8 +66,8 @@ impl Got {
         body
     }
 
-    /// As [`Self::is_problem`]; `None` where a busy machine was too late for it and a time limit or a
-    /// database that did not answer is told of instead. Never a success.
+    /// As [`Self::is_problem`]; `None` where a busy machine was too late and the answer names a
+    /// time limit or a silent database. Never a success.
     #[track_caller]
     pub(crate) fn problem_unless_busy(&self, status: u16, code: &str) -> Option<Value> {
         assert!(self.status >= 400, "{self:?}");

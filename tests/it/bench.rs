@@ -40,7 +40,7 @@ fn check(only: &str, named: &[&str]) {
     }
     assert_ne!(rounds[0]["turns"][0]["contestant"], rounds[1]["turns"][0]["contestant"]);
     for one in report["contestants"].as_array().expect("contestants") {
-        // A machine with other work may be too slow for the plan; then the report says so.
+        // A busy machine may be too slow for the plan; then the report contains a failure.
         let is_told = one["first_failure"].is_string();
         assert!(one["per_second"]["min"].as_f64().expect("a rate") > 0.0 || is_told, "{one}");
     }

@@ -227,7 +227,7 @@ async fn peer_refusing_connections_is_called_with_backoff() {
     group.stop(away).await;
     let address = group.addresses[usize::try_from(away).expect("small") - 1];
     let listener = tokio::net::TcpListener::bind(address).await.expect("its port");
-    // Something to send, which goes on meanwhile.
+    // Entries to send, with further writes meanwhile.
     submit(&mut group.client(leader), batch(1, 1)).await;
     let began = tokio::time::Instant::now();
     for _ in 0..CALLS {

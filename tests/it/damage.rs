@@ -236,8 +236,8 @@ async fn damaged_file_is_refused_or_keeps_its_content() {
     assert!(table.values().any(|(refused, _)| *refused > 0));
 }
 
-/// `identity.json` is replaced by writing a file beside it, syncing and renaming: a power cut leaves any
-/// part of that file, with the old one, the new one or none in its place.
+/// `identity.json` is replaced by writing a file beside it, syncing and renaming: a power cut
+/// leaves any part of that file, with the old file, the new one or none in its place.
 #[tokio::test(flavor = "multi_thread")]
 async fn start_succeeds_after_power_cut_during_identity_write() {
     let scratch = tempfile::tempdir().expect("a directory");

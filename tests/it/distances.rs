@@ -188,8 +188,8 @@ async fn leader_is_kept_at_300_ms_with_jitter_plus_loss() {
     let jitter = "lognormal 20ms".parse().expect("a jitter");
     let change = Change { jitter: Some(jitter), loss: Some(0.005), ..Change::default() };
     let group = Group::start(even(300), Timing::bearing(300), false, &change).await;
-    // At least 300 ms each, so some ten elections' time-outs, half of it idle; again where the machine
-    // itself paused for longer than the timing bears beside the round trips.
+    // At least 300 ms each, about ten election timeouts in total, half of them idle. Repeated where
+    // the machine paused for longer than the timing tolerates beside the round trips.
     let mut sequence = 0;
     for attempt in 1.. {
         let (before, pauses) = (group.leader().await, Pauses::watch());
@@ -220,7 +220,7 @@ async fn slow_leader_of_quick_followers_keeps_leadership() {
     let mut group = Group::start(even(1), Timing::LAN, false, &Change::default()).await;
     group.leader().await;
     group.running.remove(&1).expect("running").stop().await;
-    // A heartbeat every 1.2 s, where the others stand after 0.4 s of silence.
+    // A heartbeat every 1.2 s, where the others start an election after 0.4 s of silence.
     group.settings.get_mut(&1).expect("there").timing = Timing::bearing(600);
     group.run(1).await;
     let before = group.lead(1).await;
@@ -310,7 +310,7 @@ async fn zone_of_a_learner_reads_its_own_writes() {
         let write = http.post(format!("{}/v1/chain", us.api[0])).json(&body).send();
         let write = write.await.expect("an answer");
         assert!(write.status().is_success(), "{write:?}");
-        // Its own database has it by now.
+        // The zone's own database has the write by now.
         let head =
             http.get(format!("{}/v1/chain/head", us.api[0])).send().await.expect("an answer");
         let head: HeadBody = head.json().await.expect("a head");

@@ -41,7 +41,8 @@ fn limit(files: Option<u32>) -> String {
 }
 
 impl Running {
-    /// Starts `pghc` with these words behind a limit of open files in the shell's words, if one is given.
+    /// Starts `pghc` with these arguments under a limit of open files in the shell's syntax, if
+    /// given.
     fn start(
         limit: &str,
         words: impl FnOnce(SocketAddr, &str) -> String,

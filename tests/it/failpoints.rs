@@ -1,5 +1,5 @@
-//! The applier's process crashes at every named step, one after the other, under load. Its zone comes
-//! back by itself each time, and at the end nothing that was acknowledged is lost or there twice.
+//! The applier's process crashes at every fail point, one after the other, under load. Its zone
+//! recovers each time, and at the end no acknowledged write is lost or repeated.
 //!
 //! A point that is never hit fails the test, and so does one that no step below schedules.
 //! `cargo test --test it failpoints`; `PGHC_SEED` and `PGHC_ROUNDS` as printed.
@@ -18,7 +18,7 @@ use crate::zones::tamper::rewrite_from;
 /// The zone whose processes crash.
 const VICTIM: &str = "us";
 
-/// Points that a serving applier passes by itself.
+/// Points that a serving applier passes without a trigger.
 const SERVING: [Point; 8] = [
     Point::Planned,
     Point::ApplyBefore,

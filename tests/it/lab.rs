@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::wait_for;
 
-/// How the stand-in treats a write, by its number in the order of arrival.
+/// Treatment of a write by the stand-in, by its number in the order of arrival.
 type Treatment = fn(u64) -> Treat;
 
 enum Treat {
@@ -286,7 +286,7 @@ async fn unacknowledged_writes_are_looked_up_in_chain() {
 async fn run_fails_when_its_zones_cannot_be_verified() {
     let tasks = Tasks::default();
     let mut target = target(|_| Treat::Write, &tasks).await;
-    // Nothing listens on the discard port, so there is no database to look at.
+    // No server listens on the discard port, so the database is unreachable.
     target.zones[0].dsn = "postgres://postgres@127.0.0.1:9/pghc".to_owned();
     let text = "name = 'x'\nseed = 7\nduration = '1s'\nwarmup = '500ms'\n[cluster]\n\
                 visibility = false\n[[clients]]\nzone = '*'\nrate = 100\narrival = 'uniform'";

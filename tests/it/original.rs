@@ -1,5 +1,6 @@
-//! The original's clients and test workers, re-enacted: creators that post without a body, and
-//! validators that read the newest ten of every zone and recompute each hash from the one before.
+//! Reproduces the original's clients and test workers: creators that post without a body, and
+//! validators that read the newest ten links of every zone and recompute each hash from the one
+//! before.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,5 @@
-//! Two of three coordinators are destroyed for good: the group goes on from the third, and nothing
-//! acknowledged is given up unless it is counted.
+//! Two of three coordinators are destroyed for good: the group continues from the third, and
+//! acknowledged ids are given up only with an explicit count.
 
 use std::path::PathBuf;
 use std::process::Command;

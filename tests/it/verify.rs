@@ -116,8 +116,8 @@ fn run_program(program: &str, arguments: &[&str]) -> (i32, String) {
     (output.status.code().expect("no signal"), String::from_utf8(text).expect("text"))
 }
 
-/// Each way of tampering at link `k`: SQL, exit code, and what must be said, with `{k}` and `{next}`
-/// in the place of the ids.
+/// Ways of tampering at link `k`: SQL, exit code, and expected output, with placeholders `{k}` and
+/// `{next}` for the ids.
 const WAYS: &[(&str, i32, &str)] = &[
     ("update pghc.chain set hash = md5('x') where id = {k}", 1, "us: link {k} has a hash"),
     ("update pghc.chain set digest = sha256('x') where id = {k}", 1, "us: link {k} has a digest"),
@@ -344,7 +344,7 @@ async fn an_export_is_a_witness_even_of_the_newest_links_alone() {
         let (code, text) = run(&["--zone", &eu, "--file", file]);
         assert!(code == 0 && text.contains("PROVED: links 1 to 150 are sound"), "{text}");
     }
-    // A file is not overwritten, and one that was cut off anywhere is gone on with.
+    // A file is not overwritten, and a truncated file is continued.
     let (code, text) = export(&["--database", &us, "--output", &whole]);
     assert!(code == 2 && text.contains("is there already: --resume goes on"), "{code} {text}");
     let bytes = std::fs::read(&whole).expect("written");

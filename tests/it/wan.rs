@@ -14,12 +14,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::free_addresses;
 
-/// How far the median round trip may be from the matrix, beside what the emulator itself says it
-/// was late each way: the client and the echo have to be woken as well.
+/// Tolerated difference between median round trip and matrix, beside the emulator's reported
+/// lateness: the wake-up of client and echo takes time as well.
 const TOLERANCE: Duration = Duration::from_millis(3);
 
-/// Rounds of measuring: on a machine with far more to run than cores, one of them finds a quieter
-/// moment, while an emulator that is wrong is so in all.
+/// Measuring rounds: on an overloaded machine at least one of them is undisturbed, while a wrong
+/// emulator fails in all.
 const ROUNDS: u64 = 40;
 
 fn matrix() -> Matrix {

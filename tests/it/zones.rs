@@ -1,5 +1,5 @@
-//! Zones come and go: they are filled from each other, find out what was done to them, are fenced
-//! and healed, and keep what their reads acknowledged write.
+//! Life of zones: they are backfilled from each other, detect tampering, are fenced and repaired,
+//! and keep the promises of their reads.
 
 pub(crate) mod cluster;
 mod ordered;
@@ -133,7 +133,7 @@ async fn reseed_requires_database_owner() {
     let (code, words) = cluster.operate_on(&dsn, "us", &["reseed", "--force"]).await;
     assert!(code == Some(1) && words.contains("pghc_setup"), "{code:?} {words}");
     assert_eq!(query(&cluster.dsn("us"), schemas).await, ["1"], "{words}");
-    // While the node runs: it goes on in the chain that was put in place.
+    // While the node runs: it continues in the replaced chain.
     let (code, words) = cluster.operate("us", &["reseed", "--force"]).await;
     assert_eq!(code, Some(0), "{words}");
     cluster.write("us", 20).await;
@@ -161,7 +161,7 @@ async fn schema_changed_under_a_running_node_is_told_at_once() {
     }
     cluster.write("us", 30).await;
     cluster.prove("us").await;
-    // An audit trigger of the application: it runs behind every batch, and the zone goes on.
+    // An audit trigger of the application: it runs after every batch, and the zone keeps serving.
     let audit = "create schema app; grant usage on schema app to public;
         create function app.audit() returns trigger language plpgsql as 'begin return null; end';
         create trigger audit after insert on pghc.chain for each statement
@@ -422,7 +422,7 @@ async fn a_forged_zone_that_has_not_noticed_is_no_source() {
     cluster.leave("eu").await;
     cluster.add("ap").await;
     let dsn = cluster.dsn("ap");
-    // How a node looks at its own chain waits for this lock, what it serves does not.
+    // A node's check of its own chain waits for this lock, its service does not.
     let (us, connection) =
         tokio_postgres::connect(&cluster.dsn("us"), NoTls).await.expect("it runs");
     let tasks = Tasks::default();

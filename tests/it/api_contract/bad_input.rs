@@ -29,7 +29,7 @@ pub(super) async fn nothing_of_a_refused_request_is_in_the_chain(site: &Site) {
     }
 }
 
-/// Bodies that are no write: status, code, and where the fault stands.
+/// Bodies that are no write: status, code, and position of the fault.
 fn bad_bodies() -> Vec<(Vec<u8>, u16, &'static str, &'static str)> {
     let deep = format!("{{\"payload\":{}{}}}", "[".repeat(65), "]".repeat(65));
     let text = |body: &str| body.as_bytes().to_vec();

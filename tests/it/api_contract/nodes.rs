@@ -19,7 +19,7 @@ const HEAD_MAX: Duration = Duration::from_secs(10 + 30);
 /// The longest a body may take, and some slack.
 const BODY_MAX: Duration = Duration::from_secs(30 + 30);
 
-/// Number of the node that applies for the first zone, and of the one that stands by.
+/// Numbers of the node that applies for the first zone, and of the standby.
 async fn applier_and_standby(site: &Site) -> (usize, usize) {
     let urls = site.record().zones[0].api.clone();
     let applier = wait_for("an applier", async || {
@@ -183,7 +183,8 @@ pub(super) async fn slow_heads_hold_up_nobody_and_are_closed(site: &Site) {
     let closed = held.into_iter().map(async |stream| {
         let (mut reader, mut writer) = stream.into_split();
         let dribble = async {
-            // A byte now and then buys no time. This is the client's pace: nothing is waited for.
+            // A byte at intervals does not extend the time limit. The pace is the client's; the
+            // test waits for nothing.
             while writer.write_all(b"x").await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
@@ -255,8 +256,8 @@ pub(super) async fn a_node_told_to_end_finishes_what_it_has_begun(site: &Site) {
     }
 }
 
-/// Two of three coordinators are gone, the leader among them: nothing can be ordered, and nothing
-/// is said to be.
+/// Two of three coordinators are stopped, the leader among them: no write can be ordered, and none
+/// is reported as ordered.
 pub(super) async fn without_a_quorum_nothing_is_acknowledged(site: &Site) {
     let before = site.settle().await;
     let leader = site.leader_zone().await;

@@ -16,7 +16,7 @@ use super::*;
 #[derive(Clone, Default)]
 pub(super) struct Mixed {
     older: Arc<Mutex<BTreeSet<String>>>,
-    /// How often one of those was asked.
+    /// Number of requests to such a coordinator.
     asked: Arc<AtomicU64>,
 }
 

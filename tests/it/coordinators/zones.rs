@@ -11,7 +11,7 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
-/// A group that looks often and makes no snapshot unless a purge needs one.
+/// A group that purges at short intervals and takes a snapshot only when a purge needs one.
 async fn group(log_bytes: u64, log_bytes_max: u64) -> Group {
     let (period, snapshot_entries) = (Duration::from_millis(50), u64::MAX);
     let retention =
@@ -66,7 +66,7 @@ async fn write_much(group: &Group, sequence: u64) -> u64 {
 /// Bytes of a coordinator's log on its disk.
 fn log_bytes(group: &Group, id: u64) -> u64 {
     let files = std::fs::read_dir(group.data(id).join("log")).expect("its log");
-    // A file may go while we look.
+    // A file may be removed meanwhile.
     files.filter_map(|file| file.ok()?.metadata().ok()).map(|file| file.len()).sum()
 }
 
@@ -98,7 +98,8 @@ async fn absent_zone_is_detached_when_log_passes_its_cap() {
         })
         .await;
     }
-    // A mebibyte more, once what is above the cap is gone: the purge may be behind, but it comes.
+    // One more MiB after the part above the cap is purged: the purge may be late, but it must
+    // happen.
     let mut sequence = 42;
     let mut write_on = async || {
         wait_for("the log to be below twice its cap", async || {

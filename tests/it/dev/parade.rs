@@ -1,7 +1,7 @@
 //! A parade keeps its children alive and leaves nothing behind.
 //!
-//! PostgreSQL is real here. In the place of `pghc coordinator` and `pghc api` stands a small script,
-//! because what is tested is how processes are kept, whatever they do.
+//! PostgreSQL is real here. A small script replaces `pghc coordinator` and `pghc api`, because the
+//! test is about supervision, not about the processes' work.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

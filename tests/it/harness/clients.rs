@@ -1,5 +1,5 @@
-//! Clients that write all the time, each in its own zone, and never give a write up: what is not
-//! answered is sent again under the same key, in the next zone.
+//! Clients that write without pause, each in its own zone, and never give a write up: a write
+//! without an answer is sent again under the same key, in the next zone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

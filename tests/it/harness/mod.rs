@@ -102,8 +102,8 @@ impl Site {
         command.output().await.expect("chain-verify runs")
     }
 
-    /// Everything that must hold at the end: all zones equal, the chain proved, and `acked_writes`
-    /// kept: each in every zone under the promised id and digest, and nothing written twice.
+    /// Checks the final state: all zones equal, the chain proved, and each of `acked_writes` in
+    /// every zone under its acknowledged id and digest, with no write repeated.
     pub(crate) async fn check(&self, acked_writes: &[AckedWrite]) {
         let head = self.settle().await;
         let proof = self.verify().await;

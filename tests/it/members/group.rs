@@ -163,7 +163,7 @@ impl Group {
         self.ended(id).await.0
     }
 
-    /// Waits until a process has ended by itself; its exit status, and what it said.
+    /// Waits until a process has ended; returns its exit status and output.
     pub(super) async fn ended(&mut self, id: u64) -> (ExitStatus, String) {
         let mut child = self.children.remove(&id).expect("it ran");
         let status =

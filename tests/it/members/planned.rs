@@ -59,7 +59,7 @@ async fn auto_placement_switch_survives_leader_restart() {
         group.write().await;
     }
     let leader = group.leader().await;
-    // Every row of the matrix has been told to the leader: three zones, six round trips.
+    // The leader has received every row of the matrix: three zones, six round trips.
     let shown = wait_for("a whole matrix", async || {
         let shown = group.leader_says("show", 0);
         let rows = shown.lines().skip_while(|line| !line.contains("round trips"));

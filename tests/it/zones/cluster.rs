@@ -295,8 +295,7 @@ impl SmallCluster {
         self.server.dsn_of(name)
     }
 
-    /// Where a zone's processes look for the points at which they crash, in a proving build; see
-    /// `pghc::failpoint`.
+    /// Directory of the armed fail points of a zone's processes; see `pghc::failpoint`.
     pub(crate) fn failpoints(&self, zone: &str) -> PathBuf {
         self.scratch.path().join(format!("{zone}-failpoints"))
     }

@@ -80,7 +80,7 @@ async fn zones_forged_alike_are_found_by_coordinators() {
         }
         assert!(text.contains(&format!("trust nothing in eu and us from link {id} on")), "{text}");
         assert!(!text.contains("PROVED"), "{text}");
-        // Only the end of it is looked at: where the forgery begins is not known then.
+        // Only the end is checked: the start of the forgery is unknown then.
         let (code, text) =
             verify(&cluster, &["eu", "us"], &[&asked[..], &["--last", "9"]].concat()).await;
         assert!(code == 1 && text.contains("the first bad link may lie below link 112"), "{text}");

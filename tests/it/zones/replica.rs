@@ -48,7 +48,7 @@ async fn cluster_with_replica() -> (SmallCluster, Server) {
     let mut cluster = SmallCluster::start().await;
     cluster.zone("eu", &[]).await;
     query(&cluster.server.dsn(), "create database us").await;
-    // The replica is of the whole server, so eu's database stands on one of its own.
+    // The replica is of the whole server, so eu's database is on a server of its own.
     let directory = cluster.directory();
     let options = ServerOptions::new(directory.join("us/pg"), free_port());
     let primary = Server::start(options).await.expect("PostgreSQL is installed");
@@ -103,7 +103,7 @@ async fn replica_never_serves_below_requested_id() {
     assert_eq!(newer.frontier, head + 10);
     let (status, body) = get(&cluster, &format!("/v1/chain/{0}?at_least={0}", head + 10)).await;
     assert_eq!(status, 200, "{body}");
-    // The primary is away: what the replica has is served, what it has not is waited for.
+    // The primary is unreachable: the replica serves its links, and reads of newer ones wait.
     cluster.other.as_ref().expect("the primary").signal(Signal::SIGKILL);
     cluster.not_ready("us", "not").await;
     let (status, body) = get(&cluster, &format!("/v1/chain/{head}?at_least={head}")).await;
