@@ -71,7 +71,7 @@ async fn the_originals_clients_run_unchanged() {
     let first = create(&site, 0).await;
     assert_eq!((first.zk_id, first.node_id.as_str()), (1, "eu-1"));
     let created = create_while_validating(&site).await;
-    every_zone_has_what_was_answered(&site, created).await;
+    every_zone_has_acknowledged_links(&site, created).await;
     configuration_and_ping(&site).await;
     no_page_of_another_origin_may_call(&site).await;
     site.settle().await;
@@ -103,7 +103,7 @@ async fn create_while_validating(site: &Site) -> Vec<OriginalLink> {
     created.into_iter().flatten().collect()
 }
 
-async fn every_zone_has_what_was_answered(site: &Site, created: Vec<OriginalLink>) {
+async fn every_zone_has_acknowledged_links(site: &Site, created: Vec<OriginalLink>) {
     let ids: BTreeSet<u64> = created.iter().map(|link| link.zk_id).collect();
     let all = CREATORS * EACH + 1;
     assert!(ids.into_iter().eq(2..=all as u64), "dense, none twice");

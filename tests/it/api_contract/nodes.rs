@@ -35,7 +35,7 @@ async fn applier_and_standby(site: &Site) -> (usize, usize) {
     (applier, 1 - applier)
 }
 
-pub(super) async fn a_standby_node_writes_and_reads_as_the_applier_does(site: &Site) {
+pub(super) async fn standby_node_serves_writes_like_the_applier(site: &Site) {
     let (applier, standby) = applier_and_standby(site).await;
     let urls = site.record().zones[0].api.clone();
     let write = async |node: usize, query: &str| {
@@ -59,7 +59,7 @@ pub(super) async fn a_standby_node_writes_and_reads_as_the_applier_does(site: &S
     assert!(join_all(both).await.iter().all(|got| got.status == 201), "both serve at once");
 }
 
-pub(super) async fn metrics_are_prometheus_text_and_follow_the_frontier(site: &Site) {
+pub(super) async fn metrics_follow_the_frontier(site: &Site) {
     for url in site.record().zones[0].api.clone() {
         let frontier = async || {
             let got = Got::of(site.http.get(format!("{url}/metrics"))).await;
@@ -169,7 +169,7 @@ async fn connect(site: &Site, begin: &str) -> TcpStream {
     stream
 }
 
-pub(super) async fn slow_heads_hold_up_nobody_and_are_closed(site: &Site) {
+pub(super) async fn slow_request_heads_are_closed_without_delaying_others(site: &Site) {
     let begin = "GET /ping HTTP/1.1\r\nhost: x\r\nx-slow: ";
     // The first round counts from before they connect: they are closed after ten seconds.
     let mut start = Instant::now();
@@ -226,7 +226,7 @@ impl NeverFinished {
 }
 
 /// The second zone's nodes: the first still owes an answer to the body that never ends.
-pub(super) async fn a_node_told_to_end_finishes_what_it_has_begun(site: &Site) {
+pub(super) async fn stopping_node_finishes_requests_in_flight(site: &Site) {
     for node in [0, 1] {
         let before = site.settle().await;
         let url = site.record().zones[1].api[node].clone();
