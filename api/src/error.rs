@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn error_title_states_outcome_of_4xx() {
+    fn error_code_has_error_status_with_its_name_as_json() {
         for code in ErrorCode::ALL {
             assert!((400..600).contains(&code.status()), "{code:?}");
             let json = serde_json::to_string(code).expect("a plain enum");
