@@ -1,4 +1,5 @@
-//! Connections of clients: how many descriptors they may take, and which one gives way to the next.
+//! Connections of clients: the bound on their descriptors, and the choice of the connection to
+//! close when full.
 //!
 //! Invariant: connections never take the descriptors that the process needs for itself: for its log, its
 //! database, its peers. This module knows nothing of protocols.

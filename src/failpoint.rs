@@ -1,11 +1,10 @@
 //! Crashes at chosen steps, to prove that none of them costs anything.
 //!
-//! Only a build with `debug_assertions` knows them, and only while the environment variable
-//! `PGHC_FAILPOINTS` names a directory. A file there with the name of a point arms it, for whichever
-//! process of that directory comes by first: the file is renamed to `NAME.hit` and the process aborts,
-//! as it would by SIGKILL. The file holds two numbers, how often the point is to be passed before that
-//! and, for a point within a statement, for how many milliseconds it has then been under way. In a
-//! release nothing of this is left.
+//! Fail points exist only in a build with `debug_assertions`, and are active only while
+//! `PGHC_FAILPOINTS` names a directory. A file there with the name of a point arms it for the first
+//! process that passes: the file is renamed to `NAME.hit` and the process aborts, as by SIGKILL.
+//! The file holds two numbers: how often the point is passed before that, and, for a point within a
+//! statement, its duration in milliseconds by then. A release contains no fail points.
 
 macro_rules! points {
     ($($(#[$doc:meta])* $point:ident = $name:literal,)*) => {
@@ -39,39 +38,39 @@ points! {
     MigrateClaimed = "migrate-claimed",
     /// The right to apply is being asked for.
     AcquireSent = "acquire-sent",
-    /// The epoch is raised and nobody has begun to apply in it.
+    /// The epoch is raised; no applier has begun in it.
     AcquireAnswered = "acquire-answered",
     /// Links are planned and not queued.
     Planned = "planned",
     /// A batch is built and nothing of it sent.
     ApplyBefore = "apply-before",
-    /// Its statement is at the server: before, within or after its commit.
+    /// The statement is at the server: before, within or after its commit.
     ApplySent = "apply-sent",
-    /// It is committed and nobody in this process knows.
+    /// The transaction is committed; the process has not seen the reply.
     ApplyAnswered = "apply-answered",
-    /// Whoever waited for it has been woken and has not answered its client.
+    /// The waiters are woken; no client has its reply.
     FrontierMoved = "frontier-moved",
     /// The lease is about to be renewed.
     RenewBefore = "renew-before",
-    /// Its statement is at the server.
+    /// The statement is at the server.
     RenewSent = "renew-sent",
-    /// It is renewed and what is flushed has not been reported.
+    /// The lease is renewed; the flushed frontier is not reported.
     RenewAnswered = "renew-answered",
     /// A page of another zone is checked and not passed on.
     FillChecked = "fill-checked",
-    /// It is passed on and perhaps not applied.
+    /// The batch is passed on and may not be applied.
     FillPassed = "fill-passed",
-    /// A chain is known to be wrong and nothing says so.
+    /// A violation is known and not recorded.
     EvidenceBefore = "evidence-before",
     /// The evidence is being kept.
     EvidenceSent = "evidence-sent",
-    /// It is kept and the zone goes on as if it were not.
+    /// The evidence is kept; the zone continues unchanged.
     EvidenceKept = "evidence-kept",
     /// A chain is about to be set aside.
     ReseedBefore = "reseed-before",
-    /// It is being set aside.
+    /// The chain is being set aside.
     ReseedSent = "reseed-sent",
-    /// It is set aside and the operator was not told.
+    /// The chain is set aside; the operator has no reply.
     ReseedDone = "reseed-done",
     /// A halted zone has seen that its database was replaced.
     ReplacedSeen = "replaced-seen",

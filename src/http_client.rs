@@ -1,15 +1,15 @@
 //! The one place that makes HTTP clients.
 //!
-//! Invariant: a request goes to the address it was given and nowhere else: no proxy, whatever
-//! `http_proxy` says, and no redirect. Every wait and every answer has a bound, so a server that is
-//! silent, slow or endless costs its caller a known amount of time and memory. Clippy refuses
-//! `reqwest::Client::new` and `builder` everywhere else.
+//! Invariant: a request goes to its given address only: no proxy, even if `http_proxy` is set, and
+//! no redirect. Every wait and every answer is bounded, so a silent, slow or endless server costs
+//! its caller a known amount of time and memory. Clippy refuses `reqwest::Client::new` and
+//! `builder` everywhere else.
 
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 
-/// What a client's requests are held to.
+/// Limits of a client's requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Longest wait for a connection.
@@ -32,7 +32,7 @@ pub struct HttpClient {
 /// A whole answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// Its status; never a redirect.
+    /// Status; never a redirect.
     pub status: StatusCode,
     /// Its body.
     pub body: Vec<u8>,
@@ -138,7 +138,7 @@ mod tests {
         answer_bytes: 100_000,
     };
 
-    /// A server that answers every connection with `head` and then `body` for ever.
+    /// A server that answers every connection with `head` and then `body` without end.
     async fn server(head: &'static str, body: &'static str, tasks: &Tasks) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}/", listener.local_addr().expect("it is bound"));

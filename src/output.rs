@@ -1,4 +1,4 @@
-//! What commands print: every line of every command goes through here.
+//! Output of commands: every printed line goes through this module.
 //!
 //! Nothing here panics or ends the process. The first failed write to standard output is remembered for the
 //! exit code; what is printed afterwards is dropped. A reader that has gone (`pghc place | head -1`) is no

@@ -1,7 +1,7 @@
 //! Directories and files that only their owner may open.
 //!
-//! Invariant: the mode of everything made here is set, not inherited. A umask neither opens nor closes
-//! it. What is there already keeps its mode.
+//! Invariant: the mode of every created file is set, not inherited. The umask neither opens nor
+//! closes it. Existing files keep their mode.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
@@ -21,7 +21,7 @@ pub fn set_umask() {
 /// Creates a directory and the missing ones above it; returns those that were missing, outermost first.
 ///
 /// # Errors
-/// Those of the file system; some of the directories may be there then.
+/// Errors of the file system; some of the directories may exist then.
 pub fn create_dir_all(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut missing = Vec::new();
     for directory in path.ancestors().filter(|directory| !directory.as_os_str().is_empty()) {
@@ -46,7 +46,7 @@ pub fn create_dir_all(path: &Path) -> io::Result<Vec<PathBuf>> {
 /// Creates a directory that is not there.
 ///
 /// # Errors
-/// Those of the file system.
+/// Errors of the file system.
 pub fn create_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().mode(DIRECTORY).create(path)?;
     set_mode(path, DIRECTORY)
@@ -55,7 +55,7 @@ pub fn create_dir(path: &Path) -> io::Result<()> {
 /// Creates a file that is not there, for reading and writing.
 ///
 /// # Errors
-/// Those of the file system.
+/// Errors of the file system.
 pub fn create_new(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     exact(options.mode(FILE).read(true).write(true).create_new(true).open(path)?)
@@ -64,7 +64,7 @@ pub fn create_new(path: &Path) -> io::Result<File> {
 /// Opens a file for reading and writing, creating it where it is not there.
 ///
 /// # Errors
-/// Those of the file system.
+/// Errors of the file system.
 pub fn open(path: &Path) -> io::Result<File> {
     match File::options().read(true).write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => match create_new(path) {
@@ -81,7 +81,7 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// Opens a file for appending, creating it where it is not there.
 ///
 /// # Errors
-/// Those of the file system.
+/// Errors of the file system.
 pub fn append(path: &Path) -> io::Result<File> {
     open(path)?;
     File::options().append(true).open(path)
@@ -91,7 +91,7 @@ pub fn append(path: &Path) -> io::Result<File> {
 /// disk. The name with `.new` behind it is used on the way.
 ///
 /// # Errors
-/// Those of the file system; the old file is still there then.
+/// Errors of the file system; the old file still exists then.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");
@@ -109,7 +109,7 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Sets a mode where it is another one.
 ///
 /// # Errors
-/// Those of the file system.
+/// Errors of the file system.
 pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     if fs::metadata(path)?.permissions().mode() & 0o7777 == mode {
         return Ok(());
@@ -117,7 +117,7 @@ pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
-/// A umask may have taken bits of a mode that was asked for at creation.
+/// The umask may have removed bits of the mode requested at creation.
 fn exact(file: File) -> io::Result<File> {
     if file.metadata()?.permissions().mode() & 0o7777 != FILE {
         file.set_permissions(Permissions::from_mode(FILE))?;
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_made_here_are_private_and_others_keep_their_mode() {
+    fn created_directory_is_private() {
         let top = tempfile::tempdir().unwrap();
         fs::set_permissions(top.path(), Permissions::from_mode(0o751)).unwrap();
         let deep = top.path().join("a/b");
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn files_made_here_are_private_and_replaced_whole() {
+    fn private_file_is_replaced_atomically() {
         let top = tempfile::tempdir().unwrap();
         let file = top.path().join("f");
         super::append(&file).unwrap().write_all(b"one").unwrap();

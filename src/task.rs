@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Sleeps until `time`; for ever when there is none.
+/// Sleeps until `time`; without a time, forever.
 pub(crate) async fn until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
@@ -70,7 +70,7 @@ impl Tasks {
 /// Exit status that a shell shows of a process that aborted: 128 and SIGABRT.
 pub const ABORTED: u8 = 134;
 
-/// From now on a panic of any thread or task ends this process at once, with the reason as the last event
+/// Makes a panic of any thread or task end this process at once, with the reason as the last event
 /// of its log: a half-alive node is worse than a dead one. For programs, not for tests.
 pub fn end_on_panic() {
     static ENDS: AtomicBool = AtomicBool::new(false);
@@ -102,8 +102,8 @@ pub(crate) fn spawn<T: Send + 'static>(
     tokio::spawn(work)
 }
 
-/// Runs what blocks for long where it holds nobody up; in a simulated process, where no thread may
-/// run beside the one that counts, at once.
+/// Runs blocking code on a blocking thread. A simulated process has one thread only, and runs the
+/// code at once.
 ///
 /// # Errors
 /// If `work` panicked.

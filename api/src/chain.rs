@@ -70,7 +70,7 @@ macro_rules! hex_bytes {
             type Err = BadId;
             fn from_str(text: &str) -> Result<Self, BadId> {
                 let mut bytes = [0; $bytes];
-                // All digits are looked at before any is judged: this runs for every link read.
+                // All digits are read before the check: this runs for every link read.
                 let mut seen = 0;
                 for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
                     let (high, low) = (nibble(pair[0]), nibble(pair[1]));

@@ -1,8 +1,8 @@
 //! Error codes of the HTTP API. A code says what happened to the caller's data.
 //!
-//! The rule behind the statuses: 2xx is committed and applied as asked; 4xx is not in the log and
-//! never will be; anything else is unknown or late, and the same request may be sent again with
-//! the same `Idempotency-Key`.
+//! Rule of the statuses: 2xx is committed and applied as requested; 4xx is not in the log and never
+//! will be; any other status is unknown or late, and the same request may be sent again with the
+//! same `Idempotency-Key`.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -19,7 +19,7 @@ macro_rules! codes {
             /// Every code, in alphabetical order of its text.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// The code as it stands in the body.
+            /// The code as sent in the body.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
@@ -147,13 +147,13 @@ mod tests {
     use super::ErrorCode;
 
     #[test]
-    fn codes_are_alphabetical_and_unique() {
+    fn error_codes_are_sorted_without_duplicates() {
         let texts: Vec<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
         assert!(texts.is_sorted_by(|a, b| a < b), "{texts:?}");
     }
 
     #[test]
-    fn what_4xx_promises_is_said_in_its_title() {
+    fn error_code_has_error_status_with_its_name_as_json() {
         for code in ErrorCode::ALL {
             assert!((400..600).contains(&code.status()), "{code:?}");
             let json = serde_json::to_string(code).expect("a plain enum");

@@ -14,9 +14,9 @@ use crate::limits::{KEY_BYTES_MAX, NAME_BYTES_MAX};
 pub struct BadId {
     /// Which identifier was being read, for example `node name`.
     pub what: &'static str,
-    /// What was given, shortened to 80 characters.
+    /// The rejected text, shortened to 80 characters.
     pub got: String,
-    /// What would have been accepted.
+    /// The accepted form.
     pub wanted: &'static str,
 }
 
@@ -78,7 +78,7 @@ impl FromStr for WriteId {
     type Err = BadId;
     fn from_str(text: &str) -> Result<Self, BadId> {
         let wanted = "a number from 1 to 2^63-1";
-        // One text for each id: a leading zero would make two tokens of one.
+        // Each id has exactly one text: a leading zero would give an id two tokens.
         let is_plain = !text.starts_with('0') && text.bytes().all(|byte| byte.is_ascii_digit());
         if text.is_empty() || !is_plain {
             return Err(bad("id", text, wanted));
@@ -151,7 +151,7 @@ macro_rules! name {
 name!(
     /// Name of the API node that accepted a write: the link's `node_id`.
     ///
-    /// It starts with a letter because the hash concatenates it behind the decimal id: with a
+    /// The first character is a letter because the hash appends the name to the decimal id: with a
     /// leading digit, link 1 of `1zone` and link 11 of `zone` would hash alike.
     NodeName,
     "node name"
@@ -162,8 +162,8 @@ name!(
     "zone name"
 );
 
-/// Identity of one cluster: a UUID in its 36-character lower-case form. It enters every digest,
-/// token, log directory and zone database, so that nothing of another cluster is taken for ours.
+/// Identity of one cluster: a UUID in its 36-character lower-case form. The id is part of every
+/// digest, token, log directory and zone database, so data of another cluster is never accepted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ClusterId(std::sync::Arc<str>);
@@ -228,7 +228,8 @@ impl IdempotencyKey {
 
     /// The key of line `line` (from 0) of a bulk request that was sent under this key.
     ///
-    /// It is longer than a client's key may be, and holds a space, so it can meet none of them.
+    /// The result is longer than a client's key may be and holds a space, so it equals no client's
+    /// key.
     #[must_use]
     pub fn line(&self, line: usize) -> Self {
         Self(format!("{} {line}", self.0))
@@ -253,7 +254,7 @@ mod tests {
     use super::{ClusterId, IdempotencyKey, NodeName, WriteId};
 
     #[test]
-    fn a_node_name_starts_with_a_letter_and_has_1_to_64_plain_characters() {
+    fn node_name_is_letter_first_with_1_to_64_plain_characters() {
         for good in ["a", "api-1.eu_west", &"x".repeat(64)] {
             assert!(good.parse::<NodeName>().is_ok(), "{good}");
         }

@@ -1,7 +1,7 @@
 //! The public contract of pghc: what a third party needs to write, read and verify a chain.
 //!
-//! This crate is the bottom layer. It holds identifiers, the chain formulae, the bounds, the error
-//! codes and the wire types; it does no I/O, reads no clock and knows no server.
+//! The bottom layer of pghc: identifiers, the chain formulae, the bounds, the error codes and the
+//! wire types. The crate does no I/O and reads no clock.
 
 pub mod chain;
 pub mod error;

@@ -1,4 +1,4 @@
-//! Every bound of pghc in one place. What happens at a bound is said beside it.
+//! Every bound of pghc, with the behaviour at the bound.
 
 /// Largest payload of one write in bytes, and the default limit of a single-write request body.
 /// A larger body is refused with 413 `payload_too_large` before anything is logged.
@@ -17,7 +17,7 @@ pub const NAME_BYTES_MAX: usize = 64;
 /// Longest `Idempotency-Key` in bytes.
 pub const KEY_BYTES_MAX: usize = 128;
 
-/// Most writes in one batch (one Raft entry). What is over it goes into the next batch.
+/// Most writes in one batch (one Raft entry). Further writes go into the next batch.
 pub const BATCH_WRITES_MAX: usize = 1_000;
 
 /// Most payload bytes in one batch; a single larger write travels alone.

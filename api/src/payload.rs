@@ -1,8 +1,8 @@
-//! What a write's body must be: strict JSON that every zone's PostgreSQL can store, now and forever.
+//! Rules for the body of a write: strict JSON that PostgreSQL can store in every zone.
 //!
-//! Invariant: whatever [`write_body`] or [`value`] accepts, PostgreSQL accepts as `json` and as
-//! `jsonb` in a UTF-8 database. A payload is kept byte for byte, so nothing here changes or copies
-//! it: a body is scanned once and the payload is answered as a range of it. Pure: no I/O, no clock.
+//! Invariant: PostgreSQL accepts every payload accepted by [`write_body`] or [`value`], as `json`
+//! and as `jsonb` in a UTF-8 database. A payload is kept byte for byte: a body is scanned once, and
+//! the payload is a range of it. Pure: no I/O, no clock.
 //!
 //! Stricter than JSON itself: nesting is bounded, no object has the same key twice, `\u0000` and
 //! lone surrogates are refused, and numbers must fit PostgreSQL's `numeric`.
@@ -21,12 +21,12 @@ use scan::Scanner;
 
 /// Finds the payload in the body of a write, `{"payload": <any JSON>}`.
 ///
-/// The answer is the payload's range in `body`, without surrounding white space; `None` when the
-/// field is absent or `null`. Length is not checked here: whoever read the body has bounded it.
+/// Returns the payload's range in `body`, without surrounding white space; `None` when the field is
+/// absent or `null`. The caller has bounded the length of `body`.
 ///
 /// # Errors
-/// [`Fault`]. What is not JSON is reported before what is JSON but not allowed, and among equals
-/// the first found.
+/// [`Fault`]. Invalid JSON is reported before valid JSON that is not allowed; within each kind, the
+/// first fault is reported.
 pub fn write_body(body: &[u8]) -> Result<Option<Range<usize>>, Fault> {
     let mut scanner = Scanner::new(check_utf8(body)?);
     let payload = scanner.request()?;

@@ -59,7 +59,7 @@ mod tests {
     use super::Micros;
 
     #[test]
-    fn the_first_and_the_last_commit_time_have_a_text() {
+    fn commit_time_has_text_at_both_bounds() {
         assert_eq!(Micros::MIN.to_string(), "0001-01-01T00:00:00.000000Z");
         assert_eq!(Micros::MAX.to_string(), "9998-12-31T23:59:59.999999Z");
         for time in [Micros::MIN, Micros::MAX] {

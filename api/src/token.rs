@@ -118,7 +118,7 @@ mod tests {
     const HEX: &str = "abababababababababababababababab";
 
     #[test]
-    fn a_token_survives_its_text_and_knows_its_cluster() {
+    fn token_round_trips_through_text() {
         let cluster: ClusterId = "0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7".parse().expect("a UUID");
         let other: ClusterId = "0290a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7".parse().expect("a UUID");
         let token = Token::new(&cluster, WriteId::MAX, Digest([0xab; 32]));

@@ -1,10 +1,10 @@
 //! The verifier: given raw links one after another, finds the first that breaks the chain.
 //!
-//! Invariant: a link that [`Verifier::check`] answers with `Ok` follows from the link before it by
-//! both formulae, under the next id, with every column well-formed. It takes *raw* links, as a
-//! database or a file really holds them, because a tampered row need not be a valid
-//! [`Link`](crate::chain::Link). It does no I/O and holds one link at a time, so a chain of any length is
-//! checked in constant memory.
+//! Invariant: a link that [`Verifier::check`] accepts follows from the link before it by both
+//! formulae, under the next id, with every column well-formed. The verifier reads *raw* links, as a
+//! database or a file holds them, because a tampered row need not be a valid
+//! [`Link`](crate::chain::Link). It does no I/O and holds one link at a time, so a chain of any
+//! length is checked in constant memory.
 
 mod known;
 
@@ -27,7 +27,7 @@ const QUOTE_CHARS_MAX: usize = 100;
 /// Node names remembered between links, so that each is parsed once and not once a link.
 const NAMES_MAX: usize = 16;
 
-/// A link as found; nothing about it is known to be right.
+/// A link as found, unchecked.
 #[derive(Debug, Clone, Copy)]
 pub struct RawLink<'a> {
     /// The id column.
@@ -64,7 +64,7 @@ pub enum RawTime<'a> {
     Text(&'a str),
 }
 
-/// What is wrong with a chain. The text form is stable: scripts may branch on it.
+/// Kind of a violation. The text form is stable: scripts may branch on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ViolationKind {
@@ -106,11 +106,11 @@ pub enum ViolationKind {
 pub struct Violation {
     /// First bad id. For a gap, the id that is not there.
     pub id: i64,
-    /// What is wrong.
+    /// Kind of the violation.
     pub kind: ViolationKind,
-    /// What a sound chain has there.
+    /// The value that a sound chain has there.
     pub expected: String,
-    /// What is there; long values are shortened.
+    /// The value that was found; long values are shortened.
     pub found: String,
 }
 
@@ -168,14 +168,14 @@ fn quoted(text: &str) -> String {
 
 /// Checks links in ascending order, from any place of the chain on.
 ///
-/// From link 1 nothing else is needed. From a later one, the link before it must be fed first: it
-/// is the anchor, taken as it stands, on which the first checked link must follow.
+/// From link 1 no anchor is needed. From a later link, the link before it must be fed first: it is
+/// the anchor, accepted unchecked, from which the first checked link must follow.
 #[derive(Debug, Clone)]
 pub struct Verifier {
     cluster: ClusterId,
     /// Id of the next link to be fed.
     next: u64,
-    /// Whether the next link is taken as it stands.
+    /// Whether the next link is accepted unchecked, as the anchor.
     anchoring: bool,
     head: Option<Head>,
     names: Vec<NodeName>,
@@ -191,8 +191,8 @@ impl Verifier {
         Self { cluster, next, anchoring, head: None, names: Vec::new(), known: None }
     }
 
-    /// As [`Verifier::new`], for one of several copies of a chain that are checked at the same time:
-    /// what was computed for one is not computed again for another that holds the same bytes.
+    /// As [`Verifier::new`], for one of several copies of a chain that are checked at the same
+    /// time: results for one copy are reused for another with the same bytes.
     #[must_use]
     pub fn sharing(known: Arc<Known>, from: WriteId) -> Self {
         Self { known: Some(Arc::clone(&known)), ..Self::new(known.cluster().clone(), from) }
@@ -226,7 +226,7 @@ impl Verifier {
         Ok(stored.head)
     }
 
-    /// Checks that the links went up to `end`, where their source says it stands.
+    /// Checks that the links reach `end`, the frontier of their source.
     ///
     /// # Errors
     /// [`ViolationKind::RowsMissing`] with the first id that is not there.
@@ -329,7 +329,7 @@ impl Verifier {
         Ok(())
     }
 
-    /// Where in `names` this name stands.
+    /// Position of this name in `names`.
     fn name(&mut self, text: &str) -> Result<usize, crate::id::BadId> {
         if let Some(known) = self.names.iter().position(|name| name.as_str() == text) {
             return Ok(known);
@@ -345,7 +345,7 @@ impl Verifier {
 
 /// A link whose columns are well-formed.
 struct Stored {
-    /// Where its node's name stands among those remembered.
+    /// Position of the node's name among the remembered names.
     node: usize,
     head: Head,
 }

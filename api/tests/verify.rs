@@ -154,7 +154,7 @@ proptest! {
     }
 }
 
-/// Touches row `at` in one of fourteen ways; answers the first bad id and what is wrong with it.
+/// Touches row `at` in one of fourteen ways; returns the first bad id and what is wrong with it.
 fn tamper(rows: &mut Vec<Row>, at: usize, how: u8) -> (i64, ViolationKind) {
     let id = rows[at].id;
     let row = &mut rows[at];
@@ -188,7 +188,7 @@ fn tamper(rows: &mut Vec<Row>, at: usize, how: u8) -> (i64, ViolationKind) {
 }
 
 #[test]
-fn a_time_that_goes_back_is_found_even_when_everything_is_recomputed() {
+fn decreasing_time_is_found_in_recomputed_chain() {
     let node: NodeName = "pghc".parse().expect("a plain name");
     let first = Head::extend(None, &cluster(), &node, Micros(10), None);
     let second = Head::extend(Some(&first), &cluster(), &node, Micros(9), None);
@@ -231,7 +231,7 @@ fn a_token_of_another_link_or_cluster_is_found() {
 }
 
 #[test]
-fn an_anchor_is_needed_and_must_be_well_formed() {
+fn verification_requires_well_formed_anchor() {
     let rows = build(&[(1, 1, None), (2, 1, None), (3, 1, None)]);
     let missing = verify(&rows[2..], 3, 3).expect_err("link 2 was not fed");
     assert_eq!((missing.id, missing.kind), (2, ViolationKind::Gap));

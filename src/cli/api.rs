@@ -32,7 +32,7 @@ pub struct Arguments {
     /// Zone it serves.
     #[arg(long, env = "PGHC_ZONE")]
     zone: ZoneName,
-    /// Its own name, `node_id` of the writes it accepts; no two nodes share one.
+    /// Name of the node, `node_id` of the writes it accepts; no two nodes share one.
     #[arg(long, env = "PGHC_NODE")]
     node: NodeName,
     /// The zone's PostgreSQL, postgres://user@host:port/database. May come from the environment, so
@@ -40,20 +40,20 @@ pub struct Arguments {
     /// postgres://user@a,b/database?target_session_attrs=read-write.
     #[arg(long, env = "PGHC_DATABASE", hide_env_values = true)]
     database: Dsn,
-    /// File whose first line is the password of `database` and of every replica, so that none stands
-    /// in these settings; only its owner may read it. It is read at every log-in. Without it
-    /// passfile=, PGPASSFILE and ~/.pgpass are looked at, as PostgreSQL's own clients do.
+    /// File whose first line is the password of `database` and of every replica; only its owner may
+    /// read it. The file is read at every login. Without it, passfile=, PGPASSFILE and ~/.pgpass
+    /// are used, as by PostgreSQL's own clients.
     #[arg(long, env = "PGHC_DATABASE_PASSWORD_FILE")]
     database_password_file: Option<PathBuf>,
-    /// A physical replica of that PostgreSQL, in the same form; may be repeated. It serves the reads
-    /// that say how far they must be, and all reads while the primary is away.
+    /// A physical replica of that PostgreSQL, in the same form; may be repeated. It serves reads
+    /// that name a minimum id, and all reads while the primary is unreachable.
     #[arg(long = "replica", env = "PGHC_REPLICA", value_delimiter = '|', hide_env_values = true)]
     replicas: Vec<Dsn>,
     /// Address to serve HTTP on; loopback only, since this version speaks no TLS.
     #[arg(long, env = "PGHC_LISTEN")]
     listen: SocketAddr,
-    /// Serve on an address that is not loopback although nothing is encrypted and nobody is asked
-    /// who they are: only for a network that no one else can reach.
+    /// Serve on an address that is not loopback, without encryption and without authentication:
+    /// only for a network that no one else can reach.
     #[arg(long)]
     insecure_network: bool,
     /// URL of a coordinator; give all of them, nearest first.
@@ -73,8 +73,9 @@ pub struct Arguments {
     #[arg(long, env = "PGHC_REQUEST_BYTES", default_value_t = REQUEST_BYTES_DEFAULT,
           value_parser = request_bytes)]
     request_bytes: usize,
-    /// Seconds for which a node that was told to end by SIGTERM goes on serving while `/readyz` says no, so
-    /// that balancers send requests elsewhere before connections are refused. A second signal ends it.
+    /// Seconds for which a node keeps serving after SIGTERM while `/readyz` reports not ready, so
+    /// that balancers send requests elsewhere before connections are refused. A second signal ends
+    /// it.
     #[arg(long, env = "PGHC_DRAIN_S", default_value_t = 5,
           value_parser = clap::value_parser!(u16).range(..=3600))]
     drain_s: u16,
@@ -82,9 +83,9 @@ pub struct Arguments {
     /// that was acknowledged: what a crash of the zone's database loses is applied again.
     #[arg(long, env = "PGHC_SYNCHRONOUS_COMMIT", default_value = "on")]
     synchronous_commit: OnOff,
-    /// URL under which API nodes of other zones reach this one, to read what they lack. When not given it is
-    /// that of `listen`, unless that is a loopback address, which means another machine everywhere else: then
-    /// nothing is advertised, and no zone can be filled from this node.
+    /// URL under which API nodes of other zones reach this one, to read missing links. Defaults to
+    /// the URL of `listen`, unless that is a loopback address, which is useless on other machines:
+    /// then no URL is advertised, and no zone can be backfilled from this node.
     #[arg(long, env = "PGHC_ADVERTISE", value_parser = url)]
     advertise: Option<String>,
     /// Rows a second at which the applier's node checks its zone's chain in the background; 0: never.
@@ -135,7 +136,7 @@ fn request_bytes(text: &str) -> Result<usize, String> {
     bytes.ok_or_else(|| format!("{text:?} is not a number from {REQUEST_BYTES_MIN} on"))
 }
 
-/// An origin as browsers send it. One that is not would never match, and nobody would be told.
+/// Parses an origin as browsers send it. Any other form would never match, without a message.
 fn origin(text: &str) -> Result<String, String> {
     let is_origin = |url: reqwest::Url| url.origin().ascii_serialization() == text;
     if text == LOCALHOST || text.parse().is_ok_and(is_origin) {
@@ -194,7 +195,7 @@ impl Arguments {
         let place = place(*bound.as_ref().unwrap_or(&self.listen));
         let api_url = match (&self.advertise, bound) {
             (Some(url), _) => url.clone(),
-            // What was bound: a port of 0 is any.
+            // The bound address: port 0 means any free port.
             (None, Ok(at)) if is_unique(at) => format!("http://{at}"),
             _ => String::new(),
         };
@@ -232,15 +233,15 @@ impl Arguments {
     }
 }
 
-/// Names a listening address among all machines: by the boot of the machine and by the network of the
-/// process, since the addresses of two containers may read alike.
+/// Identifies a listening address among all machines: by the machine's boot and the process's
+/// network, because the addresses of two containers may be equal.
 fn place(bound: SocketAddr) -> String {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let network = std::fs::read_link("/proc/self/ns/net").unwrap_or_default();
     format!("{} {} {bound}", boot.trim(), network.display())
 }
 
-/// Runs an API node until it is told to end; requests under way are finished first.
+/// Runs an API node until an end signal; requests in flight are finished first.
 pub async fn run(args: Arguments) -> ExitCode {
     let tasks = Tasks::default();
     let (listener, api) = match args.start(&tasks).await {
@@ -254,9 +255,9 @@ pub async fn run(args: Arguments) -> ExitCode {
     tasks.spawn("signals", async move {
         let mut end = Ends::new(lifeline);
         let why = end.told().await;
-        tracing::info!(why, "API node drains");
+        tracing::info!(why, "API node drain started");
         leaving.cancel();
-        // A person who presses Ctrl-C, or a supervisor that is gone, waits for nobody.
+        // Ctrl-C and the loss of the supervisor end the process without draining.
         if why == SIGTERM {
             tokio::select! {
                 _ = end.told() => {}

@@ -9,12 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::interrupt::interruptible;
 use super::site_args::{Format, SiteArgs};
-use crate::lab::bench::{self, Contestant, Grounds, scale};
+use crate::lab::bench::{self, BenchEnvironments, BenchmarkCase, scale};
 
 /// Most links a chain is grown to: more would not fit on the disks of test machines.
 const LINKS_MAX: u64 = 100_000_000;
 
-/// What `geo-load bench` can be told.
+/// Options of `geo-load bench`.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -26,7 +26,7 @@ pub(super) struct Bench {
     table: Option<Table>,
     #[command(flatten)]
     site: SiteArgs,
-    /// Turns of each contestant, 1 to 100; medians need at least 5
+    /// Turns of each benchmark case, 1 to 100; medians need at least 5
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100),
           env = "PGHC_BENCH_ROUNDS")]
     rounds: u8,
@@ -34,18 +34,18 @@ pub(super) struct Bench {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=600),
           env = "PGHC_LOAD_SECONDS")]
     seconds: u32,
-    /// Only these contestants, with commas between: raw, raw-one, plain, replicas, replicas-alone,
+    /// Only these benchmark cases, with commas between: raw, raw-one, plain, replicas, replicas-alone,
     /// original, single, bulk, alone, catch-up, verify, slow-zone, overload, far, idle, memory
     /// [default: all but far, idle and memory; with --against, those that need no parade of their
     /// own; far always starts one with three regions of AWS]
     #[arg(long, value_name = "NAME", value_delimiter = ',', env = "PGHC_LOAD_ONLY")]
-    only: Vec<Contestant>,
-    /// Minutes for which contestant `memory` loads everything, 1 to 1440
+    only: Vec<BenchmarkCase>,
+    /// Minutes for which benchmark case `memory` loads everything, 1 to 1440
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1440),
           env = "PGHC_BENCH_MINUTES")]
     minutes: u32,
-    /// What the raw limit commits with. Give the variable, not the flag, to change it for pghc's
-    /// API nodes as well
+    /// Setting synchronous_commit of the raw limit. Set the variable instead of the flag to change
+    /// it for pghc's API nodes as well
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = ["on", "off"],
           env = "PGHC_SYNCHRONOUS_COMMIT")]
     synchronous_commit: String,
@@ -149,34 +149,35 @@ impl Files {
 }
 
 impl Bench {
-    /// Who takes part when nobody is named; nobody whose turn would stop processes of others.
-    fn usual(&self) -> Vec<Contestant> {
+    /// The default cases; without cases that would stop processes of others.
+    fn usual(&self) -> Vec<BenchmarkCase> {
         let is_ours = self.site.options().against.is_none();
-        let usual = Contestant::ALL.iter().copied().filter(|one| one.is_usual());
+        let usual = BenchmarkCase::ALL.iter().copied().filter(|one| one.is_usual());
         usual.filter(|one| is_ours || !one.needs_own_parade()).collect()
     }
 
-    /// A mark that is missed is printed and fails nothing; a chain that does not verify does.
+    /// A missed target is printed and fails nothing; a chain that does not verify does.
     pub(super) async fn run(&self) -> anyhow::Result<bool> {
         if let Some(Table::Scale(scale)) = &self.table {
             return scale.run().await;
         }
         self.files.check()?;
         let options = bench::Options {
-            contestants: if self.only.is_empty() { self.usual() } else { self.only.clone() },
+            cases: if self.only.is_empty() { self.usual() } else { self.only.clone() },
             rounds: self.rounds.into(),
             length: Duration::from_secs(self.seconds.into()),
             memory_length: Duration::from_secs(u64::from(self.minutes) * 60),
             raw_is_synchronous: self.synchronous_commit == "on",
             stop: CancellationToken::new(),
         };
-        let mut grounds = Grounds::new(&self.site.options())?;
-        let outcome = interruptible(Some(&options.stop), bench::run(&mut grounds, &options)).await;
-        grounds.close().await;
+        let mut environments = BenchEnvironments::new(&self.site.options())?;
+        let outcome =
+            interruptible(Some(&options.stop), bench::run(&mut environments, &options)).await;
+        environments.close().await;
         let report = outcome?;
         self.site.print(&report)?;
         self.files.write(&report, || report.html())?;
-        Ok(!report.interrupted && report.verify.is_none_or(|verdict| verdict.passed))
+        Ok(!report.interrupted && report.verify.is_none_or(|check| check.passed))
     }
 }
 

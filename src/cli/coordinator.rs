@@ -41,8 +41,8 @@ pub struct Arguments {
     /// Address to serve on; loopback only, since this version speaks no TLS.
     #[arg(long, env = "PGHC_LISTEN")]
     listen: SocketAddr,
-    /// Serve on an address that is not loopback although nothing is encrypted and nobody is asked
-    /// who they are: only for a network that no one else can reach.
+    /// Serve on an address that is not loopback, without encryption and without authentication:
+    /// only for a network that no one else can reach.
     #[arg(long)]
     insecure_network: bool,
     /// Every coordinator, this one too, as ID=ZONE=URL with the URL as reached from here. They found
@@ -52,19 +52,20 @@ pub struct Arguments {
     /// Wait to be added by `pghc members add` or `replace` instead of founding a group.
     #[arg(long, env = "PGHC_JOIN")]
     join: bool,
-    /// Raft timing: `auto` follows the round trips measured at the start and in the last run, `lan`
-    /// is for round trips up to 25 ms, `wan` for up to 200.
+    /// Raft timing: `auto` uses the round trips measured at the start and in the last run, `lan` is
+    /// for round trips up to 25 ms, `wan` for up to 200.
     #[arg(long, env = "PGHC_PROFILE", default_value = "auto")]
     profile: Profile,
-    /// Raft timing for coordinators that are so many milliseconds apart, there and back, at most;
+    /// Raft timing for coordinators with at most this round trip in milliseconds between them;
     /// instead of `--profile`.
     #[arg(long, env = "PGHC_ROUND_TRIP_MS", value_parser = clap::value_parser!(u64).range(1..=ROUND_TRIP_MS_MAX))]
     round_trip_ms: Option<u64>,
-    /// Whether the lead moves by itself to where the writes are, until `pghc leader auto` switches it.
+    /// Whether the leader transfers leadership to where the writes are, until `pghc leader auto`
+    /// changes it.
     #[arg(long, env = "PGHC_PLACEMENT", default_value = "manual")]
     placement: PlacementWord,
-    /// How it knows that a write is committed: `all-to-all`, each coordinator tells all others what is
-    /// on its disk and they count; `leader`, the leader alone tells, half a round trip later.
+    /// Source of commits: `all-to-all`, each coordinator reports its durable position to all
+    /// others, which count; `leader`, only the leader reports, half a round trip later.
     #[arg(long, env = "PGHC_ACKS", default_value = "all-to-all")]
     acks: AcksArg,
     /// Purging of the log starts when it takes more bytes than this and every registered zone has
@@ -74,8 +75,8 @@ pub struct Arguments {
     /// Bytes of the log's disk to keep free: below, writes are refused until there is room again.
     #[arg(long, env = "PGHC_DISK_RESERVE", default_value_t = Retention::default().reserve_bytes)]
     disk_reserve: u64,
-    /// Above so many bytes the log is purged though a zone still needs it: that zone is detached and
-    /// must be filled from another one. Four times `--log-bytes` when not given.
+    /// Above this number of bytes the log is purged even if a zone still needs it: that zone is
+    /// detached and must be backfilled from another one. Four times `--log-bytes` when not given.
     #[arg(long, env = "PGHC_LOG_BYTES_MAX")]
     log_bytes_max: Option<u64>,
     /// Loopback address to serve `/metrics` on, in Prometheus form; none when not given.
@@ -92,8 +93,8 @@ pub struct Arguments {
 /// Raft timing profiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Profile {
-    /// By the round trips to those that run at the start, and those of the last run; `wan` when nothing
-    /// is known.
+    /// By the round trips to the coordinators that run at the start, and those of the last run;
+    /// `wan` when none are known.
     Auto,
     /// Heartbeat 50 ms, election timeout up to 460 ms.
     Lan,
@@ -110,7 +111,7 @@ impl From<AcksArg> for Acks {
     }
 }
 
-/// Who places the lead.
+/// Source of leader placement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum PlacementWord {
     /// The leader, where a large gain lasts.
@@ -119,7 +120,7 @@ enum PlacementWord {
     Manual,
 }
 
-/// How commits are known.
+/// Source from which a coordinator learns of commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum AcksArg {
     /// Everyone tells everyone.
@@ -221,7 +222,7 @@ impl Arguments {
     }
 }
 
-/// Runs a coordinator until it is told to end.
+/// Runs a coordinator until an end signal.
 pub async fn run(args: Arguments) -> ExitCode {
     let (lifeline, metrics_address) = (args.lifeline, args.metrics);
     let (metrics, tasks) = (Metrics::for_coordinator(), Tasks::default());
@@ -245,7 +246,7 @@ pub async fn run(args: Arguments) -> ExitCode {
     };
     serves();
     if let Some(timing) = adapted {
-        tracing::info!(?timing, "timing follows the round trips");
+        tracing::info!(?timing, "Raft timing set from round trips");
     }
     if let Some(address) = metrics_address {
         match TcpListener::bind(address).await {
@@ -255,7 +256,7 @@ pub async fn run(args: Arguments) -> ExitCode {
     }
     tokio::select! {
         why = told_to_end(lifeline) => {
-            tracing::info!(why, "coordinator stops");
+            tracing::info!(why, "coordinator stop started");
             coordinator.retire().await;
             tasks.shut_down().await;
             ExitCode::SUCCESS

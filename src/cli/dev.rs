@@ -25,9 +25,9 @@ use crate::dev::parade::{
 };
 use crate::wan::{Matrix, Wan};
 
-/// How long readiness is waited for before it is said what is missing.
+/// Wait for readiness before the missing processes are printed.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
-/// How long a parade in the background may take to be ready before it is given up.
+/// Longest wait for the readiness of a parade in the background.
 const READY_MAX: Duration = Duration::from_secs(300);
 
 /// Arguments of `pghc dev`.
@@ -45,19 +45,19 @@ pub struct Arguments {
     /// API nodes in each zone, 1 to 8
     #[arg(long, env = "PGHC_API_NODES", value_name = "N", default_value_t = 1)]
     api_nodes: usize,
-    /// Delay what crosses zones by this matrix of round trips, whose zones are used: aws3, aws5,
+    /// Delay traffic between zones by this matrix of round trips, and use its zones: aws3, aws5,
     /// aws9, or a CSV file in milliseconds
     #[arg(long, env = "PGHC_WAN", value_name = "MATRIX")]
     wan: Option<String>,
     /// Zones whose coordinators vote, with commas; the others are learners, which read and write
-    /// locally and do not vote [default: as it is, all at first]
+    /// locally and do not vote [default: unchanged, all at first]
     #[arg(long, env = "PGHC_VOTERS", value_name = "ZONES", value_delimiter = ',')]
     voters: Vec<ZoneName>,
     /// How coordinators know that writes are committed
     #[arg(long, env = "PGHC_ACKS", value_name = "HOW", default_value = "all-to-all")]
     acks: Acks,
-    /// Return when every node takes writes, and leave the parade to a supervisor in the background,
-    /// whose log is DIR/log/supervisor.log
+    /// Return when every node takes writes, and leave the parade to a supervisor in the background
+    /// with the log DIR/log/supervisor.log
     #[arg(long, requires = "data")]
     detach: bool,
     /// Stop the parade that runs on DIR, and return when nothing of it is left
@@ -71,7 +71,7 @@ pub struct Arguments {
     binary: Option<PathBuf>,
 }
 
-/// Runs a parade until it is told to stop, or has it run, or stops it.
+/// Runs a parade until an end signal, or starts it in the background, or stops it.
 pub async fn run(arguments: Arguments) -> ExitCode {
     match (&arguments.stop, &arguments.data) {
         (Some(data), _) => stop(data).await,
@@ -93,7 +93,7 @@ async fn stop(data: &Path) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Runs a parade until it is told to stop.
+/// Runs a parade until an end signal.
 async fn supervise(arguments: Arguments) -> ExitCode {
     let is_detached = arguments.supervise;
     if is_detached {
@@ -178,7 +178,7 @@ fn get_node_info(parade: &Parade, count: usize) {
     }
 }
 
-/// What is asked for, in the terms of the library; or why not, for people.
+/// Converts the arguments to options of the library; errors are for people.
 fn options(arguments: Arguments) -> Result<ParadeOptions, String> {
     let matrix = arguments.wan.as_deref().map(Matrix::find).transpose();
     let matrix = matrix.map_err(|error| view::error(&error))?;

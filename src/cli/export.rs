@@ -38,7 +38,7 @@ pub struct Arguments {
     /// First id to write
     #[arg(long, value_name = "ID", default_value = "1")]
     from: WriteId,
-    /// Last id to write [default: where the zone stands]
+    /// Last id to write [default: the zone's frontier]
     #[arg(long, value_name = "ID")]
     to: Option<WriteId>,
     /// File to write, which must not exist [default: standard output]
@@ -112,7 +112,7 @@ async fn write(arguments: Arguments, tasks: &Tasks) -> Result<Option<Extracted>,
     })?;
     let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
     let extracted = extract(&request, earlier.as_ref(), &mut out, tasks).await;
-    // What was written up to an error stands, and can be gone on with.
+    // The part written before an error is kept, and the export can continue from it.
     let synced = out.flush().and_then(|()| out.get_ref().sync_all());
     let extracted = extracted?;
     synced.map_err(ExtractError::Output)?;
@@ -122,7 +122,7 @@ async fn write(arguments: Arguments, tasks: &Tasks) -> Result<Option<Extracted>,
 /// Opens a new file, or an earlier one behind its last whole link.
 fn open(path: &Path, earlier: Option<&Begun>) -> std::io::Result<File> {
     let mut options = OpenOptions::new();
-    // Payloads are nobody else's business.
+    // Payloads are private to the user.
     options.write(true).mode(0o600);
     let Some(Begun { bytes, .. }) = earlier else {
         return options.create_new(true).open(path);

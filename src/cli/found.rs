@@ -1,6 +1,6 @@
 //! How a command finds the cluster without being told each time.
 //!
-//! What flags do not say is looked up in the first of these that there is:
+//! Values without a flag come from the first of these that exists:
 //!
 //! 1. the file of `--config` or `PGHC_CONFIG`: settings of a coordinator or an API node, or a client file;
 //! 2. `parade.json` in the current directory;
@@ -49,9 +49,9 @@ pub(super) struct Found {
 /// A cluster as commands reach it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Cluster {
-    /// Its id; none where API nodes alone are named.
+    /// Cluster id; `None` where only API nodes are named.
     pub(super) id: Option<ClusterId>,
-    /// Base URLs of coordinators, in the order in which they are asked.
+    /// Base URLs of coordinators, in the order of the attempts.
     pub(super) coordinators: Vec<String>,
     /// Base URLs of API nodes.
     pub(super) nodes: Vec<String>,
@@ -67,14 +67,14 @@ struct Places<'a> {
 }
 
 impl Found {
-    /// What the variables say, for a command without these flags.
+    /// Values from the environment, for a command without these flags.
     pub(super) fn of_variables() -> Self {
         let said = |name| std::env::var_os(name).filter(|text| !text.is_empty());
         let context = said("PGHC_CONTEXT").map(|text| text.to_string_lossy().into_owned());
         Self { config: said("PGHC_CONFIG").map(PathBuf::from), context }
     }
 
-    /// Whether a flag or a variable says where to look.
+    /// Whether a flag or a variable names the cluster.
     pub(super) fn is_named(&self) -> bool {
         self.config.is_some() || self.context.is_some()
     }
@@ -151,7 +151,7 @@ impl Cluster {
         }
     }
 
-    /// Id and coordinators, where both are known.
+    /// Id and coordinators, where both are configured.
     ///
     /// # Errors
     /// A sentence for people.
@@ -163,7 +163,7 @@ impl Cluster {
     }
 }
 
-/// What a file says; `None` when there is none.
+/// Content of a file; `None` when the file does not exist.
 fn read(file: &Path, context: Option<&str>) -> Result<Option<Cluster>, String> {
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,

@@ -5,8 +5,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::output;
 
-/// Ends `work` early on Ctrl-C or SIGTERM. The first one cancels `stop`, upon which work ends by itself
-/// and reports what there is; the second one, or the first without `stop`, gives it up.
+/// Ends `work` early on Ctrl-C or SIGTERM. The first signal cancels `stop`, upon which work ends
+/// and reports its partial result; the second one, or the first without `stop`, drops the work.
 pub(super) async fn interruptible<T>(
     stop: Option<&CancellationToken>,
     work: impl Future<Output = anyhow::Result<T>>,

@@ -1,4 +1,4 @@
-//! `pghc leader`: where the lead is, where it had better be, and moving it there.
+//! `pghc leader`: shows the leader, predicts better ones, and transfers leadership.
 //!
 //! Exit codes: 0 done (or so already), 1 refused or not finished, 2 wrong usage or nothing answers.
 
@@ -34,10 +34,10 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show who leads, the measured round trips, where writes come from, and what they take there
+    /// Show the leader, the measured round trips, the origin of writes, and their latency there
     /// under every possible leader.
     Show,
-    /// Say what writes will take in each zone, move the lead, then say what they do take.
+    /// Say what writes will take in each zone, move leadership, then say what they do take.
     Move {
         /// Id of a coordinator, or a zone.
         to: String,
@@ -45,9 +45,9 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Have the leader move the lead by itself to where the writes are, or not, or show what it thinks.
+    /// Turn automatic leader placement on or off, or show its last decision.
     Auto {
-        /// What to do.
+        /// The action.
         #[arg(default_value = "show")]
         what: Auto,
     },
@@ -55,15 +55,15 @@ enum Command {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Auto {
-    /// The lead moves by itself.
+    /// The leader transfers leadership to where the writes are.
     On,
-    /// It moves only when an operator or a failure moves it.
+    /// Only an operator or a failure moves the leadership.
     Off,
     /// Which of both, and what it thought last.
     Show,
 }
 
-/// Does what is asked.
+/// Executes the command.
 pub async fn run(arguments: Arguments) -> ExitCode {
     let (why, code) = match act(arguments).await {
         Ok(()) => return ExitCode::SUCCESS,

@@ -37,9 +37,9 @@ enum Command {
     Compare(Compare),
     /// Write the page of a run again and print its table
     Report(Report),
-    /// What the distances of a matrix allow: limits and predictions; nothing is started
+    /// Limits and predictions for the distances of a matrix; nothing is started
     Predict(Predict),
-    /// Look at and change the distances of a running parade
+    /// Show and change the distances of a running parade
     Net(Net),
     /// pghc and PostgreSQL side by side, in rounds: rates, ratios and marks
     Bench(Bench),

@@ -1,4 +1,4 @@
-//! `pghc members`: who the coordinators of a group are, and changes of that.
+//! `pghc members`: lists the coordinators of a group and changes its membership.
 //!
 //! Exit codes: 0 done (or so already), 1 refused or not finished, 2 wrong usage or nothing answers.
 
@@ -22,7 +22,8 @@ use crate::rpc::v1::{ChangeRequest, ListMembersRequest};
 /// Longest a coordinator may take to answer at all.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long, at most, a change is asked for again while leaders are lost, and the pause between.
+/// Longest time for which a change is repeated while leaders are lost, and the pause between
+/// attempts.
 const REPEAT_FOR: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -37,7 +38,7 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show the members: who leads, votes, answers, and what each has acknowledged.
+    /// Show the members: leader, votes, reachability, and the acknowledged position of each.
     List,
     /// Add a coordinator that was started with --join: it catches up, then it votes.
     Add {
@@ -135,17 +136,18 @@ impl Command {
     }
 }
 
-/// Why a coordinator did not do what was asked.
+/// Reason for which a coordinator refused or failed.
 enum Failure {
-    /// Nobody was reached; nothing was changed.
+    /// No coordinator was reached; nothing was changed.
     Unreached(String),
-    /// The leader or the coordinator asked was lost meanwhile; the same may be asked again.
+    /// The leader or the coordinator was lost meanwhile; the command may be repeated.
     Lost(String),
     Refused(String),
 }
 
-/// Asks a coordinator that answers, and prints what it says; again, and another one first, when the leader is
-/// lost meanwhile, which is harmless, since every change may be repeated.
+/// Sends the command to a coordinator that answers, and prints its reply. If the leader is lost
+/// meanwhile, repeats the command at another coordinator, which is harmless, because every change
+/// may be repeated.
 pub async fn run(arguments: Arguments) -> ExitCode {
     let Arguments { reach, command } = arguments;
     let (cluster, mut urls) = match reach.named() {
@@ -169,7 +171,8 @@ pub async fn run(arguments: Arguments) -> ExitCode {
             Failure::Lost(why) if tokio::time::Instant::now() < until => {
                 view::complain(&format!("{why}; asking again"));
                 tokio::time::sleep(PAUSE).await;
-                // One that waits to be added, or is cut off, answers and knows no leader.
+                // A coordinator that waits for admission, or is cut off, answers without knowing a
+                // leader.
                 urls.rotate_left(1);
                 continue;
             }
@@ -205,7 +208,7 @@ async fn ask(
             Ok(()) => return Ok(()),
             // Nothing was sent there: the next may answer.
             Err(status) if rpc::never_sent(&status) => {
-                unreached.push(format!("{url}: nobody answers"));
+                unreached.push(format!("{url}: no answer"));
             }
             Err(status) => {
                 let why = status.message().to_owned();

@@ -27,8 +27,8 @@ enum Command {
     /// Show or change the members of the Raft group. Exit code 0: done, 1: refused, 2: nothing
     /// answers.
     Members(members::Arguments),
-    /// Show where the lead is and what writes take in each zone, move it, or have it move by itself.
-    /// Exit code 0: done, 1: refused, 2: nothing answers.
+    /// Show the leader and write latency per zone, transfer leadership, or turn automatic placement
+    /// on or off. Exit code 0: done, 1: refused, 2: no answer.
     Leader(leader::Arguments),
     /// Propose which zones vote and which leads, for a matrix or for what a running group measures.
     Place(place::Arguments),
@@ -39,9 +39,9 @@ enum Command {
     Export(export::Arguments),
 }
 
-/// What a command takes of the file of `--config`. A server takes all of it and refuses what it does not
-/// know; a command that looks at what a server has left takes where that is; the others read the file
-/// themselves, to find the cluster.
+/// Keys of the `--config` file that a command reads. A server reads all keys and refuses unknown
+/// ones; a command on a server's data reads only the data directory; the others use the file to
+/// find the cluster.
 fn keys(args: &[std::ffi::OsString]) -> Keys {
     let word = |place: usize| args.get(place).and_then(|word| word.to_str());
     match (word(1), word(2)) {
@@ -59,8 +59,8 @@ fn is_audit(words: &[std::ffi::OsString]) -> bool {
     words.get(1).is_some_and(|word| word == "zone") && words.get(2).is_some_and(|w| w == "audit")
 }
 
-/// Runs the program. The whole of it is compiled here, in the library: what `async` functions become
-/// is compiled where they are run, and a second time in each binary that runs them.
+/// Runs the program. Compiled in the library: `async` functions are compiled where they are run,
+/// which would be again in each binary.
 #[must_use]
 pub fn main() -> ExitCode {
     private::set_umask();
@@ -68,8 +68,8 @@ pub fn main() -> ExitCode {
     conclude(finish("pghc", code, unheard(code)))
 }
 
-/// The exit code of a command that would end with `code`, but whose output is lost: for an export and an
-/// audit 1 would say that the chain is bad.
+/// Exit code of a command that would end with `code` but whose output was lost: exit code 1 of an
+/// export or audit would mean a bad chain.
 fn unheard(code: ExitCode) -> u8 {
     let words: Vec<_> = std::env::args_os().collect();
     if !is_audit(&words) && words.get(1).is_none_or(|word| word != "export") {
@@ -101,7 +101,7 @@ fn run() -> ExitCode {
     };
     let arguments: Arguments = match parse("pghc", words.words.clone(), |flag| words.origin(flag)) {
         Ok(arguments) => arguments,
-        // Whatever `zone audit` is asked wrongly ends with the code that chain-verify has for it.
+        // Wrong usage of `zone audit` ends with the usage code of chain-verify.
         Err(code) if code == ExitCode::from(USAGE) && is_audit(&words.words) => {
             return ExitCode::from(audit::USAGE);
         }

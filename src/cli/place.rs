@@ -15,7 +15,7 @@ use crate::geo::model::{Commit, Model};
 use crate::geo::survey::Survey;
 use crate::wan::Matrix;
 
-/// Sets of voters shown of each size when the size is asked for, and when it is not.
+/// Number of voter sets shown of each size, with a given size and without.
 const SHOWN: usize = 5;
 const SHOWN_OF_EACH: usize = 2;
 
@@ -43,7 +43,7 @@ fn weight(text: &str) -> Result<(String, f64), String> {
     Ok((zone.to_owned(), number.ok_or_else(|| format!("{weight:?} is not a number from 0 on"))?))
 }
 
-/// What is asked: distances, weights and names.
+/// Input of a placement: distances, weights and names.
 struct Question {
     names: Vec<String>,
     model: Model,

@@ -1,5 +1,5 @@
-//! What every program shares: when it is told to end, and how it says why it ended: in one line that names
-//! the thing, or, where the log is JSON, in its last event.
+//! Shared by all programs: end signals, and the final error: one line that names its cause, or,
+//! with a JSON log, the last event.
 //!
 //! Exit codes of `pghc coordinator` and `pghc api`: 0 told to end; 1 it cannot go on, or its data is not its
 //! own; 2 wrong usage or settings, nothing was started; 134 (SIGABRT) a panic, a bug of pghc.
@@ -24,14 +24,14 @@ pub const USAGE: u8 = 2;
 /// Why the process ends, as it was complained of last.
 static COMPLAINT: Mutex<Option<String>> = Mutex::new(None);
 
-/// Whether a server was started, whose log says how it ended.
+/// Whether a server was started, whose log reports how it ended.
 static SERVES: AtomicBool = AtomicBool::new(false);
 
 /// How [`Ends::told`] calls the signal that a supervisor sends.
 pub(super) const SIGTERM: &str = "SIGTERM";
 
-/// What tells the process to end: SIGTERM, SIGINT, or, with `lifeline`, the end of standard input, which is
-/// how children of a killed supervisor notice.
+/// Signals that end the process: SIGTERM, SIGINT, or, with `lifeline`, the end of standard input,
+/// which tells children that their supervisor was killed.
 pub(super) struct Ends {
     term: Option<Signal>,
     interrupt: Option<Signal>,
@@ -56,7 +56,7 @@ impl Ends {
         Self { term, interrupt, parent_gone }
     }
 
-    /// Resolves when the process is told to end, each time that it is; answers by what.
+    /// Resolves at each end signal; returns its name.
     pub(super) async fn told(&mut self) -> &'static str {
         tokio::select! {
             () = next(self.term.as_mut()) => SIGTERM,
@@ -73,7 +73,7 @@ async fn next(signal: Option<&mut Signal>) {
     }
 }
 
-/// Tells once that the parent is gone.
+/// Resolves once, when the parent has ended.
 async fn gone(parent: &mut Option<oneshot::Receiver<()>>) {
     match parent {
         Some(receiver) => {
@@ -84,7 +84,7 @@ async fn gone(parent: &mut Option<oneshot::Receiver<()>>) {
     }
 }
 
-/// Resolves when the process is told to end; see `Ends`.
+/// Resolves at an end signal; see `Ends`.
 pub async fn told_to_end(lifeline: bool) -> &'static str {
     Ends::new(lifeline).told().await
 }
@@ -103,8 +103,8 @@ pub(super) fn complain_of(word: &str, why: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// The exit code of a command that would end with `code`: when something that it printed was not taken, for
-/// another reason than a closed pipe, it says so and ends with `failed`.
+/// The exit code of a command that would end with `code`. If output was lost for another reason
+/// than a closed pipe, prints the error and returns `failed`.
 pub(super) fn finish(program: &str, code: ExitCode, failed: u8) -> ExitCode {
     match output::failure() {
         None => code,
@@ -156,7 +156,7 @@ pub(super) fn set_up_plain() {
     crate::connections::raise_limit();
 }
 
-/// An error and what caused it, without what was said before.
+/// An error and its causes, without repetitions.
 pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -170,9 +170,9 @@ pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The arguments of `program`, or its exit code: help and version are printed and end in success,
-/// an error is printed as one line and ends in [`USAGE`]. An error about a flag of which `origin`
-/// knows where else it was set begins with that.
+/// The arguments of `program`, or its exit code. Help and version are printed and end in success;
+/// an error is printed as one line and ends in [`USAGE`]. An error about a flag that `origin`
+/// traces to another source begins with that source.
 ///
 /// # Errors
 /// The exit code with which the process should end.
@@ -194,7 +194,7 @@ pub fn parse<T: Parser>(
     })
 }
 
-/// Prints help or the version; answers the exit code.
+/// Prints help or the version; returns the exit code.
 pub(super) fn help(error: &clap::Error) -> ExitCode {
     let (text, is_failure) = (error.render(), error.use_stderr());
     let is_terminal =
@@ -253,7 +253,7 @@ fn text_of(error: &clap::Error, kind: ContextKind) -> String {
 /// end.
 ///
 /// # Errors
-/// What is wrong, for people.
+/// The error, for people.
 pub(super) fn url(text: &str) -> Result<String, String> {
     let wanted = || format!("{text:?} is not a URL such as http://127.0.0.1:7101");
     let url: reqwest::Url = text.parse().map_err(|_| wanted())?;
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_of_ours_is_a_scheme_a_host_and_a_port() {
+    fn url_is_scheme_host_port() {
         for good in ["http://127.0.0.1:7101", "http://[::1]:1", "http://eu.example", "http://x:1/"]
         {
             assert_eq!(url(good), Ok(good.trim_end_matches('/').to_owned()));

@@ -22,7 +22,7 @@ pub(super) struct Reach {
     /// Cluster id, a UUID: the same for every process of the cluster.
     #[arg(long, env = "PGHC_CLUSTER_ID", global = true)]
     cluster_id: Option<ClusterId>,
-    /// Base URL of a coordinator; may be repeated: the first that answers is asked.
+    /// Base URL of a coordinator; may be repeated: the first that answers is used.
     #[arg(long, env = "PGHC_COORDINATOR", value_name = "URL", value_delimiter = ',', value_parser = url, global = true)]
     coordinator: Vec<String>,
     /// Instead of both: a running parade of this machine, its data directory or `parade.json`.
@@ -32,9 +32,9 @@ pub(super) struct Reach {
     found: Found,
 }
 
-/// Why nothing was heard.
+/// Reason for a missing answer.
 pub(super) enum Failure {
-    /// It is not said whom to ask, or nobody was reached.
+    /// No coordinator is configured, or none was reached.
     Unreached(String),
     /// The group refused, or cannot answer now.
     Refused(String),
@@ -49,7 +49,7 @@ impl Reach {
         self.against.is_some() || !self.coordinator.is_empty() || self.found.is_named()
     }
 
-    /// The group's id, and its coordinators in the order in which they are asked.
+    /// The group's id, and its coordinators in the order of the attempts.
     ///
     /// # Errors
     /// A sentence for people.
@@ -92,7 +92,7 @@ impl Reach {
             match view(&mut client).await {
                 Ok(view) => return Ok((client, view)),
                 Err(status) if rpc::never_sent(&status) => {
-                    unreached.push(format!("{url}: nobody answers"));
+                    unreached.push(format!("{url}: no answer"));
                 }
                 Err(status) => return Err(refused(&status)),
             }
@@ -102,7 +102,7 @@ impl Reach {
     }
 }
 
-/// What the leader sees now.
+/// The leader's current view.
 pub(super) async fn view(client: &mut Client) -> Result<PlacementView, tonic::Status> {
     let mut request = tonic::Request::new(PlacementRequest {});
     request.set_timeout(PATIENCE);

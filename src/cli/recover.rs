@@ -1,5 +1,5 @@
-//! `pghc recover`: what is left when a majority of the coordinators is lost for good, and how the
-//! group goes on from it. Exit code 0: shown or written, 1: refused, 2: usage.
+//! `pghc recover`: shows what remains when a majority of the coordinators is lost for good, and
+//! restarts the group from it. Exit code 0: shown or written, 1: refused, 2: usage.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -39,11 +39,11 @@ pub struct Arguments {
     /// Make the survivor the only member of the group.
     #[arg(long)]
     write: bool,
-    /// Write although no zone is asked how far it is, so that nothing proves what is lost.
+    /// Write without asking the zones for their frontiers; nothing then proves what is lost.
     #[arg(long, requires = "write", conflicts_with = "zones")]
     without_zones: bool,
-    /// Give up exactly so many ids that zones have and the survivor has not. Those zones then have to
-    /// be filled anew.
+    /// Give up exactly this number of ids that zones have and the survivor has not. Those zones
+    /// must be backfilled afterwards.
     #[arg(long, value_name = "COUNT", requires = "write")]
     give_up_ids: Option<u64>,
 }
@@ -83,7 +83,7 @@ pub async fn run(args: Arguments) -> ExitCode {
     }
 }
 
-/// Shows the plan, and does it if that was asked for and nothing is in the way.
+/// Shows the plan, and executes it if requested and possible.
 fn show(plan: &Plan, zones: &[ZoneChain], args: &Arguments) -> ExitCode {
     output::put(&describe(plan, zones));
     let refusals = refusals(plan, args);
@@ -147,7 +147,7 @@ async fn links(
     Ok(())
 }
 
-/// Why it is not done; empty when nothing is in the way of what was asked for.
+/// Reasons for a refusal; empty when the request can be executed.
 fn refusals(plan: &Plan, args: &Arguments) -> Vec<String> {
     let mut refusals = Vec::new();
     let lost = plan.lost_ids();
@@ -180,7 +180,7 @@ fn refusals(plan: &Plan, args: &Arguments) -> Vec<String> {
     refusals
 }
 
-/// What it means that a zone has another history than the survivor, and what to do.
+/// Explains that a zone has another history than the survivor, with advice.
 fn another_history(keep: &Survivor, obstacle: &Obstacle) -> Option<String> {
     let Obstacle::ZoneDiffers { zone, id, agrees_to, to, backed_by } = obstacle else {
         return None;

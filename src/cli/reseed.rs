@@ -1,5 +1,5 @@
-//! `pghc zone reseed` and `pghc zone adopt`: setting a zone's chain aside so that it is filled anew,
-//! and giving a copy of one zone's database to another zone.
+//! `pghc zone reseed` and `pghc zone adopt`: sets a zone's chain aside so that it is backfilled,
+//! and gives a copy of one zone's database to another zone.
 //!
 //! Exit codes: 0 done (or shown, with `--dry-run`), 1 refused, 2 wrong usage.
 
@@ -13,9 +13,9 @@ use crate::postgres::Dsn;
 use crate::postgres::reseed::{Operator, ReseedError, Standing};
 use crate::task::Tasks;
 
-/// Sets the chain of a zone's database aside, whole and as it stands, and puts an empty one in its place,
-/// which the zone's API nodes fill: from the coordinators' log, or from another zone where that does
-/// not reach back. The nodes may run or not; those that run notice it within a second or so.
+/// Set the chain of a zone's database aside unchanged, and put an empty one in its place, which the
+/// zone's API nodes backfill: from the coordinators' log, or from another zone where the log does
+/// not reach back. The nodes may be running or not; running nodes notice it within about a second.
 #[derive(Debug, Args)]
 pub struct Reseed {
     /// The zone's PostgreSQL, with the login that set it up (pghc_setup of setup.sql) or a superuser.
@@ -112,7 +112,7 @@ async fn do_reseed(arguments: &Reseed, tasks: &Tasks) -> Result<(), Refusal> {
     if evidence.is_none() && !arguments.force {
         return Err(Refusal::Healthy { zone, applied_id });
     }
-    // To the microsecond: whoever repeats a reseed at once must not meet the name of the first.
+    // Microseconds, so an immediate second reseed does not meet the name of the first.
     let aside = format!("pghc_evidence_{}", jiff::Timestamp::now().strftime("%Y%m%dt%H%M%S%6f"));
     if arguments.dry_run {
         view::print(&format!("would set the schema pghc aside as {aside}; nothing was changed"));

@@ -22,7 +22,7 @@ pub(super) struct SiteArgs {
     /// Zones of the own parade [default: those of --data, else 3]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9), env = "PGHC_LOAD_ZONES")]
     pub(super) zones: Option<u8>,
-    /// Emulate the distances of this matrix, whose zones are used: aws3, aws5, aws9, or a CSV file of
+    /// Emulate the distances of this matrix, and use its zones: aws3, aws5, aws9, or a CSV file of
     /// round trips in ms with a header `zone,<z1>,<z2>,…`
     #[arg(long, value_name = "MATRIX", env = "PGHC_LOAD_WAN")]
     pub(super) wan: Option<String>,

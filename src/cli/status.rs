@@ -100,7 +100,7 @@ fn print_table(overview: &Overview, record: Option<&ParadeRecord>) {
     }
 }
 
-/// The API nodes that are asked, and the parade that they are of when it is one of this machine.
+/// The API nodes to query, and their parade when it is on this machine.
 async fn find(arguments: &Arguments) -> Result<(Vec<Node>, Option<ParadeRecord>), String> {
     let named = |urls: &[String]| {
         urls.iter().map(|url| Node { zone: None, url: url.clone() }).collect::<Vec<_>>()

@@ -29,7 +29,7 @@ const SOURCES_MAX: usize = 64;
 /// Most coordinators in one run.
 const COORDINATORS_MAX: usize = 64;
 
-/// Longest time in seconds a zone may be waited for.
+/// Longest wait for a zone, in seconds.
 const WAIT_SECONDS_MAX: f64 = 86_400.0;
 
 /// Pause between two updates of the progress bars.
@@ -54,8 +54,8 @@ struct Args {
     #[arg(long = "api", value_name = "URL", value_parser = api)]
     apis: Vec<Place>,
 
-    /// An export, as `pghc export` writes it. It vouches for the links that it holds; one of the newest
-    /// links, for the end of the chain.
+    /// An export, as `pghc export` writes it. It vouches for its own links; an export of the newest
+    /// links also for the end of the chain.
     #[arg(long = "file", value_name = "PATH")]
     files: Vec<std::path::PathBuf>,
 
@@ -71,14 +71,14 @@ struct Args {
     #[arg(long, value_name = "ID")]
     to: Option<WriteId>,
 
-    /// A token that a client was given: it vouches for the chain up to its link.
+    /// A token that a client received: it vouches for the chain up to its link.
     #[arg(long = "token", value_name = "TOKEN")]
     tokens: Vec<Token>,
 
     /// A coordinator, http://host:port, or `found`: those of the cluster that commands find by
-    /// themselves (see pghc status --help). What a majority of their group has confirmed is a witness of
-    /// the whole chain, so zones that were all forged alike are found out too. Each that is given must
-    /// answer.
+    /// themselves (see pghc status --help). A chain confirmed by a majority of their group is a
+    /// witness of all links, so zones that were all forged alike are found too. Each given
+    /// coordinator must answer.
     #[arg(long = "coordinator", value_name = "URL|found", value_delimiter = ',', value_parser = asked)]
     coordinators: Vec<Asked>,
 
@@ -106,7 +106,7 @@ fn asked(text: &str) -> Result<Asked, String> {
     if text == "found" { Ok(Asked::Found) } else { url(text).map(Asked::Url) }
 }
 
-/// Base URLs of all that are given, each once.
+/// Base URLs of all given coordinators, each once.
 fn coordinators(given: Vec<Asked>) -> Result<Vec<String>, String> {
     let mut urls: Vec<String> = Vec::new();
     for asked in given {
@@ -154,7 +154,7 @@ fn api(url: &str) -> Result<Place, String> {
 /// Where a zone is read: its PostgreSQL or one of its API nodes.
 ///
 /// # Errors
-/// What is wrong, for people; a connection string is not repeated.
+/// The error, for people; the connection string is not repeated.
 pub(super) fn place(url: &str) -> Result<Place, String> {
     if url.starts_with("http://") {
         let url: reqwest::Url = url.parse().map_err(|error| format!("{error}"))?;
@@ -223,7 +223,7 @@ fn run() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) if !error.use_stderr() => {
-            let incomplete = verify::Verdict::Incomplete.exit_code();
+            let incomplete = verify::Conclusion::Incomplete.exit_code();
             return finish("chain-verify", help(&error), incomplete);
         }
         Err(error) => return usage(&one_line(&error)),
@@ -270,7 +270,7 @@ fn print(report: &Report, format: Format) -> ExitCode {
     output::put(&text);
     // A reader that closed our output still gets the verdict by the exit code.
     let unheard = match report.exit_code {
-        0 => verify::Verdict::Incomplete.exit_code(),
+        0 => verify::Conclusion::Incomplete.exit_code(),
         code => code,
     };
     finish("chain-verify", ExitCode::from(report.exit_code), unheard)
@@ -281,7 +281,7 @@ fn usage(text: &str) -> ExitCode {
 }
 
 fn refused(text: &str) -> ExitCode {
-    let code = verify::Verdict::Incomplete.exit_code();
+    let code = verify::Conclusion::Incomplete.exit_code();
     complain_of("chain-verify", &format!("{text}; nothing was checked"), code)
 }
 

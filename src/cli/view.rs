@@ -11,7 +11,7 @@ use crate::dev::record::ParadeRecord;
 pub(super) use crate::output::print;
 use crate::rpc::v1::MemberList;
 
-/// Age of what is shown from which on it is told.
+/// Age of the data from which on the age is shown.
 const AGE_SHOWN_MS: u64 = 5_000;
 
 /// Form of the answer.

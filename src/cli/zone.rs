@@ -1,4 +1,4 @@
-//! `pghc zone`: which zones the cluster has, and how they stand towards the log.
+//! `pghc zone`: lists the zones of the cluster with their positions in the log, and changes them.
 //!
 //! Exit codes: 0 done, 1 no coordinator answered or a majority did not confirm it, 2 the question
 //! cannot be right. A subcommand is a variant of `Act`, its arguments, and an arm of [`run`].
@@ -29,7 +29,7 @@ use crate::rpc::{self, Caller};
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// Longest time an answer may take: a coordinator waits 10 s for a majority.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
-/// A zone that has reported within so many milliseconds runs.
+/// A zone that reported within this number of milliseconds counts as running.
 const RUNNING_MS: u64 = 5_000;
 
 /// Show, add or remove zones, which hold back the purge of the log; audit or replace a zone's chain.
@@ -41,7 +41,7 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Act {
-    /// Show all zones and how they stand towards the log of the coordinator that answers.
+    /// Show all zones and their positions in the log of the coordinator that answers.
     List(ListArguments),
     /// Let a new zone, or one that was removed, be part of the cluster. The zones of coordinators need no
     /// command.
@@ -53,7 +53,8 @@ enum Act {
     Adopt(Adopt),
 }
 
-/// Which coordinators are asked: those of a parade on this machine, the ones named, or what is found.
+/// The coordinators to use: those of a parade on this machine, the named ones, or the configured
+/// ones.
 #[derive(Debug, Args)]
 pub(super) struct Place {
     /// Data directory of a parade on this machine
@@ -142,7 +143,7 @@ impl Failure {
     }
 }
 
-/// The coordinators that may be asked, in order.
+/// The usable coordinators, in order.
 struct Coordinators {
     cluster: ClusterId,
     urls: Vec<String>,
@@ -200,7 +201,7 @@ impl Coordinators {
     }
 }
 
-/// Where the zones of a cluster may be asked over HTTP, as far as they have told.
+/// HTTP addresses of the zones of a cluster, as far as the zones have reported them.
 ///
 /// # Errors
 /// A sentence for people.

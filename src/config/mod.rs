@@ -2,8 +2,9 @@
 //! precedence.
 //!
 //! The command line parser knows flags and environment. A file's keys are flags without dashes
-//! (`data = "/var/lib/pghc"`, lists for repeated flags); they are put before the command line's own
-//! arguments unless flag or variable is given, so an unknown key is refused like an unknown flag.
+//! (`data = "/var/lib/pghc"`, lists for repeated flags). They are inserted before the command
+//! line's own arguments unless flag or variable is set, so an unknown key is refused like an
+//! unknown flag.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// Line of the fault, from 1.
         line: usize,
-        /// What is wrong there.
+        /// The problem in that place.
         problem: String,
     },
     /// Not a flag's value.
@@ -31,7 +32,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// The key.
         key: String,
-        /// What it is.
+        /// The type that was found.
         got: &'static str,
     },
 }
@@ -114,7 +115,7 @@ fn not_toml(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     ConfigError::Toml { path: path.to_owned(), line, problem: error.message().replace('\n', " ") }
 }
 
-/// The file of `--config`, and where the words stand that name it.
+/// The file of `--config`, and the position of the arguments that name it.
 fn file_named(args: &[OsString]) -> Option<(PathBuf, std::ops::Range<usize>)> {
     for (place, arg) in args.iter().map(|arg| arg.to_string_lossy()).enumerate() {
         if arg == "--config" {
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
+    fn option_precedence_is_command_line_environment_file() {
         let file = "zone = 'eu'\nlisten = 'a:1'\ncoordinator = ['x', 'y']\nlifeline = true\n";
         let args = merged(file, &["--zone=us"], "PGHC_LISTEN").expect("merged");
         let expected =
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_takes_what_it_knows_and_leaves_the_rest() {
+    fn command_reads_only_its_own_keys_of_file() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("coordinator.toml");
         std::fs::write(&path, "data = '/d'\nid = 7\nzone = 'eu'\n").expect("written");
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_file_gave_is_known_by_file_and_key() {
+    fn value_from_file_is_traced_to_its_key() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("pghc.toml");
         std::fs::write(&path, "cluster_id = 'x'\nzone = 'eu'\n").expect("written");

@@ -27,8 +27,8 @@ pub fn raise_limit() {
     }
 }
 
-/// Of `wanted` descriptors for files, as many as may be kept back for them: three quarters of the limit at
-/// most, or nothing would be left for connections.
+/// Of `wanted` descriptors for files, the number to reserve: at most three quarters of the limit,
+/// so that some remain for connections.
 pub fn kept_for_files(wanted: usize) -> usize {
     wanted.min(limit() / 4 * 3)
 }
@@ -59,7 +59,7 @@ mod tests {
     use super::within;
 
     #[test]
-    fn connections_get_what_the_process_does_not_need() {
+    fn connections_get_descriptors_left_by_process() {
         assert_eq!(within(1024, 100, 10_000), Ok(924));
         assert_eq!(within(1 << 20, 100, 10_000), Ok(10_000));
         let refused = within(128, 120, 10_000).expect_err("too few").to_string();

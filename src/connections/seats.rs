@@ -1,5 +1,5 @@
-//! Places for a bounded number of connections. When all are taken, the one that has been idle longest
-//! gives way to the next; when none is idle, the next is refused.
+//! Slots for a bounded number of connections. When all are taken, the connection that has been idle
+//! longest is closed for the next; without an idle one, the next connection is refused.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-/// Longest that a connection which was told to go is waited for.
+/// Longest wait for a connection that was asked to close.
 const GOING_MAX: Duration = Duration::from_secs(1);
 
 /// A connection that holds a place.
@@ -17,7 +17,8 @@ pub trait Guest: Send + Sync + 'static {
     /// Since when it could go without a loss; `None` while it is at work or on its way out.
     fn idle_since(&self) -> Option<Instant>;
 
-    /// Tells it to go. It goes as soon as it is polled, unless it has got to work meanwhile.
+    /// Asks the connection to close. It closes at its next poll, unless a request has arrived
+    /// meanwhile.
     fn dismiss(&self);
 }
 
@@ -121,7 +122,7 @@ mod tests {
 
     use super::{Guest, Seat, Seats};
 
-    /// Goes at once when it is told to.
+    /// Closes at once when asked.
     struct Visitor {
         idle_since: Option<Instant>,
         seat: Mutex<Option<Seat<Self>>>,
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_idlest_guest_gives_way_and_a_busy_one_does_not() {
+    async fn idlest_connection_is_closed_when_full() {
         let (seats, now) = (Seats::new(2), Instant::now());
         let later = enter(&seats, Some(now + super::GOING_MAX)).await.expect("a place");
         let sooner = enter(&seats, Some(now)).await.expect("a place");

@@ -1,7 +1,7 @@
 //! A whole parade on one machine, as real processes; also the harness of the integration tests.
 //!
-//! This module starts binaries and speaks HTTP and SQL to them; it knows nothing of what is inside.
-//! Whatever it starts it reaps: no child outlives the value that owns it.
+//! This module starts binaries and speaks HTTP and SQL to them; it knows nothing of their insides.
+//! Every started process is reaped: no child outlives the value that owns it.
 
 pub mod observe;
 pub mod parade;

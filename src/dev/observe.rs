@@ -14,7 +14,7 @@ use crate::http_client::{Bounds, Failure, HttpClient};
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 const BOUNDS: Bounds =
     Bounds { connect: ANSWER_MAX, silence: ANSWER_MAX, whole: ANSWER_MAX, answer_bytes: 1 << 20 };
-/// What the coordinators told so long ago is old.
+/// A coordinator's report older than this counts as outdated.
 const STALE_MS: u64 = 5_000;
 /// Characters of an unexpected answer that are quoted.
 const QUOTE_CHARS: usize = 600;
@@ -22,7 +22,7 @@ const QUOTE_CHARS: usize = 600;
 /// An API node to ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// Its zone, where that is known.
+    /// Zone of the server, if known.
     pub zone: Option<String>,
     /// Its base URL without a slash at the end.
     pub url: String,
@@ -41,14 +41,14 @@ impl Node {
     }
 }
 
-/// What one node answered.
+/// The answer of one node.
 #[derive(Debug, Clone, Serialize)]
 pub struct NodeView {
     /// Its base URL.
     pub url: String,
-    /// Its zone, where that is known.
+    /// Zone of the node, if known.
     pub zone: Option<String>,
-    /// Its name, once it answered.
+    /// Name of the node, once it answered.
     pub node_id: Option<String>,
     /// Whether it serves reads and writes.
     pub ready: bool,
@@ -61,7 +61,7 @@ pub struct NodeView {
     pub status: Option<Status>,
 }
 
-/// One zone as its parade sees it.
+/// State of one zone as its parade sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ZoneView {
     /// Name of the zone.
@@ -100,7 +100,7 @@ pub struct Overview {
     /// Milliseconds since a coordinator last told any of the nodes: so old is what is shown. None: no
     /// coordinator has told any of them since they started.
     pub heard_ms: Option<u64>,
-    /// What is wrong, in sentences.
+    /// The problems, in sentences.
     pub problems: Vec<String>,
 }
 
@@ -253,7 +253,7 @@ impl Overview {
     }
 }
 
-/// What a node says of zones that it cannot read, in sentences.
+/// Zones that a node reports as unreadable, in sentences.
 fn unreadable(node: &NodeView) -> Vec<String> {
     let name = node.node_id.as_deref().unwrap_or(&node.url);
     let fails = node.readings.iter().filter(|reading| !reading.reads);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_term_names_the_leader_and_frontiers_are_the_furthest_seen() {
+    fn leader_is_taken_from_newest_term() {
         let live = ZoneState::Live;
         let all =
             Overview::of(vec![node("eu", 2, Some(1), 4, live), node("us", 3, Some(2), 7, live)]);
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parade_is_not_healthy_without_a_leader_with_a_silent_zone_or_without_nodes() {
+    fn parade_is_unhealthy_without_leader_zone_or_nodes() {
         assert!(!Overview::of(vec![node("eu", 2, None, 4, ZoneState::Live)]).healthy);
         assert!(!Overview::of(vec![node("eu", 2, Some(1), 4, ZoneState::Silent)]).healthy);
         assert!(!Overview::of(vec![node("eu", 2, Some(1), 4, ZoneState::Halted)]).healthy);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_nodes_know_is_shown_while_no_coordinator_answers() {
+    fn status_uses_node_reports_without_coordinators() {
         let lonely = |zone: &str, frontier, heard_ms| {
             let mut node = node(zone, 0, None, frontier, ZoneState::Live);
             let status = node.status.as_mut().expect("there is one");

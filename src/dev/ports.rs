@@ -1,14 +1,15 @@
 //! TCP ports for many servers on loopback.
 //!
-//! A port is free when it can be bound now; somebody else may take it before its server does, and
-//! that server then says so. Without a base, ports come from below the range the kernel takes for
-//! outgoing connections, so that a port is still free when its server comes back after a kill.
+//! A port is free when it can be bound now; another process may take it before the server does, and
+//! the server then reports the conflict. Without a base, ports come from below the kernel's range
+//! for outgoing connections, so a port stays free while its server restarts.
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 
 use super::parade::Error;
 
-/// Where ports are looked for when none is asked for; above are those of outgoing connections.
+/// Range searched for free ports when no base is given; ports for outgoing connections are above
+/// it.
 const SEARCHED: std::ops::Range<u16> = 10_000..32_000;
 
 /// Hands out ports, none twice.
@@ -64,7 +65,7 @@ mod tests {
     use super::Ports;
 
     #[test]
-    fn a_port_in_use_is_never_given_and_none_is_given_twice() {
+    fn port_is_never_given_twice_or_in_use() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = listener.local_addr().unwrap().port();
         let mut ports = Ports::new(None);

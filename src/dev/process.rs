@@ -21,8 +21,8 @@ pub struct Process {
 
 impl Process {
     /// Starts `command` with a lifeline: a pipe as its standard input that reaches end of file when
-    /// we are gone, however we went. The child gets a process group of its own, so that Ctrl-C in a
-    /// terminal reaches us and not the child.
+    /// this process ends for any reason. The child gets a process group of its own, so Ctrl-C in a
+    /// terminal does not reach it.
     ///
     /// # Errors
     /// When the operating system does not start it.
@@ -99,7 +99,7 @@ impl Process {
     }
 }
 
-/// Sends `by` to `pid`. A process that is gone is no error: gone is what signals are for.
+/// Sends `by` to `pid`. A process that has ended is no error.
 pub fn signal(pid: u32, by: Signal) {
     // 0 and negative numbers would address whole groups, 1 is init.
     let Ok(pid) = i32::try_from(pid) else { return };
@@ -107,7 +107,7 @@ pub fn signal(pid: u32, by: Signal) {
         && let Err(error) = nix::sys::signal::kill(Pid::from_raw(pid), by)
         && error != nix::errno::Errno::ESRCH
     {
-        tracing::warn!(pid, signal = %by, %error, "failed to signal a process");
+        tracing::warn!(pid, signal = %by, %error, "process signal failed");
     }
 }
 
@@ -126,15 +126,15 @@ pub fn all() -> Vec<u32> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// What tells a running process from every other that had or will have its number: the start of the
-/// machine and its own. `None` when it is gone or a zombie, or this is not allowed to be known.
+/// Identity of a running process that survives reuse of its number: start of the machine and of the
+/// process. `None` for a zombie, an ended process, or without permission.
 #[must_use]
 pub fn identity(pid: u32) -> Option<String> {
     if !fs::exists("/proc/self/stat").unwrap_or(false) {
         return started_by_ps(pid);
     }
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The program's name stands in parentheses and may hold any.
+    // The program's name is in parentheses and may contain parentheses.
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split(' ');
     let state = fields.next()?;
@@ -152,7 +152,7 @@ fn started_by_ps(pid: u32) -> Option<String> {
     (!state.starts_with('Z')).then(|| started.trim().to_owned())
 }
 
-/// Arguments of a running process, the program first; `None` when it is gone or a zombie.
+/// Arguments of a running process, the program first; `None` for a zombie or an ended process.
 #[must_use]
 pub fn command_line(pid: u32) -> Option<Vec<String>> {
     if !fs::exists("/proc/self/cmdline").unwrap_or(false) {
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_child_that_ignores_the_request_is_killed_and_reaped() {
+    async fn child_ignoring_sigterm_is_killed() {
         let mut process = Process::default();
         process.spawn(&mut shell("trap '' TERM; while :; do sleep 1; done")).expect("sh is there");
         let pid = process.pid().expect("it runs");

@@ -38,7 +38,7 @@ pub struct ZoneRecord {
     pub api: Vec<String>,
     /// Base URL of its coordinator.
     pub coordinator: String,
-    /// Process ids. One that was killed keeps its old id here until it runs again.
+    /// Process ids. A killed process keeps its old id here until it runs again.
     pub pids: Pids,
 }
 

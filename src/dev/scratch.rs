@@ -1,7 +1,7 @@
 //! A directory that lives as long as a value.
 //!
-//! It is private. As root we drop PostgreSQL to another user; a server opens the way to its data
-//! directory for that user's group.
+//! The directory is private. Under root, PostgreSQL runs as another user, and its server opens the
+//! data directory for that user's group.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -37,7 +37,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "temporary directory stays behind");
+            tracing::warn!(path = %self.path.display(), %error, "temporary directory not removed");
         }
     }
 }

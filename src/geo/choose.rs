@@ -1,12 +1,12 @@
-//! Which zones should vote: every set of so many where that is feasible, else a search that changes
-//! one voter at a time from every zone on. Pure, and the same for the same question.
+//! Chooses the voting zones: tries every set of the wanted size where feasible, else searches from
+//! every zone by changing one voter at a time. Pure and deterministic.
 
 use super::model::{Commit, Model};
 
 /// Most sets that are all compared; above, the search goes step by step and may miss the best.
 pub const SETS_MAX: usize = 300_000;
 
-/// Voters, who should lead them, and what writes then take.
+/// Voters, their best leader, and the predicted write latency.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Choice {
     /// Places of the zones that vote, ascending.
@@ -27,11 +27,11 @@ impl Choice {
     }
 }
 
-/// The `keep` best sets of `count` voters, best first, each under its best leader; and whether every
-/// set was looked at.
+/// The `keep` best sets of `count` voters, best first, each under its best leader; and whether the
+/// search was exhaustive.
 ///
 /// # Errors
-/// A sentence, when there are not so many zones.
+/// A sentence, when the cluster has fewer zones.
 pub fn voters(
     model: &Model,
     commit: Commit,
@@ -61,7 +61,7 @@ impl Model {
     /// The `count` voters with the least mean under their best leader.
     ///
     /// # Errors
-    /// A sentence, when there are not so many zones.
+    /// A sentence, when the cluster has fewer zones.
     pub fn best_voters(&self, commit: Commit, count: usize) -> Result<Vec<usize>, String> {
         let (mut best, _) = voters(self, commit, count, 1)?;
         Ok(best.swap_remove(0).voters)
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn every_set_is_looked_at_once_and_the_best_come_first() {
+    fn voter_sets_are_ranked_once_each_best_first() {
         let mut set = vec![0, 1, 2];
         let mut seen = 1;
         while advance(&mut set, 9) {

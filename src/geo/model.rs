@@ -1,8 +1,8 @@
 //! How long an ordered write must take between distant zones: bounds and protocols as formulae.
 //!
-//! Pure. All times are in milliseconds, of the network alone, from "the write was accepted in zone
-//! z" to "it is applied, in the one order, in zone z". Below, d(a,b) is the delay from a to b, V the
-//! voters, k their majority, and M(z) the k-th smallest round trip from z to a voter (0 to itself).
+//! Pure. Times are in milliseconds of the network alone, from the acceptance of a write in zone z
+//! to its application in zone z. Below, d(a,b) is the delay from a to b, V the voters, k their
+//! majority, and M(z) the k-th smallest round trip from z to a voter (0 to itself).
 
 /// Zones and the delays between them.
 pub trait Distances {
@@ -14,7 +14,7 @@ pub trait Distances {
     fn one_way_ms(&self, from: usize, to: usize) -> f64;
 }
 
-/// Who tells a zone that a write is committed.
+/// Source from which a zone learns that a write is committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Commit {
@@ -118,7 +118,7 @@ impl Model {
         self.majority(|voter| self.rtt(zone, voter))
     }
 
-    /// What a write of `zone` takes when `leader` leads and appends are pipelined.
+    /// Latency of a write of `zone` under leader `leader`, with pipelined appends.
     #[must_use]
     pub fn raft(&self, commit: Commit, leader: usize, zone: usize) -> f64 {
         match commit {
@@ -132,8 +132,8 @@ impl Model {
         }
     }
 
-    /// For comparison, Clock-RSM with synchronised clocks: a majority, a clock from every voter, and
-    /// every older write, whoever made it.
+    /// For comparison, Clock-RSM with synchronised clocks: a majority, a clock from every voter,
+    /// and every older write of any zone.
     #[must_use]
     pub fn clock_rsm(&self, zone: usize) -> f64 {
         let clocks = self.voters.iter().map(|voter| self.d(*voter, zone));

@@ -1,5 +1,5 @@
-//! When the lead should move by itself. Pure: fed with one survey for each window, it answers what
-//! to do and why.
+//! Policy of automatic leader placement. Pure: the input is one survey for each window, the output
+//! a decision with its reason.
 //!
 //! A move costs a pause of some round trips, and a wrong one costs the way back too. So it is made only for a
 //! gain that is large, that lasted, and some time after the last change of the leader.
@@ -17,29 +17,29 @@ pub const WINDOW: Duration = Duration::from_secs(30);
 /// Windows in a row in which the gain must be there.
 const WINDOWS: u32 = 3;
 
-/// Windows after a change of the leader, whoever made it, in which none is made here.
+/// Windows without a transfer after any change of the leader.
 const COOL_DOWN: u32 = 4;
 
 /// Least gain, in ms of the mean, and as a share of it.
 const GAIN_MS_MIN: f64 = 5.0;
 const GAIN_SHARE_MIN: f64 = 0.10;
 
-/// What the leader sees at the end of a window.
+/// Measurements of the leader at the end of a window.
 #[derive(Debug)]
 pub struct Window<'a> {
     /// Distances and writes.
     pub survey: &'a Survey,
-    /// Who tells a zone that a write is committed.
+    /// Source from which a zone learns that a write is committed.
     pub commit: Commit,
     /// The leader's id.
     pub leader: u64,
-    /// Who must not lead now, and why.
+    /// Members that must not lead now, with the reason.
     pub unfit: &'a BTreeMap<u64, String>,
     /// Why no move is made at all now.
     pub hold: Option<&'a str>,
 }
 
-/// What to do, with the reason.
+/// Decision, with its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing.
@@ -149,8 +149,8 @@ mod tests {
     use super::super::survey::{Site, Survey};
     use super::{COOL_DOWN, Judge, Verdict, WINDOWS, Window};
 
-    /// What is said of windows with these writes a second; the leader is 1 until it moves, and each
-    /// new leader has a new judge.
+    /// Decisions over windows with these writes a second; the leader is 1 until it moves, and each
+    /// new leader has a new policy state.
     fn run(rates: impl IntoIterator<Item = [f64; 3]>) -> Vec<(usize, u64)> {
         let (mut judge, mut leader, mut moves) = (Judge::default(), 1, Vec::new());
         let unfit = BTreeMap::new();
@@ -170,7 +170,7 @@ mod tests {
     const EU: [f64; 3] = [10.0, 80.0, 10.0];
 
     #[test]
-    fn the_lead_follows_writes_that_stay_and_only_after_the_cool_down() {
+    fn leadership_follows_lasting_writes_after_cooldown() {
         assert_eq!(run([EU; 20]), [(COOL_DOWN as usize, 2)]);
         let later = [ALIKE; 10].into_iter().chain([EU; 10]);
         assert_eq!(run(later), [(10 + WINDOWS as usize - 1, 2)]);
@@ -193,10 +193,10 @@ mod tests {
         assert!(apart, "{moves:?}");
     }
 
-    /// Whatever the writes do near the point where two leaders are equally good: a move there gains
-    /// less than it must.
+    /// Near the point where two leaders are equally good, no sequence of writes causes a move: a
+    /// move there gains less than the required minimum.
     #[test]
-    fn small_gains_and_short_distances_move_nothing() {
+    fn leadership_stays_for_small_gains() {
         let wobble = (0..300).map(|window| {
             let part = f64::from(window % 7);
             [50.0 + part, 56.0 - part, 1.0]
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_unfit_is_passed_over_and_a_change_of_the_members_holds_everything() {
+    fn unfit_member_is_never_chosen_as_leader() {
         let survey = three(EU);
         let judge = |unfit: &[(u64, &str)], hold: Option<&str>| {
             let unfit = unfit.iter().map(|(id, why)| (*id, (*why).to_owned())).collect();

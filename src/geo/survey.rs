@@ -1,8 +1,8 @@
-//! What a group of coordinators has measured of itself: round trips, and where writes come from.
+//! Measurements of a group of coordinators: round trips, and the origin of writes.
 
 use super::model::{Commit, Distances, Model};
 
-/// Writes a second in all zones together below which nothing is known of where they come from.
+/// Writes a second in all zones together below which the origin of writes counts as unknown.
 const RATE_MIN: f64 = 1.0;
 
 /// One coordinator.
@@ -10,7 +10,7 @@ const RATE_MIN: f64 = 1.0;
 pub struct Site {
     /// Its id.
     pub id: u64,
-    /// Where it stands.
+    /// Zone of the coordinator.
     pub zone: String,
     /// Whether it votes.
     pub voter: bool,
@@ -31,14 +31,14 @@ pub struct Survey {
     round_trips: Vec<f64>,
 }
 
-/// What is predicted for one leader.
+/// Prediction for one leader.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
     /// Its place among the sites.
     pub place: usize,
     /// Its id.
     pub leader: u64,
-    /// In each site, in ms of the network alone; infinite for one that nobody reaches.
+    /// Latency in each site, in ms of the network alone; infinite for an unreachable site.
     pub sites_ms: Vec<f64>,
     /// Over the sites by their writes.
     pub mean_ms: f64,
@@ -54,8 +54,8 @@ impl Distances for Survey {
 }
 
 impl Survey {
-    /// A survey; `measured` answers the round trip that the first coordinator has measured to the
-    /// second, in ms. Of two directions the mean counts, or the one that is known.
+    /// A survey; `measured` returns the round trip that the first coordinator has measured to the
+    /// second, in ms. The mean of both directions counts, or the known one.
     #[must_use]
     pub fn new(sites: Vec<Site>, measured: impl Fn(u64, u64) -> Option<f64>) -> Self {
         let cell = |a: &Site, b: &Site| match (measured(a.id, b.id), measured(b.id, a.id)) {
@@ -89,13 +89,13 @@ impl Survey {
         self.sites.iter().map(|site| site.writes_per_s).sum()
     }
 
-    /// Whether it is known where writes come from: then sites weigh by their writes, else alike.
+    /// Whether the origin of writes is known: then sites weigh by their writes, else alike.
     #[must_use]
     pub fn is_weighted(&self) -> bool {
         self.rate() >= RATE_MIN
     }
 
-    /// The formulae over these sites; `None` while nobody votes.
+    /// The formulae over these sites; `None` without voters.
     #[must_use]
     pub fn model(&self) -> Option<Model> {
         let count = self.sites.len();
@@ -117,8 +117,8 @@ impl Survey {
         Some(if is_weighed { model.with_weights(weights) } else { model })
     }
 
-    /// What is predicted for each voter as leader, the best first; those from which a majority is
-    /// not known to be reached are left out.
+    /// Predictions for each voter as leader, the best first. Voters without a known majority in
+    /// reach are left out.
     #[must_use]
     pub fn predictions(&self, commit: Commit) -> Vec<Prediction> {
         let Some(model) = self.model() else { return Vec::new() };
@@ -159,7 +159,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn predictions_follow_the_writes_and_count_zones_alike_without_any() {
+    fn prediction_weighs_zones_by_writes() {
         let best = |rates| three(rates).predictions(Commit::LeaderPush)[0].leader;
         assert_eq!((best([0.0; 3]), best([10.0, 80.0, 10.0]), best([1.0, 1.0, 98.0])), (1, 2, 3));
         let quiet = three([0.2, 0.0, 0.3]);
@@ -169,7 +169,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_silent_voter_counts_for_the_majority_and_is_no_candidate() {
+    fn silent_voter_counts_for_majority_only() {
         let mut sites = three([5.0; 3]).sites;
         sites[2].writes_per_s = 0.0;
         let known = |a, b| ((a, b) == (1, 2)).then_some(70.0);

@@ -1,20 +1,19 @@
 //! The one rule for Raft's timing: everything follows from the largest round trip between
 //! coordinators. Pure.
 //!
-//! A heartbeat that is not answered within its own interval is given up, and one that needs a new
-//! connection takes two round trips: so the interval is twice the round trip. The election timeout, for
-//! which a follower hears nothing before it stands, has two parts in openraft: the leader's lease, and
-//! then what is drawn. With two heartbeats and a little for each, silence is borne for more than four
-//! heartbeats, eight round trips, in which TCP sends a lost segment again twice. The spread of the
-//! elections is one round trip at least, so that the second candidate hears of the first before it
-//! stands.
+//! A heartbeat without an answer within its own interval is given up, and a heartbeat over a new
+//! connection takes two round trips: so the interval is two round trips. openraft's election
+//! timeout has two parts: the leader's lease, and a random part. With two heartbeats and a margin
+//! in each part, a follower tolerates more than four heartbeats of silence, which is eight round
+//! trips, in which TCP retransmits a lost segment twice. The random part spreads by at least one
+//! round trip, so the second candidate receives the first one's request before its own election.
 
 use std::time::Duration;
 
 /// Raft timing in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
-    /// Between two heartbeats; a heartbeat that is not answered within it is given up.
+    /// Interval of heartbeats; a heartbeat without an answer within it is given up.
     pub heartbeat_ms: u64,
     /// Least of what a follower draws, to wait when the leader's lease is over.
     pub draw_min_ms: u64,
@@ -25,7 +24,7 @@ pub struct Timing {
 /// Shortest heartbeat: below it a scheduler's pause would count as a lost leader.
 const HEARTBEAT_MS_MIN: u64 = 50;
 
-/// What is drawn beyond two heartbeats, and the least spread: a slow fsync.
+/// Margin beyond two heartbeats for the election timeout, and its least spread: a slow fsync.
 const SLACK_MS: u64 = 40;
 
 /// Least that is drawn: short distances leave a busy machine no other slack.
@@ -63,22 +62,22 @@ impl Timing {
         self.heartbeat_ms / 2
     }
 
-    /// How long a leader may be silent before anyone with this timing stands for election, in ms: its
-    /// lease, and then the least that is drawn.
+    /// Least silence of a leader before a follower with this timing starts an election, in ms: the
+    /// lease plus the minimum of the random part.
     #[must_use]
     pub const fn silence_ms(&self) -> u64 {
         self.lease_ms + self.draw_min_ms
     }
 
-    /// Time between two heartbeats of a leader that has nothing else to send, in ms: silence bears more than four
-    /// of them, or where distances are short more than three and one retransmission by TCP.
+    /// Interval of heartbeats of an idle leader, in ms. The tolerated silence exceeds four
+    /// intervals, or over short distances three intervals and one TCP retransmission.
     #[must_use]
     pub const fn idle_heartbeat_ms(&self) -> u64 {
         let quarter = (self.silence_ms() - 1) / 4;
         if quarter > IDLE_HEARTBEAT_MS_MIN { quarter } else { IDLE_HEARTBEAT_MS_MIN }
     }
 
-    /// The longest election timeout: what a follower hears nothing for before it stands, at most.
+    /// The longest election timeout: the most silence before a follower starts an election.
     #[must_use]
     pub const fn election_timeout(&self) -> Duration {
         Duration::from_millis(2 * self.lease_ms)
@@ -99,7 +98,7 @@ mod tests {
     const TCP_RETRANSMITS_AFTER_MS: u64 = 200;
 
     #[test]
-    fn a_heartbeat_is_two_round_trips_and_four_of_silence_are_borne() {
+    fn heartbeat_interval_is_two_round_trips() {
         for round_trip_ms in 0..=ROUND_TRIP_MS_MAX + 10 {
             let timing = Timing::bearing(round_trip_ms);
             assert!(timing.bears_ms() >= round_trip_ms.min(ROUND_TRIP_MS_MAX), "{timing:?}");

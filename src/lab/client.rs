@@ -1,8 +1,8 @@
 //! A lean HTTP/1.1 client: one keep-alive connection, requests as prepared bytes.
 //!
-//! The generator shares the machine with what it measures, so a request costs one write, one read
-//! and no allocation of its own. It knows as much of HTTP as pghc's answers use: a status line,
-//! `Content-Length` or chunks, `Connection: close`. It follows no redirects and speaks no TLS.
+//! The generator shares the machine with the measured system, so a request costs one write, one
+//! read and no allocation. The parser handles only the HTTP of pghc's answers: a status line,
+//! `Content-Length` or chunks, `Connection: close`. No redirects, no TLS.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,8 +17,9 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Most bytes of an answer's body.
 const BODY_BYTES_MAX: usize = 64 << 20;
 
-/// Requests up to this size are written before the answer is read; larger ones meanwhile, because
-/// a server that answers while it reads would otherwise wait for us as we for it.
+/// Requests up to this size are written before the answer is read; larger ones are written while
+/// the answer is read, because a server that answers early would otherwise block, as would the
+/// client.
 const WRITE_FIRST_BYTES_MAX: usize = 16 << 10;
 
 /// An open connection. After an error its state is unknown: drop it.
@@ -37,11 +38,11 @@ pub struct Answer<'a> {
     pub body: &'a [u8],
     /// The server closes this connection now.
     pub closes: bool,
-    /// What the server says of its own time, as it wrote it (`Server-Timing`).
+    /// The server's own timing, as sent (`Server-Timing`).
     pub timing: Option<&'a str>,
 }
 
-/// What an answer's head says.
+/// Fields of a response head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Head {
     status: u16,
@@ -49,7 +50,7 @@ struct Head {
     length: usize,
     chunked: bool,
     closes: bool,
-    /// Where in the head the value of `Server-Timing` stands.
+    /// Position of the value of `Server-Timing` in the head.
     timing: Option<(usize, usize)>,
 }
 
@@ -57,7 +58,7 @@ impl Connection {
     /// Connects.
     ///
     /// # Errors
-    /// When nobody listens there. Nothing was sent.
+    /// When the connection is refused. Nothing was sent.
     pub async fn open(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -107,7 +108,7 @@ async fn receive(from: &mut ReadHalf<'_>, received: &mut Vec<u8>) -> io::Result<
     Ok(head)
 }
 
-/// Reads chunks from `start` on and joins them there; answers the joined length.
+/// Reads chunks from `start` on and joins them there; returns the joined length.
 async fn receive_chunks(
     from: &mut ReadHalf<'_>,
     received: &mut Vec<u8>,
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_whole_answer_is_an_error() {
+    async fn incomplete_response_is_an_error() {
         for bad in [
             "",
             "HTTP/1.1 200 OK\r\n",
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_carries_its_key_and_its_length() {
+    fn write_request_carries_key_with_length() {
         let bytes = post("h:1", "/v1/chain", "application/json", Some("k-1"), b"{}");
         assert_eq!(
             String::from_utf8(bytes).expect("plain text"),

@@ -65,7 +65,7 @@ mod tests {
     use super::{Latencies, Summary};
 
     #[test]
-    fn percentiles_are_within_a_thousandth_and_merging_loses_nothing() {
+    fn percentile_is_within_a_thousandth_after_merge() {
         let (mut odd, mut even) = (Latencies::default(), Latencies::default());
         for ms in 1..=1000 {
             if ms % 2 == 0 { &mut even } else { &mut odd }.record(Duration::from_millis(ms));
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_range_counts_as_the_nearest_bound() {
+    fn value_out_of_range_counts_as_nearest_bound() {
         let mut latencies = Latencies::default();
         latencies.record(Duration::ZERO);
         latencies.record(Duration::from_secs(100_000));

@@ -1,10 +1,10 @@
-//! What becomes of a write, as the one who sent it knows.
+//! Result of a write, from its client's view.
 
 use serde::Deserialize;
 
-/// What became of one write, as its client knows it.
+/// Result of one write, from its client's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum WriteResult {
     /// Never sent: the backlog was full.
     Dropped,
     /// Answered with this id.
@@ -15,9 +15,9 @@ pub enum Fate {
     Unknown,
 }
 
-/// What the chain's payload says of a write: whose it is.
+/// Fields of a payload that identify its write.
 #[derive(Debug, Deserialize)]
-pub(super) struct Mark {
+pub(super) struct WriteTag {
     pub(super) run: String,
     pub(super) zone: String,
     pub(super) n: u64,
@@ -25,12 +25,13 @@ pub(super) struct Mark {
 
 /// Why a write was not acknowledged.
 pub(super) struct Failure {
-    pub(super) fate: Fate,
+    pub(super) result: WriteResult,
     pub(super) kind: String,
 }
 
-/// What an answer says of its write: 2xx is written, 4xx never will be, anything else leaves it open.
-pub(super) fn judge(status: u16, body: &[u8]) -> Result<u64, Failure> {
+/// Classifies a response: 2xx is written, 4xx is refused, any other status leaves the result
+/// unknown.
+pub(super) fn classify(status: u16, body: &[u8]) -> Result<u64, Failure> {
     #[derive(Deserialize)]
     struct Written {
         id: u64,
@@ -46,6 +47,7 @@ pub(super) fn judge(status: u16, body: &[u8]) -> Result<u64, Failure> {
     }
     let code = serde_json::from_slice::<Problem>(body).map(|problem| problem.code);
     let code = code.unwrap_or_else(|_| "not an answer of pghc".to_owned());
-    let fate = if (400..500).contains(&status) { Fate::Refused } else { Fate::Unknown };
-    Err(Failure { fate, kind: format!("{status} {code}") })
+    let result =
+        if (400..500).contains(&status) { WriteResult::Refused } else { WriteResult::Unknown };
+    Err(Failure { result, kind: format!("{status} {code}") })
 }

@@ -58,7 +58,7 @@ impl Remote {
         self.ask(Method::GET, "net", None::<()>).await
     }
 
-    /// Changes lines; `*` stands for all zones.
+    /// Changes lines; `*` means all zones.
     ///
     /// # Errors
     /// When it refuses or does not answer.
@@ -67,7 +67,7 @@ impl Remote {
         self.ask::<serde_json::Value>(Method::PATCH, &path, Some(change)).await.map(drop)
     }
 
-    /// Cuts; answers the cut's number.
+    /// Cuts; returns the cut's number.
     ///
     /// # Errors
     /// When it refuses or does not answer.
@@ -76,7 +76,7 @@ impl Remote {
         answer["cut"].as_u64().context("the emulator named no cut")
     }
 
-    /// Heals one cut, or all; answers how many.
+    /// Heals one cut, or all; returns how many.
     ///
     /// # Errors
     /// When it refuses or does not answer.
@@ -104,7 +104,7 @@ impl Remote {
             let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
             bail!("the emulator refused: {}", value["error"].as_str().unwrap_or(&text));
         }
-        serde_json::from_str(&text).with_context(|| format!("{url} is not an emulator of ours"))
+        serde_json::from_str(&text).with_context(|| format!("{url} is not an emulator of pghc"))
     }
 }
 

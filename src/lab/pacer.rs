@@ -99,11 +99,12 @@ pub struct Due {
     pub planned: Instant,
 }
 
-/// One zone of a run: its plan, where its requests go, and those that found no room.
+/// One zone of a run: its plan, its senders, and the count of dropped requests.
 pub struct Lane {
     /// When to send, from the start of the run, in order.
     pub plan: Box<dyn Iterator<Item = Duration> + Send>,
-    /// Who sends. Its length bounds the backlog; what does not fit is dropped and counted.
+    /// Queue of the senders. Its length bounds the backlog; a request that finds it full is dropped
+    /// and counted.
     pub sender: mpsc::Sender<Due>,
 }
 
@@ -113,12 +114,12 @@ impl std::fmt::Debug for Lane {
     }
 }
 
-/// What became of a lane's plan.
+/// Counts of a lane after the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Paced {
-    /// Requests whose time came.
+    /// Requests that became due.
     pub planned: u64,
-    /// Those of them that found no room.
+    /// Due requests that were dropped.
     pub dropped: u64,
 }
 
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_is_a_function_of_seed_and_zone_and_keeps_its_rate() {
+    fn arrival_plan_is_deterministic_by_seed() {
         for arrival in [Arrival::Poisson, Arrival::Uniform] {
             let times = plan(arrival, 7, 0);
             assert_eq!(times, plan(arrival, 7, 0));
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_without_room_drops_and_counts_and_holds_up_no_other() {
+    fn full_lane_drops_writes_without_delaying_others() {
         let length = Duration::from_millis(20);
         let plan = |place| Plan::new(Arrival::Uniform, 1_000.0, length, 1, place);
         let (full, _kept) = mpsc::channel(1);

@@ -43,7 +43,7 @@ pub struct SiteOptions {
 pub struct OwnSite {
     /// Its zones.
     pub zones: Vec<ZoneName>,
-    /// Those that vote; `None`: all.
+    /// The voting zones; `None`: all.
     pub voters: Option<Vec<ZoneName>>,
     /// Their distances.
     pub matrix: Option<Matrix>,
@@ -76,7 +76,7 @@ impl Site {
         Self::start(parade_options(options)?).await
     }
 
-    /// A running parade of which nothing but its zones is known.
+    /// A running parade known only by its zones.
     #[must_use]
     pub fn of(target: Target) -> Self {
         Self { target, own: None, record: None }
@@ -131,13 +131,13 @@ impl Site {
         }
     }
 
-    /// What clients see of it.
+    /// The endpoints for clients.
     #[must_use]
     pub fn target(&self) -> &Target {
         &self.target
     }
 
-    /// Its processes, when it is an own one.
+    /// Processes of the parade, when this run started it.
     #[must_use]
     pub fn parade(&self) -> Option<&Parade> {
         self.own.as_ref()
@@ -149,13 +149,13 @@ impl Site {
         self.own.as_ref().and_then(Parade::wan)
     }
 
-    /// Where everything is, when more than the API nodes is known.
+    /// Record of the parade, when more than its API nodes is known.
     #[must_use]
     pub fn record(&self) -> Option<ParadeRecord> {
         self.own.as_ref().map(Parade::record).or_else(|| self.record.clone())
     }
 
-    /// What changes the distances between its zones, if it has any.
+    /// Control of the distances between its zones, if the parade has an emulator.
     #[must_use]
     pub fn net(&self) -> Option<Remote> {
         self.record()?.wan.map(|url| Remote::at(&url))
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn zones_are_those_of_the_matrix_else_of_the_data_else_the_usual() {
+    fn zones_come_from_matrix_then_data_then_default() {
         let rows = "a,0,1,1,1\nb,1,0,1,1\nc,1,1,0,1\nd,1,1,1,0";
         let matrix: Matrix = format!("zone,a,b,c,d\n{rows}").parse().expect("a good matrix");
         assert_eq!(check(Some(&matrix), None, None), "a b c d");

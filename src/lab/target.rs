@@ -1,4 +1,4 @@
-//! What a run is aimed at: the zones of a parade and where their API nodes are.
+//! Target of a run: the zones of a parade and the addresses of their API nodes.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -64,11 +64,11 @@ impl Target {
             }
             zones.push(Zone { name: zone.name.to_string(), dsn: zone.dsn.clone(), nodes });
         }
-        ensure!(!zones.is_empty(), "it names no zone");
+        ensure!(!zones.is_empty(), "the record names no zone");
         Ok(Self { zones })
     }
 
-    /// A parade that is known by the URLs of its API nodes: zone and URL, a zone once for each node.
+    /// A parade known by the URLs of its API nodes: zone and URL, a zone once for each node.
     /// `chain-verify` reads it through the first node of each zone.
     ///
     /// # Errors
@@ -89,19 +89,21 @@ impl Target {
         Ok(Self { zones })
     }
 
-    /// What the first node that answers says of the cluster.
+    /// Cluster status from the first node that answers.
     ///
     /// # Errors
     /// When no node answers with a status.
     pub async fn status(&self) -> anyhow::Result<wire::Status> {
-        let mut newest = anyhow::anyhow!("there are no nodes to ask");
+        let mut newest = anyhow::anyhow!("the target has no API nodes");
         for node in self.zones.iter().flat_map(|zone| &zone.nodes) {
             match node.fetch("/v1/status").await {
-                Ok(body) => return serde_json::from_slice(&body).context("status is not ours"),
+                Ok(body) => {
+                    return serde_json::from_slice(&body).context("the status is not one of pghc");
+                }
                 Err(error) => newest = error,
             }
         }
-        Err(newest.context("no API node tells the cluster's status"))
+        Err(newest.context("no API node reports the cluster's status"))
     }
 }
 
@@ -131,7 +133,7 @@ impl Endpoint {
             .await
             .with_context(|| format!("{url} does not name a host and a port"))?
             .next();
-        let address = found.with_context(|| format!("{url} leads nowhere"))?;
+        let address = found.with_context(|| format!("{url} has no address"))?;
         Ok(Self { address, host })
     }
 
@@ -144,7 +146,7 @@ impl Endpoint {
             let mut connection = Connection::open(self.address).await?;
             let answer = connection.exchange(&get(&self.host, path)).await?;
             if answer.status != 200 {
-                bail!("it answered {}: {}", answer.status, String::from_utf8_lossy(answer.body));
+                bail!("status {}: {}", answer.status, String::from_utf8_lossy(answer.body));
             }
             Ok(answer.body.to_vec())
         };

@@ -1,9 +1,9 @@
 //! Simulated processes: many in one thread, each of which can be killed, paused and continued as a
 //! whole, and draws its randomness from a seed.
 //!
-//! Whatever is spawned while a task of a process is polled belongs to that process. A killed
-//! process is never polled again; its memory goes, and what it had not told anybody is gone with it.
-//! A paused one keeps everything and gets no time, as under SIGSTOP.
+//! A task spawned while a task of a process is polled belongs to that process. A killed process is
+//! never polled again; its memory and its unsent messages are lost. A paused process keeps its
+//! state and gets no time, as under SIGSTOP.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -185,7 +185,7 @@ impl<F: Future> Future for Member<F> {
 
 impl<F> Drop for Member<F> {
     fn drop(&mut self) {
-        // What the end of a task sets off, as a guard that spawns, belongs to the process too.
+        // Tasks spawned by the destructors of an ended task belong to the process too.
         let Some(process) = self.process.upgrade().map(Process) else { return };
         process.0.state.lock().tasks.remove(&self.number);
         let _before = Before::enter(&process);

@@ -1,6 +1,6 @@
-//! A value that can be watched, as `tokio::sync::watch`, except that those who wait are woken in the
-//! order in which they began to. tokio draws an order, which no seed of ours decides: a run in
-//! virtual time could not be repeated.
+//! A watched value, as `tokio::sync::watch`, except that waiters are woken in order of arrival.
+//! tokio wakes them in an order that no seed decides, so a run in virtual time could not be
+//! repeated.
 //!
 //! Semantics are tokio's: a receiver sees the newest value, not each; with the last sender the channel
 //! closes.
@@ -14,7 +14,7 @@ pub use tokio::sync::watch::Ref;
 pub use tokio::sync::watch::error::{RecvError, SendError};
 use tokio::task::unconstrained;
 
-/// Wakes all who wait, and once more when the last sender goes.
+/// Wakes all waiters, and once more when the last sender is dropped.
 #[derive(Debug, Default)]
 struct Bell(Arc<Notify>);
 
@@ -27,7 +27,7 @@ impl Drop for Bell {
 /// Sets the value. Clones set the same one.
 #[derive(Debug)]
 pub struct Sender<T> {
-    // Goes before the bell, so that who is woken last finds the channel closed.
+    // Dropped before the bell, so the waiter woken last finds the channel closed.
     value: inner::Sender<T>,
     bell: Arc<Bell>,
 }
@@ -39,7 +39,7 @@ pub struct Receiver<T> {
     bell: Arc<Notify>,
 }
 
-/// A value and who watches it.
+/// Creates a watched value with one receiver.
 #[must_use]
 pub fn channel<T>(initial: T) -> (Sender<T>, Receiver<T>) {
     let sender = Sender::new(initial);
@@ -60,7 +60,7 @@ impl<T: Default> Default for Sender<T> {
 }
 
 impl<T> Sender<T> {
-    /// A value that nobody watches yet.
+    /// Creates a watched value without receivers.
     #[must_use]
     pub fn new(initial: T) -> Self {
         Self { value: inner::Sender::new(initial), bell: Arc::default() }
@@ -69,14 +69,14 @@ impl<T> Sender<T> {
     /// Sets it.
     ///
     /// # Errors
-    /// When nobody watches; the value is given back.
+    /// When the value has no receivers; the value is given back.
     pub fn send(&self, value: T) -> Result<(), SendError<T>> {
         self.value.send(value)?;
         self.bell.0.notify_waiters();
         Ok(())
     }
 
-    /// Sets it, watched or not; answers what it was.
+    /// Sets it, watched or not; returns what it was.
     pub fn send_replace(&self, value: T) -> T {
         let before = self.value.send_replace(value);
         self.bell.0.notify_waiters();
@@ -89,7 +89,8 @@ impl<T> Sender<T> {
         self.bell.0.notify_waiters();
     }
 
-    /// Changes it in place; nobody is told when `change` says that it did not. Answers what it said.
+    /// Changes the value in place; wakes receivers only if `change` returns true. Returns that
+    /// result.
     pub fn send_if_modified(&self, change: impl FnOnce(&mut T) -> bool) -> bool {
         let changed = self.value.send_if_modified(change);
         if changed {
@@ -141,7 +142,7 @@ impl<T> Receiver<T> {
     /// Whether there is a value that was not seen.
     ///
     /// # Errors
-    /// When all senders are gone.
+    /// When all senders are dropped.
     pub fn has_changed(&self) -> Result<bool, RecvError> {
         self.value.has_changed()
     }
@@ -149,11 +150,11 @@ impl<T> Receiver<T> {
     /// Resolves when there is a value that was not seen, which then counts as seen.
     ///
     /// # Errors
-    /// When there is none and all senders are gone.
+    /// When there is no new value and all senders are dropped.
     pub async fn changed(&mut self) -> Result<(), RecvError> {
         loop {
-            // A task whose budget is used up is told "not yet" whatever the value is, and the look below
-            // could not be woken for it: so the budget is asked for here, where it can.
+            // A task without budget gets "pending" from every poll and could not be woken from the
+            // check below. The budget is therefore consumed here.
             tokio::task::consume_budget().await;
             let rung = self.bell.notified();
             tokio::pin!(rung);
@@ -169,7 +170,7 @@ impl<T> Receiver<T> {
     /// Resolves when the value is as `wanted`, with it; it counts as seen.
     ///
     /// # Errors
-    /// When it is not and all senders are gone.
+    /// When the value does not match and all senders are dropped.
     pub async fn wait_for(
         &mut self,
         mut wanted: impl FnMut(&T) -> bool,
@@ -196,7 +197,7 @@ mod tests {
     use crate::task::Tasks;
 
     #[tokio::test]
-    async fn those_who_wait_are_woken_in_the_order_in_which_they_began_to() {
+    async fn waiters_are_woken_in_order_of_arrival() {
         let ((sender, receiver), tasks) = (channel(0), Tasks::default());
         let (woken, ready) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(0)));
         for number in 0..40 {
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_of_the_last_sender_wakes_those_who_wait() {
+    async fn waiters_are_woken_when_last_sender_drops() {
         let (sender, mut receiver) = channel(());
         let tasks = Tasks::default();
         let other = sender.clone();
@@ -251,7 +252,7 @@ mod tests {
             queue.try_send(n).expect("there is room");
         }
         let spend = async {
-            // Ready until the budget of this poll is gone.
+            // Ready until the budget of this poll is used up.
             while queued.recv().now_or_never().flatten().is_some() {}
             sender.send_replace(1);
             receiver.changed().await

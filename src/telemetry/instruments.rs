@@ -1,4 +1,4 @@
-//! What metrics are made of: gauges, the buckets of histograms, and their registering by name.
+//! Building blocks of metrics: gauges, histogram buckets, registration by name.
 
 use std::sync::atomic::AtomicU64;
 

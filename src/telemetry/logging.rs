@@ -1,7 +1,8 @@
 //! Logging set-up: which events, in which form. Always to standard error, never to standard output,
 //! which belongs to the answers of the commands.
 //!
-//! Invariant: writing a log never fails and never panics, whether its reader is gone or its disk is full.
+//! Invariant: writing a log never fails and never panics, even if its reader has closed or its disk
+//! is full.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::str::FromStr;
@@ -10,8 +11,8 @@ use std::sync::OnceLock;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
-/// What is logged unless `PGHC_LOG` says otherwise. Of openraft only errors: it warns of each of the
-/// many attempts to reach a coordinator that is away, of which we tell ourselves, once.
+/// Default log filter, overridden by `PGHC_LOG`. openraft logs errors only: it warns of every
+/// attempt to reach an absent coordinator, which pghc logs once.
 const DEFAULT_FILTER: &str = "info,openraft=error";
 
 /// The form that was set up; none before.
@@ -63,7 +64,7 @@ pub fn set_up_logging(filter: &str, format: &str) -> Result<(), BadLogging> {
         "" => EnvFilter::new(DEFAULT_FILTER),
         text => EnvFilter::try_new(text).map_err(|_| BadLogging::Filter(text.to_owned()))?,
     };
-    // What cannot be written would otherwise be complained of on standard error, which panics.
+    // Without this, a failed write is reported on standard error, which panics.
     let lines = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
     let lines = lines.with_writer(|| Tolerant);
     match format {
@@ -81,7 +82,7 @@ pub fn logs_json() -> bool {
     FORM.get() == Some(&Format::Json)
 }
 
-/// Writes a line for people to standard error. That nothing can be written there changes nothing.
+/// Writes a line for people to standard error; a failed write is ignored.
 pub fn say(line: &str) {
     let _ = writeln!(Tolerant, "{line}");
 }
@@ -117,7 +118,7 @@ mod tests {
     use super::{BadLogging, Format, set_up_logging};
 
     #[test]
-    fn a_wrong_filter_or_format_is_refused_before_anything_is_set_up() {
+    fn wrong_filter_or_format_is_refused_before_setup() {
         assert!(matches!(set_up_logging("info", "xml"), Err(BadLogging::Format(_))));
         assert!(matches!(set_up_logging("pghc=loud", "text"), Err(BadLogging::Filter(_))));
         assert_eq!("json".parse::<Format>().ok(), Some(Format::Json));

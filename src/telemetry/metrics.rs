@@ -1,4 +1,4 @@
-//! Every metric of pghc but those of its HTTP face: its name and its help text.
+//! Names and help texts of all metrics, except those of the HTTP layer.
 //!
 //! A name is `pghc_<module>_<noun>_<unit>`; labels come from small closed sets and are resolved when
 //! the process starts, so that counting is an atomic add. Names are an interface: dashboards and
@@ -90,13 +90,13 @@ pub struct Coordinator {
     pub is_short_of_disk: IdGauge,
     /// Time of each flush of the log.
     pub flush_seconds: Histogram,
-    /// Batches sequenced by the acks of a majority, before the leader's word.
+    /// Batches whose commit was learned from acks of a majority, before the leader reported it.
     pub sequenced_by_acks: Counter,
-    /// Batches sequenced by the leader's word.
+    /// Batches whose commit was learned from the leader.
     pub sequenced_by_leader: Counter,
     /// 1 while acks of the others are counted, 0 while that is off or waits for the log to be readable.
     pub counts_acks: IdGauge,
-    /// Questions for a vote that were refused because the leader's longer timing lets it be silent.
+    /// Vote requests withheld because the leader's longer timeouts have not passed.
     pub elections_deferred: Counter,
     /// Registered zones by state; the label's values are [`ZONE_STATES`].
     pub zones: Family<[(&'static str, &'static str); 1], IdGauge>,
@@ -125,8 +125,8 @@ impl Coordinator {
 pub const ZONE_STATES: [&str; 4] = ["live", "lagging", "detached", "reseeding"];
 
 impl Metrics {
-    /// Metrics of an API node. `routes` are the closed set of the route label, in the order by which
-    /// [`Http::answered`] is asked.
+    /// Metrics of an API node. `routes` is the closed set of the route label; [`Http::answered`]
+    /// takes a position in it.
     #[must_use]
     pub fn for_api_node(routes: &[&'static str]) -> Arc<Self> {
         let mut registry = Registry::default();
@@ -220,18 +220,18 @@ impl Metrics {
         add.metric("pghc_coordinator_is_leader", "1 while this coordinator leads, else 0", is_leader);
         add.metric("pghc_coordinator_log_bytes", "Bytes of the log on disk", log_bytes);
         add.metric("pghc_coordinator_disk_free_bytes", "Bytes free on the disk of the log", disk_free_bytes);
-        add.metric("pghc_coordinator_disk_short", "1 while the disk is below its reserve and no writes are taken", is_short_of_disk);
+        add.metric("pghc_coordinator_disk_short", "1 while the disk is below its reserve and writes are refused", is_short_of_disk);
         add.metric("pghc_coordinator_flush_seconds", "Seconds of each flush of the log to disk", flush_seconds);
-        add.metric("pghc_coordinator_sequenced_by_acks", "Batches known to be committed by the acks of a majority, before the leader's word", &self.coordinator.sequenced_by_acks);
-        add.metric("pghc_coordinator_sequenced_by_leader", "Batches known to be committed by the leader's word", &self.coordinator.sequenced_by_leader);
-        add.metric("pghc_coordinator_counts_acks", "1 while the acks of the others are counted, 0 while that is off or the log cannot be read", &self.coordinator.counts_acks);
-        add.metric("pghc_coordinator_elections_deferred", "Questions for a vote that were refused because the leader's longer timing lets it be silent", &self.coordinator.elections_deferred);
+        add.metric("pghc_coordinator_sequenced_by_acks", "Batches whose commit was learned from acks of a majority, before the leader reported it", &self.coordinator.sequenced_by_acks);
+        add.metric("pghc_coordinator_sequenced_by_leader", "Batches whose commit was learned from the leader", &self.coordinator.sequenced_by_leader);
+        add.metric("pghc_coordinator_counts_acks", "1 while acks of other coordinators are counted, 0 while disabled or the log cannot be read", &self.coordinator.counts_acks);
+        add.metric("pghc_coordinator_elections_deferred", "Vote requests withheld because the leader's longer timeouts have not passed", &self.coordinator.elections_deferred);
         let zones = &self.coordinator.zones;
         for state in 0..ZONE_STATES.len() {
             self.coordinator.zones_in(state).set(0);
         }
-        add.metric("pghc_coordinator_zones", "Registered zones, by how this coordinator's log can feed them", zones);
-        add.metric("pghc_coordinator_zone_detached", "1 for a registered zone that this coordinator's log cannot feed any more, else 0", &self.coordinator.zone_detached);
+        add.metric("pghc_coordinator_zones", "Registered zones, by whether this coordinator's log reaches back to them", zones);
+        add.metric("pghc_coordinator_zone_detached", "1 for a registered zone that needs links purged from this coordinator's log, else 0", &self.coordinator.zone_detached);
     }
 }
 
@@ -243,7 +243,7 @@ mod tests {
     use crate::telemetry::WriteEnd;
 
     #[test]
-    fn each_role_shows_its_metrics_and_only_those() {
+    fn role_exports_only_its_own_metrics() {
         let node = Metrics::for_api_node(&["/ping", "other"]);
         node.http.answered(0, 200, Duration::from_millis(3));
         node.http.ended(WriteEnd::Repeated, 2);

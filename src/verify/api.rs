@@ -15,7 +15,7 @@ use super::record::{RECORD_BYTES_MAX, Record};
 use crate::http_client::{self, Bounds, HttpClient};
 use crate::telemetry::describe;
 
-/// A page is asked for in such a size; no answer over the limit of [`BOUNDS`] is taken.
+/// Requested size of a page; an answer over the limit of [`BOUNDS`] is refused.
 const PAGE_BYTES: usize = 4 << 20;
 
 /// Times a request is sent before the zone counts as unreadable, and the pause between them.
@@ -43,7 +43,7 @@ struct RawPage<'a> {
     frontier: u64,
 }
 
-/// What a request came to, when it did not succeed.
+/// Failure of a request.
 enum Failure {
     /// Worth another attempt.
     Passing(String),
@@ -108,7 +108,7 @@ impl Api {
                 if page.frontier >= to {
                     return Ok(());
                 }
-                // A database that crashed without its last commits is filled again by itself.
+                // A database that crashed without its last commits is backfilled automatically.
                 let (at, what) = (page.frontier, "the zone went back");
                 return Err(unreadable(&format!("{what} to link {at}, wait until it is at {to}")));
             };
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pages_are_read_to_the_end_of_the_range_and_a_node_that_went_back_is_no_violation() {
+    async fn api_pages_are_read_to_end_of_range() {
         let tasks = Tasks::default();
         let links: Vec<Value> = (1..=2_500_u64).map(|id| json!({"id": id, "hash": "x"})).collect();
         let url = node(links, 2_600, &tasks).await;
@@ -238,7 +238,8 @@ mod tests {
         assert!(matches!(Api::open(&url).await, Err(ReadError::Unreadable(_))));
     }
 
-    /// What a verifier says of a server that gives every request this answer and `more` for ever.
+    /// Error of a verifier against a server that gives every request this answer, followed by
+    /// `more` without end.
     async fn said_of(answer: &'static str, more: &'static str) -> String {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let tasks = Tasks::default();

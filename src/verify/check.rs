@@ -21,15 +21,15 @@ use crate::sabotage::{self, Bug};
 /// Links between two updates of the progress.
 const PROGRESS_LINKS: u64 = 1024;
 
-/// What a source is to be checked for.
+/// Task of a check.
 #[derive(Debug, Clone)]
 pub(crate) struct Task {
     pub(crate) cluster: ClusterId,
-    /// What the sources checked beside this one share; none for a source alone.
+    /// State shared with the checks of other sources; `None` for a single source.
     pub(crate) known: Option<Arc<Known>>,
     /// First id to check; above 1, the link before it is read as the anchor.
     pub(crate) from: u64,
-    /// Last id to check: where the frozen source stands, or where the caller wants to stop.
+    /// Last id to check: the frozen end of the source, or the end of the requested range.
     pub(crate) to: u64,
     /// Whether the rows outside the range matter too: the range ends where the source does.
     pub(crate) whole_tail: bool,
@@ -37,7 +37,7 @@ pub(crate) struct Task {
     pub(crate) grid: Grid,
 }
 
-/// What became of it.
+/// Result of a check.
 #[derive(Debug)]
 pub(crate) struct Checked {
     /// Last sound link at or above `from`, in an unbroken run from it.

@@ -1,9 +1,9 @@
 //! Compares what two sources hold under the same ids, in constant memory.
 //!
-//! While a source is checked it leaves marks: the hash and digest of some links, on a grid that all
-//! sources share. Where a mark differs, or where the marks end, the block behind the last equal one
-//! is read again with a finer grid, until one id is left. Each round divides the block by
-//! [`MARKS_MAX`], so a billion links take three.
+//! A check leaves marks: the hash and digest of some links, on a grid shared by all sources. Where
+//! a mark differs, or where the marks end, the block behind the last equal one is read again with a
+//! finer grid, until one id is left. Each round divides the block by [`MARKS_MAX`], so a billion
+//! links take three.
 //!
 //! Equal marks mean equal links between them, because each source was found sound and a digest
 //! covers everything before it.
@@ -71,7 +71,7 @@ impl Mark {
     }
 }
 
-/// What two rows of marks say about the ids above `after` up to `to`.
+/// Comparison of two rows of marks for the ids above `after` up to `to`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Equal,
@@ -80,7 +80,7 @@ enum Outcome {
         after: u64,
         at: u64,
     },
-    /// Nothing is known above `after`.
+    /// No mark lies above `after`.
     Open {
         after: u64,
     },
@@ -164,7 +164,7 @@ pub struct Seen {
     pub written_at: String,
 }
 
-/// Reads one link as it stands.
+/// Reads one link unchecked.
 pub(crate) async fn see(source: &mut Source, zone: &str, id: u64) -> Result<Seen, ReadError> {
     let mut seen = None;
     let sink = &mut |link: &RawLink<'_>| {
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grid_holds_its_end_and_its_pins_and_never_more_than_its_bound() {
+    fn grid_keeps_end_with_pins_within_bound() {
         for to in [1, 2, 1023, 1024, 1025, 5000, 1_000_000] {
             let grid = Grid::over(0, to, vec![3]);
             assert!(grid.holds(to) && !grid.holds(to + 1) && !grid.holds(0), "{to}");

@@ -1,8 +1,8 @@
 //! The coordinators as a witness from outside of the zones: digests of links as they were ordered.
 //!
-//! Every coordinator that is given must answer, and answers only what a majority has confirmed. A digest
-//! counts only if no coordinator tells another one for its link; so the zones can all be forged alike
-//! and are still found out.
+//! Every given coordinator must answer, and answers only with links that a majority has confirmed.
+//! A digest counts only if no coordinator reports another one for its link; so zones that were all
+//! forged alike are still found.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -25,7 +25,7 @@ use crate::rpc::{self, Caller};
 /// Longest wait for all that one coordinator answers to one question, elections included.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
-/// Longest a connection attempt may last, and the pause before a coordinator without a leader is asked again.
+/// Longest connection attempt, and the pause before a coordinator without a leader is tried again.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
@@ -38,28 +38,28 @@ const IDS_MAX: usize = 64;
 /// Rounds of the search for the first bad link; each divides what is left by [`IDS_MAX`].
 const ROUNDS_MAX: usize = 16;
 
-/// What is found where the coordinators have confirmed that there is no link.
+/// Found value at an id for which the coordinators confirmed that no link exists.
 pub(crate) const NEVER_ORDERED: &str = "a link that was never ordered";
 
-/// The coordinators that were given.
+/// The given coordinators.
 pub(crate) struct Coordinators {
     cluster: ClusterId,
     urls: Vec<String>,
 }
 
-/// What they answered.
+/// Answers of the coordinators.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
     /// The newest id that was ordered; `None` when no coordinator answered.
     pub(crate) head: Option<u64>,
     /// Digests that count, by id.
     pub(crate) links: BTreeMap<u64, Digest>,
-    /// Why something is missing that was asked for; each names the coordinator and says what to do.
+    /// Missing answers; each text names the coordinator and gives advice.
     pub(crate) troubles: Vec<String>,
 }
 
 impl Heard {
-    /// Nothing was heard, for this reason.
+    /// An empty result, for this reason.
     pub(crate) fn nothing(why: &str) -> Self {
         Self { troubles: vec![why.to_owned()], ..Self::default() }
     }
@@ -80,7 +80,7 @@ impl Coordinators {
         Self { cluster: cluster.clone(), urls: urls.to_vec() }
     }
 
-    /// Asks all of them for the newest links at or below `ids` whose digests they remember.
+    /// Asks all coordinators for the newest links at or below `ids` whose digests they remember.
     pub(crate) async fn ask(&self, ids: &[u64]) -> Heard {
         let asked = self.urls.iter().map(async |url| (url, self.ask_one(url, ids).await));
         let mut heard = Heard::default();
@@ -196,8 +196,8 @@ fn read(reply: &VouchReply, ids: &[u64]) -> Result<Vec<Told>, String> {
     Ok(told)
 }
 
-/// What is wrong with a source whose links from `from` to `to` are sound in themselves and left `marks`:
-/// the first link that is not the one that was ordered, as far as the coordinators remember.
+/// Violation of a source whose links from `from` to `to` are sound in themselves: the first link
+/// that differs from the ordered one, as far as the coordinators remember.
 pub(crate) async fn contradiction(
     coordinators: &Coordinators,
     heard: &Heard,
@@ -212,7 +212,8 @@ pub(crate) async fn contradiction(
     if let Some(bad) = differs {
         return Some(first_bad(coordinators, source, from, bad).await);
     }
-    // What a source holds was ordered before it was frozen, and it was frozen before they were asked.
+    // The source was frozen before the coordinators were asked, so its links must be ordered by
+    // then.
     let head = heard.head.filter(|head| to > *head)?;
     let first = (head + 1).max(from);
     let expected = format!(
@@ -229,7 +230,7 @@ async fn first_bad(
     from: u64,
     mut bad: (u64, Digest, Digest),
 ) -> Violation {
-    // The newest link below it that is known to be good, or the last that is not looked at.
+    // The newest link below it that is known to match, or the last one outside of the search.
     let mut low = from - 1;
     let mut is_good = low == 0;
     for _ in 0..ROUNDS_MAX {
@@ -285,7 +286,7 @@ async fn digests(source: &mut Source, ids: &[u64]) -> BTreeMap<u64, Digest> {
             digests.extend(mark.map(|mark| (mark.id, mark.digest)));
             ControlFlow::Continue(())
         };
-        // What cannot be read narrows nothing down.
+        // An unreadable range narrows the search no further.
         if source.read(from, to, sink).await.is_err() {
             break;
         }

@@ -1,8 +1,8 @@
 //! A zone's PostgreSQL as a source.
 //!
-//! It is frozen by one look, under one snapshot, at the frontier and at where the rows begin and end.
-//! Links never change once they are there, so reading them piece by piece afterwards shows the same
-//! as one long snapshot would, without holding back vacuum for as long as a verification takes.
+//! The source is frozen by one query, under one snapshot, for the frontier and the first and last
+//! row. Links never change, so piecewise reads afterwards equal one long snapshot, without holding
+//! back vacuum during the verification.
 
 use std::future::Future;
 use std::ops::ControlFlow;
@@ -22,16 +22,16 @@ use crate::task::Tasks;
 /// Longest silence of the database before it counts as unreadable.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// Most rows taken between two looks at the clock.
+/// Most rows read between two checks of the time limit.
 const ROWS_AT_ONCE: usize = 512;
 
 /// A zone's database.
 #[derive(Debug)]
 pub(crate) struct Database {
     chain: RawChain,
-    /// What it said when it was last asked.
+    /// Head at the last query.
     seen: RawHead,
-    /// What of its tables is altered, though links can be read.
+    /// Altered tables whose links can still be read.
     altered: Vec<Altered>,
     /// Rows without an id.
     without_id: u64,
@@ -44,7 +44,7 @@ impl Database {
         let chain = RawChain::connect(&dsn, tasks).await.map_err(|error| unreadable(&error))?;
         let relations = answered(chain.shape()).await?;
         let altered = shape::altered(&relations);
-        // What such a table shows is what it shows this session; readers may be shown something else.
+        // An altered table may show this session other rows than it shows readers.
         if let Some(worst) = altered.first().filter(|altered| !altered.is_readable) {
             return Err(as_violation(worst).into());
         }
@@ -54,7 +54,7 @@ impl Database {
         Ok((Self { chain, seen, altered, without_id }, standing))
     }
 
-    /// Asks again how far the zone is. What it says last is where it is frozen.
+    /// Queries the frontier again; the last result is the frozen end.
     pub(crate) async fn standing(&mut self) -> Result<Standing, ReadError> {
         self.seen = look(&self.chain).await?;
         standing(&self.seen)
@@ -127,7 +127,7 @@ async fn look(chain: &RawChain) -> Result<RawHead, ReadError> {
     answered(chain.head()).await
 }
 
-/// What a short question is answered, in bounded time.
+/// Runs a short query in bounded time.
 async fn answered<T>(
     question: impl Future<Output = Result<T, postgres::ReadError>>,
 ) -> Result<T, ReadError> {

@@ -1,8 +1,8 @@
 //! An export as a source: a header, then one link with its payload a line, ascending.
 //!
-//! It is read in one direction, in pieces of bounded size; reading from the middle scans from the
-//! start. A file says nothing about where the chain stands now, only what it was when exported. A
-//! file that is no export is named as what it is ([`super::foreign`]) and never called a violation.
+//! The file is read in one direction, in pieces of bounded size; reading from the middle scans from
+//! the start. A file proves nothing about the chain after its export. A file in another format is
+//! named as such ([`super::foreign`]) and never called a violation.
 
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
@@ -20,7 +20,7 @@ use super::record::{RECORD_BYTES_MAX, Record, Splitter};
 /// Bytes read at a time.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// What a link on a line of its own begins with.
+/// Beginning of a link on a line of its own.
 const NEXT_LINK: &[u8] = b"\n{\"";
 
 /// An export that was opened once.
@@ -39,7 +39,7 @@ pub(crate) struct Export {
 pub(crate) struct Progress {
     /// Bytes up to the end of the last whole link, or of the header.
     pub(crate) bytes: u64,
-    /// Id and digest of the last whole link, as they stand there.
+    /// Id and digest of the last complete link, unchecked.
     pub(crate) last: Option<(i64, String)>,
 }
 
@@ -106,9 +106,9 @@ impl Export {
         )))
     }
 
-    /// Feeds the records from the first with id `from` on to the one with id `to`; when that is the
-    /// last of the chain in the file, to the end of the file. What stands between them is fed
-    /// whatever its id, so that a row out of its place is seen.
+    /// Feeds the records from the first with id `from` to the one with id `to`, or to the end of
+    /// the file if `to` is its last. Records between them are fed whatever their id, so a misplaced
+    /// row is found.
     pub(crate) async fn read(&self, from: u64, to: u64, sink: Sink<'_>) -> Result<(), ReadError> {
         let signed = |id: u64| i64::try_from(id).unwrap_or(i64::MAX);
         let (mut begun, mut last) = (from <= self.header.from.get(), 0);

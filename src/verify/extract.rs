@@ -1,7 +1,8 @@
 //! Writes an export: the links of one source, each checked, behind a header.
 //!
-//! Invariant: a link is written only if it follows from the link before it, and its payload with the
-//! bytes that the source holds. An export that was cut off is gone on with, from its last whole link.
+//! Invariant: a link is written only if it follows from the link before it, and its payload with
+//! the bytes that the source holds. An interrupted export is continued after its last complete
+//! link.
 
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -18,14 +19,14 @@ use super::reading::ReadError;
 use super::source::{Place, Source};
 use crate::task::Tasks;
 
-/// What to export.
+/// Request for an export.
 #[derive(Debug, Clone)]
 pub struct Extract {
     /// A zone's database or one of its API nodes.
     pub place: Place,
     /// First id.
     pub from: WriteId,
-    /// Last id; without it, where the zone stands.
+    /// Last id; default: the zone's frontier.
     pub to: Option<WriteId>,
 }
 
@@ -40,10 +41,10 @@ pub struct Begun {
     last: Option<(WriteId, Digest)>,
 }
 
-/// What was written.
+/// Summary of a finished export.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Extracted {
-    /// The cluster whose chain it is.
+    /// Id of the exported cluster.
     pub cluster: ClusterId,
     /// First id of the export.
     pub from: WriteId,
@@ -51,13 +52,13 @@ pub struct Extracted {
     pub to: WriteId,
 }
 
-/// Why an export ended early. What was written up to there stands.
+/// Reason for which an export ended early. The part already written is kept.
 #[derive(Debug, thiserror::Error)]
 pub enum ExtractError {
     /// The chain is bad: exit code 1.
     #[error("{0}; the links before it were written, no link from there on")]
     Violation(Violation),
-    /// The source cannot be read, or does not hold what was asked for.
+    /// The source cannot be read, or lacks the requested links.
     #[error("{0}")]
     Unreadable(String),
     /// The output cannot be written.
@@ -75,7 +76,7 @@ impl From<ReadError> for ExtractError {
     }
 }
 
-/// Looks at an export that was begun before.
+/// Inspects an export that was begun before.
 ///
 /// # Errors
 /// If the file is no export, or a link of it is damaged.
@@ -181,7 +182,7 @@ async fn links(
     }
 }
 
-/// Whether the link before the first to write is the last of the file that is gone on with.
+/// Checks that the link before the first one to write is the last one of the continued file.
 fn same(before: &Head, last: Option<(WriteId, Digest)>) -> Result<(), Violation> {
     match last {
         Some((id, digest)) if digest != before.digest => {

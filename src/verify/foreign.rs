@@ -1,16 +1,16 @@
 //! Names a file that is no export, so that its owner learns what to do instead. Pure.
 //!
-//! A file that was never an export says nothing about the chain: it is a mistake in the request and
-//! no violation. So each usual mistake is told by its first bytes.
+//! A file in another format proves nothing about the chain: it is a mistake in the request and no
+//! violation. The usual mistakes are recognised by their first bytes.
 
 use serde_json::Value;
 
 use super::record::Splitter;
 
-/// Bytes at the beginning of a file that are looked at.
+/// Bytes at the beginning of a file that are inspected.
 pub(crate) const LOOKED_AT_BYTES: usize = 64 << 10;
 
-/// What everybody who has no export may do.
+/// Advice for a user without an export.
 const WAY_OUT: &str = "make an export with `pghc export`: it keeps the bytes of payloads, which \
                        every digest covers and which jq, psql and spreadsheets change";
 
@@ -32,7 +32,7 @@ const SIGNATURES: &[(&[u8], &str)] = &[
     (b"<", "is HTML or XML"),
 ];
 
-/// What a file with this beginning is, and the way out, as the end of a sentence about the file.
+/// Name of the file's format by its first bytes, with advice, as the end of a sentence.
 pub(crate) fn name(beginning: &[u8]) -> String {
     let signature = SIGNATURES.iter().find(|(bytes, _)| beginning.starts_with(bytes));
     let what = match signature {

@@ -1,8 +1,8 @@
 //! Judges sources that hold different links under one id. Pure.
 //!
-//! Sources that are sound in themselves accuse nobody, however many of them agree: a forged zone may
-//! have filled others. Only evidence from outside of the zones names the odd source: the coordinators, a
-//! token, an export from before, or a source that contradicts itself.
+//! Sources that are sound in themselves accuse no zone, however many agree: a forged zone may have
+//! been the backfill source of others. Only evidence from outside names the odd source: the
+//! coordinators, a token, an older export, or a source that contradicts itself.
 
 use super::compare::Mark;
 use super::plan::{Plan, Zone};
@@ -89,7 +89,7 @@ fn owned(zones: &[&Zone]) -> Vec<String> {
     zones.iter().map(|zone| zone.name.clone()).collect()
 }
 
-/// What to do about sources that evidence speaks against.
+/// Advice on sources contradicted by evidence.
 fn distrust(why: &str, odd: &[&Zone], id: u64) -> String {
     let (live, files): (Vec<&Zone>, Vec<&Zone>) = odd.iter().partition(|zone| zone.is_live);
     let mut advice = why.to_owned();
@@ -163,10 +163,10 @@ fn collect_evidence(plan: &Plan, zones: &[Zone], id: u64, camps: &mut [Camp<'_>]
     }
 }
 
-/// Sources whose links stop following from each other above the differing id, and go on with a link
-/// that a source of another camp holds: that link commits to the other camp's link. They speak against
-/// themselves only. A source that goes on with a link of its own camp was changed further up, and says
-/// nothing about the differing id.
+/// Sources whose links stop following from each other above the differing id, and that continue
+/// with a link held by a source of another camp. That link commits to the other camp's link, so
+/// such sources contradict themselves. A source that continues with a link of its own camp was
+/// changed further up and proves nothing about the differing id.
 fn self_contradicting<'a>(
     zones: &'a [Zone],
     camps: &[Camp<'_>],

@@ -1,7 +1,7 @@
-//! The first line of an export: whose links follow, and which.
+//! The first line of an export: cluster and range of the links.
 //!
-//! It is written in one form only, which no JSON tool writes by itself. A file that lost this form
-//! went through such a tool, and with it the bytes of its payloads.
+//! The header has exactly one form, which no JSON tool writes by itself. A file without this form
+//! went through such a tool, which may have changed the bytes of its payloads.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use pghc_api::id::{ClusterId, WriteId};
 /// Longest header in bytes, its line break included.
 pub(crate) const HEADER_BYTES_MAX: usize = 256;
 
-/// What an export says of itself.
+/// Content of the header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) cluster: ClusterId,

@@ -1,23 +1,24 @@
 //! Reads zones and proves or refutes their chains.
 //!
 //! Every source (a zone's PostgreSQL, an API node, an export file) is frozen at one standing and
-//! checked link by link; then the sources are compared with each other. Three rules keep the verdict
-//! honest:
+//! checked link by link; then the sources are compared with each other. Three rules keep the
+//! conclusion honest:
 //!
-//! - Nothing is called proved that was not read, and nothing that only one witness holds: a single
-//!   zone can be cut or rewritten from some link on without leaving a trace in itself.
+//! - Only links that were read and that have a second witness are called proved: a single zone can
+//!   be cut or rewritten from some link on without a trace in itself.
 //! - A zone that is behind is no violation; it is given a moment to catch up, and if it does not, the
 //!   result is incomplete. So a cut tail is found whether or not its frontier was rewritten too.
 //! - A zone whose own frontier and rows disagree is a violation.
 //!
-//! Zones that were all forged alike say nothing against each other; the coordinators do, when they are
-//! asked: then nothing is called proved that they do not vouch for.
+//! Zones that were all forged alike do not contradict each other, but the coordinators contradict
+//! them. When coordinators are given, only links that they vouch for are called proved.
 //!
 //! This module writes nothing anywhere.
 
 mod api;
 mod check;
 mod compare;
+mod conclusion;
 mod coordinator;
 mod database;
 mod export;
@@ -37,7 +38,6 @@ mod request;
 mod source;
 #[cfg(test)]
 mod tampering;
-mod verdict;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -48,7 +48,7 @@ use tokio::sync::oneshot;
 pub use compare::Seen;
 pub use extract::{Begun, Extract, ExtractError, Extracted, begun, extract};
 pub use progress::{Lane, Progress};
-pub use report::{Comparison, Difference, Newest, Rejoined, Report, Verdict, ZoneReport};
+pub use report::{Comparison, Conclusion, Difference, Newest, Rejoined, Report, ZoneReport};
 pub use request::{Range, Request, UsageError};
 pub use source::Place;
 
@@ -93,7 +93,7 @@ pub async fn run(
     let mut plan =
         Plan { request, target, cluster, from: 1, grid: None, known: None, heard: begun };
     if let Some(coordinators) = &coordinators {
-        // Whatever a zone holds by now was ordered before this question.
+        // Every link that a zone held before this question was ordered before it.
         let now = coordinators.ask(&plan.ends(&zones)).await;
         plan.heard = Some(now.after(plan.heard.take().unwrap_or_default()));
     }
@@ -109,10 +109,10 @@ pub async fn run(
         zones = futures::future::join_all(confronting).await;
     }
     let comparison = compare_all(&mut zones).await;
-    Ok(verdict::report(&plan, &zones, comparison, started.elapsed()))
+    Ok(conclusion::report(&plan, &zones, comparison, started.elapsed()))
 }
 
-/// Runs each work as a task of its own, so that they share the cores; answers in their order.
+/// Runs each work as a task of its own, so that they share the cores; returns in their order.
 async fn in_parallel<T: Send + 'static>(
     tasks: &Tasks,
     works: Vec<BoxFuture<'static, T>>,
@@ -122,7 +122,7 @@ async fn in_parallel<T: Send + 'static>(
         .map(|work| {
             let (answer, answered) = oneshot::channel();
             tasks.spawn("verify", async move {
-                // The receiver is awaited below; it is gone only when the whole run was dropped.
+                // The receiver is awaited below; it is dropped only with the whole run.
                 let _ = answer.send(work.await);
             });
             answered
@@ -160,8 +160,8 @@ async fn rejoined(zones: &mut [Zone]) -> Vec<Rejoined> {
     rejoined
 }
 
-/// Compares every source with the furthest of those that begin first, and so all with each other: an
-/// export of the newest links only has none below them to compare.
+/// Compares every source with the furthest of the sources that begin first, and so all with each
+/// other: an export of the newest links only has no lower links to compare.
 async fn compare_all(zones: &mut [Zone]) -> Comparison {
     let mut comparison = Comparison::default();
     let checked = |zone: &Zone| zone.sound().is_some();

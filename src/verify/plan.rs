@@ -30,7 +30,7 @@ pub(crate) struct Zone {
     pub(crate) checked: Option<Checked>,
     /// Why it was not read to its end.
     pub(crate) trouble: Option<ReadError>,
-    /// What the coordinators say against it.
+    /// Violation found by comparison with the coordinators.
     pub(crate) contradicted: Option<Violation>,
 }
 
@@ -87,7 +87,7 @@ impl Zone {
         self
     }
 
-    /// Looks what the coordinators say against the links that were found sound.
+    /// Compares the links that were found sound with the coordinators' answers.
     pub(crate) async fn confront(mut self, coordinators: &Coordinators, heard: &Heard) -> Self {
         let sound = self.sound();
         if let (Some(source), Some(checked), Some(sound)) = (&mut self.source, &self.checked, sound)
@@ -139,20 +139,20 @@ impl Zone {
         }
     }
 
-    /// The link of this id as it stands here, sound or not.
+    /// The link of this id in this source, sound or not.
     pub(crate) async fn see_raw(&mut self, id: u64) -> Option<Seen> {
         see(self.source.as_mut()?, &self.name, id).await.ok()
     }
 
-    /// The link of this id as it stands here, if it was found sound.
+    /// The link of this id in this source, if it was found sound.
     pub(crate) async fn see(&mut self, id: u64) -> Option<Seen> {
         self.sound().filter(|(from, to)| (*from..=*to).contains(&id))?;
         see(self.source.as_mut()?, &self.name, id).await.ok()
     }
 }
 
-/// Finds the one cluster everything must be of, and lets each zone count once. An API node of a zone
-/// that is given by its database too stays as a witness of the head only.
+/// Determines the one cluster of all sources, and lets each zone count once. An API node of a zone
+/// that is also given by its database stays as a witness of the head only.
 pub(crate) fn agree(
     zones: Vec<Zone>,
     request: &Request,
@@ -198,11 +198,11 @@ pub(crate) fn agree(
     Ok((kept, cluster))
 }
 
-/// Kind of an API node whose zone is read otherwise.
+/// Kind of an API node whose zone is also read in another way.
 pub(crate) const WITNESS: &str = "witness";
 
-/// The id that every zone must reach: the furthest anybody is known to be when we begin; `ordered` is the
-/// coordinators' newest.
+/// The id that every zone must reach: the highest known frontier at the start; `ordered` is the
+/// coordinators' newest id.
 pub(crate) fn target(zones: &[Zone], request: &Request, ordered: Option<u64>) -> u64 {
     if let Range::Between(_, Some(to)) = request.range {
         return to;
@@ -213,7 +213,7 @@ pub(crate) fn target(zones: &[Zone], request: &Request, ordered: Option<u64>) ->
     known.chain(tokens).chain(ordered).max().unwrap_or(0)
 }
 
-/// What is checked in which source.
+/// Range to check in each source.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) request: Request,
@@ -222,9 +222,9 @@ pub(crate) struct Plan {
     /// First id to check.
     pub(crate) from: u64,
     pub(crate) grid: Option<Grid>,
-    /// What is computed for one source and holds for the others; none for a source alone.
+    /// Results shared between the sources; `None` for a single source.
     pub(crate) known: Option<Arc<Known>>,
-    /// What the coordinators answered; none when none was given.
+    /// Answers of the coordinators; `None` when none was given.
     pub(crate) heard: Option<Heard>,
 }
 
@@ -261,7 +261,7 @@ impl Plan {
         }
     }
 
-    /// What to check in a source; `None` when nothing of the range is there.
+    /// The range to check in a source; `None` when the source holds nothing of it.
     pub(crate) fn task(&self, zone: &Zone) -> Option<Task> {
         let standing = zone.standing.as_ref()?;
         let to = self.end(zone);

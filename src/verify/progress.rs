@@ -1,4 +1,4 @@
-//! How far a verification is, for whoever watches: written by the checks, read at any time.
+//! Progress of a verification: written by the checks, read by the display.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -12,7 +12,7 @@ pub struct Lane {
     pub name: String,
     /// Links to check.
     pub total: AtomicU64,
-    /// Links checked so far.
+    /// Number of checked links.
     pub checked: AtomicU64,
 }
 
@@ -30,7 +30,7 @@ impl Progress {
         lane
     }
 
-    /// The sources that are being checked so far.
+    /// The sources under check.
     #[must_use]
     pub fn lanes(&self) -> Vec<Arc<Lane>> {
         self.lanes.lock().clone()

@@ -1,4 +1,4 @@
-//! What reading a source gives: how far it stands, its links one by one, or why it ended early.
+//! Results of reading a source: its standing, its links one by one, or the error.
 
 use std::ops::ControlFlow;
 
@@ -32,7 +32,7 @@ pub(crate) enum ReadError {
     /// The source holds something a sound chain never holds.
     #[error(transparent)]
     Violation(#[from] Violation),
-    /// Nothing is known about what was not read.
+    /// Unread links are neither sound nor violated.
     #[error("{0}")]
     Unreadable(String),
     /// The node of an API source has halted: it found the zone's chain not to be the one that was ordered.

@@ -1,7 +1,7 @@
 //! Links as JSON: the records of an NDJSON export and of an API page, read without trusting them.
 //!
-//! A record is split off by counting braces and not by lines, because a payload is kept byte for
-//! byte and may hold line breaks between its tokens. Memory is bounded by [`RECORD_BYTES_MAX`].
+//! Records are split by counting braces and not by lines, because a payload is kept byte for byte
+//! and may hold line breaks between its tokens. Memory is bounded by [`RECORD_BYTES_MAX`].
 
 use pghc_api::limits::PAYLOAD_BYTES_MAX;
 use pghc_api::verify::{RawDigest, RawLink, RawTime};
@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 /// Longest record in bytes: the largest payload and generous room for the other fields.
 pub(crate) const RECORD_BYTES_MAX: usize = PAYLOAD_BYTES_MAX + (64 << 10);
 
-/// One link as JSON; what is not there is `None`, what is not known is ignored.
+/// One link as JSON; absent fields are `None`, unknown fields are ignored.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Record<'a> {
     id: i64,
@@ -57,7 +57,8 @@ impl Splitter {
     /// Takes bytes of `chunk` up to the end of a record and answers how many were taken and whether
     /// [`Splitter::record`] is complete now. Call [`Splitter::clear`] before going on after one.
     ///
-    /// What cannot be an object, such as a stray word or an unclosed string, ends at its line.
+    /// A text that cannot be an object, such as a stray word or an unclosed string, ends at its
+    /// line.
     pub(crate) fn take(&mut self, chunk: &[u8]) -> (usize, bool) {
         for (index, &byte) in chunk.iter().enumerate() {
             if self.record.is_empty() && self.depth == 0 && byte.is_ascii_whitespace() && index == 0
@@ -96,7 +97,7 @@ impl Splitter {
         false
     }
 
-    /// The record so far.
+    /// The bytes of the record received until now.
     pub(crate) fn record(&self) -> &[u8] {
         &self.record
     }
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn records_are_split_by_braces_and_not_by_lines() {
+    fn records_are_split_by_braces() {
         let table: &[(&str, &[&str])] = &[
             ("", &[""]),
             ("{\"a\":1}\n{\"b\":2}\n", &["{\"a\":1}", "{\"b\":2}", ""]),
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_keeps_its_bytes_and_null_is_no_payload() {
+    fn payload_keeps_its_bytes_in_record() {
         let text = "{\"id\":1,\"payload\": {\"b\" : 1.50,\n\"a\":\"\\u0041\"} ,\"more\":[]}";
         let record: Record<'_> = serde_json::from_str(text).expect("a record");
         assert_eq!(record.raw().payload, Some(&b"{\"b\" : 1.50,\n\"a\":\"\\u0041\"}"[..]));

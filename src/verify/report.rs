@@ -1,4 +1,4 @@
-//! What a verification found, as text for people and as JSON for scripts; both say the same.
+//! Result of a verification, as text for people and as JSON for scripts, with the same content.
 
 use std::fmt;
 
@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use super::compare::Seen;
 
-/// What a verification came to.
+/// Conclusion of a verification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// Every link of the range was read, is sound, and is vouched for by a second witness; by the
-    /// coordinators, if they were asked.
+pub enum Conclusion {
+    /// Every link of the range was read, is sound, and has a second witness: the coordinators, if
+    /// any were given.
     Proved,
     /// Something is there that a sound chain never holds.
     Violation,
@@ -22,7 +22,7 @@ pub enum Verdict {
     Incomplete,
 }
 
-impl Verdict {
+impl Conclusion {
     /// Exit code of the program; 3 is a request that makes no sense.
     #[must_use]
     pub fn exit_code(self) -> u8 {
@@ -34,7 +34,7 @@ impl Verdict {
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for Conclusion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Proved => "proved",
@@ -47,19 +47,20 @@ impl fmt::Display for Verdict {
 /// The whole result.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// What it came to.
-    pub verdict: Verdict,
+    /// The conclusion.
+    #[serde(rename = "verdict")]
+    pub conclusion: Conclusion,
     /// The same as a number.
     pub exit_code: u8,
     /// The verdict in one sentence, with the first bad id if there is one.
     pub summary: String,
-    /// What to do now; none when proved.
+    /// Advice; `None` when proved.
     pub advice: Option<String>,
     /// The cluster whose chain was verified; none when no source was reachable.
     pub cluster_id: Option<String>,
     /// First id that was to be checked.
     pub from: u64,
-    /// Id that every zone had to reach: the furthest anybody was known to be at the start.
+    /// Id that every zone had to reach: the highest known frontier at the start.
     pub target: u64,
     /// Last id up to which the links from `from` on are proved.
     pub proved_to: Option<u64>,
@@ -67,7 +68,7 @@ pub struct Report {
     pub zones: Vec<ZoneReport>,
     /// How the sources compare.
     pub comparison: Comparison,
-    /// What else is worth knowing.
+    /// Further notes.
     pub notes: Vec<String>,
     /// How long it took.
     pub seconds: f64,
@@ -134,7 +135,7 @@ pub struct Comparison {
 pub struct Difference {
     /// The id.
     pub id: u64,
-    /// What each source holds there.
+    /// The link of each source at that id.
     pub seen: Vec<Seen>,
     /// Sources that break in themselves further up and go on there with another source's link.
     pub rejoined: Vec<Rejoined>,
@@ -143,12 +144,12 @@ pub struct Difference {
     pub odd: Vec<String>,
 }
 
-/// A source that breaks in itself and goes on with a link of another source.
+/// A source that breaks in itself and continues with a link of another source.
 #[derive(Debug, Clone, Serialize)]
 pub struct Rejoined {
     /// The source.
     pub zone: String,
-    /// The link with which it goes on.
+    /// The link with which it continues.
     pub id: u64,
     /// The source that holds that link and is sound up to it.
     pub other: String,
@@ -181,7 +182,7 @@ impl fmt::Display for Report {
         if let Some(difference) = &self.comparison.difference {
             writeln!(f, "link {} differs:\n{}", difference.id, seen_table(&difference.seen))?;
         }
-        writeln!(f, "{}: {}", self.verdict.to_string().to_uppercase(), self.summary)?;
+        writeln!(f, "{}: {}", self.conclusion.to_string().to_uppercase(), self.summary)?;
         if let Some(advice) = &self.advice {
             writeln!(f, "what to do: {advice}")?;
         }

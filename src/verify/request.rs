@@ -7,31 +7,32 @@ use pghc_api::token::Token;
 
 use super::source::Place;
 
-/// What to verify.
+/// Request for a verification.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The sources, each with the name it was given. Without a name it takes the one its zone has,
-    /// or its file.
+    /// The sources, each with its given name. A source without a name is named after its zone or
+    /// file.
     pub sources: Vec<(Option<String>, Place)>,
     /// The cluster that the sources must be of.
     pub cluster: Option<ClusterId>,
     /// Which links.
     pub range: Range,
-    /// Tokens that clients were given: each is a witness of the chain up to its link.
+    /// Tokens that clients received: each is a witness of the chain up to its link.
     pub tokens: Vec<Token>,
-    /// Base URLs of coordinators, `http://host:port`. Each must answer; together they are a witness of the
-    /// whole chain, as a majority of their group has confirmed it. Empty: none is asked.
+    /// Base URLs of coordinators, `http://host:port`. Each must answer; together they are a witness
+    /// of the whole chain, as confirmed by a majority of their group. Empty: no coordinator is
+    /// used.
     pub coordinators: Vec<String>,
-    /// Longest time a zone that is behind the others is waited for.
+    /// Longest wait for a zone that is behind the others.
     pub wait: Duration,
 }
 
 /// Which links to verify.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Range {
-    /// The newest so many of the source that is furthest.
+    /// This number of newest links of the source that is furthest.
     Last(u64),
-    /// From an id to another, both included; without the second, to where each source stands.
+    /// From an id to another, both included; without the second, to the end of each source.
     Between(u64, Option<u64>),
 }
 
@@ -43,7 +44,7 @@ pub enum UsageError {
     NoExport {
         /// Its name.
         file: String,
-        /// What it is instead, and the way out.
+        /// The actual content, and advice.
         what: String,
     },
     /// Two sources do not belong together.
@@ -60,7 +61,7 @@ pub enum UsageError {
         /// Its cluster.
         other_id: ClusterId,
     },
-    /// One zone would be compared with itself.
+    /// A zone cannot be compared with itself.
     #[error(
         "{one} and {other} are both zone {zone}; a zone is no witness for itself, give each zone once"
     )]

@@ -1,7 +1,7 @@
 //! Where links are read from: a zone's PostgreSQL, a zone's API, an export file.
 //!
-//! A source is opened, then frozen at one standing, then read. What is read after freezing never
-//! depends on what is written meanwhile, so a live chain gives no false alarm.
+//! A source is opened, then frozen at one standing, then read. Reads after the freeze do not depend
+//! on concurrent writes, so a live chain gives no false alarm.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::export::Export;
 use super::reading::{ReadError, Sink, Standing};
 use crate::task::Tasks;
 
-/// Pause between two looks at a zone that is behind.
+/// Pause between two polls of a zone that is behind.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where a source is.
@@ -89,13 +89,13 @@ impl Source {
             }
             tokio::time::sleep(LOOK_PAUSE).await;
         }
-        // This last look is where a zone is frozen.
+        // The last poll freezes a zone.
         self.standing().await
     }
 
-    /// Looks for what no range of links shows: rows outside of what the source says it holds, tables
-    /// that show their readers something else, a frontier that is not its newest link `head`, and a
-    /// file that was cut off.
+    /// Searches for faults that no range of links shows: rows outside of the reported range, tables
+    /// that show their readers other rows, a frontier that is not its newest link `head`, and a
+    /// truncated file.
     pub(crate) fn strays(&self, from: u64, head: Option<&Head>) -> Result<(), ReadError> {
         match self {
             Self::Database(database) => Ok(database.strays(from, head)?),

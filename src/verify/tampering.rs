@@ -1,6 +1,6 @@
-//! Claims about whole verifications, over export files: whatever is done to one copy of a chain, the
-//! first link it was done to is named, and nothing is proved that has one witness only. Every test
-//! with a random place prints its seed when it fails.
+//! Claims about whole verifications, over export files: for every kind of tampering with one copy
+//! of a chain, the first changed link is named, and no link with a single witness is proved. Every
+//! test with a random place prints its seed when it fails.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
 use super::header::Header;
-use super::{Place, Progress, Range, Report, Request, UsageError, Verdict, run};
+use super::{Conclusion, Place, Progress, Range, Report, Request, UsageError, run};
 use crate::task::Tasks;
 
 fn cluster(last: u8) -> ClusterId {
     format!("0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6{last:02x}").parse().expect("a UUID")
 }
 
-/// Goes on from a row of links that ends with `head`, up to `count` links.
+/// Extends a row of links that ends with `head` to `count` links.
 fn extend(
     rows: &mut Vec<Value>,
     mut head: Option<Head>,
@@ -125,7 +125,7 @@ fn violation(report: &Report) -> Option<(i64, ViolationKind)> {
 /// Ways to damage one copy so that it is no longer sound in itself.
 const WAYS: u32 = 17;
 
-/// Damages the rows at `at` in one of [`WAYS`]; answers the first bad id and what is wrong there.
+/// Damages the rows at `at` in one of [`WAYS`]; returns the first bad id and what is wrong there.
 fn damage(rows: &mut Vec<Value>, at: usize, way: u32) -> (u64, ViolationKind) {
     let id = at as u64 + 1;
     let next_token = rows[at + 1]["token"].clone();
@@ -176,7 +176,7 @@ fn damage(rows: &mut Vec<Value>, at: usize, way: u32) -> (u64, ViolationKind) {
 }
 
 #[test]
-fn whatever_is_done_to_a_copy_its_first_link_is_named() {
+fn tampered_copy_is_reported_by_first_changed_link() {
     let seed: u64 = rand::random();
     eprintln!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
@@ -187,7 +187,7 @@ fn whatever_is_done_to_a_copy_its_first_link_is_named() {
         let mut damaged = rows.clone();
         let (id, kind) = damage(&mut damaged, at, way);
         let mut files = files(&[("eu", &rows), ("us", &rows)]);
-        // Rows that stand for broken or reordered text were kept as JSON strings; write them bare.
+        // Rows with broken or reordered text were kept as JSON strings; write them bare.
         let path = files.directory.path().join("us");
         let text: Vec<String> = damaged
             .iter()
@@ -200,7 +200,7 @@ fn whatever_is_done_to_a_copy_its_first_link_is_named() {
             }
             let report = verify(&files);
             let what = format!("seed {seed} way {way} at {at} of {}: {report}", rows.len());
-            assert_eq!(report.verdict, Verdict::Violation, "{what}");
+            assert_eq!(report.conclusion, Conclusion::Violation, "{what}");
             assert_eq!(violation(&report), Some((id as i64, kind)), "{what}");
             assert!(report.summary.contains(&format!("link {id} ")), "{what}");
         }
@@ -208,7 +208,7 @@ fn whatever_is_done_to_a_copy_its_first_link_is_named() {
 }
 
 #[test]
-fn a_suffix_that_was_rewritten_with_all_its_hashes_is_found_against_another_copy() {
+fn rewritten_suffix_is_found_against_another_copy() {
     let seed: u64 = rand::random();
     eprintln!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
@@ -218,7 +218,7 @@ fn a_suffix_that_was_rewritten_with_all_its_hashes_is_found_against_another_copy
         let forged = rewritten(&rows, at);
         let report = verify(&files(&[("eu", &rows), ("us", &forged), ("ap", &rows[..count - 1])]));
         let what = format!("seed {seed} at {at} of {count}: {report}");
-        assert_eq!(report.verdict, Verdict::Violation, "{what}");
+        assert_eq!(report.conclusion, Conclusion::Violation, "{what}");
         let difference = report.comparison.difference.as_ref().expect("a difference");
         assert_eq!(difference.id, at as u64 + 1, "{what}");
         let advice = report.advice.as_deref().unwrap_or_default();
@@ -235,12 +235,12 @@ fn odd(report: &Report) -> Vec<&str> {
 }
 
 #[test]
-fn a_majority_of_forged_copies_accuses_nobody() {
+fn majority_of_forged_copies_accuses_no_zone() {
     let rows = chain(60);
     let forged = rewritten(&rows, 40);
     let mut files = files(&[("eu", &rows), ("us", &forged), ("ap", &forged)]);
     let report = verify(&files);
-    assert_eq!(report.verdict, Verdict::Violation, "{report}");
+    assert_eq!(report.conclusion, Conclusion::Violation, "{report}");
     assert_eq!(odd(&report), [""; 0], "{report}");
     assert!(report.summary.contains("link 41 is not the same everywhere"), "{report}");
 
@@ -267,7 +267,7 @@ fn a_copy_that_goes_on_with_the_links_of_another_is_the_odd_one() {
     let mut patched = rewritten(&rows, 40)[..50].to_vec();
     patched.extend_from_slice(&rows[50..]);
     let report = verify(&files(&[("eu", &rows), ("us", &patched)]));
-    assert_eq!(report.verdict, Verdict::Violation, "{report}");
+    assert_eq!(report.conclusion, Conclusion::Violation, "{report}");
     assert!(report.summary.contains("link 41 is not the same everywhere"), "{report}");
     assert_eq!(odd(&report), ["us"], "{report}");
     assert_eq!(violation(&report).map(|(id, _)| id), Some(51), "{report}");
@@ -310,7 +310,7 @@ fn a_payload_changed_under_its_hash_is_found_by_a_token() {
     let mut files = files(&[("us", &forged)]);
     files.request.tokens = vec![Token::of(&cluster(1), &head_of(&rows[9]))];
     let report = verify(&files);
-    assert_eq!(report.verdict, Verdict::Violation, "{report}");
+    assert_eq!(report.conclusion, Conclusion::Violation, "{report}");
     assert_eq!(violation(&report), Some((10, ViolationKind::WrongToken)), "{report}");
 }
 
@@ -319,7 +319,7 @@ fn another_chain_is_found_at_its_first_link() {
     let rows = chain(40);
     let report = verify(&files(&[("eu", &rows), ("us", &rewritten(&rows, 0))]));
     let difference = report.comparison.difference.as_ref().expect("a difference");
-    assert_eq!((report.verdict, difference.id), (Verdict::Violation, 1), "{report}");
+    assert_eq!((report.conclusion, difference.id), (Conclusion::Violation, 1), "{report}");
 
     let mut foreign = Vec::new();
     extend(&mut foreign, None, &cluster(2), 40, 1);
@@ -328,14 +328,14 @@ fn another_chain_is_found_at_its_first_link() {
 }
 
 #[test]
-fn equal_copies_are_proved_and_a_single_one_never_is() {
+fn equal_copies_are_proved() {
     let rows = chain(1300);
     let report = verify(&files(&[("eu", &rows), ("us", &rows)]));
-    assert_eq!((report.verdict, report.proved_to), (Verdict::Proved, Some(1300)), "{report}");
+    assert_eq!((report.conclusion, report.proved_to), (Conclusion::Proved, Some(1300)), "{report}");
     assert!(report.summary.contains("links 1 to 1300"), "{report}");
 
     let report = verify(&files(&[("us", &rows)]));
-    assert_eq!(report.verdict, Verdict::Incomplete, "{report}");
+    assert_eq!(report.conclusion, Conclusion::Incomplete, "{report}");
     assert!(report.summary.contains("tail not provable"), "{report}");
     assert!(!report.to_string().to_lowercase().contains("proved"), "{report}");
 }
@@ -345,10 +345,14 @@ fn a_tail_that_was_cut_is_not_proved_against_another_copy() {
     let rows = chain(100);
     let mut files = files(&[("eu", &rows), ("us", &rows[..90])]);
     let report = verify(&files);
-    assert_eq!((report.verdict, report.proved_to), (Verdict::Incomplete, Some(90)), "{report}");
+    assert_eq!(
+        (report.conclusion, report.proved_to),
+        (Conclusion::Incomplete, Some(90)),
+        "{report}"
+    );
     assert!(report.summary.contains("links 91 to 100 are sound in eu alone"), "{report}");
     files.request.range = Range::Between(1, Some(90));
-    assert_eq!(verify(&files).verdict, Verdict::Proved);
+    assert_eq!(verify(&files).conclusion, Conclusion::Proved);
 }
 
 #[test]
@@ -359,7 +363,7 @@ fn a_token_is_a_witness_of_the_chain_up_to_its_link() {
     let mut good = files(&[("us", &rows)]);
     good.request.tokens = vec![token(&rows[30]), token(&rows[59])];
     let report = verify(&good);
-    assert_eq!((report.verdict, report.proved_to), (Verdict::Proved, Some(60)), "{report}");
+    assert_eq!((report.conclusion, report.proved_to), (Conclusion::Proved, Some(60)), "{report}");
 
     let mut forged = files(&[("us", &rewritten(&rows, 40))]);
     forged.request.tokens = good.request.tokens.clone();
@@ -368,7 +372,7 @@ fn a_token_is_a_witness_of_the_chain_up_to_its_link() {
 
     let mut cut = files(&[("us", &rows[..59])]);
     cut.request.tokens = good.request.tokens.clone();
-    assert_eq!(verify(&cut).verdict, Verdict::Incomplete);
+    assert_eq!(verify(&cut).conclusion, Conclusion::Incomplete);
 
     let foreign = Token::new(&cluster(2), WriteId::FIRST, head_of(&rows[0]).digest);
     // Tokens carry eight digits of the cluster, and those of our two clusters are the same.
@@ -379,35 +383,35 @@ fn a_token_is_a_witness_of_the_chain_up_to_its_link() {
 }
 
 #[test]
-fn a_range_is_checked_from_its_anchor_on_and_nothing_else() {
+fn range_is_checked_from_its_anchor_only() {
     let rows = chain(300);
     let mut damaged = rows.clone();
     damage(&mut damaged, 99, 4);
     let mut files = files(&[("eu", &rows), ("us", &damaged)]);
-    for (range, verdict) in [
-        (Range::Last(200), Verdict::Proved),
-        (Range::Last(201), Verdict::Violation),
-        (Range::Last(1_000), Verdict::Violation),
-        (Range::Between(101, Some(200)), Verdict::Proved),
-        (Range::Between(100, Some(100)), Verdict::Violation),
-        (Range::Between(1, Some(99)), Verdict::Proved),
-        (Range::Between(1, Some(301)), Verdict::Violation),
-        (Range::Between(101, Some(301)), Verdict::Incomplete),
-        (Range::Between(301, None), Verdict::Incomplete),
+    for (range, conclusion) in [
+        (Range::Last(200), Conclusion::Proved),
+        (Range::Last(201), Conclusion::Violation),
+        (Range::Last(1_000), Conclusion::Violation),
+        (Range::Between(101, Some(200)), Conclusion::Proved),
+        (Range::Between(100, Some(100)), Conclusion::Violation),
+        (Range::Between(1, Some(99)), Conclusion::Proved),
+        (Range::Between(1, Some(301)), Conclusion::Violation),
+        (Range::Between(101, Some(301)), Conclusion::Incomplete),
+        (Range::Between(301, None), Conclusion::Incomplete),
     ] {
         files.request.range = range;
         let report = verify(&files);
-        assert_eq!(report.verdict, verdict, "{range:?}: {report}");
+        assert_eq!(report.conclusion, conclusion, "{range:?}: {report}");
     }
 }
 
 #[test]
-fn what_is_empty_or_not_there_is_incomplete() {
+fn empty_or_missing_copy_is_incomplete() {
     let rows = chain(5);
     let files = files(&[("eu", &rows), ("us", &rows), ("ap", &rows)]);
     std::fs::remove_file(files.directory.path().join("ap")).expect("it was written");
     let report = verify(&files);
-    assert_eq!(report.verdict, Verdict::Incomplete, "{report}");
+    assert_eq!(report.conclusion, Conclusion::Incomplete, "{report}");
     assert!(report.summary.contains("ap was not read: there is no such file"), "{report}");
 }
 
@@ -453,7 +457,7 @@ fn an_export_that_was_cut_off_is_incomplete() {
         let files = files(&[("eu", &rows), ("us", &rows)]);
         std::fs::write(files.directory.path().join("us"), &whole[..end]).expect("written");
         let report = verify(&files);
-        assert_eq!(report.verdict, Verdict::Incomplete, "{end}: {report}");
+        assert_eq!(report.conclusion, Conclusion::Incomplete, "{end}: {report}");
         assert!(report.summary.contains("links up to 19 of 20: it was cut off"), "{report}");
     }
 }
@@ -462,17 +466,21 @@ fn an_export_that_was_cut_off_is_incomplete() {
 fn an_export_of_the_newest_links_vouches_for_the_end() {
     let rows = chain(100);
     let report = verify(&files(&[("eu", &rows), ("us", &rows[80..])]));
-    assert_eq!((report.verdict, report.proved_to), (Verdict::Proved, Some(100)), "{report}");
+    assert_eq!((report.conclusion, report.proved_to), (Conclusion::Proved, Some(100)), "{report}");
     assert!(report.summary.contains("end as the export us does"), "{report}");
     assert!(report.notes.iter().any(|note| note.contains("us begins at link 81")), "{report}");
 
-    // It vouches for no more than it holds, and not when the other one was cut below it.
+    // The copy vouches only for links that it holds, and not when the other copy was cut below it.
     let report = verify(&files(&[("eu", &rows), ("us", &rows[80..95])]));
-    assert_eq!((report.verdict, report.proved_to), (Verdict::Incomplete, Some(95)), "{report}");
+    assert_eq!(
+        (report.conclusion, report.proved_to),
+        (Conclusion::Incomplete, Some(95)),
+        "{report}"
+    );
     let report = verify(&files(&[("eu", &rows[..70]), ("us", &rows[80..])]));
-    assert_eq!((report.verdict, report.proved_to), (Verdict::Incomplete, None), "{report}");
+    assert_eq!((report.conclusion, report.proved_to), (Conclusion::Incomplete, None), "{report}");
     let report = verify(&files(&[("eu", &rewritten(&rows, 40)), ("us", &rows[80..])]));
-    assert_eq!(report.verdict, Verdict::Violation, "{report}");
+    assert_eq!(report.conclusion, Conclusion::Violation, "{report}");
 }
 
 #[test]
@@ -480,11 +488,11 @@ fn an_export_that_begins_later_is_compared_where_it_has_links() {
     let rows = chain(2_000);
     let part = &rows[1_500..];
     let report = verify(&files(&[("eu", &rows), ("us", part)]));
-    assert_eq!(report.verdict, Verdict::Proved, "{report}");
+    assert_eq!(report.conclusion, Conclusion::Proved, "{report}");
     assert_eq!(report.comparison.equal, [("us".to_owned(), 1502, 2000)], "{report}");
     let mut files = files(&[("eu", &rows), ("us", part)]);
     files.request.range = Range::Between(1502, None);
-    assert_eq!(verify(&files).verdict, Verdict::Proved);
+    assert_eq!(verify(&files).conclusion, Conclusion::Proved);
 
     let forged = rewritten(&rows, 1_700);
     let report = verify(&self::files(&[("eu", &rows), ("us", &forged[1_500..])]));

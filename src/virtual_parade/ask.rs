@@ -17,10 +17,10 @@ pub enum Ask {
     Write {
         /// The key.
         key: String,
-        /// One JSON value.
+        /// The payload, one JSON value.
         payload: Bytes,
     },
-    /// A link, from a zone that has at least so much.
+    /// Reads a link from a zone whose frontier has reached `at_least`.
     Read {
         /// Its id, above 0.
         id: u64,
@@ -31,21 +31,21 @@ pub enum Ask {
     Newest,
 }
 
-/// The result.
+/// Result of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// A write is applied.
     Written {
         /// Its id.
         id: u64,
-        /// Until its outcome was known.
+        /// Time until the outcome was known.
         order: Duration,
         /// And from there until it was applied.
         apply: Duration,
     },
-    /// A read is answered; the zone was so far.
+    /// A read was answered, at this frontier of the zone.
     Read(u64),
-    /// It never will be.
+    /// The request was refused and will never be executed.
     Refused(String),
     /// Not now; it may or may not have been done.
     Failed(String),
@@ -58,7 +58,7 @@ impl Parade {
         let Some((process, node)) = self.node(zone, node) else {
             return Answer::Failed("broken: connection refused".to_owned());
         };
-        // Requests of a killed process end with it.
+        // Work that a killed process had begun ends with the process.
         let asked = process.spawn(answer(node, ask, until));
         asked.await.unwrap_or_else(|_| Answer::Failed("broken: connection reset".to_owned()))
     }

@@ -1,13 +1,13 @@
-//! Virtual time: a runtime of one thread whose clock stands still while anything can be done, and
-//! then jumps to the next time at which something is to happen.
+//! Virtual time: a runtime of one thread whose clock stands still while any task can run, and then
+//! jumps to the next timer.
 //!
-//! tokio's paused clock does that too, but its timers know whole milliseconds, rounded up, and a
-//! message that crosses the world five times would be five milliseconds late. So what travels waits
-//! for [`sleep_until`], which is exact: a conductor, told by the runtime that nothing is left to do,
-//! moves the clock to the next exact time or to the next whole millisecond, whichever is first.
+//! tokio's paused clock does the same, but its timers have whole milliseconds, rounded up, and a
+//! message that crosses the world five times would be 5 ms late. Messages therefore wait for
+//! [`sleep_until`], which is exact: when no task can run, a conductor moves the clock to the next
+//! exact time or to the next whole millisecond, whichever is first.
 //!
-//! Invariant: nothing that waits for an earlier time is woken after something that waits for a later
-//! one; of the same time, who asked first is woken first.
+//! Invariant: timers fire in order of their time; timers of the same time fire in the order in
+//! which they were set.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -29,7 +29,7 @@ thread_local! {
     static CURRENT: RefCell<Option<Arc<Conductor>>> = const { RefCell::new(None) };
 }
 
-/// Tasks that wait for an exact time.
+/// Timers with an exact time.
 #[derive(Default)]
 struct Wait {
     waker: Mutex<Option<Waker>>,
@@ -102,7 +102,7 @@ where
                 done = &mut work => done,
             }
         });
-        // Tasks that still run may hold the clock.
+        // Tasks that are still running may hold the clock.
         drop(runtime);
         CURRENT.set(None);
         Ok(done)
@@ -188,7 +188,7 @@ impl Conductor {
                     tokio::time::advance(at - now).await;
                     self.wake(at);
                 }
-                // tokio's own clock goes on in whole ticks only from a whole tick.
+                // tokio's own clock advances in whole ticks only from a whole tick.
                 _ if !into_tick.is_zero() => tokio::time::advance(boundary - now).await,
                 _ => tokio::time::sleep_until(boundary).await,
             }
@@ -212,7 +212,7 @@ impl Conductor {
         self.state.lock().waits.peek().map(|Reverse((at, ..))| *at)
     }
 
-    /// Wakes those who waited for `now` or earlier.
+    /// Wakes the timers of `now` or earlier.
     fn wake(&self, now: Instant) {
         loop {
             let wait = {
@@ -241,7 +241,7 @@ mod tests {
     const US: Duration = Duration::from_micros(1);
 
     #[test]
-    fn exact_times_are_met() {
+    fn exact_times_are_met_and_whole_milliseconds_are_not_passed_over() {
         let woken = run(|| async {
             let start = Instant::now();
             let exact = |us: u32| async move {

@@ -1,5 +1,5 @@
-//! A zone's database in memory: what `sql/` promises to the applier and to readers, in no time. It
-//! stops and starts; what was applied stays.
+//! A zone's database in memory: the contract of `sql/` with the applier and readers, without delay.
+//! It stops and starts; applied links stay.
 //!
 //! Invariant: the chain is dense, and grows only in the newest epoch. Hashes are computed and
 //! compared by the applier, as for PostgreSQL.
@@ -35,7 +35,7 @@ struct State {
     /// Counts starts.
     run: u64,
     is_down: bool,
-    /// Whose it is, once it was claimed.
+    /// Identity of the zone, once claimed.
     identity: Option<Identity>,
 }
 
@@ -83,7 +83,7 @@ impl MemDatabase {
         self.0.state.lock().steps.clone()
     }
 
-    /// It stops, and its sessions end.
+    /// Stops the database; its sessions end.
     pub fn stop(&self) {
         let told = {
             let mut state = self.0.state.lock();
@@ -94,7 +94,7 @@ impl MemDatabase {
         self.0.heard.send_replace(told);
     }
 
-    /// It runs again.
+    /// Starts the database again.
     pub fn start(&self) {
         self.0.state.lock().is_down = false;
     }

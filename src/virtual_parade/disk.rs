@@ -1,4 +1,4 @@
-//! A disk in memory: what is written is there for whoever opens it next, and takes no time.
+//! A disk in memory: written bytes are readable at once, without delay.
 
 use std::collections::BTreeMap;
 use std::io;

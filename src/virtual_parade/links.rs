@@ -1,5 +1,5 @@
-//! A zone's chain as a list, and what readers ask of it: the common part of databases in memory, of
-//! virtual parades and of the simulation. When it may be asked and how long that takes is theirs.
+//! A zone's chain as a list with its read operations: the common part of in-memory databases of
+//! virtual parades and of the simulation. The callers model availability and delay.
 
 use std::ops::{Deref, DerefMut};
 
@@ -37,7 +37,7 @@ impl Links {
         Some(Head { id, hash, digest, written_at })
     }
 
-    /// The account that a database of `identity` with this chain gives of itself.
+    /// Report of a database of `identity` with this chain.
     #[must_use]
     pub fn face(&self, identity: &Identity) -> Face {
         let digest = self.0.last().map(|link| link.digest);

@@ -1,5 +1,5 @@
-//! Members and leader: learners join a founded group, leadership is transferred. Also how a command
-//! is given in virtual time, for the simulation too.
+//! Membership in virtual time: learners join a founded group, leadership is transferred. Also runs
+//! member commands, for the simulation too.
 
 use std::time::Duration;
 
@@ -19,15 +19,15 @@ pub const ANSWER_MAX: Duration = Duration::from_secs(20);
 /// Longest wait until a command is done, or everyone is ready.
 const DONE_MAX: Duration = Duration::from_secs(300);
 
-/// Pause before a command is given again.
+/// Pause before a command is repeated.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// Seconds for which a learner that joins is waited for within one command.
+/// Longest wait for a joining learner within one command, in seconds.
 const CATCH_UP_S: u32 = 10;
 
 impl Parade {
-    /// Waits until the group is founded, has the learners join, moves the lead to zone `leader` if
-    /// one is named, and waits until every zone can read and write.
+    /// Waits until the group is founded, adds the learners, transfers leadership to zone `leader`
+    /// if given, and waits until every zone can read and write.
     ///
     /// # Errors
     /// A sentence, when that is not so after some minutes.
@@ -35,7 +35,7 @@ impl Parade {
         let voters = self.plan().voters.clone();
         let founded = self.wait(DONE_MAX, async || self.leader().await.is_some()).await;
         if !founded {
-            return Err("nobody was elected".to_owned());
+            return Err("no leader was elected".to_owned());
         }
         for zone in (0..self.zones().len()).filter(|zone| !voters.contains(zone)) {
             let request = ChangeRequest {
@@ -85,7 +85,7 @@ impl Parade {
         Some((usize::try_from(leader).ok()?.checked_sub(1)?, term))
     }
 
-    /// Moves the lead to the coordinator of zone `zone` and waits until it leads.
+    /// Moves leadership to the coordinator of zone `zone` and waits until it leads.
     ///
     /// # Errors
     /// A sentence, when it does not after some minutes.
@@ -94,7 +94,7 @@ impl Parade {
         while self.leader().await.map(|(leader, _)| leader) != Some(zone) {
             if Instant::now() >= until {
                 let name = &self.zones()[zone].name;
-                return Err(format!("the lead was not moved to {name}"));
+                return Err(format!("leadership was not transferred to {name}"));
             }
             // Refused during an election; then it is tried again.
             let _ = self.command(&order(Kind::Lead, zone as u64 + 1)).await;
@@ -120,13 +120,13 @@ impl Parade {
 
     /// Gives a command once, to the leader's coordinator; the last line of the answer.
     async fn command(&self, request: &ChangeRequest) -> Result<String, String> {
-        let (zone, _) = self.leader().await.ok_or("nobody leads")?;
+        let (zone, _) = self.leader().await.ok_or("no leader is known")?;
         let caller = self.caller(zone).ok_or("no way to the leader")?;
         give(caller, request).await
     }
 }
 
-/// Gives a command once; answers the last line that was said.
+/// Runs a command once; returns its last line of output.
 ///
 /// # Errors
 /// Why it was refused, or that there was no answer in time.
@@ -144,13 +144,13 @@ pub async fn give(caller: Caller, request: &ChangeRequest) -> Result<String, Str
     ended.map_err(|status| status.message().to_owned())
 }
 
-/// Whether a command whose last line this is need not be repeated.
+/// Whether a command with this last line need not be repeated.
 #[must_use]
 pub fn is_done(last: &str) -> bool {
     last == "done" || last.contains("nothing to do")
 }
 
-/// A command about coordinator `id`, with which nothing is said of a new one.
+/// A command about coordinator `id`, without a new coordinator.
 #[must_use]
 pub fn order(kind: Kind, id: u64) -> ChangeRequest {
     ChangeRequest {

@@ -1,9 +1,9 @@
-//! The virtual network: gRPC calls go from process to process without sockets, over [`Roads`] that
+//! The virtual network: gRPC calls go from process to process without sockets, over [`LinkModel`] that
 //! delay, stall and break them as TCP connections are.
 //!
-//! A message that was sent arrives late, in order, or the connection it is on breaks. A cut road
-//! stalls messages; a connection over a road that stays cut breaks as HTTP/2 keep-alive would have
-//! it. What runs for a call on the called side belongs to the called process.
+//! A sent message arrives late, in order, or its connection breaks. A cut network link stalls
+//! messages; a connection over a link that stays cut breaks after the HTTP/2 keep-alive time. Tasks
+//! of a call on the called side belong to the called process.
 
 use std::error::Error;
 use std::future::Future;
@@ -37,27 +37,27 @@ const UNDER_WAY_MAX: usize = 1_024;
 /// Bytes of a message's head.
 const HEAD_BYTES: usize = 64;
 
-/// The network between hosts, which are known by number.
-pub trait Roads: Send + Sync + 'static {
+/// The network between hosts, which are numbered.
+pub trait LinkModel: Send + Sync + 'static {
     /// Begins one direction of a connection.
-    fn lane(&self, from: usize, to: usize) -> Box<dyn Lane>;
+    fn channel(&self, from: usize, to: usize) -> Box<dyn Channel>;
 
     /// Whether what travels comes through.
-    fn passage(&self, from: usize, to: usize) -> Passage;
+    fn link_state(&self, from: usize, to: usize) -> LinkState;
 }
 
 /// One direction of one connection.
-pub trait Lane: Send + Sync {
-    /// Takes a message of so many bytes; answers when it arrives, if nothing stops it.
+pub trait Channel: Send + Sync {
+    /// Takes a message of `bytes` bytes; returns its arrival time on an undisturbed link.
     fn send(&self, bytes: usize) -> Instant;
 }
 
 /// Whether what travels comes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Passage {
-    /// It does, but nothing before this time.
+pub enum LinkState {
+    /// The link is open; nothing passes before this time.
     Open(Instant),
-    /// It waits.
+    /// Messages wait.
     Stalled,
     /// Connections break, and new ones are refused.
     Broken,
@@ -66,7 +66,7 @@ pub enum Passage {
 /// Why a call ended.
 #[derive(Debug, thiserror::Error)]
 enum Broken {
-    #[error("nobody listens")]
+    #[error("connection refused")]
     Refused(#[source] io::Error),
     #[error("no connection in time")]
     Connect,
@@ -87,7 +87,7 @@ struct Host {
 /// The network. Clones are the same one.
 #[derive(Clone)]
 pub struct Net {
-    roads: Arc<dyn Roads>,
+    link_model: Arc<dyn LinkModel>,
     hosts: Arc<Mutex<Vec<Host>>>,
     changed: watch::Sender<()>,
 }
@@ -99,12 +99,12 @@ pub fn url(host: usize) -> String {
 }
 
 impl Net {
-    /// A network of so many hosts, on which nothing runs yet.
+    /// A network of `hosts` hosts without processes.
     #[must_use]
-    pub fn new(hosts: usize, roads: Arc<dyn Roads>) -> Self {
+    pub fn new(hosts: usize, link_model: Arc<dyn LinkModel>) -> Self {
         let host = |_| Host { process: None, routes: None, is_powered: true };
         let hosts = Arc::new(Mutex::new((0..hosts).map(host).collect()));
-        Self { roads, hosts, changed: watch::Sender::new(()) }
+        Self { link_model, hosts, changed: watch::Sender::new(()) }
     }
 
     fn change<T>(&self, act: impl FnOnce(&mut Vec<Host>) -> T) -> T {
@@ -121,7 +121,7 @@ impl Net {
         });
     }
 
-    /// It listens.
+    /// Makes the host listen.
     pub fn listen(&self, host: usize, routes: Routes) {
         self.change(|hosts| hosts[host].routes = Some(routes.prepare()));
     }
@@ -134,7 +134,7 @@ impl Net {
         });
     }
 
-    /// A process was paused or resumed, or a road has changed.
+    /// A process was paused or resumed, or a network link has changed.
     pub fn note(&self) {
         self.changed.send_replace(());
     }
@@ -142,7 +142,7 @@ impl Net {
     /// Resolves when what should arrive at `arrival` has done so.
     async fn arrive(&self, from: usize, to: usize, arrival: Instant) {
         sleep_until(arrival).await;
-        if let Passage::Open(at) = self.roads.passage(from, to)
+        if let LinkState::Open(at) = self.link_model.link_state(from, to)
             && at <= Instant::now()
         {
             return;
@@ -150,7 +150,7 @@ impl Net {
         let mut changed = self.changed.subscribe();
         loop {
             changed.borrow_and_update();
-            if let Passage::Open(at) = self.roads.passage(from, to) {
+            if let LinkState::Open(at) = self.link_model.link_state(from, to) {
                 return sleep_until(at).await;
             }
             let _ = changed.changed().await;
@@ -159,7 +159,7 @@ impl Net {
 
     /// A message of no connection travels.
     async fn travel(&self, from: usize, to: usize) {
-        let arrival = self.roads.lane(from, to).send(HEAD_BYTES);
+        let arrival = self.link_model.channel(from, to).send(HEAD_BYTES);
         self.arrive(from, to, arrival).await;
     }
 
@@ -194,7 +194,7 @@ impl Dial for Dialer {
     }
 }
 
-/// State of a carrier: at most one connection at a time.
+/// State behind a carrier: at most one connection at a time.
 struct Line {
     net: Net,
     from: usize,
@@ -211,8 +211,8 @@ struct Connection {
     caller_end: CancellationToken,
     /// The called side does.
     called_end: CancellationToken,
-    there: Arc<dyn Lane>,
-    back: Arc<dyn Lane>,
+    there: Arc<dyn Channel>,
+    back: Arc<dyn Channel>,
 }
 
 impl Line {
@@ -232,7 +232,7 @@ impl Line {
     async fn connect(&self) -> Result<Connection, Broken> {
         let refused = || Broken::Refused(io::Error::from(io::ErrorKind::ConnectionRefused));
         for (from, to) in [(self.from, self.to), (self.to, self.from)] {
-            if self.net.roads.passage(from, to) == Passage::Broken {
+            if self.net.link_model.link_state(from, to) == LinkState::Broken {
                 return Err(refused());
             }
         }
@@ -253,8 +253,8 @@ impl Line {
         self.net.travel(self.to, self.from).await;
         let (process, routes) = found.ok_or_else(refused)?;
         let (caller_end, called_end) = (CancellationToken::new(), CancellationToken::new());
-        let there = self.net.roads.lane(self.from, self.to).into();
-        let back = self.net.roads.lane(self.to, self.from).into();
+        let there = self.net.link_model.channel(self.from, self.to).into();
+        let back = self.net.link_model.channel(self.to, self.from).into();
         Ok(Connection { process, routes, caller_end, called_end, there, back })
     }
 
@@ -268,12 +268,12 @@ impl Line {
     }
 
     fn passes(&self, from: usize, to: usize) -> bool {
-        matches!(self.net.roads.passage(from, to), Passage::Open(_))
+        matches!(self.net.link_model.link_state(from, to), LinkState::Open(_))
     }
 
     /// Whether the network breaks connections.
     fn breaks(&self) -> bool {
-        let is_broken = |from, to| self.net.roads.passage(from, to) == Passage::Broken;
+        let is_broken = |from, to| self.net.link_model.link_state(from, to) == LinkState::Broken;
         is_broken(self.from, self.to) || is_broken(self.to, self.from)
     }
 
@@ -331,24 +331,24 @@ impl Line {
         let gone = CancellationToken::new();
         let guard = gone.clone().drop_guard();
         let (head, body) = request.into_parts();
-        let lane = Arc::clone(&connection.there);
-        let arrival = lane.send(HEAD_BYTES);
+        let channel = Arc::clone(&connection.there);
+        let arrival = channel.send(HEAD_BYTES);
         let (there, arriving) =
-            self.stream((self.from, self.to), lane, connection.called_end.clone());
+            self.stream((self.from, self.to), channel, connection.called_end.clone());
         let caller = Process::current();
         own(caller.as_ref(), pump(body, there));
         let (sender, answer) = oneshot::channel();
         let (line, mut routes) = (Arc::clone(self), connection.routes.clone());
         let end = connection.called_end.clone();
-        let lane = Arc::clone(&connection.back);
+        let channel = Arc::clone(&connection.back);
         let work = async move {
             line.net.arrive(line.from, line.to, arrival).await;
             let request = Request::from_parts(head, arriving);
             let Ok(response) = routes.call(request).await;
             let (head, body) = response.into_parts();
-            let arrival = lane.send(HEAD_BYTES);
+            let arrival = channel.send(HEAD_BYTES);
             let (back, arriving) =
-                line.stream((line.to, line.from), lane, CancellationToken::new());
+                line.stream((line.to, line.from), channel, CancellationToken::new());
             let _ = sender.send((head, arriving, arrival));
             pump(body, back).await;
         };
@@ -388,11 +388,11 @@ impl Line {
     fn stream(
         &self,
         (from, to): (usize, usize),
-        lane: Arc<dyn Lane>,
+        channel: Arc<dyn Channel>,
         end: CancellationToken,
     ) -> (Sending, Body) {
         let (sender, receiver) = mpsc::channel::<(Instant, Message)>(UNDER_WAY_MAX);
-        let sending = Sending { lane, sender };
+        let sending = Sending { channel, sender };
         let state = (receiver, self.net.clone(), end);
         let frames = futures::stream::unfold(state, move |(mut queue, net, end)| async move {
             let next = async {
@@ -430,7 +430,7 @@ fn bytes_of(message: &Message) -> usize {
 
 /// The sending end of a body on its way.
 struct Sending {
-    lane: Arc<dyn Lane>,
+    channel: Arc<dyn Channel>,
     sender: mpsc::Sender<(Instant, Message)>,
 }
 
@@ -442,7 +442,7 @@ async fn pump(mut body: Body, to: Sending) {
             frame = body.frame() => frame,
         };
         let is_last = frame.as_ref().is_none_or(Result::is_err);
-        let arrival = to.lane.send(bytes_of(&frame));
+        let arrival = to.channel.send(bytes_of(&frame));
         if to.sender.send((arrival, frame)).await.is_err() || is_last {
             return;
         }

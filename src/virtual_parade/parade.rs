@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::database::MemDatabase;
 use super::disk::MemDisk;
+use super::link_model::WanLinkModel;
 use super::net::{Net, url};
-use super::roads::WanRoads;
 use crate::coordinator::{Acks, Coordinator, Geo, Host, Retention, Settings, Timing};
 use crate::task::Tasks;
 use crate::task::process::Process;
@@ -28,10 +28,10 @@ use crate::zone::{Identity, Node, Outside, Service as _};
 /// Wall clock at the start of every run, in microseconds.
 const EPOCH_US: i64 = 1_700_000_000_000_000;
 
-/// Time between two looks whether something is so.
+/// Time between two polls of a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// A coordinator that was told to stop and has not for so long is killed.
+/// A coordinator that has not stopped this long after the request is killed.
 const RETIRE_MAX: Duration = Duration::from_secs(15);
 
 /// Round trips up to which the settings for one place do.
@@ -40,7 +40,7 @@ const NEAR: Duration = Duration::from_millis(20);
 /// Round trips up to which the settings for distances do.
 const FAR: Duration = Duration::from_millis(350);
 
-/// The plan.
+/// Options of a virtual parade.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Makes everything that is random.
@@ -49,9 +49,9 @@ pub struct Plan {
     pub matrix: Matrix,
     /// Zones that vote, as places in the matrix; the others learn.
     pub voters: Vec<usize>,
-    /// Whether coordinators count the acks of all voters, instead of waiting for the leader's word.
+    /// Whether coordinators count the acks of all voters, instead of waiting for the leader's report.
     pub all_to_all: bool,
-    /// Whether the lead moves by itself to where the writes are.
+    /// Whether automatic placement is on.
     pub auto: bool,
     /// API nodes in each zone.
     pub api_nodes: usize,
@@ -61,7 +61,7 @@ pub struct Plan {
 struct Member {
     log: MemDisk,
     snapshots: MemDisk,
-    /// With what tells it to stop by itself.
+    /// With the token that stops it gracefully.
     running: Mutex<Option<(Process, CancellationToken)>>,
 }
 
@@ -79,11 +79,11 @@ struct Inner {
     plan: Plan,
     timing: Timing,
     net: Net,
-    roads: Arc<WanRoads>,
+    link_model: Arc<WanLinkModel>,
     zones: Vec<Zone>,
     random: Mutex<Process>,
     started: Instant,
-    /// Coordinators that ended although nobody told them to.
+    /// Coordinators that ended without a request.
     ended: Mutex<Vec<String>>,
 }
 
@@ -130,7 +130,7 @@ impl Parade {
         let nodes = (0..count).flat_map(|zone| std::iter::repeat_n(zone, api_nodes));
         let zone_of: Vec<usize> = (0..count).chain(nodes).collect();
         let hosts = zone_of.len();
-        let roads = Arc::new(WanRoads::new(&plan.matrix, zone_of, plan.seed));
+        let link_model = Arc::new(WanLinkModel::new(&plan.matrix, zone_of, plan.seed));
         let member = || Member {
             log: MemDisk::default(),
             snapshots: MemDisk::default(),
@@ -145,8 +145,8 @@ impl Parade {
         let zones = plan.matrix.zones().iter().map(zone).collect();
         let parade = Self(Arc::new(Inner {
             timing: timing(&plan.matrix),
-            net: Net::new(hosts, Arc::clone(&roads) as Arc<_>),
-            roads,
+            net: Net::new(hosts, Arc::clone(&link_model) as Arc<_>),
+            link_model,
             zones,
             random: Mutex::new(Process::new("seeds", plan.seed)),
             started: Instant::now(),
@@ -160,7 +160,7 @@ impl Parade {
         parade
     }
 
-    /// The plan.
+    /// The options that the parade was started with.
     #[must_use]
     pub fn plan(&self) -> &Plan {
         &self.0.plan
@@ -172,13 +172,14 @@ impl Parade {
         self.0.timing
     }
 
-    /// The links between the zones. After a cut or a healing the parade must be [told](Self::note).
+    /// The network between the zones. After a cut or a healing the parade must be
+    /// [notified](Self::note).
     #[must_use]
-    pub fn roads(&self) -> &WanRoads {
-        &self.0.roads
+    pub fn link_model(&self) -> &WanLinkModel {
+        &self.0.link_model
     }
 
-    /// The roads have changed.
+    /// The network links have changed.
     pub fn note(&self) {
         self.0.net.note();
     }
@@ -189,7 +190,7 @@ impl Parade {
         &self.0.zones[zone].database
     }
 
-    /// Processes that ended without an order, in sentences.
+    /// Coordinators that ended without a request, in sentences.
     #[must_use]
     pub fn ended(&self) -> Vec<String> {
         self.0.ended.lock().clone()
@@ -330,7 +331,7 @@ impl Parade {
         self.0.zones[zone].member.running.lock().as_ref().map(|(process, _)| process.clone())
     }
 
-    /// Tells a coordinator to hand the lead over and to stop, and kills it when it does not.
+    /// Tells a coordinator to hand leadership over and to stop, and kills it when it does not.
     pub async fn stop_coordinator(&self, zone: usize) {
         let running = &self.0.zones[zone].member.running;
         let Some((_, retire)) = running.lock().clone() else { return };
@@ -360,7 +361,7 @@ impl Parade {
         }
     }
 
-    /// The group as the first API node of a zone sees it.
+    /// Status of the group, as reported by the first API node of a zone.
     pub async fn status(&self, zone: usize) -> Option<Status> {
         let (_, node) = self.node(zone, 0)?;
         Some(node.status().await)
@@ -378,7 +379,7 @@ impl Parade {
         &self.0.zones
     }
 
-    /// Waits until `is` says yes; answers whether it did within `most`.
+    /// Waits until `is` says yes; returns whether it did within `most`.
     pub(super) async fn wait(&self, most: Duration, mut is: impl AsyncFnMut() -> bool) -> bool {
         let until = Instant::now() + most;
         while !is().await {

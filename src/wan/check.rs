@@ -1,5 +1,5 @@
-//! How exact the emulator is on this machine, measured before anything relies on it: pings through
-//! the real proxy, timer and sockets, over a line of a known delay.
+//! Measures the emulator's precision on this machine before it is used: pings through the real
+//! proxy, timer and sockets, over a line of a known delay.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,14 +22,14 @@ const PINGS: u32 = 200;
 /// Time between two pings.
 const GAP: Duration = Duration::from_millis(3);
 
-/// One-way delay of the line that is measured.
+/// One-way delay of the measured line.
 const DELAY: Duration = Duration::from_millis(20);
 
 /// Longest time the check may take.
 const CHECK_MAX: Duration = Duration::from_secs(10);
 
-/// What a check found, in microseconds for one way: half of what a round trip took too long. It
-/// holds the waking of both ends too, so it is an upper bound.
+/// Result of a check, in microseconds for one way: half of the excess of a round trip. The value
+/// includes the wake-up of both ends, so it is an upper bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SelfCheck {
     /// Half of the pings were at most this late.

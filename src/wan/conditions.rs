@@ -1,5 +1,5 @@
-//! What one direction between two zones does to what travels on it, as settings and in the words
-//! of command lines and scenario files.
+//! Conditions of one direction between two zones, as settings and as text of command lines and
+//! scenario files.
 
 use std::fmt;
 use std::str::FromStr;
@@ -34,7 +34,7 @@ pub enum Bandwidth {
     /// As many as this machine can.
     #[default]
     Unlimited,
-    /// At most so many, above 0.
+    /// Upper limit, above 0.
     BitsPerSecond(u64),
 }
 
@@ -43,7 +43,7 @@ pub enum Bandwidth {
 pub struct Conditions {
     /// One-way delay.
     pub delay: Duration,
-    /// What is added to it.
+    /// Random addition to the delay.
     pub jitter: Jitter,
     /// Share of TCP segments that are lost and sent again, 0 to [`LOSS_MAX`].
     pub loss: f64,
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_and_bandwidth_are_read_as_they_are_written() {
+    fn conditions_round_trip_through_text() {
         for text in ["none", "uniform 2ms", "lognormal 0.5ms"] {
             assert_eq!(text.parse::<Jitter>().expect(text).to_string(), text);
         }
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_leaves_what_it_does_not_name_and_refuses_the_impossible() {
+    fn change_keeps_unnamed_conditions() {
         let old =
             Conditions { delay: Duration::from_millis(3), loss: 0.1, ..Conditions::default() };
         let change = Change { delay_ms: Some(1.5), ..Change::default() };

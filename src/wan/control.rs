@@ -41,7 +41,7 @@ pub struct Net {
     pub links: Vec<LineView>,
     /// The cuts over them, by number.
     pub cuts: BTreeMap<u64, Cut>,
-    /// What it carried, and how late it was.
+    /// Traffic of the line, and its lateness.
     pub stats: Stats,
     /// How late it was in its check at the start.
     pub check: Option<SelfCheck>,
@@ -59,7 +59,7 @@ impl Wan {
         }
     }
 
-    /// Begins to take orders over HTTP on a loopback port of the system's choice; answers where.
+    /// Begins to take orders over HTTP on a loopback port of the system's choice; returns where.
     ///
     /// # Errors
     /// When no port can be had.

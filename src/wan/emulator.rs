@@ -1,4 +1,4 @@
-//! A running emulator: its routes, its lines, and what is known of its own exactness.
+//! A running emulator: its routes, its lines, and its measured precision.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -50,7 +50,7 @@ impl Wan {
         &self.matrix
     }
 
-    /// Opens a route: the address answered stands, for clients in `from`, for the server `upstream`
+    /// Opens a route: the returned address represents, for clients in `from`, the server `upstream`
     /// in `to`. Must be called inside a tokio runtime.
     ///
     /// The upstream need not listen yet, and may go and come back: a connection made while it is
@@ -84,7 +84,7 @@ impl Wan {
         Ok(address)
     }
 
-    /// Changes what travels from one zone to another from now on; `*` stands for all zones.
+    /// Changes the conditions from one zone to another; `*` means all zones.
     ///
     /// # Errors
     /// A sentence, when a zone is not known or a value is impossible; nothing is changed then.
@@ -92,7 +92,7 @@ impl Wan {
         self.lines.set(from, to, change)
     }
 
-    /// Cuts lines; answers the cut's number.
+    /// Cuts lines; returns the cut's number.
     ///
     /// # Errors
     /// A sentence, when the cut separates nothing or there are too many.
@@ -100,7 +100,7 @@ impl Wan {
         self.lines.cut(cut)
     }
 
-    /// Heals the cut of this number, or all; answers how many.
+    /// Heals the cut of this number, or all; returns how many.
     pub fn heal(&self, number: Option<u64>) -> usize {
         self.lines.heal(number)
     }
@@ -116,13 +116,13 @@ impl Wan {
         Ok(found)
     }
 
-    /// What the first [check](Self::check) found.
+    /// Result of the first [check](Self::check).
     #[must_use]
     pub fn checked(&self) -> Option<SelfCheck> {
         self.checked.get().copied()
     }
 
-    /// What the emulator carried so far, and how late it was itself.
+    /// Traffic of the emulator since its start, and its lateness.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.counters.read()

@@ -1,8 +1,8 @@
-//! One direction between two zones, shared by all connections that use it, as a pure engine: bytes
-//! go in at a time, the time at which they come out is the answer.
+//! One direction between two zones, shared by all connections that use it, as a pure engine: the
+//! input is bytes and a time, the output is the time of their arrival.
 //!
-//! Invariants: the same seed and the same calls give the same answers; nothing comes out earlier
-//! than one delay after it went in. It does no I/O and reads no clock.
+//! Invariants: the same seed and the same calls give the same results; no byte arrives earlier than
+//! one delay after it was sent. The engine does no I/O and reads no clock.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use super::conditions::{Bandwidth, Change, Conditions, Jitter};
 /// Payload of a TCP segment on an ordinary path; loss strikes segments.
 const SEGMENT_BYTES: usize = 1_448;
 
-/// Shortest time after which TCP sends again what nobody acknowledged.
+/// Shortest time after which TCP retransmits an unacknowledged segment.
 pub const RETRANSMISSION_MIN: Duration = Duration::from_millis(200);
 
 /// Times one segment may be lost in a row; each doubles the wait.
@@ -29,13 +29,13 @@ pub const QUEUE_MAX: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum How {
-    /// Nothing comes through and nothing is said; what was under way comes after the healing.
+    /// All bytes are held without notice; bytes in flight arrive after the healing.
     Silence,
     /// Connections break at once and new ones are refused.
     Reset,
 }
 
-/// One direction between two zones as it is now.
+/// Current state of one direction between two zones.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LineView {
     /// Where it begins.
@@ -44,7 +44,7 @@ pub struct LineView {
     pub to: ZoneName,
     /// One-way delay in milliseconds.
     pub delay_ms: f64,
-    /// What is added to it.
+    /// Random addition to the delay.
     pub jitter: Jitter,
     /// Share of lost segments.
     pub loss: f64,
@@ -83,7 +83,7 @@ impl Line {
         Self { conditions, random: StdRng::seed_from_u64(seed), busy_until: None, cut: None }
     }
 
-    /// What it does now.
+    /// The current conditions.
     #[must_use]
     pub fn conditions(&self) -> Conditions {
         self.conditions
@@ -152,7 +152,7 @@ impl Line {
         }
     }
 
-    /// What losses among the segments of `bytes` cost the stream.
+    /// Delay of the stream caused by losses among the segments of `bytes`.
     fn stall(&mut self, bytes: usize, follows: bool) -> Duration {
         let loss = self.conditions.loss;
         if loss <= 0.0 {
@@ -166,7 +166,7 @@ impl Line {
         }
         let round_trip = 2 * self.conditions.delay;
         let mut stall = if follows { round_trip } else { self.retransmission() };
-        // What is sent again may be lost again; then only the time-out helps.
+        // A retransmitted segment may be lost again; only the time-out recovers then.
         let mut wait = self.retransmission();
         for _ in 0..LOSSES_MAX {
             if !self.random.random_bool(loss) {
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_is_added_by_seed_and_has_the_shape_that_was_asked_for() {
+    fn jitter_has_requested_shape_by_seed() {
         let uniform = Conditions { jitter: Jitter::Uniform(4 * MS), ..conditions() };
         let mut got = delays(uniform, 7, false);
         assert_eq!(got, delays(uniform, 7, false));
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_costs_a_round_trip_inside_a_stream_and_a_time_out_at_its_end() {
+    fn loss_costs_round_trip_or_timeout_at_stream_end() {
         let lossy = Conditions { loss: 0.1, ..conditions() };
         let lost = |follows| {
             let got = delays(lossy, 7, follows);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn bandwidth_is_shared_and_a_sender_is_held_when_the_queue_is_long() {
+    fn sender_is_held_when_bandwidth_queue_is_long() {
         let start = Instant::now();
         let narrow = Bandwidth::BitsPerSecond(8_000_000);
         let mut line = Line::new(Conditions { bandwidth: narrow, ..conditions() }, 1);

@@ -34,13 +34,13 @@ pub enum Way {
     In,
 }
 
-/// What a cut separates: everything between two groups of zones.
+/// The two sides of a cut: all traffic between two groups of zones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cut {
     /// The first group.
     pub from: Vec<String>,
-    /// The second; `*` stands for all zones outside the first.
+    /// The second group; `*` means all zones outside the first.
     #[serde(default = "everyone")]
     pub to: Vec<String>,
     /// Which way.
@@ -59,7 +59,7 @@ fn silence() -> How {
     How::Silence
 }
 
-/// One line as the connections on it share it.
+/// Handle of one line, shared by its connections.
 #[derive(Debug, Clone)]
 pub struct Lane {
     line: Arc<Mutex<Line>>,
@@ -68,13 +68,13 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// A line of its own that nobody can change.
+    /// Creates a line outside of a matrix, whose conditions never change.
     pub(super) fn alone(delay: Duration) -> Self {
         let line = Line::new(Conditions { delay, ..Conditions::default() }, 0);
         Self { line: Arc::new(Mutex::new(line)), changes: watch::channel(()).1 }
     }
 
-    /// The line, to send on it or to look at it. Nobody else can while the answer lives.
+    /// Locks the line, to send on it or to read it.
     pub fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock()
     }
@@ -83,7 +83,7 @@ impl Lane {
         self.line().conditions().delay
     }
 
-    /// Waits while the line is silent, and then as long as TCP would take to notice; answers whether
+    /// Waits while the line is silent, and then as long as TCP would take to notice; returns whether
     /// it had to.
     ///
     /// # Errors
@@ -116,7 +116,7 @@ impl Lane {
         let mut changes = self.changes.clone();
         while !is(self.line().cut()) {
             if changes.changed().await.is_err() {
-                // Nobody is left who could change it.
+                // All owners that could change the line are gone.
                 return std::future::pending().await;
             }
         }
@@ -159,7 +159,7 @@ impl Lines {
         Some(self.lanes[place(from)? * self.zones.len() + place(to)?].clone())
     }
 
-    /// Changes every line from one of `from` to one of `to`; `*` stands for all.
+    /// Changes every line from one of `from` to one of `to`; `*` means all.
     ///
     /// # Errors
     /// A sentence, when a zone is not known or a value is impossible; nothing is changed then.
@@ -191,7 +191,7 @@ impl Lines {
         Ok(number)
     }
 
-    /// Heals a cut, or all; answers how many.
+    /// Heals a cut, or all; returns how many.
     pub fn heal(&self, number: Option<u64>) -> usize {
         let mut cuts = self.cuts.lock();
         let before = cuts.1.len();
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn cuts_cover_groups_and_directions_and_the_harshest_counts() {
+    fn harshest_of_overlapping_cuts_applies() {
         // Order of the lines: ab ac ba bc ca cb.
         let lines = lines();
         let one = lines.cut(cut("a", "*", Way::Both, How::Silence)).expect("a cut");

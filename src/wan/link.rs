@@ -1,8 +1,8 @@
-//! One direction of one connection over a wide-area [`Line`], as a pure engine: a payload goes in
-//! at a time, the time at which it comes out is the answer.
+//! One direction of one connection over a wide-area [`Line`], as a pure engine: the input is a
+//! payload and a time, the output is the time of its arrival.
 //!
-//! Invariants: deadlines never go back, so order is kept; never more than the window is under way.
-//! It does no I/O and reads no clock: shells around it are a proxy of real sockets or a simulation.
+//! Invariants: deadlines never go back, so order is kept; at most one window is in flight. The
+//! engine does no I/O and reads no clock: a proxy of real sockets or a simulation drives it.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::line::Line;
 /// passes 100 MB/s.
 pub const WINDOW_BYTES: usize = 16 << 20;
 
-/// What a payload counts against the window at least, so that many small ones are bounded as well.
+/// Least charge of a payload against the window, which bounds the number of small payloads as well.
 pub const PAYLOAD_COST_MIN: usize = 512;
 
 /// Most payloads under way in one direction of one connection.
@@ -32,8 +32,9 @@ pub struct Link {
 /// When the two directions of a connection begin to carry bytes, for a client that connects at one
 /// time over links of known delays.
 ///
-/// The client's first byte leaves one round trip later (SYN, SYN-ACK) and the server learns of the
-/// connection with the ACK after it; so a server that speaks first is heard after two round trips.
+/// The client's first byte leaves one round trip later (SYN, SYN-ACK), and the server learns of the
+/// connection with the following ACK; so the first byte of a server that speaks first arrives after
+/// two round trips.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Handshake {
     /// The SYN reaches the server, which refuses it or not.
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_comes_out_one_delay_later_and_never_before_the_one_before_it() {
+    fn payload_is_delayed_in_order() {
         let start = Instant::now();
         let (mut line, mut link) = (line(10 * MS), Link::new(start));
         assert_eq!(link.send(&mut line, start, 1), start + 10 * MS);
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn order_is_kept_through_jitter_and_through_a_line_that_becomes_shorter() {
+    fn order_is_kept_when_delay_shrinks() {
         let start = Instant::now();
         let jitter = Jitter::Uniform(20 * MS);
         let conditions = Conditions { delay: 10 * MS, jitter, ..Conditions::default() };

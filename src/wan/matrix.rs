@@ -35,7 +35,7 @@ pub struct BadMatrix {
     pub line: usize,
     /// Cell of the line.
     pub column: usize,
-    /// What is wrong there.
+    /// The problem in that place.
     pub problem: String,
 }
 
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_built_in_matrices_are_well_formed_and_comments_are_skipped() {
+    fn built_in_matrices_are_well_formed() {
         for (name, zones) in [("aws3", 3), ("aws5", 5), ("aws9", 9)] {
             let matrix = Matrix::find(name).expect(name);
             assert_eq!(matrix.zones().len(), zones);
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_line_and_the_cell() {
+    fn matrix_error_names_line_with_cell() {
         for (text, line, column, says) in [
             ("", 1, 1, "header"),
             ("zone", 1, 2, "no zone"),

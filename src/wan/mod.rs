@@ -1,11 +1,11 @@
 //! Emulation of a wide-area network on one machine, in user space and without privileges.
 //!
-//! A [`Matrix`] says how far zones are from each other. [`Wan::route`] gives the address of a
-//! loopback listener that stands for a server of another zone: what passes it is late by half the
-//! matrix's round trip each way, and a new connection costs one round trip more. On top come jitter,
-//! losses (as the stalls that TCP makes of them), bandwidth that all connections of two zones share,
-//! and cuts; all can be changed while it runs ([`control`]). When bytes come out is decided by
-//! [`mod@line`] and [`link`], which are pure; the proxy is a shell around them.
+//! A [`Matrix`] holds the round trips between zones. [`Wan::route`] returns the address of a
+//! loopback listener that represents a server of another zone: traffic is delayed by half the
+//! matrix's round trip each way, and a new connection costs one more round trip. Jitter, losses (as
+//! the stalls that TCP makes of them), bandwidth shared by all connections of two zones, and cuts
+//! are added, and can be changed at run time ([`control`]). The pure engines [`mod@line`] and
+//! [`link`] compute the arrival times; the proxy executes them.
 //!
 //! Invariant: a route changes when bytes arrive and never which or in what order. The emulator
 //! measures its own lateness ([`Wan::check`], [`Wan::stats`]), because a figure measured through it

@@ -1,9 +1,9 @@
 //! The TCP shell of the engine: a loopback listener per ordered zone pair that passes bytes both
 //! ways, each way late by its link's delay.
 //!
-//! Invariants: bytes and order are kept; the end of a stream and a broken connection travel as late
-//! as bytes do; nothing comes through a line that is cut. It knows no protocol above TCP, and a
-//! chunk's borders mean nothing.
+//! Invariants: bytes and order are kept; the end of a stream and a broken connection are delayed
+//! like bytes; no byte passes a cut line. The proxy knows no protocol above TCP, and chunk borders
+//! carry no meaning.
 
 use std::io;
 use std::net::SocketAddr;
@@ -39,7 +39,7 @@ pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Longest wait for the upstream to take a connection on the same machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What every connection of a route needs.
+/// Data shared by all connections of a route.
 #[derive(Debug, Clone)]
 pub(super) struct Route {
     pub(super) upstream: SocketAddr,
@@ -67,7 +67,7 @@ pub(super) async fn serve(listener: TcpListener, route: Route) {
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "wan emulator cannot accept; it tries again");
+                tracing::warn!(%error, "wan accept failed");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -156,7 +156,7 @@ impl<'a> Direction<'a> {
         to: OwnedWriteHalf,
         opposite: &Lane,
     ) -> io::Result<()> {
-        // One more than the link's payloads, for the end of the stream.
+        // One slot more than the link's payloads, for the end of the stream.
         let (sender, receiver) = mpsc::channel(PAYLOADS_MAX + 1);
         let reading = async {
             self.read(from, sender).await;
@@ -177,7 +177,7 @@ impl<'a> Direction<'a> {
                 }
                 self.drained.notified().await;
             };
-            // What waits for bandwidth is bounded: a full queue holds the sender.
+            // Bytes that wait for bandwidth are bounded: a full queue holds the sender.
             let full = self.lane.line().full_until(Instant::now());
             if let Some(until) = full {
                 self.timer.sleep_until(until).await;
@@ -218,14 +218,14 @@ impl<'a> Direction<'a> {
             let mut idle_since = Instant::now();
             let frame = receiver.recv().await;
             if self.lane.open(self.timer).await? {
-                // What a cut held back is not the emulator's lateness.
+                // Time held back by a cut is not the emulator's lateness.
                 idle_since = Instant::now();
             }
             match frame {
                 Some(Frame::Bytes(bytes, deadline)) => {
-                    // What the receiver kept us from writing is not the emulator's lateness.
+                    // Time in which the receiver blocked the write is not the emulator's lateness.
                     let late = Instant::now().saturating_duration_since(deadline.max(idle_since));
-                    // Before the bytes, so that who has them finds them counted.
+                    // Counted before the write, so a receiver finds its bytes counted.
                     self.counters.passed(bytes.len(), late);
                     if let Err(error) = to.write_all(&bytes).await {
                         self.timer.sleep_until(Instant::now() + opposite.delay()).await;

@@ -1,4 +1,4 @@
-//! What the emulator knows of its own error.
+//! Measurement of the emulator's own error.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

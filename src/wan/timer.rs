@@ -1,8 +1,8 @@
 //! The clock of the emulator: one thread that hands payloads over when they are due.
 //!
-//! A thread of its own, because tokio's timers have a grain of 1 ms and this needs a tenth of it.
-//! Invariant: what is due at the same time leaves in the order in which it was put in. The thread
-//! never blocks on a receiver. What waits here is bounded by the windows of the links.
+//! A separate thread, because tokio's timers have a grain of 1 ms and the emulator needs 0.1 ms.
+//! Invariant: entries due at the same time leave in order of insertion. The thread never blocks on
+//! a receiver. The windows of the links bound the waiting entries.
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, oneshot};
 
-/// What travels in one direction of a connection.
+/// An item that travels in one direction of a connection.
 #[derive(Debug)]
 pub(super) enum Frame {
     /// Bytes to pass on, and when they were due.
@@ -23,7 +23,7 @@ pub(super) enum Frame {
     Reset,
 }
 
-/// What happens when an entry is due.
+/// Action of a due entry.
 #[derive(Debug)]
 enum Due {
     Frame(mpsc::Sender<Frame>, Frame),
@@ -133,7 +133,7 @@ fn run(shared: &Shared) {
         };
         let deadline = next.deadline;
         if Instant::now() < deadline {
-            // Woken early by a nearer deadline or the end, or late by the system: look again.
+            // Woken early by a nearer deadline or the end, or late by the system: check again.
             let _ = shared.changed.wait_until(&mut state, deadline);
             continue;
         }
@@ -148,7 +148,7 @@ fn release(due: Due) {
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
             Err(mpsc::error::TrySendError::Full(_)) => {
                 // Unreachable while the channel is as long as the window; bytes would be missing.
-                tracing::error!("wan emulator lost a payload: a connection's channel is full");
+                tracing::error!("wan payload lost: channel full");
             }
         },
         Due::Wake(wake) => {
@@ -158,10 +158,10 @@ fn release(due: Due) {
 }
 
 /// Asks the kernel to wake the calling thread on time instead of gathering wake-ups within 50 us.
-/// Where it cannot be asked, sleeps stay that much coarser.
+/// Without kernel support, sleeps are up to 50 us longer.
 pub fn wake_on_time() {
     #[cfg(target_os = "linux")]
     if let Err(error) = nix::sys::prctl::set_timerslack(1) {
-        tracing::debug!(%error, "timer slack stays as it is");
+        tracing::debug!(%error, "timer slack not set");
     }
 }

@@ -1,5 +1,5 @@
-//! The alarms stand on metrics that exist, have a paragraph in the runbook, and fire in the case they are for and
-//! in no other: `promtool test rules` where Prometheus is installed (`scripts/prepare --guide`).
+//! The alarms use existing metrics, have a paragraph in the runbook, and fire only in their own
+//! case: `promtool test rules` where Prometheus is installed (`scripts/prepare --guide`).
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -15,7 +15,7 @@ fn names_of_alarms(alerts: &str) -> Vec<&str> {
 #[test]
 fn every_metric_that_an_alarm_stands_on_exists() {
     let (node, coordinator) = (Metrics::for_api_node(&["other"]), Metrics::for_coordinator());
-    // These are there once a zone is known.
+    // These metrics exist once a zone is known.
     node.zone.can_read_of("us").set(1);
     coordinator.coordinator.detached("us").set(0);
     let exposed = node.exposition() + &coordinator.exposition();
@@ -39,7 +39,7 @@ fn every_metric_that_an_alarm_stands_on_exists() {
 }
 
 #[test]
-fn every_alarm_has_a_firing_and_a_silent_case() {
+fn alarm_has_a_firing_case_besides_a_silent_one() {
     let (alerts, cases) = (deploy("prometheus/alerts.yaml"), deploy("prometheus/alerts.test.yaml"));
     for alert in names_of_alarms(&alerts) {
         let silent = |line: &str| {

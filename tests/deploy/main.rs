@@ -1,6 +1,6 @@
-//! What an operator copies from `deploy/` works: the configuration files go through the real
-//! binary's own parser, files and tunnel fit together, and the alarms do what they are for. Nothing is started;
-//! `tests/guide` runs the guide itself.
+//! Checks the files of `deploy/`: configuration files go through the real binary's parser, files
+//! and tunnel fit together, and the alarms fire as intended. No server is started; `tests/guide`
+//! runs the guide itself.
 
 mod alarms;
 
@@ -16,9 +16,8 @@ fn deploy(file: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Runs `pghc ROLE` on a file of these words, with an address that the arguments parse with and the
-/// process refuses to serve on: whoever gets that far has read every key. Answers exit code and
-/// last words.
+/// Runs `pghc ROLE` on a file with this text, with an address that the process refuses to serve on;
+/// reaching that refusal proves that every key was read. Returns exit code and last output.
 fn refused(role: &str, text: &str) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().expect("a directory");
     let path = folder.path().join("pghc.toml");
@@ -80,17 +79,17 @@ fn check(role: &str) {
 }
 
 #[test]
-fn the_coordinators_file_names_every_setting_and_is_understood() {
+fn coordinator_file_names_every_setting() {
     check("coordinator");
 }
 
 #[test]
-fn the_api_nodes_file_names_every_setting_and_is_understood() {
+fn api_node_file_names_every_setting() {
     check("api");
 }
 
 #[test]
-fn the_files_and_units_of_one_machine_fit_together() {
+fn files_of_one_machine_fit_their_units() {
     let (coordinator, api) = (deploy("config/coordinator.toml"), deploy("config/api.toml"));
     let value = |text: &str, key: &str| {
         let table: toml::Table = text.parse().expect("a TOML file");
@@ -103,8 +102,8 @@ fn the_files_and_units_of_one_machine_fit_together() {
         let items = list.as_array().expect("a list").iter().filter_map(toml::Value::as_str);
         items.map(|item| item.rsplit('=').next().unwrap_or(item).to_owned()).collect()
     };
-    // An API node names its own coordinator directly and the others as the coordinators do: by the near ends of
-    // the tunnel, which are the same on every machine.
+    // An API node names its own coordinator directly and the others by the near ends of the tunnel,
+    // which are the same on every machine.
     let tunnel = deploy("tunnel/stunnel.conf");
     let members = urls(&value(&coordinator, "member"));
     let known = urls(&value(&api, "coordinator"));

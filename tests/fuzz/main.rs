@@ -19,10 +19,10 @@ use std::time::{Duration, Instant};
 use mutate::Random;
 use targets::{TARGETS, Target};
 
-/// Inputs of each target when nothing else is asked for.
+/// Default number of inputs of each target.
 const EXECUTIONS: u64 = 50_000;
 
-/// One input may take this long, on a machine that does ten other things.
+/// Time limit for one input, on a busy machine.
 const INPUT_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Most memory that one target, and those beside it, may add to the process, in KiB: inputs are at most
@@ -57,7 +57,7 @@ fn regressions(target: &Target) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Runs one input; a panic is told with the input that caused it.
+/// Runs one input; a panic is reported with its input.
 fn execute(target: &Target, input: &[u8], seed: u64) {
     let started = Instant::now();
     let panicked = catch_unwind(AssertUnwindSafe(|| (target.run)(input))).is_err();

@@ -69,7 +69,7 @@ impl Random {
                 bytes.extend_from_slice(&other[self.below(other.len() + 1)..]);
             }
             8 => {
-                // A number that is far too large, or too small, where one may stand.
+                // A number that is far too large or too small for its field.
                 let number = *self.pick(&[0, 1, u64::MAX, 1 << 31, 1 << 32, 1 << 63, 0xffff_ffff]);
                 let width = *self.pick(&[2, 4, 8]);
                 let number = number.to_le_bytes();

@@ -172,7 +172,7 @@ fn exports() -> Vec<Vec<u8>> {
     texts(&[&text])
 }
 
-/// Whatever reads as an identifier is written as something that reads the same.
+/// A parsed identifier is written as a text that parses to the same identifier.
 fn identifiers(input: &[u8]) {
     fn survives<T: std::str::FromStr + ToString + PartialEq>(text: &str) {
         if let Ok(value) = text.parse::<T>() {
@@ -266,7 +266,7 @@ fn snapshots() -> Vec<Vec<u8>> {
     [0, 1].map(|fix| [&[fix], &bytes[..]].concat()).into()
 }
 
-/// What is restored can be saved and restored again, and goes on.
+/// A restored snapshot can be saved and restored again, and accepts further entries.
 fn snapshot(input: &[u8]) {
     let Some((&fix, bytes)) = input.split_first() else { return };
     let mut bytes = bytes.to_vec();

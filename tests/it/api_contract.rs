@@ -16,8 +16,8 @@ use serde_json::Value;
 
 use crate::harness::Site;
 
-/// Below the ten seconds that a request waits by default, and that a node reads a head: what takes
-/// longer on a busy machine was held up by one of them, or its own `timeout` was not heeded.
+/// Below the 10 s of the default request timeout and of reading a head: a slower request on a busy
+/// machine was delayed by one of them, or its own `timeout` was ignored.
 const PROMPT: Duration = Duration::from_millis(9_500);
 
 /// An answer, read to its end.
@@ -44,7 +44,7 @@ impl Got {
         self.headers.get(name).map_or("", |value| value.to_str().expect("visible ASCII"))
     }
 
-    /// Asserts the status; answers the body.
+    /// Asserts the status; returns the body.
     #[track_caller]
     pub(crate) fn is(&self, status: u16) -> Value {
         assert_eq!(self.status, status, "{self:?}");
@@ -66,8 +66,8 @@ impl Got {
         body
     }
 
-    /// As [`Self::is_problem`]; `None` where a busy machine was too late for it and a time limit or a
-    /// database that did not answer is told of instead. Never a success.
+    /// As [`Self::is_problem`]; `None` where a busy machine was too late and the answer names a
+    /// time limit or a silent database. Never a success.
     #[track_caller]
     pub(crate) fn problem_unless_busy(&self, status: u16, code: &str) -> Option<Value> {
         assert!(self.status >= 400, "{self:?}");
@@ -142,12 +142,12 @@ fn token_of(link: &Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_written_in_one_zone_is_what_every_zone_answers() {
+async fn write_is_read_equal_in_every_zone() {
     let site = Site::start(1).await;
-    writes::a_write_answers_the_named_fields_and_no_other(&site).await;
+    writes::write_response_has_exactly_the_named_fields(&site).await;
     writes::a_key_means_one_write_in_every_zone(&site).await;
     writes::a_payload_stays_byte_exact(&site).await;
-    writes::a_body_may_have_one_mebibyte_and_not_a_byte_more(&site).await;
+    writes::body_is_limited_to_one_mebibyte(&site).await;
     writes::a_write_waits_as_it_was_asked(&site).await;
     writes::a_time_limit_that_passes_is_named(&site).await;
     reads::a_reader_sees_its_write_in_every_other_zone(&site).await;
@@ -155,9 +155,9 @@ async fn what_is_written_in_one_zone_is_what_every_zone_answers() {
     reads::pages_walk_the_whole_chain(&site).await;
     reads::every_answer_says_its_frontier(&site).await;
     bad_input::nothing_of_a_refused_request_is_in_the_chain(&site).await;
-    bulk::two_and_a_half_thousand_lines_are_answered_one_by_one(&site).await;
+    bulk::bulk_of_2500_lines_is_answered_line_by_line(&site).await;
     bulk::a_bulk_write_with_a_key_may_be_repeated_elsewhere(&site).await;
-    writes::a_zone_that_does_not_apply_delays_only_who_waits_for_it(&site).await;
+    writes::zone_not_applying_delays_only_its_waiters(&site).await;
     site.settle().await;
     let proof = site.verify().await;
     assert_eq!(proof.status.code(), Some(0), "{proof:?}");
@@ -165,22 +165,22 @@ async fn what_is_written_in_one_zone_is_what_every_zone_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_node_of_a_zone_serves_and_ends_well() {
+async fn every_node_of_a_zone_serves_until_shutdown() {
     let site = Site::start(2).await;
     let never_finished = nodes::start_a_body_that_never_ends(&site).await;
-    nodes::a_standby_node_writes_and_reads_as_the_applier_does(&site).await;
-    nodes::metrics_are_prometheus_text_and_follow_the_frontier(&site).await;
+    nodes::standby_node_serves_writes_like_the_applier(&site).await;
+    nodes::metrics_follow_the_frontier(&site).await;
     nodes::the_contract_lists_every_route(&site).await;
     nodes::a_request_keeps_its_id(&site).await;
-    nodes::slow_heads_hold_up_nobody_and_are_closed(&site).await;
-    nodes::a_node_told_to_end_finishes_what_it_has_begun(&site).await;
+    nodes::slow_request_heads_are_closed_without_delaying_others(&site).await;
+    nodes::stopping_node_finishes_requests_in_flight(&site).await;
     never_finished.expect_408().await;
     site.settle().await;
     site.parade.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_quorum_nothing_is_acknowledged_and_after_it_all_goes_on() {
+async fn write_is_not_acknowledged_without_quorum() {
     let site = Site::start(1).await;
     site.post(0, "?wait=everywhere", "{}").await.is(201);
     nodes::without_a_quorum_nothing_is_acknowledged(&site).await;

@@ -40,7 +40,7 @@ fn check(only: &str, named: &[&str]) {
     }
     assert_ne!(rounds[0]["turns"][0]["contestant"], rounds[1]["turns"][0]["contestant"]);
     for one in report["contestants"].as_array().expect("contestants") {
-        // A machine with other work may be too slow for the plan; then the report says so.
+        // A busy machine may be too slow for the plan; then the report contains a failure.
         let is_told = one["first_failure"].is_string();
         assert!(one["per_second"]["min"].as_f64().expect("a rate") > 0.0 || is_told, "{one}");
     }
@@ -59,13 +59,13 @@ fn check(only: &str, named: &[&str]) {
 }
 
 #[test]
-fn every_contestant_is_measured_in_every_round_and_reported_three_times() {
+fn each_case_is_measured_in_every_round() {
     let named = ["p50 / synchronous replicas", "chain-verify / COPY"];
     check("plain,replicas-alone,alone,verify", &named);
 }
 
 #[test]
-fn what_distances_cost_in_throughput_is_measured_with_them_and_without() {
+fn distance_cost_is_measured_against_zero_distance() {
     let scratch = Scratch::new("bench-test").expect("a directory");
     let json = scratch.path().join("report.json");
     let only = format!("bench --rounds 1 --seconds 5 --only far --json {}", json.display());
@@ -90,13 +90,13 @@ fn a_single_zone_is_proved_by_the_token_of_its_newest_link() {
 
 #[test]
 #[ignore = "loads all cores: cargo test --release --test it bench::zones -- --ignored --nocapture"]
-fn zones_in_trouble_are_measured_and_well_again_afterwards() {
+fn disturbed_zones_recover_after_measurement() {
     let named = ["catch-up / raw limit", "frozen zone / healthy", "back after overload"];
     check("raw-one,single,bulk,catch-up,slow-zone,overload", &named);
 }
 
 #[test]
-fn what_cannot_be_measured_is_refused_before_anything_is_started() {
+fn unmeasurable_request_is_refused_before_start() {
     for (line, names) in [
         ("bench --only catch-up --against /no/such", ["catch-up", "--against"]),
         ("bench --only raw --json /no/such/report.json", ["cannot write", "/no/such/report.json"]),

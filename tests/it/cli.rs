@@ -44,7 +44,7 @@ fn refuses(program: &str, line: &str, code: i32, names: &[&str]) {
 }
 
 #[test]
-fn every_program_refuses_what_it_does_not_know_by_name() {
+fn program_refuses_unknown_option_by_name() {
     refuses("pghc", "--nope", 2, &["'--nope'"]);
     refuses("pghc", "stat", 2, &["'stat'", "'status'"]);
     refuses("pghc", "dev --zone 3", 2, &["'--zone'", "'--zones'"]);
@@ -199,7 +199,7 @@ fn an_api_node_refuses_settings_that_cannot_be_right() {
 }
 
 #[test]
-fn a_configuration_file_is_refused_by_its_name_and_key() {
+fn configuration_error_names_file_with_key() {
     let scratch = Scratch::new("cli").expect("a directory");
     let path = scratch.path().join("pghc.toml");
     let file = path.display().to_string();
@@ -241,7 +241,7 @@ fn a_matrix_that_is_none_is_refused_with_its_place() {
 }
 
 #[test]
-fn what_does_not_answer_is_named_and_is_never_ok() {
+fn unreachable_server_is_named_as_failure() {
     let port = free_port();
     let status = run("pghc", &format!("status --api http://127.0.0.1:{port}"));
     assert_eq!(status.status.code(), Some(2));

@@ -172,7 +172,7 @@ async fn tail(client: &mut CoordinatorClient<Caller>, upto: u64) -> Vec<TailBatc
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_coordinator_takes_writes_and_tails_the_same_order() {
+async fn every_coordinator_tails_the_same_order() {
     let group = Group::start().await;
     let mut total = 0;
     for sequence in 1..=12_u64 {
@@ -192,7 +192,7 @@ async fn every_coordinator_takes_writes_and_tails_the_same_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_resent_batch_is_ordered_once_whoever_gets_it() {
+async fn resent_batch_is_ordered_once_by_any_coordinator() {
     let group = Group::start().await;
     let first = submit(&mut group.client(1), batch(1, 2)).await;
     for id in 1..=3 {
@@ -203,7 +203,7 @@ async fn a_resent_batch_is_ordered_once_whoever_gets_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_leader_is_replaced_and_what_was_ordered_stays() {
+async fn ordered_links_survive_loss_of_leader() {
     let mut group = Group::start().await;
     let mut ordered = 0;
     for round in 0..3_u64 {
@@ -219,7 +219,7 @@ async fn a_lost_leader_is_replaced_and_what_was_ordered_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_that_refuses_connections_at_once_is_not_called_without_a_pause() {
+async fn peer_refusing_connections_is_called_with_backoff() {
     const CALLS: usize = 60;
     let mut group = Group::start().await;
     let leader = group.leader().await;
@@ -227,7 +227,7 @@ async fn a_peer_that_refuses_connections_at_once_is_not_called_without_a_pause()
     group.stop(away).await;
     let address = group.addresses[usize::try_from(away).expect("small") - 1];
     let listener = tokio::net::TcpListener::bind(address).await.expect("its port");
-    // Something to send, which goes on meanwhile.
+    // Entries to send, with further writes meanwhile.
     submit(&mut group.client(leader), batch(1, 1)).await;
     let began = tokio::time::Instant::now();
     for _ in 0..CALLS {
@@ -276,7 +276,7 @@ async fn a_dead_address_is_told_from_a_lost_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_leader_it_is_said_in_time_that_nothing_was_handed_over() {
+async fn submit_without_leader_reports_not_proposed_in_time() {
     let mut group = Group::start().await;
     submit(&mut group.client(1), batch(1, 1)).await;
     let leader = group.leader().await;
@@ -332,7 +332,7 @@ async fn purged(group: &Group, id: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_coordinator_that_was_away_while_the_log_was_purged_is_filled_by_a_snapshot() {
+async fn coordinator_behind_purged_log_installs_snapshot() {
     let period = Duration::from_millis(50);
     let retention =
         Retention { log_bytes: 0, snapshot_entries: 10, period, ..Retention::default() };
@@ -361,7 +361,7 @@ async fn a_coordinator_that_was_away_while_the_log_was_purged_is_filled_by_a_sna
     assert_eq!(ids(&outcomes), [602]);
     let repeated = submit(&mut group.client(3), batch(600, 1)).await;
     assert_eq!(ids(&repeated), [600], "the snapshot remembers sessions");
-    // What every zone has not kept yet is still served, by those that have it.
+    // Links that a zone has not kept yet are still served by the coordinators that hold them.
     let mut client = group.client(1);
     let request = TailRequest { after_id: 500, ..TailRequest::default() };
     let mut stream = client.tail(request).await.expect("a tail").into_inner();

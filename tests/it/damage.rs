@@ -1,6 +1,7 @@
-//! Rot: bits of a stopped coordinator's files are flipped, blocks blanked, ends cut off. It must refuse
-//! to start, or what it holds must be what it held. Prints its seed and a table; `PGHC_SEED` repeats a
-//! run, `PGHC_FLIPS` sets the number of flipped bits (200; a tenth as many cuts and blanks each).
+//! Bit rot: bits of a stopped coordinator's files are flipped, blocks blanked, ends cut off. The
+//! coordinator must refuse to start, or hold its former content. Prints its seed and a table;
+//! `PGHC_SEED` repeats a run, `PGHC_FLIPS` sets the number of flipped bits (200; a tenth as many
+//! cuts and blanks each).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -154,7 +155,7 @@ fn read(data: &Path) -> Survivor {
     Survivor::read(data, &BTreeSet::new()).expect("whole")
 }
 
-/// Starts on `data`; answers whether it was refused. Otherwise it must hold what `whole` holds; a
+/// Starts on `data`; returns whether it was refused. Otherwise it must hold what `whole` holds; a
 /// group of one adds entries of its own, which carry no writes.
 async fn is_refused(data: &Path, whole: &Survivor, how: &str) -> bool {
     match start(data).await {
@@ -176,7 +177,7 @@ async fn is_refused(data: &Path, whole: &Survivor, how: &str) -> bool {
     false
 }
 
-/// One way to damage the used part of a file, which ends at `used`.
+/// Damages the used part of a file, which ends at `used`.
 fn damage(bytes: &mut Vec<u8>, used: usize, kind: &str, rng: &mut StdRng) -> usize {
     let at = rng.random_range(0..used.max(1));
     match kind {
@@ -193,7 +194,7 @@ fn damage(bytes: &mut Vec<u8>, used: usize, kind: &str, rng: &mut StdRng) -> usi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damaged_files_are_refused_or_hold_what_they_held() {
+async fn damaged_file_is_refused_or_keeps_its_content() {
     let seed = number("PGHC_SEED", rand::random::<u64>);
     let flips = number("PGHC_FLIPS", || 200);
     println!("seed {seed}, {flips} flipped bits");
@@ -235,10 +236,10 @@ async fn damaged_files_are_refused_or_hold_what_they_held() {
     assert!(table.values().any(|(refused, _)| *refused > 0));
 }
 
-/// `identity.json` is replaced by writing a file beside it, syncing and renaming: a power cut leaves any
-/// part of that file, with the old one, the new one or none in its place.
+/// `identity.json` is replaced by writing a file beside it, syncing and renaming: a power cut
+/// leaves any part of that file, with the old file, the new one or none in its place.
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_power_cut_leaves_of_a_new_identity_is_no_obstacle() {
+async fn start_succeeds_after_power_cut_during_identity_write() {
     let scratch = tempfile::tempdir().expect("a directory");
     let data = scratch.path().join("whole");
     fill(&data, false).await;

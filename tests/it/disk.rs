@@ -1,5 +1,5 @@
-//! Disks that fill up: writes stop before anything breaks, whoever cannot write says so and ends, and
-//! everything goes on by itself when there is room. The disks are real ones behind a meter.
+//! Full disks: writes are refused before damage, a process that cannot write ends with the reason,
+//! and service resumes when the disks have space. The disks are real ones behind a meter.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -29,7 +29,7 @@ fn cluster() -> ClusterId {
     "00000000-0000-4000-8000-000000000001".parse().expect("a UUID")
 }
 
-/// A disk on which so many bytes can still be written.
+/// A disk with a limited number of writable bytes.
 struct Metered {
     disk: Arc<dyn Disk>,
     free: Arc<AtomicU64>,
@@ -217,7 +217,7 @@ impl Group {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_whose_disk_is_nearly_full_hands_over_and_nobody_waits_for_it() {
+async fn leader_with_full_disk_transfers_leadership() {
     let group = Group::start().await;
     let leader = group.leader().await;
     assert_eq!(group.ordered(0, 1).await, 1);
@@ -227,7 +227,7 @@ async fn a_leader_whose_disk_is_nearly_full_hands_over_and_nobody_waits_for_it()
         (view.leader != 0 && view.leader != leader as u64 + 1).then_some(())
     })
     .await;
-    // It follows, votes, and passes writes on.
+    // The coordinator follows, votes, and forwards writes.
     assert_eq!(group.ordered(leader, 2).await, 2);
     let view = group.view(leader).await.expect("it answers");
     assert!(view.disk_short, "it says so");
@@ -236,7 +236,7 @@ async fn a_leader_whose_disk_is_nearly_full_hands_over_and_nobody_waits_for_it()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn writes_are_refused_before_every_disk_is_full_and_go_on_when_there_is_room() {
+async fn writes_are_refused_until_disks_have_space() {
     let group = Group::start().await;
     assert_eq!(group.ordered(0, 1).await, 1);
     (0..3).for_each(|place| group.set_free(place, RESERVE - 1));
@@ -257,7 +257,7 @@ async fn writes_are_refused_before_every_disk_is_full_and_go_on_when_there_is_ro
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follower_that_cannot_write_ends_and_comes_back_when_there_is_room() {
+async fn follower_with_full_disk_returns_when_space_is_free() {
     let mut group = Group::start().await;
     let follower = (group.leader().await + 1) % 3;
     let other = (follower + 1) % 3;

@@ -118,7 +118,7 @@ impl Group {
         .await;
     }
 
-    /// Has `id` lead, as all know; answers who leads and in which term.
+    /// Makes `id` the leader, known to all; returns the leader and its term.
     async fn lead(&self, id: u64) -> (u64, u64) {
         wait_for("the leader that is wanted", async || {
             let now = self.leader().await;
@@ -140,7 +140,7 @@ impl Group {
         Some(client.placement(PlacementRequest {}).await.ok()?.into_inner())
     }
 
-    /// Stops everything; answers where the data is.
+    /// Stops everything; returns where the data is.
     async fn stop(self) -> tempfile::TempDir {
         for coordinator in self.running.into_values() {
             coordinator.stop().await;
@@ -184,12 +184,12 @@ fn even(round_trip_ms: u64) -> Matrix {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_leader_is_lost_at_300_ms_with_jitter_and_losses() {
+async fn leader_is_kept_at_300_ms_with_jitter_plus_loss() {
     let jitter = "lognormal 20ms".parse().expect("a jitter");
     let change = Change { jitter: Some(jitter), loss: Some(0.005), ..Change::default() };
     let group = Group::start(even(300), Timing::bearing(300), false, &change).await;
-    // At least 300 ms each, so some ten elections' time-outs, half of it idle; again where the machine
-    // itself paused for longer than the timing bears beside the round trips.
+    // At least 300 ms each, about ten election timeouts in total, half of them idle. Repeated where
+    // the machine paused for longer than the timing tolerates beside the round trips.
     let mut sequence = 0;
     for attempt in 1.. {
         let (before, pauses) = (group.leader().await, Pauses::watch());
@@ -216,11 +216,11 @@ async fn no_leader_is_lost_at_300_ms_with_jitter_and_losses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_leader_of_quick_followers_keeps_the_lead_and_is_missed_when_it_is_gone() {
+async fn slow_leader_of_quick_followers_keeps_leadership() {
     let mut group = Group::start(even(1), Timing::LAN, false, &Change::default()).await;
     group.leader().await;
     group.running.remove(&1).expect("running").stop().await;
-    // A heartbeat every 1.2 s, where the others stand after 0.4 s of silence.
+    // A heartbeat every 1.2 s, where the others start an election after 0.4 s of silence.
     group.settings.get_mut(&1).expect("there").timing = Timing::bearing(600);
     group.run(1).await;
     let before = group.lead(1).await;
@@ -237,7 +237,7 @@ async fn a_slow_leader_of_quick_followers_keeps_the_lead_and_is_missed_when_it_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_preference_that_cannot_be_read_does_not_keep_a_coordinator_from_starting() {
+async fn coordinator_starts_with_unreadable_placement_file() {
     let mut group = Group::start(even(1), Timing::LAN, true, &Change::default()).await;
     group.leader().await;
     group.running.remove(&1).expect("running").stop().await;
@@ -255,7 +255,7 @@ async fn a_preference_that_cannot_be_read_does_not_keep_a_coordinator_from_start
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_timing_that_adapts_follows_what_is_measured_at_the_start_and_kept_from_the_last_run() {
+async fn adaptive_timing_starts_from_saved_round_trips() {
     let mut group = Group::start(even(80), Timing::WAN, true, &Change::default()).await;
     group.leader().await;
     let settings = group.settings[&1].clone();
@@ -275,7 +275,7 @@ async fn a_timing_that_adapts_follows_what_is_measured_at_the_start_and_kept_fro
     let kept: serde_json::Value = serde_json::from_str(&kept.await).expect("JSON");
     let kept_ms = kept["largest_ms"].as_u64().expect("a number");
     assert!((80..200).contains(&kept_ms), "what most take: {kept}");
-    // Nobody runs: what is kept counts.
+    // No coordinator runs: the saved round trips count.
     let _dir = group.stop().await;
     assert_eq!(measured(&settings).await, Some(Timing::bearing(kept_ms)));
     let elsewhere = Settings { data: settings.data.join("nowhere"), ..settings };
@@ -283,7 +283,7 @@ async fn a_timing_that_adapts_follows_what_is_measured_at_the_start_and_kept_fro
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zone_whose_coordinator_is_a_learner_writes_and_reads_its_own_writes() {
+async fn zone_of_a_learner_reads_its_own_writes() {
     let zones: Vec<ZoneName> = ["eu", "us"].map(|name| name.parse().expect("a name")).to_vec();
     let matrix = Matrix::even(zones.clone(), Duration::from_millis(40));
     let parade = Parade::start(ParadeOptions {
@@ -310,7 +310,7 @@ async fn a_zone_whose_coordinator_is_a_learner_writes_and_reads_its_own_writes()
         let write = http.post(format!("{}/v1/chain", us.api[0])).json(&body).send();
         let write = write.await.expect("an answer");
         assert!(write.status().is_success(), "{write:?}");
-        // Its own database has it by now.
+        // The zone's own database has the write by now.
         let head =
             http.get(format!("{}/v1/chain/head", us.api[0])).send().await.expect("an answer");
         let head: HeadBody = head.json().await.expect("a head");

@@ -1,5 +1,5 @@
-//! The edges of real processes: silent, slow and greedy clients, a log that nobody reads, an end that says
-//! why. Nothing here has a database: a node and a coordinator stand at their ports without one.
+//! Edge cases of real processes: silent, slow and greedy clients, a log without a reader, exit
+//! reasons. No database runs: a node and a coordinator serve without one.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
@@ -41,7 +41,8 @@ fn limit(files: Option<u32>) -> String {
 }
 
 impl Running {
-    /// Starts `pghc` with these words behind a limit of open files in the shell's words, if one is given.
+    /// Starts `pghc` with these arguments under a limit of open files in the shell's syntax, if
+    /// given.
     fn start(
         limit: &str,
         words: impl FnOnce(SocketAddr, &str) -> String,
@@ -185,7 +186,7 @@ async fn slow_bodies_take_no_more_memory_than_their_budget() {
              content-length: {MIB}\r\n\r\n"
         );
         let mut stream = TcpStream::connect(node.address).await.expect("it listens");
-        // What is refused is closed, and what has no room is not read.
+        // A refused connection is closed, and a connection without a free slot is not read.
         let send = async {
             let _ = stream.write_all(head.as_bytes()).await;
             let _ = stream.write_all(&part).await;
@@ -207,7 +208,7 @@ async fn slow_bodies_take_no_more_memory_than_their_budget() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_nobody_reads_ends_nobody() {
+async fn process_survives_closed_log_pipe() {
     for full in [false, true] {
         let mut node = Running::node(None, "", |command| {
             command.env("PGHC_LOG", "debug");

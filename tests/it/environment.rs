@@ -1,5 +1,5 @@
-//! What people have around a zone's database: settings, collations, poolers, full servers, changed
-//! schemas, restores. Each is overridden, or refused by name with the way out.
+//! Environments of a zone's database: settings, collations, poolers, full servers, changed schemas,
+//! restores. Each is overridden, or refused by name with advice.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which may unwrap too")]
 

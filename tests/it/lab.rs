@@ -11,12 +11,12 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, body::Bytes};
 use parking_lot::Mutex;
-use pghc::lab::ledger::{self, Balance};
-use pghc::lab::load::Fate;
-use pghc::lab::run::drive::{Ground, Log, Op, Progress, Sample, drive};
+use pghc::lab::load::WriteResult;
+use pghc::lab::run::drive::{Log, Op, Progress, RunContext, Sample, drive};
 use pghc::lab::run::{outcome, run, scenario::Scenario};
 use pghc::lab::site::Site;
 use pghc::lab::target::{Endpoint, Target, Zone};
+use pghc::lab::write_audit::{self, WriteAudit};
 use pghc::task::Tasks;
 use pghc_api::chain::{Digest, LinkHash};
 use pghc_api::id::{ClusterId, WriteId};
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::wait_for;
 
-/// How the stand-in treats a write, by its number in the order of arrival.
+/// Treatment of a write by the stand-in, by its number in the order of arrival.
 type Treatment = fn(u64) -> Treat;
 
 enum Treat {
@@ -122,7 +122,7 @@ async fn status() -> Json<Status> {
     })
 }
 
-/// A zone whose only node treats writes like this.
+/// A zone whose only node treats writes this way.
 async fn target(treatment: Treatment, tasks: &Tasks) -> Target {
     let standin = Standin { links: Arc::default(), arrived: Arc::default(), treatment };
     let router = Router::new()
@@ -152,15 +152,19 @@ async fn target(treatment: Treatment, tasks: &Tasks) -> Target {
 }
 
 /// Drives a scenario of half a second of warm-up and a second, and answers its logs and the books.
-async fn run_scenario(treatment: Treatment, clients: &str, tasks: &Tasks) -> (Vec<Log>, Balance) {
+async fn run_scenario(
+    treatment: Treatment,
+    clients: &str,
+    tasks: &Tasks,
+) -> (Vec<Log>, WriteAudit) {
     let text = format!(
         "name = 'x'\nseed = 7\nduration = '1s'\nwarmup = '500ms'\n[[clients]]\nzone = 'eu'\n{clients}"
     );
     let scenario = Scenario::parse(&text, &[]).expect(&text);
     let target = target(treatment, tasks).await;
-    let (progress, start) = (Progress::default(), Ground::start_from_now());
+    let (progress, start) = (Progress::default(), RunContext::start_from_now());
     let (target_of, of) = (&target, &scenario);
-    let ground = Ground {
+    let context = RunContext {
         target: target_of,
         scenario: of,
         run: "run2",
@@ -169,18 +173,20 @@ async fn run_scenario(treatment: Treatment, clients: &str, tasks: &Tasks) -> (Ve
         progress: &progress,
         stop: &CancellationToken::new(),
     };
-    let logs = drive(ground).await;
-    let books: Vec<_> =
-        logs.iter().map(|log| ledger::Book { name: &log.name, fates: &log.fates }).collect();
-    let balance = ledger::settle(&target.zones[0].nodes[0], 0, "run2", &books).await;
-    (logs, balance.expect("the stand-in answers"))
+    let logs = drive(context).await;
+    let client_writes: Vec<_> = logs
+        .iter()
+        .map(|log| write_audit::ClientWrites { name: &log.name, results: &log.results })
+        .collect();
+    let audit = write_audit::read_chain(&target.zones[0].nodes[0], 0, "run2", &client_writes).await;
+    (logs, audit.expect("the stand-in answers"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn open_clients_keep_to_their_plan_and_mix_and_their_books_agree() {
+async fn open_loop_writes_match_their_audit() {
     let tasks = Tasks::default();
     let clients = "rate = 300\nmix = { write = 2, read-local = 1, read-session = 1 }";
-    let (logs, balance) = run_scenario(|_| Treat::Write, clients, &tasks).await;
+    let (logs, audit) = run_scenario(|_| Treat::Write, clients, &tasks).await;
     let log = &logs[0];
     assert_eq!((logs.len(), log.dropped), (1, 0));
     // 450 expected; six standard deviations.
@@ -188,15 +194,15 @@ async fn open_clients_keep_to_their_plan_and_mix_and_their_books_agree() {
     assert!(log.samples.iter().all(|sample| sample.ok), "{:?}", log.failures);
     let writes = log.samples.iter().filter(|sample| sample.op == Op::Write).count();
     assert!(writes.abs_diff(log.samples.len() / 2) < 80, "{writes}");
-    assert_eq!((log.fates.len(), log.writes.len()), (writes, writes));
-    assert_eq!(balance, Balance { found: writes as u64, ..Balance::default() });
+    assert_eq!((log.results.len(), log.writes.len()), (writes, writes));
+    assert_eq!(audit, WriteAudit { found: writes as u64, ..WriteAudit::default() });
     let (sum, count) = log.timing["apply"];
     assert!((sum / count as f64 - 1.5).abs() < 1e-9, "what the server tells is kept");
     tasks.shut_down().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_refused_and_what_is_lost_stand_in_the_books_of_closed_clients() {
+async fn closed_loop_audit_records_refused_writes() {
     let tasks = Tasks::default();
     let clients = "arrival = 'closed'\nusers = 4\nthink = '5ms'";
     let treat = |number| match number % 10 {
@@ -204,24 +210,27 @@ async fn what_is_refused_and_what_is_lost_stand_in_the_books_of_closed_clients()
         7 => Treat::Lose,
         _ => Treat::Write,
     };
-    let (logs, balance) = run_scenario(treat, clients, &tasks).await;
-    let count = |wanted: fn(&Fate) -> bool| logs[0].fates.iter().filter(|f| wanted(f)).count();
-    let (written, refused) =
-        (count(|fate| matches!(fate, Fate::Written(_))), count(|fate| *fate == Fate::Refused));
+    let (logs, audit) = run_scenario(treat, clients, &tasks).await;
+    let count =
+        |wanted: fn(&WriteResult) -> bool| logs[0].results.iter().filter(|f| wanted(f)).count();
+    let (written, refused) = (
+        count(|result| matches!(result, WriteResult::Written(_))),
+        count(|result| *result == WriteResult::Refused),
+    );
     assert!(written > 0 && refused > 0, "{written} {refused}");
-    assert_eq!(written + refused, logs[0].fates.len());
-    assert_eq!(balance.found + balance.lost, written as u64, "{balance:?}");
-    assert!(balance.lost > 0 && !balance.agrees(), "{balance:?}");
+    assert_eq!(written + refused, logs[0].results.len());
+    assert_eq!(audit.found + audit.lost, written as u64, "{audit:?}");
+    assert!(audit.lost > 0 && !audit.agrees(), "{audit:?}");
     assert_eq!(logs[0].failures["429 overloaded"], refused as u64);
     tasks.shut_down().await;
 }
 
-fn count(log: &Log, wanted: impl Fn(&Fate) -> bool) -> usize {
-    log.fates.iter().filter(|fate| wanted(fate)).count()
+fn count(log: &Log, wanted: impl Fn(&WriteResult) -> bool) -> usize {
+    log.results.iter().filter(|result| wanted(result)).count()
 }
 
-fn is_written(fate: &Fate) -> bool {
-    matches!(fate, Fate::Written(_))
+fn is_written(result: &WriteResult) -> bool {
+    matches!(result, WriteResult::Written(_))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -233,11 +242,11 @@ async fn a_stall_shows_in_every_write_that_was_planned_meanwhile() {
         0 => Treat::Late(Duration::from_millis(500)),
         _ => Treat::Write,
     };
-    let (logs, balance) = run_scenario(stall, one, &tasks).await;
+    let (logs, audit) = run_scenario(stall, one, &tasks).await;
     let log = &logs[0];
-    assert!(log.fates.len().abs_diff(750) < 3, "a second and a half: {}", log.fates.len());
-    assert_eq!(count(log, is_written), log.fates.len(), "{:?}", log.failures);
-    assert_eq!(balance.found, log.fates.len() as u64);
+    assert!(log.results.len().abs_diff(750) < 3, "a second and a half: {}", log.results.len());
+    assert_eq!(count(log, is_written), log.results.len(), "{:?}", log.failures);
+    assert_eq!(audit.found, log.results.len() as u64);
     let p90_ms = |of: fn(&Sample) -> Duration| {
         let micros = log.samples.iter().map(|it| u64::try_from(of(it).as_micros()));
         let mut micros: Vec<u64> = micros.map(|us| us.expect("short")).collect();
@@ -251,7 +260,7 @@ async fn a_stall_shows_in_every_write_that_was_planned_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_not_acknowledged_is_counted_and_looked_up_in_the_chain() {
+async fn unacknowledged_writes_are_looked_up_in_chain() {
     let tasks = Tasks::default();
     let short = "rate = 500\narrival = 'uniform'\nconnections = 64\ntimeout = '5s'";
     let mixed = |number| match number {
@@ -259,22 +268,25 @@ async fn what_was_not_acknowledged_is_counted_and_looked_up_in_the_chain() {
         20..25 => Treat::Late(Duration::from_secs(60)),
         _ => Treat::Write,
     };
-    let (logs, balance) = run_scenario(mixed, short, &tasks).await;
+    let (logs, audit) = run_scenario(mixed, short, &tasks).await;
     let log = &logs[0];
-    let undecided = (count(log, |it| *it == Fate::Refused), count(log, |it| *it == Fate::Unknown));
+    let undecided = (
+        count(log, |it| *it == WriteResult::Refused),
+        count(log, |it| *it == WriteResult::Unknown),
+    );
     assert_eq!(undecided, (10, 5), "{:?}", log.failures);
     assert_eq!(log.failures.get("429 overloaded"), Some(&10));
-    let found = log.fates.len() as u64 - 10;
-    assert_eq!(balance, Balance { found, unknown_written: 5, ..Balance::default() });
-    assert!(balance.agrees());
+    let found = log.results.len() as u64 - 10;
+    assert_eq!(audit, WriteAudit { found, unknown_written: 5, ..WriteAudit::default() });
+    assert!(audit.agrees());
     tasks.shut_down().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_whose_zones_cannot_be_verified_does_not_pass() {
+async fn run_fails_when_its_zones_cannot_be_verified() {
     let tasks = Tasks::default();
     let mut target = target(|_| Treat::Write, &tasks).await;
-    // Nothing listens on the discard port, so there is no database to look at.
+    // No server listens on the discard port, so the database is unreachable.
     target.zones[0].dsn = "postgres://postgres@127.0.0.1:9/pghc".to_owned();
     let text = "name = 'x'\nseed = 7\nduration = '1s'\nwarmup = '500ms'\n[cluster]\n\
                 visibility = false\n[[clients]]\nzone = '*'\nrate = 100\narrival = 'uniform'";
@@ -285,15 +297,15 @@ async fn a_run_whose_zones_cannot_be_verified_does_not_pass() {
     println!("{outcome}");
     assert_eq!((outcome.all.ok, outcome.zones.len()), (outcome.all.sent, 1));
     assert_eq!((outcome.leader.as_deref(), outcome.warm_up_failures), (Some("eu"), 0));
-    assert!(outcome.balance.agrees(), "{:?}", outcome.balance);
-    assert!(outcome.balance.found.abs_diff(150) < 3, "{:?}", outcome.balance);
+    assert!(outcome.audit.agrees(), "{:?}", outcome.audit);
+    assert!(outcome.audit.found.abs_diff(150) < 3, "{:?}", outcome.audit);
     assert_eq!(outcome.verify.exit_code, Some(2));
     assert!(!outcome.verify.passed && !outcome.passed, "{}", outcome.verify.report);
     tasks.shut_down().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_that_is_stopped_early_reports_what_was_sent() {
+async fn run_stopped_early_reports_sent_writes() {
     static ARRIVED: AtomicU64 = AtomicU64::new(0);
     let count = |number| {
         ARRIVED.store(number, Ordering::Relaxed);
@@ -314,7 +326,7 @@ async fn a_run_that_is_stopped_early_reports_what_was_sent() {
     let (finished, ()) = tokio::join!(run(&scenario, &site, &stop), stopping);
     let outcome = finished.expect("the stand-in answers").outcome;
     assert!(outcome.interrupted && !outcome.passed);
-    assert!(outcome.balance.agrees(), "{:?}", outcome.balance);
+    assert!(outcome.audit.agrees(), "{:?}", outcome.audit);
     assert!(outcome.all.ok >= 150 && outcome.all.unknown > 0, "{outcome}");
     assert!(outcome.seconds > 1.0 && outcome.seconds < 600.0, "{outcome}");
     let printed = outcome.to_string();

@@ -9,7 +9,7 @@ use group::Group;
 use crate::harness::wait_for;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_is_founded_when_all_its_founders_are_there_and_never_again() {
+async fn group_is_founded_once_all_founders_are_present() {
     let mut group = Group::empty();
     group.run(1);
     group.run(2);
@@ -31,7 +31,7 @@ async fn a_group_is_founded_when_all_its_founders_are_there_and_never_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn members_are_added_promoted_demoted_and_removed_and_every_command_may_be_repeated() {
+async fn member_commands_can_be_repeated() {
     let mut group = Group::start_unhurried().await;
     group.write().await;
     let four = group.member(4);
@@ -75,7 +75,7 @@ async fn members_are_added_promoted_demoted_and_removed_and_every_command_may_be
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_restarts_with_the_members_it_has_whatever_the_settings_say() {
+async fn group_restarts_with_stored_members_over_settings() {
     let mut group = Group::start_unhurried().await;
     group.join(4).await;
     let four = group.member(4);

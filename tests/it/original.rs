@@ -1,5 +1,6 @@
-//! The original's clients and test workers, re-enacted: creators that post without a body, and
-//! validators that read the newest ten of every zone and recompute each hash from the one before.
+//! Reproduces the original's clients and test workers: creators that post without a body, and
+//! validators that read the newest ten links of every zone and recompute each hash from the one
+//! before.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +22,7 @@ const WRONG: &str = "select count(*) from (
     select hash, md5(zk_id::text || node_id || coalesce(lag(hash) over (order by zk_id), '')) as ours
       from public.chain) link where hash <> ours";
 
-/// What the original's clients do to create a link: a POST without body and content type.
+/// Creates a link as clients of the original do: a POST without body and content type.
 async fn create(site: &Site, zone: usize) -> OriginalLink {
     let answer = site.http.post(format!("{}/chain", site.api(zone))).send().await;
     let answer = answer.expect("an answer");
@@ -70,7 +71,7 @@ async fn the_originals_clients_run_unchanged() {
     let first = create(&site, 0).await;
     assert_eq!((first.zk_id, first.node_id.as_str()), (1, "eu-1"));
     let created = create_while_validating(&site).await;
-    every_zone_has_what_was_answered(&site, created).await;
+    every_zone_has_acknowledged_links(&site, created).await;
     configuration_and_ping(&site).await;
     no_page_of_another_origin_may_call(&site).await;
     site.settle().await;
@@ -102,7 +103,7 @@ async fn create_while_validating(site: &Site) -> Vec<OriginalLink> {
     created.into_iter().flatten().collect()
 }
 
-async fn every_zone_has_what_was_answered(site: &Site, created: Vec<OriginalLink>) {
+async fn every_zone_has_acknowledged_links(site: &Site, created: Vec<OriginalLink>) {
     let ids: BTreeSet<u64> = created.iter().map(|link| link.zk_id).collect();
     let all = CREATORS * EACH + 1;
     assert!(ids.into_iter().eq(2..=all as u64), "dense, none twice");

@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests, which may unwrap too")]
 
 mod plans;
-mod strangers;
+mod role_rights;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
@@ -206,7 +206,7 @@ async fn an_empty_chain_reads_as_empty() {
 }
 
 #[tokio::test]
-async fn an_old_epoch_is_fenced_and_writes_nothing() {
+async fn applier_of_old_epoch_is_fenced() {
     let database = Database::migrated().await;
     let old = database.applier(Commit::OnDisk).await;
     let (old_epoch, _) = acquire(&old, None).await;
@@ -252,7 +252,7 @@ fn fenced_at(result: Result<(), ApplyError>, id: u64) -> bool {
 }
 
 #[tokio::test]
-async fn batches_under_way_together_are_applied_in_order_and_heard_of() {
+async fn concurrent_batches_are_applied_in_order() {
     let database = Database::migrated().await;
     let mut listener = listen(&database.dsn).await.unwrap();
     assert_eq!(listener.next().await.unwrap().unwrap(), 0);
@@ -275,7 +275,7 @@ async fn batches_under_way_together_are_applied_in_order_and_heard_of() {
 }
 
 #[tokio::test]
-async fn what_postgresql_refuses_leaves_rows_and_frontier_as_they_were() {
+async fn refused_batch_leaves_database_unchanged() {
     let database = Database::migrated().await;
     let applier = database.applier(Commit::OnDisk).await;
     let (epoch, _) = acquire(&applier, None).await;
@@ -396,7 +396,7 @@ async fn verify_of_a_range_proves_that_range_only() {
 }
 
 #[tokio::test]
-async fn any_number_of_nodes_may_migrate_at_once_and_again() {
+async fn concurrent_migrations_are_safe_to_repeat() {
     let database = Database::empty().await;
     let nodes = (0..4).map(|_| database.migrate());
     for outcome in futures::future::join_all(nodes).await {

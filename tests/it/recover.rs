@@ -1,5 +1,5 @@
-//! Two of three coordinators are destroyed for good: the group goes on from the third, and nothing
-//! acknowledged is given up unless it is counted.
+//! Two of three coordinators are destroyed for good: the group continues from the third, and
+//! acknowledged ids are given up only with an explicit count.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,7 +12,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 
-use crate::harness::{Crowd, Promise, Site, binary, checker, wait_for};
+use crate::harness::{AckedWrite, ClientPool, Site, binary, checker, wait_for};
 
 const ZONES: [&str; 3] = ["eu", "us", "ap"];
 
@@ -48,11 +48,11 @@ fn recover_with(site: &Site, zone: &str, zones: &[String], more: &[&str]) -> (i3
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_goes_on_from_the_one_coordinator_that_is_left_and_loses_nothing() {
+async fn group_recovers_from_last_coordinator_without_loss() {
     let site = Site::start(1).await;
-    let crowd = Crowd::start(&site, 1);
-    crowd.progress(60).await;
-    let mut promises = crowd.finish().await;
+    let clients = ClientPool::start(&site, 1);
+    clients.progress(60).await;
+    let mut acked_writes = clients.finish().await;
     let head = site.settle().await;
     for zone in ["us", "ap"] {
         end(&site, zone).await;
@@ -85,16 +85,20 @@ async fn a_group_goes_on_from_the_one_coordinator_that_is_left_and_loses_nothing
     assert!(term > 1 << 20, "beyond what the lost ones can have seen: {text}");
     let part = Part::Coordinator;
     site.parade.resume_supervision("eu", part).await.expect("a child of this parade");
-    let crowd = Crowd::start(&site, 1);
-    // It sends the same keys again first: those are remembered.
-    crowd.progress(promises.len() as u64 + 40).await;
-    let after = crowd.finish().await;
+    let clients = ClientPool::start(&site, 1);
+    // The client sends the same keys again first; the reply cache answers them.
+    clients.progress(acked_writes.len() as u64 + 40).await;
+    let after = clients.finish().await;
     for again in after.iter().filter(|it| it.id <= head) {
-        let known = |it: &Promise| (it.id, &it.payload) == (again.id, &again.payload);
-        assert!(promises.iter().any(known), "{again:?}");
+        let known = |it: &AckedWrite| (it.id, &it.payload) == (again.id, &again.payload);
+        assert!(acked_writes.iter().any(known), "{again:?}");
     }
-    promises.extend(after.into_iter().filter(|it| it.id > head));
-    assert!(promises.iter().any(|promise| promise.id == head + 1), "ids go on at {}", head + 1);
+    acked_writes.extend(after.into_iter().filter(|it| it.id > head));
+    assert!(
+        acked_writes.iter().any(|acked_write| acked_write.id == head + 1),
+        "ids go on at {}",
+        head + 1
+    );
     wait_for("every zone", async || {
         let mut ids = Vec::new();
         for zone in 0..3 {
@@ -110,16 +114,16 @@ async fn a_group_goes_on_from_the_one_coordinator_that_is_left_and_loses_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ids_that_a_zone_has_and_the_survivor_has_not_are_given_up_only_when_counted() {
+async fn ids_missing_on_survivor_need_explicit_count() {
     let site = Site::start(1).await;
-    let crowd = Crowd::start(&site, 1);
-    crowd.progress(20).await;
-    crowd.finish().await;
+    let clients = ClientPool::start(&site, 1);
+    clients.progress(20).await;
+    clients.finish().await;
     let kept = site.settle().await;
     end(&site, "ap").await;
-    let crowd = Crowd::start(&site, 1);
-    crowd.progress(kept + 20).await;
-    crowd.finish().await;
+    let clients = ClientPool::start(&site, 1);
+    clients.progress(kept + 20).await;
+    clients.finish().await;
     for zone in ["eu", "us"] {
         end(&site, zone).await;
     }
@@ -169,7 +173,7 @@ async fn leave_a_tail(site: &Site, zone: &str) -> Option<u64> {
         let part = Part::Coordinator;
         site.parade.pause_supervision(other, part).await.expect("a child of this parade");
     }
-    // It takes writes for as long as it has heard of the others lately.
+    // The node takes writes while its last contact with the others is recent.
     join_all(others.iter().map(|other| site.kill(other, Part::Coordinator))).await;
     let place = ZONES.iter().position(|it| *it == zone).expect("one of them");
     let request = site.http.post(format!("{}/v1/chain?timeout=1s", site.api(place)));
@@ -188,14 +192,14 @@ async fn leave_a_tail(site: &Site, zone: &str) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_survivor_with_writes_that_were_never_acknowledged_does_not_replace_those_that_were() {
+async fn survivor_keeps_acknowledged_writes_over_unacknowledged() {
     let site = Site::start(1).await;
-    let crowd = Crowd::start(&site, 1);
-    crowd.progress(20).await;
-    let known = crowd.finish().await.len() as u64;
+    let clients = ClientPool::start(&site, 1);
+    clients.progress(20).await;
+    let known = clients.finish().await.len() as u64;
     let part = Part::Coordinator;
     let mut left = None;
-    // It may give the lead up before the write reaches it; then once more.
+    // The leader may step down before the write reaches it; then once more.
     for _ in 0..20 {
         let zone = site.leader_zone().await;
         left = leave_a_tail(&site, &zone).await.map(|newest| (zone, newest));
@@ -211,10 +215,10 @@ async fn a_survivor_with_writes_that_were_never_acknowledged_does_not_replace_th
     for other in &others {
         site.parade.resume_supervision(other, part).await.expect("a child of this parade");
     }
-    let crowd = Crowd::start(&site, 1);
-    // It sends the same keys again first: those are remembered.
-    crowd.progress(known + 20).await;
-    crowd.finish().await;
+    let clients = ClientPool::start(&site, 1);
+    // The client sends the same keys again first; the reply cache answers them.
+    clients.progress(known + 20).await;
+    clients.finish().await;
     let dsns: Vec<_> = site.record().zones.into_iter().map(|it| (it.name, it.dsn)).collect();
     for (_, dsn) in &dsns {
         wait_for("other links", async || (crate::harness::head(dsn).await > newest).then_some(()))
@@ -232,7 +236,7 @@ async fn a_survivor_with_writes_that_were_never_acknowledged_does_not_replace_th
         assert!(text.contains(&format!("and another link {newest}.")), "{text}");
         assert!(text.contains("was ordered by a later leader"), "{text}");
     }
-    // One that was in the majority has all of it.
+    // A coordinator of the majority has all links.
     let other = data(&site, others[0]).display().to_string();
     let (code, text) = recover(&site, &zone, &["--data", &other]);
     assert_eq!(code, 1, "{text}");
@@ -241,10 +245,10 @@ async fn a_survivor_with_writes_that_were_never_acknowledged_does_not_replace_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everything_killed_at_once_comes_back_in_any_order_and_says_that_nothing_is_missing() {
+async fn cluster_restarts_in_any_order_without_loss() {
     let site = Site::start(1).await;
-    let crowd = Crowd::start(&site, 1);
-    crowd.progress(60).await;
+    let clients = ClientPool::start(&site, 1);
+    clients.progress(60).await;
     let mut parts = Vec::new();
     for zone in ["eu", "us", "ap"] {
         for part in [Part::Coordinator, Part::Api(0), Part::Postgres] {
@@ -266,10 +270,10 @@ async fn everything_killed_at_once_comes_back_in_any_order_and_says_that_nothing
     for (zone, part) in &parts {
         site.parade.resume_supervision(zone, *part).await.expect("a child of this parade");
     }
-    crowd.progress(1).await;
+    clients.progress(1).await;
     println!("first answer {:?} after the first was started again", started.elapsed());
-    let promises = crowd.finish().await;
-    site.check(&promises).await;
+    let acked_writes = clients.finish().await;
+    site.check(&acked_writes).await;
     for zone in ["eu", "us", "ap"] {
         let log = site.parade.data().join("log").join(format!("{zone}-coordinator.log"));
         wait_for("its word", async || {

@@ -1,4 +1,4 @@
-//! What dies comes back by itself, and nothing that was acknowledged is lost or done twice.
+//! Killed processes restart by themselves, and no acknowledged write is lost or repeated.
 
 use futures::future::join_all;
 use nix::sys::signal::Signal;
@@ -6,52 +6,52 @@ use nix::unistd::Pid;
 use pghc::dev::parade::Part;
 use pghc_api::wire::LinkBody;
 
-use crate::harness::{Crowd, PATIENCE, Site, wait_for};
+use crate::harness::{ClientPool, PATIENCE, Site, wait_for};
 
 const ZONES: [&str; 3] = ["eu", "us", "ap"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killing_any_one_process_under_load_loses_nothing_and_repeats_nothing() {
+async fn kill_of_one_process_under_load_keeps_exactly_once() {
     let site = Site::start(1).await;
-    let crowd = Crowd::start(&site, 2);
-    crowd.progress(50).await;
+    let clients = ClientPool::start(&site, 2);
+    clients.progress(50).await;
     let leader = site.leader_zone().await;
     site.kill(&leader, Part::Coordinator).await;
-    crowd.progress(100).await;
+    clients.progress(100).await;
     let leader = site.leader_zone().await;
     let follower = ZONES.into_iter().find(|zone| *zone != leader).expect("three zones");
     site.kill(follower, Part::Coordinator).await;
-    crowd.progress(100).await;
+    clients.progress(100).await;
     site.kill("us", Part::Api(0)).await;
-    crowd.progress(100).await;
+    clients.progress(100).await;
     site.kill("ap", Part::Postgres).await;
-    crowd.progress(100).await;
-    let promises = crowd.finish().await;
-    site.check(&promises).await;
+    clients.progress(100).await;
+    let acked_writes = clients.finish().await;
+    site.check(&acked_writes).await;
     site.parade.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killing_everything_at_once_under_load_loses_nothing_and_repeats_nothing() {
+async fn kill_of_all_processes_under_load_keeps_exactly_once() {
     let site = Site::start(1).await;
-    let crowd = Crowd::start(&site, 2);
+    let clients = ClientPool::start(&site, 2);
     for _ in 0..2 {
-        crowd.progress(50).await;
+        clients.progress(50).await;
         let parts = [Part::Coordinator, Part::Api(0), Part::Postgres];
         let all = ZONES.iter().flat_map(|zone| parts.map(|part| site.kill(zone, part)));
         join_all(all).await;
-        crowd.progress(50).await;
+        clients.progress(50).await;
     }
-    let promises = crowd.finish().await;
-    site.check(&promises).await;
+    let acked_writes = clients.finish().await;
+    site.check(&acked_writes).await;
     site.parade.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_applier_is_replaced_and_can_never_commit_again() {
+async fn frozen_applier_cannot_commit_after_replacement() {
     let site = Site::start(2).await;
-    let crowd = Crowd::start(&site, 1);
-    crowd.progress(20).await;
+    let clients = ClientPool::start(&site, 1);
+    clients.progress(20).await;
     let eu = &site.record().zones[0];
     let applier = async |urls: &[String]| {
         for (number, url) in (1..).zip(urls) {
@@ -72,7 +72,7 @@ async fn a_frozen_applier_is_replaced_and_can_never_commit_again() {
     let standby = 3 - frozen;
     wait_for("another applier", async || applier(&eu.api[standby - 1..standby]).await.map(|_| ()))
         .await;
-    crowd.progress(20).await;
+    clients.progress(20).await;
     nix::sys::signal::kill(pid, Signal::SIGCONT).expect("ours");
     wait_for("the old applier to stand by", async || {
         let now = applier(&eu.api[frozen - 1..frozen]).await;
@@ -81,9 +81,9 @@ async fn a_frozen_applier_is_replaced_and_can_never_commit_again() {
         (now.is_none() && ready.status().is_success()).then_some(())
     })
     .await;
-    crowd.progress(50).await;
-    let promises = crowd.finish().await;
-    site.check(&promises).await;
+    clients.progress(50).await;
+    let acked_writes = clients.finish().await;
+    site.check(&acked_writes).await;
     site.parade.stop().await;
 }
 
@@ -124,7 +124,7 @@ async fn holds(dsn: &str, query: &str) -> bool {
     };
     let rows = tokio::select! {
         rows = client.query(query, &[]) => rows,
-        // It was killed meanwhile.
+        // The server was killed meanwhile.
         _ = connection => return false,
     };
     rows.is_ok_and(|rows| !rows.is_empty())
@@ -146,18 +146,18 @@ async fn a_database_that_dies_while_it_is_prepared_is_prepared_again() {
         wait_for(step, async || holds(&dsn, step).await.then_some(())).await;
         site.kill("us", Part::Postgres).await;
     }
-    let crowd = Crowd::start(&site, 1);
-    crowd.progress(30).await;
-    let promises = crowd.finish().await;
-    site.check(&promises).await;
+    let clients = ClientPool::start(&site, 1);
+    clients.progress(30).await;
+    let acked_writes = clients.finish().await;
+    site.check(&acked_writes).await;
     site.parade.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_zone_database_is_filled_again_from_the_log() {
     let site = Site::start(1).await;
-    let crowd = Crowd::start(&site, 1);
-    crowd.progress(60).await;
+    let clients = ClientPool::start(&site, 1);
+    clients.progress(60).await;
     let dsn = site.record().zones[2].dsn.clone();
     let (client, connection) =
         tokio_postgres::connect(&dsn, tokio_postgres::NoTls).await.expect("it answers");
@@ -170,18 +170,18 @@ async fn a_lost_zone_database_is_filled_again_from_the_log() {
         done = drop_schema => done.expect("dropped"),
         _ = connection => panic!("the connection ended"),
     }
-    crowd.progress(60).await;
-    let promises = crowd.finish().await;
-    site.check(&promises).await;
+    clients.progress(60).await;
+    let acked_writes = clients.finish().await;
+    site.check(&acked_writes).await;
     site.parade.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_go_on_while_no_coordinator_lives() {
     let site = Site::start(1).await;
-    let crowd = Crowd::start(&site, 1);
-    crowd.progress(10).await;
-    let promises = crowd.finish().await;
+    let clients = ClientPool::start(&site, 1);
+    clients.progress(10).await;
+    let acked_writes = clients.finish().await;
     site.settle().await;
     for zone in ZONES {
         site.parade.pause_supervision(zone, Part::Coordinator).await.expect("a child");
@@ -193,7 +193,7 @@ async fn reads_go_on_while_no_coordinator_lives() {
     })
     .await;
     for zone in 0..3 {
-        for path in [format!("/v1/chain/{}", promises[0].id), "/readyz".to_owned()] {
+        for path in [format!("/v1/chain/{}", acked_writes[0].id), "/readyz".to_owned()] {
             let url = format!("{}{path}", site.api(zone));
             let answer = site.http.get(url).send().await.expect("an answer");
             assert_eq!(answer.status().as_u16(), 200, "zone {zone}: {path}");
@@ -202,24 +202,24 @@ async fn reads_go_on_while_no_coordinator_lives() {
     for zone in ZONES {
         site.parade.resume_supervision(zone, Part::Coordinator).await.expect("a child");
     }
-    site.check(&promises).await;
+    site.check(&acked_writes).await;
     site.parade.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn restarting_the_coordinators_one_after_the_other_under_load_shows_no_client_an_error() {
+async fn rolling_coordinator_restart_causes_no_client_error() {
     let site = Site::start(1).await;
-    let crowd = Crowd::patient(&site, 2);
-    crowd.progress(50).await;
+    let clients = ClientPool::patient(&site, 2);
+    clients.progress(50).await;
     for zone in ZONES {
         let by = Signal::SIGTERM;
         site.parade.kill(zone, Part::Coordinator, by).await.expect("a child of this parade");
-        crowd.progress(50).await;
+        clients.progress(50).await;
         site.parade.ready(PATIENCE).await.expect("all are ready again");
-        crowd.progress(50).await;
+        clients.progress(50).await;
     }
-    assert_eq!(crowd.not_acknowledged(), 0, "answers other than 2xx");
-    let promises = crowd.finish().await;
-    site.check(&promises).await;
+    assert_eq!(clients.not_acknowledged(), 0, "answers other than 2xx");
+    let acked_writes = clients.finish().await;
+    site.check(&acked_writes).await;
     site.parade.stop().await;
 }

@@ -1,6 +1,6 @@
-//! `chain-verify` against real PostgreSQL: a superuser who switches every guard off does what he likes
-//! to one zone, and is found out. The chains are computed by PostgreSQL's own functions, so Rust and
-//! SQL check each other. Every test with a random place prints its seed.
+//! `chain-verify` against real PostgreSQL: a superuser disables every guard, changes one zone, and
+//! is detected. The chains are computed by PostgreSQL's own functions, so Rust and SQL check each
+//! other. Every test with a random place prints its seed.
 
 use std::process::Command;
 
@@ -94,7 +94,7 @@ impl Zones {
         execute(&dsn, "create database bad template us").await;
     }
 
-    /// Runs the program on eu and on the database given as us; answers its exit code and output.
+    /// Runs the program on eu and on the database given as us; returns its exit code and output.
     fn verify(&self, us: &str, more: &[&str]) -> (i32, String) {
         let zones = [format!("eu={}", self.dsn("eu")), format!("us={}", self.dsn(us))];
         run(&[&["--zone", &zones[0], "--zone", &zones[1], "--wait", "0.3"], more].concat())
@@ -116,8 +116,8 @@ fn run_program(program: &str, arguments: &[&str]) -> (i32, String) {
     (output.status.code().expect("no signal"), String::from_utf8(text).expect("text"))
 }
 
-/// Each way of tampering at link `k`: SQL, exit code, and what must be said, with `{k}` and `{next}`
-/// in the place of the ids.
+/// Ways of tampering at link `k`: SQL, exit code, and expected output, with placeholders `{k}` and
+/// `{next}` for the ids.
 const WAYS: &[(&str, i32, &str)] = &[
     ("update pghc.chain set hash = md5('x') where id = {k}", 1, "us: link {k} has a hash"),
     ("update pghc.chain set digest = sha256('x') where id = {k}", 1, "us: link {k} has a digest"),
@@ -245,7 +245,7 @@ const WAYS: &[(&str, i32, &str)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_superuser_does_to_a_zone_is_found_and_named() {
+async fn verify_names_every_superuser_change() {
     let seed: u64 = rand::random();
     eprintln!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
@@ -277,7 +277,7 @@ async fn whatever_a_superuser_does_to_a_zone_is_found_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_single_zone_and_an_empty_one_are_never_proved_and_the_json_says_the_same() {
+async fn single_or_empty_zone_is_never_proved() {
     let zones = Zones::start().await;
     let (code, text) = run(&["--zone", &format!("us={}", zones.dsn("us"))]);
     assert_eq!(code, 2, "{text}");
@@ -344,7 +344,7 @@ async fn an_export_is_a_witness_even_of_the_newest_links_alone() {
         let (code, text) = run(&["--zone", &eu, "--file", file]);
         assert!(code == 0 && text.contains("PROVED: links 1 to 150 are sound"), "{text}");
     }
-    // A file is not overwritten, and one that was cut off anywhere is gone on with.
+    // A file is not overwritten, and a truncated file is continued.
     let (code, text) = export(&["--database", &us, "--output", &whole]);
     assert!(code == 2 && text.contains("is there already: --resume goes on"), "{code} {text}");
     let bytes = std::fs::read(&whole).expect("written");
@@ -359,7 +359,7 @@ async fn an_export_is_a_witness_even_of_the_newest_links_alone() {
         let same = again.trim_ascii_end() == bytes.trim_ascii_end();
         assert!(same, "seed {seed}, cut at {end}");
     }
-    // What does not follow is not written.
+    // A link that does not follow is not written.
     zones.copy().await;
     let change = "set session_replication_role = replica;
         update pghc.chain set payload = '1' where id = 40";

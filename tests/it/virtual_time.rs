@@ -39,7 +39,7 @@ fn as_predicted(outcome: &Outcome) {
 }
 
 #[tokio::test]
-async fn a_run_in_virtual_time_is_as_predicted_and_the_same_again_byte_by_byte() {
+async fn virtual_run_repeats_byte_by_byte_as_predicted() {
     let directory = tempfile::tempdir().expect("a directory");
     let changes =
         ["duration=6s", "warmup=2s", "clients.0.rate=25", "matrix.jitter=uniform 0.5ms", "seed=7"];
@@ -56,7 +56,7 @@ async fn a_run_in_virtual_time_is_as_predicted_and_the_same_again_byte_by_byte()
 }
 
 #[tokio::test]
-async fn learners_write_and_read_where_they_are() {
+async fn learner_zones_serve_local_traffic() {
     let directory = tempfile::tempdir().expect("a directory");
     let changes = ["duration=3s", "warmup=2s", "clients.0.rate=5"];
     let outcome = run("aws9", &changes, directory.path()).await;
@@ -65,7 +65,7 @@ async fn learners_write_and_read_where_they_are() {
 }
 
 #[tokio::test]
-async fn a_cut_and_a_dead_leader_in_virtual_time_lose_nothing() {
+async fn virtual_leader_crash_during_cut_loses_no_write() {
     let directory = tempfile::tempdir().expect("a directory");
     let faults = "fault=[{at='3s', for='4s', cut={from=['leader']}}, \
                   {at='12s', for='4s', kill='coordinator@leader'}, \
@@ -75,7 +75,8 @@ async fn a_cut_and_a_dead_leader_in_virtual_time_lose_nothing() {
         ["duration=30s", "warmup=2s", "clients.0.rate=5", "clients.0.timeout=20s", faults];
     let outcome = run("aws3", &changes, directory.path()).await;
     assert_eq!(outcome.events.len(), 4);
-    let leaders: Vec<_> = outcome.reigns.iter().filter_map(|reign| reign.zone.clone()).collect();
+    let leaders: Vec<_> =
+        outcome.leader_terms.iter().filter_map(|leader_term| leader_term.zone.clone()).collect();
     assert!(leaders.windows(2).any(|two| two[0] != two[1]), "{leaders:?}");
 }
 
@@ -91,10 +92,12 @@ async fn the_lead_follows_the_writes_by_itself() {
         "phase=[{at='30s', zone='us-east-1', step=0.5}, {at='30s', zone='eu-west-1', step=9}]",
     ];
     let outcome = run("follow-the-traffic", &changes, directory.path()).await;
-    let reigns: Vec<_> = outcome.reigns.iter().filter(|reign| reign.p50_ms.is_some()).collect();
-    let zones: Vec<_> = reigns.iter().filter_map(|reign| reign.zone.as_deref()).collect();
+    let leader_terms: Vec<_> =
+        outcome.leader_terms.iter().filter(|leader_term| leader_term.p50_ms.is_some()).collect();
+    let zones: Vec<_> =
+        leader_terms.iter().filter_map(|leader_term| leader_term.zone.as_deref()).collect();
     assert_eq!(zones, ["us-east-1", "eu-west-1"], "{outcome}");
-    let moved_s = reigns[1].from_s;
+    let moved_s = leader_terms[1].from_s;
     assert!((90.0..180.0).contains(&moved_s), "after three windows that agree: {moved_s}");
     let p50 = |second: i64| {
         let ours = |point: &&Point| point.second == second && point.zone == "eu-west-1";

@@ -14,12 +14,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::free_addresses;
 
-/// How far the median round trip may be from the matrix, beside what the emulator itself says it
-/// was late each way: the client and the echo have to be woken as well.
+/// Tolerated difference between median round trip and matrix, beside the emulator's reported
+/// lateness: the wake-up of client and echo takes time as well.
 const TOLERANCE: Duration = Duration::from_millis(3);
 
-/// Rounds of measuring: on a machine with far more to run than cores, one of them finds a quieter
-/// moment, while an emulator that is wrong is so in all.
+/// Measuring rounds: on an overloaded machine at least one of them is undisturbed, while a wrong
+/// emulator fails in all.
 const ROUNDS: u64 = 40;
 
 fn matrix() -> Matrix {
@@ -60,7 +60,7 @@ async fn ping(stream: &mut TcpStream) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_median_round_trip_is_that_of_the_matrix_and_a_connection_costs_one_more() {
+async fn median_round_trip_matches_matrix() {
     let tasks = Tasks::default();
     let wan = wan(&tasks);
     let address = route(&wan, echo(&tasks).await).await;
@@ -93,7 +93,7 @@ async fn the_median_round_trip_is_that_of_the_matrix_and_a_connection_costs_one_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bytes_and_their_order_are_kept_whatever_their_pieces() {
+async fn bytes_keep_their_order_in_any_chunking() {
     let seed = rand::rng().next_u64();
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
@@ -149,7 +149,7 @@ async fn a_sender_is_held_when_its_receiver_does_not_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_down_refuses_after_a_round_trip_and_may_come_back() {
+async fn stopped_server_refuses_after_one_round_trip() {
     let tasks = Tasks::default();
     let wan = wan(&tasks);
     let upstream = free_addresses(1)[0];
@@ -192,7 +192,7 @@ fn cut(way: Way, how: How) -> Cut {
 const SILENCE: Duration = Duration::from_millis(300);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_sent_into_silence_arrives_after_the_healing_and_the_other_way_goes_on() {
+async fn bytes_sent_into_silence_arrive_after_healing() {
     let tasks = Tasks::default();
     let wan = wan(&tasks);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
@@ -219,7 +219,7 @@ async fn what_is_sent_into_silence_arrives_after_the_healing_and_the_other_way_g
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reset_breaks_connections_refuses_new_ones_and_ends_with_its_cut() {
+async fn reset_cut_breaks_connections_until_healed() {
     let tasks = Tasks::default();
     let wan = wan(&tasks);
     let address = route(&wan, echo(&tasks).await).await;
@@ -262,7 +262,7 @@ async fn connections_of_two_zones_share_the_bandwidth_between_them() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_emulator_is_changed_over_http_and_says_what_it_does() {
+async fn emulator_reports_changes_made_over_http() {
     let tasks = Tasks::default();
     let wan = wan(&tasks);
     wan.check().await.expect("loopback works");

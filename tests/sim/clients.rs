@@ -10,18 +10,18 @@ use pghc::zone::{NewWrite, Node, OrderResult, ReadRequirement, Service as _, Sub
 use pghc_history::{Fingerprint, Operation, OrderResult, ReadOutcome, What};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::dice::Dice;
-use super::world::World;
+use super::cluster::SimCluster;
+use super::rng::SeededRng;
 
-/// A node that does not answer for so long after the deadline is given up.
+/// A node that has not answered this long after the deadline is given up.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Attempts at one write.
 const ATTEMPTS_MAX: usize = 40;
 
 pub(crate) struct Client {
-    pub(crate) world: Arc<World>,
-    pub(crate) dice: Dice,
+    pub(crate) cluster: Arc<SimCluster>,
+    pub(crate) rng: SeededRng,
     pub(crate) number: u32,
     /// Newest id this client knows of.
     token: u64,
@@ -29,15 +29,15 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(world: &Arc<World>, number: u32) -> Self {
-        Self { world: Arc::clone(world), dice: world.dice.fork(), number, token: 0, writes: 0 }
+    pub(crate) fn new(cluster: &Arc<SimCluster>, number: u32) -> Self {
+        Self { cluster: Arc::clone(cluster), rng: cluster.rng.fork(), number, token: 0, writes: 0 }
     }
 
-    /// Works until the world is told to stop.
+    /// Works until the cluster stops.
     pub(crate) async fn run(mut self, stop: tokio_util::sync::CancellationToken) -> u64 {
         while !stop.is_cancelled() {
-            sleep(self.dice.millis(1, 120)).await;
-            match self.dice.below(10) {
+            sleep(self.rng.millis(1, 120)).await;
+            match self.rng.below(10) {
                 0..=5 => self.write().await,
                 6..=7 => self.read(false).await,
                 _ => self.read(true).await,
@@ -49,21 +49,21 @@ impl Client {
     async fn write(&mut self) {
         self.writes += 1;
         let payload = format!("{{\"client\":{},\"write\":{}}}", self.number, self.writes);
-        let key = self.dice.per_mille(700).then_some(u64::from(self.number) << 32 | self.writes);
+        let key = self.rng.per_mille(700).then_some(u64::from(self.number) << 32 | self.writes);
         for _ in 0..ATTEMPTS_MAX {
             let again = self.attempt(key, &payload).await;
             if !again {
                 return;
             }
-            sleep(self.dice.millis(1, 400)).await;
+            sleep(self.rng.millis(1, 400)).await;
         }
     }
 
-    /// One attempt; whether another should be made.
+    /// Makes one attempt; returns whether to make another.
     async fn attempt(&mut self, key: Option<u64>, payload: &str) -> bool {
-        let place = self.dice.below(self.world.places.len());
-        let within = self.dice.millis(200, 4000);
-        let started = self.world.now();
+        let place = self.rng.below(self.cluster.places.len());
+        let within = self.rng.millis(200, 4000);
+        let started = self.cluster.now();
         let write = NewWrite {
             key: key.map(|key| format!("k{key}").parse().expect("a plain key")),
             payload: Some(Bytes::copy_from_slice(payload.as_bytes())),
@@ -85,17 +85,17 @@ impl Client {
     }
 
     async fn read(&mut self, linearizable: bool) {
-        let place = self.dice.below(self.world.places.len());
-        let within = self.dice.millis(200, 3000);
-        let (started, token) = (self.world.now(), self.token);
-        let on_disk = self.world.zones[self.world.places[place].zone].on_disk;
+        let place = self.rng.below(self.cluster.places.len());
+        let within = self.rng.millis(200, 3000);
+        let (started, token) = (self.cluster.now(), self.token);
+        let on_disk = self.cluster.zones[self.cluster.places[place].zone].on_disk;
         let seen =
             self.at(place, within, move |node, until| read_at(node, linearizable, token, until));
         let Some(seen) = seen.await else { return };
         let outcome = seen.unwrap_or(ReadOutcome::Failed);
         if let ReadOutcome::Seen { frontier, digest } = outcome {
             if digest.is_none() && frontier > 0 && on_disk {
-                self.world
+                self.cluster
                     .fail(&format!("a node says that {frontier} is applied, and it is not there"));
             }
             self.token = self.token.max(frontier);
@@ -116,23 +116,24 @@ impl Client {
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        let (process, node) = self.world.node(place)?;
+        let (process, node) = self.cluster.node(place)?;
         let answer = process.spawn(request(node?, Instant::now() + within));
         let answer = timeout(within + GRACE, answer).await;
         Some(answer.ok().and_then(Result::ok))
     }
 
     fn record(&self, place: usize, started: u64, what: What) {
-        let zone = u16::try_from(self.world.places[place].zone).expect("three zones");
+        let zone = u16::try_from(self.cluster.places[place].zone).expect("three zones");
         let (client, session) = (self.number, self.number);
-        let operation = Operation { client, session, zone, started, ended: self.world.now(), what };
+        let operation =
+            Operation { client, session, zone, started, ended: self.cluster.now(), what };
         tracing::debug!(?operation, "OPERATION");
-        self.world.history.lock().operations.push(operation);
-        let _ = self.world.is_calm.load(Ordering::Relaxed);
+        self.cluster.history.lock().operations.push(operation);
+        let _ = self.cluster.is_calm.load(Ordering::Relaxed);
     }
 }
 
-/// What `POST /v1/writes` does.
+/// The operation of `POST /v1/writes`.
 async fn write_at(node: Arc<Node>, write: NewWrite, until: Instant) -> OrderResult {
     let outcome = match node.submit(vec![write], until).await {
         Ok(outcomes) => outcomes.into_iter().next().expect("one for each"),
@@ -157,7 +158,7 @@ async fn write_at(node: Arc<Node>, write: NewWrite, until: Instant) -> OrderResu
     OrderResult::Acknowledged { id: id.get(), digest, repeated, applied: true }
 }
 
-/// What `GET /v1/chain?at_least=…` does.
+/// The operation of `GET /v1/chain?at_least=…`.
 async fn read_at(node: Arc<Node>, linearizable: bool, token: u64, until: Instant) -> ReadOutcome {
     if node.may_read().is_err() {
         return ReadOutcome::Failed;

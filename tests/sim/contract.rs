@@ -1,5 +1,5 @@
-//! The contract of a zone's database: one random script of statements, carried out by the twin and
-//! by a real PostgreSQL, has the same answers, so that the twin cannot lie.
+//! The contract of a zone's database: one random script of statements gets the same answers from
+//! the model and from a real PostgreSQL, which validates the model.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use pghc_api::id::WriteId;
 use pghc_api::time::Micros;
 use tokio_postgres::Client;
 
-use super::dice::Dice;
-use super::twin::Twin;
-use super::world::cluster;
+use super::cluster::cluster_id;
+use super::model::ModelDatabase;
+use super::rng::SeededRng;
 
 /// Sessions at a time.
 const SESSIONS: usize = 3;
@@ -27,11 +27,11 @@ const AGE: &str = "set pghc.door = 'open'; \
 /// Most attempts to connect.
 const ATTEMPTS: usize = 10;
 
-/// One of the two, and who is connected to it.
+/// One of the two sides, with its sessions.
 struct Side {
     database: Arc<dyn Database>,
     sessions: Vec<Arc<dyn Session>>,
-    /// Makes leases run out; the twin has no clock and believes who says that one has.
+    /// Expires leases; the model has no clock and accepts an expiry as reported.
     admin: Option<Client>,
 }
 
@@ -56,7 +56,7 @@ impl Side {
         self.sessions.push(connected.expect("it is well"));
     }
 
-    /// Carries out a step; answers what can be compared.
+    /// Carries out a step; returns what can be compared.
     async fn carry_out(&mut self, step: &Step) -> String {
         match step {
             Step::Acquire { session, expired } => {
@@ -92,7 +92,7 @@ impl Side {
         }
     }
 
-    /// Waits until the last session is let in: who held the lock before is gone.
+    /// Waits until the last session is admitted: the former holder of the lock has ended.
     async fn take_over(&self) -> String {
         let node = "heir".parse().expect("a plain name");
         for _ in 0..2000 {
@@ -136,7 +136,7 @@ enum Step {
     Recent {
         count: usize,
     },
-    /// A session ends, another comes, and the last one is let in if nobody else is.
+    /// A session ends, another connects, and the last one is admitted if no other holds the lock.
     Leave {
         session: usize,
     },
@@ -153,9 +153,9 @@ fn shown<T: std::fmt::Debug>(result: Result<T, ApplyError>) -> String {
     }
 }
 
-/// What the script's author believes, so that many steps are good ones.
+/// Expectation of the script's author, which makes many steps succeed.
 struct Author {
-    dice: Dice,
+    rng: SeededRng,
     head: Option<Head>,
     epoch: u64,
     leader: usize,
@@ -165,11 +165,11 @@ impl Author {
     fn links(&self) -> Vec<Link> {
         let node = "n1".parse().expect("a plain name");
         let (mut head, mut links) = (self.head, Vec::new());
-        for _ in 0..self.dice.between(1, 5) {
-            let payload = format!("{{\"n\":{}}}", self.dice.below(1000));
+        for _ in 0..self.rng.between(1, 5) {
+            let payload = format!("{{\"n\":{}}}", self.rng.below(1000));
             let at = Micros(head.map_or(1_000_000, |head| head.written_at.0 + 1));
             let digest = payload_digest(payload.as_bytes());
-            let next = Head::extend(head.as_ref(), &cluster(), &node, at, Some(digest));
+            let next = Head::extend(head.as_ref(), &cluster_id(), &node, at, Some(digest));
             let Head { id, hash, digest, written_at } = next;
             let payload = Some(payload.into());
             links.push(Link { id, node: node.clone(), hash, digest, written_at, payload });
@@ -179,20 +179,20 @@ impl Author {
     }
 
     fn epoch(&self) -> u64 {
-        if self.dice.per_mille(800) { self.epoch } else { self.dice.between(0, self.epoch + 1) }
+        if self.rng.per_mille(800) { self.epoch } else { self.rng.between(0, self.epoch + 1) }
     }
 
     fn step(&self) -> Step {
-        let any = self.dice.below(SESSIONS);
-        let session = if self.dice.per_mille(800) { self.leader } else { any };
+        let any = self.rng.below(SESSIONS);
+        let session = if self.rng.per_mille(800) { self.leader } else { any };
         let newest = self.head.map_or(0, |head| head.id.get());
-        match self.dice.below(16) {
+        match self.rng.below(16) {
             0..=1 => Step::Acquire {
                 session: any,
-                expired: self.dice.per_mille(400).then(|| self.epoch()),
+                expired: self.rng.per_mille(400).then(|| self.epoch()),
             },
             2..=7 => {
-                let before = self.head.map(|head| match self.dice.per_mille(100) {
+                let before = self.head.map(|head| match self.rng.per_mille(100) {
                     true => Digest([7; 32]),
                     false => head.digest,
                 });
@@ -201,10 +201,10 @@ impl Author {
             8..=9 => Step::Renew { session, epoch: self.epoch() },
             10 => Step::Flushed { session },
             11 => Step::Lease,
-            12 => Step::Page { after: self.dice.between(0, newest + 2), limit: self.dice.below(7) },
-            13 => Step::Link { id: self.dice.between(1, newest + 2) },
-            14 => Step::Recent { count: self.dice.below(5) },
-            // Only who holds the lock leaves: then the last can be let in.
+            12 => Step::Page { after: self.rng.between(0, newest + 2), limit: self.rng.below(7) },
+            13 => Step::Link { id: self.rng.between(1, newest + 2) },
+            14 => Step::Recent { count: self.rng.below(5) },
+            // Only the holder of the lock leaves: then the last session can be admitted.
             _ => Step::Leave { session: self.leader },
         }
     }
@@ -238,24 +238,25 @@ pub(crate) async fn run(seed: u64, steps: usize) {
     let tasks = Tasks::default();
     let dsn: Dsn = server.dsn().parse().expect("our own");
     let admin = dsn.connect(Role::Login, "contract", &tasks).await.expect("it listens");
-    let dice = Dice::new(seed);
+    let rng = SeededRng::new(seed);
     let identity = Identity {
-        cluster: cluster(),
+        cluster: cluster_id(),
         zone: "eu".parse().expect("a plain name"),
         node: "eu-1".parse().expect("a plain name"),
         api_url: String::new(),
         place: String::new(),
     };
-    let postgres = Arc::new(Postgres::new(dsn, Commit::OnDisk, 2, &tasks).recomputing(&cluster()));
-    let twin = Arc::new(Twin::new(dice.fork(), true, Arc::new(|_, _| {})));
-    let mut twin = Side::new(twin, &identity, None).await;
+    let postgres =
+        Arc::new(Postgres::new(dsn, Commit::OnDisk, 2, &tasks).recomputing(&cluster_id()));
+    let model = Arc::new(ModelDatabase::new(rng.fork(), true, Arc::new(|_, _| {})));
+    let mut model = Side::new(model, &identity, None).await;
     let mut postgres = Side::new(postgres, &identity, Some(admin)).await;
-    let mut author = Author { dice, head: None, epoch: 0, leader: 0 };
+    let mut author = Author { rng, head: None, epoch: 0, leader: 0 };
     for number in 0..steps {
         let step =
             if number == 0 { Step::Acquire { session: 0, expired: None } } else { author.step() };
-        let (real, twins) = (postgres.carry_out(&step).await, twin.carry_out(&step).await);
-        assert_eq!(real, twins, "seed {seed}, step {number}: {step:?}: PostgreSQL and the twin");
+        let (real, models) = (postgres.carry_out(&step).await, model.carry_out(&step).await);
+        assert_eq!(real, models, "seed {seed}, step {number}: {step:?}: PostgreSQL and the model");
         let lease = postgres.database.lease().await.expect("it is well");
         let newest = WriteId::try_from(lease.applied_id).ok();
         let link = match newest {
@@ -265,7 +266,7 @@ pub(crate) async fn run(seed: u64, steps: usize) {
         author.learn(&step, &real, (lease.epoch, link));
     }
     println!(
-        "seed {seed}: PostgreSQL and the twin agree in {steps} steps, up to id {}",
+        "seed {seed}: PostgreSQL and the model agree in {steps} steps, up to id {}",
         author.head.map_or(0, |head| head.id.get())
     );
     tasks.shut_down().await;

@@ -1,5 +1,5 @@
-//! A simulated disk: one directory that outlives the processes that use it, and forgets at a power
-//! cut what was not synced, wholly, partly, or not at all.
+//! A simulated disk: one directory that outlives its processes, and at a power cut loses unsynced
+//! writes wholly, partly, or not at all.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,13 +9,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use pghc::coordinator::log::disk::{Disk, DiskFile};
 
-use super::dice::Dice;
+use super::rng::SeededRng;
 
 const SECTOR_BYTES: usize = 512;
 
 #[derive(Default)]
 struct File {
-    /// What reads see.
+    /// Bytes that reads return.
     seen: Vec<u8>,
     durable: Vec<u8>,
     unsynced: Vec<(usize, Vec<u8>)>,
@@ -63,7 +63,7 @@ struct Platter {
 #[derive(Clone)]
 pub(crate) struct SimDisk {
     platter: Arc<Mutex<Platter>>,
-    dice: Dice,
+    rng: SeededRng,
     generation: u64,
 }
 
@@ -73,7 +73,7 @@ struct Lock(SimDisk);
 
 impl SimDisk {
     /// An empty disk.
-    pub(crate) fn new(dice: Dice) -> Self {
+    pub(crate) fn new(rng: SeededRng) -> Self {
         let platter = Platter {
             files: BTreeMap::new(),
             names: BTreeMap::new(),
@@ -84,10 +84,10 @@ impl SimDisk {
             is_locked: false,
             sync: (200, 2_000),
         };
-        Self { platter: Arc::new(Mutex::new(platter)), dice, generation: 0 }
+        Self { platter: Arc::new(Mutex::new(platter)), rng, generation: 0 }
     }
 
-    /// The disk for the next process; what a process before still does to it comes to nothing.
+    /// Mounts the disk for the next process; writes of an earlier process are discarded.
     pub(crate) fn mount(&self) -> Self {
         let mut platter = self.platter.lock();
         platter.generation += 1;
@@ -102,20 +102,20 @@ impl SimDisk {
         self.platter.lock().sync = (low, high);
     }
 
-    /// The process is gone; the operating system still has everything.
+    /// The process has ended; the operating system still has all writes.
     pub(crate) fn detach(&self) {
         self.platter.lock().generation += 1;
     }
 
-    /// The power is gone: of what was not synced only some is there.
+    /// Cuts the power: only a part of the unsynced writes survives.
     pub(crate) fn cut_power(&self) {
         let mut platter = self.platter.lock();
         platter.generation += 1;
-        let kept_per_mille = self.dice.pick(&[0, 300, 700, 1000]);
+        let kept_per_mille = self.rng.pick(&[0, 300, 700, 1000]);
         let mut names = platter.durable_names.clone();
         // Journals keep the order of names.
         let unsynced_names = std::mem::take(&mut platter.unsynced_names);
-        let kept_names = self.dice.below(unsynced_names.len() + 1);
+        let kept_names = self.rng.below(unsynced_names.len() + 1);
         unsynced_names[..kept_names].iter().for_each(|naming| name(&mut names, naming));
         platter.names.clone_from(&names);
         platter.durable_names = names;
@@ -125,7 +125,7 @@ impl SimDisk {
                 while at < bytes.len() {
                     let end = (offset + at + 1).next_multiple_of(SECTOR_BYTES) - offset;
                     let end = end.min(bytes.len());
-                    if self.dice.per_mille(kept_per_mille) {
+                    if self.rng.per_mille(kept_per_mille) {
                         write(&mut file.durable, offset + at, &bytes[at..end]);
                     }
                     at = end;
@@ -231,7 +231,7 @@ impl Disk for SimDisk {
 
     fn sync_takes(&self) -> Duration {
         let (low, high) = self.platter.lock().sync;
-        Duration::from_micros(self.dice.between(low, high))
+        Duration::from_micros(self.rng.between(low, high))
     }
 }
 

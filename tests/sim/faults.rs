@@ -1,5 +1,5 @@
-//! Faults: what goes wrong, when, and how it is put right again. Each is a plug-in of one function;
-//! up to [`AT_ONCE_MAX`] overlap. Whatever was broken is mended when the world becomes calm.
+//! Faults: injection, time and repair. Each fault is a plug-in of one function; up to
+//! [`AT_ONCE_MAX`] overlap. All damage is repaired when the calm phase begins.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,17 +10,17 @@ use pghc_history::Reset;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::dice::Dice;
-use super::world::World;
+use super::cluster::SimCluster;
+use super::rng::SeededRng;
 
 /// Faults under way at a time.
 const AT_ONCE_MAX: usize = 4;
 
-/// What a fault works with.
+/// Handles that a fault acts on.
 #[derive(Clone)]
 pub(crate) struct Trouble {
-    pub(crate) world: Arc<World>,
-    pub(crate) dice: Dice,
+    pub(crate) cluster: Arc<SimCluster>,
+    pub(crate) rng: SeededRng,
     /// The time of faults is over.
     pub(crate) calm: CancellationToken,
 }
@@ -30,8 +30,8 @@ type Fault = fn(Trouble) -> BoxFuture<'static, ()>;
 /// The class of [`found`].
 pub(crate) const FOUNDER_DOWN: &str = "founder without power";
 
-/// Classes of which one comes at a time: two wiped disks of three may lose what was acknowledged,
-/// rightly, and a forged zone needs a sound one and a log that reaches back to it.
+/// Classes of which only one runs at a time: two wiped disks of three may lose acknowledged writes,
+/// and a forged zone needs a sound one and a log that reaches back to it.
 const DISK_WIPED: &str = "disk wiped";
 const MEMBERS_CHANGED: &str = "members changed";
 const ZONE_FORGED: &str = "zone forged";
@@ -65,14 +65,13 @@ pub(crate) const FAULTS: &[(&str, Fault)] = &[
 ];
 
 /// Makes trouble until it is calm; ends when everything is mended.
-pub(crate) async fn run(world: Arc<World>, calm: CancellationToken) {
-    let dice = world.dice.fork();
+pub(crate) async fn run(cluster: Arc<SimCluster>, calm: CancellationToken) {
+    let rng = cluster.rng.fork();
     let mut under_way = Vec::new();
     // A seed has its favourites, so that some classes meet often.
-    let favourites: Vec<usize> =
-        (0..dice.between(2, 6)).map(|_| dice.below(FAULTS.len())).collect();
+    let favourites: Vec<usize> = (0..rng.between(2, 6)).map(|_| rng.below(FAULTS.len())).collect();
     while !calm.is_cancelled() {
-        let pause = dice.millis(100, 2500);
+        let pause = rng.millis(100, 2500);
         tokio::select! {
             biased;
             () = calm.cancelled() => break,
@@ -82,26 +81,26 @@ pub(crate) async fn run(world: Arc<World>, calm: CancellationToken) {
         if under_way.len() >= AT_ONCE_MAX {
             continue;
         }
-        let any = dice.below(FAULTS.len());
-        let chosen = if dice.per_mille(700) { dice.pick(&favourites) } else { any };
+        let any = rng.below(FAULTS.len());
+        let chosen = if rng.per_mille(700) { rng.pick(&favourites) } else { any };
         // Power cuts of everything are rare.
         let (class, fault) = match FAULTS[chosen] {
-            (POWER_CUT | POWER_CUT_OF_SLOW_DISKS, _) if dice.per_mille(700) => FAULTS[any],
+            (POWER_CUT | POWER_CUT_OF_SLOW_DISKS, _) if rng.per_mille(700) => FAULTS[any],
             chosen => chosen,
         };
         if [DISK_WIPED, MEMBERS_CHANGED, ZONE_FORGED].contains(&class)
-            && world.is_changing.swap(true, Ordering::Relaxed)
+            && cluster.is_changing.swap(true, Ordering::Relaxed)
         {
             continue;
         }
-        world.fault(class);
-        let it = Trouble { world: Arc::clone(&world), dice: dice.fork(), calm: calm.clone() };
+        cluster.fault(class);
+        let it = Trouble { cluster: Arc::clone(&cluster), rng: rng.fork(), calm: calm.clone() };
         under_way.push(tokio::spawn(fault(it)));
     }
     for fault in under_way {
         fault.await.expect("faults do not panic");
     }
-    world.net.mend_all();
+    cluster.net.mend_all();
 }
 
 /// Longest time from the first start to the first write in every zone.
@@ -110,36 +109,36 @@ const FOUND_MAX: Duration = Duration::from_secs(60);
 /// Starts everything, the coordinators one after the other, and waits until writes flow. In half of the
 /// seeds the first of the founders loses power as soon as it has founded the group, which the others may
 /// not know yet.
-pub(crate) async fn found(world: &Arc<World>) {
-    let dice = world.dice.fork();
-    (0..world.places.len()).for_each(|place| world.start_node(place));
-    let first = dice.below(world.founders);
-    let patience = dice.pick(&[0, 20, 300]);
-    for place in 0..world.founders {
-        world.start_coordinator((first + place) % world.founders);
-        sleep(dice.millis(0, patience)).await;
+pub(crate) async fn found(cluster: &Arc<SimCluster>) {
+    let rng = cluster.rng.fork();
+    (0..cluster.places.len()).for_each(|place| cluster.start_node(place));
+    let first = rng.below(cluster.founders);
+    let patience = rng.pick(&[0, 20, 300]);
+    for place in 0..cluster.founders {
+        cluster.start_coordinator((first + place) % cluster.founders);
+        sleep(rng.millis(0, patience)).await;
     }
     let until = Instant::now() + FOUND_MAX;
-    if dice.per_mille(500) {
+    if rng.per_mille(500) {
         let victim = loop {
-            let first = (0..world.founders).find(|place| world.has_founded(*place));
+            let first = (0..cluster.founders).find(|place| cluster.has_founded(*place));
             if let Some(first) = first {
                 break first;
             }
             if Instant::now() > until {
-                world.fail("nobody founds a group");
+                cluster.fail("nobody founds a group");
             }
             sleep(Duration::from_micros(100)).await;
         };
-        sleep(dice.millis(0, dice.pick(&[0, 0, 5, 300]))).await;
-        world.fault(FOUNDER_DOWN);
-        world.kill_coordinator(victim, true);
-        sleep(dice.millis(1, 3000)).await;
-        world.start_coordinator(victim);
+        sleep(rng.millis(0, rng.pick(&[0, 0, 5, 300]))).await;
+        cluster.fault(FOUNDER_DOWN);
+        cluster.kill_coordinator(victim, true);
+        sleep(rng.millis(1, 3000)).await;
+        cluster.start_coordinator(victim);
     }
-    while world.frontiers().1.contains(&0) {
+    while cluster.frontiers().1.contains(&0) {
         if Instant::now() > until {
-            world.fail("the group that was founded takes no writes");
+            cluster.fail("the group that was founded takes no writes");
         }
         sleep(Duration::from_millis(10)).await;
     }
@@ -148,7 +147,7 @@ pub(crate) async fn found(world: &Arc<World>) {
 impl Trouble {
     /// Lets some time pass, less when it becomes calm; whether it still is time for trouble.
     pub(crate) async fn last(&self, low_ms: u64, high_ms: u64) -> bool {
-        let time = self.dice.millis(low_ms, high_ms);
+        let time = self.rng.millis(low_ms, high_ms);
         tokio::select! {
             biased;
             () = self.calm.cancelled() => false,
@@ -158,39 +157,39 @@ impl Trouble {
 
     /// Four election timeouts: long enough for everything that waits for one.
     pub(crate) fn long_ms(&self) -> u64 {
-        self.world.timing.lease_ms * 8
+        self.cluster.timing.lease_ms * 8
     }
 
     fn hosts(&self) -> usize {
-        self.world.machines.len() + self.world.places.len()
+        self.cluster.machines.len() + self.cluster.places.len()
     }
 
     fn any_coordinator(&self) -> usize {
-        self.dice.below(self.world.machines.len())
+        self.rng.below(self.cluster.machines.len())
     }
 
     /// A coordinator on another host.
     fn coordinator_apart_from(&self, host: usize) -> usize {
-        let coordinators = self.world.machines.len();
+        let coordinators = self.cluster.machines.len();
         if host >= coordinators {
             return self.any_coordinator();
         }
-        let other = self.dice.below(coordinators - 1);
+        let other = self.rng.below(coordinators - 1);
         other + usize::from(other >= host)
     }
 
     pub(crate) fn set(&self, links: &[(usize, usize)], is_cut: bool) {
         for (from, to) in links {
             if is_cut {
-                self.world.net.cut(*from, *to);
+                self.cluster.net.cut(*from, *to);
             } else {
-                self.world.net.mend(*from, *to);
+                self.cluster.net.mend(*from, *to);
             }
         }
     }
 
     async fn split(self) {
-        let sides: Vec<bool> = (0..self.hosts()).map(|_| self.dice.per_mille(400)).collect();
+        let sides: Vec<bool> = (0..self.hosts()).map(|_| self.rng.per_mille(400)).collect();
         let mut links = Vec::new();
         for from in 0..sides.len() {
             links.extend(
@@ -203,7 +202,7 @@ impl Trouble {
     }
 
     async fn one_way(self) {
-        let from = self.dice.below(self.hosts());
+        let from = self.rng.below(self.hosts());
         let to = self.coordinator_apart_from(from);
         self.set(&[(from, to)], true);
         self.last(50, self.long_ms()).await;
@@ -223,7 +222,7 @@ impl Trouble {
         let from = self.any_coordinator();
         let to = self.coordinator_apart_from(from);
         let links = [(from, to), (to, from)];
-        for _ in 0..self.dice.between(3, 15) {
+        for _ in 0..self.rng.between(3, 15) {
             self.set(&links, true);
             let goes_on = self.last(20, 600).await;
             self.set(&links, false);
@@ -234,63 +233,63 @@ impl Trouble {
     }
 
     async fn slow_link(self) {
-        let from = self.dice.below(self.hosts());
+        let from = self.rng.below(self.hosts());
         let to = self.coordinator_apart_from(from);
-        let slow = self.dice.pick(&[(20_000, 80_000), (0, 300_000), (500_000, 900_000)]);
-        self.world.net.set_delay(from, to, slow);
-        self.world.net.set_delay(to, from, slow);
+        let slow = self.rng.pick(&[(20_000, 80_000), (0, 300_000), (500_000, 900_000)]);
+        self.cluster.net.set_delay(from, to, slow);
+        self.cluster.net.set_delay(to, from, slow);
         self.last(200, self.long_ms()).await;
-        self.world.net.set_delay(from, to, (200, 2_000));
-        self.world.net.set_delay(to, from, (200, 2_000));
+        self.cluster.net.set_delay(from, to, (200, 2_000));
+        self.cluster.net.set_delay(to, from, (200, 2_000));
     }
 
     async fn coordinator_down(self, with_power: bool) {
         let place = self.any_coordinator();
-        self.world.kill_coordinator(place, with_power);
+        self.cluster.kill_coordinator(place, with_power);
         self.last(1, self.long_ms()).await;
-        self.world.start_coordinator(place);
+        self.cluster.start_coordinator(place);
     }
 
-    /// As an operator stops it: it hands the lead over first.
+    /// As an operator stops it: it hands leadership over first.
     async fn coordinator_stopped(self) {
         let place = self.any_coordinator();
-        self.world.retire_coordinator(place).await;
+        self.cluster.retire_coordinator(place).await;
         self.last(1, self.long_ms()).await;
-        self.world.start_coordinator(place);
+        self.cluster.start_coordinator(place);
     }
 
     async fn coordinator_paused(self) {
-        let Some(process) = self.world.coordinator(self.any_coordinator()) else { return };
+        let Some(process) = self.cluster.coordinator(self.any_coordinator()) else { return };
         process.pause();
-        self.world.net.note();
-        self.last(20, self.world.timing.lease_ms * 5).await;
+        self.cluster.net.note();
+        self.last(20, self.cluster.timing.lease_ms * 5).await;
         process.resume();
-        self.world.net.note();
+        self.cluster.net.note();
     }
 
     async fn slow_disk(self) {
         let place = self.any_coordinator();
-        let (low, high) = self.dice.pick(&[(5_000, 50_000), (0, 400_000), (500_000, 2_000_000)]);
-        self.world.slow_disk(place, low, high);
+        let (low, high) = self.rng.pick(&[(5_000, 50_000), (0, 400_000), (500_000, 2_000_000)]);
+        self.cluster.slow_disk(place, low, high);
         self.last(100, self.long_ms()).await;
-        self.world.slow_disk(place, 200, 2_000);
+        self.cluster.slow_disk(place, 200, 2_000);
     }
 
     fn clock_jump(&self) {
-        let by_s = self.dice.pick(&[-5000, -1, 1, 3600, 86_400]);
-        self.world.skew(self.any_coordinator(), by_s * 1_000_000);
+        let by_s = self.rng.pick(&[-5000, -1, 1, 3600, 86_400]);
+        self.cluster.skew(self.any_coordinator(), by_s * 1_000_000);
     }
 
     async fn node_killed(self) {
-        let place = self.dice.below(self.world.places.len());
-        self.world.kill_node(place);
+        let place = self.rng.below(self.cluster.places.len());
+        self.cluster.kill_node(place);
         self.last(1, 4000).await;
-        self.world.start_node(place);
+        self.cluster.start_node(place);
     }
 
     async fn node_paused(self) {
-        let place = self.dice.below(self.world.places.len());
-        let Some((process, _)) = self.world.node(place) else { return };
+        let place = self.rng.below(self.cluster.places.len());
+        let Some((process, _)) = self.cluster.node(place) else { return };
         process.pause();
         // The lease of an applier runs out after 4 s.
         self.last(20, 8000).await;
@@ -298,58 +297,59 @@ impl Trouble {
     }
 
     async fn database_crash(self) {
-        let zone = self.dice.below(self.world.zones.len());
-        let started = self.world.now();
-        self.world.zones[zone].database.crash();
+        let zone = self.rng.below(self.cluster.zones.len());
+        let started = self.cluster.now();
+        self.cluster.zones[zone].database.crash();
         self.last(100, 3000).await;
-        self.world.zones[zone].database.start();
-        if !self.world.zones[zone].on_disk {
-            let (zone, ended) = (u16::try_from(zone).expect("three zones"), self.world.now());
-            self.world.history.lock().resets.push(Reset { zone, started, ended });
+        self.cluster.zones[zone].database.start();
+        if !self.cluster.zones[zone].on_disk {
+            let (zone, ended) = (u16::try_from(zone).expect("three zones"), self.cluster.now());
+            self.cluster.history.lock().resets.push(Reset { zone, started, ended });
         }
     }
 
     async fn database_loses(self) {
-        let database = self.world.zones[self.dice.below(self.world.zones.len())].database.clone();
-        let latency = self.dice.pick(&[(150, 900), (1_000, 50_000), (1_000, 6_000_000)]);
-        database.trouble(self.dice.between(0, 300), latency);
+        let database =
+            self.cluster.zones[self.rng.below(self.cluster.zones.len())].database.clone();
+        let latency = self.rng.pick(&[(150, 900), (1_000, 50_000), (1_000, 6_000_000)]);
+        database.trouble(self.rng.between(0, 300), latency);
         self.last(200, 6000).await;
         database.trouble(0, (150, 900));
     }
 
-    /// The disks of all logs take long to sync, and then every machine loses power: whatever anybody was
-    /// told of before it was synced is gone, while databases have it.
+    /// The disks of all logs sync slowly, and then every machine loses power: writes reported
+    /// before their sync are lost in the logs, while databases have them.
     async fn power_cut_of_slow_disks(self) {
-        let (low, high) = self.dice.pick(&[(50_000, 150_000), (200_000, 400_000)]);
-        let machines = self.world.machines.len();
-        (0..machines).for_each(|place| self.world.slow_disk(place, low, high));
+        let (low, high) = self.rng.pick(&[(50_000, 150_000), (200_000, 400_000)]);
+        let machines = self.cluster.machines.len();
+        (0..machines).for_each(|place| self.cluster.slow_disk(place, low, high));
         self.last(100, 1_500).await;
-        let world = Arc::clone(&self.world);
+        let cluster = Arc::clone(&self.cluster);
         self.power_cut().await;
-        (0..machines).for_each(|place| world.slow_disk(place, 200, 2_000));
+        (0..machines).for_each(|place| cluster.slow_disk(place, 200, 2_000));
     }
 
     /// Every machine loses power at one moment.
     async fn power_cut(self) {
-        let (machines, places) = (self.world.machines.len(), self.world.places.len());
-        let started = self.world.now();
-        (0..machines).for_each(|place| self.world.kill_coordinator(place, true));
-        (0..places).for_each(|place| self.world.kill_node(place));
-        self.world.zones.iter().for_each(|zone| zone.database.crash());
+        let (machines, places) = (self.cluster.machines.len(), self.cluster.places.len());
+        let started = self.cluster.now();
+        (0..machines).for_each(|place| self.cluster.kill_coordinator(place, true));
+        (0..places).for_each(|place| self.cluster.kill_node(place));
+        self.cluster.zones.iter().for_each(|zone| zone.database.crash());
         sleep(Duration::from_millis(50)).await;
         self.last(1, 1500).await;
-        self.world.zones.iter().for_each(|zone| zone.database.start());
-        for (number, zone) in self.world.zones.iter().enumerate() {
+        self.cluster.zones.iter().for_each(|zone| zone.database.start());
+        for (number, zone) in self.cluster.zones.iter().enumerate() {
             if !zone.on_disk {
                 let zone = u16::try_from(number).expect("three zones");
-                let ended = self.world.now();
-                self.world.history.lock().resets.push(Reset { zone, started, ended });
+                let ended = self.cluster.now();
+                self.cluster.history.lock().resets.push(Reset { zone, started, ended });
             }
         }
         for place in 0..machines {
             self.last(0, 300).await;
-            self.world.start_coordinator(place);
+            self.cluster.start_coordinator(place);
         }
-        (0..places).for_each(|place| self.world.start_node(place));
+        (0..places).for_each(|place| self.cluster.start_node(place));
     }
 }

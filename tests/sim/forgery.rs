@@ -1,6 +1,6 @@
-//! A zone whose chain was rewritten, sound in itself, while its nodes were down: they must fence it
-//! when they start, whatever else goes wrong and whatever the log has purged, and may show nothing of
-//! it. Then a copy of a sound zone's chain takes its place, as `pghc zone reseed` has it.
+//! A zone whose chain was rewritten, sound in itself, while its nodes were down. Its nodes must
+//! fence it at their start, despite other faults and a purged log, and show no link of it. Then a
+//! copy of a sound zone's chain takes its place, as by `pghc zone reseed`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use pghc_api::id::WriteId;
 use pghc_history::Reset;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::cluster::cluster_id;
 use super::faults::Trouble;
 use super::net::url;
-use super::world::cluster;
 
-/// What is counted beside the class where no log reaches back to the first link that was rewritten.
+/// Name of the count of cases in which no log reaches back to the first rewritten link.
 pub(crate) const FORGED_BELOW_LOG: &str = "zone forged below every log";
 
 /// Longest wait for a coordinator's answer, and for a node's.
@@ -27,8 +27,8 @@ impl Trouble {
     /// Rewrites a zone from some link on and starts its nodes, often where they reach no coordinator at
     /// first.
     pub(crate) async fn zone_forged(self) {
-        let (world, zone) = (&self.world, self.dice.below(self.world.zones.len()));
-        let database = &world.zones[zone].database;
+        let (cluster, zone) = (&self.cluster, self.rng.below(self.cluster.zones.len()));
+        let database = &cluster.zones[zone].database;
         let (log_first, frontier) = (self.log_first().await.unwrap_or(1), database.frontier());
         if frontier == 0 {
             return self.done();
@@ -36,18 +36,18 @@ impl Trouble {
         // Below every log where one has purged anything.
         let is_below = log_first > 1;
         let last = if is_below { frontier.min(log_first - 1) } else { frontier };
-        let first = self.dice.between(1, last);
+        let first = self.rng.between(1, last);
         self.kill_nodes(zone);
         database.forge(first);
-        let started = world.now();
+        let started = cluster.now();
         if is_below {
-            world.fault(FORGED_BELOW_LOG);
+            cluster.fault(FORGED_BELOW_LOG);
         }
-        let roads = if self.dice.per_mille(500) { self.roads(zone) } else { Vec::new() };
+        let roads = if self.rng.per_mille(500) { self.roads(zone) } else { Vec::new() };
         self.set(&roads, true);
         self.last(1, 1_000).await;
         self.start_nodes(zone);
-        let alone_until = Instant::now() + self.dice.millis(500, 4_000);
+        let alone_until = Instant::now() + self.rng.millis(500, 4_000);
         let what = format!("zone {zone} is not fenced although it was rewritten from {first} on");
         let (mut fenced, mut calm_since) = (BTreeSet::new(), None);
         while fenced.len() < self.nodes(zone).count() || Instant::now() < alone_until {
@@ -59,8 +59,8 @@ impl Trouble {
         }
         self.set(&roads, false);
         self.reseed(zone, frontier).await;
-        let (zone, ended) = (u16::try_from(zone).expect("three zones"), world.now());
-        world.history.lock().resets.push(Reset { zone, started, ended });
+        let (zone, ended) = (u16::try_from(zone).expect("three zones"), cluster.now());
+        cluster.history.lock().resets.push(Reset { zone, started, ended });
         self.done();
     }
 
@@ -68,9 +68,9 @@ impl Trouble {
     ///
     /// Ends the run when one of them shows link `forged`.
     async fn look(&self, zone: usize, forged: u64, fenced: &mut BTreeSet<usize>) {
-        sleep(self.dice.millis(1, 20)).await;
+        sleep(self.rng.millis(1, 20)).await;
         for place in self.nodes(zone) {
-            let Some((process, Some(node))) = self.world.node(place) else { continue };
+            let Some((process, Some(node))) = self.cluster.node(place) else { continue };
             if matches!(node.may_read(), Err(ReadError::Halted(_))) {
                 fenced.insert(place);
             }
@@ -81,7 +81,7 @@ impl Trouble {
             if let Ok(Ok(Ok(seen))) = timeout(ANSWER_MAX * 2, asked).await {
                 let what =
                     format!("zone {zone} shows link {forged}, which was rewritten: {seen:?}");
-                self.world.fail(&what);
+                self.cluster.fail(&what);
             }
         }
     }
@@ -90,7 +90,7 @@ impl Trouble {
     async fn reseed(&self, zone: usize, frontier: u64) {
         let mut calm_since = None;
         let sound = loop {
-            let others = self.world.zones.iter().enumerate().filter(|(other, _)| *other != zone);
+            let others = self.cluster.zones.iter().enumerate().filter(|(other, _)| *other != zone);
             let links = others.map(|(_, other)| other.database.links());
             if let Some(links) = { links }.find(|links| links.len() as u64 >= frontier) {
                 break links;
@@ -98,16 +98,16 @@ impl Trouble {
             self.wait(&mut calm_since, &format!("no zone follows to {frontier}")).await;
         };
         self.kill_nodes(zone);
-        self.world.zones[zone].database.replace(sound);
+        self.cluster.zones[zone].database.replace(sound);
         self.start_nodes(zone);
     }
 
     /// First id that every log that answers reaches back to at best; `None` when none answers.
     async fn log_first(&self) -> Option<u64> {
         let mut first = None;
-        for place in 0..self.world.founders {
-            let dialer = self.world.net.dialer(self.world.machines.len());
-            let caller = dialer.caller(&url(place), &cluster(), ANSWER_MAX);
+        for place in 0..self.cluster.founders {
+            let dialer = self.cluster.net.dialer(self.cluster.machines.len());
+            let caller = dialer.caller(&url(place), &cluster_id(), ANSWER_MAX);
             let mut client = CoordinatorClient::new(caller.expect("a URL of this network"));
             let asked = timeout(ANSWER_MAX, client.report(ZoneReport::default())).await;
             let Ok(Ok(answer)) = asked else { continue };
@@ -119,21 +119,21 @@ impl Trouble {
 
     /// Places of a zone's nodes.
     fn nodes(&self, zone: usize) -> impl Iterator<Item = usize> {
-        let places = self.world.places.iter().enumerate();
+        let places = self.cluster.places.iter().enumerate();
         places.filter(move |(_, at)| at.zone == zone).map(|(place, _)| place)
     }
 
     fn kill_nodes(&self, zone: usize) {
-        self.nodes(zone).for_each(|place| self.world.kill_node(place));
+        self.nodes(zone).for_each(|place| self.cluster.kill_node(place));
     }
 
     fn start_nodes(&self, zone: usize) {
-        self.nodes(zone).for_each(|place| self.world.start_node(place));
+        self.nodes(zone).for_each(|place| self.cluster.start_node(place));
     }
 
     /// The roads from a zone's nodes to all coordinators.
     fn roads(&self, zone: usize) -> Vec<(usize, usize)> {
-        let coordinators = self.world.machines.len();
+        let coordinators = self.cluster.machines.len();
         let of = |place| (0..coordinators).map(move |to| (coordinators + place, to));
         self.nodes(zone).flat_map(of).collect()
     }

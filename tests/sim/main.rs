@@ -7,18 +7,18 @@
 #![allow(clippy::disallowed_methods, reason = "clients and cables belong to no process")]
 
 mod clients;
+mod cluster;
 mod contract;
-mod dice;
 mod disk;
 mod faults;
 mod forgery;
 mod many;
 mod members;
+mod model;
 mod net;
+mod rng;
 mod run;
 mod sabotage;
-mod twin;
-mod world;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -64,7 +64,7 @@ enum What {
         /// Processes at a time; 0: one for each core.
         #[arg(long, default_value_t = 0)]
         jobs: usize,
-        /// After so many seconds no further seed is begun.
+        /// After this number of seconds no further seed is begun.
         #[arg(long)]
         limit: Option<u64>,
     },
@@ -79,7 +79,7 @@ enum What {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// Holds the twin of the zone's database to what a real PostgreSQL answers.
+    /// Holds the model of the zone's database to what a real PostgreSQL answers.
     Contract {
         #[arg(long, default_value_t = 1)]
         seed: u64,
@@ -96,7 +96,7 @@ enum What {
 }
 
 fn main() -> ExitCode {
-    // What `cargo test` passes on to every test binary is not for this one.
+    // Arguments that `cargo test` passes to every test binary are ignored.
     let is_a_flag = std::env::args().nth(1).is_some_and(|first| first.starts_with("--"));
     let arguments = Arguments::try_parse().unwrap_or_else(|error| match error.kind() {
         clap::error::ErrorKind::UnknownArgument if is_a_flag => Arguments { command: None },
@@ -160,7 +160,7 @@ fn one(seed: u64, seconds: u64, trace: Option<PathBuf>, debug: bool, json: bool)
     std::panic::set_hook(Box::new(move |panic| {
         default(panic);
         println!("seed {seed}: a panic: {panic}");
-        println!("replay: {} --seed {seed} --seconds {seconds}", world::REPLAY);
+        println!("replay: {} --seed {seed} --seconds {seconds}", cluster::REPLAY);
         std::process::exit(1);
     }));
     assert!(pghc_entropy::remove(), "the operating system's randomness is still there");

@@ -17,10 +17,10 @@ use super::forgery::FORGED_BELOW_LOG;
 /// A seed that takes longer than this hangs: some thousand times what one takes.
 const SEED_MAX: Duration = Duration::from_secs(900);
 
-/// From so many seeds on every class of faults must have met.
+/// From this number of seeds on, every class of faults must have occurred.
 const COVERING: u64 = 50;
 
-/// What runs were, in numbers.
+/// Counts of all runs.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Summary {
     pub(crate) links: u64,
@@ -28,7 +28,7 @@ pub(crate) struct Summary {
     pub(crate) acknowledged: u64,
     /// Acknowledged writes that were answered as repeats.
     pub(crate) repeated: u64,
-    /// Batches that coordinators sequenced by acks, before the leader's word.
+    /// Batches that coordinators sequenced by acks, before the leader reported the commit.
     pub(crate) early: u64,
     /// Linearizable reads that were answered.
     pub(crate) linearizable: u64,
@@ -50,7 +50,7 @@ impl Summary {
         }
     }
 
-    /// What never happened although it should.
+    /// Expected events that never happened.
     fn gaps(&self) -> Vec<&str> {
         let classes =
             FAULTS.iter().map(|(class, _)| *class).chain([FOUNDER_DOWN, FORGED_BELOW_LOG]);
@@ -75,7 +75,7 @@ pub(crate) struct Plan {
     pub(crate) seconds: u64,
     /// Processes at a time.
     pub(crate) jobs: usize,
-    /// After so many seconds no further seed is begun.
+    /// After this time no further seed is begun.
     pub(crate) limit: Option<u64>,
 }
 

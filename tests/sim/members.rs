@@ -1,5 +1,5 @@
-//! Faults that change who the members are: a wiped disk, which must be refused and is replaced, and
-//! what operators do. Each ends with as many voters as before, however long that takes.
+//! Faults that change the members: a wiped disk, which must be refused and is replaced, and changes
+//! by operators. Each ends with the same number of voters as before.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,26 +10,26 @@ use pghc::rpc::v1::change_request::Kind;
 use pghc::virtual_parade::members::{ANSWER_MAX, give, is_done, order};
 use tokio::time::{Instant, sleep};
 
+use super::cluster::{Owner, Standing, cluster_id};
 use super::faults::Trouble;
 use super::net::url;
-use super::world::{Owner, Standing, cluster};
 
 /// Time until a wiped disk is refused, or a command is done, after faults have ended.
 const DONE_MAX: Duration = Duration::from_secs(120);
 
 impl Trouble {
-    /// A coordinator's disks are replaced by empty ones, which it does not know. It must be refused,
-    /// whatever else happens, and a new one takes its place.
+    /// A coordinator's disks are replaced by empty ones without its knowledge. The coordinator must
+    /// be refused, and a new one takes its place.
     pub(crate) async fn disk_wiped(self) {
-        let place = self.dice.below(self.world.founders);
-        let Owner { id: old, .. } = self.world.owner(place).expect("a member's machine");
+        let place = self.rng.below(self.cluster.founders);
+        let Owner { id: old, .. } = self.cluster.owner(place).expect("a member's machine");
         self.zones_follow().await;
-        self.world.stands(place, Standing::Wiped);
-        self.world.wipe(place);
+        self.cluster.stands(place, Standing::Wiped);
+        self.cluster.wipe(place);
         self.last(1, 2000).await;
-        self.world.start_coordinator(place);
+        self.cluster.start_coordinator(place);
         let mut calm_since = None;
-        while self.world.owner(place).map(|owner| owner.standing) != Some(Standing::Refused) {
+        while self.cluster.owner(place).map(|owner| owner.standing) != Some(Standing::Refused) {
             let what = format!("coordinator {old} is not refused although its disks were wiped");
             self.wait(&mut calm_since, &what).await;
         }
@@ -40,10 +40,10 @@ impl Trouble {
 
     /// Something that operators do, and back.
     pub(crate) async fn members_changed(self) {
-        let place = self.dice.below(self.world.founders);
-        let Owner { id, .. } = self.world.owner(place).expect("a member's machine");
+        let place = self.rng.below(self.cluster.founders);
+        let Owner { id, .. } = self.cluster.owner(place).expect("a member's machine");
         let about = |kind: Kind| order(kind, id);
-        match self.dice.below(4) {
+        match self.rng.below(4) {
             0 => drop(self.command(&about(Kind::Lead)).await),
             1 => {
                 self.insist(&about(Kind::Demote)).await;
@@ -52,47 +52,47 @@ impl Trouble {
             }
             2 => {
                 self.zones_follow().await;
-                // From here on, wherever it starts, it may be told.
-                self.world.stands(place, Standing::Removed);
+                // From here on, a start of the coordinator may be refused.
+                self.cluster.stands(place, Standing::Removed);
                 self.insist(&about(Kind::Remove)).await;
                 self.last(1, self.long_ms()).await;
                 self.bring(place, Kind::Add, 0, false).await;
             }
             _ => {
-                let spare = self.world.machines.len() - 1;
-                let learner = self.dice.per_mille(500);
+                let spare = self.cluster.machines.len() - 1;
+                let learner = self.rng.per_mille(500);
                 let id = self.bring(spare, Kind::Add, 0, learner).await;
                 self.last(1, self.long_ms()).await;
-                self.world.stands(spare, Standing::Removed);
+                self.cluster.stands(spare, Standing::Removed);
                 self.insist(&order(Kind::Remove, id)).await;
-                self.world.pass_on(spare, false);
+                self.cluster.pass_on(spare, false);
             }
         }
         self.done();
     }
 
-    /// Waits until every zone has what any of them has now. The log of who joined last begins there, and
-    /// the twins of databases cannot be filled from each other: the last log that reaches back to a zone
-    /// that is away must stay.
+    /// Waits until every zone has applied the newest id of all zones. The log of a coordinator that
+    /// joined last begins there, and model databases cannot be backfilled from each other: the last
+    /// log that reaches back to an absent zone must be kept.
     async fn zones_follow(&self) {
-        let (_, frontiers) = self.world.frontiers();
+        let (_, frontiers) = self.cluster.frontiers();
         let newest = frontiers.into_iter().max().unwrap_or_default();
         let mut calm_since = None;
-        while self.world.frontiers().1.iter().any(|frontier| *frontier < newest) {
+        while self.cluster.frontiers().1.iter().any(|frontier| *frontier < newest) {
             self.wait(&mut calm_since, &format!("a zone does not follow to {newest}")).await;
         }
     }
 
     pub(crate) fn done(&self) {
-        self.world.is_changing.store(false, Ordering::Relaxed);
+        self.cluster.is_changing.store(false, Ordering::Relaxed);
     }
 
     /// Has a new coordinator on machine `place` take part, in the place of `old` or beside the
-    /// others; answers its id.
+    /// others; returns its id.
     async fn bring(&self, place: usize, kind: Kind, old: u64, learner: bool) -> u64 {
-        let new_id = self.world.pass_on(place, true);
-        self.world.start_coordinator(place);
-        let (zone, url) = (self.world.zone_at(place).to_string(), url(place));
+        let new_id = self.cluster.pass_on(place, true);
+        self.cluster.start_coordinator(place);
+        let (zone, url) = (self.cluster.zone_at(place).to_string(), url(place));
         let request = ChangeRequest { new_id, zone, url, learner, ..order(kind, old) };
         self.insist(&request).await;
         new_id
@@ -112,9 +112,9 @@ impl Trouble {
 
     /// Gives a command once, to any coordinator; the last line.
     async fn command(&self, request: &ChangeRequest) -> Result<String, String> {
-        let from = self.world.machines.len() + self.dice.below(self.world.places.len());
-        let to = url(self.dice.below(self.world.founders));
-        let caller = self.world.net.dialer(from).caller(&to, &cluster(), ANSWER_MAX / 4);
+        let from = self.cluster.machines.len() + self.rng.below(self.cluster.places.len());
+        let to = url(self.rng.below(self.cluster.founders));
+        let caller = self.cluster.net.dialer(from).caller(&to, &cluster_id(), ANSWER_MAX / 4);
         let ended = give(caller.expect("a URL of this network"), request).await;
         tracing::info!(?request, ?ended, "members");
         ended
@@ -125,9 +125,9 @@ impl Trouble {
         if self.calm.is_cancelled() {
             let since = *calm_since.get_or_insert_with(Instant::now);
             if since.elapsed() > DONE_MAX {
-                self.world.fail(what);
+                self.cluster.fail(what);
             }
         }
-        sleep(self.dice.millis(50, 500)).await;
+        sleep(self.rng.millis(50, 500)).await;
     }
 }

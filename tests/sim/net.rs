@@ -1,5 +1,5 @@
-//! The simulation's network: the one of virtual parades, on roads whose delays come from the seed
-//! and which are cut and mended one direction at a time.
+//! The simulation's network: the one of virtual parades, with delays from the seed, cut and healed
+//! one direction at a time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,64 +7,64 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use pghc::task::process::Process;
-use pghc::virtual_parade::net::{self, Dialer, Lane, Passage};
+use pghc::virtual_parade::net::{self, Channel, Dialer, LinkState};
 pub(crate) use pghc::virtual_parade::net::{unowned, url};
 use tokio::time::Instant;
 use tonic::service::Routes;
 
-use super::dice::Dice;
+use super::rng::SeededRng;
 
 /// Retransmission after a cut ends, at most, in milliseconds.
 const RETRANSMIT_MS: u64 = 200;
 
 #[derive(Clone)]
-struct Road {
+struct Route {
     is_cut: bool,
     /// Retransmissions after a cut reach the other side from here on.
     open_at: Instant,
     delay_us: (u64, u64),
 }
 
-/// Clones are the same roads.
+/// Clones are the same network links.
 #[derive(Clone)]
-struct Roads {
-    roads: Arc<Mutex<BTreeMap<(usize, usize), Road>>>,
+struct SeededLinks {
+    routes: Arc<Mutex<BTreeMap<(usize, usize), Route>>>,
     delay_us: (u64, u64),
-    dice: Dice,
+    rng: SeededRng,
 }
 
-impl Roads {
-    fn road(&self, from: usize, to: usize) -> Road {
-        self.roads.lock().get(&(from, to)).cloned().unwrap_or_else(|| self.new_road())
+impl SeededLinks {
+    fn route(&self, from: usize, to: usize) -> Route {
+        self.routes.lock().get(&(from, to)).cloned().unwrap_or_else(|| self.new_route())
     }
 
-    fn new_road(&self) -> Road {
-        Road { is_cut: false, open_at: Instant::now(), delay_us: self.delay_us }
-    }
-}
-
-impl net::Roads for Roads {
-    fn lane(&self, from: usize, to: usize) -> Box<dyn Lane> {
-        Box::new(Thrown { roads: self.clone(), from, to })
-    }
-
-    fn passage(&self, from: usize, to: usize) -> Passage {
-        let road = self.road(from, to);
-        if road.is_cut { Passage::Stalled } else { Passage::Open(road.open_at) }
+    fn new_route(&self) -> Route {
+        Route { is_cut: false, open_at: Instant::now(), delay_us: self.delay_us }
     }
 }
 
-/// A lane on which every message's delay is thrown anew.
-struct Thrown {
-    roads: Roads,
+impl net::LinkModel for SeededLinks {
+    fn channel(&self, from: usize, to: usize) -> Box<dyn Channel> {
+        Box::new(SeededChannel { routes: self.clone(), from, to })
+    }
+
+    fn link_state(&self, from: usize, to: usize) -> LinkState {
+        let route = self.route(from, to);
+        if route.is_cut { LinkState::Stalled } else { LinkState::Open(route.open_at) }
+    }
+}
+
+/// A channel on which every message's delay is drawn anew.
+struct SeededChannel {
+    routes: SeededLinks,
     from: usize,
     to: usize,
 }
 
-impl Lane for Thrown {
+impl Channel for SeededChannel {
     fn send(&self, _bytes: usize) -> Instant {
-        let (low, high) = self.roads.road(self.from, self.to).delay_us;
-        Instant::now() + Duration::from_micros(self.roads.dice.between(low, high))
+        let (low, high) = self.routes.route(self.from, self.to).delay_us;
+        Instant::now() + Duration::from_micros(self.routes.rng.between(low, high))
     }
 }
 
@@ -72,48 +72,48 @@ impl Lane for Thrown {
 #[derive(Clone)]
 pub(crate) struct Net {
     net: net::Net,
-    roads: Roads,
+    routes: SeededLinks,
 }
 
 impl Net {
-    pub(crate) fn new(hosts: usize, delay_us: (u64, u64), dice: Dice) -> Self {
-        let roads = Roads { roads: Arc::default(), delay_us, dice };
-        Self { net: net::Net::new(hosts, Arc::new(roads.clone())), roads }
+    pub(crate) fn new(hosts: usize, delay_us: (u64, u64), rng: SeededRng) -> Self {
+        let routes = SeededLinks { routes: Arc::default(), delay_us, rng };
+        Self { net: net::Net::new(hosts, Arc::new(routes.clone())), routes }
     }
 
-    fn with_road<T>(&self, from: usize, to: usize, act: impl FnOnce(&mut Road) -> T) -> T {
-        let new = || self.roads.new_road();
-        let result = act(self.roads.roads.lock().entry((from, to)).or_insert_with(new));
+    fn with_route<T>(&self, from: usize, to: usize, act: impl FnOnce(&mut Route) -> T) -> T {
+        let new = || self.routes.new_route();
+        let result = act(self.routes.routes.lock().entry((from, to)).or_insert_with(new));
         self.net.note();
         result
     }
 
-    /// Cuts one direction of a road.
+    /// Cuts one direction of a network link.
     pub(crate) fn cut(&self, from: usize, to: usize) {
-        self.with_road(from, to, |road| road.is_cut = true);
+        self.with_route(from, to, |route| route.is_cut = true);
     }
 
-    /// Mends one direction of a road.
+    /// Mends one direction of a network link.
     pub(crate) fn mend(&self, from: usize, to: usize) {
-        let retransmit = self.roads.dice.millis(0, RETRANSMIT_MS);
-        self.with_road(from, to, |road| {
-            if std::mem::replace(&mut road.is_cut, false) {
-                road.open_at = Instant::now() + retransmit;
+        let retransmit = self.routes.rng.millis(0, RETRANSMIT_MS);
+        self.with_route(from, to, |route| {
+            if std::mem::replace(&mut route.is_cut, false) {
+                route.open_at = Instant::now() + retransmit;
             }
         });
     }
 
     /// Sets the delay of one direction, in microseconds.
     pub(crate) fn set_delay(&self, from: usize, to: usize, delay_us: (u64, u64)) {
-        self.with_road(from, to, |road| road.delay_us = delay_us);
+        self.with_route(from, to, |route| route.delay_us = delay_us);
     }
 
     /// Mends everything.
     pub(crate) fn mend_all(&self) {
-        let roads: Vec<_> = self.roads.roads.lock().keys().copied().collect();
-        for (from, to) in roads {
+        let routes: Vec<_> = self.routes.routes.lock().keys().copied().collect();
+        for (from, to) in routes {
             self.mend(from, to);
-            self.set_delay(from, to, self.roads.delay_us);
+            self.set_delay(from, to, self.routes.delay_us);
         }
     }
 
@@ -122,7 +122,7 @@ impl Net {
         self.net.up(host, process);
     }
 
-    /// It listens.
+    /// Makes the host listen.
     pub(crate) fn listen(&self, host: usize, routes: Routes) {
         self.net.listen(host, routes);
     }

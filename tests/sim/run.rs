@@ -1,4 +1,4 @@
-//! One run: trouble, calm, convergence, and the judgement.
+//! One run: faults, calm, convergence, and the final check.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::clients::Client;
+use super::cluster::{SimCluster, cluster_id};
 use super::faults;
 use super::many::Summary;
-use super::world::{World, cluster};
 
 /// Time until writes flow and zones agree after the last fault was mended.
 const CONVERGE_MAX: Duration = Duration::from_secs(30);
@@ -27,21 +27,21 @@ pub(crate) fn run(seed: u64, seconds: u64, directory: &Path) -> Summary {
 }
 
 async fn simulate(seed: u64, seconds: u64, directory: &Path) -> Summary {
-    let world = World::new(seed, seconds, directory);
+    let cluster = SimCluster::new(seed, seconds, directory);
     let (stop, calm) = (CancellationToken::new(), CancellationToken::new());
-    let count = u32::try_from(world.dice.between(3, 10)).expect("few");
+    let count = u32::try_from(cluster.rng.between(3, 10)).expect("few");
     let clients: Vec<_> = (1..=count)
-        .map(|number| tokio::spawn(Client::new(&world, number).run(stop.clone())))
+        .map(|number| tokio::spawn(Client::new(&cluster, number).run(stop.clone())))
         .collect();
-    let poller = tokio::spawn(poll(Arc::clone(&world), stop.clone()));
-    faults::found(&world).await;
-    let trouble = tokio::spawn(faults::run(Arc::clone(&world), calm.clone()));
+    let poller = tokio::spawn(poll(Arc::clone(&cluster), stop.clone()));
+    faults::found(&cluster).await;
+    let trouble = tokio::spawn(faults::run(Arc::clone(&cluster), calm.clone()));
     sleep(Duration::from_secs(seconds * 2 / 3)).await;
     calm.cancel();
     trouble.await.expect("faults do not panic");
-    world.is_calm.store(true, Ordering::Relaxed);
+    cluster.is_calm.store(true, Ordering::Relaxed);
     let mended = Instant::now();
-    flow(&world, mended).await;
+    flow(&cluster, mended).await;
     let converged_ms = mended.elapsed().as_millis();
     sleep(Duration::from_secs(seconds / 3)).await;
     stop.cancel();
@@ -49,17 +49,17 @@ async fn simulate(seed: u64, seconds: u64, directory: &Path) -> Summary {
         client.await.expect("clients do not panic");
     }
     poller.await.expect("the poller does not panic");
-    agree(&world, Instant::now()).await;
-    judge(&world, converged_ms)
+    agree(&cluster, Instant::now()).await;
+    judge(&cluster, converged_ms)
 }
 
 /// Waits until something new was written after `mended` and every zone has it.
-async fn flow(world: &World, mended: Instant) {
-    let wanted = world.frontiers().1.into_iter().max().unwrap_or(0) + 10;
-    while world.frontiers().1.iter().any(|frontier| *frontier < wanted) {
+async fn flow(cluster: &SimCluster, mended: Instant) {
+    let wanted = cluster.frontiers().1.into_iter().max().unwrap_or(0) + 10;
+    while cluster.frontiers().1.iter().any(|frontier| *frontier < wanted) {
         if mended.elapsed() > CONVERGE_MAX {
-            let frontiers = world.frontiers().1;
-            world.fail(&format!(
+            let frontiers = cluster.frontiers().1;
+            cluster.fail(&format!(
                 "no progress to id {wanted} in 30 s of calm: zones at {frontiers:?}"
             ));
         }
@@ -68,29 +68,29 @@ async fn flow(world: &World, mended: Instant) {
 }
 
 /// Waits until all zones are equal and stay so.
-async fn agree(world: &World, since: Instant) {
+async fn agree(cluster: &SimCluster, since: Instant) {
     loop {
         sleep(Duration::from_secs(1)).await;
-        let (equal, frontiers) = world.frontiers();
+        let (equal, frontiers) = cluster.frontiers();
         if equal {
             sleep(Duration::from_secs(6)).await;
-            if world.frontiers() == (true, frontiers) {
+            if cluster.frontiers() == (true, frontiers) {
                 return;
             }
         } else if since.elapsed() > CONVERGE_MAX {
-            world.fail(&format!("zones do not agree after 30 s of calm: {frontiers:?}"));
+            cluster.fail(&format!("zones do not agree after 30 s of calm: {frontiers:?}"));
         }
     }
 }
 
-/// Looks into the databases now and then.
-async fn poll(world: Arc<World>, stop: CancellationToken) {
+/// Polls the databases at intervals.
+async fn poll(cluster: Arc<SimCluster>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         sleep(Duration::from_millis(700)).await;
-        for (zone, number) in world.zones.iter().zip(0..) {
+        for (zone, number) in cluster.zones.iter().zip(0..) {
             let links = zone.database.links();
-            let now = world.now();
-            world.history.lock().snapshots.push(Snapshot {
+            let now = cluster.now();
+            cluster.history.lock().snapshots.push(Snapshot {
                 zone: number,
                 replica: false,
                 started: now,
@@ -110,8 +110,8 @@ fn is_linearizable(operation: &Operation) -> bool {
     )
 }
 
-fn judge(world: &World, converged_ms: u128) -> Summary {
-    let chain = |(zone, number): (&super::world::Zone, u16)| {
+fn judge(cluster: &SimCluster, converged_ms: u128) -> Summary {
+    let chain = |(zone, number): (&super::cluster::Zone, u16)| {
         let link = |link: pghc_api::chain::Link| Link {
             id: link.id.get(),
             node: link.node,
@@ -122,20 +122,20 @@ fn judge(world: &World, converged_ms: u128) -> Summary {
         };
         Chain { zone: number, links: zone.database.links().into_iter().map(link).collect() }
     };
-    let chains: Vec<Chain> = world.zones.iter().zip(0..).map(chain).collect();
-    let history = world.history.lock();
-    let report = check(&history, &chains, &Options::new(cluster()));
+    let chains: Vec<Chain> = cluster.zones.iter().zip(0..).map(chain).collect();
+    let history = cluster.history.lock();
+    let report = check(&history, &chains, &Options::new(cluster_id()));
     if report.verdict() != Verdict::Sound {
         let text = report.render(&history);
         drop(history);
-        world.fail(&text);
+        cluster.fail(&text);
     }
     Summary {
         links: chains[0].links.len() as u64,
         operations: history.operations.len(),
         acknowledged: report.counts.acknowledged,
         repeated: report.counts.repeated,
-        early: world.early(),
+        early: cluster.early(),
         linearizable: history.operations.iter().filter(|it| is_linearizable(it)).count() as u64,
         faults: history.faults.clone(),
         converged_ms,

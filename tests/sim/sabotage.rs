@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::many::{Ended, seed};
 
 /// Bugs that nothing simulated meets; docs/reliability/records.md names their checks. They are
-/// in SQL, which the twin replaces, or at the edges.
+/// in SQL, which the model replaces, or at the edges.
 const ELSEWHERE: &[Bug] = &[
     Bug::NoEpoch,
     Bug::VerifySkipsLast,

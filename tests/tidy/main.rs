@@ -1,4 +1,4 @@
-//! The tree keeps its own rules: layers, opening comments, sizes, and who may name what.
+//! Checks rules of the source tree: layers, module comments, sizes, and restricted names.
 
 mod imports;
 mod prose;
@@ -154,7 +154,7 @@ fn may_import(from: &str, to: &str) -> bool {
 }
 
 #[test]
-fn imports_are_read_from_single_and_grouped_uses() {
+fn imports_are_read_from_single_or_grouped_uses() {
     let code = "use crate::a::B;\nuse crate::{c::{D, E}, f, g::H};\nlet x = crate::i::j();";
     let expected = ["a", "c", "f", "g", "i"].map(str::to_owned);
     assert_eq!(imports(code), BTreeSet::from(expected));
@@ -191,7 +191,7 @@ fn the_layers_here_are_those_of_the_architecture_page() {
 }
 
 #[test]
-fn openraft_axum_and_the_driver_are_named_only_where_they_live() {
+fn external_crates_are_named_only_in_their_modules() {
     let mut wrong = Vec::new();
     for source in sources().into_iter().filter(|source| !source.module.is_empty()) {
         if source.path.iter().any(|part| part == "tests" || part == "tests.rs") {
@@ -208,7 +208,7 @@ fn openraft_axum_and_the_driver_are_named_only_where_they_live() {
 }
 
 #[test]
-fn every_file_says_what_it_is_for_and_fits() {
+fn every_file_has_module_doc_within_length_limit() {
     for source in sources() {
         let path = source.path.display();
         assert!(source.text.starts_with("//!"), "{path} opens without saying what it is for");
@@ -230,7 +230,7 @@ fn nothing_unfinished_is_left_lying_about() {
 
 /// The simulation replays a run from its seed: an unbiased `select!` throws dice of its own.
 #[test]
-fn every_select_of_what_is_simulated_is_biased() {
+fn every_select_in_simulated_code_is_biased() {
     let mut wrong = Vec::new();
     for source in sources() {
         if !["coordinator", "zone", "task", "virtual_parade"].contains(&source.module.as_str()) {

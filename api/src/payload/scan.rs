@@ -1,7 +1,7 @@
 //! The scanner behind [`super::write_body`]: one pass over bytes that are known to be UTF-8.
 //!
-//! Recursion is bounded by [`JSON_DEPTH_MAX`]; time is linear in the body but for the keys of one
-//! large object, which are sorted. It must not build values.
+//! Recursion is bounded by [`JSON_DEPTH_MAX`]. Time is linear in the body, except for the keys of
+//! each object, which are sorted. The scanner builds no values.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use crate::limits::JSON_DEPTH_MAX;
 /// Up to this many keys are compared pair by pair; more are sorted first.
 const PAIRWISE_KEYS_MAX: usize = 16;
 
-/// Reads the value of a member; told where its key stands and what the key is.
+/// Reads the value of a member; the arguments are the position of its key and the key.
 type Member<'f, 'a> = dyn FnMut(&mut Scanner<'a>, usize, &[u8]) -> Result<(), Fault> + 'f;
 
 pub(super) struct Scanner<'a> {
@@ -22,7 +22,7 @@ pub(super) struct Scanner<'a> {
     pub(super) at: usize,
     /// How many more brackets may be open.
     depth_left: usize,
-    /// Keys of all open objects, the innermost last, unescaped, each with where it stands.
+    /// Keys of all open objects, the innermost last, unescaped, each with its position.
     keys: Vec<(Cow<'a, [u8]>, usize)>,
     /// The first thing that is JSON but not allowed; reported when the rest turned out to be JSON.
     refused: Option<Fault>,
@@ -33,11 +33,11 @@ impl<'a> Scanner<'a> {
         Self { bytes, at: 0, depth_left: JSON_DEPTH_MAX, keys: Vec::new(), refused: None }
     }
 
-    /// Reads the object of a write and answers where its payload stands.
+    /// Reads the object of a write and returns the range of its payload.
     pub(super) fn request(&mut self) -> Result<Option<Range<usize>>, Fault> {
         self.space();
         if self.peek() != Some(b'{') {
-            // Whatever else it is, it must be JSON before we speak about its fields.
+            // The body must be valid JSON before its fields are checked.
             self.any()?;
             self.finish()?;
             return Err(Fault {
@@ -231,7 +231,7 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// Where the first repetition among the keys of one object stands. May reorder them.
+/// Position of the first repetition among the keys of one object. May reorder them.
 fn repeated(keys: &mut [(Cow<'_, [u8]>, usize)]) -> Option<usize> {
     if keys.len() <= PAIRWISE_KEYS_MAX {
         let seen = |index: usize| keys[..index].iter().any(|(key, _)| *key == keys[index].0);

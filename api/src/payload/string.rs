@@ -8,7 +8,7 @@ use super::fault::Fault;
 use super::scan::Scanner;
 
 impl<'a> Scanner<'a> {
-    /// Reads a string from its opening quote; answers its content, unescaped if it had escapes.
+    /// Reads a string from its opening quote; returns its content, unescaped if it had escapes.
     pub(super) fn string(&mut self) -> Result<Cow<'a, [u8]>, Fault> {
         let bytes = self.bytes;
         self.at += 1;
@@ -51,7 +51,7 @@ impl<'a> Scanner<'a> {
         self.at += length + plain;
     }
 
-    /// Reads one escape and appends what it stands for.
+    /// Reads one escape and appends its character.
     fn escape(&mut self, text: &mut Vec<u8>) -> Result<(), Fault> {
         let at = self.at;
         self.at += 1;
@@ -114,8 +114,8 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// Marks, by its high bit, every byte of the word that ends a plain run; exact for the lowest one
-/// marked, which is all that is looked at.
+/// Marks, by its high bit, every byte of the word that ends a plain run. Exact for the lowest mark,
+/// the only one that is used.
 fn special_bytes(word: u64) -> u64 {
     const ONES: u64 = u64::MAX / 255;
     const HIGHS: u64 = ONES * 0x80;

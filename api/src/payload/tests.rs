@@ -35,7 +35,7 @@ fn the_payload_is_found_byte_for_byte() {
 }
 
 #[test]
-fn what_is_not_json_is_refused_where_it_stands() {
+fn invalid_json_is_refused_with_its_position() {
     refuses("", BadJson, 0);
     refuses("  ", BadJson, 2);
     refuses("1", BadJson, 0);
@@ -60,7 +60,7 @@ fn what_is_not_json_is_refused_where_it_stands() {
 }
 
 #[test]
-fn a_payload_is_nested_64_deep_at_most_the_object_around_it_not_counted() {
+fn payload_nesting_is_limited_to_64_below_outer_object() {
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     assert_eq!(value(nested(64).as_bytes()), Ok(()));
     let too_deep = Fault { code: BadJson, at: 64, what: "nesting deeper than 64" };
@@ -95,7 +95,7 @@ fn an_unknown_field_is_named_only_when_the_rest_is_json() {
 }
 
 #[test]
-fn what_postgresql_cannot_store_is_refused() {
+fn payload_is_refused_if_postgresql_cannot_store_it() {
     for (text, at) in [
         (r#""\u0000""#, 1),
         (r#"{"a\u0000b":1}"#, 3),
@@ -123,7 +123,7 @@ fn what_postgresql_cannot_store_is_refused() {
     assert!(value(format!("1{}", "0".repeat(131_071)).as_bytes()).is_ok());
 }
 
-/// Text that is often nearly JSON: what a mutation of JSON looks like.
+/// Text that is often almost JSON, as a mutation produces it.
 fn nearly_json() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         4 => "[\\[\\]{},: ]",

@@ -1,9 +1,9 @@
-//! What was found right in one copy of a chain, so that the next copy need not compute it again.
+//! Results of checks in one copy of a chain, reused for the next copy.
 //!
-//! Invariant: a step is known only if its hash and digest were computed from exactly the bytes that
-//! are asked for: the link before, id, node name, commit time, payload. Equal bytes have equal hashes,
-//! so a copy that differs in one byte is computed itself. Memory is bounded by [`STEPS_MAX`] and
-//! [`PAYLOAD_BYTES_KEPT_MAX`], each counted twice.
+//! Invariant: a step is in the cache only if its hash and digest were computed from exactly the
+//! looked-up bytes: the link before, id, node name, commit time, payload. Equal bytes have equal
+//! hashes, so a copy that differs in one byte is computed itself. Memory is bounded by
+//! [`STEPS_MAX`] and [`PAYLOAD_BYTES_KEPT_MAX`], each counted twice.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -25,7 +25,7 @@ pub struct Known {
     halves: Mutex<Halves>,
 }
 
-/// One link and all that its hash and digest are computed from, except for the cluster.
+/// One link with all inputs of its hash and digest, except the cluster id.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step<'a> {
     pub(super) before: Option<&'a Head>,
@@ -59,7 +59,7 @@ struct Kept {
 }
 
 impl Known {
-    /// For the chain of `cluster`; nothing is known yet.
+    /// Creates an empty cache for the chain of `cluster`.
     #[must_use]
     pub fn new(cluster: ClusterId) -> Self {
         Self { cluster, halves: Mutex::default() }
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded_and_is_the_newest() {
+    fn link_cache_keeps_newest_links_up_to_bound() {
         let (known, node) = (known(), node("a"));
         let payload = vec![b' '; 1 << 10];
         let last = 5 * STEPS_MAX as u64;
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_forgets_what_was_before_it() {
+    fn link_cache_drops_links_before_a_gap() {
         let (known, node) = (known(), node("a"));
         let (one, far) = (head(1), head(9));
         let step = |found| Step { before: None, node: &node, payload: None, found };

@@ -19,7 +19,7 @@ use crate::dev::parade::{self, Error, Supervisor};
 use crate::dev::process::signal as send;
 use crate::private;
 
-/// Longest wait for a supervisor, which gives a parade up by itself before; it is killed then.
+/// Longest wait for a supervisor, which gives a parade up earlier; it is killed then.
 const READY_MAX: Duration = Duration::from_secs(420);
 /// Longest wait until an interrupted supervisor has stopped what it started.
 const STOP_MAX: Duration = Duration::from_secs(60);
@@ -102,7 +102,7 @@ impl Waiting {
         }
     }
 
-    /// What the supervisor says of itself; `None` before it says anything.
+    /// State written by the supervisor; `None` before its first write.
     fn supervisor(&self) -> Option<Supervisor> {
         let known = Supervisor::read(&self.data).ok().flatten();
         // A file of another life of the machine may name the same number.
@@ -146,7 +146,7 @@ impl Waiting {
             send(pid, Signal::SIGTERM);
         }
         if tokio::time::timeout(STOP_MAX, self.child.wait()).await.is_err() {
-            // Its children end when it is gone.
+            // Its children end with it.
             let _ = self.child.kill().await;
         }
         self.tell();

@@ -1,5 +1,5 @@
-//! Where `pghc dev` tells how its parade is doing: a terminal has one line that is rewritten, anything
-//! else gets plain lines, and the log of a supervisor only what changes.
+//! Progress display of `pghc dev`: a terminal has one line that is rewritten, other outputs get
+//! plain lines, and the log of a supervisor gets changes only.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::view;
 
-/// How often the status is asked for and shown on a terminal.
+/// Interval of the status display on a terminal.
 const LIVE_EVERY: Duration = Duration::from_millis(500);
 /// How often it is shown where lines stay.
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
@@ -29,7 +29,7 @@ impl Screen {
         Self { live: live.then(bar), is_log: false }
     }
 
-    /// The log of a supervisor, which nobody watches.
+    /// The log of a background supervisor.
     pub(super) fn log() -> Self {
         Self { live: None, is_log: true }
     }

@@ -28,7 +28,7 @@ pub(crate) struct Net {
 enum Act {
     /// Show every direction, the cuts, and how exact the emulator is
     Show,
-    /// Change what travels from a zone to another; `*` stands for all zones
+    /// Change the conditions from one zone to another; `*` means all zones
     Set {
         /// Zone, or *
         from: String,

@@ -29,7 +29,7 @@ pub enum Error {
         /// The directory.
         data: PathBuf,
     },
-    /// Look at that process: it is of another user, or the system does not end it.
+    /// Check that process: it belongs to another user, or the system cannot end it.
     #[error(
         "the supervisor of {0}{1} does not end; its parade runs on. Stop it as the user who started \
          it, or as root", data.display(), of_process(*supervisor)
@@ -58,7 +58,7 @@ pub enum Error {
         data: PathBuf,
         /// Its zones.
         held: String,
-        /// Those asked for.
+        /// The requested zones.
         wanted: String,
     },
     /// Restore the file, or choose another directory.
@@ -69,10 +69,10 @@ pub enum Error {
     BadPlan {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The error of the parser.
         source: serde_json::Error,
     },
-    /// Choose another port, or stop whoever has it.
+    /// Choose another port, or stop the process that uses this one.
     #[error(
         "port {port} on 127.0.0.1 is in use by another process; stop it or choose another \
          --base-port"
@@ -100,7 +100,7 @@ pub enum Error {
     },
     /// Stop it by hand.
     #[error("process {pid} of an earlier run on {} does not end; stop it: kill -9 {pid}", data.display())]
-    Leftover {
+    StaleProcess {
         /// Its process id.
         pid: u32,
         /// The directory.
@@ -121,7 +121,7 @@ pub enum Error {
     NotReady {
         /// How long was waited.
         timeout: Duration,
-        /// Who is not and why.
+        /// The processes that are not ready, with the reason.
         missing: String,
         /// Directory of the logs.
         logs: PathBuf,
@@ -134,10 +134,10 @@ pub enum Error {
     /// The parade was stopped meanwhile.
     #[error("the parade is stopping")]
     Stopping,
-    /// Look at the source.
+    /// See the source.
     #[error("failed to {act} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The failed action.
         act: &'static str,
         /// On which file.
         path: PathBuf,

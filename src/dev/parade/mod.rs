@@ -1,18 +1,18 @@
 //! A parade: one PostgreSQL server, one coordinator and some API nodes in each zone, as real
 //! processes on loopback, kept alive.
 //!
-//! Invariant: one supervisor at a time has a data directory, and whatever it started ends with it:
-//! asked to on [`Parade::stop`], by its lifeline when the supervisor is killed.
+//! Invariant: one supervisor at a time owns a data directory, and all its processes end with it: on
+//! [`Parade::stop`], or through their lifelines when the supervisor is killed.
 
-mod assemble;
-mod board;
+mod child_supervisor;
 mod error;
-mod keeper;
-mod leftover;
+mod launch;
 mod options;
 mod plan;
+mod process_table;
 mod program;
 mod routes;
+mod stale_processes;
 mod stop;
 mod supervisor;
 mod voters;
@@ -29,13 +29,13 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::assemble::Assembly;
-use self::board::Board;
-pub use self::board::{Change, Event, Member, Part};
+use self::child_supervisor::Command;
 pub use self::error::Error;
-use self::keeper::Command;
+use self::launch::LaunchPlan;
 pub use self::options::{API_NODES_MAX, Acks, ParadeOptions, Profile, ZONES_MAX, default_zones};
 use self::plan::Plan;
+use self::process_table::ProcessTable;
+pub use self::process_table::{Change, Event, Member, Part};
 use self::program::Body;
 use self::routes::Routes;
 pub use self::stop::stop;
@@ -51,7 +51,7 @@ use crate::wan::Wan;
 
 /// A child that ended this often in a row, each time soon after its start, will not get better.
 const SHORT_LIVES_MAX: u32 = 6;
-/// Orders waiting for one keeper; more make the caller wait.
+/// Orders waiting for one child supervisor; more make the caller wait.
 const ORDERS_MAX: usize = 8;
 const POLL: Duration = Duration::from_millis(50);
 
@@ -59,17 +59,17 @@ const POLL: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Parade {
     data: PathBuf,
-    board: Arc<Board>,
-    keepers: BTreeMap<Member, mpsc::Sender<Command>>,
+    process_table: Arc<ProcessTable>,
+    child_supervisors: BTreeMap<Member, mpsc::Sender<Command>>,
     abort: CancellationToken,
     wan: Option<Wan>,
     voters: Option<Voters>,
     tasks: Tasks,
-    /// The last owner, keeper or parade, frees the directory.
+    /// The last owner, child supervisor or parade, frees the directory.
     hold: Arc<Hold>,
 }
 
-/// What must outlive every child: the lock on the directory, and the directory if it is temporary.
+/// Outlives every child: the lock on the directory, and the directory if it is temporary.
 #[derive(Debug)]
 struct Hold {
     taken: Taken,
@@ -86,9 +86,9 @@ pub fn zones_of(data: &Path) -> Result<Option<Vec<ZoneName>>, Error> {
 }
 
 impl Parade {
-    /// Starts a parade: with data of an earlier one it carries on with the same chain, on the same
-    /// ports where they are free. What a killed supervisor left running there is ended first.
-    /// Answers when every process runs; [`Parade::ready`] waits until they serve.
+    /// Starts a parade. Existing data continues the same chain, on the same ports where they are
+    /// free. Processes left by a killed supervisor are ended first. Returns when every process
+    /// runs; [`Parade::ready`] waits until they serve.
     ///
     /// # Errors
     /// See [`Error`]; nothing runs then.
@@ -108,7 +108,7 @@ impl Parade {
         let before = Plan::read(&data)?;
         if let Some(before) = &before {
             before.check_zones(&data, &options.zones)?;
-            leftover::clear(&data, before).await?;
+            stale_processes::clear(&data, before).await?;
         }
         let ports = (options.api_nodes, options.base_port);
         let plan = Plan::with_ports(before.as_ref(), &options.zones, ports.0, ports.1)?;
@@ -118,7 +118,7 @@ impl Parade {
         let routes = Routes::open(&plan.zones, options.wan, options.wan_seed, &tasks).await?;
         let (routes, profile, settings) = (&routes, options.profile, &options.settings);
         let temporary = options.data.is_none();
-        let assembly = Assembly {
+        let launch_plan = LaunchPlan {
             data: &data,
             binary: &binary,
             plan: &plan,
@@ -129,44 +129,46 @@ impl Parade {
             settings,
             temporary,
         };
-        let mut children = assembly.start_servers().await?;
-        let dsns = assemble::dsns(&children);
-        let mut programs = assembly.programs(&dsns);
+        let mut children = launch_plan.start_servers().await?;
+        let dsns = launch::dsns(&children);
+        let mut programs = launch_plan.programs(&dsns);
         for (_, program) in &mut programs {
             program.launch().await?;
         }
         children.append(&mut programs);
-        let record = assemble::record(&plan, &dsns, routes.control());
-        let board = Arc::new(Board::new(data.clone(), record));
-        let keepers = BTreeMap::new();
+        let record = launch::record(&plan, &dsns, routes.control());
+        let process_table = Arc::new(ProcessTable::new(data.clone(), record));
+        let child_supervisors = BTreeMap::new();
         let abort = CancellationToken::new();
         let wan = routes.emulator().cloned();
         let voters = options.voters.map(|zones| Voters::new(binary, zones));
-        let mut parade = Self { data, board, keepers, abort, wan, voters, tasks, hold };
-        children.into_iter().for_each(|(member, body)| parade.keep(member, body));
-        parade.board.publish();
+        let mut parade =
+            Self { data, process_table, child_supervisors, abort, wan, voters, tasks, hold };
+        children.into_iter().for_each(|(member, body)| parade.supervise(member, body));
+        parade.process_table.publish();
         Ok(parade)
     }
 
-    fn keep(&mut self, member: Member, body: Body) {
+    fn supervise(&mut self, member: Member, body: Body) {
         let (sender, orders) = mpsc::channel(ORDERS_MAX);
         let pid = body.pid().expect("it was just started");
-        self.board.report(&member, Change::Started(pid));
-        let (board, abort) = (Arc::clone(&self.board), self.abort.clone());
-        let keeper = keeper::keep(body, member.clone(), orders, board, abort);
+        self.process_table.report(&member, Change::Started(pid));
+        let (process_table, abort) = (Arc::clone(&self.process_table), self.abort.clone());
+        let child_supervisor =
+            child_supervisor::supervise(body, member.clone(), orders, process_table, abort);
         let hold = Arc::clone(&self.hold);
-        self.tasks.spawn("keeper", async move {
+        self.tasks.spawn("child-supervisor", async move {
             let _hold = hold;
-            keeper.await;
+            child_supervisor.await;
         });
-        self.keepers.insert(member, sender);
+        self.child_supervisors.insert(member, sender);
     }
 
     /// Waits until every API node is ready for reads and writes and the voters are those asked for.
     ///
     /// # Errors
     /// [`Error::KeepsEnding`] when a child never stays up, [`Error::NotReady`] after `timeout`. The
-    /// parade goes on in both cases.
+    /// parade keeps running in both cases.
     pub async fn ready(&self, timeout: Duration) -> Result<(), Error> {
         let observer = Observer::new(Node::of_record(&self.record()));
         let deadline = Instant::now() + timeout;
@@ -182,15 +184,15 @@ impl Parade {
                     Err(said) => missing.push(format!("the voters: {said}")),
                 }
             }
-            if let Some((member, lives)) = self.board.most_short_lived()
+            if let Some((member, lives)) = self.process_table.most_short_lived()
                 && lives >= SHORT_LIVES_MAX
             {
-                let log = assemble::log_of(&self.data, &member);
+                let log = launch::log_of(&self.data, &member);
                 let log_tail = tail(&log).unwrap_or_else(|error| format!("(unreadable: {error})"));
                 return Err(Error::KeepsEnding { member: member.to_string(), log, log_tail });
             }
             if Instant::now() >= deadline {
-                let (logs, log) = (assemble::logs(&self.data), self.log_of(&missing[0]));
+                let (logs, log) = (launch::logs(&self.data), self.log_of(&missing[0]));
                 if missing.iter().all(|why| why.contains(ErrorCode::ZoneHalted.as_str())) {
                     self.hold.taken.tell_halted(&missing.join("; "))?;
                 }
@@ -200,25 +202,25 @@ impl Parade {
         }
     }
 
-    /// Whether the last look found nothing but halted zones that keep the parade from being ready.
+    /// Whether only halted zones kept the parade from being ready at the last poll.
     #[must_use]
     pub fn has_halted(&self) -> bool {
         self.hold.taken.has_halted()
     }
 
-    /// The log of the API node whose URL this begins with.
+    /// The log of the API node whose URL is a prefix of `missing`.
     fn log_of(&self, missing: &str) -> Option<PathBuf> {
         self.record().zones.into_iter().find_map(|zone| {
             let is_meant = |url: &String| missing.starts_with(&format!("{url}/"));
             let part = Part::Api(zone.api.iter().position(is_meant)?);
-            Some(assemble::log_of(&self.data, &Member { zone: zone.name, part }))
+            Some(launch::log_of(&self.data, &Member { zone: zone.name, part }))
         })
     }
 
     /// Where everything is now.
     #[must_use]
     pub fn record(&self) -> ParadeRecord {
-        self.board.record()
+        self.process_table.record()
     }
 
     /// The data directory.
@@ -233,19 +235,19 @@ impl Parade {
         self.wan.as_ref()
     }
 
-    /// Changes of the children from now on; who does not read for long misses the oldest.
+    /// Changes of the children from now on; a slow reader misses the oldest.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.board.events()
+        self.process_table.events()
     }
 
     /// Process id of a child; `None` while it does not run.
     #[must_use]
     pub fn pid(&self, zone: &str, part: Part) -> Option<u32> {
-        zone.parse().ok().and_then(|zone| self.board.pid(&Member { zone, part }))
+        zone.parse().ok().and_then(|zone| self.process_table.pid(&Member { zone, part }))
     }
 
-    /// Sends a signal to a child; answers its process id, `None` when it does not run.
+    /// Sends a signal to a child; returns its process id, `None` when it does not run.
     ///
     /// # Errors
     /// [`Error::NoSuchMember`]; [`Error::Stopping`] once the parade stops.
@@ -276,15 +278,16 @@ impl Parade {
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, Error> {
         let named = zone.parse().ok().map(|zone| Member { zone, part });
-        let keeper = named.and_then(|member| self.keepers.get(&member));
-        let keeper = keeper.ok_or_else(|| Error::NoSuchMember(format!("{part:?} in {zone}")))?;
+        let child_supervisor = named.and_then(|member| self.child_supervisors.get(&member));
+        let child_supervisor =
+            child_supervisor.ok_or_else(|| Error::NoSuchMember(format!("{part:?} in {zone}")))?;
         let (sender, answer) = oneshot::channel();
-        keeper.send(command(sender)).await.map_err(|_| Error::Stopping)?;
+        child_supervisor.send(command(sender)).await.map_err(|_| Error::Stopping)?;
         answer.await.map_err(|_| Error::Stopping)
     }
 
-    /// Ends everything and reaps it: API nodes, then coordinators, then databases, each asked first
-    /// and killed after some seconds. Nothing runs afterwards; `parade.json` is gone.
+    /// Stops and reaps all children: API nodes, then coordinators, then databases, each by request
+    /// first and by SIGKILL some seconds later. Removes `parade.json`.
     pub async fn stop(&self) {
         let phase = |part: Part| match part {
             Part::Api(_) => 0,
@@ -292,12 +295,12 @@ impl Parade {
             Part::Postgres => 2,
         };
         for now in 0..=2 {
-            let members = self.keepers.keys().filter(|member| phase(member.part) == now);
+            let members = self.child_supervisors.keys().filter(|member| phase(member.part) == now);
             let stops = members.map(|m| self.order(m.zone.as_str(), m.part, Command::Stop));
             // An error says that it has stopped already.
             futures::future::join_all(stops).await;
         }
-        self.board.withdraw();
+        self.process_table.withdraw();
         self.tasks.shut_down().await;
     }
 

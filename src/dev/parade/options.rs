@@ -1,4 +1,4 @@
-//! What a parade is asked to be, checked before anything is touched.
+//! Options of a parade, checked before any file or process is touched.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ impl Acks {
     }
 }
 
-/// What a parade is asked to be.
+/// Options of a parade.
 #[derive(Debug, Clone)]
 pub struct ParadeOptions {
     /// Names of its zones, 1 to [`ZONES_MAX`]; one coordinator in each.
@@ -153,7 +153,7 @@ impl ParadeOptions {
     pub(super) fn round_trip_ms(&self) -> Option<u64> {
         let matrix = self.wan.as_ref()?;
         let pairs = self.zones.iter().flat_map(|a| self.zones.iter().map(move |b| (a, b)));
-        // What the emulator does: half of each cell, each way.
+        // The emulator delays each direction by half of the cell.
         let both = pairs.map(|(a, b)| matrix.one_way(a, b) + matrix.one_way(b, a));
         let largest_us = both.max()?.as_micros();
         Some(u64::try_from(largest_us.div_ceil(1_000)).unwrap_or(u64::MAX).clamp(1, 3_000))
@@ -180,7 +180,7 @@ mod tests {
     use super::{ParadeOptions, default_zones};
 
     #[test]
-    fn what_cannot_be_started_is_refused_before_anything_is_touched() {
+    fn invalid_options_are_refused_before_start() {
         let check = |change: fn(&mut ParadeOptions)| {
             let mut options = ParadeOptions::default();
             change(&mut options);

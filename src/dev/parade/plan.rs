@@ -12,7 +12,7 @@ use crate::dev::record::replace;
 
 const FILE: &str = "cluster.json";
 
-/// What `cluster.json` holds.
+/// Content of `cluster.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Plan {
     pub(super) cluster_id: ClusterId,

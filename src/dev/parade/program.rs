@@ -28,7 +28,8 @@ pub(super) struct Program {
     pub(super) process: Process,
 }
 
-/// What tokio reads how many worker threads it starts from; one for each processor without it.
+/// Environment variable from which tokio reads its number of worker threads; default: one for each
+/// processor.
 const THREADS: &str = "TOKIO_WORKER_THREADS";
 
 impl Program {

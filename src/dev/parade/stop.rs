@@ -10,11 +10,11 @@ use tokio::time::Instant;
 
 use super::plan::Plan;
 use super::supervisor::{Supervisor, forget, try_lock};
-use super::{Error, leftover};
+use super::{Error, stale_processes};
 use crate::dev::process::signal;
 
-/// Orders to the supervisor, and how long each is waited for: to stop its children one after another, to
-/// kill them, to die.
+/// Signals to the supervisor, with the wait after each: stop the children one after another, kill
+/// them, die.
 const ORDERS: [(Signal, Duration); 3] = [
     (Signal::SIGTERM, Duration::from_secs(60)),
     (Signal::SIGTERM, Duration::from_secs(30)),
@@ -22,7 +22,7 @@ const ORDERS: [(Signal, Duration); 3] = [
 ];
 const POLL: Duration = Duration::from_millis(25);
 
-/// Stops the parade that runs on `data`; answers whether there was anything to stop.
+/// Stops the parade that runs on `data`; returns whether there was anything to stop.
 ///
 /// # Errors
 /// [`Error::NoParade`] when none was ever started there; others when something is left.
@@ -52,7 +52,7 @@ pub async fn stop(data: &Path) -> Result<bool, Error> {
     };
     // As the supervisor wrote it last.
     if let Some(plan) = Plan::read(&data)? {
-        was_running |= leftover::clear(&data, &plan).await?;
+        was_running |= stale_processes::clear(&data, &plan).await?;
     }
     // A supervisor that was killed left its name.
     forget(&data)?;

@@ -1,8 +1,7 @@
 //! The process that has a parade's directory: a lock, and `supervisor.json`, which names the process.
 //!
-//! The kernel frees the lock when the process dies, however it dies. The file is believed only while the
-//! lock is taken and the process that it names has the start time that it names, so a number that is used
-//! again is never signalled.
+//! The kernel frees the lock when the process dies. The file is valid only while the lock is taken
+//! and the named process has the named start time, so a reused process number is never signalled.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -28,12 +27,12 @@ const UNNAMED_MAX: Duration = Duration::from_secs(3);
 const DYING_MAX: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(25);
 
-/// What `supervisor.json` holds.
+/// Content of `supervisor.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Supervisor {
     /// Process id.
     pub pid: u32,
-    /// What tells it from other processes of that number.
+    /// Start time of the process, which tells it from a later process with the same number.
     started: String,
     /// Whether its parade takes writes, or did.
     pub ready: bool,
@@ -45,7 +44,7 @@ impl Supervisor {
     /// The one that has `data`, or had it and was killed.
     ///
     /// # Errors
-    /// [`Error::Io`] when the file cannot be read. One that is damaged names nobody.
+    /// [`Error::Io`] when the file cannot be read. A damaged file counts as absent.
     pub fn read(data: &Path) -> Result<Option<Self>, Error> {
         let file = data.join(FILE);
         match fs::read(&file) {
@@ -115,7 +114,7 @@ impl Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_file(self.data.join(FILE)) {
-            tracing::warn!(%error, "failed to remove supervisor.json");
+            tracing::warn!(%error, "supervisor.json removal failed");
         }
     }
 }
@@ -184,7 +183,7 @@ mod tests {
     use crate::dev::parade::Error;
 
     #[tokio::test]
-    async fn a_directory_is_taken_once_and_the_file_names_its_process() {
+    async fn directory_is_locked_by_one_supervisor() {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("new/parade");
         let taken = take(&data).await.unwrap();

@@ -1,5 +1,5 @@
-//! Which zones' coordinators vote: a parade is founded with all of them as voters, and those that are
-//! to be learners are demoted, by the same command that an operator has.
+//! Voting zones: a parade is founded with all coordinators as voters, and the learners are demoted
+//! by the same command that operators use.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +30,7 @@ impl Voters {
     /// Promotes and demotes what is not yet so, once; may be repeated after a failure.
     ///
     /// # Errors
-    /// What the command said.
+    /// The error of the command.
     pub(super) async fn settle(&self, record: &ParadeRecord) -> Result<(), String> {
         if self.are_settled.load(Ordering::Relaxed) {
             return Ok(());
@@ -53,7 +53,7 @@ impl Voters {
         for zone in &record.zones {
             command.args(["--coordinator", &zone.coordinator]);
         }
-        // With a learner more the group survives fewer losses, which is what was asked for.
+        // One more learner means that the group survives fewer losses, as requested.
         command.args([what, &id.to_string(), "--force"]).kill_on_drop(true);
         match timeout(CHANGE_MAX, command.output()).await {
             Ok(Ok(output)) if output.status.success() => Ok(()),

@@ -1,4 +1,4 @@
-//! The files of a server: its data directory, its settings, who may log in, its log.
+//! The files of a server: data directory, settings, client authentication, log.
 
 use std::fs;
 use std::io::Write as _;
@@ -37,13 +37,13 @@ pub(super) fn prepare_parent(data_dir: &Path, owner: Option<Owner>) -> Result<Pa
 /// where PostgreSQL runs as another user, its group may pass through and not list.
 ///
 /// # Errors
-/// Those of the file system; [`Error::NoUser`].
+/// Errors of the file system; [`Error::NoUser`].
 pub(in crate::dev) fn make_directory(directory: &Path) -> Result<(), Error> {
     let owner = Owner::choose(directory)?;
     create_passable(directory, owner)?;
     let metadata = fs::metadata(directory).map_err(Error::io("look at a directory"))?;
     match owner {
-        // It was named for this, so its owner wants PostgreSQL in it.
+        // The directory was named for this purpose, so its owner accepts PostgreSQL in it.
         Some(owner) if metadata.uid() == 0 && !owner.may_pass(&metadata) => {
             owner.admit(directory).map_err(Error::io("open a directory"))
         }
@@ -107,8 +107,8 @@ impl Directory {
         Ok(command)
     }
 
-    /// Makes the data directory beside its final place and renames, so that a crash in between
-    /// leaves nothing that looks like a data directory. Answers what it is a copy of, if of anything.
+    /// Creates the data directory beside its final place and renames it, so that a crash in between
+    /// leaves no incomplete data directory. Returns the template it was copied from, if any.
     pub(super) async fn create(&self) -> Result<Option<Arc<Template>>, Error> {
         if let Some(parent) = self.options.log.parent() {
             create_passable(parent, self.owner)?;
@@ -213,8 +213,8 @@ impl Directory {
         self.put("pg_ident.conf", &format!("{WRITTEN}{}", self.idents()))
     }
 
-    /// The users of the operating system who are the superuser: ours, and the one that the server runs
-    /// as, whose replicas log in too.
+    /// Operating system users that map to the superuser: the current user, and the server's user,
+    /// whose replicas log in too.
     fn idents(&self) -> String {
         let uids = [Some(Uid::effective()), self.owner.map(|owner| Uid::from_raw(owner.uid))];
         let users = uids.into_iter().flatten().filter_map(|uid| User::from_uid(uid).ok()?);
@@ -232,8 +232,7 @@ impl Directory {
 
 const WRITTEN: &str = "# Written by pghc at every start; changes are lost.\n";
 
-/// Who may log in: the superuser by who it is for the operating system, every other login by its
-/// password.
+/// Client authentication: the superuser by operating system user, every other login by password.
 const HBA: &str = "\
 local all,replication postgres                peer map=pghc
 local all             all                     scram-sha-256

@@ -21,7 +21,7 @@ pub enum Error {
         install_command()
     )]
     NotInstalled {
-        /// What was found instead.
+        /// The version that was found.
         found: String,
     },
     /// Create a user: we are root and PostgreSQL refuses to run as root.
@@ -55,7 +55,7 @@ pub enum Error {
         /// The newest installed.
         installed: u32,
     },
-    /// Choose another port, or stop whoever has it.
+    /// Choose another port, or stop the process that uses this one.
     #[error(
         "port {port} on 127.0.0.1 is in use by another process; stop it or choose another port"
     )]
@@ -92,13 +92,13 @@ pub enum Error {
         /// Its log.
         log: PathBuf,
     },
-    /// It answered, but not as expected.
+    /// The server refused with an unexpected error.
     #[error("PostgreSQL refused to create the database")]
     Database(#[from] tokio_postgres::Error),
-    /// Look at the source.
+    /// See the source.
     #[error("failed to {act}")]
     Io {
-        /// What was tried.
+        /// The failed action.
         act: &'static str,
         /// Why it failed.
         source: io::Error,

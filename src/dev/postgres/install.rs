@@ -64,7 +64,7 @@ impl Install {
         }
     }
 
-    /// The installation whose binaries are in `bin`, if it is one.
+    /// The installation whose binaries are in `bin`; `None` if the directory holds none.
     fn in_directory(bin: &Path) -> Option<Self> {
         if !bin.join("initdb").is_file() {
             return None;
@@ -105,8 +105,8 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// `None` when we are not root: the server then runs as ourselves. As root: whoever owns the
-    /// data directory already, else the user `postgres`, else `nobody`.
+    /// The user that runs the server. `None` without root: the server runs as the current user. As
+    /// root: the owner of the data directory, else `postgres`, else `nobody`.
     pub(super) fn choose(data_dir: &Path) -> Result<Option<Self>, Error> {
         if !Uid::effective().is_root() {
             return Ok(None);
@@ -127,7 +127,7 @@ impl Owner {
         nix::unistd::chown(path, ids.0, ids.1).map_err(std::io::Error::from)
     }
 
-    /// Lets this user's group pass through `directory`, which is root's own; nobody else may.
+    /// Lets only this user's group pass through `directory`, which root owns.
     pub(super) fn admit(self, directory: &Path) -> std::io::Result<()> {
         nix::unistd::chown(directory, None, Some(Gid::from_raw(self.gid)))?;
         private::set_mode(directory, private::DIRECTORY | 0o010)
@@ -149,10 +149,10 @@ impl Owner {
                 let (directory, data_dir) = (directory.to_owned(), data_dir.to_owned());
                 return Err(Error::NotReachable { directory, data_dir });
             }
-            tracing::info!(directory = %directory.display(), "directory opened for passing");
+            tracing::info!(directory = %directory.display(), "execute permission granted on directory");
             let opened = match metadata.mode() & 0o070 {
                 0 => self.admit(directory),
-                // Its group is in use: the way is open for all others.
+                // The group is in use for another purpose: all users may pass.
                 _ => private::set_mode(directory, metadata.mode() & 0o7777 | 0o001),
             };
             opened.map_err(Error::io("open a directory"))?;
@@ -175,7 +175,7 @@ mod tests {
     use super::parse_version;
 
     #[test]
-    fn the_major_version_is_read_from_what_postgres_prints() {
+    fn major_version_is_read_from_postgres_output() {
         assert_eq!(parse_version("postgres (PostgreSQL) 15.18 (Debian 15.18-0)\n"), Some(15));
         assert_eq!(parse_version("postgres (PostgreSQL) 19beta1\n"), Some(19));
         assert_eq!(parse_version("postgres: command not found"), None);

@@ -1,4 +1,4 @@
-//! The lock file `postmaster.pid` of a data directory: who holds it, and freeing it.
+//! The lock file `postmaster.pid` of a data directory: names its owner, and is removed when stale.
 //!
 //! Only a process that is proved to be the postmaster of this directory is ever signalled; a number
 //! in a file may by now be anybody's.
@@ -15,9 +15,8 @@ use super::error::Error;
 use super::options::POLL;
 use crate::dev::process::{command_line, exists, identity, signal};
 
-/// Stops a server that a killed owner left running on `data_dir`. A lock file whose process is no
-/// server any longer, because it is dying or its number is taken again, blocks the next one no more.
-/// Answers whether a server ran.
+/// Stops a server that a killed owner left running on `data_dir`. Removes a lock file whose process
+/// is dying or whose process id was reused. Returns whether a server ran.
 ///
 /// # Errors
 /// [`Error::StillRunning`] when it does not stop within `timeout` and another one for the kill.
@@ -48,7 +47,7 @@ pub(super) async fn clear(data_dir: &Path, timeout: Duration) -> Result<bool, Er
     Err(Error::StillRunning { pid, data_dir: data_dir.to_owned() })
 }
 
-/// Waits until it `holds`, `timeout` at most; answers whether it does.
+/// Waits until it `holds`, `timeout` at most; returns whether it does.
 async fn wait(holds: impl Fn() -> bool, timeout: Duration) -> bool {
     let deadline = Instant::now() + timeout;
     while !holds() {
@@ -60,9 +59,9 @@ async fn wait(holds: impl Fn() -> bool, timeout: Duration) -> bool {
     true
 }
 
-/// Puts our own process id in the place of `pid`, where a process of that number exists: PostgreSQL
-/// takes a lock file of its parent for a stale one. Everything else in the file stays, so it still
-/// finds the shared memory of the server before and waits until that is free.
+/// Replaces `pid` by this process's id if a process of that number exists: PostgreSQL treats a lock
+/// file of its parent as stale. The rest of the file is kept, so PostgreSQL still finds the shared
+/// memory of the former server and waits for its release.
 fn disown(file: &Path, text: &str, pid: u32) -> io::Result<()> {
     if !exists(pid) {
         return Ok(());

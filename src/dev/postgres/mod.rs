@@ -1,17 +1,17 @@
 //! A real PostgreSQL server under our care, as a direct child: it can be killed and started again.
 //!
 //! Invariant: at most one postmaster runs on a data directory, and it is reaped when it ends; an
-//! unreaped one would keep its lock file alive and block the next start. `fsync` stays on: what is
-//! tested is the real thing.
+//! unreaped postmaster would keep its lock file alive and block the next start. `fsync` stays on,
+//! so tests cover real durability.
 //!
-//! The server trusts nobody. Its superuser has no password and logs in through a Unix socket in a
-//! private directory, where the operating system says that it is our user. Over TCP, on loopback,
-//! only logins that were given a password get in.
+//! No connection is trusted. The superuser has no password and logs in through a Unix socket in a
+//! private directory, as the operating system's own user. Over TCP, on loopback, only logins with a
+//! password are accepted.
 //!
-//! When we are root, PostgreSQL refuses to run; it is then dropped to the user that owns the data
+//! PostgreSQL refuses to run as root; as root the server is dropped to the owner of the data
 //! directory, else `postgres`, else `nobody`. Every directory above the data directory must let
-//! that user pass. Directories that we make, and root's own ones below the system's temporary
-//! directory, let its group pass and show nothing; any other closed one is reported and left as it is.
+//! that user pass. Created directories, and root's own ones below the system's temporary directory,
+//! let its group pass and show nothing; any other closed directory is reported and left as it is.
 
 mod directory;
 mod error;
@@ -28,5 +28,5 @@ pub use error::Error;
 pub(super) use error::tail;
 pub use install::Install;
 pub use options::{DATABASE, SUPERUSER, ServerOptions, VERSION_MIN};
-pub use server::{READY_MAX, Server, clear_leftover};
+pub use server::{READY_MAX, Server, clear_stale_server};
 pub use socket::socket_of;

@@ -1,4 +1,4 @@
-//! What a server is started with, and what is the same for all: superuser, database, oldest version.
+//! Options of a server, and constants of all servers: superuser, database, oldest version.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,10 +11,10 @@ pub const DATABASE: &str = "pghc";
 /// Oldest major version that pghc runs on.
 pub const VERSION_MIN: u32 = 14;
 
-/// Pause between two attempts to connect, and between two looks at a process that should end.
+/// Pause between two connection attempts, and between two polls of a process that should end.
 pub(super) const POLL: Duration = Duration::from_millis(25);
 
-/// What a server needs to start.
+/// Options of a server.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
     /// Its data directory; created by `initdb` when it is not there, its parents too.
@@ -25,9 +25,9 @@ pub struct ServerOptions {
     pub log: PathBuf,
     /// More settings for `postgresql.conf`, name and value; they win over ours.
     pub settings: Vec<(String, String)>,
-    /// Whether a new data directory may be lost when the machine, not the server, stops within a
-    /// minute or so: it is then a copy of one that this process made before, written without waiting
-    /// for the disk, and has its system identifier. Nothing else differs.
+    /// Whether a new data directory may be lost when the machine (not the server) stops within
+    /// about a minute. The directory is then a copy of this process's template, written without
+    /// waiting for the disk, with the template's system identifier.
     pub temporary: bool,
 }
 

@@ -24,17 +24,17 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 /// Longest time one attempt to connect may take.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 
-/// Run by `sh` beside the server with the data directory and the postmaster's id. At the end of its
-/// standard input, which comes when we are gone, it stops that server, so that even a killed owner
-/// leaves nothing behind. It has no child and ends with us in any case.
+/// Script run by `sh` beside the server, with the data directory and the postmaster's id. The
+/// script stops the server at the end of its standard input, so even a killed owner leaves no
+/// process behind.
 const LIFELINE: &str = r#"while read -r _; do :; done
 read -r pid < "$1/postmaster.pid" && [ "$pid" = "$2" ] && kill -INT "$2""#;
 
-/// Stops a server that a killed owner left running on `data_dir`; answers whether there was one.
+/// Stops a server that a killed owner left running on `data_dir`; returns whether there was one.
 ///
 /// # Errors
 /// [`Error::StillRunning`] when it does not end even by SIGKILL.
-pub async fn clear_leftover(data_dir: &Path) -> Result<bool, Error> {
+pub async fn clear_stale_server(data_dir: &Path) -> Result<bool, Error> {
     lock::clear(data_dir, STOP_MAX).await
 }
 
@@ -47,7 +47,7 @@ pub struct Server {
     pub(super) log_start: u64,
     /// Stops the server when we are killed; see [`LIFELINE`].
     lifeline: Process,
-    /// What its data directory is a copy of: the next server may need it too.
+    /// Origin of the data directory's copy, kept for the next server.
     template: Option<Arc<Template>>,
 }
 
@@ -94,8 +94,8 @@ impl Server {
             self.launch().await?;
             match self.wait_ready(deadline.saturating_duration_since(Instant::now())).await {
                 Ok(()) => return self.create_database().await,
-                // Backends of a killed postmaster take a moment to notice; until the last has gone
-                // the shared memory is in use and a new postmaster refuses to start.
+                // Backends of a killed postmaster take a moment to notice its death; until the last
+                // one ends, the shared memory is in use and a new postmaster refuses to start.
                 Err(Error::Exited { log_tail, .. })
                     if log_tail.contains("still in use") && Instant::now() < deadline =>
                 {
@@ -112,7 +112,7 @@ impl Server {
     /// See [`Error`]; no server runs then.
     pub async fn launch(&mut self) -> Result<(), Error> {
         self.stop().await?;
-        clear_leftover(&self.directory.options.data_dir).await?;
+        clear_stale_server(&self.directory.options.data_dir).await?;
         self.directory.socket_dir.clear().map_err(Error::io("remove a stale socket"))?;
         self.directory.write_settings()?;
         self.log_start = std::fs::metadata(&self.directory.options.log).map_or(0, |log| log.len());

@@ -1,4 +1,4 @@
-//! Where a server's Unix socket is: a directory that nobody but its user, and root, may enter.
+//! Directory of a server's Unix socket; only its user and root may enter.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -17,7 +17,7 @@ const PREFIX: &str = ".s.PGSQL.";
 pub(super) enum SocketDirectory {
     /// The data directory, which is private as PostgreSQL demands it.
     Data(PathBuf),
-    /// One of its own, as the path of the data directory is too long for a socket.
+    /// A separate directory, because the path of the data directory is too long for a socket.
     Own(Scratch),
 }
 
@@ -52,8 +52,8 @@ impl SocketDirectory {
         path.bytes().map(escape).collect()
     }
 
-    /// Removes what a server that has ended left. Its lock file names a process whose number may be
-    /// taken again, or is not free yet, and would block the next start.
+    /// Removes the socket of a server that has ended. Its lock file names a process whose number
+    /// may be reused, which would block the next start.
     pub(super) fn clear(&self) -> io::Result<()> {
         for entry in fs::read_dir(self.path())? {
             let entry = entry?;

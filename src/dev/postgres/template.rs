@@ -1,8 +1,8 @@
 //! One fresh data directory that temporary servers copy.
 //!
-//! `initdb` costs ten times the processor of a copy. Servers whose data may be lost share one of a
-//! process; each of the others is made by an `initdb` of its own, and has a system identifier of
-//! its own.
+//! `initdb` takes ten times the processor time of a copy. Servers whose data may be lost share one
+//! template of the process; every other server runs its own `initdb` and has its own system
+//! identifier.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};

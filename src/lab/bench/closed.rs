@@ -52,7 +52,7 @@ impl Window {
     }
 }
 
-/// What the workers of a phase achieved inside the window.
+/// Totals of all workers inside the window.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tally {
     /// Rows or writes done.
@@ -61,7 +61,7 @@ pub(super) struct Tally {
     pub(super) latencies: Latencies,
     /// Operations the server refused.
     pub(super) failures: u64,
-    /// What the first of them said.
+    /// The text of the first failure.
     pub(super) first_failure: Option<String>,
     /// Length of the window.
     pub(super) seconds: f64,
@@ -82,7 +82,7 @@ impl Tally {
     }
 }
 
-/// What one operation did.
+/// The result of one operation.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// This many units were done.

@@ -1,4 +1,4 @@
-//! Processor time of a parade that nobody uses.
+//! Processor time of an idle parade.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ const REST: Duration = Duration::from_secs(10);
 /// Least time that is measured: the system counts in steps of 10 ms.
 const LENGTH_MIN: Duration = Duration::from_secs(30);
 
-/// Processor time of each process so far, of a PostgreSQL server with all that it started.
+/// Processor time of each process since its start; a PostgreSQL server includes its children.
 fn used(record: &ParadeRecord) -> BTreeMap<String, Duration> {
     let ours = processes(record).map(|(name, pid)| (name, cpu_of(pid)));
     let servers = record.zones.iter().map(|zone| {
@@ -39,7 +39,7 @@ fn children_of(parent: u32) -> Vec<u32> {
 
 fn parent_of(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The program's name stands in brackets and may hold spaces.
+    // The program's name is in parentheses and may contain spaces.
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 

@@ -1,4 +1,4 @@
-//! What clients of pghc do: single writes by both interfaces, bulk writes, and one client alone.
+//! Load on pghc: single writes by both interfaces, bulk writes, and one client alone.
 //!
 //! Requests are prepared bytes over kept connections, because the client shares the machine with
 //! all zones.
@@ -14,7 +14,7 @@ use super::open;
 use crate::lab::client::{Connection, post, post_empty};
 use crate::lab::target::{Endpoint, Target};
 
-/// Connections of the single-write contestants, over all zones.
+/// Connections of the single-write benchmark cases, over all zones.
 pub(super) const CONNECTIONS: usize = 64;
 
 /// How bulk writes come.
@@ -60,7 +60,7 @@ pub(super) async fn single(
     closed(target, |node| single_request(node, payload_bytes), window).await
 }
 
-/// One client that writes at planned times; see [`open::alone`].
+/// Runs one client that writes at planned times; see [`open::alone`].
 ///
 /// # Errors
 /// When the node cannot be reached, or the client falls far behind its plan.

@@ -30,7 +30,7 @@ impl<'a> Measure<'a> {
     }
 }
 
-/// A JSON value of exactly so many bytes, or of the few more that its number takes; `null` for 0.
+/// A JSON value of exactly `bytes` bytes, or a few more if its number needs them; `null` for 0.
 pub(super) fn payload(number: usize, bytes: usize) -> String {
     if bytes == 0 {
         return "null".to_owned();

@@ -1,7 +1,7 @@
 //! Memory of coordinators and API nodes while all of pghc is busy for minutes.
 //!
-//! Single writes run all the time, and bulk writes in short bursts, because minutes of bulk alone
-//! would fill a disk. It ends early, and says so, before the disk is full.
+//! Single writes run all the time and bulk writes in short bursts, because minutes of bulk writes
+//! would fill a disk. The load ends early, with a message, before the disk is full.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ use crate::dev::parade::Parade;
 use crate::dev::record::ParadeRecord;
 use crate::output;
 
-/// Time between two looks.
+/// Time between two polls.
 const LOOK: Duration = Duration::from_secs(1);
 /// Length of a burst of bulk writes.
 const BURST: Duration = Duration::from_secs(5);
@@ -28,7 +28,8 @@ const FREE_BYTES_MIN: u64 = 6 << 30;
 
 const KIB_PER_MIB: f64 = 1024.0;
 
-/// Memory of a process in MiB at the moment; none when it is gone or the system does not tell.
+/// Current memory of a process in MiB; `None` when the process has ended or the system does not
+/// report it.
 fn rss_mib(pid: u32) -> Option<f64> {
     status_mib(pid, "VmRSS:")
 }
@@ -56,7 +57,7 @@ pub(super) fn processes(record: &ParadeRecord) -> impl Iterator<Item = (String, 
     })
 }
 
-/// Looks at the memory of all processes until dropped.
+/// Polls the memory of all processes until dropped.
 async fn watch(parade: &Parade, begun: Instant, curves: &mut BTreeMap<String, Vec<(f64, f64)>>) {
     loop {
         let now = begun.elapsed().as_secs_f64();
@@ -75,9 +76,10 @@ fn free_bytes(directory: &Path) -> Option<u64> {
     Some(space.blocks_available() * space.fragment_size())
 }
 
-/// Full load for the time that `options` says. The rate is that of the single writes. Figures: `coordinator_mib` and
-/// `api_mib`, the most that any of them had; `growth`, the largest growth of any from the second
-/// quarter to the last, as a ratio of their means; `minutes`, how long it really ran.
+/// Full load for the time in `options`. The rate is that of the single writes. Figures:
+/// `coordinator_mib` and `api_mib`, the peak of any process of that kind; `growth`, the largest
+/// ratio of a process's mean memory in the last quarter to that in the second; `minutes`, the
+/// actual length.
 ///
 /// # Errors
 /// When a node cannot be reached or refuses most of what is sent.

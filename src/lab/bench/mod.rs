@@ -1,18 +1,16 @@
-//! `geo-load bench`: pghc and what it is compared with on the same machine, in one run, so that
-//! their ratios mean something where the absolute figures of a small machine do not.
+//! `geo-load bench`: measures pghc and its baselines on the same machine in one run, because ratios
+//! are meaningful where absolute figures of a small machine are not.
 //!
-//! Contestants take turns in rounds, in an order that rotates, and each has the machine to itself;
+//! Benchmark cases take turns in rounds, in an order that rotates, and each has the machine to itself;
 //! ratios are taken inside a round. All rows are alike: 200 bytes of payload, the columns of a link.
 
-mod away;
+mod bulk_over_wan;
+mod case;
 mod closed;
-mod contestant;
-mod doubts;
-mod far;
-mod grounds;
+mod disturbed_zones;
+mod environments;
 mod idle;
 mod load;
-mod marks;
 mod measure;
 mod memory;
 mod open;
@@ -27,34 +25,40 @@ mod sample;
 pub mod scale;
 mod servers;
 mod spread;
+mod targets;
+mod warnings;
 mod zones;
 
 use std::time::Instant;
 
 use anyhow::{bail, ensure};
 
+pub use self::case::BenchmarkCase;
+use self::case::{BenchEnvironment, order};
 use self::closed::Window;
-pub use self::contestant::Contestant;
-use self::contestant::{Ground, order};
-pub use self::grounds::Grounds;
-pub use self::marks::{Mark, Side};
+pub use self::environments::BenchEnvironments;
 use self::measure::{Measure, PAYLOAD_BYTES, WARM_UP};
 pub use self::options::Options;
 pub use self::probe::Probe;
 pub use self::report::{Report, Row};
 pub use self::sample::{Curve, Round, Sample, Turn};
 pub use self::spread::Spread;
-use super::verdict::{self, Verdict};
+pub use self::targets::{PerformanceTarget, Side};
+use super::chain_check::{self, CheckResult};
 use crate::output;
 
-/// Runs all rounds, lets `chain-verify` look at what was written, and reports.
+/// Runs all rounds, verifies the written chain with `chain-verify`, and reports.
 ///
 /// # Errors
-/// When a contestant cannot be set up, a node refuses most of what is sent, or a contestant needs
-/// an own parade and there is none, or no turn was done before it was stopped; nothing is reported then.
-pub async fn run(grounds: &mut Grounds, options: &Options) -> anyhow::Result<Report> {
-    let of_others = options.contestants.iter().find(|one| one.needs_own_parade());
-    if let Some(one) = of_others.filter(|_| !grounds.has_own_parade()) {
+/// When a benchmark case cannot be set up, or needs a parade of its own and has none, when a node
+/// refuses most writes, or when the run was stopped before its first turn. No report is written
+/// then.
+pub async fn run(
+    environments: &mut BenchEnvironments,
+    options: &Options,
+) -> anyhow::Result<Report> {
+    let of_others = options.cases.iter().find(|one| one.needs_own_parade());
+    if let Some(one) = of_others.filter(|_| !environments.has_own_parade()) {
         bail!(
             "{} stops or watches processes or changes distances, which is done only to a parade of \
              our own; leave it out by --only, or leave out --against",
@@ -67,9 +71,9 @@ pub async fn run(grounds: &mut Grounds, options: &Options) -> anyhow::Result<Rep
         if options.stop.is_cancelled() {
             break;
         }
-        for contestant in order(&options.contestants, round, options.rounds) {
-            output::complain(&format!("round {} of {}: {contestant}", round + 1, options.rounds));
-            turns.push(turn(grounds, contestant, options).await?);
+        for case in order(&options.cases, round, options.rounds) {
+            output::complain(&format!("round {} of {}: {case}", round + 1, options.rounds));
+            turns.push(turn(environments, case, options).await?);
             if options.stop.is_cancelled() {
                 break;
             }
@@ -77,106 +81,112 @@ pub async fn run(grounds: &mut Grounds, options: &Options) -> anyhow::Result<Rep
         rounds.push(Round { turns });
     }
     ensure!(!rounds.is_empty(), "interrupted before anything was measured");
-    for contestant in options.contestants.iter().copied().filter(|one| one.runs_once()) {
+    for case in options.cases.iter().copied().filter(|one| one.runs_once()) {
         if options.stop.is_cancelled() {
             break;
         }
-        output::complain(&format!("once: {contestant}"));
-        let turn = turn(grounds, contestant, options).await?;
+        output::complain(&format!("once: {case}"));
+        let turn = turn(environments, case, options).await?;
         rounds.first_mut().expect("there is at least one round").turns.push(turn);
     }
-    let mut proved: Option<Verdict> = None;
-    for ground in [Ground::Parade, Ground::Continents] {
-        // What did not pass is what is reported.
+    let mut proved: Option<CheckResult> = None;
+    for environment in [BenchEnvironment::Parade, BenchEnvironment::Continents] {
+        // A failed check is the reported one.
         let may_go_on = proved.as_ref().is_none_or(|before| before.passed);
-        if may_go_on && options.contestants.iter().any(|one| one.ground() == ground) {
+        if may_go_on && options.cases.iter().any(|one| one.environment() == environment) {
             output::complain("verifying the chain");
-            grounds.bring(ground).await?;
-            grounds.zones().await?.settled().await?;
-            proved = Some(verdict::verify_at_rest(grounds.target()?).await?);
+            environments.bring(environment).await?;
+            environments.zones().await?.settled().await?;
+            proved = Some(chain_check::verify_at_rest(environments.target()?).await?);
         }
     }
-    let version = version(grounds).await?;
+    let version = version(environments).await?;
     Ok(Report::new(options, rounds, version, proved)?)
 }
 
 /// The version of PostgreSQL, asked of whatever runs.
-async fn version(grounds: &Grounds) -> anyhow::Result<String> {
-    let tasks = grounds.tasks();
-    let client = match grounds.servers() {
+async fn version(environments: &BenchEnvironments) -> anyhow::Result<String> {
+    let tasks = environments.tasks();
+    let client = match environments.servers() {
         Ok(servers) => servers.connect_first(1, tasks).await?.remove(0),
-        Err(_) => servers::connect_to(&grounds.target()?.zones[0].dsn, tasks).await?,
+        Err(_) => servers::connect_to(&environments.target()?.zones[0].dsn, tasks).await?,
     };
     postgres::version(&client).await
 }
 
-/// One turn: brings up what it needs, probes the machine, measures.
+/// Runs one turn: starts the environment, probes the machine, measures.
 async fn turn(
-    grounds: &mut Grounds,
-    contestant: Contestant,
+    environments: &mut BenchEnvironments,
+    case: BenchmarkCase,
     options: &Options,
 ) -> anyhow::Result<Turn> {
-    grounds.bring(contestant.ground()).await?;
-    let machine = Probe::take(grounds.directory()).await?;
+    environments.bring(case.environment()).await?;
+    let machine = Probe::take(environments.directory()).await?;
     let (begun, cpu) = (Instant::now(), probe::own_cpu());
-    let sample = if contestant.ground().is_of_pghc() {
-        of_pghc(grounds, contestant, options).await
+    let sample = if case.environment().is_of_pghc() {
+        of_pghc(environments, case, options).await
     } else {
-        of_postgres(grounds, contestant, options).await
+        of_postgres(environments, case, options).await
     };
-    let sample = sample.map_err(|error| error.context(format!("cannot measure {contestant}")))?;
+    let sample = sample.map_err(|error| error.context(format!("cannot measure {case}")))?;
     let seconds = begun.elapsed().as_secs_f64();
     let used = probe::own_cpu().zip(cpu).map(|(after, before)| after.saturating_sub(before));
     let client_cores = used.map(|used| used.as_secs_f64() / seconds);
-    Ok(Turn { contestant, machine, client_cores, seconds, sample })
+    Ok(Turn { case, machine, client_cores, seconds, sample })
 }
 
 async fn of_postgres(
-    grounds: &Grounds,
-    contestant: Contestant,
+    environments: &BenchEnvironments,
+    case: BenchmarkCase,
     options: &Options,
 ) -> anyhow::Result<Sample> {
-    let (servers, tasks) = (grounds.servers()?, grounds.tasks());
+    let (servers, tasks) = (environments.servers()?, environments.tasks());
     let commit = if options.raw_is_synchronous { "on" } else { "off" };
     let window = || Window::after(WARM_UP, options.length);
-    let tally = match contestant {
-        Contestant::Raw => postgres::raw_limit(servers, 3, commit, window, tasks).await?,
-        Contestant::RawOne => postgres::raw_limit(servers, 1, commit, window, tasks).await?,
-        Contestant::Plain => postgres::single_inserts(servers, None, window, tasks).await?,
-        Contestant::Replicas => {
+    let tally = match case {
+        BenchmarkCase::Raw => postgres::raw_limit(servers, 3, commit, window, tasks).await?,
+        BenchmarkCase::RawOne => postgres::raw_limit(servers, 1, commit, window, tasks).await?,
+        BenchmarkCase::Plain => postgres::single_inserts(servers, None, window, tasks).await?,
+        BenchmarkCase::Replicas => {
             postgres::single_inserts(servers, Some(load::CONNECTIONS), window, tasks).await?
         }
-        Contestant::ReplicasAlone => postgres::alone(servers, window, tasks).await?,
+        BenchmarkCase::ReplicasAlone => postgres::alone(servers, window, tasks).await?,
         other => bail!("{other} is not measured on bare servers"),
     };
     Ok(Sample::of(tally))
 }
 
 async fn of_pghc(
-    grounds: &Grounds,
-    contestant: Contestant,
+    environments: &BenchEnvironments,
+    case: BenchmarkCase,
     options: &Options,
 ) -> anyhow::Result<Sample> {
-    let target = grounds.target()?;
+    let target = environments.target()?;
     let measure = Measure::new(target, options.length);
-    let zones = grounds.zones().await?;
+    let zones = environments.zones().await?;
     let window = measure.window();
     let load = async {
-        match contestant {
-            Contestant::Original => load::original(target, window).await,
-            Contestant::Bulk => load::bulk(target, PAYLOAD_BYTES, window).await,
-            Contestant::Alone => load::alone(target, PAYLOAD_BYTES, window).await,
+        match case {
+            BenchmarkCase::Original => load::original(target, window).await,
+            BenchmarkCase::Bulk => load::bulk(target, PAYLOAD_BYTES, window).await,
+            BenchmarkCase::Alone => load::alone(target, PAYLOAD_BYTES, window).await,
             _ => load::single(target, PAYLOAD_BYTES, window).await,
         }
     };
-    let sample = match contestant {
-        Contestant::CatchUp => away::catch_up(&measure, grounds.parade()?, &zones).await?,
-        Contestant::SlowZone => away::slow_zone(&measure, grounds.parade()?, &zones).await?,
-        Contestant::Verify => proof::verify(&measure, &zones).await?,
-        Contestant::Overload => overload::overload(&measure).await?,
-        Contestant::Idle => idle::idle(&measure, grounds.parade()?).await?,
-        Contestant::Far => far::far(&measure, &grounds.net()?, &zones).await?,
-        Contestant::Memory => memory::memory(&measure, grounds.parade()?, options).await?,
+    let sample = match case {
+        BenchmarkCase::CatchUp => {
+            disturbed_zones::catch_up(&measure, environments.parade()?, &zones).await?
+        }
+        BenchmarkCase::SlowZone => {
+            disturbed_zones::slow_zone(&measure, environments.parade()?, &zones).await?
+        }
+        BenchmarkCase::Verify => proof::verify(&measure, &zones).await?,
+        BenchmarkCase::Overload => overload::overload(&measure).await?,
+        BenchmarkCase::Idle => idle::idle(&measure, environments.parade()?).await?,
+        BenchmarkCase::Far => {
+            bulk_over_wan::measure(&measure, &environments.net()?, &zones).await?
+        }
+        BenchmarkCase::Memory => memory::memory(&measure, environments.parade()?, options).await?,
         _ => {
             let (tally, applied) = tokio::try_join!(load, zones.applied_in(window))?;
             let mut sample = Sample::of(tally);

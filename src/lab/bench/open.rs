@@ -36,13 +36,13 @@ impl Drop for StopOnDrop {
     }
 }
 
-/// Repeats `operation` on one connection, `rate` times a second, until the window ends. Only what
-/// was planned inside the window counts. What is still overdue 5 s after the window is given up: it
-/// counts as failed, and with the latency it had by then.
+/// Repeats `operation` on one connection, `rate` times a second, until the window ends. Only
+/// operations planned inside the window count. Operations still overdue 5 s after the window count
+/// as failed, with their latency at that time.
 ///
 /// # Errors
-/// The operation's own, and sends that were dropped because the client was too far behind: their
-/// latency is not known, and leaving them out would be a lie.
+/// Errors of the operation, and sends dropped because the client was too far behind: their latency
+/// is unknown, and leaving them out would distort the result.
 pub(super) async fn alone(
     rate: f64,
     window: Window,
@@ -89,7 +89,7 @@ pub(super) async fn alone(
 /// Time of one slot of a timeline.
 pub(super) const SLOT: Duration = Duration::from_millis(250);
 
-/// What happened to the writes that were planned in one slot of time.
+/// Writes that were planned in one slot of time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Slot {
     /// From the plan to the acknowledgement.
@@ -114,7 +114,7 @@ pub(super) struct Crowd {
     pub(super) payload_bytes: usize,
 }
 
-/// What a crowd saw.
+/// Results of an open loop with many connections.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
     /// Slots of [`SLOT`] by the planned time, from the start.
@@ -123,11 +123,11 @@ pub(super) struct Seen {
     pub(super) written_in_time: u64,
     /// Writes that were due.
     pub(super) planned: u64,
-    /// Those of them that were not sent, since all connections were busy and more were waiting.
+    /// Planned writes that were not sent, because all connections were busy and the queue was full.
     pub(super) dropped: u64,
     /// Sent, and refused or broken off.
     pub(super) failures: u64,
-    /// What the first of these said.
+    /// The text of the first failure.
     pub(super) first_failure: Option<String>,
 }
 
@@ -202,7 +202,7 @@ impl Crowd {
     }
 }
 
-/// One connection of a crowd.
+/// One connection of the open loop.
 struct Worker<'a> {
     node: &'a Endpoint,
     term: Term,
@@ -282,7 +282,7 @@ mod tests {
     use crate::task::Tasks;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn one_client_keeps_to_its_plan_and_a_stall_shows_in_what_was_planned_meanwhile() {
+    async fn stall_is_charged_to_writes_planned_meanwhile() {
         let window = Window::after(Duration::ZERO, Duration::from_millis(500));
         let (mut first, mut began) = (true, None);
         let tally = alone(200.0, window, async || {
@@ -301,7 +301,8 @@ mod tests {
         assert!(summary.p50_ms > 20.0 && summary.max_ms >= 290.0, "{summary:?}");
     }
 
-    /// A zone whose node gives one answer to everything; with `None` it hangs up instead.
+    /// A zone whose node gives the same answer to every request; with `None` the node closes the
+    /// connection.
     async fn zone_that_answers(answer: Option<&'static str>, tasks: &Tasks) -> Target {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -310,7 +311,7 @@ mod tests {
             while let Ok((mut stream, _)) = listener.accept().await {
                 of_connections.spawn("connection", async move {
                     let mut request = [0; 1_000];
-                    // One request is one segment on loopback, and the client sends no second one
+                    // One request is one segment on loopback; the client sends no second request
                     // before the answer.
                     while matches!(stream.read(&mut request).await, Ok(1..)) {
                         let Some(answer) = answer else { return };

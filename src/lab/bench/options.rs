@@ -1,21 +1,21 @@
-//! The options of a bench: its contestants, rounds and lengths.
+//! The options of a bench: its benchmark cases, rounds and lengths.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::contestant::Contestant;
+use super::case::BenchmarkCase;
 
-/// What to run.
+/// Options of a bench.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Who takes part; not empty.
-    pub contestants: Vec<Contestant>,
+    /// The cases to run; not empty.
+    pub cases: Vec<BenchmarkCase>,
     /// How many turns each has, from 1.
     pub rounds: usize,
     /// Measured time of each turn.
     pub length: Duration,
-    /// How long [`Contestant::Memory`] runs.
+    /// How long [`BenchmarkCase::Memory`] runs.
     pub memory_length: Duration,
     /// Whether the raw limit waits for the disk at each commit, as the applier does by default.
     pub raw_is_synchronous: bool,

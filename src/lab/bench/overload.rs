@@ -1,8 +1,8 @@
 //! Ten times more than pghc can take: what gets through, and how soon latency is back afterwards.
 //!
-//! A few steady clients run all the time and are the ones whose latency is judged; the crowd comes
-//! and goes. The crowd is an open loop with bounded connections: what is due while all of them wait
-//! is dropped and counted, as a client that gives up would be.
+//! A few steady clients run all the time; only their latency is judged. The overload is an open
+//! loop with bounded connections: writes due while all connections wait are dropped and counted, as
+//! by a client that gives up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,9 +28,9 @@ const BEFORE: Duration = Duration::from_secs(1);
 /// How long they are watched afterwards.
 const AFTER: Duration = Duration::from_secs(6);
 
-/// Latency counts as back when a slot's median is at most so many times the usual one …
+/// Latency counts as recovered when a slot's median is at most this multiple of the usual median …
 const BACK_TIMES: f64 = 2.0;
-/// … and so many milliseconds, since twice a very short time is soon reached by chance.
+/// … plus this number of milliseconds, because twice a very short time is soon reached by chance.
 const BACK_MS: f64 = 2.0;
 
 /// Measures the peak, exceeds it, and watches the recovery. The rate is the goodput: writes

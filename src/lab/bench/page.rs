@@ -1,8 +1,8 @@
 //! A run as a page: see [`crate::lab::html`].
 
-use super::contestant::Contestant;
-use super::marks::{Mark, Side};
+use super::case::BenchmarkCase;
 use super::report::{Report, Row, told, told_or_dash};
+use super::targets::{PerformanceTarget, Side};
 use crate::lab::html::{Bar, Curves, Line, Page, Tone};
 
 impl Report {
@@ -11,10 +11,10 @@ impl Report {
     pub fn html(&self) -> String {
         let mut page = Page::new("pghc beside PostgreSQL");
         page.text(&format!("{} · {}", self.at, self.conditions()));
-        if !self.doubts.is_empty() {
-            page.warnings("Too noisy to trust, or not enough of it", &self.doubts);
+        if !self.warnings.is_empty() {
+            page.warnings("Too noisy to trust, or not enough of it", &self.warnings);
         }
-        self.marks_section(&mut page);
+        self.targets_section(&mut page);
         self.rates_section(&mut page);
         self.latency_section(&mut page);
         self.curves_section(&mut page);
@@ -25,23 +25,23 @@ impl Report {
         page.finish()
     }
 
-    fn marks_section(&self, page: &mut Page) {
-        if self.marks.is_empty() {
+    fn targets_section(&self, page: &mut Page) {
+        if self.targets.is_empty() {
             return;
         }
         page.section("Marks");
-        let bars: Vec<_> = self.marks.iter().map(mark_bar).collect();
+        let bars: Vec<_> = self.targets.iter().map(target_bar).collect();
         page.bars("A bar is the median, a dot a round, the dashed line the mark.", &bars);
-        let rows: Vec<_> = self.marks.iter().map(mark_row).collect();
+        let rows: Vec<_> = self.targets.iter().map(target_row).collect();
         page.table(&["mark", "median (min to max)", "should be", "verdict"], &rows);
     }
 
     fn rates_section(&self, page: &mut Page) {
         page.section("Rates");
         let (rows, singles): (Vec<_>, Vec<_>) =
-            self.contestants.iter().partition(|row| is_of_rows(row.contestant));
+            self.cases.iter().partition(|row| is_of_rows(row.case));
         let bar = |row: &&Row| {
-            let name = row.contestant.to_string();
+            let name = row.case.to_string();
             Bar::new(&name, &told(&row.per_second, 0), row.rounds.clone())
         };
         let titles =
@@ -51,7 +51,7 @@ impl Report {
                 page.bars(title, &rows.iter().map(bar).collect::<Vec<_>>());
             }
         }
-        let rows: Vec<_> = self.contestants.iter().map(row_cells).collect();
+        let rows: Vec<_> = self.cases.iter().map(row_cells).collect();
         page.table(
             &["contestant", "per second", "p50 ms", "p99 ms", "failed", "client cores"],
             &rows,
@@ -59,15 +59,15 @@ impl Report {
     }
 
     fn latency_section(&self, page: &mut Page) {
-        let turns = |contestant, figure: &'static str| -> Vec<f64> {
-            self.rounds.iter().filter_map(|round| round.get(contestant, figure)).collect()
+        let turns = |case, figure: &'static str| -> Vec<f64> {
+            self.rounds.iter().filter_map(|round| round.get(case, figure)).collect()
         };
         let mut bars = Vec::new();
-        for row in self.contestants.iter().filter(|row| !is_of_rows(row.contestant)) {
+        for row in self.cases.iter().filter(|row| !is_of_rows(row.case)) {
             for (figure, spread) in [("p50_ms", &row.p50_ms), ("p99_ms", &row.p99_ms)] {
                 if let Some(spread) = spread {
-                    let name = format!("{}, {}", row.contestant, &figure[..3]);
-                    bars.push(Bar::new(&name, &told(spread, 2), turns(row.contestant, figure)));
+                    let name = format!("{}, {}", row.case, &figure[..3]);
+                    bars.push(Bar::new(&name, &told(spread, 2), turns(row.case, figure)));
                 }
             }
         }
@@ -83,12 +83,11 @@ impl Report {
 
     /// The curves of the last round that has some; the others are in the JSON.
     fn curves_section(&self, page: &mut Page) {
-        for contestant in Contestant::ALL {
+        for case in BenchmarkCase::ALL {
             let mut turns = self.rounds.iter().rev().flat_map(|round| &round.turns);
-            let found =
-                turns.find(|turn| turn.contestant == *contestant && !turn.sample.curves.is_empty());
+            let found = turns.find(|turn| turn.case == *case && !turn.sample.curves.is_empty());
             let Some(turn) = found else { continue };
-            page.section(&contestant.to_string());
+            page.section(&case.to_string());
             let curves = &turn.sample.curves;
             let line = |curve: &super::Curve| Line {
                 name: curve.name.clone(),
@@ -105,54 +104,54 @@ impl Report {
 }
 
 /// Whether it does many rows at a time, so that its rate is on another scale.
-fn is_of_rows(contestant: Contestant) -> bool {
+fn is_of_rows(case: BenchmarkCase) -> bool {
     matches!(
-        contestant,
-        Contestant::Raw
-            | Contestant::RawOne
-            | Contestant::Bulk
-            | Contestant::Far
-            | Contestant::CatchUp
-            | Contestant::Verify
+        case,
+        BenchmarkCase::Raw
+            | BenchmarkCase::RawOne
+            | BenchmarkCase::Bulk
+            | BenchmarkCase::Far
+            | BenchmarkCase::CatchUp
+            | BenchmarkCase::Verify
     )
 }
 
-fn tone(mark: &Mark) -> Tone {
-    match (mark.met, mark.certain) {
+fn tone(target: &PerformanceTarget) -> Tone {
+    match (target.met, target.certain) {
         (_, false) => Tone::Unsure,
         (true, true) => Tone::Good,
         (false, true) => Tone::Bad,
     }
 }
 
-fn mark_bar(mark: &Mark) -> Bar {
-    // Each has a unit of its own; the mark stands at the same place in all.
-    let full = (mark.mark * 1.5).max(mark.value.max);
-    let figure = format!("{:.2}", mark.value.median);
+fn target_bar(target: &PerformanceTarget) -> Bar {
+    // Each target has its own unit; the target line is at the same position in all bars.
+    let full = (target.threshold * 1.5).max(target.value.max);
+    let figure = format!("{:.2}", target.value.median);
     Bar {
-        mark: Some(mark.mark),
-        tone: tone(mark),
+        mark: Some(target.threshold),
+        tone: tone(target),
         full: Some(full),
-        ..Bar::new(mark.name, &figure, mark.rounds.clone())
+        ..Bar::new(target.name, &figure, target.rounds.clone())
     }
 }
 
-fn mark_row(mark: &Mark) -> Vec<(String, Tone)> {
-    let side = match mark.side {
+fn target_row(target: &PerformanceTarget) -> Vec<(String, Tone)> {
+    let side = match target.side {
         Side::AtLeast => "≥",
         Side::AtMost => "≤",
     };
     vec![
-        (mark.name.to_owned(), Tone::Plain),
-        (told(&mark.value, 2), Tone::Plain),
-        (format!("{side} {:.2}", mark.mark), Tone::Plain),
-        (mark.verdict().to_owned(), tone(mark)),
+        (target.name.to_owned(), Tone::Plain),
+        (told(&target.value, 2), Tone::Plain),
+        (format!("{side} {:.2}", target.threshold), Tone::Plain),
+        (target.conclusion().to_owned(), tone(target)),
     ]
 }
 
 fn row_cells(row: &Row) -> Vec<(String, Tone)> {
     [
-        row.contestant.to_string(),
+        row.case.to_string(),
         told(&row.per_second, 0),
         told_or_dash(row.p50_ms.as_ref(), 2),
         told_or_dash(row.p99_ms.as_ref(), 2),

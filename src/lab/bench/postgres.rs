@@ -1,5 +1,5 @@
-//! What PostgreSQL does by itself: the raw limit of batches, and the single inserts of an
-//! application without pghc.
+//! Load on PostgreSQL without pghc: the raw limit of batches, and the single inserts of an
+//! application.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -147,7 +147,7 @@ pub(super) async fn single_inserts(
     together(window, workers).await
 }
 
-/// One client that inserts single rows into the first server at planned times.
+/// Runs one client that inserts single rows into the first server at planned times.
 ///
 /// # Errors
 /// When the server refuses a row, or the client falls far behind its plan.

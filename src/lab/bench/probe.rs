@@ -1,5 +1,5 @@
 //! How fast the machine itself is at the moment: the same work on every core, and the disk's
-//! answer to a flush. Measured before each turn, so that a report can tell a slow contestant from a
+//! answer to a flush. Measured before each turn, so that a report can tell a slow benchmark case from a
 //! machine that was busy elsewhere.
 
 use std::fs::File;
@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use serde::Serialize;
 
-/// Steps of the work that each core is given: some 20 ms in a release build.
+/// Steps of the work for each core: about 20 ms in a release build.
 const STEPS: u64 = 10_000_000;
 /// Flushes of which the median is taken.
 const FLUSHES: usize = 31;
 /// Bytes written before each flush: a page of PostgreSQL.
 const PAGE_BYTES: usize = 8 << 10;
 
-/// What one probe found.
+/// Result of one probe.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Probe {
     /// Time until all cores had done the same fixed work, in milliseconds.
@@ -80,18 +80,19 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// CPU time that this process has used so far, all threads together; none where the system does not
-/// tell. A generator that takes much of the machine makes pghc look slower than it is.
+/// CPU time of this process since its start, all threads together; `None` where the system does not
+/// report it. A generator that uses much of the machine makes pghc look slower.
 pub(super) fn own_cpu() -> Option<Duration> {
     cpu_of(std::process::id())
 }
 
-/// As [`own_cpu`], of another process; none when it is gone.
+/// As [`own_cpu`], of another process; `None` when the process has ended.
 pub(super) fn cpu_of(pid: u32) -> Option<Duration> {
     /// Ticks a second of `/proc`: fixed by Linux's interface, whatever the kernel's own clock does.
     const TICKS: f64 = 100.0;
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The program's name stands in brackets and may hold spaces; state is the first field after.
+    // The program's name is in parentheses and may contain spaces; the state is the first field
+    // after it.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let user: f64 = fields.next()?.parse().ok()?;
     let system: f64 = fields.next()?.parse().ok()?;
@@ -103,7 +104,7 @@ mod tests {
     use super::{Probe, own_cpu};
 
     #[tokio::test]
-    async fn a_probe_takes_time_on_cores_and_disk() {
+    async fn probe_measures_cores_with_disk() {
         let directory = tempfile::tempdir().expect("a directory");
         let probe = Probe::take(directory.path()).await.expect("it is ours");
         assert!(probe.cpu_ms > 0.0 && probe.flush_ms > 0.0, "{probe:?}");

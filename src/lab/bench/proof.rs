@@ -18,8 +18,8 @@ use super::measure::Measure;
 use super::memory::peak_rss_mib;
 use super::sample::Sample;
 use super::zones::{Zones, per_second};
+use crate::lab::chain_check::sibling;
 use crate::lab::target::Target;
-use crate::lab::verdict::sibling;
 
 /// Links verified in one turn; of a shorter chain all of it.
 const LINKS: u64 = 200_000;
@@ -27,7 +27,7 @@ const LINKS: u64 = 200_000;
 const LINKS_MIN: u64 = 5_000;
 /// Longest time a verification may take.
 const VERIFY_MAX: Duration = Duration::from_secs(600);
-/// Time between two looks at the verifier's memory.
+/// Time between two polls of the verifier's memory.
 const POLL: Duration = Duration::from_millis(20);
 
 /// Verifies the newest links of all zones, then copies them out. The rate is per zone; figures
@@ -56,8 +56,8 @@ pub(super) async fn verify_newest(
     links: u64,
 ) -> anyhow::Result<Sample> {
     let links = links.min(newest);
-    // Whoever reads rows first after they were written marks them as committed and fetches them from
-    // the disk: work that belongs to neither.
+    // The first reader after a write sets the hint bits and fetches the rows from disk: work that
+    // must not be charged to either side.
     copied(zones, newest - links, newest).await?;
     let (rate, mib) = verified(target, links).await?;
     let copied = copied(zones, newest - links, newest).await?;
@@ -80,7 +80,7 @@ async fn copied(zones: &Zones, after: u64, to: u64) -> anyhow::Result<f64> {
     Ok(per_second(rows, begun.elapsed()))
 }
 
-/// What is read of the verifier's JSON report.
+/// The fields that are read of the verifier's JSON report.
 #[derive(Debug, Deserialize)]
 struct Report {
     summary: String,
@@ -111,7 +111,7 @@ async fn verified(target: &Target, links: u64) -> anyhow::Result<(f64, Option<f6
     };
     let watching = async {
         loop {
-            // The kernel keeps the peak, so a look missed between two others loses nothing.
+            // The kernel keeps the peak, so a rare poll misses nothing.
             most = pid.and_then(peak_rss_mib).or(most);
             tokio::time::sleep(POLL).await;
         }
@@ -129,7 +129,7 @@ async fn verified(target: &Target, links: u64) -> anyhow::Result<(f64, Option<f6
     Ok((rates.fold(f64::INFINITY, f64::min), most))
 }
 
-/// Copies links above `after` up to `to` out of a zone and throws them away; answers how many.
+/// Copies links above `after` up to `to` out of a zone and throws them away; returns how many.
 async fn copy(client: &Client, after: u64, to: u64) -> anyhow::Result<u64> {
     let text = format!(
         "copy (select id, node_id, hash, digest, written_at, payload from pghc.chain \

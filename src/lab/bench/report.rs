@@ -1,24 +1,24 @@
-//! The figures of a run side by side, how they stand to the marks, and what speaks against them.
+//! Report of a run: figures of all cases, comparison with the targets, warnings.
 
 use std::fmt;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::contestant::Contestant;
-use super::doubts::doubts;
-use super::marks::{Mark, Side, marks};
+use super::case::BenchmarkCase;
 use super::options::Options;
 use super::sample::Round;
 use super::spread::Spread;
-use crate::lab::verdict::Verdict;
+use super::targets::{PerformanceTarget, Side, targets};
+use super::warnings::warnings;
+use crate::lab::chain_check::CheckResult;
 
 /// A whole run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// When it began, RFC 3339.
     pub at: String,
-    /// Whether it was ended early; the last round may lack contestants.
+    /// Whether it was ended early; the last round may lack benchmark cases.
     pub interrupted: bool,
     /// Cores of this machine, which all processes share.
     pub cores: usize,
@@ -30,23 +30,27 @@ pub struct Report {
     pub raw_is_synchronous: bool,
     /// Measured seconds of each turn.
     pub seconds: f64,
-    /// The contestants, in the order of their numbers.
-    pub contestants: Vec<Row>,
-    /// Marks of which all that counts was measured.
-    pub marks: Vec<Mark>,
+    /// The benchmark cases, in the order of their numbers.
+    #[serde(rename = "contestants")]
+    pub cases: Vec<Row>,
+    /// Targets of which all that counts was measured.
+    #[serde(rename = "marks")]
+    pub targets: Vec<PerformanceTarget>,
     /// Why these figures are not to be trusted; empty when nothing speaks against them.
-    pub doubts: Vec<String>,
+    #[serde(rename = "doubts")]
+    pub warnings: Vec<String>,
     /// Every turn of every round.
     pub rounds: Vec<Round>,
-    /// What `chain-verify` said at the end, when pghc was measured.
-    pub verify: Option<Verdict>,
+    /// Result of `chain-verify` at the end, when pghc was measured.
+    pub verify: Option<CheckResult>,
 }
 
-/// One contestant over all rounds.
+/// One benchmark case over all rounds.
 #[derive(Debug, Clone, Serialize)]
 pub struct Row {
-    /// Who.
-    pub contestant: Contestant,
+    /// The benchmark case.
+    #[serde(rename = "contestant")]
+    pub case: BenchmarkCase,
     /// Its rate in each round.
     pub rounds: Vec<f64>,
     /// Its rate.
@@ -57,29 +61,26 @@ pub struct Row {
     pub p99_ms: Option<Spread>,
     /// Operations that were refused, over all rounds.
     pub failures: u64,
-    /// What the first of them said.
+    /// The text of the first failure.
     pub first_failure: Option<String>,
     /// Cores that the client was busy with.
     pub client_cores: Option<Spread>,
-    /// What else was measured.
+    /// Further figures, by name.
     pub figures: Vec<(&'static str, Spread)>,
 }
 
 impl Row {
-    /// `None` when the contestant had no turn.
-    fn of(contestant: Contestant, rounds: &[Round]) -> Option<Self> {
-        let turns: Vec<_> = rounds
-            .iter()
-            .flat_map(|round| &round.turns)
-            .filter(|turn| turn.contestant == contestant)
-            .collect();
+    /// `None` when the benchmark case had no turn.
+    fn of(case: BenchmarkCase, rounds: &[Round]) -> Option<Self> {
+        let turns: Vec<_> =
+            rounds.iter().flat_map(|round| &round.turns).filter(|turn| turn.case == case).collect();
         let spread = |figure: &str| Spread::of(turns.iter().filter_map(|t| t.sample.get(figure)));
         let mut names: Vec<_> =
             turns.iter().flat_map(|turn| turn.sample.figures.keys().copied()).collect();
         names.sort_unstable();
         names.dedup();
         Some(Self {
-            contestant,
+            case,
             rounds: turns.iter().map(|turn| turn.sample.per_second).collect(),
             per_second: spread("per_second")?,
             p50_ms: spread("p50_ms"),
@@ -97,17 +98,17 @@ impl Report {
         options: &Options,
         rounds: Vec<Round>,
         postgres: String,
-        verify: Option<Verdict>,
+        verify: Option<CheckResult>,
     ) -> std::io::Result<Self> {
-        let marks = marks(&rounds);
+        let targets = targets(&rounds);
         let is_release = !cfg!(debug_assertions);
-        let mut doubts = doubts(&rounds, &marks);
+        let mut warnings = warnings(&rounds, &targets);
         let interrupted = options.stop.is_cancelled();
         if interrupted {
-            doubts.insert(0, "INTERRUPTED: not everything was measured".to_owned());
+            warnings.insert(0, "INTERRUPTED: not everything was measured".to_owned());
         }
         if !is_release {
-            doubts.insert(0, "this is a debug build: build with --release".to_owned());
+            warnings.insert(0, "this is a debug build: build with --release".to_owned());
         }
         Ok(Self {
             interrupted,
@@ -117,15 +118,15 @@ impl Report {
             is_release,
             raw_is_synchronous: options.raw_is_synchronous,
             seconds: options.length.as_secs_f64(),
-            contestants: Contestant::ALL.iter().filter_map(|one| Row::of(*one, &rounds)).collect(),
-            doubts,
-            marks,
+            cases: BenchmarkCase::ALL.iter().filter_map(|one| Row::of(*one, &rounds)).collect(),
+            warnings,
+            targets,
             rounds,
             verify,
         })
     }
 
-    /// What was measured how, in one line.
+    /// The conditions of the run, in one line.
     pub(super) fn conditions(&self) -> String {
         let Self { cores, postgres, seconds, rounds, .. } = self;
         let commit = if self.raw_is_synchronous { "on" } else { "off" };
@@ -154,7 +155,7 @@ pub(super) fn row(cells: impl IntoIterator<Item = String>) -> Vec<Cell> {
     cells.into_iter().enumerate().map(align).collect()
 }
 
-/// A spread as text with so many digits.
+/// A spread as text with `digits` decimal places.
 pub(super) fn told(spread: &Spread, digits: usize) -> String {
     let Spread { median, min, max } = *spread;
     if min == max {
@@ -176,9 +177,9 @@ impl fmt::Display for Report {
         writeln!(f, "{}", self.conditions())?;
         let mut rates =
             table(&["contestant", "per second", "p50 ms", "p99 ms", "failed", "client cores"]);
-        for one in &self.contestants {
+        for one in &self.cases {
             rates.add_row(row([
-                one.contestant.to_string(),
+                one.case.to_string(),
                 told(&one.per_second, 0),
                 told_or_dash(one.p50_ms.as_ref(), 2),
                 told_or_dash(one.p99_ms.as_ref(), 2),
@@ -188,49 +189,49 @@ impl fmt::Display for Report {
         }
         writeln!(f, "{}", rates.trim_fmt())?;
         self.fmt_details(f)?;
-        if !self.marks.is_empty() {
-            let mut marks = table(&["mark", "median (min to max)", "should be", "verdict"]);
-            for mark in &self.marks {
-                let side = match mark.side {
+        if !self.targets.is_empty() {
+            let mut targets = table(&["mark", "median (min to max)", "should be", "verdict"]);
+            for target in &self.targets {
+                let side = match target.side {
                     Side::AtLeast => ">=",
                     Side::AtMost => "<=",
                 };
-                let should = format!("{side} {:.2}", mark.mark);
-                let cells = [mark.name.to_owned(), told(&mark.value, 2), should];
-                marks.add_row(row(cells.into_iter().chain([mark.verdict().to_owned()])));
+                let should = format!("{side} {:.2}", target.threshold);
+                let cells = [target.name.to_owned(), told(&target.value, 2), should];
+                targets.add_row(row(cells.into_iter().chain([target.conclusion().to_owned()])));
             }
-            writeln!(f, "\n{}", marks.trim_fmt())?;
+            writeln!(f, "\n{}", targets.trim_fmt())?;
         }
-        if self.doubts.is_empty() {
+        if self.warnings.is_empty() {
             writeln!(f, "\nthe machine was quiet enough to trust these figures")?;
         } else {
             writeln!(f, "\nTOO NOISY TO TRUST, or not enough of it:")?;
-            self.doubts.iter().try_for_each(|doubt| writeln!(f, "  {doubt}"))?;
+            self.warnings.iter().try_for_each(|warning| writeln!(f, "  {warning}"))?;
         }
         match &self.verify {
-            Some(verdict) if verdict.passed => {
-                write!(f, "chain-verify passed: {}", verdict.line())
+            Some(check) if check.passed => {
+                write!(f, "chain-verify passed: {}", check.line())
             }
-            Some(verdict) => write!(f, "chain-verify DID NOT PASS:\n{}", verdict.report.trim_end()),
+            Some(check) => write!(f, "chain-verify DID NOT PASS:\n{}", check.report.trim_end()),
             None => Ok(()),
         }
     }
 }
 
 impl Report {
-    /// What has no column of its own.
+    /// Writes the figures without a column of their own.
     fn fmt_details(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for one in &self.contestants {
+        for one in &self.cases {
             let figures = one.figures.iter().map(|(name, spread)| {
                 let digits = if spread.max < 100.0 { 2 } else { 0 };
                 format!("{name} {}", told(spread, digits))
             });
             let figures: Vec<_> = figures.collect();
             if !figures.is_empty() {
-                writeln!(f, "{}: {}", one.contestant.key(), figures.join(", "))?;
+                writeln!(f, "{}: {}", one.case.key(), figures.join(", "))?;
             }
             if let Some(reason) = &one.first_failure {
-                writeln!(f, "{}: first failure: {reason}", one.contestant.key())?;
+                writeln!(f, "{}: first failure: {reason}", one.case.key())?;
             }
         }
         Ok(())

@@ -1,15 +1,15 @@
-//! What one contestant showed in one round.
+//! Results of one benchmark case in one round.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::case::BenchmarkCase;
 use super::closed::Tally;
-use super::contestant::Contestant;
 use super::probe::Probe;
 use crate::lab::histogram::Summary;
 
-/// One turn of one contestant.
+/// Figures of one turn of a benchmark case.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Sample {
     /// Rows, writes or links per second; a write counts once although every zone applies it. 0 where
@@ -18,7 +18,7 @@ pub struct Sample {
     /// Latency of one operation, a statement or a request; only where one is measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency: Option<Summary>,
-    /// What else was measured, by name; the unit is the end of the name.
+    /// Further figures by name; the end of the name is the unit.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub figures: BTreeMap<&'static str, f64>,
     /// Curves over time.
@@ -26,7 +26,7 @@ pub struct Sample {
     pub curves: Vec<Curve>,
     /// Operations that were refused.
     pub failures: u64,
-    /// What the first of them said.
+    /// The text of the first failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_failure: Option<String>,
 }
@@ -34,9 +34,9 @@ pub struct Sample {
 /// Values over time.
 #[derive(Debug, Clone, Serialize)]
 pub struct Curve {
-    /// What it shows.
+    /// Title of the curve.
     pub name: String,
-    /// What the values are.
+    /// Unit of the values.
     pub unit: &'static str,
     /// Seconds from the start, and the value.
     pub points: Vec<(f64, f64)>,
@@ -72,11 +72,12 @@ impl Sample {
     }
 }
 
-/// A turn: who, what the machine was like, and what was measured.
+/// A turn: the case, the state of the machine, and the figures.
 #[derive(Debug, Clone, Serialize)]
 pub struct Turn {
-    /// Who was measured.
-    pub contestant: Contestant,
+    /// The case that was measured.
+    #[serde(rename = "contestant")]
+    pub case: BenchmarkCase,
     /// The machine right before.
     pub machine: Probe,
     /// Cores that this program itself was busy with on average, client and all; none where the
@@ -84,7 +85,7 @@ pub struct Turn {
     pub client_cores: Option<f64>,
     /// How long the turn took, with all that is not measured.
     pub seconds: f64,
-    /// What was measured.
+    /// The figures.
     #[serde(flatten)]
     pub sample: Sample,
 }
@@ -97,9 +98,9 @@ pub struct Round {
 }
 
 impl Round {
-    /// A figure of a contestant in this round.
-    pub(super) fn get(&self, contestant: Contestant, figure: &str) -> Option<f64> {
-        let turn = self.turns.iter().find(|turn| turn.contestant == contestant)?;
+    /// A figure of a benchmark case in this round.
+    pub(super) fn get(&self, case: BenchmarkCase, figure: &str) -> Option<f64> {
+        let turn = self.turns.iter().find(|turn| turn.case == case)?;
         turn.sample.get(figure)
     }
 }

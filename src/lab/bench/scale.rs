@@ -1,8 +1,8 @@
 //! `geo-load bench scale`: what becomes of throughput and latency as zones, payloads and the chain
 //! grow.
 //!
-//! Points of one table take turns in rounds, as contestants do. The chain grows once, and is looked
-//! at when it has a tenth, half, and all of its links.
+//! Points of one table take turns in rounds, as benchmark cases do. The chain grows once, and is
+//! measured at a tenth, half, and all of its links.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use super::measure::{self, Measure, WARM_UP};
 use super::report::{row, table, told, told_or_dash};
 use super::spread::Spread;
 use super::zones::Zones;
-use super::{away, load, proof};
+use super::{disturbed_zones, load, proof};
+use crate::lab::chain_check::{self, CheckResult};
 use crate::lab::html::{Curves, Line, Page, Tone};
 use crate::lab::site::{Site, SiteOptions};
-use crate::lab::verdict::{self, Verdict};
 use crate::output;
 use crate::task::Tasks;
 
@@ -27,12 +27,12 @@ use crate::task::Tasks;
 const ZONES: usize = 3;
 /// Size of a payload where something else grows.
 const PAYLOAD_BYTES: usize = measure::PAYLOAD_BYTES;
-/// Longest piece of time in which the chain grows before it is looked at how long it is.
+/// Longest period of growth between two checks of the chain's length.
 const GROW: Duration = Duration::from_secs(5);
-/// Links verified at each look; of a shorter chain all of it.
+/// Links verified at each measurement; all links of a shorter chain.
 const VERIFIED: u64 = 200_000;
 
-/// What grows.
+/// The growing dimension.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Numbers of zones, 1 to 9 each; empty: no such table.
@@ -58,7 +58,7 @@ pub struct Point {
     pub single_per_second: Spread,
     /// Bulk writes, applied in every zone.
     pub bulk_per_second: Spread,
-    /// One client, from the planned time.
+    /// Median latency of one client, from the planned time.
     pub alone_p50_ms: Spread,
     /// As before.
     pub alone_p99_ms: Spread,
@@ -87,7 +87,7 @@ pub struct Length {
     pub log_mib: f64,
 }
 
-/// What was found.
+/// Result of the run.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// Cores of this machine.
@@ -106,19 +106,19 @@ pub struct Report {
     pub payloads: Vec<Point>,
     /// By length of the chain.
     pub lengths: Vec<Length>,
-    /// What `chain-verify` said of each parade.
-    pub verify: Vec<Verdict>,
+    /// Result of `chain-verify` for each parade.
+    pub verify: Vec<CheckResult>,
 }
 
 impl Report {
     /// Whether every chain was proved.
     #[must_use]
     pub fn passed(&self) -> bool {
-        !self.interrupted && self.verify.iter().all(|verdict| verdict.passed)
+        !self.interrupted && self.verify.iter().all(|check| check.passed)
     }
 }
 
-/// A parade while it is measured. Whoever opens one closes it.
+/// A parade while it is measured. The caller that opens a parade closes it.
 #[derive(Debug, Default)]
 pub struct Stage {
     site: Option<Site>,
@@ -180,7 +180,7 @@ pub async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Report>
             output::complain(&format!("round {} of {}: {zones} zones", round + 1, options.rounds));
             stage.open(zones).await?;
             turns[place].push(one_turn(stage, PAYLOAD_BYTES, options.length).await?);
-            report.verify.push(verdict::verify_at_rest(stage.site()?.target()).await?);
+            report.verify.push(chain_check::verify_at_rest(stage.site()?.target()).await?);
         }
     }
     report.zones = points(&options.zones, &turns);
@@ -201,7 +201,7 @@ pub async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Report>
                 turns[place].push(one_turn(stage, bytes, options.length).await?);
             }
         }
-        report.verify.push(verdict::verify_at_rest(stage.site()?.target()).await?);
+        report.verify.push(chain_check::verify_at_rest(stage.site()?.target()).await?);
         report.payloads = points(&options.payloads, &turns);
     }
     if options.links > 0 && !options.stop.is_cancelled() {
@@ -209,7 +209,7 @@ pub async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Report>
         for links in [options.links / 10, options.links / 2, options.links] {
             report.lengths.extend(at_length(stage, links, options).await?);
         }
-        report.verify.push(verdict::verify_at_rest(stage.site()?.target()).await?);
+        report.verify.push(chain_check::verify_at_rest(stage.site()?.target()).await?);
     }
     report.interrupted = options.stop.is_cancelled();
     stage.close_site().await;
@@ -263,7 +263,7 @@ fn points(at: &[usize], turns: &[Vec<Turn>]) -> Vec<Point> {
     at.iter().zip(turns).filter_map(point).collect()
 }
 
-/// Grows the chain to `links` and looks at it; `None` when that was stopped.
+/// Grows the chain to `links` and measures it; `None` when the run was stopped.
 async fn at_length(stage: &Stage, links: u64, options: &Options) -> anyhow::Result<Option<Length>> {
     let length = options.length;
     let (site, zones) = (stage.site()?, stage.zones().await?);
@@ -282,7 +282,7 @@ async fn at_length(stage: &Stage, links: u64, options: &Options) -> anyhow::Resu
     let measured = bulk(stage, &zones, PAYLOAD_BYTES, length).await?;
     let measure = Measure::new(target, length);
     let parade = site.parade().context("the parade is our own")?;
-    let caught_up = away::catch_up(&measure, parade, &zones).await?;
+    let caught_up = disturbed_zones::catch_up(&measure, parade, &zones).await?;
     let newest = zones.settled().await?;
     let verified = proof::verify_newest(target, &zones, newest, VERIFIED).await?;
     let client = zones.clients().next().context("there is a zone")?;
@@ -367,7 +367,7 @@ impl Report {
         format!("{cores} cores shared by all; {seconds} s a turn, median of {rounds} rounds{build}")
     }
 
-    /// What the first column of a table of points is, and its points.
+    /// Heading of the first column of each table of points, and its points.
     fn tables(&self) -> [(&'static str, &[Point]); 2] {
         [("zones", &self.zones), ("payload bytes", &self.payloads)]
     }
@@ -392,8 +392,8 @@ impl Report {
             page.table(&LENGTH_HEADER, &rows);
             page.curves(&self.rates_by_length());
         }
-        for verdict in self.verify.iter().filter(|verdict| !verdict.passed) {
-            page.printed(&verdict.report);
+        for check in self.verify.iter().filter(|check| !check.passed) {
+            page.printed(&check.report);
         }
         page.finish()
     }
@@ -440,10 +440,10 @@ impl fmt::Display for Report {
             });
             writeln!(f, "\n{}", rows.trim_fmt())?;
         }
-        match self.verify.iter().find(|verdict| !verdict.passed) {
+        match self.verify.iter().find(|check| !check.passed) {
             None => write!(f, "\nchain-verify passed for {} chains", self.verify.len()),
-            Some(verdict) => {
-                write!(f, "\nchain-verify DID NOT PASS:\n{}", verdict.report.trim_end())
+            Some(check) => {
+                write!(f, "\nchain-verify DID NOT PASS:\n{}", check.report.trim_end())
             }
         }
     }
@@ -456,7 +456,7 @@ mod tests {
     use super::{Turn, points, rotated};
 
     #[test]
-    fn each_round_has_every_place_once_and_begins_with_the_next() {
+    fn round_has_each_node_count_once_in_rotated_order() {
         for round in 0..7 {
             let places: Vec<_> = rotated(3, round).collect();
             assert_eq!(places[0], round % 3);
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_point_is_the_median_of_its_turns_and_one_without_turns_is_left_out() {
+    fn point_is_median_of_its_turns() {
         let turn = |single| Turn { single, bulk: 1.0, p50_ms: 1.0, p99_ms: 2.0 };
         let found = points(&[1, 3], &[vec![turn(10.0), turn(30.0), turn(20.0)], Vec::new()]);
         assert_eq!(found.len(), 1);

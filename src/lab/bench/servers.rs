@@ -1,7 +1,7 @@
 //! PostgreSQL servers of our own: bare ones, and a primary with synchronous replicas.
 //!
 //! The table, the rows and the servers' settings are those of a parade. Servers are stopped while
-//! another ground is up, so that nothing of them runs while somebody else is measured.
+//! another environment is up, so that their background work does not disturb its measurement.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -116,7 +116,7 @@ impl Servers {
         try_join_all(self.servers.iter().map(|server| connect(server, tasks))).await
     }
 
-    /// So many connections to the first.
+    /// Opens `count` connections to the first server.
     ///
     /// # Errors
     /// When it takes none.
@@ -128,7 +128,7 @@ impl Servers {
         try_join_all((0..count).map(|_| connect(&self.servers[0], tasks))).await
     }
 
-    /// Waits until the primary counts on its replicas: before, a commit would wait for ever.
+    /// Waits until the primary has its synchronous replicas; an earlier commit would wait forever.
     async fn await_replicas(&self, tasks: &Tasks) -> anyhow::Result<()> {
         let client = connect(&self.servers[0], tasks).await?;
         let deadline = tokio::time::Instant::now() + STREAMING_MAX;
@@ -166,7 +166,7 @@ pub(super) async fn connect_to(dsn: &str, tasks: &Tasks) -> anyhow::Result<Clien
     let (client, connection) = tokio_postgres::connect(dsn, NoTls).await?;
     tasks.spawn("bench connection", async move {
         if let Err(error) = connection.await {
-            tracing::warn!(%error, "a connection of the bench ended");
+            tracing::warn!(%error, "bench connection ended");
         }
     });
     Ok(client)

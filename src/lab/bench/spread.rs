@@ -1,4 +1,4 @@
-//! What several rounds say together: their median, and how far apart they lie. Pure.
+//! Spread of a figure over several rounds: median, minimum and maximum. Pure.
 
 use serde::Serialize;
 
@@ -41,7 +41,7 @@ mod tests {
     use super::Spread;
 
     #[test]
-    fn the_median_is_the_middle_value_or_between_the_two_in_the_middle() {
+    fn median_is_middle_value_or_mean_of_middle_two() {
         let of = |values: &[f64]| Spread::of(values.iter().copied()).map(|spread| spread.median);
         assert_eq!(of(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(of(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));

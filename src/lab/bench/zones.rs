@@ -17,7 +17,7 @@ const FRONTIER: &str = "select applied_id from pghc.frontier";
 
 /// Longest wait until all zones have applied everything.
 pub(super) const SETTLED_MAX: Duration = Duration::from_secs(120);
-/// Time between two looks at a frontier.
+/// Time between two polls of a frontier.
 const POLL: Duration = Duration::from_millis(10);
 /// Longest wait for the answer of a database that is not frozen.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -84,7 +84,8 @@ impl Zones {
         Ok(per_second(to.saturating_sub(from), ended - begun))
     }
 
-    /// Waits until all zones are equally far, which they are once nobody writes; answers the id.
+    /// Waits until all zones have applied the same id, which happens after the last write; returns
+    /// the id.
     ///
     /// # Errors
     /// When they are not after [`SETTLED_MAX`], or a database does not answer.
@@ -107,7 +108,7 @@ impl Zones {
         }
     }
 
-    /// Waits until the zone of this number has passed `id`; answers where it then is, and when.
+    /// Waits until the zone of this number has passed `id`; returns where it then is, and when.
     ///
     /// # Errors
     /// When it has not after `patience`, or its database does not answer.

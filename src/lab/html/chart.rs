@@ -36,7 +36,7 @@ impl Tone {
 /// One horizontal bar: the median of its values, with a mark for each of them.
 #[derive(Debug, Clone, Default)]
 pub struct Bar {
-    /// What it shows.
+    /// Label of the bar.
     pub name: String,
     /// Its figure as text.
     pub figure: String,
@@ -65,7 +65,7 @@ impl Bar {
 /// Curves over one pair of axes.
 #[derive(Debug, Clone)]
 pub struct Curves {
-    /// What they show.
+    /// Title of the bars.
     pub title: String,
     /// Unit of the x axis, which begins at 0.
     pub x: String,
@@ -78,7 +78,7 @@ pub struct Curves {
 /// One curve.
 #[derive(Debug, Clone)]
 pub struct Line {
-    /// What it is of.
+    /// Name of the curve.
     pub name: String,
     /// x and y, with x ascending.
     pub points: Vec<(f64, f64)>,
@@ -159,7 +159,7 @@ pub(super) fn curves(curves: &Curves) -> String {
         let _ = write!(legend, "<li class=c{colour}>{}</li>", escape(&line.name));
     }
     let (x, y) = (escape(&curves.x), escape(&curves.y));
-    // What does not scale with the chart is text outside of it.
+    // Text that does not scale with the chart stands outside of it.
     format!(
         "<div class=axis><span>{} {y}</span></div>\
          <svg class=curves viewBox=\"0 0 100 100\" preserveAspectRatio=none>{shapes}</svg>\

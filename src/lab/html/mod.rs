@@ -1,5 +1,5 @@
-//! Reports as one self-contained page: no script, no font, nothing fetched, so that it can be kept
-//! beside its figures and read anywhere, at the width of a phone too.
+//! Reports as one self-contained page: no script, no font, no download. The page can be stored
+//! beside its figures and read anywhere, also on a phone.
 //!
 //! Text is HTML and only shapes are SVG, with places in per cent: text keeps its size at any
 //! width. Everything that comes from outside is escaped here and nowhere else.
@@ -49,7 +49,7 @@ impl Page {
         self.put(&format!("<pre>{}</pre>", escape(text.trim_end())));
     }
 
-    /// Adds a table; the first column is text, the others are figures. A wide one scrolls by itself.
+    /// Adds a table; the first column is text, the others are figures. A wide table scrolls.
     pub fn table(&mut self, header: &[&str], rows: &[Vec<(String, Tone)>]) {
         let head: String = header.iter().map(|name| format!("<th>{}</th>", escape(name))).collect();
         let mut body = String::new();
@@ -104,7 +104,7 @@ mod tests {
     const EVIL: &str = "<script>&\"'";
 
     #[test]
-    fn what_comes_from_outside_is_text_and_never_markup() {
+    fn external_text_is_escaped_in_html() {
         let mut page = Page::new(EVIL);
         page.section(EVIL);
         page.text(EVIL);

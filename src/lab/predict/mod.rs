@@ -11,26 +11,26 @@ use serde::Serialize;
 use self::model::{Commit, Model};
 use crate::wan::Matrix;
 
-/// Who votes.
+/// The voting zones.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Voters {
     /// Every zone.
     #[default]
     All,
-    /// The best so many.
+    /// The best set of this size.
     Count(usize),
     /// These zones.
     Named(Vec<String>),
 }
 
-/// What is asked.
+/// Input of a prediction.
 #[derive(Debug, Clone, Default)]
 pub struct Question {
     /// Only this leader; `None`: every voter.
     pub leader: Option<String>,
-    /// Who votes.
+    /// The voting zones.
     pub voters: Voters,
-    /// Zones whose writes do not count 1, and how much they count.
+    /// Weights of the zones whose writes do not count 1.
     pub weights: Vec<(String, f64)>,
 }
 
@@ -39,7 +39,7 @@ pub struct Question {
 pub struct Row {
     /// The protocol.
     pub protocol: String,
-    /// Who leads, where somebody does.
+    /// The leader, if any.
     pub leader: Option<String>,
     /// In each zone.
     pub zones_ms: Vec<f64>,
@@ -56,7 +56,7 @@ pub struct Row {
 pub struct Prediction {
     /// The zones, in the order of the matrix.
     pub zones: Vec<String>,
-    /// Those that vote.
+    /// The voting zones.
     pub voters: Vec<String>,
     /// How many of them may be lost.
     pub survives: usize,
@@ -159,7 +159,7 @@ mod tests {
     use crate::wan::Matrix;
 
     #[test]
-    fn a_prediction_names_the_best_leader_of_both_ways_and_the_ratio_to_the_limit() {
+    fn prediction_names_best_leader_with_limit_ratio() {
         let matrix = Matrix::find("aws3").expect("a built-in matrix");
         let answer = predict(&matrix, &Question::default()).expect("a good question");
         let best: Vec<_> = answer.rows.iter().filter(|row| row.best).collect();

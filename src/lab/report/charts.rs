@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use super::svg::{Plot, colour, escape, number};
 use crate::lab::run::outcome::{Outcome, Point, ZoneOutcome};
 
-/// The distribution is drawn up to so many times the slowest zone's median.
+/// The distribution is drawn up to this multiple of the slowest zone's median.
 const FAR_MAX: f64 = 4.0;
 
-/// A table of so many zones fits into half of the page.
+/// A table with at most this number of zones fits into half of the page.
 const VISIBILITY_NARROW: usize = 4;
 
 /// Names and colours.
@@ -80,7 +80,7 @@ pub(super) fn distribution(outcome: &Outcome) -> String {
     card("Latency of writes.", &format!("{about}{beyond}"), "", &inside)
 }
 
-/// Latency second by second, with faults and who led.
+/// Latency second by second, with faults and leaders.
 pub(super) fn timeline(outcome: &Outcome) -> String {
     let from = -outcome.warmup_s;
     let mut highest: Vec<f64> =
@@ -100,11 +100,16 @@ pub(super) fn timeline(outcome: &Outcome) -> String {
         plot.line(&series(|point| point.p99_ms), colour(place), "thin");
         plot.line(&series(|point| point.p50_ms), colour(place), "l");
     }
-    for reign in &outcome.reigns {
-        let name = reign.zone.as_deref().unwrap_or("nobody");
+    for leader_term in &outcome.leader_terms {
+        let name = leader_term.zone.as_deref().unwrap_or("nobody");
         let place = zones(outcome).iter().position(|zone| *zone == name);
-        let says = format!("{name} leads, term {}", reign.term);
-        plot.strip(reign.from_s.max(from), reign.to_s, place.map_or("#000", colour), &says);
+        let says = format!("{name} leads, term {}", leader_term.term);
+        plot.strip(
+            leader_term.from_s.max(from),
+            leader_term.to_s,
+            place.map_or("#000", colour),
+            &says,
+        );
     }
     let inside = plot.finish("latency over time") + &zone_legend(outcome);
     let about = "p50 thick, p99 thin; the strip at the bottom has the colour of the leader's zone";
@@ -147,7 +152,7 @@ pub(super) fn rates(outcome: &Outcome) -> String {
     card("Rate.", about, "wide", &format!("<div class=scroll>{inside}</div>"))
 }
 
-/// What the median is made of.
+/// Components of the median.
 pub(super) fn split(outcome: &Outcome) -> String {
     const PARTS: [(&str, &str); 3] = [
         ("least that the distances allow", "#0072b2"),
@@ -180,7 +185,7 @@ pub(super) fn split(outcome: &Outcome) -> String {
     card("What the median is made of.", "by the formulae of `geo-load predict`", "", &inside)
 }
 
-/// What the API nodes say of their own time.
+/// Server time, as reported by the API nodes.
 pub(super) fn server_time(outcome: &Outcome) -> String {
     const PARTS: [(&str, &str, &str); 2] = [
         ("order", "until ordered: queue, way to the leader, quorum, way back", "#0072b2"),

@@ -1,5 +1,5 @@
-//! The zones of a run on a map of the world: how near each is to its limit, who led, how far the
-//! others are from there.
+//! World map of a run's zones: distance of each zone from its limit, the leader, and the latencies
+//! from there.
 //!
 //! The outlines are coarse and our own: they say "about there", no more.
 
@@ -175,7 +175,7 @@ fn links(body: &mut String, outcome: &Outcome, spots: &[Spot<'_>]) {
     }
 }
 
-/// A zone, with its figures for who points at it.
+/// A zone; its figures appear on hover.
 fn mark(body: &mut String, outcome: &Outcome, spot: &Spot<'_>, with_name: bool) {
     let Spot { zone, city, x, y, .. } = spot;
     let ratio = zone.ratio().map_or(String::new(), |ratio| format!(", {ratio:.2} times the limit"));
@@ -195,7 +195,7 @@ fn mark(body: &mut String, outcome: &Outcome, spot: &Spot<'_>, with_name: bool) 
     let close = if is_leader { "path" } else { "circle" };
     let _ = write!(body, r#"{shape}{fill} class="spot"><title>{says}</title></{close}>"#);
     if with_name {
-        // At the right edge the name stands before its spot.
+        // At the right edge the name is left of its spot.
         let (at, class) = if *x > 820.0 { (x - 9.0, "e") } else { (x + 9.0, "s") };
         let name = escape(&zone.zone);
         let _ = write!(

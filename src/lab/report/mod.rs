@@ -1,5 +1,5 @@
-//! Runs and sweeps as one self-contained page: no script, no font, nothing fetched, so that it can
-//! be kept beside its figures and read anywhere, on a phone too.
+//! Runs and sweeps as one self-contained page: no script, no font, no download. The page can be
+//! stored beside its figures and read anywhere, also on a phone.
 
 mod charts;
 mod map;
@@ -63,7 +63,7 @@ pub fn sweep_page(name: &str, about: &str, steps: &[Step]) -> String {
     document(&format!("{name}: rates · geo-load"), &body)
 }
 
-/// What somebody wants to know who looks for five seconds.
+/// The summary at the top of the report.
 fn head(outcome: &Outcome) -> String {
     let all = &outcome.all;
     let mut text = format!("<h1>{}</h1><p>{}</p>", escape(&outcome.name), escape(&outcome.about));

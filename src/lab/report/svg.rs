@@ -1,7 +1,7 @@
 //! Drawing: a plot with axes, as inline SVG text. No script, no font, nothing fetched.
 //!
-//! A plot is 480 units wide, about what a column of the page is, so that text has its size on a
-//! desktop and is still read on a phone. Everything that comes from outside is escaped here.
+//! A plot is 480 units wide, about the width of the page's column, so text has its nominal size on
+//! a desktop and stays readable on a phone. External text is escaped here.
 
 use std::fmt::Write as _;
 
@@ -47,7 +47,7 @@ pub(super) struct Plot {
     x: (f64, f64),
     y: (f64, f64),
     body: String,
-    /// Names of stretches so far: row, and from where to where.
+    /// Labels of stretches drawn until now: row, start and end.
     names: Vec<(usize, f64, f64)>,
 }
 
@@ -147,7 +147,7 @@ impl Plot {
         self.put(format_args!(
             r#"<rect class="fault" x="{from:.1}" y="{TOP}" width="{width:.1}" height="{height:.1}"><title>{name}</title></rect>"#
         ));
-        // Near the right edge the name stands before the stretch.
+        // Near the right edge the name is left of the stretch.
         let length = name.chars().count() as f64 * LETTER;
         let (at, class, begin, end) = if from > self.width * 0.7 {
             (from - 3.0, "e", from - 3.0 - length, from)
@@ -175,7 +175,7 @@ impl Plot {
         ));
     }
 
-    /// The picture, and what it shows for who cannot see it.
+    /// The picture, with a text alternative.
     pub(super) fn finish(self, says: &str) -> String {
         let (width, height, says) = (self.width, self.height, escape(says));
         format!(
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_are_few_and_round() {
+    fn axis_ticks_are_few_round_numbers() {
         assert_eq!(ticks((0.0, 100.0), 5), [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
         assert_eq!(ticks((0.0, 0.7), 5), [0.0, 0.2, 0.4, 0.6000000000000001]);
         assert_eq!(ticks((-5.0, 60.0), 12).first(), Some(&0.0));
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_names_are_written_safely() {
+    fn svg_text_is_escaped() {
         assert_eq!(
             [number(0.25), number(1.0), number(150.4), number(-0.0)],
             ["0.25", "1", "150", "0"]

@@ -1,4 +1,4 @@
-//! The parade of a scenario: who votes and who leads.
+//! The parade of a scenario: voters and leader.
 
 use anyhow::{bail, ensure};
 use pghc_api::id::ZoneName;
@@ -46,7 +46,7 @@ mod tests {
     use super::super::scenario::Scenario;
 
     #[test]
-    fn voters_are_zones_of_the_scenario_and_the_leader_is_one_of_them() {
+    fn voters_must_be_zones_of_scenario() {
         let read = |cluster: &str| {
             let text = "name = 'x'\nduration = '1s'\n[matrix]\nfile = 'aws3'\n[[clients]]\n\
                         zone = '*'\nrate = 10\n[cluster]\n";

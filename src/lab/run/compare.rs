@@ -74,7 +74,7 @@ pub struct Comparison {
     pub runs: [String; 2],
     /// Zone by zone.
     pub differences: Vec<Difference>,
-    /// What makes the comparison less than it looks.
+    /// Reasons that limit the value of the comparison.
     pub doubts: Vec<String>,
 }
 
@@ -192,7 +192,7 @@ mod tests {
     use super::{FailIf, Metric, interval, median};
 
     #[test]
-    fn what_is_no_difference_is_not_taken_for_one_and_what_is_one_is() {
+    fn comparison_reports_only_real_differences() {
         let wave = |around: f64| (0..30).map(|s| around + f64::from(s % 5)).collect::<Vec<_>>();
         let (low, high) = interval(&wave(100.0), &wave(100.0), 7);
         assert!(low <= 0.0 && high >= 0.0, "{low} {high}");

@@ -6,7 +6,7 @@ use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use super::outcome::{Outcome, ZoneOutcome};
 use crate::lab::histogram::Summary;
-use crate::lab::ledger::Balance;
+use crate::lab::write_audit::WriteAudit;
 
 fn right(text: impl ToString) -> Cell {
     Cell::new(text.to_string()).set_alignment(CellAlignment::Right)
@@ -118,13 +118,18 @@ impl Outcome {
                 )?,
             }
         }
-        for reign in self.reigns.iter().filter(|reign| reign.to_s > 0.0) {
-            let zone = reign.zone.as_deref().unwrap_or("nobody");
-            write!(f, "leader     {:.1} s: {zone} (term {})", reign.from_s.max(0.0), reign.term)?;
-            if let Some(ms) = reign.p50_ms {
+        for leader_term in self.leader_terms.iter().filter(|leader_term| leader_term.to_s > 0.0) {
+            let zone = leader_term.zone.as_deref().unwrap_or("nobody");
+            write!(
+                f,
+                "leader     {:.1} s: {zone} (term {})",
+                leader_term.from_s.max(0.0),
+                leader_term.term
+            )?;
+            if let Some(ms) = leader_term.p50_ms {
                 write!(f, "; p50 by writes {ms:.1}")?;
             }
-            match reign.model_ms {
+            match leader_term.model_ms {
                 Some(ms) => writeln!(f, ", by the formula {ms:.1}")?,
                 None => writeln!(f)?,
             }
@@ -133,13 +138,13 @@ impl Outcome {
     }
 
     fn proof(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Balance { found, lost, repeated, misnumbered, unwanted, .. } = self.balance;
+        let WriteAudit { found, lost, repeated, misnumbered, unwanted, .. } = self.audit;
         writeln!(
             f,
             "chain      {found} writes of this run; lost {lost}, repeated {repeated}, misnumbered \
              {misnumbered}, unwanted {unwanted}"
         )?;
-        let Balance { unknown_written, unknown_absent, .. } = self.balance;
+        let WriteAudit { unknown_written, unknown_absent, .. } = self.audit;
         if unknown_written + unknown_absent > 0 {
             writeln!(f, "unknown    {unknown_written} are in the chain, {unknown_absent} are not")?;
         }

@@ -1,8 +1,8 @@
-//! Sending: open and closed clients in every zone, all books kept.
+//! Load generation: open and closed clients in every zone, and a record of every write.
 //!
 //! Latency counts from the planned time of an open client and from the sending of a closed one.
 //! Every write has an idempotency key and is sent again under it until it is decided or its time is
-//! over. Invariant: every write that was sent stands in exactly one book with exactly one fate.
+//! over. Invariant: every sent write has exactly one record and exactly one result.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::plan::{Curve, Times, seed_of};
 use super::scenario::{Clients, Mix, Scenario};
-use super::words::Drawer;
+use super::scenario_values::ValueGenerator;
 use crate::lab::client::{Connection, get, post};
 use crate::lab::histogram::Latencies;
-use crate::lab::load::{Failure, Fate, judge};
+use crate::lab::load::{Failure, WriteResult, classify};
 use crate::lab::pacer::{self, Lane};
 use crate::lab::target::{Endpoint, Target, Zone};
 
@@ -51,7 +51,7 @@ const PARTS_MAX: usize = 16;
 pub enum Op {
     /// A write, applied in the zone that answers.
     Write,
-    /// What the zone has.
+    /// The newest link that the zone holds.
     ReadLocal,
     /// No older than what these clients wrote.
     ReadSession,
@@ -64,9 +64,9 @@ impl Op {
     pub const ALL: [Self; 4] = [Self::Write, Self::ReadLocal, Self::ReadSession, Self::ReadLinear];
 
     /// Draws a kind by its share.
-    pub(in crate::lab) fn draw(mix: &Mix, dice: &mut StdRng) -> Self {
+    pub(in crate::lab) fn draw(mix: &Mix, rng: &mut StdRng) -> Self {
         let shares = [mix.write, mix.read_local, mix.read_session, mix.read_linear];
-        let mut drawn = dice.random_range(0.0..shares.iter().sum::<f64>());
+        let mut drawn = rng.random_range(0.0..shares.iter().sum::<f64>());
         let op = Self::ALL.into_iter().zip(shares).find(|(_, share)| {
             drawn -= share;
             drawn < 0.0
@@ -86,12 +86,12 @@ impl Op {
     }
 }
 
-/// One request that has ended.
+/// One finished request.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
-    /// What.
+    /// Kind of the request.
     pub op: Op,
-    /// Planned so long after the start.
+    /// Planned time after the start.
     pub planned: Duration,
     /// From the planned time to the answer.
     pub latency: Duration,
@@ -104,19 +104,19 @@ pub struct Sample {
 /// A write that was sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Write {
-    /// Planned so long after the start.
+    /// Planned time after the start.
     pub planned: Duration,
 }
 
-/// What one group of clients in one zone did and saw.
+/// Record of one client group in one zone.
 #[derive(Debug, Default)]
 pub struct Log {
     /// Its name in keys and payloads: zone and number of the group.
     pub name: String,
     /// Place of its zone in the target.
     pub zone: usize,
-    /// What became of each write, in the order of their numbers.
-    pub fates: Vec<Fate>,
+    /// Result of each write, in the order of their numbers.
+    pub results: Vec<WriteResult>,
     /// The writes, in the same order.
     pub writes: Vec<Write>,
     /// Every request that ended.
@@ -127,13 +127,13 @@ pub struct Log {
     pub dropped: u64,
     /// Attempts beyond the first.
     pub retries: u64,
-    /// What went wrong, by kind.
+    /// Number of failures, by kind.
     pub failures: BTreeMap<String, u64>,
     /// Parts of the servers' own time: sum in ms and count.
     pub timing: BTreeMap<String, (f64, u64)>,
 }
 
-/// Counts for people who watch.
+/// Live counters for the progress display.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Requests answered as asked.
@@ -142,12 +142,12 @@ pub struct Progress {
     pub failed: AtomicU64,
 }
 
-/// What all groups share.
+/// Data shared by all groups.
 #[derive(Debug, Clone, Copy)]
-pub struct Ground<'a> {
+pub struct RunContext<'a> {
     /// Where requests go.
     pub target: &'a Target,
-    /// What is sent.
+    /// The scenario to run.
     pub scenario: &'a Scenario,
     /// Name of the run: at most 32 visible ASCII characters without `"` and `\`.
     pub run: &'a str,
@@ -157,11 +157,11 @@ pub struct Ground<'a> {
     pub start: Instant,
     /// Counts.
     pub progress: &'a Progress,
-    /// Ends the sending early. What has no answer after [`GRACE`] stays unknown.
+    /// Ends the sending early. A write without an answer after [`GRACE`] stays unknown.
     pub stop: &'a CancellationToken,
 }
 
-impl Ground<'_> {
+impl RunContext<'_> {
     /// When a run that is prepared now starts.
     #[must_use]
     pub fn start_from_now() -> Instant {
@@ -185,17 +185,17 @@ impl Drop for StopOnDrop {
 }
 
 /// Sends everything and answers the logs, group by group.
-pub async fn drive(ground: Ground<'_>) -> Vec<Log> {
+pub async fn drive(context: RunContext<'_>) -> Vec<Log> {
     let stop = StopOnDrop(Arc::default());
-    let scenario = ground.scenario;
+    let scenario = context.scenario;
     let (mut lanes, mut open, mut closed) = (Vec::new(), Vec::new(), Vec::new());
     for (number, clients) in scenario.clients.iter().enumerate() {
-        for (place, zone) in ground.target.zones.iter().enumerate() {
+        for (place, zone) in context.target.zones.iter().enumerate() {
             if clients.zone != "*" && clients.zone != zone.name {
                 continue;
             }
             let name = format!("{}/{number}", zone.name);
-            let group = Group::new(ground, clients, zone, place, name);
+            let group = Group::new(context, clients, zone, place, name);
             let Some(arrival) = clients.open() else {
                 closed.push(group.drive_closed());
                 continue;
@@ -208,11 +208,11 @@ pub async fn drive(ground: Ground<'_>) -> Vec<Log> {
             open.push(group.drive_open(receiver));
         }
     }
-    let (flag, start) = (Arc::clone(&stop.0), ground.start);
+    let (flag, start) = (Arc::clone(&stop.0), context.start);
     let pacing = tokio::task::spawn_blocking(move || pacer::run(start, lanes, &flag));
     let all = (futures::future::join_all(open), futures::future::join_all(closed));
     let stopping = async {
-        ground.stop.cancelled().await;
+        context.stop.cancelled().await;
         stop.0.store(true, Ordering::Relaxed);
         std::future::pending().await
     };
@@ -227,13 +227,13 @@ pub async fn drive(ground: Ground<'_>) -> Vec<Log> {
     logs
 }
 
-/// One group in one zone while it runs.
+/// One client group in one zone while it runs.
 struct Group<'a> {
-    ground: Ground<'a>,
+    context: RunContext<'a>,
     clients: &'a Clients,
     zone: &'a Zone,
-    drawer: Drawer,
-    dice: Mutex<StdRng>,
+    values: ValueGenerator,
+    rng: Mutex<StdRng>,
     /// Newest id that this group wrote or saw.
     newest: AtomicU64,
     log: Mutex<Log>,
@@ -258,20 +258,20 @@ struct End {
 
 impl<'a> Group<'a> {
     fn new(
-        ground: Ground<'a>,
+        context: RunContext<'a>,
         clients: &'a Clients,
         zone: &'a Zone,
         place: usize,
         name: String,
     ) -> Self {
-        let dice = StdRng::seed_from_u64(seed_of(ground.scenario.seed, &format!("{name} dice")));
+        let rng = StdRng::seed_from_u64(seed_of(context.scenario.seed, &format!("{name} dice")));
         Self {
-            ground,
+            context,
             clients,
             zone,
-            drawer: Drawer::new(clients.keys.dist, clients.keys.space),
-            dice: Mutex::new(dice),
-            newest: AtomicU64::new(ground.newest),
+            values: ValueGenerator::new(clients.keys.dist, clients.keys.space),
+            rng: Mutex::new(rng),
+            newest: AtomicU64::new(context.newest),
             log: Mutex::new(Log { name, zone: place, ..Log::default() }),
         }
     }
@@ -280,7 +280,7 @@ impl<'a> Group<'a> {
         let mut idle: Vec<Vec<Connection>> = self.zone.nodes.iter().map(|_| Vec::new()).collect();
         let mut under_way = FuturesUnordered::new();
         let mut is_open = true;
-        let mut over = std::pin::pin!(self.ground.over());
+        let mut over = std::pin::pin!(self.context.over());
         while is_open || !under_way.is_empty() {
             tokio::select! {
                 Some((node, connection)) = under_way.next(), if !under_way.is_empty() => {
@@ -310,25 +310,25 @@ impl<'a> Group<'a> {
         let users = futures::future::join_all((0..self.clients.users).map(|user| self.user(user)));
         tokio::select! {
             _ = users => {}
-            () = self.ground.over() => {}
+            () = self.context.over() => {}
         }
         self.log.into_inner()
     }
 
-    /// One user of a closed loop, until the end of the run.
+    /// Runs one user of a closed loop, until the end of the run.
     async fn user(&self, user: usize) {
-        let end = self.ground.start + self.ground.scenario.length();
+        let end = self.context.start + self.context.scenario.length();
         let node = user % self.zone.nodes.len();
         let mut kept = None;
-        tokio::time::sleep_until(self.ground.start.into()).await;
-        while Instant::now() < end && !self.ground.stop.is_cancelled() {
+        tokio::time::sleep_until(self.context.start.into()).await;
+        while Instant::now() < end && !self.context.stop.is_cancelled() {
             let before = self.log.lock().samples.len();
             kept = self.request(node, kept.take(), Instant::now()).await;
             let failed = self.log.lock().samples.get(before).is_some_and(|sample| !sample.ok);
             let mean = self.clients.think.0;
-            let mut pause = mean.mul_f64(-(1.0 - self.dice.lock().random_range(0.0..1.0_f64)).ln());
+            let mut pause = mean.mul_f64(-(1.0 - self.rng.lock().random_range(0.0..1.0_f64)).ln());
             if failed {
-                // Who is refused at once shall not ask again at once.
+                // A refused client must not retry at once.
                 pause = pause.max(PAUSE_MIN);
             }
             if !pause.is_zero() {
@@ -337,7 +337,7 @@ impl<'a> Group<'a> {
         }
     }
 
-    /// Sends one request and books it; answers the connection when it is still good.
+    /// Sends one request and records its result; returns the connection if it is still usable.
     async fn request(
         &self,
         node: usize,
@@ -345,7 +345,7 @@ impl<'a> Group<'a> {
         planned: Instant,
     ) -> Option<Connection> {
         let endpoint = &self.zone.nodes[node];
-        let since = planned.saturating_duration_since(self.ground.start);
+        let since = planned.saturating_duration_since(self.context.start);
         let request = self.prepare(endpoint, since);
         let sent = Instant::now();
         let deadline = planned.max(sent) + self.clients.timeout.0;
@@ -361,21 +361,21 @@ impl<'a> Group<'a> {
     }
 
     fn prepare(&self, endpoint: &Endpoint, planned: Duration) -> Request {
-        let mut dice = self.dice.lock();
-        let op = Op::draw(&self.clients.mix, &mut dice);
-        let key = self.drawer.next(&mut dice);
-        // Of an empty chain the first link is asked for, and is not there yet.
+        let mut rng = self.rng.lock();
+        let op = Op::draw(&self.clients.mix, &mut rng);
+        let key = self.values.next(&mut rng);
+        // In an empty chain the first link is requested, which does not exist yet.
         let newest = self.newest.load(Ordering::Relaxed).max(1);
         let host = &endpoint.host;
         let (number, bytes) = match op {
             Op::Write => {
-                let size = self.clients.value.next(&mut dice);
+                let size = self.clients.value.next(&mut rng);
                 let mut log = self.log.lock();
-                let number = log.fates.len();
+                let number = log.results.len();
                 // Until it is decided; what ends the run early leaves it so.
-                log.fates.push(Fate::Unknown);
+                log.results.push(WriteResult::Unknown);
                 log.writes.push(Write { planned });
-                (number, write_bytes(host, self.ground.run, &log.name, number, key, size))
+                (number, write_bytes(host, self.context.run, &log.name, number, key, size))
             }
             Op::ReadLocal => (0, get(host, &format!("/v1/chain/{}", behind(newest, key)))),
             Op::ReadSession => {
@@ -391,13 +391,13 @@ impl<'a> Group<'a> {
         let mut log = self.log.lock();
         log.samples.push(sample);
         log.retries += end.attempts - 1;
-        let progress = self.ground.progress;
+        let progress = self.context.progress;
         let counter = if sample.ok { &progress.ok } else { &progress.failed };
         counter.fetch_add(1, Ordering::Relaxed);
         match &end.outcome {
             Ok(id) => {
                 if request.op == Op::Write {
-                    log.fates[request.number] = Fate::Written(*id);
+                    log.results[request.number] = WriteResult::Written(*id);
                     self.newest.fetch_max(*id, Ordering::Relaxed);
                 }
                 for (part, ms) in parse_timing(end.timing.as_deref().unwrap_or_default()) {
@@ -407,9 +407,9 @@ impl<'a> Group<'a> {
                     }
                 }
             }
-            Err(Failure { fate, kind }) => {
+            Err(Failure { result, kind }) => {
                 if request.op == Op::Write {
-                    log.fates[request.number] = *fate;
+                    log.results[request.number] = *result;
                 }
                 let is_new = !log.failures.contains_key(kind);
                 let kind = if is_new && log.failures.len() >= KINDS_MAX { "other" } else { kind };
@@ -419,7 +419,7 @@ impl<'a> Group<'a> {
     }
 }
 
-/// The id to read: so far behind the newest.
+/// The id to read: `key` links behind the newest.
 pub(in crate::lab) fn behind(newest: u64, key: u64) -> u64 {
     newest.saturating_sub(key).max(1)
 }
@@ -455,7 +455,10 @@ async fn send(
     deadline: Instant,
 ) -> End {
     let mut end = End {
-        outcome: Err(Failure { fate: Fate::Unknown, kind: "no answer in time".to_owned() }),
+        outcome: Err(Failure {
+            result: WriteResult::Unknown,
+            kind: "no answer in time".to_owned(),
+        }),
         attempts: 0,
         timing: None,
         connection: None,
@@ -470,7 +473,8 @@ async fn send(
         };
         match tried {
             Ok((outcome, timing, connection)) => {
-                let decided = !matches!(&outcome, Err(failure) if failure.fate == Fate::Unknown);
+                let decided =
+                    !matches!(&outcome, Err(failure) if failure.result == WriteResult::Unknown);
                 end = End { outcome, timing, connection, ..end };
                 if decided {
                     return end;
@@ -479,7 +483,7 @@ async fn send(
             }
             Err(error) => {
                 let kind = format!("broken: {}", error.kind());
-                end.outcome = Err(Failure { fate: Fate::Unknown, kind });
+                end.outcome = Err(Failure { result: WriteResult::Unknown, kind });
                 if was_kept && end.attempts == 1 {
                     // The node may have closed it while it was idle.
                     continue;
@@ -507,9 +511,9 @@ async fn attempt(
     };
     let answer = connection.exchange(&request.bytes).await?;
     let outcome = match request.op {
-        Op::Write => judge(answer.status, answer.body),
+        Op::Write => classify(answer.status, answer.body),
         _ if answer.status == 200 => Ok(0),
-        _ => judge(answer.status, answer.body).and(Ok(0)),
+        _ => classify(answer.status, answer.body).and(Ok(0)),
     };
     let (timing, closes) = (answer.timing.map(str::to_owned), answer.closes);
     Ok((outcome, timing, (!closes).then_some(connection)))
@@ -518,9 +522,9 @@ async fn attempt(
 /// Parts of a `Server-Timing` value, in ms.
 fn parse_timing(text: &str) -> impl Iterator<Item = (&str, f64)> {
     text.split(',').filter_map(|part| {
-        let mut words = part.split(';').map(str::trim);
-        let name = words.next().filter(|name| !name.is_empty())?;
-        let ms = words.find_map(|word| word.strip_prefix("dur="))?.parse().ok()?;
+        let mut scenario_values = part.split(';').map(str::trim);
+        let name = scenario_values.next().filter(|name| !name.is_empty())?;
+        let ms = scenario_values.find_map(|word| word.strip_prefix("dur="))?.parse().ok()?;
         Some((name, ms))
     })
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::outcome::Outcome;
 use crate::wan::SelfCheck;
 
-/// What a run ran on. What the system does not say is absent.
+/// Machine and program of a run. Values that the system does not report are absent.
 #[derive(Debug, Clone, Serialize)]
 pub struct Environment {
     /// Version of this program.

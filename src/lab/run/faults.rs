@@ -13,21 +13,21 @@ use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::scenario::{Fault, LineChange};
+use super::scenario_values::ProcessName;
 use super::watch::seconds_from;
-use super::words::Who;
 use crate::dev::parade::Parade;
 use crate::dev::record::ParadeRecord;
+use crate::lab::chain_check::sibling;
 use crate::lab::net::Remote;
 use crate::lab::site::Site;
 use crate::lab::target::Target;
-use crate::lab::verdict::sibling;
 use crate::wan::conditions::Change;
 use crate::wan::{Cut, LineView};
 
-/// Longest time that a move of the lead may take.
+/// Longest time that a move of leadership may take.
 const LEAD_MAX: Duration = Duration::from_secs(60);
 
-/// What became of a fault.
+/// Result of a fault.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// In words.
@@ -59,7 +59,7 @@ impl Event {
         self
     }
 
-    /// Says who it struck, now that it is known where the leader was.
+    /// Adds the struck zone to the name, once the leader is known.
     pub(in crate::lab) fn name_leader(&mut self) {
         if let Some(zone) = self.zones.first() {
             self.what = self.what.replace("leader", zone);
@@ -67,7 +67,7 @@ impl Event {
     }
 }
 
-/// What faults are done with.
+/// Handles that faults act on.
 #[derive(Debug)]
 pub struct Tools<'a> {
     site: &'a Site,
@@ -79,8 +79,8 @@ pub struct Tools<'a> {
 enum Undo {
     Nothing,
     Heal(u64),
-    Resume(String, Who),
-    Continue(String, Who),
+    Resume(String, ProcessName),
+    Continue(String, ProcessName),
     Change(Vec<LineView>),
 }
 
@@ -109,7 +109,7 @@ impl<'a> Tools<'a> {
         );
         ensure!(
             site.record().is_some() || faults.iter().all(|fault| fault.lead.is_none()),
-            "the lead of a parade that is known by its API nodes only cannot be moved"
+            "cannot transfer leadership in a parade known by its API nodes only"
         );
         Ok(Self { site, remote, leader })
     }
@@ -162,7 +162,7 @@ impl<'a> Tools<'a> {
             (&fault.pause, Signal::SIGSTOP),
         ];
         let act = by.into_iter().find_map(|(who, by)| Some((who.as_ref()?, by)));
-        let (who, by) = act.context("the fault does nothing")?;
+        let (who, by) = act.context("the fault names no action")?;
         let zone = self.zone(&who.zone)?;
         zones.push(zone.clone());
         let parade = self.parade()?;
@@ -170,7 +170,7 @@ impl<'a> Tools<'a> {
             parade.pause_supervision(&zone, who.part.into()).await?;
         }
         let hit = parade.kill(&zone, who.part.into(), by).await?;
-        ensure!(hit.is_some(), "{who} did not run");
+        ensure!(hit.is_some(), "{who} was not running");
         Ok(match by {
             Signal::SIGSTOP => Undo::Continue(zone, who.clone()),
             _ => Undo::Resume(zone, who.clone()),
@@ -209,7 +209,7 @@ impl<'a> Tools<'a> {
         if name != "leader" {
             return Ok(name.to_owned());
         }
-        self.leader.lock().clone().context("nobody leads, so that its zone cannot be struck")
+        self.leader.lock().clone().context("no leader is known, so its zone cannot be struck")
     }
 
     fn resolve(&self, cut: &Cut) -> anyhow::Result<Cut> {
@@ -219,7 +219,7 @@ impl<'a> Tools<'a> {
     }
 }
 
-/// Moves the lead to the coordinator of `zone` and waits until it leads.
+/// Moves leadership to the coordinator of `zone` and waits until it leads.
 ///
 /// # Errors
 /// When it is not done in time.
@@ -233,7 +233,7 @@ pub async fn lead(site: &Site, zone: &str) -> anyhow::Result<()> {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            bail!("the lead was not moved to {zone} within {LEAD_MAX:?}");
+            bail!("leadership was not transferred to {zone} within {LEAD_MAX:?}");
         }
         // A group that has just been founded may not know its members yet.
         let voter = status.coordinators.iter().find(|member| member.zone == zone && member.voter);
@@ -249,7 +249,7 @@ pub async fn lead(site: &Site, zone: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Has the leader place the lead by itself, in a parade that was started for the run.
+/// Enables automatic placement, in a parade that was started for the run.
 ///
 /// # Errors
 /// When it is refused.
@@ -261,7 +261,7 @@ pub async fn place_by_itself(site: &Site) -> anyhow::Result<()> {
     let mut command = to_coordinators(&record, "leader", &["auto", "on"])?;
     let said = tokio::time::timeout(LEAD_MAX, command.output()).await.context("no answer")??;
     let error = String::from_utf8_lossy(&said.stderr);
-    ensure!(said.status.success(), "the lead cannot be placed by itself: {}", error.trim());
+    ensure!(said.status.success(), "cannot enable automatic placement: {}", error.trim());
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! The directory of a run: everything needed to look again, in formats that other tools read.
+//! Directory of a run: all data for a later analysis, in formats of common tools.
 
 use std::fs;
 use std::io::Write as _;
@@ -106,10 +106,10 @@ fn events(outcome: &Outcome) -> String {
         let (from, to, away) = (event.from_s, event.to_s, event.unavailable_s);
         text.push_str(&format!("{from:.3},{to:.3},fault,{what},{away:.3}\n"));
     }
-    for reign in &outcome.reigns {
-        let zone = reign.zone.as_deref().unwrap_or("nobody");
-        let (from, to) = (reign.from_s, reign.to_s);
-        text.push_str(&format!("{from:.3},{to:.3},leader,{zone} term {},\n", reign.term));
+    for leader_term in &outcome.leader_terms {
+        let zone = leader_term.zone.as_deref().unwrap_or("nobody");
+        let (from, to) = (leader_term.from_s, leader_term.to_s);
+        text.push_str(&format!("{from:.3},{to:.3},leader,{zone} term {},\n", leader_term.term));
     }
     text
 }

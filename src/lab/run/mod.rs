@@ -1,8 +1,9 @@
-//! `geo-load run`: a scenario against a parade, and everything that is known of it afterwards.
+//! `geo-load run`: runs a scenario against a parade and evaluates it.
 //!
 //! Invariant: before there is an outcome, every fault is undone and every acknowledged write has been
 //! looked up in the chain.
 
+pub mod analysis;
 mod cluster;
 pub mod compare;
 pub mod console;
@@ -10,14 +11,13 @@ pub mod drive;
 pub mod environment;
 pub mod faults;
 pub mod files;
+mod leader_terms;
 pub mod outcome;
 pub mod plan;
-pub mod reckon;
-mod reigns;
 pub mod scenario;
+pub mod scenario_values;
 pub mod sweep;
 pub mod watch;
-pub mod words;
 
 use std::io::IsTerminal as _;
 use std::sync::atomic::Ordering;
@@ -26,16 +26,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use tokio_util::sync::CancellationToken;
 
-use self::drive::{Ground, Log, Progress};
+use self::analysis::Raw;
+use self::drive::{Log, Progress, RunContext};
 use self::faults::{Event, Tools};
 use self::outcome::{Outcome, VERSION};
-use self::reckon::Raw;
 use self::scenario::{Placement, Scenario};
-use self::watch::{Reign, Steps};
-use super::ledger::{self, Balance, Book};
+use self::watch::{LeaderTerm, Steps};
+use super::chain_check::{self, CheckResult};
 use super::site::{OwnSite, Site, SiteOptions};
 use super::target::Target;
-use super::verdict::{self, Verdict};
+use super::write_audit::{self, ClientWrites, WriteAudit};
 use crate::output;
 use crate::wan::{Matrix, SelfCheck, Stats};
 
@@ -105,11 +105,11 @@ async fn prepare(scenario: &Scenario, site: &Site) -> anyhow::Result<()> {
     }
 }
 
-/// What goes on beside the sending.
+/// Data recorded beside the load.
 struct Seen {
     logs: Vec<Log>,
     steps: Vec<Steps>,
-    reigns: Vec<Reign>,
+    leader_terms: Vec<LeaderTerm>,
     events: Vec<Event>,
     cpu: Option<f64>,
     /// When it was stopped early, from the start of the warm-up.
@@ -129,29 +129,32 @@ pub async fn run(
 ) -> anyhow::Result<Finished> {
     let target = site.target();
     let started = format!("{:.0}", jiff::Timestamp::now());
-    let newest = ledger::frontier(&target.zones[0].nodes[0]).await?;
+    let newest = write_audit::frontier(&target.zones[0].nodes[0]).await?;
     let name = uuid::Uuid::now_v7().simple().to_string();
     let seen = watched(scenario, site, newest, &name, stop).await?;
     let scenario = &seen.cut.map_or_else(|| scenario.clone(), |at| scenario.cut(at));
     calm(target).await?;
     let node = &target.zones[0].nodes[0];
-    let books: Vec<_> =
-        seen.logs.iter().map(|log| Book { name: &log.name, fates: &log.fates }).collect();
-    let balance = ledger::settle(node, newest, &name, &books).await?;
-    let verify = verdict::verify(target).await?;
+    let client_writes: Vec<_> = seen
+        .logs
+        .iter()
+        .map(|log| ClientWrites { name: &log.name, results: &log.results })
+        .collect();
+    let audit = write_audit::read_chain(node, newest, &name, &client_writes).await?;
+    let verify = chain_check::verify(target).await?;
     let zones: Vec<String> = target.zones.iter().map(|zone| zone.name.clone()).collect();
     let matrix = matrix_of(site, scenario, &zones).await;
     let (emulator, emulator_check) = emulator(site).await;
-    let Seen { logs, steps, reigns, events, cpu, cut } = seen;
+    let Seen { logs, steps, leader_terms, events, cpu, cut } = seen;
     let known = Known {
         started,
         is_virtual: false,
         interrupted: cut.is_some(),
         logs,
         steps,
-        reigns,
+        leader_terms,
         events,
-        balance,
+        audit,
         verify,
         emulator,
         emulator_check,
@@ -160,23 +163,23 @@ pub async fn run(
     Ok(figures(scenario, &zones, matrix.as_ref(), known))
 }
 
-/// All that is known of a run when it has ended.
+/// Data of a finished run.
 pub(super) struct Known {
     pub(super) started: String,
     pub(super) is_virtual: bool,
     pub(super) interrupted: bool,
     pub(super) logs: Vec<Log>,
     pub(super) steps: Vec<Steps>,
-    pub(super) reigns: Vec<Reign>,
+    pub(super) leader_terms: Vec<LeaderTerm>,
     pub(super) events: Vec<Event>,
-    pub(super) balance: Balance,
-    pub(super) verify: Verdict,
+    pub(super) audit: WriteAudit,
+    pub(super) verify: CheckResult,
     pub(super) emulator: Option<Stats>,
     pub(super) emulator_check: Option<SelfCheck>,
     pub(super) cpu: Option<f64>,
 }
 
-/// Makes figures of what is known, and judges them.
+/// Computes the figures of a run and evaluates them.
 pub(super) fn figures(
     scenario: &Scenario,
     zones: &[String],
@@ -189,11 +192,11 @@ pub(super) fn figures(
         matrix,
         logs: &known.logs,
         steps: &known.steps,
-        reigns: &known.reigns,
+        leader_terms: &known.leader_terms,
     };
     raw.measure_faults(&mut known.events);
-    let mut reigns = known.reigns.clone();
-    raw.measure_reigns(matrix.map(|matrix| raw.model(matrix)).as_ref(), &mut reigns);
+    let mut leader_terms = known.leader_terms.clone();
+    raw.measure_leader_terms(matrix.map(|matrix| raw.model(matrix)).as_ref(), &mut leader_terms);
     let (by_zone, all) = raw.zones();
     let (visibility, visible_everywhere) = raw.visibility();
     let mut outcome = Outcome {
@@ -220,12 +223,12 @@ pub(super) fn figures(
             scenario.cluster.voters.clone()
         },
         leader: raw.leader(),
-        reigns,
+        leader_terms,
         timeline: raw.timeline(),
         events: known.events,
         visibility,
         visible_everywhere,
-        balance: known.balance,
+        audit: known.audit,
         verify: known.verify,
         slip: raw.slip(),
         emulator: known.emulator,
@@ -237,14 +240,14 @@ pub(super) fn figures(
         passed: false,
     };
     outcome.invalid = raw.invalid(&outcome);
-    outcome.slo = reckon::judge(scenario, &outcome);
+    outcome.slo = analysis::evaluate(scenario, &outcome);
     if outcome.interrupted {
         let text = format!("INTERRUPTED after {:.1} s of the measured time", outcome.seconds);
         outcome.invalid.insert(0, text);
     }
     outcome.passed = outcome.all.ok > 0
         && !outcome.interrupted
-        && outcome.balance.agrees()
+        && outcome.audit.agrees()
         && outcome.verify.passed
         && outcome.events.iter().all(|event| event.error.is_none())
         && outcome.slo.iter().all(|judged| judged.ok);
@@ -263,12 +266,13 @@ async fn watched(
     let (done, progress) = (CancellationToken::new(), Progress::default());
     let leader = parking_lot::Mutex::new(target.status().await?.leader_zone);
     let tools = Tools::new(site, &scenario.faults, &leader)?;
-    let start = Ground::start_from_now();
+    let start = RunContext::start_from_now();
     let zero = start + scenario.warmup.0;
-    let ground = Ground { target, scenario, run: name, newest, start, progress: &progress, stop };
+    let context =
+        RunContext { target, scenario, run: name, newest, start, progress: &progress, stop };
     let before = processors();
     let sending = async {
-        let mut driving = std::pin::pin!(drive::drive(ground));
+        let mut driving = std::pin::pin!(drive::drive(context));
         let ended = tokio::select! {
             logs = &mut driving => (logs, None),
             () = stop.cancelled() => {
@@ -286,7 +290,7 @@ async fn watched(
     let following = futures::future::join_all(
         followed.iter().map(|zone| watch::frontier(&zone.nodes[0], start, newest, &done)),
     );
-    let ((logs, cut), events, steps, reigns, ()) = tokio::join!(
+    let ((logs, cut), events, steps, leader_terms, ()) = tokio::join!(
         sending,
         breaking,
         following,
@@ -294,7 +298,7 @@ async fn watched(
         show(scenario, start, &progress, &done),
     );
     let cpu = before.zip(processors()).and_then(|(before, after)| share(before, after));
-    Ok(Seen { logs, steps, reigns, events, cpu, cut })
+    Ok(Seen { logs, steps, leader_terms, events, cpu, cut })
 }
 
 /// A line for people each second, on a terminal only.
@@ -351,7 +355,7 @@ async fn matrix_of(site: &Site, scenario: &Scenario, zones: &[String]) -> Option
     let matrix = match site.parade() {
         Some(parade) => parade.wan().map(|wan| wan.matrix().clone()),
         None => {
-            // What the emulator of the running parade says, else what the scenario takes for true.
+            // Distances of the running parade's emulator, else those of the scenario.
             let links = match site.net() {
                 Some(net) => net.show().await.ok().map(|net| net.links),
                 None => None,
@@ -384,7 +388,7 @@ async fn emulator(site: &Site) -> (Option<Stats>, Option<SelfCheck>) {
     }
 }
 
-/// Busy and all ticks of the machine's processors so far, where the system says.
+/// Busy and total ticks of the machine's processors since boot, where the system reports them.
 fn processors() -> Option<(u64, u64)> {
     let text = std::fs::read_to_string("/proc/stat").ok()?;
     let line = text.lines().next()?.strip_prefix("cpu ")?;

@@ -1,4 +1,4 @@
-//! What a run found, as it is kept in `summary.json`: everything that reports are made of.
+//! Outcome of a run, as stored in `summary.json`; input of all reports.
 
 use std::collections::BTreeMap;
 
@@ -6,27 +6,26 @@ use serde::{Deserialize, Serialize};
 
 use super::drive::Op;
 use super::faults::Event;
-use super::watch::Reign;
+use super::watch::LeaderTerm;
+use crate::lab::chain_check::CheckResult;
 use crate::lab::histogram::Summary;
-use crate::lab::ledger::Balance;
 use crate::lab::predict::model::Commit;
-use crate::lab::verdict::Verdict;
+use crate::lab::write_audit::WriteAudit;
 use crate::wan::{SelfCheck, Stats};
 
 /// Version of `summary.json`; it grows when a field changes its meaning.
 pub const VERSION: u32 = 1;
 
-/// What a run found. Times are in ms or s as their names say; seconds count from the end of the
-/// warm-up.
+/// Outcome of a run. Units are in the names, ms or s; seconds count from the end of the warm-up.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Outcome {
-    /// [`VERSION`] of who wrote it.
+    /// [`VERSION`] of the program that wrote the file.
     pub version: u32,
     /// The scenario's name.
     pub name: String,
-    /// What the scenario shows.
+    /// Purpose of the scenario.
     pub about: String,
-    /// What the one who ran it said.
+    /// Note of the person who ran the scenario.
     #[serde(default)]
     pub label: Option<String>,
     /// The scenario's seed.
@@ -62,23 +61,25 @@ pub struct Outcome {
     pub voters: Vec<String>,
     /// Zone that led longest.
     pub leader: Option<String>,
-    /// Who led when.
-    pub reigns: Vec<Reign>,
+    /// The leaders over time.
+    #[serde(rename = "reigns")]
+    pub leader_terms: Vec<LeaderTerm>,
     /// Second by second.
     pub timeline: Vec<Point>,
-    /// What was broken.
+    /// Injected faults.
     pub events: Vec<Event>,
     /// From zone to zone; empty when it was not followed.
     pub visibility: Vec<Visible>,
     /// Until every zone had it, of all writes.
     pub visible_everywhere: Option<Summary>,
-    /// The books against the chain.
-    pub balance: Balance,
-    /// What `chain-verify` said.
-    pub verify: Verdict,
+    /// The clients' writes compared with the chain.
+    #[serde(rename = "balance")]
+    pub audit: WriteAudit,
+    /// Result of `chain-verify`.
+    pub verify: CheckResult,
     /// How late requests left.
     pub slip: Summary,
-    /// What the emulator carried, and how late it was.
+    /// Traffic of the emulator, and its lateness.
     pub emulator: Option<Stats>,
     /// How late it was before the run.
     pub emulator_check: Option<SelfCheck>,
@@ -88,7 +89,7 @@ pub struct Outcome {
     pub warm_up_failures: u64,
     /// Why the figures are not to be trusted; empty: they are.
     pub invalid: Vec<String>,
-    /// What was hoped for, and whether it came.
+    /// The targets and whether each was met.
     pub slo: Vec<Judged>,
     /// Whether the books agree, the chain is proved, nothing was refused that should not be, and
     /// all hopes came true.
@@ -120,11 +121,11 @@ pub struct ZoneOutcome {
     pub service: Summary,
     /// Least that the distances allow; absent without distances.
     pub limit_ms: Option<f64>,
-    /// What the formula says of the leader that led longest.
+    /// Predicted median under the leader that led longest.
     pub model_ms: Option<f64>,
     /// Latencies in ms at rising shares.
     pub cdf: Vec<(f64, f64)>,
-    /// What went wrong, reads and warm-up included.
+    /// Number of failures by kind, reads and warm-up included.
     pub failures: BTreeMap<String, u64>,
     /// Mean ms of the parts that the servers tell of their own time.
     pub timing_ms: BTreeMap<String, f64>,
@@ -178,17 +179,17 @@ pub struct Visible {
 /// A hope and what came.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Judged {
-    /// What.
+    /// Name of the target.
     pub what: String,
     /// The limit, in words.
     pub limit: String,
-    /// What came, in words.
+    /// The measured value, as text.
     pub got: String,
     /// Whether it is within the limit.
     pub ok: bool,
 }
 
-/// What a run in virtual time leaves out, for people.
+/// Parts that a run in virtual time leaves out, for people.
 pub const VIRTUAL: &str = "VIRTUAL TIME: network delays, openraft, log, sequencer, tail, submitting and \
                            applying are real; processors, disks, PostgreSQL and HTTP cost nothing";
 
@@ -218,9 +219,9 @@ impl Outcome {
         mean(self.zones.iter().filter(|zone| zone.ok > 0).map(|zone| zone.latency.p50_ms))
     }
 
-    /// Limit, ratio to it, prediction and ratio to that, of a zone or of all. Of all they are means over
-    /// the zones, so it is the mean of the medians that is held against them: the median of all
-    /// writes says nothing where zones differ.
+    /// Limit, ratio to the limit, prediction and ratio to the prediction, of one zone or of all.
+    /// For all zones, means over the zones are compared with the mean of the medians: the median of
+    /// all writes is meaningless where zones differ.
     #[must_use]
     pub fn held(&self, zone: &ZoneOutcome) -> [Option<f64>; 4] {
         let is_all = !self.zones.iter().any(|one| one.zone == zone.zone);

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn phases_change_the_rate_and_only_bursts_end() {
+    fn phase_changes_rate_until_next_phase() {
         let curve = curve(
             "{at='10s', step=50}, {at='20s', ramp=[50, 150], over='10s'}, {at='40s', burst=400, over='5s'}, \
              {at='20s', zone='us', step=9}",
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn times_follow_the_curve_and_the_seed() {
+    fn arrival_times_follow_curve_by_seed() {
         for arrival in [Arrival::Poisson, Arrival::Uniform] {
             let phases = "{at='40s', step=400}, {at='80s', step=0}";
             let end = Duration::from_secs(100);

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use pghc_api::id::ZoneName;
 use serde::{Deserialize, Serialize};
 
-use super::words::{Draw, Sizes, Time, Who};
+use super::scenario_values::{Draw, ProcessName, Sizes, Time};
 use crate::dev::parade::Acks;
 use crate::lab::pacer::Arrival;
 use crate::lab::predict::model::Commit;
@@ -31,7 +31,7 @@ const RATE_MAX: f64 = 100_000.0;
 pub struct Scenario {
     /// Its name: letters, digits and hyphens.
     pub name: String,
-    /// What it shows, for the report.
+    /// Purpose, for the report.
     #[serde(default)]
     pub about: String,
     /// Makes plans and dice.
@@ -39,7 +39,7 @@ pub struct Scenario {
     pub seed: u64,
     /// Measured time.
     pub duration: Time,
-    /// Time before that, whose requests are sent and not measured.
+    /// Length of the warm-up, whose requests are sent but not measured.
     #[serde(default = "five_seconds")]
     pub warmup: Time,
     /// Distances.
@@ -48,15 +48,15 @@ pub struct Scenario {
     /// The parade.
     #[serde(default)]
     pub cluster: ClusterPart,
-    /// Who sends.
+    /// The client groups.
     pub clients: Vec<Clients>,
     /// How rates change.
     #[serde(default, rename = "phase")]
     pub phases: Vec<Phase>,
-    /// What is broken.
+    /// Faults to inject.
     #[serde(default, rename = "fault")]
     pub faults: Vec<Fault>,
-    /// What is hoped for; a run that misses it does not pass.
+    /// Targets; a run that misses one does not pass.
     #[serde(default)]
     pub slo: Slo,
 }
@@ -68,7 +68,7 @@ pub struct MatrixPart {
     /// aws3, aws5, aws9, azure48, or a CSV file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// Instead of a file: how many zones, or with a file: only its first so many.
+    /// Number of zones; with a file: use only its first zones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zones: Option<usize>,
     /// Instead of a file: the round trip between every two zones; absent: no distances.
@@ -92,7 +92,7 @@ pub struct ClusterPart {
     /// Zones that vote, the others being learners; none: all vote.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub voters: Vec<String>,
-    /// Zone that is made leader before the start; absent: whoever was elected.
+    /// Zone that is made leader before the start; absent: the elected one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
     /// API nodes in each zone.
@@ -104,7 +104,7 @@ pub struct ClusterPart {
     /// Which formula the measured times are held against; absent: that of `acks`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<Commit>,
-    /// Whether the lead moves by itself to where the writes are.
+    /// Whether automatic placement is on.
     #[serde(default)]
     pub placement: Placement,
     /// Whether each zone's frontier is followed, which costs a read for every step of it.
@@ -112,11 +112,11 @@ pub struct ClusterPart {
     pub visibility: bool,
 }
 
-/// Who moves the lead during a run, beside faults.
+/// Source of leadership transfers during a run, beside faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Placement {
-    /// Nobody.
+    /// No transfers.
     #[default]
     Manual,
     /// The leader, to where the writes are.
@@ -144,10 +144,10 @@ pub struct Clients {
     /// Most requests under way in each zone, of an open loop.
     #[serde(default = "many")]
     pub connections: usize,
-    /// After this long, retries included, a request is given up.
+    /// Time after which a request is given up, retries included.
     #[serde(default = "five_seconds")]
     pub timeout: Time,
-    /// What is sent.
+    /// Mix of requests.
     #[serde(default)]
     pub mix: Mix,
     /// Which keys are written, and how far behind the newest link is read.
@@ -234,22 +234,22 @@ pub struct Fault {
     /// How long; required of cuts, kills, stops and pauses.
     #[serde(default, rename = "for", skip_serializing_if = "Option::is_none")]
     pub lasting: Option<Time>,
-    /// Cut these zones off. `leader` stands for the leader's.
+    /// Cut these zones off. `leader` means the leader's zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut: Option<Cut>,
     /// SIGKILL; started again at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kill: Option<Who>,
+    pub kill: Option<ProcessName>,
     /// SIGTERM; started again at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stop: Option<Who>,
+    pub stop: Option<ProcessName>,
     /// SIGSTOP; SIGCONT at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pause: Option<Who>,
+    pub pause: Option<ProcessName>,
     /// Other conditions of lines; back at the end, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<LineChange>,
-    /// Move the lead to this zone.
+    /// Move leadership to this zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lead: Option<String>,
 }
@@ -261,12 +261,12 @@ pub struct LineChange {
     pub from: String,
     /// Zone, or `*`.
     pub to: String,
-    /// What changes.
+    /// The new conditions.
     #[serde(flatten)]
     pub change: Change,
 }
 
-/// What is hoped for. What is absent is not judged.
+/// Targets of a run. Absent targets are not judged.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Slo {
@@ -397,7 +397,7 @@ impl Scenario {
         Ok((names, matrix))
     }
 
-    /// What every line does beside its delay.
+    /// Conditions of every line besides its delay.
     #[must_use]
     pub fn conditions(&self) -> Change {
         let MatrixPart { jitter, loss, bandwidth, .. } = self.matrix;
@@ -428,7 +428,7 @@ impl Scenario {
         );
         ensure!(!self.duration.0.is_zero(), "duration must be above 0");
         ensure!(self.length() <= RUN_MAX, "a run takes {RUN_MAX:?} at most");
-        ensure!(!self.clients.is_empty(), "nobody sends anything: there are no [[clients]]");
+        ensure!(!self.clients.is_empty(), "the scenario has no [[clients]]; add at least one");
         let items = [self.clients.len(), self.phases.len(), self.faults.len()];
         ensure!(items.iter().all(|count| *count <= ITEMS_MAX), "at most {ITEMS_MAX} of a kind");
         self.conditions().check().map_err(anyhow::Error::msg)?;
@@ -552,7 +552,7 @@ impl Fault {
 /// Sets `a.b=value` in a table; a number in the path is a place in a list.
 fn set(table: &mut toml::Table, path: &str, value: &str) -> anyhow::Result<()> {
     let parsed = format!("v = {value}").parse::<toml::Table>().ok().and_then(|mut t| t.remove("v"));
-    // What is no TOML value is meant as a text, so that --set duration=30s works without quotes.
+    // A value that is not valid TOML is taken as text, so --set duration=30s works without quotes.
     let value = parsed.unwrap_or_else(|| toml::Value::String(value.to_owned()));
     let (inner, last) = match path.rsplit_once('.') {
         Some((before, last)) => (Some(before), last),

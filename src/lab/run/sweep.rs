@@ -10,7 +10,7 @@ use crate::wan::conditions::parse_duration;
 /// Most runs of a search.
 pub const RUNS_MAX: usize = 16;
 
-/// What a rate must keep: `p50<…`, `p99<…` (times), `err<…%`, joined by commas.
+/// Targets of a rate: `p50<…`, `p99<…` (times), `err<…%`, joined by commas.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Until {
     p50_ms: f64,
@@ -61,7 +61,7 @@ impl FromStr for Until {
 /// The scenario with every open client at `rate` in each zone, and no phases.
 ///
 /// # Errors
-/// A sentence, when nobody in it has a rate.
+/// A sentence, when no client group has a rate.
 pub fn at_rate(scenario: &Scenario, rate: f64) -> Result<Scenario, String> {
     let mut scenario = scenario.clone();
     scenario.phases.clear();
@@ -73,7 +73,7 @@ pub fn at_rate(scenario: &Scenario, rate: f64) -> Result<Scenario, String> {
     if open == 0 { Err("no clients of this scenario have a rate".to_owned()) } else { Ok(scenario) }
 }
 
-/// What a run at `rate` in each zone came to.
+/// Result of a run at `rate` in each zone.
 #[must_use]
 pub fn step_of(scenario: &Scenario, outcome: &Outcome, until: &Until) -> Step {
     let zones = outcome.zones.len();
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_keeps_what_is_hoped_or_not() {
+    fn rate_is_judged_by_latency_target() {
         let until: Until = "p99<250ms, err<0.1%".parse().expect("a good condition");
         let step =
             Step { offered: 9.0, done: 9.0, p50_ms: 5.0, p99_ms: 200.0, errors: 0.0, ok: false };
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_set_everywhere_and_phases_go() {
+    fn sweep_rate_replaces_phases() {
         let scenario = Scenario::find("saturation", &[]).expect("built in");
         let scenario = at_rate(&scenario, 70.0).expect("it has a rate");
         assert!(scenario.phases.is_empty());

@@ -1,4 +1,4 @@
-//! Watching while a run goes on: how far each zone has applied, and who leads.
+//! Polls a run in progress: the frontier of each zone, and the leader.
 
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,15 @@ use tokio_util::sync::CancellationToken;
 use crate::lab::client::{Connection, get};
 use crate::lab::target::{Endpoint, Target};
 
-/// Longest wait of the zone for the next link; then it is asked again.
+/// Longest wait of one request for the next link.
 const WAIT_MS: u64 = 2_000;
-/// Time between two steps of a zone: what was applied in it is seen so much later at most. Without it every
-/// batch has a question and an answer in every zone, which on one machine makes writes several times as slow.
+/// Time between two polls of a zone; the maximum delay with which an applied link is noticed.
+/// Without a pause every batch costs a request in every zone, which on one machine multiplies write
+/// latency.
 const STEP_EVERY: Duration = Duration::from_millis(10);
 /// Pause after a zone that did not answer.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Time between two looks at who leads.
+/// Time between two polls of the leader.
 const LEADER_EVERY: Duration = Duration::from_millis(200);
 /// Longest wait for a status.
 const STATUS_MAX: Duration = Duration::from_secs(1);
@@ -38,19 +39,19 @@ impl Steps {
 
 /// A stretch of time with one leader.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Reign {
+pub struct LeaderTerm {
     /// Seconds after the end of the warm-up; below 0 inside it.
     pub from_s: f64,
     /// Its end.
     pub to_s: f64,
-    /// Zone of the leader; `None`: nobody knew of one.
+    /// Zone of the leader; `None`: no node knew of a leader.
     pub zone: Option<String>,
     /// Raft term.
     pub term: u64,
     /// Medians of the zones, by their writes, of what was planned in it after the warm-up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub p50_ms: Option<f64>,
-    /// What the formula says of them; absent without distances.
+    /// Predicted medians; absent without distances.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model_ms: Option<f64>,
 }
@@ -87,7 +88,7 @@ pub async fn frontier(
     steps
 }
 
-/// Waits until the zone has more than `newest`; answers how far it is, or `None` after the wait.
+/// Waits until the zone has more than `newest`; returns how far it is, or `None` after the wait.
 async fn next(
     node: &Endpoint,
     newest: u64,
@@ -108,7 +109,7 @@ async fn next(
     let frontier = match answer.status {
         200 => Some(serde_json::from_slice::<Head>(answer.body)?.frontier),
         504 => None,
-        status => anyhow::bail!("it answered {status}"),
+        status => anyhow::bail!("unexpected status {status}"),
     };
     if !answer.closes {
         *kept = Some(connection);
@@ -116,47 +117,53 @@ async fn next(
     Ok(frontier.filter(|frontier| *frontier > newest))
 }
 
-/// Looks who leads until `done`; seconds count from `zero`.
+/// Polls the leader until `done`; seconds count from `zero`.
 pub async fn leaders(
     target: &Target,
     zero: Instant,
     done: &CancellationToken,
     now: &parking_lot::Mutex<Option<String>>,
-) -> Vec<Reign> {
-    let mut reigns: Vec<Reign> = Vec::new();
+) -> Vec<LeaderTerm> {
+    let mut leader_terms: Vec<LeaderTerm> = Vec::new();
     loop {
         let statuses = target.zones.iter().map(|zone| status(&zone.nodes[0]));
         let statuses = futures::future::join_all(statuses).await;
         let newest = statuses.into_iter().flatten().max_by_key(|status| {
-            // Of the same term, who knows a leader knows more.
+            // Within one term, a node that knows a leader is better informed.
             (status.term, status.leader_zone.is_some())
         });
         let known = newest.map(|status| (status.leader_zone, status.term));
-        note_reign(&mut reigns, seconds_from(zero, Instant::now()), known);
-        now.lock().clone_from(&reigns.last().and_then(|last| last.zone.clone()));
+        note_leader_term(&mut leader_terms, seconds_from(zero, Instant::now()), known);
+        now.lock().clone_from(&leader_terms.last().and_then(|last| last.zone.clone()));
         tokio::select! {
             () = tokio::time::sleep(LEADER_EVERY) => {}
-            () = done.cancelled() => return reigns,
+            () = done.cancelled() => return leader_terms,
         }
     }
 }
 
-/// Notes who is `known` to lead `at` so many seconds, and in which term. When nobody answers, nothing
-/// has been seen to change.
-pub(in crate::lab) fn note_reign(
-    reigns: &mut Vec<Reign>,
+/// Records the `known` leader zone and term at `at` seconds. Without any answer, the last term is
+/// extended.
+pub(in crate::lab) fn note_leader_term(
+    leader_terms: &mut Vec<LeaderTerm>,
     at: f64,
     known: Option<(Option<String>, u64)>,
 ) {
-    let Some(last) = reigns.last_mut() else {
+    let Some(last) = leader_terms.last_mut() else {
         let (zone, term) = known.unwrap_or((None, 0));
-        return reigns.push(Reign { from_s: at, to_s: at, zone, term, ..Reign::default() });
+        return leader_terms.push(LeaderTerm {
+            from_s: at,
+            to_s: at,
+            zone,
+            term,
+            ..LeaderTerm::default()
+        });
     };
     last.to_s = at;
     if let Some((zone, term)) =
         known.filter(|(zone, term)| (zone, *term) != (&last.zone, last.term))
     {
-        reigns.push(Reign { from_s: at, to_s: at, zone, term, ..Reign::default() });
+        leader_terms.push(LeaderTerm { from_s: at, to_s: at, zone, term, ..LeaderTerm::default() });
     }
 }
 
@@ -178,25 +185,30 @@ async fn status(node: &Endpoint) -> Option<Status> {
 mod tests {
     use std::time::Duration;
 
-    use super::{Reign, Steps, note_reign};
+    use super::{LeaderTerm, Steps, note_leader_term};
 
     #[test]
     fn a_reign_lasts_until_another_is_known() {
-        let mut reigns = Vec::new();
+        let mut leader_terms = Vec::new();
         let eu = || Some(Some("eu".to_owned()));
         let seen = [None, eu().zip(Some(1)), None, eu().zip(Some(1)), eu().zip(Some(2))];
         for (at, known) in [0.0, 1.0, 2.0, 3.0, 4.0].into_iter().zip(seen) {
-            note_reign(&mut reigns, at, known);
+            note_leader_term(&mut leader_terms, at, known);
         }
-        let reign =
-            |from_s, to_s, zone, term| Reign { from_s, to_s, zone, term, ..Reign::default() };
+        let leader_term = |from_s, to_s, zone, term| LeaderTerm {
+            from_s,
+            to_s,
+            zone,
+            term,
+            ..LeaderTerm::default()
+        };
         let (zone, nobody) = (eu().flatten(), None);
         let wanted = [
-            reign(0.0, 1.0, nobody, 0),
-            reign(1.0, 4.0, zone.clone(), 1),
-            reign(4.0, 4.0, zone, 2),
+            leader_term(0.0, 1.0, nobody, 0),
+            leader_term(1.0, 4.0, zone.clone(), 1),
+            leader_term(4.0, 4.0, zone, 2),
         ];
-        assert_eq!(reigns, wanted);
+        assert_eq!(leader_terms, wanted);
     }
 
     #[test]

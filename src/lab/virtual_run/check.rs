@@ -1,13 +1,13 @@
-//! The end check of a run in virtual time: dense ids, recomputed hashes and digests, one chain in
-//! every zone. What `chain-verify` does for databases.
+//! The final check of a run in virtual time: dense ids, recomputed hashes and digests, one chain in
+//! every zone; the in-memory counterpart of `chain-verify`.
 
 use pghc_api::chain::{Head, Link, payload_digest};
 
-use crate::lab::verdict::Verdict;
+use crate::lab::chain_check::CheckResult;
 use crate::virtual_parade::{Parade, cluster};
 
 /// Checks `links`, the chain of the first zone, and that every other zone has the same.
-pub(super) fn verify(parade: &Parade, zones: &[String], links: &[Link]) -> Verdict {
+pub(super) fn verify(parade: &Parade, zones: &[String], links: &[Link]) -> CheckResult {
     let found = sound(links).and_then(|head| same(parade, zones, links).map(|()| head));
     let (passed, report) = match found {
         Ok(head) => {
@@ -17,7 +17,7 @@ pub(super) fn verify(parade: &Parade, zones: &[String], links: &[Link]) -> Verdi
         }
         Err(why) => (false, format!("NOT PROVED: {why}.")),
     };
-    Verdict { passed, exit_code: None, report }
+    CheckResult { passed, exit_code: None, report }
 }
 
 /// Recomputes a chain from its first link on.

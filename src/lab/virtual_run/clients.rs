@@ -14,18 +14,18 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::lab::load::{Failure, Fate};
+use crate::lab::load::{Failure, WriteResult};
 use crate::lab::pacer::Arrival;
 use crate::lab::run::drive::{
     BACKLOG_MAX, KINDS_MAX, Log, Op, PAUSE_MAX, PAUSE_MIN, Progress, Sample, Write, behind, payload,
 };
 use crate::lab::run::plan::{Curve, Times, seed_of};
 use crate::lab::run::scenario::{Clients, Scenario};
-use crate::lab::run::words::Drawer;
+use crate::lab::run::scenario_values::ValueGenerator;
 use crate::task;
 use crate::virtual_parade::{Answer, Ask, Parade, clock};
 
-/// What all groups share.
+/// Data shared by all groups.
 #[derive(Clone)]
 pub(super) struct Ground {
     pub(super) parade: Parade,
@@ -57,8 +57,8 @@ pub(super) struct Group {
     clients: Clients,
     zone: usize,
     zone_name: String,
-    drawer: Drawer,
-    dice: Mutex<StdRng>,
+    values: ValueGenerator,
+    rng: Mutex<StdRng>,
     /// Newest id that this group wrote or saw.
     newest: AtomicU64,
     log: Mutex<Log>,
@@ -94,8 +94,8 @@ impl Group {
             clients: clients.clone(),
             zone,
             zone_name: zone_name.to_owned(),
-            drawer: Drawer::new(clients.keys.dist, clients.keys.space),
-            dice: Mutex::new(StdRng::seed_from_u64(seed)),
+            values: ValueGenerator::new(clients.keys.dist, clients.keys.space),
+            rng: Mutex::new(StdRng::seed_from_u64(seed)),
             newest: AtomicU64::new(0),
             log: Mutex::new(Log { name, zone, ..Log::default() }),
         }
@@ -149,7 +149,7 @@ impl Group {
         tracker.wait().await;
     }
 
-    /// One user of a closed loop, until the end of the run.
+    /// Runs one user of a closed loop, until the end of the run.
     async fn user(self: Arc<Self>, user: usize) {
         let end = self.ground.start + self.ground.scenario.length();
         let node = user % self.ground.scenario.cluster.api_nodes;
@@ -157,9 +157,9 @@ impl Group {
         while Instant::now() < end && !self.ground.is_stopped() {
             let ok = self.request(node, Instant::now()).await;
             let mean = self.clients.think.0;
-            let mut pause = mean.mul_f64(-(1.0 - self.dice.lock().random_range(0.0..1.0_f64)).ln());
+            let mut pause = mean.mul_f64(-(1.0 - self.rng.lock().random_range(0.0..1.0_f64)).ln());
             if !ok {
-                // Who is refused at once shall not ask again at once.
+                // A refused client must not retry at once.
                 pause = pause.max(PAUSE_MIN);
             }
             if !pause.is_zero() {
@@ -168,7 +168,7 @@ impl Group {
         }
     }
 
-    /// Sends one request and books it; answers whether it was answered as asked.
+    /// Sends one request and records its result; returns whether the request succeeded.
     async fn request(&self, node: usize, planned: Instant) -> bool {
         let since = planned.saturating_duration_since(self.ground.start);
         let (op, number, ask) = self.prepare(since);
@@ -184,17 +184,17 @@ impl Group {
     }
 
     fn prepare(&self, planned: Duration) -> (Op, usize, Ask) {
-        let mut dice = self.dice.lock();
-        let op = Op::draw(&self.clients.mix, &mut dice);
-        let key = self.drawer.next(&mut dice);
+        let mut rng = self.rng.lock();
+        let op = Op::draw(&self.clients.mix, &mut rng);
+        let key = self.values.next(&mut rng);
         let newest = self.newest.load(Ordering::Relaxed).max(1);
         match op {
             Op::Write => {
-                let size = self.clients.value.next(&mut dice);
+                let size = self.clients.value.next(&mut rng);
                 let mut log = self.log.lock();
-                let number = log.fates.len();
+                let number = log.results.len();
                 // Until it is decided; what ends the run early leaves it so.
-                log.fates.push(Fate::Unknown);
+                log.results.push(WriteResult::Unknown);
                 log.writes.push(Write { planned });
                 let run = &self.ground.run;
                 let payload = Bytes::from(payload(run, &log.name, number, key, size));
@@ -207,9 +207,9 @@ impl Group {
         }
     }
 
-    /// Sends until the request is decided or its time is over; answers how often, too.
+    /// Sends until the request is decided or its time is over; returns how often, too.
     async fn send(&self, node: usize, ask: &Ask, deadline: Instant) -> (Result<u64, Failure>, u64) {
-        let unknown = |kind: String| Err(Failure { fate: Fate::Unknown, kind });
+        let unknown = |kind: String| Err(Failure { result: WriteResult::Unknown, kind });
         let mut outcome = unknown("no answer in time".to_owned());
         let (mut pause, mut attempts) = (PAUSE_MIN, 0);
         loop {
@@ -223,7 +223,7 @@ impl Group {
                 }
                 Answer::Read(frontier) => return (Ok(frontier), attempts),
                 Answer::Refused(kind) => {
-                    return (Err(Failure { fate: Fate::Refused, kind }), attempts);
+                    return (Err(Failure { result: WriteResult::Refused, kind }), attempts);
                 }
                 Answer::Failed(kind) => outcome = unknown(kind),
             }
@@ -253,13 +253,13 @@ impl Group {
         counter.fetch_add(1, Ordering::Relaxed);
         match outcome {
             Ok(id) if sample.op == Op::Write => {
-                log.fates[number] = Fate::Written(id);
+                log.results[number] = WriteResult::Written(id);
                 self.newest.fetch_max(id, Ordering::Relaxed);
             }
             Ok(_) => {}
-            Err(Failure { fate, kind }) => {
+            Err(Failure { result, kind }) => {
                 if sample.op == Op::Write {
-                    log.fates[number] = fate;
+                    log.results[number] = result;
                 }
                 let is_new = !log.failures.contains_key(&kind);
                 let is_full = is_new && log.failures.len() >= KINDS_MAX;

@@ -8,12 +8,12 @@ use tokio_util::sync::CancellationToken;
 use super::time::since;
 use crate::lab::run::faults::Event;
 use crate::lab::run::scenario::{Fault, LineChange};
-use crate::lab::run::words::{PartName, Who};
+use crate::lab::run::scenario_values::{PartName, ProcessName};
 use crate::virtual_parade::Parade;
 use crate::wan::conditions::Change;
 use crate::wan::{Cut, LineView};
 
-/// What faults are done with.
+/// Handles that faults act on.
 #[derive(Clone)]
 pub(super) struct Tools {
     pub(super) parade: Parade,
@@ -31,7 +31,7 @@ enum Undo {
     Change(Vec<LineView>),
 }
 
-/// What is done to a process.
+/// Action on a process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Act {
     Kill,
@@ -69,7 +69,7 @@ impl Tools {
     }
 
     async fn begin(&self, fault: &Fault, struck: &mut Vec<String>) -> anyhow::Result<Undo> {
-        let roads = self.parade.roads();
+        let link_model = self.parade.link_model();
         if let Some(cut) = &fault.cut {
             let cut = Cut {
                 from: self.names(&cut.from).await?,
@@ -77,13 +77,13 @@ impl Tools {
                 ..cut.clone()
             };
             struck.clone_from(&cut.from);
-            let number = roads.cut(cut).map_err(anyhow::Error::msg)?;
+            let number = link_model.cut(cut).map_err(anyhow::Error::msg)?;
             self.parade.note();
             return Ok(Undo::Heal(number));
         }
         if let Some(LineChange { from, to, change }) = &fault.change {
-            let before = roads.view();
-            roads.set(from, to, change).map_err(anyhow::Error::msg)?;
+            let before = link_model.view();
+            link_model.set(from, to, change).map_err(anyhow::Error::msg)?;
             let undo = if fault.lasting.is_some() { Undo::Change(before) } else { Undo::Nothing };
             return Ok(undo);
         }
@@ -93,13 +93,13 @@ impl Tools {
         }
         let by = [(&fault.kill, Act::Kill), (&fault.stop, Act::Stop), (&fault.pause, Act::Pause)];
         let act = by.into_iter().find_map(|(who, by)| Some((who.as_ref()?, by)));
-        let (who, by) = act.context("the fault does nothing")?;
+        let (who, by) = act.context("the fault names no action")?;
         let zone = self.resolve(&who.zone).await?;
         struck.push(zone.clone());
         self.strike(self.place(&zone)?, who, by).await
     }
 
-    async fn strike(&self, zone: usize, who: &Who, by: Act) -> anyhow::Result<Undo> {
+    async fn strike(&self, zone: usize, who: &ProcessName, by: Act) -> anyhow::Result<Undo> {
         let (parade, part) = (&self.parade, who.part);
         let process = match part {
             PartName::Coordinator => parade.coordinator(zone),
@@ -110,7 +110,7 @@ impl Tools {
                 return Ok(Undo::Start(zone, part));
             }
         };
-        let process = process.with_context(|| format!("{who} did not run"))?;
+        let process = process.with_context(|| format!("{who} was not running"))?;
         match (by, part) {
             (Act::Pause, _) => {
                 process.pause();
@@ -126,11 +126,11 @@ impl Tools {
     }
 
     fn undo(&self, undo: Undo) -> anyhow::Result<()> {
-        let (parade, roads) = (&self.parade, self.parade.roads());
+        let (parade, link_model) = (&self.parade, self.parade.link_model());
         match undo {
             Undo::Nothing => {}
             Undo::Heal(number) => {
-                roads.heal(number);
+                link_model.heal(number);
                 parade.note();
             }
             Undo::Start(zone, PartName::Coordinator) => parade.start_coordinator(zone),
@@ -141,13 +141,13 @@ impl Tools {
                     PartName::Api(node) => parade.node(zone, node).map(|(process, _)| process),
                     _ => parade.coordinator(zone),
                 };
-                process.context("it is gone")?.resume();
+                process.context("the process has ended")?.resume();
                 parade.note();
             }
             Undo::Change(before) => {
                 for line in before {
                     let change = Change::from(&line);
-                    let set = roads.set(line.from.as_str(), line.to.as_str(), &change);
+                    let set = link_model.set(line.from.as_str(), line.to.as_str(), &change);
                     set.map_err(anyhow::Error::msg)?;
                 }
             }
@@ -165,7 +165,7 @@ impl Tools {
             return Ok(zone.to_owned());
         }
         let leader = self.parade.leader().await;
-        let (leader, _) = leader.context("nobody leads, so that its zone cannot be struck")?;
+        let (leader, _) = leader.context("no leader is known, so its zone cannot be struck")?;
         Ok(self.zones[leader].to_string())
     }
 

@@ -24,11 +24,11 @@ use tokio_util::sync::CancellationToken;
 use self::clients::{Ground, Group};
 use self::faults::Tools;
 use self::time::since;
-use super::ledger::{self, Book};
 use super::run::drive::Progress;
 use super::run::scenario::{Placement, Scenario};
-use super::run::watch::{Reign, Steps, note_reign};
+use super::run::watch::{LeaderTerm, Steps, note_leader_term};
 use super::run::{Finished, Known, figures};
+use super::write_audit::{self, ClientWrites};
 use crate::dev::parade::Acks;
 use crate::output;
 use crate::task;
@@ -39,7 +39,7 @@ use crate::wan::Matrix;
 const CALM_MAX: Duration = Duration::from_secs(120);
 const CALM_EVERY: Duration = Duration::from_secs(1);
 
-/// Time between two looks at who leads.
+/// Time between two polls of the leader.
 const LEADER_EVERY: Duration = Duration::from_millis(200);
 
 /// Runs the scenario in virtual time.
@@ -54,7 +54,7 @@ pub async fn run(scenario: &Scenario, stop: &CancellationToken) -> anyhow::Resul
     let scenario = Arc::new(scenario.clone());
     let (tell, told) = oneshot::channel();
     let stop = stop.clone();
-    // A thread that nobody waits for when the run is interrupted: it ends with the program.
+    // An interrupted run does not wait for this thread; it ends with the program.
     let thread = std::thread::Builder::new().name("virtual run".to_owned());
     thread.spawn(move || {
         let work = move || watched(scenario, zones, matrix, stop);
@@ -83,12 +83,12 @@ async fn watched(
     let plan = Plan { seed, matrix: matrix.clone(), voters, all_to_all, auto, api_nodes };
     let parade = Parade::start(plan);
     parade.settle(leader).await.map_err(anyhow::Error::msg)?;
-    parade.roads().set("*", "*", &scenario.conditions()).map_err(anyhow::Error::msg)?;
+    parade.link_model().set("*", "*", &scenario.conditions()).map_err(anyhow::Error::msg)?;
     let name = format!("virtual-{:016x}", scenario.seed);
     let (progress, done) = (Arc::<Progress>::default(), CancellationToken::new());
     let start = Instant::now() + Duration::from_millis(50);
     let zero = start + scenario.warmup.0;
-    let reigns = task::spawn(reigns(parade.clone(), zones.clone(), zero, done.clone()));
+    let leader_terms = task::spawn(leader_terms(parade.clone(), zones.clone(), zero, done.clone()));
     let tools = Tools { parade: parade.clone(), zones: zones.clone(), zero };
     let faults = scenario.faults.iter().cloned();
     let events = faults.map(|fault| task::spawn(tools.clone().run(fault, done.clone()))).collect();
@@ -107,17 +107,17 @@ async fn watched(
     joined(groups.iter().map(|group| task::spawn(Arc::clone(group).drive())).collect()).await?;
     done.cancel();
     let events = joined(events).await?;
-    let reigns = reigns.await.context("watching who leads")?;
-    show.await.context("showing how far it is")?;
+    let leader_terms = leader_terms.await.context("polling the leader")?;
+    show.await.context("showing the progress")?;
     calm(&parade, zones.len()).await?;
     let ended = parade.ended();
     ensure!(ended.is_empty(), "{}", ended.join("; "));
     let logs: Vec<_> = groups.iter().map(|group| group.take_log()).collect();
-    let books: Vec<_> =
-        logs.iter().map(|log| Book { name: &log.name, fates: &log.fates }).collect();
+    let client_writes: Vec<_> =
+        logs.iter().map(|log| ClientWrites { name: &log.name, results: &log.results }).collect();
     let links = parade.database(0).links();
     let chain = links.iter().map(|link| (link.id.get(), link.payload.as_deref().unwrap_or("")));
-    let balance = ledger::compare(&name, &books, chain);
+    let audit = write_audit::compare(&name, &client_writes, chain);
     let verify = check::verify(&parade, &names, &links);
     let followed = if scenario.cluster.visibility { zones.len() } else { 0 };
     let steps = (0..followed).map(|zone| Steps(steps(&parade, zone, start))).collect();
@@ -127,9 +127,9 @@ async fn watched(
         interrupted: ground.cut.get().is_some(),
         logs,
         steps,
-        reigns,
+        leader_terms,
         events,
-        balance,
+        audit,
         verify,
         emulator: None,
         emulator_check: None,
@@ -153,20 +153,20 @@ fn steps(parade: &Parade, zone: usize, start: Instant) -> Vec<(Duration, u64)> {
     steps.map(|(at, frontier)| (at.saturating_duration_since(start), frontier)).collect()
 }
 
-/// Looks who leads until `done`.
-async fn reigns(
+/// Polls the leader until `done`.
+async fn leader_terms(
     parade: Parade,
     zones: Vec<ZoneName>,
     zero: Instant,
     done: CancellationToken,
-) -> Vec<Reign> {
-    let mut reigns: Vec<Reign> = Vec::new();
+) -> Vec<LeaderTerm> {
+    let mut leader_terms: Vec<LeaderTerm> = Vec::new();
     loop {
         let known = parade.leader().await.map(|(zone, term)| (Some(zones[zone].to_string()), term));
-        note_reign(&mut reigns, since(zero), known);
+        note_leader_term(&mut leader_terms, since(zero), known);
         tokio::select! {
             biased;
-            () = done.cancelled() => return reigns,
+            () = done.cancelled() => return leader_terms,
             () = sleep(LEADER_EVERY) => {}
         }
     }
@@ -200,7 +200,7 @@ async fn show(
 /// Waits until every zone has applied the same.
 async fn calm(parade: &Parade, zones: usize) -> anyhow::Result<()> {
     let until = Instant::now() + CALM_MAX;
-    // What was given up may still be ordered.
+    // A write that its client gave up may still be ordered.
     let mut before = Vec::new();
     loop {
         let frontiers: Vec<u64> = (0..zones).map(|zone| parade.database(zone).frontier()).collect();

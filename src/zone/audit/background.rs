@@ -229,7 +229,10 @@ impl Auditor {
                     Ok(true) => found = now,
                     Ok(false) => return,
                     Err(error) => {
-                        tracing::warn!(error = describe(&error), "better evidence could not be stored");
+                        tracing::warn!(
+                            error = describe(&error),
+                            "better evidence could not be stored"
+                        );
                     }
                 },
                 Err(error) => {

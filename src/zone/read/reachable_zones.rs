@@ -80,12 +80,7 @@ impl Readings {
         match (before, trouble) {
             (Some(before), now) if before.is_none() == now.is_none() => {}
             (_, Some(trouble)) => {
-                tracing::warn!(
-                    zone,
-                    url,
-                    trouble,
-                    "zone not readable by this node"
-                );
+                tracing::warn!(zone, url, trouble, "zone not readable by this node");
             }
             (_, None) => tracing::info!(zone, url, "zone readable"),
         }

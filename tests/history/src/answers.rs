@@ -5,7 +5,7 @@ use crate::history::{ReadOutcome, What};
 use crate::order::Windows;
 use crate::report::{Kind, Report};
 
-/// I2, I4 and I6 for each read by itself.
+/// Checks I2, I4 and I6 for each read.
 pub(crate) fn reads(subject: &Subject<'_>, report: &mut Report) {
     for (at, operation) in subject.history.operations.iter().enumerate() {
         let What::Read { at_least, outcome, .. } = operation.what else { continue };

@@ -72,8 +72,9 @@ pub(crate) fn converged(zones: &[Chain], report: &mut Report) {
     }
 }
 
-/// Every link follows from the one before it. Links are checked against the link before *as it
-/// stands*, so that all pieces can be checked at once; the first wrong link of each kind counts.
+/// Checks that every link follows from the one before it. Each link is checked against its
+/// unchecked predecessor, so all pieces can be checked at once; the first wrong link of each kind
+/// counts.
 pub(crate) fn formulae(chain: &[Link], cluster: &ClusterId) -> Report {
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let piece = chain.len().div_ceil(threads).max(LINKS_PER_THREAD_MIN);

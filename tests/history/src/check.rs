@@ -10,11 +10,11 @@ use crate::{answers, chains, order, sessions, writes};
 /// How to check.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The cluster whose chain it is: it enters every digest.
+    /// Id of the cluster that owns the chain; part of every digest.
     pub cluster: ClusterId,
     /// Whether every zone given must have reached the same id, as after healing.
     pub converged: bool,
-    /// What must have been seen at least.
+    /// Least coverage of the run.
     pub coverage: Coverage,
 }
 
@@ -26,10 +26,10 @@ impl Options {
     }
 }
 
-/// What every check is given.
+/// Input of every check.
 pub(crate) struct Subject<'a> {
     pub(crate) history: &'a History,
-    /// The longest gapless chain of any zone: link `id` stands at `id - 1`.
+    /// The longest gapless chain of any zone: link `id` is at index `id - 1`.
     pub(crate) chain: &'a [Link],
 }
 

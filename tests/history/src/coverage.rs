@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::history::{Chain, History};
 use crate::report::Report;
 
-/// What a run must have at least. The default demands nothing.
+/// Least coverage of a run. The default demands nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Coverage {
     /// Acknowledged writes in every zone that is given to the check.

@@ -1,4 +1,4 @@
-//! What a run records: operations of clients, snapshots of databases, and the final chains.
+//! Record of a run: operations of clients, snapshots of databases, and the final chains.
 //!
 //! All times of one history are nanoseconds of one monotonic clock; only their order matters, and
 //! two equal times are taken as concurrent. Zones are numbers that the recorder chose.
@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 /// Everything seen during one run, but the final chains.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct History {
-    /// Requests with their answers. Those of one session stand in the order they were made; sessions
-    /// may be interleaved at will. At most 2^32-1.
+    /// Requests with their answers. Requests of one session are in order; sessions may be
+    /// interleaved. At most 2^32-1.
     pub operations: Vec<Operation>,
-    /// What was read from the zones' databases directly, each in one snapshot.
+    /// Direct reads of the zones' databases, each in one snapshot.
     pub snapshots: Vec<Snapshot>,
     /// When a zone's database was replaced by an older one.
     pub resets: Vec<Reset>,
@@ -28,17 +28,17 @@ pub struct History {
 /// One request of one client. Every attempt is its own operation: a retry repeats key and payload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
-    /// Who asked.
+    /// The client.
     pub client: u32,
     /// A chain of requests of that client, one after the other, that hands its token on.
     pub session: u32,
-    /// Zone of the API node that was asked.
+    /// Zone of the API node that received the request.
     pub zone: u16,
     /// When the request began to be sent.
     pub started: u64,
     /// When the answer was there in full, or the client gave up.
     pub ended: u64,
-    /// What was asked and answered.
+    /// The request and its answer.
     #[serde(flatten)]
     pub what: What,
 }
@@ -49,7 +49,7 @@ pub struct Operation {
 pub enum What {
     /// A write of one link; a line of a bulk request is a write of its own.
     Write {
-        /// Number that stands for the `Idempotency-Key`, the same for every attempt.
+        /// Number of the `Idempotency-Key`, the same for every attempt.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key: Option<u64>,
         /// Fingerprint of the payload's bytes, unlike that of every other write; `None` for a write
@@ -64,7 +64,7 @@ pub enum What {
         /// Id of the token that was sent along.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at_least: Option<u64>,
-        /// Whether the newest committed state was asked for.
+        /// Whether the read was linearizable.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         linearizable: bool,
         /// The answer.
@@ -72,7 +72,7 @@ pub enum What {
     },
 }
 
-/// What the client knows of its write.
+/// Result of a write, from its client's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderResult {
@@ -85,7 +85,8 @@ pub enum OrderResult {
         /// Answered as known already (200 instead of 201).
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         repeated: bool,
-        /// Whether the answer also means: applied in the zone that was asked (`wait=applied` or more).
+        /// Whether the answer also promises that the write is applied in that zone (`wait=applied`
+        /// or more).
         applied: bool,
     },
     /// An error that names the id: committed, but not applied in time.
@@ -99,7 +100,7 @@ pub enum OrderResult {
     Unknown,
 }
 
-/// What the client learned from its read.
+/// Result of a read, from its client's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReadOutcome {
@@ -117,7 +118,7 @@ pub enum ReadOutcome {
     Failed,
 }
 
-/// What one snapshot of a zone's database held.
+/// Content of one snapshot of a zone's database.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// The zone.
@@ -138,20 +139,20 @@ pub struct Snapshot {
     pub digest: Option<Digest>,
 }
 
-/// A zone's database was lost, restored, re-seeded, replaced by a replica, or tampered with on purpose
-/// and healed, between two times. What the zone had applied before may be missing there for a while
-/// after; what a snapshot shows between them is not judged.
+/// A period in which a zone's database was lost, restored, reseeded, replaced by a replica, or
+/// tampered with on purpose and healed. Links applied before may be missing for a while after;
+/// snapshots within the period are not judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reset {
     /// The zone.
     pub zone: u16,
-    /// The old database may have been gone from here on.
+    /// The old database may be lost from here on.
     pub started: u64,
     /// Here the new one was the only one.
     pub ended: u64,
 }
 
-/// A zone's chain as it stands at the end of the run, in ascending order.
+/// A zone's chain at the end of the run, in ascending order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Chain {
     /// The zone.
@@ -160,7 +161,7 @@ pub struct Chain {
     pub links: Vec<Link>,
 }
 
-/// A link as it stands in a zone.
+/// A link in a zone's chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// The id.

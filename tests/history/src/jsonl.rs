@@ -13,8 +13,8 @@
 //! | `link` | `{"zone": n, …}` with the fields of a [`Link`]: a row of that zone's final chain |
 //!
 //! Times are nanoseconds, hashes and digests lower-case hex, commit times RFC 3339. Records of one
-//! session, and links of one zone, stand in their order. A run may be split over several files, each
-//! with its header: [`Run::read`] adds to what is there.
+//! session, and links of one zone, are in order. A run may be split over several files, each with
+//! its header: [`Run::read`] adds to the existing record.
 
 use std::io::{BufRead, Write};
 
@@ -32,7 +32,7 @@ pub const FORMAT: u32 = 1;
 pub enum Record {
     /// A request with its answer.
     Operation(Operation),
-    /// What a database held.
+    /// Content of a database.
     Snapshot(Snapshot),
     /// A database was replaced.
     Reset(Reset),
@@ -44,7 +44,7 @@ pub enum Record {
     Link(ZoneLink),
 }
 
-/// A link and where it stands.
+/// A link and its zone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ZoneLink {
     /// The zone.
@@ -72,7 +72,7 @@ pub enum Error {
     Line {
         /// Number of the line, from 1.
         line: u64,
-        /// What is wrong with it.
+        /// The error of the parser.
         source: serde_json::Error,
     },
     /// Another format than [`FORMAT`].
@@ -130,7 +130,7 @@ impl<W: Write> Recorder<W> {
 pub struct Run {
     /// The cluster; `None` before the first file.
     pub cluster: Option<ClusterId>,
-    /// What was seen.
+    /// The history read until now.
     pub history: History,
     /// Final chains, in the order in which the zones first appeared.
     pub zones: Vec<Chain>,
@@ -140,7 +140,7 @@ impl Run {
     /// Adds a file.
     ///
     /// # Errors
-    /// See [`Error`]. What stood before the bad line has been added then.
+    /// See [`Error`]. Lines before the bad line have been added then.
     pub fn read(&mut self, reader: impl BufRead) -> Result<(), Error> {
         let mut seen_header = false;
         for (text, line) in reader.lines().zip(1..) {

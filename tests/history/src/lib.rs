@@ -1,9 +1,9 @@
 //! The checker of histories: what clients and zones saw, against what pghc promises.
 //!
-//! A run under faults records every request with its times and its answer ([`Operation`]), what a
-//! poller read from the databases meanwhile ([`Snapshot`]), and at the end the chain of every zone
-//! ([`Chain`]). [`check`] then says whether any promise was broken, and shows by which operations.
-//! The simulation and the nemesis both use it, so that both hold pghc to the same promises.
+//! A run under faults records every request with its times and its answer ([`Operation`]), direct
+//! reads of the databases ([`Snapshot`]), and at the end the chain of every zone ([`Chain`]).
+//! [`check`] then reports violated promises with the operations that show them. The simulation and
+//! the nemesis share this check.
 //!
 //! Ids are the version order, so no search is needed as for a general linearizability checker:
 //! every check is one sweep over operations or links. The crate is pure: it reads no clock, and its

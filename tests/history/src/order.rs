@@ -1,10 +1,10 @@
-//! Real time: what was known before something was sent comes before it.
+//! Real-time order: links known before a request was sent are ordered before it.
 //!
-//! Whoever is answered id `m`, or sees it, knows that every id up to `m` is taken. So one number for
-//! each id decides everything: when it, or a larger one, was first known. A write first sent after
-//! that must have a larger id; a linearizable read sent after that must see it. These are the minima
-//! of a suffix, found in one pass and without sorting. Only *before* counts: equal times are
-//! concurrent.
+//! A client that is answered id `m`, or reads it, knows that every id up to `m` is taken. So one
+//! number for each id decides the order: the time at which it, or a larger id, was first known. A
+//! write first sent after that time must have a larger id; a linearizable read sent after that time
+//! must see the id. These minima of a suffix are found in one pass without sorting. Only *before*
+//! counts: equal times are concurrent.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,8 @@ impl Known {
     }
 }
 
-/// What the whole history shows. Answers that contradict the chain are reported elsewhere and left out.
+/// Times at which ids were first known. Answers that contradict the chain are reported elsewhere
+/// and left out.
 pub(crate) fn known(subject: &Subject<'_>, written: &Written) -> Known {
     let operations = subject.history.operations.iter().zip(&written.links_of);
     let answers = operations.filter_map(|(operation, id)| {
@@ -73,7 +74,7 @@ fn witness(subject: &Subject<'_>, id: u64) -> Option<usize> {
     shows.min_by_key(|(_, op)| op.ended).map(|(at, _)| at)
 }
 
-/// I7: a write that is first sent when an id is known gets a larger one.
+/// Checks I7: a write first sent while an id is known gets a larger id.
 pub(crate) fn writes(subject: &Subject<'_>, written: &Written, known: &Known, report: &mut Report) {
     for (id, sent) in (1..).zip(&written.first_sent) {
         let before = known.at(id);
@@ -93,7 +94,7 @@ pub(crate) fn writes(subject: &Subject<'_>, written: &Written, known: &Known, re
     }
 }
 
-/// I7: a linearizable read shows everything that was known when it was sent.
+/// Checks I7: a linearizable read shows all links known when it was sent.
 pub(crate) fn linearizable_reads(subject: &Subject<'_>, known: &Known, report: &mut Report) {
     for (at, operation) in subject.history.operations.iter().enumerate() {
         let What::Read { linearizable: true, .. } = operation.what else { continue };

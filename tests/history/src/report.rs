@@ -17,7 +17,7 @@ const SHOWN_MAX: usize = 24;
 
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $invariant:literal, $text:literal;)*) => {
-        /// What is broken.
+        /// Kind of a violation.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub enum Kind {
             $($(#[$doc])* $name,)*
@@ -45,11 +45,11 @@ macro_rules! kinds {
 kinds! {
     /// An acknowledged or committed id is not in the chain.
     LostWrite = "I2", "lost_write";
-    /// Under an acknowledged id stands another link.
+    /// The acknowledged id holds another link.
     ReplacedWrite = "I2", "replaced_write";
     /// A reader saw an id that is not in the chain, or saw it with another digest.
     LostSight = "I2", "lost_sight";
-    /// The same payload stands under two ids.
+    /// The same payload has two ids.
     WrittenTwice = "I5", "written_twice";
     /// Writes under the same key have two ids.
     KeyTwice = "I5", "key_twice";
@@ -65,11 +65,11 @@ kinds! {
     WrongDigest = "I3", "wrong_digest";
     /// A link's commit time is before that of the link before it.
     TimeWentBack = "I3", "time_went_back";
-    /// A zone is shorter than another although all were said to be there.
+    /// A zone is shorter than another although the run claims convergence.
     NotConverged = "I3", "not_converged";
     /// A write was sent after a larger id was known.
     Reordered = "I7", "reordered";
-    /// A linearizable read did not see what was known when it was sent.
+    /// A linearizable read missed a link that was known when it was sent.
     StaleRead = "I7", "stale_read";
     /// A read showed less than its token.
     TokenIgnored = "I6", "token_ignored";
@@ -81,7 +81,7 @@ kinds! {
     TokenRefused = "I6", "token_refused";
     /// A write that was only ever refused is in the chain.
     RefusedWritten = "I13", "refused_written";
-    /// A link that nobody sent.
+    /// A link without a sender.
     Phantom = "I14", "phantom";
     /// A snapshot of a database was no prefix of the chain.
     TornSnapshot = "I4", "torn_snapshot";
@@ -95,11 +95,11 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One broken promise.
+/// One violation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} ({}): {sentence}", kind.invariant())]
 pub struct Violation {
-    /// What is broken.
+    /// Kind of the violation.
     pub kind: Kind,
     /// The id it is about.
     pub id: u64,
@@ -120,7 +120,7 @@ pub enum Verdict {
     Inconclusive,
 }
 
-/// What was counted along the way.
+/// Counts of the check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Links of the longest zone.
@@ -139,7 +139,7 @@ pub struct Counts {
     pub unknown_written: u64,
     /// Attempts of unknown outcome that are not in the chain.
     pub unknown_absent: u64,
-    /// Attempts of unknown outcome without payload: not to be told apart.
+    /// Attempts of unknown outcome without payload, which cannot be told apart.
     pub unknown_anonymous: u64,
     /// Reads that were answered.
     pub reads: u64,
@@ -153,7 +153,7 @@ pub struct Counts {
     pub acknowledged_by_zone: BTreeMap<u16, u64>,
 }
 
-/// What [`check`](crate::check) found.
+/// Result of [`check`](crate::check).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// Violations, worst kind first, then by id; at most 20 of a kind.

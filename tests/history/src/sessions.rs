@@ -1,4 +1,5 @@
-//! Sessions: whoever hands a token on never sees less, and writes after what it has seen.
+//! Sessions: a client that passes its token never sees less, and its writes follow all links it has
+//! seen.
 
 use std::collections::HashMap;
 
@@ -7,7 +8,7 @@ use crate::history::{Operation, What};
 use crate::report::{Kind, Report};
 use crate::writes::Written;
 
-/// What a session has seen so far.
+/// Links that a session has seen.
 #[derive(Default)]
 struct Seen {
     /// Newest id, by any answer.
@@ -61,8 +62,8 @@ pub(crate) fn sessions(subject: &Subject<'_>, written: &Written, report: &mut Re
     report.counts.sessions = sessions.len() as u64;
 }
 
-/// A write has an id that its session had seen. Right for a retry, whose first attempt came before;
-/// and where time alone tells, it is reported as reordered.
+/// Reports a write with an id that its session had already seen. A retry may have one, because its
+/// first attempt came before; a case that time alone decides is reported as reordered.
 fn below(
     operation: &Operation,
     at: usize,

@@ -71,7 +71,7 @@ impl Random {
     }
 }
 
-/// What an attempt will do, before ids are known.
+/// Plan of an attempt, before ids are known.
 #[derive(Clone, Copy)]
 enum Fate {
     Acknowledged,
@@ -122,7 +122,7 @@ impl Settings {
         Run { cluster: Some(cluster()), history, zones }
     }
 
-    /// One client after another, each with its sessions one after the other.
+    /// Attempts of a client, session by session.
     fn attempts(&self, client: u32, count: usize, random: &mut Random, out: &mut Vec<Attempt>) {
         let mut now = random.below(PAUSE);
         for number in 0..u32::try_from(count).unwrap_or(u32::MAX) {

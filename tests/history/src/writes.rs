@@ -1,6 +1,6 @@
-//! Which operation wrote which link: acknowledged writes are there as answered, each once, refused
-//! ones never, and nothing is there that nobody sent. Writes of unknown outcome are looked up in
-//! the chain, by payload; none is assumed absent.
+//! Maps links to the writes that made them: an acknowledged write is in the chain once, as
+//! answered; a refused write never; every link has a sender. Writes of unknown outcome are looked
+//! up in the chain by payload; none is assumed absent.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::report::{Kind, Report};
 /// Bits of the filter for each write that is looked up.
 const FILTER_BITS_PER_ENTRY: usize = 16;
 
-/// What the chain says about the writes.
+/// Result of the mapping.
 pub(crate) struct Written {
     /// For each operation, the id of the link it wrote; 0 if none is known.
     pub(crate) links_of: Vec<u64>,
@@ -96,7 +96,7 @@ fn answered(subject: &Subject<'_>, found: &mut Written, keys: &mut Keys, report:
     }
 }
 
-/// Looks writes without an id up in the chain; answers the links that refused ones would have written.
+/// Looks writes without an id up in the chain; returns the links that refused ones would have written.
 fn loose(
     subject: &Subject<'_>,
     found: &mut Written,
@@ -132,7 +132,7 @@ fn loose(
     refused
 }
 
-/// I5: no payload stands under two ids. Answers the later ids of those that do.
+/// Checks I5: no payload has two ids. Returns the later ids of repeated payloads.
 fn written_twice(subject: &Subject<'_>, report: &mut Report) -> BTreeSet<u64> {
     let payloads = subject.chain.iter().filter_map(|link| link.fingerprint());
     let doubled = duplicates(payloads.map(Fingerprint::short).collect());

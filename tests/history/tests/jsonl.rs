@@ -69,7 +69,7 @@ fn records() -> Vec<Record> {
 }
 
 #[test]
-fn every_record_is_written_as_the_golden_lines_and_read_back() {
+fn records_match_golden_lines() {
     let mut recorder = Recorder::new(Vec::new(), &cluster()).unwrap();
     records().iter().for_each(|record| recorder.record(record).unwrap());
     let text = String::from_utf8(recorder.writer().clone()).unwrap();
@@ -80,7 +80,7 @@ fn every_record_is_written_as_the_golden_lines_and_read_back() {
 }
 
 #[test]
-fn a_run_survives_its_file_and_may_be_split_over_several() {
+fn history_round_trips_through_split_files() {
     let run = Settings { operations: 300, ..Default::default() }.run(3);
     let mut file = Vec::new();
     run.write(&mut file, &cluster()).unwrap();
@@ -98,7 +98,7 @@ fn a_run_survives_its_file_and_may_be_split_over_several() {
 }
 
 #[test]
-fn what_is_no_history_is_refused_with_the_line() {
+fn invalid_history_is_refused_with_line_number() {
     let read = |text: &str| Run::default().read(text.as_bytes());
     let torn = format!("{HEADER}\n{}", &GOLDEN[..40]);
     assert!(matches!(read(&torn), Err(Error::Line { line: 2, .. })));

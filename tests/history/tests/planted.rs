@@ -17,7 +17,7 @@ use pghc_history::{
 use proptest::prelude::{ProptestConfig, any, prop_assert_eq, proptest};
 
 /// Clients beyond the synthetic ones, so that planted operations disturb no session.
-const STRANGER: u32 = 1_000;
+const EXTRA_CLIENT: u32 = 1_000;
 
 fn good() -> Run {
     Settings { operations: 2_000, ..Default::default() }.run(7)
@@ -46,8 +46,8 @@ fn link(run: &Run, id: u64) -> Link {
     run.zones[0].links[usize::try_from(id - 1).unwrap()].clone()
 }
 
-/// Computes hash and digest of every zone's links anew, and corrects the answers' digests: what a
-/// cluster would have answered that really had these links in this order.
+/// Recomputes hash and digest of every zone's links, and corrects the answers' digests, as if the
+/// cluster really had these links in this order.
 fn settle(run: &mut Run) {
     for chain in &mut run.zones {
         let mut before: Option<(LinkHash, Digest)> = None;
@@ -95,7 +95,7 @@ fn append(run: &mut Run, payload: Digest) -> u64 {
 }
 
 fn operation(run: &mut Run, session: u32, started: u64, ended: u64, what: What) -> usize {
-    let operation = Operation { client: STRANGER, session, zone: 0, started, ended, what };
+    let operation = Operation { client: EXTRA_CLIENT, session, zone: 0, started, ended, what };
     run.history.operations.push(operation);
     run.history.operations.len() - 1
 }
@@ -166,7 +166,7 @@ fn another_digest_or_payload_is_a_replaced_write() {
     if let OrderResult::Acknowledged { digest, .. } = outcome_of(&mut run.history.operations[at]) {
         digest.0[15] ^= 1;
     }
-    // Nobody else sent that payload, so the link is nobody's as well.
+    // The payload had one sender only, so the link has no sender now.
     expect(&run, &[Kind::ReplacedWrite, Kind::Phantom]);
 
     let mut run = good();
@@ -174,7 +174,7 @@ fn another_digest_or_payload_is_a_replaced_write() {
     let operation = run.history.operations[at].clone();
     let What::Write { key, outcome, .. } = operation.what else { unreachable!() };
     run.history.operations.push(Operation {
-        client: STRANGER,
+        client: EXTRA_CLIENT,
         what: What::Write { key, payload: Some(Fingerprint([9; 16])), outcome },
         ..operation
     });
@@ -182,7 +182,7 @@ fn another_digest_or_payload_is_a_replaced_write() {
 }
 
 #[test]
-fn a_read_of_what_the_chain_does_not_hold_has_lost_its_sight() {
+fn read_of_missing_link_is_lost_read() {
     let mut run = good();
     let (at, id) = (late(&run), newest(&run) + 5);
     operation(&mut run, 0, at, at + 1, read(None, false, id));
@@ -219,11 +219,11 @@ fn a_key_under_two_ids_is_found_although_the_payloads_differ() {
 fn an_id_answered_to_two_keys_is_found() {
     let mut run = good();
     let at = acknowledgement(&run, 10);
-    let mut twin = run.history.operations[at].clone();
-    twin.client = STRANGER;
-    let What::Write { key, .. } = &mut twin.what else { unreachable!() };
+    let mut copy = run.history.operations[at].clone();
+    copy.client = EXTRA_CLIENT;
+    let What::Write { key, .. } = &mut copy.what else { unreachable!() };
     *key = Some(u64::MAX);
-    run.history.operations.push(twin);
+    run.history.operations.push(copy);
     expect(&run, &[Kind::KeysMixed]);
 }
 
@@ -254,7 +254,7 @@ fn a_row_that_differs_in_one_zone_is_a_fork() {
 }
 
 #[test]
-fn a_hash_digest_or_time_that_does_not_follow_is_found_although_all_zones_agree() {
+fn broken_link_is_found_although_all_zones_agree() {
     let every = |run: &mut Run, change: fn(&mut Link)| {
         run.zones.iter_mut().for_each(|chain| change(&mut chain.links[50]));
         adopt(run);
@@ -280,7 +280,7 @@ fn another_cluster_s_chain_has_wrong_digests() {
 }
 
 #[test]
-fn a_zone_that_stayed_behind_has_not_converged_unless_that_was_allowed() {
+fn lagging_zone_has_not_converged_unless_allowed() {
     let mut run = good();
     run.zones[0].links.truncate(500);
     expect(&run, &[Kind::NotConverged]);
@@ -306,7 +306,7 @@ fn a_write_sent_after_a_larger_id_was_known_is_reordered() {
 }
 
 #[test]
-fn a_write_of_unknown_outcome_is_resolved_and_held_to_the_order_too() {
+fn write_of_unknown_outcome_must_keep_order() {
     let mut run = good();
     let id = append(&mut run, Digest([4; 32]));
     let now = late(&run);
@@ -318,13 +318,13 @@ fn a_write_of_unknown_outcome_is_resolved_and_held_to_the_order_too() {
 }
 
 #[test]
-fn a_linearizable_read_below_what_was_known_is_stale() {
+fn linearizable_read_below_known_link_is_stale() {
     let mut run = good();
     let (now, id) = (late(&run), newest(&run));
     operation(&mut run, 0, now, now + 1, read(None, true, id - 1));
     expect(&run, &[Kind::StaleRead]);
 
-    // It goes back behind another reader, although no write of that id was acknowledged.
+    // The read goes back behind another reader, although no write of that id was acknowledged.
     let mut run = good();
     let id = append(&mut run, Digest([4; 32]));
     operation(&mut run, 0, 1, now, write(None, Digest([4; 32]), OrderResult::Unknown));
@@ -336,7 +336,7 @@ fn a_linearizable_read_below_what_was_known_is_stale() {
 }
 
 #[test]
-fn a_read_that_shows_less_than_its_token_or_its_session_is_found() {
+fn read_below_its_token_or_session_is_found() {
     let mut run = good();
     let now = late(&run);
     operation(&mut run, 0, now, now + 1, read(Some(9), false, 8));
@@ -355,7 +355,7 @@ fn a_read_that_shows_less_than_its_token_or_its_session_is_found() {
 }
 
 #[test]
-fn a_write_below_what_its_session_saw_is_found_where_the_clock_cannot_tell() {
+fn write_below_its_session_is_found_without_clock() {
     let mut run = good();
     let id = append(&mut run, Digest([4; 32]));
     append(&mut run, Digest([5; 32]));
@@ -382,7 +382,7 @@ fn a_token_that_a_zone_refuses_as_foreign_is_a_violation() {
 }
 
 #[test]
-fn a_refused_write_must_not_be_in_the_chain_unless_another_attempt_wrote_it() {
+fn refused_write_is_absent_unless_another_attempt_succeeded() {
     let mut run = good();
     append(&mut run, Digest([4; 32]));
     let now = late(&run);
@@ -393,7 +393,7 @@ fn a_refused_write_must_not_be_in_the_chain_unless_another_attempt_wrote_it() {
 }
 
 #[test]
-fn a_link_that_nobody_sent_is_a_phantom() {
+fn link_without_a_sender_is_a_phantom() {
     let mut run = good();
     let id = append(&mut run, Digest([4; 32]));
     assert_eq!(expect(&run, &[Kind::Phantom]).violations[0].id, id);
@@ -444,7 +444,7 @@ fn a_snapshot_that_is_no_prefix_is_torn() {
 }
 
 #[test]
-fn a_database_that_lacks_what_its_zone_answered_is_stale_unless_it_was_replaced() {
+fn database_behind_its_answers_is_stale_unless_replaced() {
     let mut run = good();
     let now = late(&run);
     let shot = snapshot(&run, now, newest(&run) / 2);
@@ -488,7 +488,7 @@ fn a_record_that_contradicts_itself_is_inconclusive() {
 }
 
 #[test]
-fn the_report_shows_the_first_violation_first_with_the_operations_around_it() {
+fn report_shows_first_violation_with_its_context() {
     let mut run = good();
     let now = late(&run);
     operation(&mut run, 3, now, now + 1, read(Some(9), false, 8));
@@ -507,7 +507,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
-    fn a_good_history_of_any_seed_and_size_is_sound(
+    fn good_history_of_any_seed_is_sound(
         seed in any::<u64>(),
         operations in 0_usize..2_000,
         clients in 1_u32..40,

@@ -29,7 +29,7 @@ pub(super) async fn nothing_of_a_refused_request_is_in_the_chain(site: &Site) {
     }
 }
 
-/// Bodies that are no write: status, code, and where the fault stands.
+/// Bodies that are no write: status, code, and position of the fault.
 fn bad_bodies() -> Vec<(Vec<u8>, u16, &'static str, &'static str)> {
     let deep = format!("{{\"payload\":{}{}}}", "[".repeat(65), "]".repeat(65));
     let text = |body: &str| body.as_bytes().to_vec();
@@ -158,7 +158,7 @@ async fn paths_and_methods(site: &Site, zone: usize) {
     }
 }
 
-/// Sends bytes and reads until the node closes; answers the status line.
+/// Sends bytes and reads until the node closes; returns the status line.
 async fn raw(site: &Site, zone: usize, bytes: &[u8]) -> String {
     let address = site.api(zone).replace("http://", "");
     let mut stream = TcpStream::connect(address).await.expect("the node listens");

@@ -30,7 +30,7 @@ fn body(bad: &str) -> String {
     (0..LINES).map(line).collect()
 }
 
-pub(super) async fn two_and_a_half_thousand_lines_are_answered_one_by_one(site: &Site) {
+pub(super) async fn bulk_of_2500_lines_is_answered_line_by_line(site: &Site) {
     for (zone, bad, status, code) in [
         (0, "{\"payload\":1,}", 400, "bad_json"),
         (1, "{\"payload\":\"\\u0000\"}", 422, "unstorable_payload"),

@@ -19,7 +19,7 @@ const HEAD_MAX: Duration = Duration::from_secs(10 + 30);
 /// The longest a body may take, and some slack.
 const BODY_MAX: Duration = Duration::from_secs(30 + 30);
 
-/// Number of the node that applies for the first zone, and of the one that stands by.
+/// Numbers of the node that applies for the first zone, and of the standby.
 async fn applier_and_standby(site: &Site) -> (usize, usize) {
     let urls = site.record().zones[0].api.clone();
     let applier = wait_for("an applier", async || {
@@ -35,7 +35,7 @@ async fn applier_and_standby(site: &Site) -> (usize, usize) {
     (applier, 1 - applier)
 }
 
-pub(super) async fn a_standby_node_writes_and_reads_as_the_applier_does(site: &Site) {
+pub(super) async fn standby_node_serves_writes_like_the_applier(site: &Site) {
     let (applier, standby) = applier_and_standby(site).await;
     let urls = site.record().zones[0].api.clone();
     let write = async |node: usize, query: &str| {
@@ -59,7 +59,7 @@ pub(super) async fn a_standby_node_writes_and_reads_as_the_applier_does(site: &S
     assert!(join_all(both).await.iter().all(|got| got.status == 201), "both serve at once");
 }
 
-pub(super) async fn metrics_are_prometheus_text_and_follow_the_frontier(site: &Site) {
+pub(super) async fn metrics_follow_the_frontier(site: &Site) {
     for url in site.record().zones[0].api.clone() {
         let frontier = async || {
             let got = Got::of(site.http.get(format!("{url}/metrics"))).await;
@@ -169,7 +169,7 @@ async fn connect(site: &Site, begin: &str) -> TcpStream {
     stream
 }
 
-pub(super) async fn slow_heads_hold_up_nobody_and_are_closed(site: &Site) {
+pub(super) async fn slow_request_heads_are_closed_without_delaying_others(site: &Site) {
     let begin = "GET /ping HTTP/1.1\r\nhost: x\r\nx-slow: ";
     // The first round counts from before they connect: they are closed after ten seconds.
     let mut start = Instant::now();
@@ -183,7 +183,8 @@ pub(super) async fn slow_heads_hold_up_nobody_and_are_closed(site: &Site) {
     let closed = held.into_iter().map(async |stream| {
         let (mut reader, mut writer) = stream.into_split();
         let dribble = async {
-            // A byte now and then buys no time. This is the client's pace: nothing is waited for.
+            // A byte at intervals does not extend the time limit. The pace is the client's; the
+            // test waits for nothing.
             while writer.write_all(b"x").await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
@@ -200,7 +201,7 @@ pub(super) async fn slow_heads_hold_up_nobody_and_are_closed(site: &Site) {
     assert!(join_all(closed).await.into_iter().all(|closed| closed), "some stayed open");
 }
 
-/// A request whose body does not come.
+/// A request whose body is never sent.
 pub(super) struct NeverFinished {
     stream: TcpStream,
     since: Instant,
@@ -225,7 +226,7 @@ impl NeverFinished {
 }
 
 /// The second zone's nodes: the first still owes an answer to the body that never ends.
-pub(super) async fn a_node_told_to_end_finishes_what_it_has_begun(site: &Site) {
+pub(super) async fn stopping_node_finishes_requests_in_flight(site: &Site) {
     for node in [0, 1] {
         let before = site.settle().await;
         let url = site.record().zones[1].api[node].clone();
@@ -255,8 +256,8 @@ pub(super) async fn a_node_told_to_end_finishes_what_it_has_begun(site: &Site) {
     }
 }
 
-/// Two of three coordinators are gone, the leader among them: nothing can be ordered, and nothing
-/// is said to be.
+/// Two of three coordinators are stopped, the leader among them: no write can be ordered, and none
+/// is reported as ordered.
 pub(super) async fn without_a_quorum_nothing_is_acknowledged(site: &Site) {
     let before = site.settle().await;
     let leader = site.leader_zone().await;

@@ -27,7 +27,7 @@ pub(super) async fn a_reader_sees_its_write_in_every_other_zone(site: &Site) {
             assert!(recent[0]["zk_id"].as_u64() >= Some(id), "{writer} to {reader}: {recent}");
         }
     }
-    // What is written after a read comes after all that was read.
+    // A write that follows a read is ordered after all links that were read.
     let read = site.get(2, "/v1/chain/head?linearizable=true").await;
     let later = id_of(&site.post(0, "", "{}").await.is(201));
     assert!(later > read.frontier());

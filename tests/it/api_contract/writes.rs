@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Got, PROMPT, id_of, token_of};
 use crate::harness::{Site, wait_for};
 
-pub(super) async fn a_write_answers_the_named_fields_and_no_other(site: &Site) {
+pub(super) async fn write_response_has_exactly_the_named_fields(site: &Site) {
     let got = site.post(0, "", r#"{"payload":{"a":1}}"#).await;
     let link = got.is(201);
     let fields: Vec<&String> = link.as_object().expect("an object").keys().collect();
@@ -109,7 +109,7 @@ async fn stored(database: &tokio_postgres::Client, link: &Value) -> Option<Strin
     database.query_one(select, &[&id]).await.expect("the link is there").get(0)
 }
 
-pub(super) async fn a_body_may_have_one_mebibyte_and_not_a_byte_more(site: &Site) {
+pub(super) async fn body_is_limited_to_one_mebibyte(site: &Site) {
     let body = |length: usize| format!("{{\"payload\":\"{}\"}}", "x".repeat(length - 14));
     let link = site.post(2, "?wait=everywhere", body(1 << 20)).await.is(201);
     for zone in 0..3 {
@@ -145,8 +145,8 @@ pub(super) async fn a_write_waits_as_it_was_asked(site: &Site) {
     }
 }
 
-/// What is claimed while zone eu (0) applies nothing. The applier gives a lock that it does not get up
-/// after a while, and a busy machine is late: then again, with a hold of its own.
+/// Waits for `claim` while zone eu (0) applies nothing. The applier may give up its lock after a
+/// while on a busy machine; then the claim is tried again with a new hold.
 async fn held<T>(site: &Site, claim: impl AsyncFn() -> Option<T>) -> T {
     wait_for("what is claimed, while zone eu applies nothing", async || {
         site.settle().await;
@@ -159,7 +159,7 @@ async fn held<T>(site: &Site, claim: impl AsyncFn() -> Option<T>) -> T {
 }
 
 /// Zone eu (0) applies nothing for a while.
-pub(super) async fn a_zone_that_does_not_apply_delays_only_who_waits_for_it(site: &Site) {
+pub(super) async fn zone_not_applying_delays_only_its_waiters(site: &Site) {
     let before = site.settle().await;
     let late = held(site, async || {
         let start = Instant::now();

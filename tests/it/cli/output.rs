@@ -1,4 +1,4 @@
-//! What is printed is printed: a reader that goes is no failure, a device that takes nothing is one.
+//! Output of commands: a closed reader is no failure, a full device is one.
 
 use std::fs::File;
 use std::path::Path;
@@ -10,9 +10,9 @@ use pghc::dev::scratch::Scratch;
 use serde_json::Value;
 
 use crate::harness::wait_for;
+use crate::zones::cluster::{CLUSTER, SmallCluster};
 use crate::zones::query;
 use crate::zones::tamper::edit_with_digest;
-use crate::zones::town::{CLUSTER, Town};
 
 fn command(line: &str) -> Command {
     let mut words = line.split(' ');
@@ -26,7 +26,7 @@ fn command(line: &str) -> Command {
     command
 }
 
-/// Runs it with a standard output whose reader has gone.
+/// Runs the command with a standard output whose reader is closed.
 fn into_closed_pipe(line: &str) -> Output {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
@@ -64,10 +64,10 @@ fn output_ends_quietly_on_a_closed_pipe_not_on_a_full_disk() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_about_a_cluster_print_as_all_do() {
-    let mut town = Town::start().await;
-    town.zone("eu", &[]).await;
-    town.write("eu", 1_000).await;
-    let (dsn, api, coordinator) = (town.dsn("eu"), town.url("eu"), town.coordinator_url());
+    let mut cluster = SmallCluster::start().await;
+    cluster.zone("eu", &[]).await;
+    cluster.write("eu", 1_000).await;
+    let (dsn, api, coordinator) = (cluster.dsn("eu"), cluster.url("eu"), cluster.coordinator_url());
     let group = format!("--cluster-id {CLUSTER} --coordinator {coordinator}");
     for source in [format!("--database {dsn} --to 2"), format!("--api {api}")] {
         prints(&format!("pghc export {source}"), 0, 2);
@@ -85,12 +85,12 @@ async fn commands_about_a_cluster_print_as_all_do() {
         prints(&format!("chain-verify {line}"), 0, 2);
     }
     // Evidence counts more than an output that is lost.
-    town.leave("eu").await;
+    cluster.leave("eu").await;
     query(&dsn, &edit_with_digest(22)).await;
     prints(&format!("pghc export --database {dsn}"), 1, 1);
     prints(&format!("chain-verify --zone eu={dsn}"), 1, 1);
     prints(&format!("pghc zone audit --database {dsn} --coordinator {coordinator}"), 1, 1);
-    town.stop().await;
+    cluster.stop().await;
 }
 
 /// A program of ours that ends with the test.
@@ -112,7 +112,7 @@ fn has_thread(pid: u32, name: &str) -> bool {
 }
 
 #[tokio::test]
-async fn an_interrupted_run_reports_what_there_is_and_its_files_print_as_all_do() {
+async fn interrupted_run_reports_its_partial_results() {
     let scratch = Scratch::new("it").unwrap();
     let out = scratch.path().join("run");
     let line = format!("geo-load quick --virtual --seconds 20000 --out {}", out.display());

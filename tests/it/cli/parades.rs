@@ -71,7 +71,7 @@ async fn contents(dsn: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_with_another_ones_database_halts_and_changes_nothing_there() {
+async fn node_halts_on_database_of_another_cluster() {
     let site = Site::start(1).await;
     let link = site.http.post(format!("{}/chain?wait=everywhere", site.api(1)));
     Got::of(link).await.is(200);
@@ -126,7 +126,7 @@ async fn a_second_node_of_one_name_is_refused_with_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mistyped_zone_is_refused_and_nobody_waits_for_it() {
+async fn mistyped_zone_is_refused_without_a_wait() {
     let site = Site::start(1).await;
     let record = site.record();
     let cluster = record.cluster_id.to_string();
@@ -154,7 +154,7 @@ async fn a_mistyped_zone_is_refused_and_nobody_waits_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_shows_what_the_nodes_know_while_no_coordinator_runs() {
+async fn status_shows_node_reports_while_coordinators_are_down() {
     let site = Site::start(1).await;
     let write = site.http.post(format!("{}/chain?wait=everywhere", site.api(1)));
     Got::of(write).await.is(200);
@@ -163,7 +163,7 @@ async fn status_shows_what_the_nodes_know_while_no_coordinator_runs() {
         site.parade.pause_supervision(zone, Part::Coordinator).await.expect("a child");
         site.kill(zone, Part::Coordinator).await;
     }
-    // It has heard of no coordinator since it started.
+    // The node has reached no coordinator since its start.
     site.kill("us", Part::Api(0)).await;
     let line = format!("status --format json --data {}", site.parade.data().display());
     wait_for("what the nodes know", async || {
@@ -285,7 +285,7 @@ fn is_complete(status: &Value, record: &ParadeRecord, head: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pghc_dev_carries_on_after_its_death_and_ends_without_a_trace() {
+async fn pghc_dev_resumes_after_sigkill() {
     let scratch = Scratch::new("cli").expect("a directory");
     let data = scratch.path().join("data");
     let mut supervisor = dev(&data);

@@ -17,7 +17,7 @@ fn says(line: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zone_is_shown_removed_when_it_is_stopped_and_added_again() {
+async fn zone_is_removed_then_added_again() {
     let site = Site::start(1).await;
     let record = site.record();
     let urls: Vec<String> = record.zones.iter().map(|zone| zone.coordinator.clone()).collect();
@@ -62,7 +62,7 @@ async fn a_zone_is_shown_removed_when_it_is_stopped_and_added_again() {
 }
 
 #[test]
-fn zone_refuses_what_cannot_be_right_in_one_line() {
+fn zone_command_refuses_invalid_input_in_one_line() {
     let cluster = super::CLUSTER;
     refuses("pghc", "zone list --data /no/such", 2, &["no parade runs on /no/such"]);
     refuses("pghc", "zone list --coordinator http://x:1", 2, &["--cluster-id"]);

@@ -13,8 +13,8 @@ use super::{
     ZoneName, ZoneReport, batch, cluster, free_addresses, ids, rpc, submit, wait_for,
 };
 
-/// The leader is in eu, 100 ms from both others, which are 200 ms apart: what ap writes takes a round
-/// trip to eu at the least, and two until eu's word of it is in ap.
+/// The leader is in eu, 100 ms from both others, which are 200 ms apart: a write of ap takes at
+/// least one round trip to eu, and two until eu's commit reaches ap.
 const MATRIX: &str = "zone,eu,us,ap\neu,0,100,100\nus,100,0,200\nap,100,200,0\n";
 const ROUND_TRIP: Duration = Duration::from_millis(100);
 const LEADER: u64 = 1;
@@ -141,7 +141,7 @@ async fn a_zone_that_counts_acks_does_not_wait_for_the_leaders_word() {
     assert!(by_acks > WRITES / 2, "{by_acks} by acks, {by_leader} by the leader's word");
     assert!(quickest >= ROUND_TRIP, "nothing is quicker than the way there and back");
     assert!(quickest < ROUND_TRIP * 2, "{quickest:?}: the leader's word is not waited for");
-    // The leader, which may not know yet that the last write is committed, says so all the same.
+    // The leader may not know yet that the last write is committed, but must include it.
     let reply = far.client(LEADER).read_index(ReadIndexRequest { forwarded: false }).await;
     assert_eq!(reply.expect("it leads").into_inner().id, WRITES);
     far.stop().await;

@@ -12,11 +12,11 @@ use tower::util::BoxCloneSyncService;
 use super::zones::{change, list, report_at, state_of};
 use super::*;
 
-/// TCP, but some coordinators answer as builds of before do: they do not say who they are.
+/// TCP, but some coordinators answer as an earlier build does: without node information.
 #[derive(Clone, Default)]
 pub(super) struct Mixed {
     older: Arc<Mutex<BTreeSet<String>>>,
-    /// How often one of those was asked.
+    /// Number of requests to such a coordinator.
     asked: Arc<AtomicU64>,
 }
 
@@ -48,7 +48,8 @@ impl Dial for Mixed {
 async fn no_zone_is_registered_before_every_member_can_read_it() {
     let mixed = Mixed::default();
     let mut group = Group::dialing(Arc::new(mixed.clone())).await;
-    // One that is not admitted yet would never be: it could not say who it is. A follower is.
+    // A joining coordinator could never be admitted, because it gives no node information. A
+    // follower is admitted.
     for id in 1..=3 {
         wait_for("a leader that all follow", async || {
             let view = group.client(id).report(ZoneReport::default()).await.ok()?;
@@ -58,7 +59,7 @@ async fn no_zone_is_registered_before_every_member_can_read_it() {
     }
     let leader = group.leader().await;
     let older = leader % 3 + 1;
-    // The leader too: should the lead move, somebody else is still of before.
+    // The leader too: after a transfer, another coordinator still runs the earlier build.
     let url = |id: u64| format!("http://{}", group.running[&id].address());
     mixed.older.lock().extend([url(leader), url(older)]);
     report_at(&group, "eu", 0).await.expect("zones work without");

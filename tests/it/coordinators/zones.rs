@@ -11,7 +11,7 @@ use super::*;
 
 const MIB: u64 = 1 << 20;
 
-/// A group that looks often and makes no snapshot unless a purge needs one.
+/// A group that purges at short intervals and takes a snapshot only when a purge needs one.
 async fn group(log_bytes: u64, log_bytes_max: u64) -> Group {
     let (period, snapshot_entries) = (Duration::from_millis(50), u64::MAX);
     let retention =
@@ -51,7 +51,7 @@ pub(super) async fn report_at(group: &Group, zone: &str, id: u64) -> Result<(), 
     Ok(())
 }
 
-/// Orders a batch of about 100 KiB; answers its last id.
+/// Orders a batch of about 100 KiB; returns its last id.
 async fn write_much(group: &Group, sequence: u64) -> u64 {
     let payload = format!("\"{}\"", "x".repeat(25 << 10));
     let write = || Write { key: None, payload: Some(payload.clone().into()) };
@@ -63,10 +63,10 @@ async fn write_much(group: &Group, sequence: u64) -> u64 {
     outcomes.last().expect("four").id
 }
 
-/// What the log of a coordinator takes on its disk.
+/// Bytes of a coordinator's log on its disk.
 fn log_bytes(group: &Group, id: u64) -> u64 {
     let files = std::fs::read_dir(group.data(id).join("log")).expect("its log");
-    // A file may go while we look.
+    // A file may be removed meanwhile.
     files.filter_map(|file| file.ok()?.metadata().ok()).map(|file| file.len()).sum()
 }
 
@@ -83,7 +83,7 @@ async fn write_while_us_is_away(group: &Group, from: u64, batches: u64) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zone_that_is_away_while_the_log_passes_its_cap_is_detached_and_the_log_is_bounded() {
+async fn absent_zone_is_detached_when_log_passes_its_cap() {
     let group = group(2 * MIB, 6 * MIB).await;
     group.leader().await;
     write_while_us_is_away(&group, 1, 1).await;
@@ -98,7 +98,8 @@ async fn a_zone_that_is_away_while_the_log_passes_its_cap_is_detached_and_the_lo
         })
         .await;
     }
-    // A mebibyte more, once what is above the cap is gone: the purge may be behind, but it comes.
+    // One more MiB after the part above the cap is purged: the purge may be late, but it must
+    // happen.
     let mut sequence = 42;
     let mut write_on = async || {
         wait_for("the log to be below twice its cap", async || {
@@ -132,7 +133,7 @@ async fn a_zone_that_is_away_while_the_log_passes_its_cap_is_detached_and_the_lo
         assert_eq!(state_of(&list, "eu"), Some((State::Live, true)));
         assert_eq!(state_of(&list, "us"), Some((State::Detached, true)));
     }
-    // It is not waited for, and what it asks for is refused honestly.
+    // No zone waits for the removed zone, and its requests are refused with the reason.
     let everywhere = group.client(1).await_everywhere(AwaitRequest { id: 40 }).await;
     assert!(everywhere.expect("an answer").into_inner().everywhere);
     let request = TailRequest { after_id: 4, ..TailRequest::default() };
@@ -141,7 +142,7 @@ async fn a_zone_that_is_away_while_the_log_passes_its_cap_is_detached_and_the_lo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removed_zone_holds_nothing_back_and_stays_removed_until_it_is_added() {
+async fn removed_zone_holds_no_log_until_added_again() {
     let mut group = group(MIB, 1 << 40).await;
     let leader = group.leader().await;
     let follower = leader % 3 + 1;
@@ -188,7 +189,7 @@ async fn a_removed_zone_holds_nothing_back_and_stays_removed_until_it_is_added()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_reports_is_told_while_somebody_waits_for_the_zones() {
+async fn zone_report_learns_of_waiting_clients() {
     let group = Group::start().await;
     let leader = group.leader().await;
     let follower = leader % 3 + 1;
@@ -214,7 +215,7 @@ async fn who_reports_is_told_while_somebody_waits_for_the_zones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zone_is_known_after_it_was_added_and_not_by_reporting() {
+async fn zone_is_known_only_after_it_was_added() {
     let mut group = Group::start().await;
     let leader = group.leader().await;
     let refused = wait_for("the members' zones to be registered", async || {
@@ -243,7 +244,7 @@ async fn a_zone_is_known_after_it_was_added_and_not_by_reporting() {
         }
     };
     registered(&group).await;
-    // It takes no id, and a tail is not disturbed by it.
+    // A refused change takes no id and disturbs no tail.
     assert_eq!(ids(&submit(&mut group.client(leader), batch(1, 2)).await), [1, 2]);
     for id in 1..=3 {
         group.stop(id).await;
@@ -266,7 +267,7 @@ async fn a_zone_is_known_after_it_was_added_and_not_by_reporting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_with_another_chain_or_ahead_of_the_log_is_refused_and_told_which() {
+async fn tail_of_foreign_chain_or_future_id_is_refused() {
     let mut group = Group::start().await;
     let mut all = Vec::new();
     for sequence in 1..=300 {
@@ -276,7 +277,7 @@ async fn a_reader_with_another_chain_or_ahead_of_the_log_is_refused_and_told_whi
     let opens = async |group: &Group, after_id: u64, after_digest: Vec<u8>| {
         let after_digest = after_digest.into();
         let request = TailRequest { after_id, after_digest, ..TailRequest::default() };
-        // What it has is confirmed by a leader.
+        // A leader confirms the reader's position.
         wait_for("an answer", async || {
             let answer = async {
                 let mut stream = group.client(1).tail(request.clone()).await?.into_inner();

@@ -27,7 +27,7 @@ fn demo(detach: &str) -> Output {
 }
 
 #[test]
-fn demo_says_at_which_step_and_why_it_ended() {
+fn demo_names_failed_step_with_reason() {
     let killed = "kill -9 $$";
     let nothing = "exit 0";
     let refused = "echo 'pghc: no room' >&2; exit 2";

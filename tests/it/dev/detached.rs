@@ -78,7 +78,7 @@ async fn a_parade_that_does_not_come_up_is_told_with_its_last_words() {
 
 /// Nothing of it answers, so it is not ready for as long as the test takes.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_supervisor_that_dies_is_told_and_what_it_left_is_stopped() {
+async fn processes_of_dead_supervisor_are_stopped() {
     let scratch = Scratch::new("it").unwrap();
     let data = scratch.path().join("parade");
     let obedient = script(OBEDIENT);
@@ -88,7 +88,7 @@ async fn a_supervisor_that_dies_is_told_and_what_it_left_is_stopped() {
     let record = ParadeRecord::read(&data).unwrap();
     let supervisor = Supervisor::read(&data).unwrap().expect("it runs");
     assert!(supervisor.runs() && !supervisor.ready);
-    // It does not hear the end of its lifeline.
+    // A stopped process does not notice the end of its lifeline.
     signal(record.zones[0].pids.coordinator, Signal::SIGSTOP);
     signal(supervisor.pid, Signal::SIGKILL);
     let output = detach.wait_with_output().unwrap();
@@ -98,7 +98,7 @@ async fn a_supervisor_that_dies_is_told_and_what_it_left_is_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_halted_zone_is_told_and_its_parade_keeps_running() {
+async fn parade_keeps_running_with_a_halted_zone() {
     let scratch = Scratch::new("it").unwrap();
     let data = scratch.path().join("parade");
     check(&detach(&data, &[]).output().unwrap(), 0, &["ready after"]);

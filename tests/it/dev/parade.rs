@@ -1,7 +1,7 @@
 //! A parade keeps its children alive and leaves nothing behind.
 //!
-//! PostgreSQL is real here. In the place of `pghc coordinator` and `pghc api` stands a small script,
-//! because what is tested is how processes are kept, whatever they do.
+//! PostgreSQL is real here. A small script replaces `pghc coordinator` and `pghc api`, because the
+//! test is about supervision, not about the processes' work.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -63,7 +63,7 @@ fn read(data: &Path) -> ParadeRecord {
 }
 
 #[tokio::test]
-async fn every_killed_child_runs_again_and_the_record_says_where() {
+async fn killed_child_restarts_with_new_pid_in_record() {
     let scratch = Scratch::new("it").unwrap();
     let parade = Parade::start(options(&scratch, 1, OBEDIENT)).await.unwrap();
     let before = read(parade.data());
@@ -84,7 +84,7 @@ async fn every_killed_child_runs_again_and_the_record_says_where() {
 }
 
 #[tokio::test]
-async fn a_stopped_parade_leaves_no_process_and_starts_again_as_the_same() {
+async fn stopped_parade_starts_again_with_same_identity() {
     let scratch = Scratch::new("it").unwrap();
     let options = options(&scratch, 2, OBEDIENT);
     let parade = Parade::start(options.clone()).await.unwrap();
@@ -103,7 +103,7 @@ async fn a_stopped_parade_leaves_no_process_and_starts_again_as_the_same() {
 }
 
 #[tokio::test]
-async fn a_child_whose_supervision_is_paused_stays_dead_until_it_is_resumed() {
+async fn killed_child_stays_dead_while_supervision_is_paused() {
     let scratch = Scratch::new("it").unwrap();
     let parade = Parade::start(options(&scratch, 1, OBEDIENT)).await.unwrap();
     let part = Part::Coordinator;
@@ -144,7 +144,7 @@ async fn a_temporary_parade_that_is_dropped_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_parade_killed_with_its_supervisor_is_taken_over_by_the_next() {
+async fn parade_of_killed_supervisor_is_taken_over() {
     let scratch = Scratch::new("it").unwrap();
     let options = options(&scratch, 1, OBEDIENT);
     let data = options.data.clone().unwrap();
@@ -152,7 +152,7 @@ async fn a_parade_killed_with_its_supervisor_is_taken_over_by_the_next() {
     until("it runs", || ParadeRecord::read(&data).is_ok()).await;
     let first = read(&data);
     assert!(matches!(Parade::start(options.clone()).await, Err(Error::AlreadyRuns { .. })));
-    // One that hears nothing, not even the end of its lifeline.
+    // A stopped process notices nothing, not even the end of its lifeline.
     signal(first.zones[0].pids.coordinator, Signal::SIGSTOP);
     supervisor.kill().unwrap();
     supervisor.wait().unwrap();
@@ -181,7 +181,7 @@ async fn pghc_dev_ends_cleanly_on_sigterm_at_any_step_of_its_start() {
 }
 
 #[tokio::test]
-async fn what_crosses_zones_goes_through_the_emulator_and_nothing_else_does() {
+async fn only_cross_zone_traffic_passes_the_emulator() {
     let scratch = Scratch::new("it").unwrap();
     let matrix: Matrix = "zone,eu,us,ap\neu,0,80,200\nus,80,0,150\nap,200,150,0\n".parse().unwrap();
     let options = ParadeOptions {

@@ -25,7 +25,7 @@ async fn query(dsn: &str, sql: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_killed_server_starts_again_with_what_was_committed() {
+async fn killed_server_restarts_with_committed_data() {
     let scratch = Scratch::new("it").expect("a temporary directory");
     let options = ServerOptions::new(scratch.path().join("eu/pg"), free_port());
     let mut server = Server::start(options).await.expect("PostgreSQL is installed");
@@ -46,7 +46,7 @@ async fn a_killed_server_starts_again_with_what_was_committed() {
 }
 
 #[tokio::test]
-async fn temporary_servers_come_of_one_origin_and_share_nothing() {
+async fn temporary_servers_of_one_origin_share_no_data() {
     let scratch = Scratch::new("it").expect("a temporary directory");
     let start = async |name: &str| {
         let options = ServerOptions::new(scratch.path().join(name), free_port());
@@ -70,7 +70,8 @@ async fn a_server_left_by_a_killed_owner_is_stopped_first() {
     let first = Server::start(options.clone()).await.expect("PostgreSQL is installed");
     let orphan = first.pid().expect("it runs");
     query(&first.dsn(), "create table t (n int); insert into t values (7)").await;
-    // As after kill -9 of the owner: nobody stops it. Its parent being alive, it must be reaped.
+    // As after kill -9 of the owner: no process stops it. Its parent is alive, so it must be
+    // reaped.
     let reaper = std::thread::spawn(move || {
         nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(orphan.cast_signed()), None)
     });
@@ -81,7 +82,7 @@ async fn a_server_left_by_a_killed_owner_is_stopped_first() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_named_and_the_data_is_left_alone() {
+async fn port_in_use_is_named_without_touching_data() {
     let scratch = Scratch::new("it").expect("a temporary directory");
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
     let port = taken.local_addr().expect("it is bound").port();
@@ -98,7 +99,7 @@ async fn a_zombie_in_the_lock_file_does_not_block_the_next_start() {
     let dsn = server.dsn();
     query(&dsn, "create table t (n int); insert into t values (7)").await;
     server.kill().await.expect("it is reaped");
-    // As in a container whose first process reaps nothing: dead, and its number is not free.
+    // As in a container whose first process reaps nothing: dead, with its number still in use.
     // PostgreSQL looks at processes of its own user only.
     let owner = std::fs::metadata(server.data_dir()).expect("it is there");
     let mut zombie = std::process::Command::new("true");
@@ -121,7 +122,7 @@ async fn a_zombie_in_the_lock_file_does_not_block_the_next_start() {
 }
 
 #[tokio::test]
-async fn a_server_whose_path_is_too_long_for_a_socket_has_one_elsewhere() {
+async fn server_with_long_path_has_its_socket_elsewhere() {
     let scratch = Scratch::new("it").expect("a temporary directory");
     let deep = scratch.path().join("d".repeat(120)).join("pg");
     let options = ServerOptions { temporary: true, ..ServerOptions::new(deep, free_port()) };

@@ -1,4 +1,4 @@
-//! What a parade makes is private, whatever it inherits, and lets nobody else in.
+//! Files of a parade are private, whatever umask it inherits, and other users have no access.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -13,7 +13,7 @@ use pghc::dev::scratch::Scratch;
 
 use crate::harness::{binary, client};
 
-/// A user of this machine who has nothing to do with the parade.
+/// A user of this machine without any relation to the parade.
 const STRANGER: u32 = 54_321;
 
 /// `pghc dev --detach` under a umask and in an environment that is hard to live in.
@@ -97,7 +97,7 @@ async fn lives_with(umask: &str) {
     assert!(answer.expect("answered").status().is_success());
     everything_is_private(&data);
     stop(&data);
-    // What it made it finds again.
+    // A second start finds its own files again.
     assert!(detach(&data, umask).status.success());
     stop(&data);
 }
@@ -112,7 +112,7 @@ async fn a_parade_is_private_under_a_umask_that_takes_nothing() {
     lives_with("0000").await;
 }
 
-/// A program run by a user of this machine who has nothing to do with the parade.
+/// A program run by a user of this machine without any relation to the parade.
 fn as_stranger(program: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(program);
     command.args(arguments).uid(STRANGER).gid(STRANGER).current_dir("/").stdin(Stdio::null());
@@ -120,7 +120,7 @@ fn as_stranger(program: &Path, arguments: &[&str]) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_user_of_the_machine_reads_and_enters_nothing() {
+async fn other_user_has_no_access_to_any_file() {
     if !Uid::effective().is_root() {
         println!("only root can be another user: nothing was tested");
         return;

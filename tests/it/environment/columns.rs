@@ -1,4 +1,4 @@
-//! Columns that somebody changed: every call of ours answers or says so; none panics.
+//! Changed columns: every statement of pghc answers or reports the column; none panics.
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use pghc::dev::parade::Part;

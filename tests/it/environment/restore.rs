@@ -1,5 +1,5 @@
-//! Databases that were restored without what belongs to them, and applications in the way of a
-//! migration: one finding for one cause, with the way out that fits it.
+//! Databases restored without parts of their schema, and applications in the way of a migration:
+//! one finding for each cause, with matching advice.
 
 use std::path::{Path, PathBuf};
 use std::process::Output;

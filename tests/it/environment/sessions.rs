@@ -103,7 +103,7 @@ async fn pgbouncer_in_transaction_mode_is_named() {
     for (path, mode) in [(scratch.path(), 0o755), (&ini, 0o644), (&users, 0o644)] {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
-    // It does not run as root.
+    // PostgreSQL does not run as root.
     let is_root = nix::unistd::Uid::effective().is_root();
     let user = if is_root { vec!["-u", "nobody"] } else { vec![] };
     let mut command = tokio::process::Command::new("pgbouncer");
@@ -193,8 +193,8 @@ async fn reads_go_on_when_strangers_have_taken_all_sessions() {
     assert_eq!(frontier, 5);
 }
 
-/// A server whose files were replaced cannot load its libraries any more: the same words come when
-/// the catalogue names one that is not there.
+/// A server whose files were replaced cannot load its libraries; the same error comes from a
+/// catalogue entry for a missing library.
 #[tokio::test]
 async fn a_server_upgraded_under_its_feet_is_named() {
     let place = Place::new().await;

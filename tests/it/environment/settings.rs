@@ -9,7 +9,7 @@ use pghc::postgres::{Batch, Dsn, Finding, Reader, Role, listen};
 use super::Place;
 use crate::harness::wait_for;
 
-/// Settings as awkward as they come. One that a version does not have is left out.
+/// Awkward settings. Settings that a version lacks are left out.
 const AWKWARD: &[(&str, &str)] = &[
     ("quote_all_identifiers", "on"),
     ("search_path", "evil, public"),
@@ -60,7 +60,7 @@ const AWKWARD: &[(&str, &str)] = &[
     ("restrict_nonsystem_relation_kind", "view"),
 ];
 
-/// Those that a session may keep.
+/// Settings that a session may keep.
 const UNTOUCHED: &str = "'{enable_hashjoin,enable_mergejoin,enable_material,work_mem,\
     debug_parallel_query,force_parallel_mode,plpgsql.extra_errors,plpgsql.variable_conflict,\
     default_toast_compression,restrict_nonsystem_relation_kind}'::text[]";
@@ -99,7 +99,7 @@ async fn whole_path(place: &Place, dsn: &Dsn) {
 }
 
 #[tokio::test]
-async fn settings_of_database_and_login_change_nothing() {
+async fn session_ignores_settings_of_database_or_login() {
     let place = Place::new().await;
     place
         .sql("create schema evil; create function evil.md5(text) returns text return 'evil'")
@@ -140,7 +140,7 @@ async fn settings_of_database_and_login_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_collation_whose_small_i_has_no_dot_changes_nothing() {
+async fn turkish_collation_does_not_change_names() {
     let words = "template template0 encoding 'UTF8' lc_collate 'C' lc_ctype 'C' \
                  locale_provider icu icu_locale 'tr'";
     let Some(place) = Place::with(words).await else {
@@ -155,7 +155,7 @@ async fn a_collation_whose_small_i_has_no_dot_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_login_whose_triggers_do_not_fire_is_refused() {
+async fn login_with_disabled_triggers_is_refused() {
     let place = Place::new().await;
     place.fill(&place.dsn(), 2).await;
     let set = "set session_replication_role = replica";

@@ -1,9 +1,9 @@
-//! A parade of the real binaries for one test, and a crowd of clients that remember what they were
+//! A parade of the real binaries for one test, and a client pool of clients that remember what they were
 //! promised.
 
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with the test")]
 
-mod crowd;
+mod clients;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use pghc::dev::record::ParadeRecord;
 use pghc_api::wire::Status;
 use tokio::time::Instant;
 
-pub(crate) use crowd::{Crowd, Promise};
+pub(crate) use clients::{AckedWrite, ClientPool};
 
 /// Longest wait for any state: a loaded two-core machine keeps it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -77,7 +77,7 @@ impl Site {
         self.parade.kill(zone, part, by).await.expect("a child of this parade");
     }
 
-    /// Waits until every zone has applied everything that is committed; answers the head id.
+    /// Waits until every zone has applied everything that is committed; returns the head id.
     pub(crate) async fn settle(&self) -> u64 {
         self.parade.ready(PATIENCE).await.expect("every node is ready again");
         wait_for("equal frontiers", async || {
@@ -102,32 +102,32 @@ impl Site {
         command.output().await.expect("chain-verify runs")
     }
 
-    /// Everything that must hold at the end: all zones equal, the chain proved, and `promises`
-    /// kept: each in every zone under the promised id and digest, and nothing written twice.
-    pub(crate) async fn check(&self, promises: &[Promise]) {
+    /// Checks the final state: all zones equal, the chain proved, and each of `acked_writes` in
+    /// every zone under its acknowledged id and digest, with no write repeated.
+    pub(crate) async fn check(&self, acked_writes: &[AckedWrite]) {
         let head = self.settle().await;
         let proof = self.verify().await;
         let text = String::from_utf8_lossy(&proof.stdout).into_owned();
         assert_eq!(proof.status.code(), Some(0), "chain-verify:\n{text}");
         for zone in self.record().zones {
-            check_zone(zone.name.as_str(), &zone.dsn, head, promises).await;
+            check_zone(zone.name.as_str(), &zone.dsn, head, acked_writes).await;
         }
     }
 }
 
-/// Checks that a zone's database holds ids 1 to `head`, that `promises` are kept in it, and that
-/// nothing that a crowd wrote is there twice.
-pub(crate) async fn check_zone(zone: &str, dsn: &str, head: u64, promises: &[Promise]) {
+/// Checks that a zone's database holds ids 1 to `head`, that `acked_writes` are kept in it, and that
+/// nothing that a client pool wrote is there twice.
+pub(crate) async fn check_zone(zone: &str, dsn: &str, head: u64, acked_writes: &[AckedWrite]) {
     let rows = rows(dsn).await;
     assert_eq!(rows.len() as u64, head, "zone {zone} holds ids 1 to {head}");
-    for promise in promises {
-        let (id, digest, payload) = &rows[usize::try_from(promise.id).expect("small") - 1];
-        assert_eq!((*id, digest), (promise.id, &promise.digest), "zone {zone}");
-        assert_eq!(payload, &promise.payload, "link {id} in zone {zone}");
+    for acked_write in acked_writes {
+        let (id, digest, payload) = &rows[usize::try_from(acked_write.id).expect("small") - 1];
+        assert_eq!((*id, digest), (acked_write.id, &acked_write.digest), "zone {zone}");
+        assert_eq!(payload, &acked_write.payload, "link {id} in zone {zone}");
     }
-    let of_a_crowd = |payload: &&String| payload.starts_with("{\"key\":");
+    let of_the_clients = |payload: &&String| payload.starts_with("{\"key\":");
     let payloads = rows.iter().map(|(_, _, payload)| payload);
-    let mut payloads: Vec<&String> = payloads.filter(of_a_crowd).collect();
+    let mut payloads: Vec<&String> = payloads.filter(of_the_clients).collect();
     payloads.sort();
     let twice: Vec<_> = payloads.windows(2).filter(|pair| pair[0] == pair[1]).collect();
     assert!(twice.is_empty(), "written twice in zone {zone}: {twice:?}");
@@ -192,8 +192,8 @@ pub(crate) fn client() -> reqwest::Client {
     client.build().expect("a client")
 }
 
-/// A port of loopback that nobody listens at now and that is given to nobody else: neither by this process
-/// again, nor by the system to who asks for any port, nor to a parade.
+/// A free port of loopback that is given out once: neither again by this process, nor by the system
+/// as an ephemeral port, nor to a parade.
 pub(crate) fn free_port() -> u16 {
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random()));
     loop {
@@ -221,8 +221,8 @@ pub(crate) async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Optio
     }
 }
 
-/// What a start came to; `None` while somebody else has the port or the log. A child that another test
-/// is about to start may hold what this process has just let go, for a moment.
+/// Result of a start; `None` while another process has the port or the log. A child started by
+/// another test may briefly hold what this process has just released.
 pub(crate) fn unless_held<T>(started: Result<T, StartError>) -> Option<Result<T, StartError>> {
     // `AddrInUse` of the port or `InUse` of the log.
     let is_held = |error: &StartError| format!("{error:?}").contains("InUse");

@@ -55,8 +55,8 @@ impl Group {
         Self::found(Self::empty()).await
     }
 
-    /// As [`Self::start`], for claims about who leads or answers in time: pauses of the machine of up
-    /// to three seconds move no lead.
+    /// As [`Self::start`], for claims about the leader or answers in time: pauses of the machine of
+    /// up to 3 s cause no election.
     pub(super) async fn start_unhurried() -> Self {
         let mut group = Self::empty();
         group.timing = ["--round-trip-ms", "500"];
@@ -137,7 +137,7 @@ impl Group {
         command.args(self.timing);
         command.arg("--id").arg(id.to_string()).arg("--data").arg(data);
         command.arg("--listen").arg(self.url(place).trim_start_matches("http://"));
-        // One that joins names itself only: the leader tells it where the others are.
+        // A joining coordinator names itself only: the leader sends it the addresses of the others.
         let names_itself = more.contains(&"--join") && more.contains(&"--member");
         let founders = if names_itself { 0 } else { 3 };
         for founder in 1..=founders {
@@ -163,7 +163,7 @@ impl Group {
         self.ended(id).await.0
     }
 
-    /// Waits until a process has ended by itself; its exit status, and what it said.
+    /// Waits until a process has ended; returns its exit status and output.
     pub(super) async fn ended(&mut self, id: u64) -> (ExitStatus, String) {
         let mut child = self.children.remove(&id).expect("it ran");
         let status =
@@ -180,7 +180,7 @@ impl Group {
         assert!(error.contains(words), "{words:?} in {said}");
     }
 
-    /// Waits until a coordinator has asked the others in vain for so long that it says so.
+    /// Waits until a coordinator has logged that it waits for admission.
     pub(super) async fn waits(&self, id: u64) {
         wait_for("a coordinator that is not admitted", async || {
             self.said(id).contains("not admitted yet").then_some(())
@@ -188,7 +188,7 @@ impl Group {
         .await;
     }
 
-    /// What a process has said so far.
+    /// Output of a process.
     pub(super) fn said(&self, id: u64) -> String {
         fs::read_to_string(self.errors(id)).expect("readable")
     }

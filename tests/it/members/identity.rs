@@ -22,7 +22,7 @@ async fn replaced(mut group: Group, old: u64) {
     group.check().await;
 }
 
-/// What coordinator `victim` of a group has is removed while it is off; it must be replaced then.
+/// Removes files of coordinator `victim` while it is stopped; it must be replaced then.
 async fn wiped(mut group: Group, victim: u64, what: &str) {
     group.kill(victim);
     fs::remove_dir_all(group.data(victim).join(what)).expect("removed");
@@ -32,7 +32,7 @@ async fn wiped(mut group: Group, victim: u64, what: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wiped_directory_is_refused_and_replaced() {
+async fn wiped_directory_is_refused_until_replaced() {
     let mut group = Group::start_unhurried().await;
     group.write().await;
     let follower = group.leader().await % 3 + 1;
@@ -40,7 +40,7 @@ async fn a_wiped_directory_is_refused_and_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wiped_leader_is_refused_and_replaced() {
+async fn wiped_leader_is_refused_until_replaced() {
     let mut group = Group::start_unhurried().await;
     group.write().await;
     let leader = group.leader().await;
@@ -48,7 +48,7 @@ async fn a_wiped_leader_is_refused_and_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wiped_log_is_refused_and_replaced() {
+async fn wiped_log_is_refused_until_replaced() {
     let mut group = Group::start_unhurried().await;
     group.write().await;
     wiped(group, 2, "log").await;
@@ -98,7 +98,7 @@ async fn a_copied_directory_is_refused_while_the_original_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn swapped_directories_are_refused_and_good_again_when_swapped_back() {
+async fn swapped_directories_are_refused_until_swapped_back() {
     let mut group = Group::start_unhurried().await;
     group.write().await;
     group.kill(2);
@@ -133,10 +133,8 @@ async fn with_backup() -> (Group, u64) {
     copy(&group.data(victim), &group.data(9));
     group.run(victim);
     // Both others know of this start then.
-    wait_for("its admission", async || {
-        group.said(victim).contains(": admitted").then_some(())
-    })
-    .await;
+    wait_for("its admission", async || group.said(victim).contains(": admitted").then_some(()))
+        .await;
     group.leader().await;
     let other = (1..=3).find(|id| *id != victim && *id != group_leader(victim)).expect("three");
     // Only together with the victim is there a majority.
@@ -159,7 +157,7 @@ fn put_back(group: &Group, victim: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_backup_is_refused_and_replaced() {
+async fn old_backup_is_refused_until_replaced() {
     let (mut group, victim) = with_backup().await;
     group.kill(victim);
     put_back(&group, victim);

@@ -1,4 +1,4 @@
-//! Planned moves of the lead, and how long an unplanned one takes.
+//! Planned moves of leadership, and how long an unplanned one takes.
 
 use std::time::{Duration, Instant};
 
@@ -53,13 +53,13 @@ async fn a_leader_that_stops_waits_for_heirs_that_are_slow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_lead_is_shown_and_moved_with_figures_and_its_switch_outlives_leaders_and_restarts() {
+async fn auto_placement_switch_survives_leader_restart() {
     let mut group = Group::start_unhurried().await;
     for _ in 0..30 {
         group.write().await;
     }
     let leader = group.leader().await;
-    // Every row of the matrix has been told to the leader: three zones, six round trips.
+    // The leader has received every row of the matrix: three zones, six round trips.
     let shown = wait_for("a whole matrix", async || {
         let shown = group.leader_says("show", 0);
         let rows = shown.lines().skip_while(|line| !line.contains("round trips"));
@@ -135,7 +135,7 @@ fn distribution(what: &str, mut all: Vec<Duration>) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a measurement of minutes; cargo test --release --test it members::planned -- --ignored --nocapture"]
-async fn pauses_of_planned_and_unplanned_moves_of_the_lead() {
+async fn pauses_of_planned_or_forced_leadership_moves() {
     let mut group = Group::start().await;
     let (mut planned, mut killed) = (Vec::new(), Vec::new());
     for _ in 0..50 {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use pghc::postgres::migrate;
 use pghc::task::Tasks;
 
+use super::cluster::SmallCluster;
 use super::query;
 use super::tamper::{forge_payload_from, rewrite_from};
-use super::town::Town;
 use crate::harness::free_port;
 
 const OTHER_CLUSTER: &str = "0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7";
@@ -30,23 +30,23 @@ const EXTENDED_TO_121: &str = "set session_replication_role = replica;
 const LINKS: usize = 120;
 
 /// Zones eu and us with [`LINKS`] links each, and no node that runs and could halt or mend one.
-async fn still_town() -> Town {
-    let mut town = Town::start().await;
-    town.zone("eu", &[]).await;
-    town.zone("us", &["--audit-rows", "0"]).await;
-    town.write("us", LINKS).await;
-    town.prove("us").await;
+async fn still_cluster() -> SmallCluster {
+    let mut cluster = SmallCluster::start().await;
+    cluster.zone("eu", &[]).await;
+    cluster.zone("us", &["--audit-rows", "0"]).await;
+    cluster.write("us", LINKS).await;
+    cluster.prove("us").await;
     for zone in ["eu", "us"] {
-        town.leave(zone).await;
+        cluster.leave(zone).await;
     }
-    town
+    cluster
 }
 
-/// Runs the program on databases of the town; answers its exit code and all it printed.
-async fn verify(town: &Town, databases: &[&str], more: &[&str]) -> (i32, String) {
+/// Runs the program on databases of the cluster; returns its exit code and all it printed.
+async fn verify(cluster: &SmallCluster, databases: &[&str], more: &[&str]) -> (i32, String) {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_chain-verify"));
     for database in databases {
-        command.arg("--zone").arg(format!("{database}={}", town.dsn(database)));
+        command.arg("--zone").arg(format!("{database}={}", cluster.dsn(database)));
     }
     command.args(["--wait", "0.2"]).args(more);
     let limit = Duration::from_secs(60);
@@ -58,21 +58,21 @@ async fn verify(town: &Town, databases: &[&str], more: &[&str]) -> (i32, String)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn zones_forged_alike_are_found_by_coordinators() {
-    let town = still_town().await;
-    let coordinator = town.coordinator_url();
+    let cluster = still_cluster().await;
+    let coordinator = cluster.coordinator_url();
     let asked = ["--coordinator", &coordinator];
-    let (code, text) = verify(&town, &["eu", "us"], &asked).await;
+    let (code, text) = verify(&cluster, &["eu", "us"], &asked).await;
     assert!(code == 0 && text.contains("the same in 2 sources, and end as a majority"), "{text}");
-    let (code, text) = verify(&town, &["eu"], &asked).await;
+    let (code, text) = verify(&cluster, &["eu"], &asked).await;
     assert!(code == 0 && text.contains("PROVED: links 1 to 120 are sound and end as"), "{text}");
     for sql in [forge_payload_from(77), rewrite_from(31)] {
         let id = if sql.contains("forged\"'") { 77 } else { 31 };
         for zone in ["eu", "us"] {
-            query(&town.dsn(zone), &sql).await;
+            query(&cluster.dsn(zone), &sql).await;
         }
-        let (code, text) = verify(&town, &["eu", "us"], &[]).await;
+        let (code, text) = verify(&cluster, &["eu", "us"], &[]).await;
         assert!(code == 0 && text.contains("PROVED"), "nothing outside speaks: {code} {text}");
-        let (code, text) = verify(&town, &["eu", "us"], &asked).await;
+        let (code, text) = verify(&cluster, &["eu", "us"], &asked).await;
         assert_eq!(code, 1, "{text}");
         for zone in ["eu", "us"] {
             let said = format!("{zone}: link {id} is not the same everywhere: expected digest ");
@@ -80,91 +80,92 @@ async fn zones_forged_alike_are_found_by_coordinators() {
         }
         assert!(text.contains(&format!("trust nothing in eu and us from link {id} on")), "{text}");
         assert!(!text.contains("PROVED"), "{text}");
-        // Only the end of it is looked at: where the forgery begins is not known then.
+        // Only the end is checked: the start of the forgery is unknown then.
         let (code, text) =
-            verify(&town, &["eu", "us"], &[&asked[..], &["--last", "9"]].concat()).await;
+            verify(&cluster, &["eu", "us"], &[&asked[..], &["--last", "9"]].concat()).await;
         assert!(code == 1 && text.contains("the first bad link may lie below link 112"), "{text}");
         // Below the forgery all is well.
         let below = (id - 1).to_string();
-        let (code, text) = verify(&town, &["eu"], &[&asked[..], &["--to", &below]].concat()).await;
+        let (code, text) =
+            verify(&cluster, &["eu"], &[&asked[..], &["--to", &below]].concat()).await;
         assert!(code == 0 && text.contains(&format!("links 1 to {below} are sound")), "{text}");
     }
-    town.stop().await;
+    cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn coordinators_tell_the_forged_zone_from_the_honest() {
-    let town = still_town().await;
-    query(&town.dsn("us"), &rewrite_from(50)).await;
-    let coordinator = town.coordinator_url();
-    let (code, text) = verify(&town, &["eu", "us"], &["--coordinator", &coordinator]).await;
+    let cluster = still_cluster().await;
+    query(&cluster.dsn("us"), &rewrite_from(50)).await;
+    let coordinator = cluster.coordinator_url();
+    let (code, text) = verify(&cluster, &["eu", "us"], &["--coordinator", &coordinator]).await;
     assert!(code == 1 && text.contains("link 50 is not the same everywhere: eu hash"), "{text}");
     assert!(text.contains("the majority of the coordinators vouches for eu"), "{text}");
     assert!(text.contains("trust nothing in us from link 50 on"), "{text}");
-    town.stop().await;
+    cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn zones_cut_or_extended_alike_are_never_proved() {
-    let town = still_town().await;
-    let coordinator = town.coordinator_url();
+    let cluster = still_cluster().await;
+    let coordinator = cluster.coordinator_url();
     let asked = ["--coordinator", &coordinator];
-    let kept = town.directory().join("kept").display().to_string();
+    let kept = cluster.directory().join("kept").display().to_string();
     let mut export = tokio::process::Command::new(crate::harness::binary());
-    export.args(["export", "--database", &town.dsn("eu"), "--to", "110", "--output", &kept]);
+    export.args(["export", "--database", &cluster.dsn("eu"), "--to", "110", "--output", &kept]);
     assert!(export.status().await.expect("it runs").success());
-    let (code, text) = verify(&town, &[], &[&asked[..], &["--file", &kept]].concat()).await;
+    let (code, text) = verify(&cluster, &[], &[&asked[..], &["--file", &kept]].concat()).await;
     assert!(code == 2 && text.contains("the chain is known to go on to 120"), "{code} {text}");
     let (code, text) =
-        verify(&town, &[], &[&asked[..], &["--file", &kept, "--to", "110"]].concat()).await;
+        verify(&cluster, &[], &[&asked[..], &["--file", &kept, "--to", "110"]].concat()).await;
     assert_eq!(code, 0, "{text}");
 
     for zone in ["eu", "us"] {
-        query(&town.dsn(zone), EXTENDED_TO_121).await;
+        query(&cluster.dsn(zone), EXTENDED_TO_121).await;
     }
-    let (code, text) = verify(&town, &["eu", "us"], &asked).await;
+    let (code, text) = verify(&cluster, &["eu", "us"], &asked).await;
     assert!(code == 1 && text.contains("link 121 is not the same everywhere"), "{code} {text}");
     assert!(text.contains("has confirmed that link 120 is the newest"), "{text}");
     assert!(text.contains("behind the coordinators' backs"), "{text}");
 
     for zone in ["eu", "us"] {
-        query(&town.dsn(zone), CUT_TO_110).await;
+        query(&cluster.dsn(zone), CUT_TO_110).await;
     }
-    let (code, text) = verify(&town, &["eu", "us"], &[]).await;
+    let (code, text) = verify(&cluster, &["eu", "us"], &[]).await;
     assert!(code == 0, "nothing outside speaks: {code} {text}");
-    let (code, text) = verify(&town, &["eu", "us"], &asked).await;
+    let (code, text) = verify(&cluster, &["eu", "us"], &asked).await;
     assert!(code == 2 && text.contains("us stands at 110 and did not reach 120"), "{code} {text}");
-    town.stop().await;
+    cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn coordinators_that_cannot_vouch_prove_nothing() {
-    let town = still_town().await;
-    let coordinator = town.coordinator_url();
+    let cluster = still_cluster().await;
+    let coordinator = cluster.coordinator_url();
     let nobody = format!("http://127.0.0.1:{}", free_port());
-    let (code, text) = verify(&town, &["eu", "us"], &["--coordinator", &nobody]).await;
+    let (code, text) = verify(&cluster, &["eu", "us"], &["--coordinator", &nobody]).await;
     assert!(code == 2 && text.contains("no process listens there"), "{code} {text}");
     assert!(text.contains("see to it that each coordinator"), "{text}");
-    // One that does not answer is not made up for in silence by another that does.
+    // A silent coordinator is reported even if another one answers.
     let both = format!("{coordinator},{nobody}");
-    let (code, text) = verify(&town, &["eu", "us"], &["--coordinator", &both]).await;
+    let (code, text) = verify(&cluster, &["eu", "us"], &["--coordinator", &both]).await;
     assert!(code == 2 && text.contains(&format!("coordinator {nobody} does not")), "{code} {text}");
     // A port at which nothing speaks.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let silent = (format!("http://{}", silent.local_addr().expect("bound")), silent);
-    let (code, text) = verify(&town, &["eu"], &["--coordinator", &silent.0]).await;
+    let (code, text) = verify(&cluster, &["eu"], &["--coordinator", &silent.0]).await;
     assert!(code == 2 && text.contains("did not answer within 10 s"), "{code} {text}");
 
-    query(&town.server.dsn(), "create database other").await;
-    let (dsn, tasks) = (town.dsn("other"), Tasks::default());
-    let cluster = OTHER_CLUSTER.parse().expect("a UUID");
+    query(&cluster.server.dsn(), "create database other").await;
+    let (dsn, tasks) = (cluster.dsn("other"), Tasks::default());
+    let other_id = OTHER_CLUSTER.parse().expect("a UUID");
     let zone = "other".parse().expect("a name");
-    migrate(&dsn.parse().expect("a DSN"), &cluster, &zone, &tasks).await.expect("fresh");
+    migrate(&dsn.parse().expect("a DSN"), &other_id, &zone, &tasks).await.expect("fresh");
     query(&dsn, &crate::verify::fill(10, "")).await;
-    let (code, text) = verify(&town, &["other"], &["--coordinator", &coordinator]).await;
+    let (code, text) = verify(&cluster, &["other"], &["--coordinator", &coordinator]).await;
     let said = format!("{coordinator} is of another cluster than the sources");
     assert!(code == 2 && text.contains(&said), "{code} {text}");
     assert!(!text.contains("PROVED"), "{text}");
     tasks.shut_down().await;
-    town.stop().await;
+    cluster.stop().await;
 }

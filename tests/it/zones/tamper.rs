@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio_postgres::{Client, NoTls};
 
-use super::town::CLUSTER;
+use super::cluster::CLUSTER;
 
 /// Links in the chain that is tampered with.
 const LINKS: u64 = 240;
@@ -180,8 +180,9 @@ impl Victim {
         let found = found.expect("it is readable");
         assert!(found.is_first, "the truth answers everything");
         let audit = Some(found.violation.id);
-        // The check in pure SQL shares no code with ours. It knows no other zone, so it says where
-        // the rows stop following from each other, which is there or right behind.
+        // The check in pure SQL shares no code with the verifier. It knows no other zone, so it
+        // reports where the rows stop following from each other: at the changed link or right
+        // behind it.
         let row = self.admin.query_opt("select min(id) from pghc.verify()", &[]).await;
         let sql_check = row.expect("it runs").and_then(|row| row.get(0));
         self.admin
@@ -236,11 +237,11 @@ fn tampering(random: &mut StdRng) -> (String, u64) {
     (format!("{GUARDS_OFF} {sql}"), id)
 }
 
-/// What a superuser may do: no trigger fires, no constraint but the primary key is left.
+/// Rights of a superuser: no trigger fires, no constraint but the primary key is left.
 const GUARDS_OFF: &str = "set session_replication_role = replica;";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_is_done_to_a_chain_the_audit_names_the_first_link_it_was_done_to() {
+async fn audit_names_first_tampered_link() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let count: u64 = number("PGHC_TAMPERINGS").unwrap_or(300);
     let seed: u64 = number("PGHC_SEED").unwrap_or_else(rand::random);
@@ -269,7 +270,7 @@ async fn whatever_is_done_to_a_chain_the_audit_names_the_first_link_it_was_done_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_and_frontiers_that_do_not_fit_each_other_are_found() {
+async fn rows_not_matching_frontier_are_found() {
     let victim = Victim::start().await;
     let insert = format!(
         "{GUARDS_OFF} insert into pghc.chain select {LINKS} + 1, node_id, hash, digest, written_at,

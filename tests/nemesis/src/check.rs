@@ -1,5 +1,5 @@
-//! The check at the end of an epoch: every zone's chain is read from its PostgreSQL, the whole history
-//! is held against it, and `chain-verify` says what it thinks.
+//! The check at the end of an epoch: reads every zone's chain from its PostgreSQL, checks the whole
+//! history against it, and runs `chain-verify`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_secs(1);
 /// Most lines of a broken history that are shown.
 const LINES_MAX: usize = 60;
 
-/// The chains read so far.
+/// The chains read until now.
 pub struct Checker {
     cluster: ClusterId,
     /// Each zone's chain.
@@ -159,14 +159,14 @@ fn link(row: &tokio_postgres::Row) -> anyhow::Result<Link> {
     })
 }
 
-/// Looks at every zone's database again and again, each look one snapshot: what is there must be a
-/// prefix of the chain at every moment. It counts the newest part only; the checker counts all.
+/// Polls every zone's database, each poll one snapshot: at every moment its links must be a prefix
+/// of the chain. The poll counts the newest links only; the checker counts all.
 pub async fn poll(cluster: Arc<Cluster>, book: Arc<Book>) {
     let mut counted = [0_u64; ZONES];
     loop {
         for (zone, base) in counted.iter_mut().enumerate() {
             let started = book.now();
-            // A database that is down has no snapshot to look at.
+            // A stopped database has no snapshot.
             if let Ok((max_id, above, digest)) = look(&cluster, zone, *base).await {
                 // A copy that took the database's place may be behind what was counted.
                 if max_id < *base {

@@ -39,8 +39,7 @@ struct Options {
     /// again. Without it versions are not mixed.
     #[arg(long, global = true, value_name = "DIR")]
     old_binaries: Option<PathBuf>,
-    /// Only faults of these classes, for a look at them; no minimum of classes and acknowledgements
-    /// is asked for then.
+    /// Only faults of these classes, without a required minimum of classes and acknowledgements
     #[arg(long, global = true, value_name = "CLASS", value_delimiter = ',')]
     only: Vec<String>,
     /// Where images, logs and the report go; a new directory below /tmp when not given. Removed after
@@ -72,7 +71,7 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// One epoch: repeats what a soak found.
+    /// One epoch: repeats a finding of a soak.
     Epoch {
         /// The epoch's seed, as the soak printed it.
         #[arg(long)]
@@ -98,7 +97,7 @@ enum Command {
     },
     /// How long clients wait when something happens in peace.
     Measure {
-        /// What happens.
+        /// The action.
         #[arg(value_enum)]
         what: Measure,
         /// How often.
@@ -110,7 +109,7 @@ enum Command {
     },
 }
 
-/// Runs what was asked for, in this process or inside a new sandbox.
+/// Runs the command, in this process or inside a new sandbox.
 ///
 /// # Errors
 /// When it could not run.
@@ -162,7 +161,7 @@ fn clear(work: &Path) -> anyhow::Result<()> {
             (true, false) => std::fs::remove_file(path)?,
         }
     }
-    // Files of others are in it, or it is gone.
+    // Other files are in it, or it does not exist.
     let _ = std::fs::remove_dir(work);
     Ok(())
 }

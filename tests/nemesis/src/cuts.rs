@@ -26,7 +26,7 @@ const ACKNOWLEDGED_PER_CUT: u32 = 100;
 pub struct Plan {
     /// All.
     pub count: u32,
-    /// Those of everything at once.
+    /// Cuts of all disks at once.
     pub everything: u32,
     /// Every choice follows from it.
     pub seed: u64,
@@ -103,7 +103,7 @@ mod tests {
     use super::Plan;
 
     #[test]
-    fn cuts_of_everything_are_spread_evenly_and_all_made() {
+    fn full_cuts_are_spread_evenly_over_run() {
         for (count, everything) in [(200, 50), (7, 7), (10, 0), (10, 3)] {
             let plan = Plan { count, everything, seed: 0 };
             let made = (0..count).filter(|index| plan.is_everything(*index)).count();

@@ -1,7 +1,7 @@
 //! The power cut of one file system: ext4 stops at once and forgets what it had not flushed.
 //!
-//! This is the one place of the workspace with `unsafe`: the ioctl has no safe wrapper. It takes a
-//! pointer to a number that lives across the call, and nothing else.
+//! The only `unsafe` of the workspace: the ioctl has no safe wrapper. Its only argument is a
+//! pointer to a number that outlives the call.
 
 #![expect(unsafe_code, reason = "an ioctl without a safe wrapper")]
 

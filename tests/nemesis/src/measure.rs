@@ -18,16 +18,17 @@ const AWAY: Duration = Duration::from_millis(2_500);
 /// Longest time until a write is acknowledged after an outage.
 const ACK_MAX: Duration = Duration::from_secs(30);
 
-/// What is measured.
+/// The measurement to make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Measure {
     /// The leader is killed: last acknowledgement before to first after.
     LeaderKill,
-    /// The leader is asked to end, as in a rolling restart: likewise, and errors that clients saw.
+    /// The leader stops by SIGTERM, as in a rolling restart: the same figures, and errors seen by
+    /// clients.
     PlannedMove,
     /// Everything loses its power: from the start of the processes to the first acknowledgement.
     Blackout,
-    /// A zone stands still for minutes: what the others' clients notice, and how it catches up.
+    /// A zone is frozen for minutes: effects on the other zones' clients, and its catch-up.
     FrozenZone,
 }
 

@@ -1,4 +1,4 @@
-//! What a run says at its end, for people and as JSON.
+//! Report of a run, for people and as JSON.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::load::{Book, Tally};
 /// Longest election timeout of the profile under test (`lan`).
 pub const ELECTION_TIMEOUT: Duration = Timing::LAN.election_timeout();
 
-/// One fault as it was.
+/// Record of one fault.
 #[derive(Debug, Clone, Serialize)]
 pub struct Happening {
     /// Its class.
@@ -34,7 +34,7 @@ pub struct Happening {
     pub stall: u64,
 }
 
-/// One epoch as it was.
+/// Record of one epoch.
 #[derive(Debug, Clone, Serialize)]
 pub struct EpochReport {
     /// Its seed.
@@ -49,7 +49,7 @@ pub struct EpochReport {
     pub converged_seconds: f64,
     /// How long the checks took.
     pub check_seconds: f64,
-    /// What was wrong.
+    /// Failures.
     pub failures: Vec<String>,
 }
 
@@ -89,17 +89,17 @@ pub struct RunReport {
     pub seconds: f64,
     /// The epochs.
     pub epochs: Vec<EpochReport>,
-    /// What clients saw.
+    /// Counts of the clients.
     pub tally: Tally,
     /// Links in the chain at the end.
     pub links: u64,
     /// Times `chain-verify` proved all zones.
     pub proofs: u64,
-    /// Most memory of one process of pghc, in bytes, and whose it was.
+    /// Peak memory of one pghc process, in bytes, and its name.
     pub peak_memory: (u64, String),
-    /// What was wrong beside the epochs.
+    /// Failures outside of the epochs.
     pub failures: Vec<String>,
-    /// What was too little for a verdict.
+    /// Gaps: coverage too small for a conclusion.
     pub gaps: Vec<String>,
 }
 

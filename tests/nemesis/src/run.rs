@@ -12,9 +12,9 @@ use crate::cluster::{Build, Cluster, Ground, Unit, View};
 use crate::faults::{Class, Needs, Scene, versions};
 use crate::load::{Load, Rates};
 use crate::report::{EpochReport, Happening, RunReport};
-use crate::schedule::{Board, LANES, deck};
+use crate::schedule::{Board, LANES, fault_schedule};
 
-/// Pause between two looks at the processes.
+/// Pause between two polls of the processes.
 const TEND: Duration = Duration::from_millis(50);
 /// Longest time until a new cluster is whole.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ pub const CONVERGE_MAX: Duration =
     Duration::from_secs(if cfg!(debug_assertions) { 90 } else { 30 });
 /// Longest pause between two faults of a lane, in milliseconds.
 const GAP_MS: u64 = 500;
-/// How often the deck holds the classes of a run that has only some.
+/// How often the fault schedule holds the classes of a run that has only some.
 const ROUNDS_OF_SOME: u32 = 8;
 /// How long after a fault a stall is still counted as its own.
 const TAIL: Duration = Duration::from_secs(2);
@@ -36,13 +36,13 @@ const TAIL: Duration = Duration::from_secs(2);
 pub struct Run {
     /// The cluster.
     pub cluster: Arc<Cluster>,
-    /// What it says of itself.
+    /// State polled from the cluster.
     pub view: Arc<View>,
     /// The clients.
     pub load: Arc<Load>,
-    /// Chains and verdicts so far.
+    /// Chains and results until now.
     pub checker: Checker,
-    /// Most memory of any one process of pghc so far, in bytes, with its name.
+    /// Peak memory of any pghc process, in bytes, with its name.
     pub peak: Arc<Mutex<(u64, String)>>,
     classes: Vec<Class>,
     tasks: Tasks,
@@ -75,8 +75,8 @@ impl Run {
         Ok(run)
     }
 
-    /// Waits until every node is ready and every zone is at the head; answers how long it took. The
-    /// load must stand still.
+    /// Waits until every node is ready and every zone is at the head; returns how long it took. The
+    /// load must be paused.
     ///
     /// # Errors
     /// After `longest`, with what was missing.
@@ -101,9 +101,9 @@ impl Run {
         let started = self.load.book.now();
         self.load.resume();
         let rounds = if self.cluster.ground.only.is_empty() { 1 } else { ROUNDS_OF_SOME };
-        let cards = Mutex::new(deck(&self.classes, rounds, seed));
+        let faults = Mutex::new(fault_schedule(&self.classes, rounds, seed));
         let (board, end) = (Board::default(), Instant::now() + length);
-        let lanes = (0..LANES).map(|_| self.lane(&board, &cards, end));
+        let lanes = (0..LANES).map(|_| self.lane(&board, &faults, end));
         let mut happenings: Vec<Happening> =
             futures::future::join_all(lanes).await.into_iter().flatten().collect();
         happenings.extend(self.one_build(seed).await);
@@ -135,47 +135,48 @@ impl Run {
     async fn lane(
         &self,
         board: &Board,
-        cards: &Mutex<std::collections::VecDeque<crate::schedule::Card>>,
+        faults: &Mutex<std::collections::VecDeque<crate::schedule::PlannedFault>>,
         end: Instant,
     ) -> Vec<Happening> {
         let mut happenings = Vec::new();
         while Instant::now() < end {
-            let dealt = board.deal(&mut cards.lock(), &self.classes, &self.view.look());
-            let Some((card, taken)) = dealt else {
-                if cards.lock().is_empty() {
+            let scheduled =
+                board.schedule_next(&mut faults.lock(), &self.classes, &self.view.look());
+            let Some((fault, taken)) = scheduled else {
+                if faults.lock().is_empty() {
                     break;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 continue;
             };
-            let class = &self.classes[card.class];
-            let scene = self.scene(taken.zone, card.hold, card.dice);
+            let class = &self.classes[fault.class];
+            let scene = self.scene(taken.zone, fault.hold, fault.seed);
             let happening = perform(class, scene).await;
             drop(taken);
             happenings.push(happening);
-            tokio::time::sleep(Duration::from_millis(card.dice % GAP_MS)).await;
+            tokio::time::sleep(Duration::from_millis(fault.seed % GAP_MS)).await;
         }
         happenings
     }
 
     /// Brings every process back to the build under test, one after the other, as the end of an
     /// upgrade does.
-    async fn one_build(&self, dice: u64) -> Vec<Happening> {
+    async fn one_build(&self, seed: u64) -> Vec<Happening> {
         let mut happenings = Vec::new();
         for (zone, units) in self.cluster.zones.iter().enumerate() {
             for unit in units.units().filter(|unit| unit.build() == Build::Old) {
                 let name = versions::return_of(&unit.name);
                 let Some(class) = self.class(name) else { continue };
-                happenings.push(perform(class, self.scene(zone, Duration::ZERO, dice)).await);
+                happenings.push(perform(class, self.scene(zone, Duration::ZERO, seed)).await);
             }
         }
         happenings
     }
 
     /// A scene for a fault.
-    pub fn scene(&self, zone: usize, hold: Duration, dice: u64) -> Scene {
+    pub fn scene(&self, zone: usize, hold: Duration, seed: u64) -> Scene {
         let (cluster, view) = (Arc::clone(&self.cluster), Arc::clone(&self.view));
-        Scene { cluster, view, load: Arc::clone(&self.load), zone, hold, dice }
+        Scene { cluster, view, load: Arc::clone(&self.load), zone, hold, seed }
     }
 
     /// The class of this name.
@@ -183,7 +184,7 @@ impl Run {
         self.classes.iter().find(|class| class.name == name)
     }
 
-    /// The report of what has been, with a last check of everything if nothing was wrong so far.
+    /// The report of the run, with a last check of everything if there was no failure.
     ///
     /// # Errors
     /// When the last check is not possible.
@@ -283,7 +284,7 @@ async fn keep(cluster: Arc<Cluster>, load: Arc<Load>, peak: Arc<Mutex<(u64, Stri
     }
 }
 
-/// Most memory that a process had resident so far, in bytes.
+/// Peak resident memory of a process, in bytes.
 fn resident_peak(pid: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

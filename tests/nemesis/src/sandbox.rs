@@ -37,7 +37,7 @@ const TOOLS: [&str; 10] = [
     "strace",
 ];
 
-/// What the sandbox has of its own.
+/// Namespaces of the sandbox.
 const NAMESPACES: [&str; 7] =
     ["--net", "--pid", "--mount", "--ipc", "--fork", "--kill-child", "--mount-proc"];
 
@@ -53,7 +53,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// What the environment says.
+    /// Settings from the environment.
     pub fn current() -> Self {
         match std::env::var(STAGE).as_deref() {
             Ok("init") => Self::Init,
@@ -107,14 +107,14 @@ pub async fn enter(args: &[String]) -> anyhow::Result<u8> {
         biased;
         status = child.wait() => status?,
         _ = term.recv() => { child.kill().await?; child.wait().await? }
-        // From a terminal the sandbox hears it too and ends by itself; then it is a short wait.
+        // From a terminal the sandbox gets the signal too and ends; then the wait is short.
         _ = tokio::signal::ctrl_c() => { child.kill().await?; child.wait().await? }
     };
     clear_groups(&group_name());
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(130))
 }
 
-/// Removes the control groups of a run; their processes are gone.
+/// Removes the control groups of a run, whose processes have ended.
 fn clear_groups(name: &str) {
     for controller in CONTROLLERS {
         let top = Path::new(CGROUPS).join(controller).join(name);

@@ -1,6 +1,6 @@
-//! What happens in an epoch: a deck of faults shuffled by the seed, dealt to three lanes, so that up
-//! to three overlap. The board keeps them apart: no two work on the same thing, and at most one zone
-//! loses its vote, unless a class has everything for itself.
+//! Schedule of an epoch: faults shuffled by the seed and assigned to three lanes, so up to three
+//! overlap. The board keeps them apart: no two use the same resource, and at most one zone loses
+//! its vote, unless a class needs the whole cluster.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,28 +18,28 @@ pub const LANES: usize = 3;
 
 /// A fault to come.
 #[derive(Debug, Clone)]
-pub struct Card {
+pub struct PlannedFault {
     /// Place of its class in the catalogue.
     pub class: usize,
     /// How long it lasts.
     pub hold: Duration,
     /// A random number for its own choices, zone included.
-    pub dice: u64,
+    pub seed: u64,
 }
 
-/// The deck of an epoch: every class as often as it weighs, times `rounds`, in an order of the seed's.
-pub fn deck(classes: &[Class], rounds: u32, seed: u64) -> VecDeque<Card> {
+/// The fault schedule of an epoch: every class as often as it weighs, times `rounds`, in an order of the seed's.
+pub fn fault_schedule(classes: &[Class], rounds: u32, seed: u64) -> VecDeque<PlannedFault> {
     let mut random = StdRng::seed_from_u64(seed);
-    let mut cards = Vec::new();
+    let mut faults = Vec::new();
     for (index, class) in classes.iter().enumerate() {
         for _ in 0..class.weight * rounds {
             let hold = random.random_range(class.hold_ms.0..=class.hold_ms.1);
             let hold = Duration::from_millis(hold);
-            cards.push(Card { class: index, hold, dice: random.random() });
+            faults.push(PlannedFault { class: index, hold, seed: random.random() });
         }
     }
-    cards.shuffle(&mut random);
-    cards.into()
+    faults.shuffle(&mut random);
+    faults.into()
 }
 
 /// What one zone's faults have in use.
@@ -59,7 +59,7 @@ struct State {
     everything: bool,
 }
 
-/// Who works on what.
+/// Resources in use by running faults.
 #[derive(Debug, Default)]
 pub struct Board {
     state: Mutex<State>,
@@ -75,26 +75,26 @@ pub struct Taken<'a> {
 }
 
 impl Board {
-    /// Takes the first card of the deck that may begin now, and its zone.
-    pub fn deal<'a>(
+    /// Takes the first fault of the fault schedule that may begin now, and its zone.
+    pub fn schedule_next<'a>(
         &'a self,
-        deck: &mut VecDeque<Card>,
+        fault_schedule: &mut VecDeque<PlannedFault>,
         classes: &[Class],
         look: &Look,
-    ) -> Option<(Card, Taken<'a>)> {
+    ) -> Option<(PlannedFault, Taken<'a>)> {
         let mut state = self.state.lock();
         if state.everything {
             return None;
         }
-        for place in 0..deck.len() {
-            let class = &classes[deck[place].class];
-            if let Some(zone) = state.place(class, deck[place].dice, look) {
+        for place in 0..fault_schedule.len() {
+            let class = &classes[fault_schedule[place].class];
+            if let Some(zone) = state.place(class, fault_schedule[place].seed, look) {
                 state.take(class.needs, zone, true);
-                let card = deck.remove(place)?;
-                return Some((card, Taken { board: self, needs: class.needs, zone }));
+                let fault = fault_schedule.remove(place)?;
+                return Some((fault, Taken { board: self, needs: class.needs, zone }));
             }
             if class.needs == Needs::Everything {
-                // Nothing overtakes it, or it would wait for ever.
+                // No other fault overtakes it, or it would wait forever.
                 return None;
             }
         }
@@ -104,16 +104,16 @@ impl Board {
 
 impl State {
     /// The zone in which this fault may begin now.
-    fn place(&self, class: &Class, dice: u64, look: &Look) -> Option<usize> {
-        let any = usize::try_from(dice % 3).unwrap_or(0);
+    fn place(&self, class: &Class, seed: u64, look: &Look) -> Option<usize> {
+        let any = usize::try_from(seed % 3).unwrap_or(0);
         let zone = match (class.aim, look.leader) {
             (Aim::Any, _) => any,
             (Aim::Pair, _) => ZONES - 1,
             (_, None) => return None,
             (Aim::Leader, Some(leader)) => leader,
-            (Aim::Biased, Some(leader)) if (dice >> 8).is_multiple_of(2) => leader,
+            (Aim::Biased, Some(leader)) if (seed >> 8).is_multiple_of(2) => leader,
             (Aim::Biased | Aim::Follower, Some(leader)) => {
-                (leader + 1 + usize::try_from((dice >> 9) % 2).unwrap_or(0)) % ZONES
+                (leader + 1 + usize::try_from((seed >> 9) % 2).unwrap_or(0)) % ZONES
             }
         };
         let (here, running) = (self.zones[zone], self.running);
@@ -162,56 +162,58 @@ impl Drop for Taken<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Board, deck};
+    use super::{Board, fault_schedule};
     use crate::cluster::Look;
     use crate::faults::{Needs, catalogue};
 
     #[test]
     fn the_same_seed_deals_the_same_deck() {
         let classes = catalogue(true);
-        let order = |seed| deck(&classes, 1, seed).iter().map(|card| card.dice).collect::<Vec<_>>();
+        let order = |seed| {
+            fault_schedule(&classes, 1, seed).iter().map(|fault| fault.seed).collect::<Vec<_>>()
+        };
         assert_eq!(order(7), order(7));
         assert_ne!(order(7), order(8));
     }
 
-    /// Two epochs of CI's smoke, which is `smoke --seed 2`, have time for a third of the deck. A class that is
+    /// Two epochs of CI's smoke, which is `smoke --seed 2`, have time for a third of the fault schedule. A class that is
     /// added changes the order: then put the families of the catalogue in another one.
     #[test]
-    fn smoke_of_ci_meets_a_forged_zone_and_a_foreign_bell() {
+    fn ci_smoke_includes_forgery_faults() {
         let classes = catalogue(false);
-        let mut dealt = Vec::new();
+        let mut scheduled = Vec::new();
         for seed in crate::soak::epochs(2).take(2) {
-            let cards = deck(&classes, 1, seed).into_iter().take(12);
-            dealt.extend(cards.map(|card| classes[card.class].name));
+            let faults = fault_schedule(&classes, 1, seed).into_iter().take(12);
+            scheduled.extend(faults.map(|fault| classes[fault.class].name));
         }
         for name in ["forged-zone", "foreign-bell"] {
-            assert!(dealt.contains(&name), "{name} is not among {dealt:?}");
+            assert!(scheduled.contains(&name), "{name} is not among {scheduled:?}");
         }
     }
 
-    /// Whatever overlaps, a majority keeps its votes, and what has everything is alone.
+    /// Overlapping faults leave a majority its votes, and a fault that needs everything runs alone.
     #[test]
     fn a_quorum_is_kept_unless_a_class_is_about_losing_it() {
         let classes = catalogue(true);
         for seed in 0..200 {
-            let (board, mut cards) = (Board::default(), deck(&classes, 1, seed));
+            let (board, mut faults) = (Board::default(), fault_schedule(&classes, 1, seed));
             let look = Look { leader: Some(usize::try_from(seed % 3).unwrap()), ..Look::default() };
             let mut running = Vec::new();
-            while !cards.is_empty() {
-                match board.deal(&mut cards, &classes, &look) {
-                    Some(dealt) => running.push(dealt),
+            while !faults.is_empty() {
+                match board.schedule_next(&mut faults, &classes, &look) {
+                    Some(scheduled) => running.push(scheduled),
                     None => drop(running.remove(0)),
                 }
-                let needs = |card: &super::Card| classes[card.class].needs;
+                let needs = |fault: &super::PlannedFault| classes[fault.class].needs;
                 let away: std::collections::BTreeSet<usize> = running
                     .iter()
-                    .filter(|(card, _)| {
-                        matches!(needs(card), Needs::Coordinator | Needs::Network | Needs::Zone)
+                    .filter(|(fault, _)| {
+                        matches!(needs(fault), Needs::Coordinator | Needs::Network | Needs::Zone)
                     })
                     .map(|(_, taken)| taken.zone)
                     .collect();
                 assert!(away.len() <= 1, "seed {seed}: {away:?}");
-                let alone = running.iter().any(|(card, _)| needs(card) == Needs::Everything);
+                let alone = running.iter().any(|(fault, _)| needs(fault) == Needs::Everything);
                 assert!(!alone || running.len() == 1, "seed {seed}");
             }
         }

@@ -14,7 +14,7 @@ use crate::run::Run;
 const FAULTS: Duration = Duration::from_secs(42);
 /// Classes that a whole run must have seen.
 const CLASSES: usize = 20;
-/// Those that a run of kills and pauses must have seen.
+/// Classes that a run of kills and pauses must have covered.
 const CLASSES_REDUCED: usize = 10;
 /// Faults and acknowledged writes that an hour must have.
 const PER_HOUR: (f64, f64) = (600.0, 1_000_000.0);
@@ -33,7 +33,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Epochs for so many hours.
+    /// Epochs for this number of hours.
     pub fn hours(hours: f64, seed: u64) -> Self {
         // A short run cannot have seen every class.
         let classes = if hours >= 0.1 { CLASSES } else { 0 };
@@ -63,7 +63,7 @@ impl Plan {
         }
     }
 
-    /// Two epochs; up to five where faults take so long that two show too little of them.
+    /// Two epochs; up to five where long faults make two too few.
     pub fn smoke(seed: u64) -> Self {
         Self {
             command: format!("smoke --seed {seed}"),

@@ -13,7 +13,7 @@ const SMALL: &str = r#"
 "#;
 
 #[test]
-fn every_built_in_scenario_can_be_run_and_is_the_same_after_being_written() {
+fn built_in_scenario_round_trips_through_toml() {
     for name in Scenario::built_in() {
         let scenario = Scenario::find(name, &[]).expect(name);
         assert_eq!(scenario.name, name);
@@ -35,7 +35,7 @@ fn keys_can_be_set_from_outside() {
 }
 
 #[test]
-fn what_cannot_be_done_is_refused_before_anything_starts() {
+fn impossible_scenario_is_refused_before_start() {
     for (bad, says) in [
         ("duration=0s", "above 0"),
         ("duration=fast", "not a duration"),

@@ -1,5 +1,5 @@
-//! What a cluster stands on: a sandbox with a network and a disk per zone, or, without root, plain
-//! directories and ports of this machine.
+//! The machine under a cluster: a sandbox with a network and a disk per zone, or, without root,
+//! plain directories and ports of this machine.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -107,7 +107,7 @@ impl Ground {
         self.work.join("log")
     }
 
-    /// Whose servers run as another user, because we are root.
+    /// Operating system user of the PostgreSQL servers when running as root.
     pub fn postgres_user() -> Option<(u32, u32)> {
         if !nix::unistd::Uid::effective().is_root() {
             return None;

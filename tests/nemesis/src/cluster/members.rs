@@ -19,7 +19,7 @@ impl Cluster {
     /// The coordinators as the group itself lists them.
     ///
     /// # Errors
-    /// When nobody answers.
+    /// When no coordinator answers.
     pub async fn members(&self) -> anyhow::Result<MemberList> {
         let cluster = self.id.parse().map_err(|error| anyhow::anyhow!("{error}"))?;
         let mut last = None;

@@ -4,7 +4,7 @@
 mod ground;
 mod members;
 mod repair;
-mod seats;
+mod replacements;
 mod servers;
 mod unit;
 mod view;
@@ -24,7 +24,7 @@ use tokio_postgres::NoTls;
 
 pub use ground::{Build, Ground, NAMES, ZONES};
 pub use repair::FOUND_MAX;
-pub use seats::Seats;
+pub use replacements::Replacements;
 use servers::Template;
 pub use unit::Unit;
 pub use view::{Look, View};
@@ -58,14 +58,14 @@ pub struct Zone {
 
 /// All zones.
 pub struct Cluster {
-    /// What it stands on.
+    /// The machine under the cluster.
     pub ground: Ground,
     /// Its id.
     pub id: String,
     /// Its zones, in the order of [`NAMES`].
     pub zones: Vec<Zone>,
-    /// Who is who, as faults change it.
-    pub seats: Arc<Seats>,
+    /// Replaced coordinators and servers.
+    pub replacements: Arc<Replacements>,
     install: Install,
 }
 
@@ -78,14 +78,15 @@ impl Cluster {
         std::fs::create_dir_all(ground.logs())?;
         let id = uuid::Uuid::new_v4().to_string();
         let template = Template::create(&ground).await?;
-        let (seats, mut zones) = (Arc::new(Seats::default()), Vec::new());
+        let (replacements, mut zones) = (Arc::new(Replacements::default()), Vec::new());
         for zone in 0..ZONES {
-            zones.push(new_zone(&ground, &id, zone, (&template, &seats))?);
+            zones.push(new_zone(&ground, &id, zone, (&template, &replacements))?);
         }
-        let cluster = Arc::new(Self { ground, id, zones, seats, install: template.install });
+        let cluster = Arc::new(Self { ground, id, zones, replacements, install: template.install });
         for zone in 0..ZONES {
-            // One by one: their data directories have the same inode, from which PostgreSQL makes the
-            // key of its shared memory, and two that look for a free one at once may give up.
+            // Started one by one: the data directories have the same inode, from which PostgreSQL
+            // derives its shared memory key, and two servers that search a free key at once may
+            // give up.
             cluster.zones[zone].postgres.start().await?;
             cluster.create_database(zone).await?;
         }
@@ -115,7 +116,7 @@ impl Cluster {
 
     /// Connection string of a zone's database, as reached from here.
     pub fn dsn(&self, zone: usize) -> String {
-        self.dsn_of(zone, self.seats.server(zone))
+        self.dsn_of(zone, self.replacements.server(zone))
     }
 
     fn dsn_of(&self, zone: usize, server: usize) -> String {
@@ -135,7 +136,7 @@ impl Cluster {
     /// # Errors
     /// When it does not answer within some seconds.
     pub async fn sql_as(&self, zone: usize, login: &str) -> anyhow::Result<Sql> {
-        let address = self.ground.postgres(zone, self.seats.server(zone));
+        let address = self.ground.postgres(zone, self.replacements.server(zone));
         connect(&format!("postgres://{login}@{address}/{DATABASE}")).await
     }
 
@@ -192,7 +193,7 @@ async fn connect(dsn: &str) -> anyhow::Result<Sql> {
     let (client, connection) = connected.context("PostgreSQL does not answer")??;
     let tasks = pghc::task::Tasks::default();
     tasks.spawn("connection", async move {
-        // Its error comes to whoever waits for a statement.
+        // The caller that waits for a statement gets the error.
         let _ = connection.await;
     });
     Ok(Sql { client, _tasks: tasks })
@@ -222,7 +223,7 @@ fn new_zone(
     ground: &Ground,
     id: &str,
     zone: usize,
-    (template, seats): (&Template, &Arc<Seats>),
+    (template, replacements): (&Template, &Arc<Replacements>),
 ) -> anyhow::Result<Zone> {
     let name = NAMES[zone];
     let volume = |part: &str, bytes| {
@@ -234,9 +235,9 @@ fn new_zone(
         Unit::new(format!("{name}/{part}"), log, make)
     };
     let postgres =
-        unit("postgres", servers::postgres(ground, zone, (template, seats), &data_disk)?);
-    let coordinator = unit("coordinator", coordinator(ground, id, zone, (seats, &log_disk)));
-    // The last zone has two API nodes: one applies, the other stands by.
+        unit("postgres", servers::postgres(ground, zone, (template, replacements), &data_disk)?);
+    let coordinator = unit("coordinator", coordinator(ground, id, zone, (replacements, &log_disk)));
+    // The last zone has two API nodes: one applies, the other is the standby.
     let nodes = if zone == ZONES - 1 { 2 } else { 1 };
     let api =
         (0..nodes).map(|node| unit(&format!("api-{}", node + 1), api(ground, id, zone, node)));
@@ -248,27 +249,27 @@ fn coordinator(
     ground: &Ground,
     id: &str,
     zone: usize,
-    (seats, disk): (&Arc<Seats>, &Volume),
+    (replacements, disk): (&Arc<Replacements>, &Volume),
 ) -> unit::Make {
     let (ground, id, disk) = (ground.clone(), id.to_owned(), disk.path().to_owned());
-    let seats = Arc::clone(seats);
+    let replacements = Arc::clone(replacements);
     Box::new(move |build| {
         let mut command = ground.command(zone, &ground.pghc(build));
         command.args(["coordinator", "--cluster-id", &id, "--zone", NAMES[zone]]);
-        command.arg("--id").arg(seats.coordinator(zone).to_string());
+        command.arg("--id").arg(replacements.coordinator(zone).to_string());
         command.arg("--data").arg(disk.join(LOG));
         command.arg("--listen").arg(ground.coordinator(zone).to_string());
         for other in 0..ZONES {
-            command.arg("--member").arg(seats.member(&ground, other));
+            command.arg("--member").arg(replacements.member(&ground, other));
         }
-        if !seats.is_founder(zone) {
+        if !replacements.is_founder(zone) {
             command.arg("--join");
         }
         command.args(["--profile", "lan", "--log-bytes", LOG_BYTES.0]);
         command.args(["--log-bytes-max", LOG_BYTES.1]);
         common(&mut command, &ground);
         crate::faults::clock::preload(&mut command, &ground, zone);
-        // The power of its disk can only be switched on again when nobody works in it.
+        // The disk can only be powered on again when no process works in it.
         command.current_dir(&disk);
         Ok(command)
     })
@@ -280,15 +281,15 @@ fn api(ground: &Ground, id: &str, zone: usize, node: usize) -> unit::Make {
         let mut command = ground.command(zone, &ground.pghc(build));
         command.args(["api", "--cluster-id", &id, "--zone", NAMES[zone]]);
         command.arg("--node").arg(format!("{}-{}", NAMES[zone], node + 1));
-        // Its own zone's, by the loopback of that zone: no fault of the network cuts it off. Whoever
-        // takes writes there of two servers is the zone's.
+        // The zone's own server, over the loopback of the zone, so no network fault cuts it off. Of
+        // two servers, the one that takes writes is the zone's.
         let [one, other] = [0, 1].map(|server| ground.postgres(zone, server).port());
         let dsn = format!(
             "host=127.0.0.1,127.0.0.1 port={one},{other} user={SUPERUSER} dbname={DATABASE} \
              target_session_attrs=read-write"
         );
         command.arg("--database").arg(dsn);
-        // No balancer looks at it. An older build does not know it.
+        // No load balancer polls it. An older build ignores the variable.
         command.env("PGHC_DRAIN_S", "0");
         command.arg("--listen").arg(ground.api(zone, node).to_string());
         command.arg("--advertise").arg(format!("http://{}", ground.api(zone, node)));

@@ -1,5 +1,5 @@
-//! What an operator does about a zone that was tampered with: looks with `chain-verify`, and has the
-//! zone filled anew.
+//! An operator's repair of a zone that was tampered with: checks it with `chain-verify`, then
+//! reseeds it.
 
 use std::process::Output;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::faults::until;
 const STEP_MAX: Duration = Duration::from_secs(300);
 /// Longest time until enough zones are there to tell which of them is wrong.
 pub const FOUND_MAX: Duration = Duration::from_secs(120);
-/// Links before the first bad one that are looked at too.
+/// Links before the first bad one that are checked too.
 const LINKS_BEFORE: u64 = 20;
 
 impl Cluster {
@@ -35,7 +35,7 @@ impl Cluster {
     /// the zones differ there. Other zones, against which it holds this one, may be down by other faults.
     ///
     /// # Errors
-    /// When it goes on saying something else, or advises against another zone.
+    /// When it keeps reporting another conclusion, or advises against another zone.
     pub async fn finds(&self, zone: usize, first: i64) -> anyhow::Result<()> {
         let name = NAMES[zone];
         let wanted = [

@@ -9,7 +9,7 @@ use pghc::dev::postgres::{DATABASE, Install, SUPERUSER};
 use pghc::dev::process::Process;
 use tokio::process::Command;
 
-use super::{Cluster, Ground, NAMES, Seats, Volume, connect, unit};
+use super::{Cluster, Ground, NAMES, Replacements, Volume, connect, unit};
 
 /// Longest time until a fresh server answers.
 const READY_MAX: Duration = Duration::from_secs(60);
@@ -39,13 +39,13 @@ impl Cluster {
     /// # Errors
     /// When it cannot be copied or started.
     pub async fn replica(&self, zone: usize) -> anyhow::Result<Process> {
-        let (disk, number) = (self.zones[zone].data_disk.path(), self.seats.server(zone));
+        let (disk, number) = (self.zones[zone].data_disk.path(), self.replacements.server(zone));
         let mut copy = program(&self.ground, &self.install, zone, "pg_basebackup");
         copy.args(["-R", "-X", "stream", "-c", "fast", "-h", "127.0.0.1", "-U", SUPERUSER]);
         copy.arg("-p").arg(self.ground.postgres(zone, number).port().to_string());
-        let data = Seats::data(disk, number + 1);
+        let data = Replacements::data(disk, number + 1);
         if data.exists() {
-            // What an attempt left that came to nothing.
+            // Remains of a failed attempt.
             std::fs::remove_dir_all(&data)?;
         }
         std::fs::create_dir(&data)?;
@@ -121,10 +121,10 @@ const SERVER: [(&str, &str); 10] = [
 pub(super) fn postgres(
     ground: &Ground,
     zone: usize,
-    (template, seats): (&Template, &Arc<Seats>),
+    (template, replacements): (&Template, &Arc<Replacements>),
     disk: &Volume,
 ) -> anyhow::Result<unit::Make> {
-    let data = Seats::data(disk.path(), 0);
+    let data = Replacements::data(disk.path(), 0);
     let (from, to) = (template.directory.to_string_lossy(), data.to_string_lossy());
     crate::sandbox::tool(&["cp", "-a", &from, &to])?;
     let listen = if ground.sandbox { "*" } else { "127.0.0.1" };
@@ -134,8 +134,8 @@ pub(super) fn postgres(
     }
     std::fs::write(data.join("postgresql.auto.conf"), settings)?;
     let (ground, install) = (ground.clone(), template.install.clone());
-    let (seats, disk) = (Arc::clone(seats), disk.path().to_owned());
-    Ok(Box::new(move |_| Ok(server(&ground, &install, zone, (&disk, seats.server(zone))))))
+    let (replacements, disk) = (Arc::clone(replacements), disk.path().to_owned());
+    Ok(Box::new(move |_| Ok(server(&ground, &install, zone, (&disk, replacements.server(zone))))))
 }
 
 /// A program of PostgreSQL in the network of a zone, as the user of its servers.
@@ -155,7 +155,7 @@ fn program(ground: &Ground, install: &Install, zone: usize, name: &str) -> Comma
 
 /// A server of a zone, by its number.
 fn server(ground: &Ground, install: &Install, zone: usize, at: (&Path, usize)) -> Command {
-    let data = Seats::data(at.0, at.1);
+    let data = Replacements::data(at.0, at.1);
     let mut command = program(ground, install, zone, "postgres");
     command.arg("-D").arg(&data).current_dir(&data).env("LC_ALL", "C");
     command.arg("-p").arg(ground.postgres(zone, at.1).port().to_string());

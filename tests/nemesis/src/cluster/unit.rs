@@ -1,7 +1,8 @@
-//! One process of the cluster under our care: coordinator, API node or postmaster.
+//! One supervised process of the cluster: coordinator, API node or postmaster.
 //!
-//! It is started again whenever it ends, unless a fault holds it down. An end that no fault excuses is
-//! a finding. We are its parent, so it is reaped at once: an unreaped postmaster would keep its lock.
+//! The process is restarted whenever it ends, unless a fault holds it down. An end that no fault
+//! excuses is a finding. The parent reaps it at once, because an unreaped postmaster would keep its
+//! lock.
 
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -99,7 +100,8 @@ impl Unit {
         *self.build.lock() = build;
     }
 
-    /// Starts it for one life that must end by itself, and holds it down then. Answers how it ended.
+    /// Starts the process for one life that must end without a signal, and holds it down then.
+    /// Returns its exit status.
     ///
     /// # Errors
     /// When it runs already, cannot be started, or is still there after `longest`; it is killed then.
@@ -128,7 +130,8 @@ impl Unit {
         Ok(())
     }
 
-    /// Looks whether it has ended, and starts it again after a pause. Answers what to tell of an end.
+    /// Checks whether the process has ended, and restarts it after a pause. Returns a finding about
+    /// its end, if any.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -157,7 +160,7 @@ impl Unit {
         self.running().await?.process.pid().with_context(|| format!("{} does not run", self.name))
     }
 
-    /// Its process id, if it runs and nobody works on it.
+    /// Process id, if the process runs and no fault works on it.
     pub fn peek(&self) -> Option<u32> {
         self.body.try_lock().ok().and_then(|body| body.process.pid())
     }
@@ -194,7 +197,7 @@ impl Unit {
         let ended = tokio::time::timeout(STOP_MAX, body.process.exited()).await;
         body.ended = Some(Instant::now());
         let Ok(status) = ended else {
-            // The run fails for it, and goes on to the end of its epoch.
+            // The run fails, and continues to the end of its epoch.
             body.process.kill().await?;
             body.held = false;
             bail!("{} does not end by {by} within {STOP_MAX:?}", self.name)
@@ -221,7 +224,7 @@ impl Unit {
     pub async fn put_down(&self) {
         let mut body = self.body.lock().await;
         body.held = true;
-        // Nobody is left to tell if the system does not say what became of it.
+        // A failed kill has no one left to report to.
         let _ = body.process.kill().await;
     }
 
@@ -241,12 +244,12 @@ impl Unit {
             || self.excused_until.lock().is_some_and(|until| Instant::now() < until)
     }
 
-    /// Bytes of its log, to look at what comes after.
+    /// Bytes of its log, as a start for [`Self::log_since`].
     pub fn log_bytes(&self) -> u64 {
         std::fs::metadata(&self.log).map_or(0, |metadata| metadata.len())
     }
 
-    /// What it logged behind `from` bytes.
+    /// Log output behind `from` bytes.
     pub fn log_since(&self, from: u64) -> String {
         let bytes = std::fs::read(&self.log).unwrap_or_default();
         let from = usize::try_from(from).unwrap_or(usize::MAX).min(bytes.len());

@@ -1,4 +1,4 @@
-//! What the cluster says of itself, asked again and again: who leads, who applies, how far it is.
+//! Polled state of the cluster: the leader, the appliers, and the frontier of each zone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use pghc_api::wire::{Status, ZoneState};
 
 use super::{Cluster, ZONES};
 
-/// Pause between two looks.
+/// Pause between two polls.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Longest time one answer of a look may take.
+/// Longest time of one answer within a poll.
 const ANSWER_MAX: Duration = Duration::from_millis(800);
-/// Longest time one answer may take where somebody waits for all of them.
+/// Longest time of one answer when all answers are awaited.
 const READY_MAX: Duration = Duration::from_secs(3);
 
-/// One look.
+/// Result of one poll.
 #[derive(Debug, Clone, Default)]
 pub struct Look {
     /// Zone of the leader of the newest term.
@@ -30,23 +30,23 @@ pub struct Look {
     pub head: u64,
     /// Each node's own frontier; `None` when it did not answer or is not ready.
     pub frontiers: Vec<Option<u64>>,
-    /// What keeps the cluster from being whole.
+    /// Reasons for which the cluster is not whole.
     pub troubles: Vec<String>,
 }
 
-/// The newest look.
+/// The newest poll.
 #[derive(Debug, Default)]
 pub struct View {
     newest: Mutex<Look>,
 }
 
 impl View {
-    /// The newest look.
+    /// The newest poll.
     pub fn look(&self) -> Look {
         self.newest.lock().clone()
     }
 
-    /// Looks until the task is dropped.
+    /// Polls until the task is dropped.
     pub async fn watch(self: Arc<Self>, cluster: Arc<Cluster>) {
         loop {
             let look = Self::ask(&cluster).await;
@@ -125,7 +125,7 @@ impl Look {
         self.frontiers.push(Some(status.frontier));
         if status.term >= self.term && status.leader.is_some() {
             self.term = status.term;
-            self.leader = status.leader.and_then(super::seats::zone_of);
+            self.leader = status.leader.and_then(super::replacements::zone_of);
         }
         if status.leader.is_none() {
             self.troubles.push(format!("{} knows no leader", status.node_id));

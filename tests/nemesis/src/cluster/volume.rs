@@ -59,7 +59,7 @@ impl Volume {
         tool(&["mount", "-o", "loop,nodiscard", &image, &mount]).map(drop)
     }
 
-    /// Brings everything written so far to the disk: what set up a cluster is no part of the test.
+    /// Flushes all written bytes to the disk: the setup of a cluster is no part of the test.
     ///
     /// # Errors
     /// When a tool fails.
@@ -80,7 +80,7 @@ impl Volume {
         }
     }
 
-    /// Kills whoever still works in it, and mounts it again.
+    /// Kills all processes that still work in it, and mounts it again.
     ///
     /// # Errors
     /// When it stays busy, or does not mount.
@@ -104,8 +104,8 @@ impl Volume {
     /// # Errors
     /// When there is still room.
     pub fn fill(&self) -> anyhow::Result<String> {
-        // Others work in it meanwhile and may give room back, the whole of a log segment at a time: a piece
-        // that fits is not the last, and what was full may have room again.
+        // Other processes use the disk meanwhile and may free space, a whole log segment at a time:
+        // a piece that fits is not the last, and a full disk may have space again.
         for round in 0..FILL_ROUNDS_MAX {
             self.take_room(round)?;
             let probe = self.mount.join("ballast-probe");
@@ -130,7 +130,7 @@ impl Volume {
             }
             let path = format!("{}-{round}-{piece}", self.ballast().display());
             if tool(&["fallocate", "-l", &size.to_string(), &path]).is_err() {
-                // It may have taken what it could.
+                // The writer may have used its whole share.
                 share *= 2;
             }
         }

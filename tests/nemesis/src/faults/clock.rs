@@ -77,8 +77,8 @@ async fn lead(scene: &Scene) -> Option<f64> {
     sql.query(query).await.ok()?.first()?.get(0)
 }
 
-/// The leader's clock jumps an hour beyond any commit time so far, and back at the end. If it lost its
-/// lead before it stamped anything, it is started again and tells the time in its log.
+/// The leader's clock jumps an hour beyond any commit time, and back at the end. A leader that lost
+/// its leadership before it stamped a batch is started again and logs the time.
 async fn ahead(scene: Scene) -> Outcome {
     let unit = &scene.zone().coordinator;
     let before = until("the database tells a time", LOGGED_MAX, async || lead(&scene).await);

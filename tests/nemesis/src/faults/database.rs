@@ -57,8 +57,8 @@ async fn backend(scene: &Scene) -> anyhow::Result<u32> {
     pid.await
 }
 
-/// Kills backends until the postmaster tells that one was: one may end by itself, its node
-/// reconnecting, between being found and being killed.
+/// Kills backends until the postmaster reports a killed one: a backend may end, because its node
+/// reconnects, between being found and being killed.
 async fn backend_kill(scene: Scene) -> Outcome {
     let unit = &scene.zone().postgres;
     let (before, from, mut killed) = (unit.pid().await?, unit.log_bytes(), Vec::new());
@@ -79,7 +79,7 @@ async fn backend_kill(scene: Scene) -> Outcome {
     bail!("{BACKENDS_MAX} backends were killed, and the postmaster tells of none");
 }
 
-/// Stops the backend that applies: its client hangs on a connection that looks alive.
+/// Stops the applying backend: its client hangs on a connection that looks alive.
 async fn backend_pause(scene: Scene) -> Outcome {
     for _ in 0..BACKENDS_MAX {
         let pid = backend(&scene).await?;

@@ -80,7 +80,7 @@ async fn fsync_error(scene: Scene) -> Outcome {
 /// Every flush of the coordinator's log takes 0.2 to 2 s.
 async fn fsync_stall(scene: Scene) -> Outcome {
     let unit = &scene.zone().coordinator;
-    let micros = [200_000, 500_000, 1_000_000, 2_000_000][usize::try_from(scene.dice % 4)?];
+    let micros = [200_000, 500_000, 1_000_000, 2_000_000][usize::try_from(scene.seed % 4)?];
     let hits = traced(&scene, unit, &format!("delay_enter={micros}"), "DELAYED").await?;
     Ok(format!("{hits} flushes of {} took {micros} us more", unit.name))
 }
@@ -105,7 +105,7 @@ async fn attached(
     mark: &str,
 ) -> anyhow::Result<Option<usize>> {
     let pid = unit.pid().await?;
-    let log: PathBuf = scene.cluster.ground.logs().join(format!("strace-{}.txt", scene.dice));
+    let log: PathBuf = scene.cluster.ground.logs().join(format!("strace-{}.txt", scene.seed));
     let mut command = tokio::process::Command::new("strace");
     command.args(["-f", "-q", "-e", "trace=fsync,fdatasync"]);
     command.arg("-e").arg(format!("inject=fsync,fdatasync:{inject}"));

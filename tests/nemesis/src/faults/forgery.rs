@@ -1,6 +1,7 @@
-//! A superuser rewrites links of a zone and all that follow, sound in themselves, and with them the frontier:
-//! the newest ones while its nodes are down, or ones that no coordinator's log has any longer while they run.
-//! Both `chain-verify` and the zone itself must name the first of them, and a re-seed must heal it: I10.
+//! A superuser rewrites links of a zone and all later ones, sound in themselves, together with the
+//! frontier: the newest links while its nodes are down, or links below every coordinator's log
+//! while they run. Both `chain-verify` and the zone itself must name the first of them, and a
+//! reseed must repair the zone: I10.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::cluster::{FOUND_MAX, Sql, View, ZONES};
 const LINKS: [i64; 4] = [1, 1, 4, 12];
 /// Links that there must be first.
 const LINKS_MIN: i64 = 24;
-/// Longest time until a new cluster has so many.
+/// Longest time until a new cluster has enough links.
 const LINKS_AFTER: Duration = Duration::from_secs(60);
 /// Longest time until the zone has stopped serving what was rewritten.
 const FENCED_MAX: Duration = Duration::from_secs(60);
@@ -28,8 +29,8 @@ const PURGED_MAX: Duration = Duration::from_secs(90);
 const REFUSED_MAX: Duration = Duration::from_secs(10);
 /// Longest time for which a refused re-seed is repeated.
 const RESEEDED_MAX: Duration = Duration::from_secs(30);
-/// Longest time until a re-seeded zone has all that it had, under load: on a busy machine other zones have no
-/// time to show it what they have. Then there are no new requests until it has.
+/// Longest time until a reseeded zone has its links again under load: on a busy machine other zones
+/// are slow to serve them. After that the load pauses until the zone has caught up.
 const UNDER_LOAD_MAX: Duration = Duration::from_secs(45);
 const REFILLED_MAX: Duration = Duration::from_secs(180);
 
@@ -90,7 +91,7 @@ async fn forged_below_log(scene: Scene) -> Outcome {
     let sql = scene.database().await?;
     let log_first = until("every log is purged", PURGED_MAX, async || log_first(&scene).await);
     let log_first = log_first.await?;
-    let back = i64::try_from((scene.dice >> 16) & 0xff)?;
+    let back = i64::try_from((scene.seed >> 16) & 0xff)?;
     let first = (log_first - 1 - back).max(2);
     let started = scene.load.book.now();
     let had = rewritten_payload(&sql, first).await?;
@@ -132,7 +133,7 @@ async fn healed(
     had: i64,
     (started, fenced_at): (u64, u64),
 ) -> anyhow::Result<(i64, u64)> {
-    // As a balancer does that looks at `/readyz`: whoever is refused at once comes again at once.
+    // Routed as by a balancer that reads `/readyz`, because a refused client returns at once.
     scene.load.avoid(&[scene.zone]);
     let reseeded = reseeded(scene).await;
     let whole = async || {
@@ -189,8 +190,8 @@ async fn rewritten_payload(sql: &Sql, first: i64) -> anyhow::Result<i64> {
     Ok(had)
 }
 
-/// Has the zone filled anew, as an operator does who repeats what was refused; at last by force, so that
-/// the run can go on to its end.
+/// Reseeds the zone as an operator does, repeating refused commands; at last by force, so that the
+/// run can continue.
 async fn reseeded(scene: &Scene) -> anyhow::Result<()> {
     let mut refusal = None;
     let done = until("pghc zone reseed is done", RESEEDED_MAX, async || {
@@ -205,7 +206,7 @@ async fn reseeded(scene: &Scene) -> anyhow::Result<()> {
 /// Rewrites the newest links. Answers the first and the last of them.
 async fn rewritten(scene: &Scene, sql: &Sql) -> anyhow::Result<(i64, i64)> {
     let had = number(sql, APPLIED).await.context("the zone's frontier")?;
-    let first = had - LINKS[usize::try_from((scene.dice >> 4) % 4)?] + 1;
+    let first = had - LINKS[usize::try_from((scene.seed >> 4) % 4)?] + 1;
     let rewrite = include_str!("../../../rewrite.sql").replace(":first", &first.to_string());
     sql.batch(&rewrite).await?;
     Ok((first, had))

@@ -25,7 +25,7 @@ const SILENT: usize = 1_100;
 const PLANNED_MAX: Duration = Duration::from_secs(30);
 /// Longest time until a coordinator is back from another fault.
 const UP_MAX: Duration = Duration::from_secs(30);
-/// How long a stranger listens to the answer.
+/// Time for which an extra client reads the answer.
 const LISTEN: Duration = Duration::from_millis(100);
 
 pub(super) fn classes() -> Vec<Class> {
@@ -78,16 +78,16 @@ fn nonsense(random: &mut StdRng) -> Vec<u8> {
     bytes
 }
 
-/// Strangers talk nonsense to a coordinator; it must not mind.
+/// Extra clients send garbage to a coordinator, which must not be affected.
 async fn garbage(scene: Scene) -> Outcome {
     let address = scene.cluster.ground.coordinator(scene.zone);
-    let mut random = StdRng::seed_from_u64(scene.dice);
+    let mut random = StdRng::seed_from_u64(scene.seed);
     let (mut sent, mut talks, mut closed) = (0, 0, 0);
     let up = until("it listens", UP_MAX, async || TcpStream::connect(address).await.ok());
     up.await?;
     for _ in 0..STRANGERS {
         let bytes = nonsense(&mut random);
-        // It may go down by another fault.
+        // Another fault may stop the coordinator.
         let Ok(mut stream) = TcpStream::connect(address).await else { continue };
         if stream.write_all(&bytes).await.is_ok() {
             sent += bytes.len();
@@ -101,7 +101,8 @@ async fn garbage(scene: Scene) -> Outcome {
     Ok(format!("{talks} talks, {sent} bytes of nonsense; the coordinator hung up {closed} times"))
 }
 
-/// Strangers connect to every port of a zone and say nothing; its log goes on all the same.
+/// Extra clients connect to every port of a zone and stay silent; its log must advance
+/// nevertheless.
 async fn silence(scene: Scene) -> Outcome {
     pghc::connections::raise_limit();
     let ground = &scene.cluster.ground;
@@ -111,7 +112,7 @@ async fn silence(scene: Scene) -> Outcome {
     let mut silent = Vec::new();
     for address in [coordinator, ground.api(scene.zone, 0)] {
         for _ in 0..SILENT {
-            // It may go down by another fault, or this process may open no more files.
+            // Another fault may stop the server, or this process may reach its limit of open files.
             silent.extend(TcpStream::connect(address).await.ok());
         }
     }

@@ -1,5 +1,5 @@
-//! Changes of the members under load: a coordinator that lost its disk is replaced, the lead is moved,
-//! a voter becomes a learner and a voter again: F17, F28.
+//! Membership changes under load: a coordinator that lost its disk is replaced, leadership is
+//! transferred, a voter becomes a learner and a voter again: F17, F28.
 //!
 //! A class of these holds one zone's vote, so that the two others have theirs.
 
@@ -16,13 +16,13 @@ use crate::sandbox::tool;
 
 /// Longest time until a coordinator that forgot something has refused to go on.
 const REFUSED_MAX: Duration = Duration::from_secs(40);
-/// Longest time until a change of the members is made, from the first time it is asked for.
+/// Longest time until a membership change is done, from the first request.
 const ORDERED_MAX: Duration = Duration::from_secs(90);
 /// Longest time until the members' list shows what was done.
 const LISTED_MAX: Duration = Duration::from_secs(60);
 /// Longest time until two of three acknowledge a write, an election included.
 const DECIDED_MAX: Duration = Duration::from_secs(30);
-/// What a coordinator that must not go on says.
+/// Advice that a coordinator prints when it must not start.
 const WAY_OUT: &str = "pghc members replace";
 
 pub(super) fn classes() -> Vec<Class> {
@@ -45,14 +45,14 @@ pub(super) fn classes() -> Vec<Class> {
     ]
 }
 
-/// What the group's list says of a coordinator; `None` when it does not list it, or nobody answers.
+/// The group's entry for a coordinator; `None` without an entry or without an answer.
 async fn listed(scene: &Scene, id: u64) -> Option<MemberView> {
     let list = scene.cluster.members().await.ok()?;
     list.members.into_iter().find(|member| member.coordinator_id == id)
 }
 
-/// Asks for a change of the members as an operator does, who repeats what was refused: on a machine
-/// this busy a member may be silent for a moment. Every change may be repeated.
+/// Orders a change of members as an operator does, repeating refused commands: on a busy machine a
+/// member may be silent for a moment. Every change may be repeated.
 async fn ordered(scene: &Scene, arguments: &[&str]) -> Outcome {
     let mut refusal = None;
     let done = until("the members are changed", ORDERED_MAX, async || {
@@ -63,12 +63,12 @@ async fn ordered(scene: &Scene, arguments: &[&str]) -> Outcome {
     done.map_err(|late| refusal.map_or(late, |error| error.context("refused for too long")))
 }
 
-/// A coordinator loses its directory, its log, or all since a backup; it refuses to go on under its
-/// id; a new one takes its place, and its vote decides.
+/// A coordinator loses its directory, its log, or all data since a backup; it must refuse to start
+/// under its id; a new one replaces it, and its vote decides.
 async fn replaced(scene: Scene) -> Outcome {
     let (cluster, unit) = (&scene.cluster, &scene.zone().coordinator);
-    let old = cluster.seats.coordinator(scene.zone);
-    let lost = match scene.dice % 3 {
+    let old = cluster.replacements.coordinator(scene.zone);
+    let lost = match scene.seed % 3 {
         0 => lose(&scene, "").await,
         1 => lose(&scene, "log").await,
         _ => put_back(&scene).await,
@@ -82,11 +82,12 @@ async fn replaced(scene: Scene) -> Outcome {
         }
     };
     let said = unit.log_since(from);
-    // Whatever it did, the group gets its third vote back.
+    // In every case, the group gets its third vote back.
     emptied(&scene, &scene.zone().log_data())?;
-    let new = cluster.seats.succeed(scene.zone);
+    let new = cluster.replacements.succeed(scene.zone);
     unit.start().await?;
-    let (begun, member) = (Instant::now(), cluster.seats.member(&cluster.ground, scene.zone));
+    let (begun, member) =
+        (Instant::now(), cluster.replacements.member(&cluster.ground, scene.zone));
     ordered(&scene, &["replace", &old.to_string(), &member, "--wait", "60"]).await?;
     let took = begun.elapsed();
     let status = refused.with_context(|| format!("{} with a lost disk", unit.name))?;
@@ -117,7 +118,7 @@ fn emptied(scene: &Scene, path: &Path) -> anyhow::Result<()> {
 /// Kills it, and puts a copy of its directory back that is older than what it acknowledged since.
 async fn put_back(scene: &Scene) -> Outcome {
     let (zone, unit) = (scene.zone(), &scene.zone().coordinator);
-    let id = scene.cluster.seats.coordinator(scene.zone);
+    let id = scene.cluster.replacements.coordinator(scene.zone);
     unit.kill().await?;
     let (data, copy) = (zone.log_data(), zone.log_disk.path().join("copy"));
     if copy.exists() {
@@ -146,9 +147,9 @@ async fn put_back(scene: &Scene) -> Outcome {
 /// Entries that an old backup lacks at least.
 const ENTRIES_FORGOTTEN: u64 = 20;
 
-/// One of the other two is away: what is acknowledged now was decided with this zone's vote.
+/// One of the other two is stopped: a write acknowledged now was decided with this zone's vote.
 async fn decided(scene: &Scene) -> Outcome {
-    let step = 1 + usize::try_from((scene.dice >> 4) % 2)?;
+    let step = 1 + usize::try_from((scene.seed >> 4) % 2)?;
     let other = &scene.cluster.zones[(scene.zone + step) % ZONES].coordinator;
     other.excuse();
     let killed = other.kill().await;
@@ -169,16 +170,17 @@ async fn decided(scene: &Scene) -> Outcome {
 
 /// An operator has another coordinator lead.
 async fn moved(scene: Scene) -> Outcome {
-    let (cluster, seats) = (&scene.cluster, &scene.cluster.seats);
+    let (cluster, replacements) = (&scene.cluster, &scene.cluster.replacements);
     let before = until("a leader", LISTED_MAX, async || {
         cluster.members().await.ok().filter(|list| list.leader > 0)
     });
     let before = before.await?.leader;
-    let here = seats.coordinator(scene.zone);
-    // The lead may have come here meanwhile.
-    let next = seats.coordinator((scene.zone + 1) % ZONES);
+    let here = replacements.coordinator(scene.zone);
+    // Leadership may have come here meanwhile.
+    let next = replacements.coordinator((scene.zone + 1) % ZONES);
     let to = if here == before { next } else { here };
-    // It is done when the chosen one leads. Another fault may take the lead from it right after.
+    // The transfer is done when the chosen coordinator leads. Another fault may take the leadership
+    // right after.
     ordered(&scene, &["lead", &to.to_string(), "--wait", "60"]).await?;
     scene.hold().await;
     Ok(format!("the lead moved from {before} to {to}"))
@@ -186,7 +188,7 @@ async fn moved(scene: Scene) -> Outcome {
 
 /// An operator makes a voter a learner, and a voter again.
 async fn demoted(scene: Scene) -> Outcome {
-    let id = scene.cluster.seats.coordinator(scene.zone);
+    let id = scene.cluster.replacements.coordinator(scene.zone);
     let name = id.to_string();
     let listed_as = async |voter: bool| {
         let found = until("the list shows it", LISTED_MAX, async || {

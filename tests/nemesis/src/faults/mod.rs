@@ -1,12 +1,13 @@
-//! The faults. Each class is a function that injects, holds, heals, and answers the evidence that it
-//! really happened; a class that cannot prove it answers an error, and the run fails.
+//! The faults. Each class is a function that injects, holds, heals, and returns evidence that the
+//! fault occurred; without evidence the run fails.
 //!
-//! A class also says what it needs for itself (no two faults work on the same thing) and whose vote
-//! it takes away, so that a schedule keeps a quorum unless a class is about losing it.
+//! A class names the resources it needs for itself (no two faults share one) and the vote it takes
+//! away, so a schedule keeps a quorum unless a class is about losing it.
 
 pub mod clock;
 mod database;
 mod disk;
+mod extra_clients;
 mod forgery;
 mod load;
 mod members;
@@ -15,7 +16,6 @@ pub mod power;
 mod process;
 mod replica;
 mod resources;
-mod strangers;
 pub mod versions;
 mod whole;
 
@@ -30,12 +30,12 @@ use crate::load::Load;
 /// Longest time until a database is back from an earlier fault.
 const DATABASE_MAX: Duration = Duration::from_secs(40);
 
-/// What a fault works with.
+/// Handles that a fault acts on.
 #[derive(Clone)]
 pub struct Scene {
     /// The cluster.
     pub cluster: Arc<Cluster>,
-    /// What it says of itself.
+    /// State polled from the cluster.
     pub view: Arc<View>,
     /// The clients.
     pub load: Arc<Load>,
@@ -44,7 +44,7 @@ pub struct Scene {
     /// How long the fault lasts.
     pub hold: Duration,
     /// A random number for choices of its own.
-    pub dice: u64,
+    pub seed: u64,
 }
 
 impl Scene {
@@ -76,7 +76,7 @@ pub type Outcome = anyhow::Result<String>;
 pub enum Aim {
     /// The leader's.
     Leader,
-    /// One that does not lead.
+    /// A coordinator that does not lead.
     Follower,
     /// The leader's half of the time.
     Biased,
@@ -86,7 +86,7 @@ pub enum Aim {
     Pair,
 }
 
-/// What a fault needs for itself in the zone that was chosen.
+/// Resources of the chosen zone that a fault needs for itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
     /// The coordinator's process or disk; its vote is lost.
@@ -117,7 +117,7 @@ pub struct Class {
     pub hold_ms: (u64, u64),
     /// Which zone.
     pub aim: Aim,
-    /// What it needs.
+    /// The needed resources.
     pub needs: Needs,
     /// How often it comes, compared with others.
     pub weight: u32,
@@ -136,7 +136,7 @@ pub fn catalogue(has_old: bool) -> Vec<Class> {
         resources::classes(),
         forgery::classes(),
         whole::classes(),
-        strangers::classes(),
+        extra_clients::classes(),
         replica::classes(),
         load::classes(),
         members::classes(),

@@ -1,8 +1,8 @@
 //! Cut, lossy, slow and flapping links between zones: F5 to F8.
 //!
-//! Packet filters stand on the bridge, in the path between zones and not in ours to them: clients
-//! reach both sides of a partition, as I7 wants. Each fault has a table of its own, whose counters are
-//! the evidence.
+//! Packet filters are on the bridge, in the path between zones and not between the test and the
+//! zones: clients reach both sides of a partition, as I7 requires. Each fault has its own table,
+//! whose counters are the evidence.
 
 use std::time::Duration;
 
@@ -44,11 +44,11 @@ fn rule(from: usize, to: usize, verdict: &str) -> String {
     format!("iifname \"v{}\" oifname \"v{}\" {verdict}\n", from + 1, to + 1)
 }
 
-/// Longest time until a fault that stands is met by a packet: what else is going on may have silenced
-/// its zones for a while.
+/// Longest time until a packet meets an active fault: other faults may have silenced its zones for
+/// a while.
 const MET_MAX: Duration = Duration::from_secs(30);
 
-/// Pause between two looks at a counter.
+/// Pause between two reads of a counter.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Lasts, and then until `count` is not 0.
@@ -70,7 +70,7 @@ async fn met(
 
 /// Puts the rules on the bridge for a while; they must have dropped something.
 async fn filtered(scene: &Scene, rules: String) -> Outcome {
-    let table = format!("fault{}", scene.dice);
+    let table = format!("fault{}", scene.seed);
     let text = format!(
         "table bridge {table} {{\nchain between {{\ntype filter hook forward priority 0;\n{rules}}}\n}}\n"
     );
@@ -94,10 +94,10 @@ async fn isolated(scene: Scene) -> Outcome {
     filtered(&scene, others(zone).map(cut).collect()).await
 }
 
-/// The zone hears and is not heard, or is heard and does not hear.
+/// Blocks one direction of the zone's traffic.
 async fn one_way(scene: Scene) -> Outcome {
     let zone = scene.zone;
-    let deaf = scene.dice.is_multiple_of(2);
+    let deaf = scene.seed.is_multiple_of(2);
     let cut = |other| match deaf {
         true => rule(other, zone, "counter drop"),
         false => rule(zone, other, "counter drop"),
@@ -109,7 +109,7 @@ async fn one_way(scene: Scene) -> Outcome {
 /// Two zones do not reach each other; the third reaches both.
 async fn pair(scene: Scene) -> Outcome {
     let zone = scene.zone;
-    let step = 1 + usize::try_from(scene.dice % 2)?;
+    let step = 1 + usize::try_from(scene.seed % 2)?;
     let other = (zone + step) % ZONES;
     let rules = rule(zone, other, "counter drop") + &rule(other, zone, "counter drop");
     filtered(&scene, rules).await
@@ -149,7 +149,7 @@ fn is_down(link: &str) -> bool {
     tool(&["ip", "-o", "link", "show", link]).is_ok_and(|text| text.contains("state DOWN"))
 }
 
-/// What leaves the zone passes 256 kbit a second.
+/// Traffic that leaves the zone is limited to 256 kbit/s.
 async fn slow(scene: Scene) -> Outcome {
     let netns = format!("z{}", scene.zone + 1);
     let tc = |words: &str| {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waited_in_a_queue_is_read() {
+    fn queued_bytes_are_read() {
         let shown = "qdisc tbf 8090: root rate 256Kbit burst 2Kb lat 200ms \n Sent 1730 bytes 18 pkt \
                      (dropped 0, overlimits 7 requeues 0)";
         assert_eq!(overlimits(shown), Some(7));

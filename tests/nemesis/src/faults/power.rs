@@ -31,13 +31,13 @@ pub async fn on(cluster: &Cluster) -> anyhow::Result<()> {
     mounted.into_iter().collect()
 }
 
-/// Starts every process, in the order that `dice` says.
+/// Starts every process, in the order that `seed` says.
 ///
 /// # Errors
 /// When the operating system does not start one.
-pub async fn start(cluster: &Cluster, dice: u64) -> anyhow::Result<()> {
+pub async fn start(cluster: &Cluster, seed: u64) -> anyhow::Result<()> {
     let units: Vec<&Unit> = cluster.units().collect();
-    let first = usize::try_from(dice % 997).unwrap_or(0);
+    let first = usize::try_from(seed % 997).unwrap_or(0);
     // A step without a common divisor reaches every process once.
     let step = if units.len().is_multiple_of(5) { 3 } else { 5 };
     for place in 0..units.len() {

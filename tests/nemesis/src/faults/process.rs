@@ -85,7 +85,7 @@ async fn api_pause(scene: Scene) -> Outcome {
 
 fn node(scene: &Scene) -> &Unit {
     let api = &scene.zone().api;
-    let index = scene.dice % u64::try_from(api.len()).unwrap_or(1);
+    let index = scene.seed % u64::try_from(api.len()).unwrap_or(1);
     &api[usize::try_from(index).unwrap_or(0)]
 }
 

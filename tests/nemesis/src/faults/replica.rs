@@ -9,7 +9,7 @@ use pghc::dev::process::Process;
 use pghc_history::Reset;
 
 use super::{Aim, Class, Needs, Outcome, Scene, until};
-use crate::cluster::{Seats, Sql};
+use crate::cluster::{Replacements, Sql};
 
 /// Longest time until a replica streams, lags, or is promoted.
 const STEP_MAX: Duration = Duration::from_secs(40);
@@ -41,8 +41,9 @@ pub(super) const APPLIED: &str = "select applied_id::bigint from pghc.frontier";
 const RECEIVERS: &str = "select count(*) from pg_stat_wal_receiver";
 const IN_RECOVERY: &str = "select pg_is_in_recovery()::int::bigint";
 
-/// A replica is made of the running server and streams; it loses the stream and falls behind; the
-/// server is killed, the replica is promoted and takes its place. The API nodes know both addresses.
+/// A streaming replica is made of the running server, and loses the stream and falls behind; the
+/// server is killed, and the replica is promoted and replaces it. The API nodes know both
+/// addresses.
 async fn promoted(scene: Scene) -> Outcome {
     let primary = scene.database().await?;
     let mut replica = scene.cluster.replica(scene.zone).await?;
@@ -72,7 +73,7 @@ async fn promoted(scene: Scene) -> Outcome {
 
 /// Cuts the replica's stream once it streams, and waits until it lags. Answers the primary's frontier.
 async fn lags(scene: &Scene, primary: &Sql) -> anyhow::Result<i64> {
-    let next = scene.cluster.seats.server(scene.zone) + 1;
+    let next = scene.cluster.replacements.server(scene.zone) + 1;
     let streams = until("the replica streams", STEP_MAX, async || {
         let sql = scene.cluster.sql_of(scene.zone, next).await.ok()?;
         let streams = number(&sql, RECEIVERS).await? == 1 && number(&sql, IN_RECOVERY).await? == 1;
@@ -97,9 +98,9 @@ async fn lags(scene: &Scene, primary: &Sql) -> anyhow::Result<i64> {
 async fn take_over(scene: &Scene, replica: Process) -> anyhow::Result<(u64, i64)> {
     let (cluster, zone, unit) = (&scene.cluster, scene.zone, &scene.zone().postgres);
     let started = scene.load.book.now();
-    let old = cluster.seats.server(zone);
+    let old = cluster.replacements.server(zone);
     unit.end(Signal::SIGKILL).await?;
-    cluster.seats.promote(zone);
+    cluster.replacements.promote(zone);
     unit.adopt(replica).await?;
     let sql = scene.database().await?;
     let has = number(&sql, APPLIED).await.context("its frontier")?;
@@ -109,7 +110,7 @@ async fn take_over(scene: &Scene, replica: Process) -> anyhow::Result<(u64, i64)
     });
     promoted.await?;
     let disk = &scene.zone().data_disk;
-    std::fs::remove_dir_all(Seats::data(disk.path(), old))?;
+    std::fs::remove_dir_all(Replacements::data(disk.path(), old))?;
     disk.sync()?;
     Ok((started, has))
 }

@@ -54,7 +54,7 @@ struct Group {
 impl Group {
     fn create(scene: &Scene, controller: &str) -> anyhow::Result<Self> {
         let root = Path::new(CGROUPS).join(controller);
-        let path = root.join(&scene.cluster.ground.group).join(format!("fault{}", scene.dice));
+        let path = root.join(&scene.cluster.ground.group).join(format!("fault{}", scene.seed));
         fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(Self { path, root })
     }
@@ -67,7 +67,7 @@ impl Group {
         fs::read_to_string(self.path.join(name)).with_context(|| format!("read {name}"))
     }
 
-    /// Moves processes in. One that is gone is no error.
+    /// Moves processes in. A process that has ended is no error.
     fn take(&self, pids: &[u32]) -> anyhow::Result<usize> {
         let moved = pids.iter().filter(|pid| self.set("cgroup.procs", &pid.to_string()).is_ok());
         let moved = moved.count();
@@ -83,7 +83,7 @@ impl Group {
                 break;
             }
             for pid in left.lines() {
-                // It may end meanwhile, and who stays may start others.
+                // The process may end meanwhile, and the remaining ones may start others.
                 let _ = fs::write(self.root.join("cgroup.procs"), pid);
             }
         }
@@ -126,7 +126,7 @@ async fn quota(scene: Scene) -> Outcome {
         (count > 0).then_some(count)
     });
     let throttled = throttled.await;
-    // Who cannot leave is free all the same.
+    // A process that cannot leave is free all the same.
     let freed = group.set("cpu.cfs_quota_us", "-1");
     group.leave()?;
     freed?;
@@ -134,12 +134,12 @@ async fn quota(scene: Scene) -> Outcome {
     Ok(format!("{moved} processes throttled {throttled} times"))
 }
 
-/// The whole zone stands still.
+/// Freezes the whole zone.
 async fn frozen(scene: Scene) -> Outcome {
     let group = Group::create(&scene, "freezer")?;
     let moved = group.take(&of_zone(&scene).await)?;
     let ordered = group.set("freezer.state", "FROZEN");
-    // One that waits for its disk is frozen when that answers.
+    // A process that waits for its disk is frozen when the disk answers.
     let stands = until("every process is frozen", MET_MAX, async || {
         group.get("freezer.state").ok().filter(|state| state.trim() == "FROZEN")
     });

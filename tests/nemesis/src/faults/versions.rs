@@ -1,5 +1,5 @@
-//! Mixed versions: F29. A process is restarted from another build of pghc and stays there while other
-//! faults go on, until a later card or the end of the epoch brings it back.
+//! Mixed versions: F29. A process is restarted from another build of pghc and stays there during
+//! other faults, until a later fault or the end of the epoch brings it back.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,7 +39,7 @@ pub fn return_of(name: &str) -> &'static str {
 async fn coordinator(scene: Scene) -> Outcome {
     let unit = &scene.zone().coordinator;
     let evidence = exchanged(&scene, unit).await?;
-    let id = scene.cluster.seats.coordinator(scene.zone);
+    let id = scene.cluster.replacements.coordinator(scene.zone);
     let back = until("the group hears it", BACK_MAX, async || {
         let list = scene.cluster.members().await.ok()?;
         let member = list.members.into_iter().find(|member| member.coordinator_id == id)?;
@@ -51,9 +51,9 @@ async fn coordinator(scene: Scene) -> Outcome {
 
 async fn api(scene: Scene) -> Outcome {
     let nodes = &scene.zone().api;
-    // One that runs the other build comes back first.
+    // A node that runs the other build returns to its own first.
     let away = nodes.iter().position(|unit| unit.build() == Build::Old);
-    let any = usize::try_from(scene.dice)? % nodes.len();
+    let any = usize::try_from(scene.seed)? % nodes.len();
     let place = away.unwrap_or(any);
     let evidence = exchanged(&scene, &nodes[place]).await?;
     let address = scene.cluster.ground.api(scene.zone, place);
@@ -67,7 +67,7 @@ async fn api(scene: Scene) -> Outcome {
 async fn exchanged(scene: &Scene, unit: &Unit) -> Outcome {
     let before = unit.build();
     let build = if before == Build::New { Build::Old } else { Build::New };
-    let by = if (scene.dice >> 8).is_multiple_of(2) { Signal::SIGTERM } else { Signal::SIGKILL };
+    let by = if (scene.seed >> 8).is_multiple_of(2) { Signal::SIGTERM } else { Signal::SIGKILL };
     let ended = unit.end(by).await?;
     scene.hold().await;
     unit.set_build(build);

@@ -30,8 +30,8 @@ pub(super) fn classes() -> Vec<Class> {
     ]
 }
 
-/// Two of three coordinators are gone: no write that is sent now may be acknowledged. One that was
-/// sent before may have been committed, and is answered whenever its zone has applied it.
+/// Two of three coordinators are stopped: no write sent now may be acknowledged. A write sent
+/// before may have been committed, and is answered when its zone has applied it.
 async fn quorum_lost(scene: Scene) -> Outcome {
     let gone = [scene.zone, (scene.zone + 1) % ZONES];
     for zone in gone {
@@ -51,7 +51,7 @@ async fn quorum_lost(scene: Scene) -> Outcome {
     Ok(format!("coordinators {gone:?} killed, {acks} acknowledgements in {:?}", scene.hold))
 }
 
-/// Every process is asked to end and started again, one after the other, as an upgrade does.
+/// Restarts every process by SIGTERM, one after the other, as an upgrade does.
 async fn rolling(scene: Scene) -> Outcome {
     let mut restarted = 0;
     for zone in &scene.cluster.zones {
@@ -78,6 +78,6 @@ async fn blackout(scene: Scene) -> Outcome {
     let evidence = power::off(&scene.cluster).await?;
     scene.hold().await;
     power::on(&scene.cluster).await?;
-    power::start(&scene.cluster, scene.dice).await?;
+    power::start(&scene.cluster, scene.seed).await?;
     Ok(evidence)
 }

@@ -38,7 +38,7 @@ struct Problem {
     id: Option<u64>,
 }
 
-/// What became of one attempt to write.
+/// Result of one attempt to write.
 enum Attempt {
     Done(OrderResult, String),
     Committed(u64),
@@ -80,7 +80,8 @@ impl Load {
                 }
                 Attempt::Refused(_) if is_burst => return,
                 _ if Instant::now() >= end => {
-                    // It may know an id without a token, of which its next reads could not tell.
+                    // The session may know an id without a token, which its next reads could not
+                    // use.
                     session.begin_anew();
                     return self.book.given_up();
                 }
@@ -155,7 +156,7 @@ impl Load {
         self.book.add(Operation { client, session, zone, started, ended, what });
     }
 
-    /// One exchange on a connection that is kept; `None` when there was no whole answer in time.
+    /// One exchange on a kept connection; `None` without a complete answer in time.
     async fn ask(&self, place: usize, request: &[u8]) -> Option<(u16, Vec<u8>)> {
         let kept = self.connections[place].lock().pop();
         let exchange = async {

@@ -31,30 +31,30 @@ struct Lie {
     to: u64,
 }
 
-/// What is not judged because somebody rewrote a zone's links.
+/// Operations that are not judged because a zone's links were rewritten.
 #[derive(Debug, Default)]
 struct Forgiving {
     lies: Vec<Lie>,
-    /// Sessions whose token names a link that was rewritten.
+    /// Sessions whose token names a rewritten link.
     deceived: BTreeSet<u32>,
 }
 
 impl Forgiving {
-    /// Whether an operation is judged. Must be told of those of a session in their order.
+    /// Whether an operation is judged. Operations of a session must be passed in their order.
     fn judges(&mut self, it: &Operation) -> bool {
         let covers =
             |lie: &Lie| lie.zone == it.zone && it.ended >= lie.from && it.started <= lie.to;
         let is_lie = self.lies.iter().any(covers);
         match it.what {
             What::Read { outcome: ReadOutcome::Seen { .. }, .. }
-            // It is answered from the chain's row.
+            // The answer comes from the chain's row.
             | What::Write { outcome: OrderResult::Acknowledged { repeated: true, .. }, .. }
                 if is_lie =>
             {
                 self.deceived.insert(it.session);
                 false
             }
-            // Its token is of another chain than the rewritten one, or the other way round.
+            // The token is of another chain than the rewritten one, or the reverse.
             What::Read { outcome: ReadOutcome::Fork, .. } => {
                 !is_lie && !self.deceived.contains(&it.session)
             }
@@ -132,8 +132,8 @@ impl Book {
         }
     }
 
-    /// A zone's links were rewritten on purpose, and it noticed at `fenced`. What it answered from its
-    /// chain until then is not judged: only then it promises to refuse.
+    /// A zone's links were rewritten on purpose, and the zone detected it at `fenced`. Its earlier
+    /// answers are not judged: only from then on it promises to refuse.
     pub fn forgive(&self, reset: Reset, fenced: u64) {
         let mut forgiving = self.forgiving.lock();
         forgiving.lies.push(Lie { zone: reset.zone, from: reset.started, to: fenced });
@@ -159,7 +159,7 @@ impl Book {
         }
     }
 
-    /// What was found so far.
+    /// Findings until now.
     pub fn findings(&self) -> Vec<String> {
         self.findings.lock().clone()
     }
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_rewritten_zone_showed_before_it_noticed_is_not_judged_nor_are_tokens_from_it() {
+    fn reads_of_undetected_rewrite_are_not_judged() {
         let repeated = |session| {
             let digest = pghc_api::chain::Digest([0; 32]);
             let outcome =
@@ -263,7 +263,7 @@ mod tests {
         assert_eq!(sessions(&book), []);
         book.add(read(2, 2, (40, 41), ReadOutcome::Fork));
         assert_eq!(sessions(&book), [], "its token is still the false one");
-        // One that was under way when the zone was whole again.
+        // A read that was in flight when the zone was whole again.
         book.add(read(4, 1, (19, 44), SEEN));
         assert_eq!(sessions(&book), []);
     }

@@ -52,7 +52,7 @@ impl Session {
 
 /// The clients.
 pub struct Load {
-    /// What they saw.
+    /// Record of the clients.
     pub book: Arc<Book>,
     nodes: Vec<(usize, SocketAddr)>,
     connections: Vec<Mutex<Vec<Connection>>>,
@@ -91,7 +91,7 @@ impl Load {
         })
     }
 
-    /// Begins, or goes on.
+    /// Starts or continues the load.
     pub fn resume(&self) {
         self.paused.store(false, Ordering::SeqCst);
     }
@@ -114,12 +114,12 @@ impl Load {
         self.burst.store(factor, Ordering::SeqCst);
     }
 
-    /// Requests planned so far.
+    /// Number of planned requests.
     pub fn planned(&self) -> u64 {
         self.planned.load(Ordering::Relaxed)
     }
 
-    /// Requests that are planned in so long without a burst.
+    /// Requests planned in this time without a burst.
     pub fn usual(&self, during: Duration) -> u64 {
         let requests = (self.rates.writes + self.rates.reads) * during.as_secs_f64();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "thousands")]

@@ -7,8 +7,8 @@
 use std::ffi::{c_uint, c_void};
 use std::hint::black_box;
 
-/// Has the linker put the `getrandom` of this crate in the place of the C library's, and says
-/// whether it did: whether two fresh hash maps of two threads hash alike.
+/// Makes the linker use the `getrandom` of this crate instead of the C library's, and returns
+/// whether that worked: whether two fresh hash maps of two threads hash alike.
 #[must_use]
 pub fn remove() -> bool {
     black_box(getrandom as unsafe extern "C" fn(*mut c_void, usize, c_uint) -> isize);

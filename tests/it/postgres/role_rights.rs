@@ -1,5 +1,5 @@
-//! What a role of ours may do and a stranger may not: everything in the database that others can touch,
-//! from a login with no grant at all to the applier's own role.
+//! Rights of pghc's roles and of a foreign login: every object in the database, from a login
+//! without grants to the applier's own role.
 
 use pghc::postgres::ReadError;
 
@@ -115,7 +115,7 @@ async fn statements_by_hand_are_refused_even_of_the_owner() {
 }
 
 #[tokio::test]
-async fn roles_do_what_they_are_for_and_nothing_else() {
+async fn roles_have_only_their_documented_rights() {
     let (database, _) = Database::with_links(2).await;
     let writes = [
         "select pghc.add_evidence('x', 1, '', '', '', false)",
@@ -249,7 +249,7 @@ async fn search_path_of_the_database_misleads_no_function() {
 }
 
 #[tokio::test]
-async fn link_without_an_id_is_missed_and_its_schema_found() {
+async fn link_function_without_id_is_reported_with_schema() {
     let (database, _) = Database::with_links(10).await;
     let sql = "set session_replication_role = replica; \
         alter table pghc.chain drop constraint chain_pkey, alter column id drop not null; \

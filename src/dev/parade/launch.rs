@@ -10,18 +10,18 @@ use std::path::{Path, PathBuf};
 use pghc_api::id::ZoneName;
 
 use super::Error;
-use super::board::{Member, Part};
-use super::leftover::postgres_dir;
 use super::options::{Acks, Profile};
 use super::plan::{Plan, ZonePlan};
+use super::process_table::{Member, Part};
 use super::program::{Body, Program};
 use super::routes::Routes;
+use super::stale_processes::postgres_dir;
 use crate::dev::postgres::{Server, ServerOptions};
 use crate::dev::process::Process;
 use crate::dev::record::{ParadeRecord, Pids, ZoneRecord};
 
-/// What the command lines are made of.
-pub(super) struct Assembly<'a> {
+/// The inputs of all command lines.
+pub(super) struct LaunchPlan<'a> {
     pub(super) data: &'a Path,
     pub(super) binary: &'a Path,
     pub(super) plan: &'a Plan,
@@ -44,7 +44,7 @@ pub(super) fn log_of(data: &Path, member: &Member) -> PathBuf {
     logs(data).join(format!("{member}.log"))
 }
 
-impl Assembly<'_> {
+impl LaunchPlan<'_> {
     /// Creates and starts all databases at once and waits until each answers.
     pub(super) async fn start_servers(&self) -> Result<Vec<(Member, Body)>, Error> {
         let start = |zone: &ZonePlan| {
@@ -127,7 +127,7 @@ impl Assembly<'_> {
         );
         // Pages of this machine; any other could write too.
         push(&mut line, "--cors-origin", "localhost");
-        // No balancer looks at it.
+        // No load balancer polls a parade.
         push(&mut line, "--drain-s", "0");
         line
     }
@@ -160,7 +160,7 @@ fn push(line: &mut Vec<OsString>, flag: &str, value: impl Into<OsString>) {
 /// Connection strings of the zones' databases.
 pub(super) type Dsns = BTreeMap<ZoneName, String>;
 
-/// Those of servers that run.
+/// Connection strings of the running servers.
 pub(super) fn dsns(servers: &[(Member, Body)]) -> Dsns {
     let dsn = |(member, body): &(Member, Body)| match body {
         Body::Server { server, .. } => Some((member.zone.clone(), server.dsn())),
@@ -188,7 +188,7 @@ mod tests {
     use super::threads;
 
     #[test]
-    fn each_zone_has_its_share_of_the_processors_and_at_least_one() {
+    fn worker_threads_are_zone_share_of_processors() {
         assert_eq!([threads(2, 3), threads(3, 3), threads(16, 3), threads(8, 1)], [1, 1, 5, 8]);
     }
 }

@@ -20,15 +20,15 @@ use pghc_history::History;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::dice::Dice;
 use super::disk::SimDisk;
+use super::model::ModelDatabase;
 use super::net::{Net, url};
-use super::twin::Twin;
+use super::rng::SeededRng;
 
 /// Wall clock at the start of every run, in microseconds.
 const EPOCH_US: i64 = 1_700_000_000_000_000;
 
-/// A coordinator that was told to stop and has not for so long is killed.
+/// A coordinator that has not stopped this long after the request is killed.
 const RETIRE_MAX: Duration = Duration::from_secs(15);
 
 /// One coordinator's machine.
@@ -36,7 +36,7 @@ pub(crate) struct Machine {
     log: SimDisk,
     snapshots: SimDisk,
     directory: PathBuf,
-    /// Whose machine it is; nobody's: it stands ready for a new coordinator.
+    /// Owner of the machine; without one it is ready for a new coordinator.
     owner: Mutex<Option<Owner>>,
     running: Mutex<Option<Running>>,
     skew_us: Arc<AtomicI64>,
@@ -49,22 +49,22 @@ pub(crate) struct Owner {
     pub(crate) standing: Standing,
 }
 
-/// How a coordinator stands towards the group.
+/// Standing of a coordinator in the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// It must never be refused.
+    /// The coordinator must never be refused.
     Sound,
-    /// Its disks were wiped: it must be refused before it votes.
+    /// The disks were wiped: the coordinator must be refused before it votes.
     Wiped,
-    /// It was removed: when it starts again it may be told so.
+    /// The coordinator was removed: at its next start it may be refused.
     Removed,
-    /// One of the last two, and it was told.
+    /// One of the last two, which was refused.
     Refused,
 }
 
 struct Running {
     process: Process,
-    /// Tells it to stop by itself.
+    /// Stops the coordinator gracefully.
     retire: CancellationToken,
 }
 
@@ -79,17 +79,17 @@ pub(crate) struct Place {
 /// One zone.
 pub(crate) struct Zone {
     pub(crate) name: ZoneName,
-    pub(crate) database: Twin,
+    pub(crate) database: ModelDatabase,
     /// Whether commits wait for its disk.
     pub(crate) on_disk: bool,
 }
 
 /// The whole.
-pub(crate) struct World {
+pub(crate) struct SimCluster {
     pub(crate) seed: u64,
     /// Simulated seconds of the whole run.
     pub(crate) seconds: u64,
-    pub(crate) dice: Dice,
+    pub(crate) rng: SeededRng,
     pub(crate) net: Net,
     pub(crate) timing: Timing,
     pub(crate) machines: Vec<Machine>,
@@ -113,7 +113,7 @@ pub(crate) struct World {
 #[derive(Default)]
 struct Reference(Vec<Link>);
 
-pub(crate) fn cluster() -> ClusterId {
+pub(crate) fn cluster_id() -> ClusterId {
     "00000000-0000-4000-8000-000000000001".parse().expect("a UUID")
 }
 
@@ -151,23 +151,23 @@ impl Reference {
     }
 }
 
-impl World {
+impl SimCluster {
     /// A cluster that does not run yet. Its shape comes from the seed.
     pub(crate) fn new(seed: u64, seconds: u64, directory: &std::path::Path) -> Arc<Self> {
-        let dice = Dice::new(seed);
+        let rng = SeededRng::new(seed);
         let started = Instant::now();
-        let founders = dice.pick(&[3, 3, 3, 5]);
+        let founders = rng.pick(&[3, 3, 3, 5]);
         let coordinators = founders + 1;
-        let per_zone: Vec<usize> = (0..3).map(|_| dice.pick(&[1, 2])).collect();
+        let per_zone: Vec<usize> = (0..3).map(|_| rng.pick(&[1, 2])).collect();
         let nodes: usize = per_zone.iter().sum();
-        let is_wide = dice.per_mille(250);
+        let is_wide = rng.per_mille(250);
         let delay_us = if is_wide { (10_000, 60_000) } else { (200, 2_000) };
-        let net = Net::new(coordinators + nodes, delay_us, dice.fork());
+        let net = Net::new(coordinators + nodes, delay_us, rng.fork());
         let founder = |place: usize| Owner { id: place as u64 + 1, standing: Standing::Sound };
         let machine = |place: usize| Machine {
             owner: Mutex::new((place < founders).then(|| founder(place))),
-            log: SimDisk::new(dice.fork()),
-            snapshots: SimDisk::new(dice.fork()),
+            log: SimDisk::new(rng.fork()),
+            snapshots: SimDisk::new(rng.fork()),
             directory: directory.join(format!("c{}", place + 1)),
             running: Mutex::default(),
             skew_us: Arc::default(),
@@ -175,14 +175,14 @@ impl World {
         let machines: Vec<Machine> = (0..coordinators).map(machine).collect();
         let reference = Arc::new(Mutex::new(Reference::default()));
         let zone = |number: usize| {
-            let (reference, on_disk) = (Arc::clone(&reference), dice.per_mille(800));
+            let (reference, on_disk) = (Arc::clone(&reference), rng.per_mille(800));
             let committed = Arc::new(move |links: &[Link], from: usize| {
                 if let Err(what) = reference.lock().check(number, links, from) {
                     fail((seed, seconds), started, &what);
                 }
             });
             let name = ["eu", "us", "ap"][number].parse().expect("a plain name");
-            Zone { name, database: Twin::new(dice.fork(), on_disk, committed), on_disk }
+            Zone { name, database: ModelDatabase::new(rng.fork(), on_disk, committed), on_disk }
         };
         let zones: Vec<Zone> = (0..3).map(zone).collect();
         let mut places = Vec::new();
@@ -193,20 +193,20 @@ impl World {
                 places.push(Place { zone, host, name, running: Mutex::default() });
             }
         }
-        let log_bytes = dice.pick(&[0, 1 << 20, 1 << 30]);
+        let log_bytes = rng.pick(&[0, 1 << 20, 1 << 30]);
         let retention = Retention {
             log_bytes,
             // No zone is filled from another one here: none may be cut off from the log.
             log_bytes_max: u64::MAX,
-            snapshot_entries: dice.pick(&[50, 300, 100_000]),
-            period: Duration::from_millis(dice.pick(&[500, 2000])),
+            snapshot_entries: rng.pick(&[50, 300, 100_000]),
+            period: Duration::from_millis(rng.pick(&[500, 2000])),
             ..Retention::default()
         };
         let timing = if is_wide { Timing::WAN } else { Timing::LAN };
         Arc::new(Self {
             seed,
             seconds,
-            dice,
+            rng,
             net,
             timing,
             machines,
@@ -246,7 +246,7 @@ impl World {
         if running.is_some() {
             return;
         }
-        let process = Process::new(&format!("coordinator {id}"), self.dice.roll());
+        let process = Process::new(&format!("coordinator {id}"), self.rng.next_u64());
         let retire = CancellationToken::new();
         *running = Some(Running { process: process.clone(), retire: retire.clone() });
         drop(running);
@@ -263,7 +263,7 @@ impl World {
             }),
         };
         let settings = self.settings(place, id);
-        let world = Arc::clone(self);
+        let cluster = Arc::clone(self);
         let owner = process.clone();
         drop(process.spawn(async move {
             let why = match Coordinator::start_on(host, settings.listen, settings).await {
@@ -277,25 +277,25 @@ impl World {
                         Some(why) => format!("stopped by itself: {why}"),
                         None => {
                             coordinator.retire().await;
-                            return world.end_coordinator(place, &owner);
+                            return cluster.end_coordinator(place, &owner);
                         }
                     }
                 }
                 Err(error) => format!("does not start: {}", pghc::telemetry::describe(&error)),
             };
-            world.refused(place, &why);
-            world.end_coordinator(place, &owner);
+            cluster.refused(place, &why);
+            cluster.end_coordinator(place, &owner);
         }));
     }
 
-    /// Of coordinator `id` on machine `place`. Those that founded the group are named for ever.
+    /// Settings of coordinator `id` on machine `place`. The founders' list never changes.
     fn settings(&self, place: usize, id: u64) -> Settings {
         let named = |at: usize, id: u64| (id, (self.zone_at(at), url(at)));
         let founders = (0..self.founders).map(|at| named(at, at as u64 + 1));
         let metrics = Metrics::for_coordinator();
         self.metrics.lock().push(Arc::clone(&metrics));
         Settings {
-            cluster: cluster(),
+            cluster: cluster_id(),
             id,
             data: self.machines[place].directory.clone(),
             listen: SocketAddr::from(([127, 0, 0, 1], 1)),
@@ -310,13 +310,13 @@ impl World {
         }
     }
 
-    /// Batches that coordinators sequenced by acks, before the leader's word.
+    /// Batches that coordinators sequenced by acks, before the leader reported the commit.
     pub(crate) fn early(&self) -> u64 {
         self.metrics.lock().iter().map(|it| it.coordinator.sequenced_by_acks.get()).sum()
     }
 
-    /// Whether the coordinators of a seed count acks: all in most seeds, none in some, and in some
-    /// every machine as it likes.
+    /// Whether the coordinators of a seed count acks: all in most seeds, none in some, and each
+    /// machine at random in others.
     fn acks(&self, place: usize) -> Acks {
         match self.seed % 8 {
             0 => Acks::Leader,
@@ -330,7 +330,7 @@ impl World {
         self.zones[place % self.zones.len()].name.clone()
     }
 
-    /// A coordinator has ended by itself: only one that must not take part may, with the way out.
+    /// A coordinator has ended: only one that must not take part may end, with advice.
     fn refused(&self, place: usize, why: &str) {
         let mut owner = self.machines[place].owner.lock();
         let Some(owner) = owner.as_mut() else { return };
@@ -347,7 +347,7 @@ impl World {
         owner.standing = Standing::Refused;
     }
 
-    /// What is left of a process that has ended by itself goes.
+    /// Removes the remains of a process that has ended by itself.
     fn end_coordinator(&self, place: usize, process: &Process) {
         let machine = &self.machines[place];
         if process.is_killed() {
@@ -376,19 +376,19 @@ impl World {
         }
     }
 
-    /// Who has a machine.
+    /// The owner of a machine.
     pub(crate) fn owner(&self, place: usize) -> Option<Owner> {
         *self.machines[place].owner.lock()
     }
 
-    /// Sets how the coordinator of a machine stands.
+    /// Sets the standing of a machine's coordinator.
     pub(crate) fn stands(&self, place: usize, standing: Standing) {
         if let Some(owner) = self.machines[place].owner.lock().as_mut() {
             owner.standing = standing;
         }
     }
 
-    /// Empties a machine's disks; what ran on it is gone.
+    /// Empties a machine's disks; its processes have ended.
     pub(crate) fn wipe(&self, place: usize) {
         self.kill_coordinator(place, true);
         let machine = &self.machines[place];
@@ -396,7 +396,7 @@ impl World {
         machine.snapshots.wipe();
     }
 
-    /// Gives a machine, emptied, to a new coordinator, which is answered, or to nobody.
+    /// Empties a machine and gives it to a new coordinator, whose id is returned, or to none.
     pub(crate) fn pass_on(&self, place: usize, to_new: bool) -> u64 {
         self.wipe(place);
         let id = self.next_id.load(Ordering::Relaxed);
@@ -430,7 +430,7 @@ impl World {
         self.machines[place].running.lock().as_ref().map(|running| running.process.clone())
     }
 
-    /// Makes a coordinator's disk take so long for a sync, in microseconds.
+    /// Sets the sync time of a coordinator's disk, in microseconds.
     pub(crate) fn slow_disk(&self, place: usize, low: u64, high: u64) {
         self.machines[place].log.set_sync(low, high);
     }
@@ -447,12 +447,12 @@ impl World {
         if running.is_some() {
             return;
         }
-        let process = Process::new(&at.name, self.dice.roll());
+        let process = Process::new(&at.name, self.rng.next_u64());
         *running = Some((process.clone(), None));
         drop(running);
         self.net.up(at.host, &process);
         let zone = &self.zones[at.zone];
-        let (one, two) = (self.dice.roll().to_be_bytes(), self.dice.roll().to_be_bytes());
+        let (one, two) = (self.rng.next_u64().to_be_bytes(), self.rng.next_u64().to_be_bytes());
         let outside = Outside {
             database: Arc::new(zone.database.clone()),
             dial: Arc::new(self.net.dialer(at.host)),
@@ -462,16 +462,16 @@ impl World {
         let node = at.name.parse().expect("a plain name");
         let api_url = String::new();
         let (zone, address) = (zone.name.clone(), at.name.clone());
-        let identity = Identity { cluster: cluster(), zone, node, api_url, place: address };
+        let identity = Identity { cluster: cluster_id(), zone, node, api_url, place: address };
         let count = self.founders;
         let nearest_first: Vec<String> = (0..count).map(|n| url((at.zone + n) % count)).collect();
-        let world = Arc::clone(self);
+        let cluster = Arc::clone(self);
         let owner = process.clone();
         drop(process.spawn(async move {
             let (tasks, metrics) = (Tasks::default(), Metrics::for_api_node(&[]));
             let node = Node::start_in(outside, identity, &nearest_first, metrics, &tasks);
             let node = Arc::new(node.expect("these are URLs"));
-            if let Some((process, slot)) = world.places[place].running.lock().as_mut()
+            if let Some((process, slot)) = cluster.places[place].running.lock().as_mut()
                 && !owner.is_killed()
                 && !process.is_killed()
             {

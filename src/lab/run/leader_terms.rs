@@ -1,22 +1,24 @@
-//! What writes took under each leader, against the formula: whether a move of the lead was worth it.
+//! Write latency under each leader, compared with the model: shows whether a leadership transfer
+//! paid off.
 
 use std::time::Duration;
 
+use super::analysis::Raw;
 use super::drive::Op;
 use super::outcome::at;
-use super::reckon::Raw;
-use super::watch::Reign;
+use super::watch::LeaderTerm;
 use crate::lab::predict::model::Model;
 
 impl Raw<'_> {
-    /// Notes the zones' medians, by their writes, of what was planned in each reign after the warm-up,
+    /// Notes the zones' medians, by their writes, of what was planned in each leader term after the warm-up,
     /// and what the formula says of them.
-    pub fn measure_reigns(&self, model: Option<&Model>, reigns: &mut [Reign]) {
+    pub fn measure_leader_terms(&self, model: Option<&Model>, leader_terms: &mut [LeaderTerm]) {
         let warmup = self.scenario.warmup.0;
         let since = |seconds: f64| warmup + Duration::from_secs_f64(seconds.max(0.0));
-        for reign in reigns.iter_mut().filter(|reign| reign.zone.is_some()) {
-            let (from, to) = (since(reign.from_s), since(reign.to_s));
-            let leader = self.zones.iter().position(|zone| Some(zone) == reign.zone.as_ref());
+        for leader_term in leader_terms.iter_mut().filter(|leader_term| leader_term.zone.is_some())
+        {
+            let (from, to) = (since(leader_term.from_s), since(leader_term.to_s));
+            let leader = self.zones.iter().position(|zone| Some(zone) == leader_term.zone.as_ref());
             let (mut all, mut sum, mut expected) = (0.0, 0.0, 0.0);
             for zone in 0..self.zones.len() {
                 let samples = self.logs.iter().filter(|log| log.zone == zone);
@@ -38,8 +40,8 @@ impl Raw<'_> {
                 expected += count * model.unwrap_or(f64::NAN);
             }
             if all > 0.0 {
-                reign.p50_ms = Some(sum / all);
-                reign.model_ms = Some(expected / all).filter(|ms| ms.is_finite());
+                leader_term.p50_ms = Some(sum / all);
+                leader_term.model_ms = Some(expected / all).filter(|ms| ms.is_finite());
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What a parade knows of its children: who they are, which run, and whom to tell of changes.
+//! Process ids and restart counts of a parade's children, and the subscribers to changes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,7 +30,7 @@ pub enum Part {
 pub struct Member {
     /// Its zone.
     pub zone: ZoneName,
-    /// What it is there.
+    /// The part of the zone that this child runs.
     pub part: Part,
 }
 
@@ -44,34 +44,34 @@ impl fmt::Display for Member {
     }
 }
 
-/// What happened to a child.
+/// A change in the state of a child.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// It runs, under this process id.
+    /// The child runs, under this process id.
     Started(u32),
-    /// It ended without being asked by us.
+    /// The child ended without a request of the supervisor.
     Ended {
         /// How, where the operating system said.
         status: Option<ExitStatus>,
         /// How many times in a row it ended soon after its start.
         short_lives: u32,
     },
-    /// It could not be started; the text says why. It is tried again.
+    /// The start failed; the text gives the reason. The supervisor tries again.
     Failed(String),
 }
 
-/// A change and whose it is.
+/// A change together with the child it concerns.
 #[derive(Debug, Clone)]
 pub struct Event {
     /// The child.
     pub member: Member,
-    /// What happened to it.
+    /// The change.
     pub change: Change,
 }
 
-/// Everything known of the children, shared by their keepers.
+/// Everything known of the children, shared by their child supervisors.
 #[derive(Debug)]
-pub(super) struct Board {
+pub(super) struct ProcessTable {
     data: PathBuf,
     state: Mutex<State>,
     events: broadcast::Sender<Event>,
@@ -85,7 +85,7 @@ struct State {
     published: bool,
 }
 
-impl Board {
+impl ProcessTable {
     pub(super) fn new(data: PathBuf, record: ParadeRecord) -> Self {
         let (running, short_lives) = (BTreeMap::new(), BTreeMap::new());
         let state = State { record, running, short_lives, published: false };
@@ -124,7 +124,7 @@ impl Board {
         let mut state = self.state.lock();
         state.published = false;
         if let Err(error) = std::fs::remove_file(self.data.join(crate::dev::record::FILE)) {
-            tracing::warn!(%error, "failed to remove parade.json");
+            tracing::warn!(%error, "parade.json removal failed");
         }
     }
 
@@ -145,18 +145,18 @@ impl Board {
                 state.short_lives.insert(member.clone(), *short_lives);
             }
             Change::Failed(reason) => {
-                tracing::warn!(%member, reason, "failed to start a child");
+                tracing::warn!(%member, reason, "child start failed");
                 *state.short_lives.entry(member.clone()).or_default() += 1;
             }
         }
-        // Nobody listening is no error.
+        // A channel without listeners is no error.
         let _ = self.events.send(Event { member: member.clone(), change });
     }
 
     /// Under the lock, so that an older record never replaces a newer one.
     fn write(&self, state: &State) {
         if let Err(error) = state.record.write(&self.data) {
-            tracing::error!(%error, "failed to write parade.json; it is out of date");
+            tracing::error!(%error, "parade.json write failed");
         }
     }
 }

@@ -1,12 +1,12 @@
-//! What contestants run on. Everything is set up once; one ground is up at a time, and the others
-//! are stopped, not merely idle: even an idle server wakes up, checkpoints and cleans tables.
+//! The environments of benchmark cases. Each is set up once; one environment is up at a time, and
+//! the others are stopped, because even an idle server wakes up, checkpoints and cleans tables.
 
 use std::path::Path;
 
 use anyhow::Context as _;
 
-use super::contestant::Ground;
-use super::far;
+use super::bulk_over_wan;
+use super::case::BenchEnvironment;
 use super::servers::Servers;
 use super::zones::Zones;
 use crate::dev::parade::Parade;
@@ -16,22 +16,22 @@ use crate::lab::site::{Site, SiteOptions};
 use crate::lab::target::Target;
 use crate::task::Tasks;
 
-/// The grounds of a run. Whoever makes one closes it, also after an error; merely dropped, its
-/// servers are stopped without waiting for a checkpoint, and its parade is killed.
+/// The environments of a run. The owner must close the value, also after an error; a dropped value
+/// stops its servers without a checkpoint and kills its parade.
 #[derive(Debug)]
-pub struct Grounds {
+pub struct BenchEnvironments {
     // Before the directory that holds their data, which is removed last.
     bare: Option<Servers>,
     replicas: Option<Servers>,
     site: Option<Site>,
-    up: Option<Ground>,
+    up: Option<BenchEnvironment>,
     options: SiteOptions,
     own_parade: bool,
     tasks: Tasks,
     scratch: Scratch,
 }
 
-impl Grounds {
+impl BenchEnvironments {
     /// Prepares a directory; nothing is started.
     ///
     /// # Errors
@@ -75,25 +75,25 @@ impl Grounds {
     ///
     /// # Errors
     /// When something of it does not start, or something else does not stop.
-    pub(super) async fn bring(&mut self, wanted: Ground) -> anyhow::Result<()> {
+    pub(super) async fn bring(&mut self, wanted: BenchEnvironment) -> anyhow::Result<()> {
         if self.up == Some(wanted) {
             return Ok(());
         }
         self.rest().await?;
         let (directory, tasks) = (self.scratch.path(), &self.tasks);
         match wanted {
-            Ground::Servers => match &mut self.bare {
+            BenchEnvironment::Servers => match &mut self.bare {
                 Some(servers) => servers.wake(tasks).await?,
                 None => self.bare = Some(Servers::bare(directory, tasks).await?),
             },
-            Ground::Replicas => match &mut self.replicas {
+            BenchEnvironment::Replicas => match &mut self.replicas {
                 Some(servers) => servers.wake(tasks).await?,
                 None => self.replicas = Some(Servers::replicated(directory, tasks).await?),
             },
-            Ground::Parade => self.site = Some(Site::open(&self.options).await?),
-            Ground::Continents => {
+            BenchEnvironment::Parade => self.site = Some(Site::open(&self.options).await?),
+            BenchEnvironment::Continents => {
                 let options = SiteOptions {
-                    wan: Some(far::MATRIX.to_owned()),
+                    wan: Some(bulk_over_wan::MATRIX.to_owned()),
                     data: Some(directory.join("continents")),
                     ..SiteOptions::default()
                 };
@@ -107,13 +107,13 @@ impl Grounds {
     /// Stops what runs. A parade that is not ours is left alone.
     async fn rest(&mut self) -> anyhow::Result<()> {
         match self.up.take() {
-            Some(Ground::Servers) => {
+            Some(BenchEnvironment::Servers) => {
                 self.bare.as_mut().context("bare servers were up")?.rest().await?;
             }
-            Some(Ground::Replicas) => {
+            Some(BenchEnvironment::Replicas) => {
                 self.replicas.as_mut().context("replicas were up")?.rest().await?;
             }
-            Some(Ground::Parade | Ground::Continents) | None => {}
+            Some(BenchEnvironment::Parade | BenchEnvironment::Continents) | None => {}
         }
         if let Some(site) = self.site.take() {
             site.close().await;
@@ -127,14 +127,14 @@ impl Grounds {
     /// When none are: a bug of the caller.
     pub(super) fn servers(&self) -> anyhow::Result<&Servers> {
         let servers = match self.up {
-            Some(Ground::Servers) => self.bare.as_ref(),
-            Some(Ground::Replicas) => self.replicas.as_ref(),
+            Some(BenchEnvironment::Servers) => self.bare.as_ref(),
+            Some(BenchEnvironment::Replicas) => self.replicas.as_ref(),
             _ => None,
         };
         servers.context("no servers are up")
     }
 
-    /// What clients see of the parade that is up.
+    /// The endpoints of the parade that is up.
     ///
     /// # Errors
     /// When none is: a bug of the caller.
@@ -142,7 +142,7 @@ impl Grounds {
         Ok(self.site.as_ref().context("no parade is up")?.target())
     }
 
-    /// What changes the distances in the parade that is up.
+    /// Control of the distances in the parade that is up.
     ///
     /// # Errors
     /// When there are none: a bug of the caller.
@@ -170,7 +170,7 @@ impl Grounds {
     /// Stops everything that this run started.
     pub async fn close(mut self) {
         if let Err(error) = self.rest().await {
-            tracing::warn!(error = format!("{error:#}"), "a server of the bench did not stop");
+            tracing::warn!(error = format!("{error:#}"), "bench server stop failed");
         }
         self.tasks.shut_down().await;
     }

@@ -1,5 +1,5 @@
-//! Zones in trouble: one whose API node was away and catches up, and one whose database is frozen
-//! while the others go on.
+//! Measures disturbed zones: catch-up of a zone whose API node was stopped, and writes in the other
+//! zones while one zone's database is frozen.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::dev::parade::{Parade, Part};
 use crate::dev::process::signal;
 use crate::lab::target::Target;
 
-/// Longest wait until a process that was told to end has ended.
+/// Longest wait for the end of a stopped process.
 const ENDED_MAX: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
@@ -27,7 +27,7 @@ fn victim(target: &Target) -> anyhow::Result<(usize, &str)> {
     Ok((place, &target.zones[place].name))
 }
 
-/// What is left of `target` without the zone of this number.
+/// The zones of `target` without the zone of this number.
 fn others(target: &Target, without: usize) -> Target {
     let mut zones = target.zones.clone();
     zones.remove(without);
@@ -74,7 +74,7 @@ pub(super) async fn catch_up(
     Ok(sample)
 }
 
-/// Writes in the other zones while the API node of zone `place` is away; answers the newest id.
+/// Writes in the other zones while the API node of zone `place` is away; returns the newest id.
 async fn write_while_away(
     measure: &Measure<'_>,
     parade: &Parade,
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_frozen_runs_again_when_the_value_is_dropped() {
+    async fn frozen_process_resumes_on_drop() {
         let mut process = Process::default();
         let mut command = Command::new("sh");
         process.spawn(command.args(["-c", "sleep 600 & wait"])).expect("sh is there");

@@ -1,16 +1,15 @@
-//! Where pghc should stand, as ratios inside one run: what is asked of it and what counts against
-//! it. Pure.
+//! Performance targets, as ratios inside one run: the required value and the measured one. Pure.
 
 use serde::Serialize;
 
-use super::contestant::Contestant::{
+use super::case::BenchmarkCase::{
     self, Alone, Bulk, CatchUp, Far, Idle, Memory, Original, Overload, Plain, Raw, RawOne,
     Replicas, ReplicasAlone, Single, SlowZone, Verify,
 };
 use super::sample::Round;
 use super::spread::Spread;
 
-/// Which side of the mark is good.
+/// Which side of the target is good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
@@ -20,36 +19,36 @@ pub enum Side {
     AtMost,
 }
 
-/// One figure of a contestant.
-type Figure = (Contestant, &'static str);
+/// One figure of a benchmark case.
+type Figure = (BenchmarkCase, &'static str);
 
-struct Asked {
+struct TargetSpec {
     name: &'static str,
     of: Figure,
-    /// What the figure is divided by; `None`: the figure itself counts.
+    /// The divisor; `None`: the figure itself counts.
     by: Option<Figure>,
     side: Side,
     at: f64,
 }
 
-const fn ratio(name: &'static str, of: Figure, by: Figure, at: f64) -> Asked {
-    Asked { name, of, by: Some(by), side: Side::AtLeast, at }
+const fn ratio(name: &'static str, of: Figure, by: Figure, at: f64) -> TargetSpec {
+    TargetSpec { name, of, by: Some(by), side: Side::AtLeast, at }
 }
 
-const fn at_most(name: &'static str, of: Figure, at: f64) -> Asked {
-    Asked { name, of, by: None, side: Side::AtMost, at }
+const fn at_most(name: &'static str, of: Figure, at: f64) -> TargetSpec {
+    TargetSpec { name, of, by: None, side: Side::AtMost, at }
 }
 
 const RATE: &str = "per_second";
 
-const ASKED: &[Asked] = &[
+const TARGETS: &[TargetSpec] = &[
     ratio("bulk, applied in all zones / raw limit", (Bulk, "applied_per_second"), (Raw, RATE), 0.6),
     ratio("single writes / plain PostgreSQL", (Single, RATE), (Plain, RATE), 0.6),
     ratio("POST /chain / plain PostgreSQL", (Original, RATE), (Plain, RATE), 0.6),
     ratio("single writes / synchronous replicas", (Single, RATE), (Replicas, RATE), 1.2),
     at_most("single write, one client, p50 in ms", (Alone, "p50_ms"), 1.5),
     at_most("single write, one client, p99 in ms", (Alone, "p99_ms"), 5.0),
-    Asked {
+    TargetSpec {
         name: "single write, one client, p50 / synchronous replicas",
         of: (Alone, "p50_ms"),
         by: Some((ReplicasAlone, "p50_ms")),
@@ -85,10 +84,10 @@ const ASKED: &[Asked] = &[
     at_most("growth of memory, last quarter / second", (Memory, "growth"), 1.1),
 ];
 
-/// One mark and how the rounds stand to it.
+/// One target with the values of all rounds.
 #[derive(Debug, Clone, Serialize)]
-pub struct Mark {
-    /// What is compared.
+pub struct PerformanceTarget {
+    /// Name of the comparison.
     pub name: &'static str,
     /// The figure of each round in which all of it was measured.
     pub rounds: Vec<f64>,
@@ -97,35 +96,36 @@ pub struct Mark {
     /// Which side is good.
     pub side: Side,
     /// Where it should be.
-    pub mark: f64,
+    #[serde(rename = "mark")]
+    pub threshold: f64,
     /// Whether the median is there.
     pub met: bool,
     /// Whether all rounds say the same as the median.
     pub certain: bool,
 }
 
-/// The marks that can be told from `rounds`.
-pub(super) fn marks(rounds: &[Round]) -> Vec<Mark> {
-    ASKED.iter().filter_map(|asked| asked.mark(rounds)).collect()
+/// The targets with all figures in `rounds`.
+pub(super) fn targets(rounds: &[Round]) -> Vec<PerformanceTarget> {
+    TARGETS.iter().filter_map(|spec| spec.target(rounds)).collect()
 }
 
-impl Asked {
-    fn mark(&self, rounds: &[Round]) -> Option<Mark> {
+impl TargetSpec {
+    fn target(&self, rounds: &[Round]) -> Option<PerformanceTarget> {
         let rounds: Vec<f64> = rounds.iter().filter_map(|round| self.value(round)).collect();
         let value = Spread::of(rounds.iter().copied())?;
         let met = self.is_good(value.median);
         let certain = rounds.iter().all(|value| self.is_good(*value) == met);
-        let Self { name, side, at: mark, .. } = *self;
-        Some(Mark { name, rounds, value, side, mark, met, certain })
+        let Self { name, side, at: threshold, .. } = *self;
+        Some(PerformanceTarget { name, rounds, value, side, threshold, met, certain })
     }
 
     fn value(&self, round: &Round) -> Option<f64> {
         let of = round.get(self.of.0, self.of.1)?;
         match self.by {
             None => Some(of),
-            Some((contestant, figure)) => {
-                // A contestant that did nothing would make every ratio infinite.
-                let by = round.get(contestant, figure).filter(|by| *by > 0.0)?;
+            Some((case, figure)) => {
+                // A benchmark case that did nothing would make every ratio infinite.
+                let by = round.get(case, figure).filter(|by| *by > 0.0)?;
                 Some(of / by)
             }
         }
@@ -139,10 +139,10 @@ impl Asked {
     }
 }
 
-impl Mark {
-    /// The verdict in a few words.
+impl PerformanceTarget {
+    /// The conclusion in at most 5 words.
     #[must_use]
-    pub fn verdict(&self) -> &'static str {
+    pub fn conclusion(&self) -> &'static str {
         match (self.met, self.certain) {
             (true, true) => "met",
             (true, false) => "met, not in every round",
@@ -154,14 +154,14 @@ impl Mark {
 
 #[cfg(test)]
 mod tests {
-    use super::marks;
-    use crate::lab::bench::contestant::Contestant::{self, Overload, Plain, Single};
+    use super::targets;
+    use crate::lab::bench::case::BenchmarkCase::{self, Overload, Plain, Single};
     use crate::lab::bench::probe::Probe;
     use crate::lab::bench::sample::{Round, Sample, Turn};
 
-    fn turn(contestant: Contestant, sample: Sample) -> Turn {
+    fn turn(case: BenchmarkCase, sample: Sample) -> Turn {
         let machine = Probe { cpu_ms: 1.0, flush_ms: 1.0 };
-        Turn { contestant, machine, client_cores: None, seconds: 1.0, sample }
+        Turn { case, machine, client_cores: None, seconds: 1.0, sample }
     }
 
     fn round(single: f64, plain: f64) -> Round {
@@ -172,17 +172,17 @@ mod tests {
     #[test]
     fn a_ratio_is_of_two_turns_of_the_same_round() {
         // The machine is twice as fast in the second round: the ratio does not care.
-        let found = marks(&[round(60.0, 100.0), round(140.0, 200.0), round(130.0, 200.0)]);
+        let found = targets(&[round(60.0, 100.0), round(140.0, 200.0), round(130.0, 200.0)]);
         assert_eq!(found.len(), 1, "the others were not measured");
-        let mark = &found[0];
-        assert!((mark.value.median - 0.65).abs() < 1e-9, "{mark:?}");
-        assert!((mark.value.min - 0.6).abs() < 1e-9 && (mark.value.max - 0.7).abs() < 1e-9);
-        assert_eq!(mark.verdict(), "met");
-        let some = &marks(&[round(50.0, 100.0), round(65.0, 100.0), round(66.0, 100.0)])[0];
-        assert_eq!(some.verdict(), "met, not in every round");
-        let none = &marks(&[round(50.0, 100.0)])[0];
-        assert_eq!(none.verdict(), "not met");
-        assert!(marks(&[round(50.0, 0.0)]).is_empty(), "nothing can be said against nothing");
+        let target = &found[0];
+        assert!((target.value.median - 0.65).abs() < 1e-9, "{target:?}");
+        assert!((target.value.min - 0.6).abs() < 1e-9 && (target.value.max - 0.7).abs() < 1e-9);
+        assert_eq!(target.conclusion(), "met");
+        let some = &targets(&[round(50.0, 100.0), round(65.0, 100.0), round(66.0, 100.0)])[0];
+        assert_eq!(some.conclusion(), "met, not in every round");
+        let none = &targets(&[round(50.0, 100.0)])[0];
+        assert_eq!(none.conclusion(), "not met");
+        assert!(targets(&[round(50.0, 0.0)]).is_empty(), "nothing can be said against nothing");
     }
 
     #[test]
@@ -190,8 +190,8 @@ mod tests {
         let mut sample = Sample::new(90.0);
         sample.figure("peak_per_second", 100.0);
         sample.figure("recovery_s", 5.5);
-        let found = marks(&[Round { turns: vec![turn(Overload, sample)] }]);
-        let verdicts: Vec<_> = found.iter().map(super::Mark::verdict).collect();
-        assert_eq!(verdicts, ["met", "not met"]);
+        let found = targets(&[Round { turns: vec![turn(Overload, sample)] }]);
+        let conclusions: Vec<_> = found.iter().map(super::PerformanceTarget::conclusion).collect();
+        assert_eq!(conclusions, ["met", "not met"]);
     }
 }

@@ -14,7 +14,7 @@ use crate::cluster::{Sql, View};
 const STRANGER: &str = "nemesis_stranger";
 /// Login with the applier's role.
 const APPLIER: &str = "nemesis_applier";
-/// What strangers notify: an id far ahead, the largest of 64 bits, and no number.
+/// Payloads that extra clients notify: an id far ahead, the largest of 64 bits, and no number.
 const BELLS: [&str; 3] = ["1000000000000", "18446744073709551615", "not a number"];
 /// Pause between two rounds of notifications.
 const BELL_PAUSE: Duration = Duration::from_millis(20);
@@ -63,9 +63,9 @@ async fn connected(scene: &Scene, login: &str) -> anyhow::Result<Sql> {
     scene.cluster.sql_as(scene.zone, login).await
 }
 
-/// A stranger rings the bell with frontiers that no chain has, in the zone where a node stands by and follows
-/// it. No node may say that more is applied than is there; the history's checker sees answers that were given
-/// for links that are not applied; a process that ends is a finding by itself.
+/// An extra client notifies false frontiers in a zone with a standby node. No node may report more
+/// than is applied; the history's checker finds answers for unapplied links; the end of a process
+/// is a finding.
 async fn bell(scene: Scene) -> Outcome {
     let (sql, own) = (connected(&scene, STRANGER).await?, scene.database().await?);
     let (started, mut rung) = (tokio::time::Instant::now(), 0_u32);
@@ -85,7 +85,7 @@ async fn bell(scene: Scene) -> Outcome {
     Ok(format!("{rung} notifications of frontiers that are not there"))
 }
 
-/// A stranger holds every advisory lock that an epoch could have while the nodes of the zone start anew.
+/// An extra client holds every advisory lock that an epoch could have while the nodes of the zone start anew.
 async fn locks(scene: Scene) -> Outcome {
     let sql = connected(&scene, STRANGER).await?;
     let held = sql
@@ -114,7 +114,7 @@ async fn locks(scene: Scene) -> Outcome {
     Ok(format!("{applier} applies although a stranger held {held} advisory locks"))
 }
 
-/// What a login with the applier's role tries, each to be refused.
+/// Statements of a login with the applier's role; each must be refused.
 const TRIES: [&str; 5] = [
     "update pghc.frontier set epoch = epoch + 1",
     "update pghc.frontier set applied_id = applied_id + 1",

@@ -1,4 +1,4 @@
-//! The small languages inside a scenario: times, sizes, which keys, which member.
+//! Value types of a scenario: times, sizes, key distributions, process names.
 
 use std::fmt;
 use std::str::FromStr;
@@ -42,10 +42,10 @@ pub enum Draw {
 /// A process of the parade: `coordinator@eu`, `postgres@leader`, `api@us`, `api-2@us`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Who {
-    /// What.
+pub struct ProcessName {
+    /// The kind of process.
     pub part: PartName,
-    /// Its zone, or `leader`: wherever the leader is then.
+    /// Its zone, or `leader`: the leader's zone at that time.
     pub zone: String,
 }
 
@@ -72,12 +72,12 @@ impl From<PartName> for Part {
 
 /// Draws numbers below `space` by a [`Draw`], in constant time and memory.
 #[derive(Debug, Clone)]
-pub struct Drawer {
+pub struct ValueGenerator {
     draw: Draw,
     space: u64,
 }
 
-impl Drawer {
+impl ValueGenerator {
     /// Draws below `space`, at least 1.
     #[must_use]
     pub fn new(draw: Draw, space: u64) -> Self {
@@ -187,7 +187,7 @@ impl fmt::Display for Draw {
     }
 }
 
-impl FromStr for Who {
+impl FromStr for ProcessName {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong =
@@ -207,7 +207,7 @@ impl FromStr for Who {
     }
 }
 
-impl fmt::Display for Who {
+impl fmt::Display for ProcessName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.part {
             PartName::Coordinator => write!(f, "coordinator@{}", self.zone),
@@ -231,7 +231,7 @@ impl fmt::Display for Time {
 }
 
 /// Serde by the words above.
-macro_rules! in_words {
+macro_rules! in_text {
     ($($kind:ty),*) => {$(
         impl TryFrom<String> for $kind {
             type Error = String;
@@ -246,14 +246,14 @@ macro_rules! in_words {
         }
     )*};
 }
-in_words!(Time, Sizes, Draw, Who);
+in_text!(Time, Sizes, Draw, ProcessName);
 
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng as _;
     use rand::rngs::StdRng;
 
-    use super::{Draw, Drawer, Sizes, Who};
+    use super::{Draw, ProcessName, Sizes, ValueGenerator};
 
     #[test]
     fn words_are_read_as_they_are_written() {
@@ -265,11 +265,14 @@ mod tests {
             assert_eq!(text.parse::<Draw>().expect(text).to_string(), text);
         }
         for text in ["coordinator@leader", "postgres@eu", "api-2@us"] {
-            assert_eq!(text.parse::<Who>().expect(text).to_string(), text);
+            assert_eq!(text.parse::<ProcessName>().expect(text).to_string(), text);
         }
         assert!("4kB..1kB".parse::<Sizes>().is_err() && "2MB".parse::<Sizes>().is_err());
         assert!("zipf 4".parse::<Draw>().is_err() && "pareto".parse::<Draw>().is_err());
-        assert!("api-0@eu".parse::<Who>().is_err() && "coordinator".parse::<Who>().is_err());
+        assert!(
+            "api-0@eu".parse::<ProcessName>().is_err()
+                && "coordinator".parse::<ProcessName>().is_err()
+        );
     }
 
     /// Against the law itself: the share of rank k is k^-s over the sum of all.
@@ -277,11 +280,11 @@ mod tests {
     fn zipf_draws_each_rank_by_its_share() {
         for exponent in [0.5, 0.99, 1.0, 2.0] {
             let (space, draws) = (100_u32, 200_000_u32);
-            let drawer = Drawer::new(Draw::Zipf(exponent), space.into());
+            let values = ValueGenerator::new(Draw::Zipf(exponent), space.into());
             let mut random = StdRng::seed_from_u64(7);
             let mut counts = vec![0_u32; space as usize];
             for _ in 0..draws {
-                counts[usize::try_from(drawer.next(&mut random)).expect("small")] += 1;
+                counts[usize::try_from(values.next(&mut random)).expect("small")] += 1;
             }
             let sum: f64 = (1..=space).map(|rank| f64::from(rank).powf(-exponent)).sum();
             for rank in [1_u32, 2, 3, 10, 50, 100] {

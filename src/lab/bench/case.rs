@@ -1,13 +1,13 @@
-//! Who is measured, on what ground, and in which order: pure.
+//! The benchmark cases, the environment of each, and their order. Pure.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
-/// What must run for a contestant. Only one ground is up at a time.
+/// Processes that a benchmark case needs. Only one environment is up at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ground {
+pub(super) enum BenchEnvironment {
     /// Three PostgreSQL servers that know nothing of each other.
     Servers,
     /// A primary and two synchronous replicas.
@@ -18,22 +18,22 @@ pub(super) enum Ground {
     Continents,
 }
 
-impl Ground {
+impl BenchEnvironment {
     /// Whether pghc runs on it.
     pub(super) fn is_of_pghc(self) -> bool {
         matches!(self, Self::Parade | Self::Continents)
     }
 }
 
-macro_rules! contestants {
-    ($($(#[$doc:meta])* $name:ident = $key:literal, $ground:ident, $title:literal;)*) => {
-        /// One thing that is measured.
+macro_rules! cases {
+    ($($(#[$doc:meta])* $name:ident = $key:literal, $environment:ident, $title:literal;)*) => {
+        /// A measured system under one kind of load.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Contestant {
+        pub enum BenchmarkCase {
             $($(#[$doc])* $name,)*
         }
 
-        impl Contestant {
+        impl BenchmarkCase {
             /// All, in the order of a report.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
@@ -43,13 +43,13 @@ macro_rules! contestants {
                 match self { $(Self::$name => $key,)* }
             }
 
-            /// What it needs.
-            pub(super) fn ground(self) -> Ground {
-                match self { $(Self::$name => Ground::$ground,)* }
+            /// The environment of the case.
+            pub(super) fn environment(self) -> BenchEnvironment {
+                match self { $(Self::$name => BenchEnvironment::$environment,)* }
             }
         }
 
-        impl fmt::Display for Contestant {
+        impl fmt::Display for BenchmarkCase {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(match self { $(Self::$name => $title,)* })
             }
@@ -57,7 +57,7 @@ macro_rules! contestants {
     };
 }
 
-contestants! {
+cases! {
     /// Batches of 1000 rows into three servers at once.
     Raw = "raw", Servers, "raw limit: 3 servers, batches of 1000";
     /// The same into one server while the others rest.
@@ -66,7 +66,7 @@ contestants! {
     Plain = "plain", Servers, "plain PostgreSQL: 1 server, single inserts, 32 connections";
     /// Single inserts into a primary with two synchronous replicas.
     Replicas = "replicas", Replicas, "synchronous replicas: single inserts, 64 connections";
-    /// One client of the same.
+    /// The same with one client.
     ReplicasAlone = "replicas-alone", Replicas, "synchronous replicas: one client";
     /// `POST /chain`.
     Original = "original", Parade, "pghc POST /chain, 64 connections";
@@ -86,13 +86,13 @@ contestants! {
     Overload = "overload", Parade, "pghc goodput at ten times the peak";
     /// Bulk writes as far apart as continents, and the same side by side.
     Far = "far", Continents, "pghc bulk NDJSON between continents, 64 streams a zone";
-    /// Processor time of all processes while nobody uses them, once and for half a minute.
+    /// Processor time of all idle processes, measured once for 30 s.
     Idle = "idle", Parade, "pghc idle: processor time";
     /// Memory of all processes under full load, once and for minutes.
     Memory = "memory", Parade, "pghc full load for minutes: memory";
 }
 
-impl Contestant {
+impl BenchmarkCase {
     /// Whether it runs unless `--only` says otherwise: all but those that take long, and the one that needs a
     /// parade of its own.
     #[must_use]
@@ -112,7 +112,7 @@ impl Contestant {
     }
 }
 
-impl FromStr for Contestant {
+impl FromStr for BenchmarkCase {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let known = || Self::ALL.iter().map(|one| one.key()).collect::<Vec<_>>().join(", ");
@@ -121,17 +121,17 @@ impl FromStr for Contestant {
     }
 }
 
-impl Serialize for Contestant {
+impl Serialize for BenchmarkCase {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.key())
     }
 }
 
-/// The order of round `round` of `rounds`, from 0: everybody once, and nobody always at the same
-/// place, so that a machine that drifts hurts all alike. Neighbours stay neighbours, since each
-/// change of ground costs seconds.
-pub(super) fn order(contestants: &[Contestant], round: usize, rounds: usize) -> Vec<Contestant> {
-    let mut order: Vec<_> = contestants.iter().copied().filter(|one| !one.runs_once()).collect();
+/// Order of the cases in round `round` of `rounds`, from 0. Each case has one turn a round, at
+/// rotating positions, so that a drifting machine affects all cases alike. Neighbours stay
+/// neighbours, because each change of environment costs seconds.
+pub(super) fn order(cases: &[BenchmarkCase], round: usize, rounds: usize) -> Vec<BenchmarkCase> {
+    let mut order: Vec<_> = cases.iter().copied().filter(|one| !one.runs_once()).collect();
     if !order.is_empty() {
         let by = order.len() * round / rounds.max(1) % order.len();
         order.rotate_left(by);
@@ -143,19 +143,22 @@ pub(super) fn order(contestants: &[Contestant], round: usize, rounds: usize) -> 
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{Contestant, order};
+    use super::{BenchmarkCase, order};
 
     #[test]
     fn a_contestant_is_known_by_its_key() {
-        for contestant in Contestant::ALL {
-            assert_eq!(contestant.key().parse(), Ok(*contestant));
+        for case in BenchmarkCase::ALL {
+            assert_eq!(case.key().parse(), Ok(*case));
         }
-        assert!("fast".parse::<Contestant>().expect_err("nobody").contains("raw, raw-one, plain"));
+        assert!(
+            "fast".parse::<BenchmarkCase>().expect_err("nobody").contains("raw, raw-one, plain")
+        );
     }
 
     #[test]
-    fn every_round_has_everybody_once_and_begins_with_another() {
-        let wanted: Vec<_> = Contestant::ALL.iter().copied().filter(|one| one.is_usual()).collect();
+    fn round_has_each_case_once_in_rotated_order() {
+        let wanted: Vec<_> =
+            BenchmarkCase::ALL.iter().copied().filter(|one| one.is_usual()).collect();
         let rounds: Vec<_> = (0..5).map(|round| order(&wanted, round, 5)).collect();
         for round in &rounds {
             let all: BTreeSet<_> = round.iter().collect();
@@ -163,6 +166,6 @@ mod tests {
         }
         let first: BTreeSet<_> = rounds.iter().map(|round| round[0]).collect();
         assert_eq!(first.len(), 5);
-        assert!(order(&[Contestant::Memory], 0, 5).is_empty(), "it runs once, not in rounds");
+        assert!(order(&[BenchmarkCase::Memory], 0, 5).is_empty(), "it runs once, not in rounds");
     }
 }

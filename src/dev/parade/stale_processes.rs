@@ -1,4 +1,4 @@
-//! Ending what a killed supervisor left behind, before anything new starts on its directory.
+//! Ends processes of a killed supervisor before a new start on the same directory.
 //!
 //! Only processes whose command line names this cluster, or this data directory, are signalled.
 
@@ -16,14 +16,14 @@ use crate::dev::postgres;
 use crate::dev::process::{self, command_line, identity, signal};
 use crate::dev::record::{FILE, ParadeRecord};
 
-/// Time a leftover has after SIGTERM, and again after SIGKILL.
+/// Time a stale process has after SIGTERM, and again after SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait for the ports of what has just died.
 const PORTS_MAX: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(25);
 
 /// Ends the programs and servers of an earlier run on `data`, waits until their ports are free, and
-/// removes its `parade.json`; answers whether the earlier run was not stopped properly.
+/// removes its `parade.json`; returns whether the earlier run was not stopped properly.
 pub(super) async fn clear(data: &Path, plan: &Plan) -> Result<bool, Error> {
     let record = ParadeRecord::read(data);
     let of_record = record.iter().flat_map(|record| &record.zones).map(|zone| &zone.pids);
@@ -35,7 +35,7 @@ pub(super) async fn clear(data: &Path, plan: &Plan) -> Result<bool, Error> {
     let ended = pids.into_iter().map(|pid| end(data, pid, cluster, known.contains(&pid)));
     let mut found = futures::future::try_join_all(ended).await?.contains(&true);
     let servers = plan.zones.iter().map(|zone| async move {
-        let cleared = postgres::clear_leftover(&postgres_dir(data, zone.name.as_str())).await;
+        let cleared = postgres::clear_stale_server(&postgres_dir(data, zone.name.as_str())).await;
         cleared.map_err(|source| Error::Postgres { zone: zone.name.to_string(), source })
     });
     found |= futures::future::try_join_all(servers).await?.contains(&true);
@@ -58,8 +58,8 @@ pub(super) fn postgres_dir(data: &Path, zone: &str) -> std::path::PathBuf {
     data.join("zones").join(zone).join("pg")
 }
 
-/// Ends a process if it is of this cluster; answers whether it was. One that `is_known` of the record
-/// and shows no command line any longer is dying.
+/// Ends a process if its command line names this cluster; returns whether it did. A process of the
+/// record (`is_known`) without a command line is dying.
 async fn end(data: &Path, pid: u32, cluster: &str, is_known: bool) -> Result<bool, Error> {
     let Some(born) = identity(pid) else { return Ok(false) };
     match command_line(pid) {
@@ -75,10 +75,10 @@ async fn end(data: &Path, pid: u32, cluster: &str, is_known: bool) -> Result<boo
             return Ok(true);
         }
     }
-    Err(Error::Leftover { pid, data: data.to_owned() })
+    Err(Error::StaleProcess { pid, data: data.to_owned() })
 }
 
-/// Waits a while until a process has ended; answers whether it has.
+/// Waits a while until a process has ended; returns whether it has.
 async fn has_ended(pid: u32, born: &str) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while identity(pid).as_deref() == Some(born) {

@@ -1,4 +1,4 @@
-//! The roads of a [`Matrix`]: delays, jitter, losses, bandwidth and cuts come from the engine that
+//! The network links of a [`Matrix`]: delays, jitter, losses, bandwidth and cuts come from the engine that
 //! the emulator of real parades has ([`crate::wan`]), message by message.
 
 use std::collections::VecDeque;
@@ -6,29 +6,29 @@ use std::collections::VecDeque;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::net::{Lane, Passage, Roads};
+use super::net::{Channel, LinkModel, LinkState};
 use crate::wan::conditions::Change;
 use crate::wan::line::How;
 use crate::wan::link::{Link, PAYLOAD_COST_MIN};
 use crate::wan::{self, Cut, LineView, Lines, Matrix};
 
-/// See the module. Each host stands in a zone of the matrix.
-pub struct WanRoads {
+/// See the module. Each host is in a zone of the matrix.
+pub struct WanLinkModel {
     lines: Lines,
     /// By zones, from and to.
     lanes: Vec<wan::Lane>,
-    /// The same: when the road opened after its newest cut.
+    /// The same: when the network link opened after its newest cut.
     opened: Mutex<Vec<Instant>>,
     /// Zone of each host, as a place in the matrix.
     zone_of: Vec<usize>,
     zones: usize,
 }
 
-impl WanRoads {
-    /// Roads between hosts in these zones of `matrix`; `seed` throws the dice of jitter and losses.
+impl WanLinkModel {
+    /// Network links between hosts in these zones of `matrix`; `seed` throws the dice of jitter and losses.
     ///
     /// # Panics
-    /// If a host stands in no zone of the matrix.
+    /// If a host is in no zone of the matrix.
     #[must_use]
     pub fn new(matrix: &Matrix, zone_of: Vec<usize>, seed: u64) -> Self {
         let zones = matrix.zones();
@@ -45,7 +45,7 @@ impl WanRoads {
         self.zone_of[from] * self.zones + self.zone_of[to]
     }
 
-    /// Changes what travels from one zone to another from now on; `*` stands for all zones.
+    /// Changes the conditions from one zone to another; `*` means all zones.
     ///
     /// # Errors
     /// A sentence, when a zone is not known or a value is impossible; nothing is changed then.
@@ -59,7 +59,8 @@ impl WanRoads {
         self.lines.view()
     }
 
-    /// Cuts roads; answers the cut's number. The network must be told ([`super::net::Net::note`]).
+    /// Cuts network links; returns the cut's number. The network must be notified
+    /// ([`super::net::Net::note`]).
     ///
     /// # Errors
     /// A sentence, when the cut separates nothing or there are too many.
@@ -67,7 +68,8 @@ impl WanRoads {
         self.lines.cut(cut)
     }
 
-    /// Heals a cut. What waited comes through when TCP would send it again. The network must be told.
+    /// Heals a cut. Held messages arrive when TCP would retransmit them. The network must be
+    /// notified.
     pub fn heal(&self, number: u64) {
         let was_cut: Vec<bool> =
             self.lanes.iter().map(|lane| lane.line().cut().is_some()).collect();
@@ -82,31 +84,31 @@ impl WanRoads {
     }
 }
 
-impl Roads for WanRoads {
-    fn lane(&self, from: usize, to: usize) -> Box<dyn Lane> {
+impl LinkModel for WanLinkModel {
+    fn channel(&self, from: usize, to: usize) -> Box<dyn Channel> {
         let link = Link::new(Instant::now().into_std());
         let lane = self.lanes[self.place(from, to)].clone();
-        Box::new(WanLane { state: Mutex::new((link, VecDeque::new())), lane })
+        Box::new(WanChannel { state: Mutex::new((link, VecDeque::new())), lane })
     }
 
-    fn passage(&self, from: usize, to: usize) -> Passage {
+    fn link_state(&self, from: usize, to: usize) -> LinkState {
         let place = self.place(from, to);
         match self.lanes[place].line().cut() {
-            Some(How::Silence) => Passage::Stalled,
-            Some(How::Reset) => Passage::Broken,
-            None => Passage::Open(self.opened.lock()[place]),
+            Some(How::Silence) => LinkState::Stalled,
+            Some(How::Reset) => LinkState::Broken,
+            None => LinkState::Open(self.opened.lock()[place]),
         }
     }
 }
 
 /// One direction of one connection.
-struct WanLane {
+struct WanChannel {
     /// With what is under way: when it arrives, and its bytes.
     state: Mutex<(Link, VecDeque<(std::time::Instant, usize)>)>,
     lane: wan::Lane,
 }
 
-impl Lane for WanLane {
+impl Channel for WanChannel {
     fn send(&self, bytes: usize) -> Instant {
         let now = Instant::now().into_std();
         let (mut state, mut line) = (self.state.lock(), self.lane.line());
@@ -114,7 +116,7 @@ impl Lane for WanLane {
         while let Some((_, bytes)) = under_way.pop_front_if(|(at, _)| *at <= now) {
             link.delivered(bytes);
         }
-        // Beyond a full window a sender would wait; who sends here is held by the queue of its stream.
+        // Beyond a full window a sender would wait; here the queue of the stream holds the sender.
         let bytes = bytes.min(link.room_bytes());
         if bytes < PAYLOAD_COST_MIN && link.room_bytes() < PAYLOAD_COST_MIN {
             let at = line.carry(now, bytes, true);

@@ -1,5 +1,5 @@
-//! Whether the zones hold one chain, by asking `chain-verify`: a program of its own, so that a load
-//! run and its proof share no code.
+//! Runs `chain-verify` to check that the zones hold one chain. The verifier is a separate program,
+//! so a load run and its proof share no code.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -20,18 +20,18 @@ const VERIFY_MAX: Duration = Duration::from_secs(600);
 /// Longest time the link to verify by may take.
 const WRITE_MAX: Duration = Duration::from_secs(30);
 
-/// What `chain-verify` said.
+/// Result of `chain-verify`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verdict {
+pub struct CheckResult {
     /// Exit code 0: proved.
     pub passed: bool,
-    /// Its exit code; none when a signal ended it.
+    /// Exit code; `None` when a signal ended the program.
     pub exit_code: Option<i32>,
-    /// Its report, as it printed it.
+    /// Report, as printed.
     pub report: String,
 }
 
-impl Verdict {
+impl CheckResult {
     /// The line of the report that says it: the last one that begins with a capital letter, since
     /// advice may follow.
     #[must_use]
@@ -58,16 +58,16 @@ pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
 ///
 /// # Errors
 /// When it cannot be run to its end.
-pub async fn verify(target: &Target) -> anyhow::Result<Verdict> {
+pub async fn verify(target: &Target) -> anyhow::Result<CheckResult> {
     verify_with(target, None).await
 }
 
-/// As [`verify`], where nobody else writes now. No zone proves its own tail: where there is only one,
-/// one more link is written, and the token that was answered for it vouches for the chain.
+/// As [`verify`], for a cluster without concurrent writes. No zone proves its own tail: with a
+/// single zone, one more link is written, and the token of its answer vouches for the chain.
 ///
 /// # Errors
 /// As [`verify`], and when the zone does not take that link.
-pub async fn verify_at_rest(target: &Target) -> anyhow::Result<Verdict> {
+pub async fn verify_at_rest(target: &Target) -> anyhow::Result<CheckResult> {
     let token = match target.zones.as_slice() {
         [only] => {
             let written = timeout(WRITE_MAX, write_one(&only.nodes[0])).await;
@@ -94,7 +94,7 @@ async fn write_one(node: &Endpoint) -> anyhow::Result<Token> {
     Ok(link.token)
 }
 
-async fn verify_with(target: &Target, token: Option<Token>) -> anyhow::Result<Verdict> {
+async fn verify_with(target: &Target, token: Option<Token>) -> anyhow::Result<CheckResult> {
     let mut command = Command::new(sibling("chain-verify")?);
     if let Some(token) = token {
         command.arg("--token").arg(token.to_string());
@@ -109,5 +109,5 @@ async fn verify_with(target: &Target, token: Option<Token>) -> anyhow::Result<Ve
         .context("cannot run chain-verify")?;
     let mut report = String::from_utf8_lossy(&output.stdout).into_owned();
     report.push_str(&String::from_utf8_lossy(&output.stderr));
-    Ok(Verdict { passed: output.status.success(), exit_code: output.status.code(), report })
+    Ok(CheckResult { passed: output.status.success(), exit_code: output.status.code(), report })
 }

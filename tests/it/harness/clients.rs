@@ -1,5 +1,5 @@
-//! Clients that write all the time, each in its own zone, and never give a write up: what is not
-//! answered is sent again under the same key, in the next zone.
+//! Clients that write without pause, each in its own zone, and never give a write up: a write
+//! without an answer is sent again under the same key, in the next zone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,27 +12,27 @@ use super::{Site, client, wait_for};
 
 /// A write that was acknowledged.
 #[derive(Debug, Clone)]
-pub(crate) struct Promise {
+pub(crate) struct AckedWrite {
     pub(crate) id: u64,
     pub(crate) digest: String,
     pub(crate) payload: String,
 }
 
 /// Writers under way.
-pub(crate) struct Crowd {
+pub(crate) struct ClientPool {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
     not_acknowledged: Arc<AtomicU64>,
-    writers: Vec<JoinHandle<Vec<Promise>>>,
+    writers: Vec<JoinHandle<Vec<AckedWrite>>>,
 }
 
-impl Crowd {
+impl ClientPool {
     /// Starts `per_zone` writers in each zone.
     pub(crate) fn start(site: &Site, per_zone: usize) -> Self {
         Self::over(urls(site), per_zone)
     }
 
-    /// As [`Self::start`], but whoever has no answer yet waits as long as a client that says nothing.
+    /// As [`Self::start`], with the default timeout of a client that sets none.
     pub(crate) fn patient(site: &Site, per_zone: usize) -> Self {
         Self::with(urls(site), per_zone, "10s")
     }
@@ -67,7 +67,7 @@ impl Crowd {
         self.not_acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Waits until `count` more writes were acknowledged: the crowd gets on.
+    /// Waits until `count` more writes were acknowledged: the client pool gets on.
     pub(crate) async fn progress(&self, count: u64) {
         let until = self.acknowledged.load(Ordering::Relaxed) + count;
         wait_for("progress of the writers", async || {
@@ -76,14 +76,14 @@ impl Crowd {
         .await;
     }
 
-    /// Lets every writer finish its last write; answers all that was acknowledged.
-    pub(crate) async fn finish(self) -> Vec<Promise> {
+    /// Lets every writer finish its last write; returns all that was acknowledged.
+    pub(crate) async fn finish(self) -> Vec<AckedWrite> {
         self.stop.store(true, Ordering::Relaxed);
-        let mut promises = Vec::new();
+        let mut acked_writes = Vec::new();
         for writer in self.writers {
-            promises.extend(writer.await.expect("no writer panics"));
+            acked_writes.extend(writer.await.expect("no writer panics"));
         }
-        promises
+        acked_writes
     }
 }
 
@@ -101,20 +101,20 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(self, stop: &AtomicBool) -> Vec<Promise> {
-        let mut promises = Vec::new();
+    async fn run(self, stop: &AtomicBool) -> Vec<AckedWrite> {
+        let mut acked_writes = Vec::new();
         for count in 0.. {
             if stop.load(Ordering::Relaxed) {
                 break;
             }
-            promises.push(self.write(&format!("w{}-{count}", self.number)).await);
+            acked_writes.push(self.write(&format!("w{}-{count}", self.number)).await);
             self.acknowledged.fetch_add(1, Ordering::Relaxed);
         }
-        promises
+        acked_writes
     }
 
     /// Writes until acknowledged.
-    async fn write(&self, key: &str) -> Promise {
+    async fn write(&self, key: &str) -> AckedWrite {
         let payload = format!("{{\"key\":\"{key}\"}}");
         for attempt in 0..600 {
             let url = &self.urls[(self.number + attempt) % self.urls.len()];
@@ -129,7 +129,7 @@ impl Writer {
                 if status.is_success() {
                     // A cut answer is no answer: send again.
                     let Ok(link) = answer.json::<LinkBody>().await else { continue };
-                    return Promise { id: link.id, digest: link.digest.to_string(), payload };
+                    return AckedWrite { id: link.id, digest: link.digest.to_string(), payload };
                 }
             }
             self.not_acknowledged.fetch_add(1, Ordering::Relaxed);

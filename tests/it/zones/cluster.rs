@@ -51,14 +51,14 @@ impl Node {
         self.process.stop(by, Duration::from_secs(10)).await.expect("it ends");
     }
 
-    /// What it has logged so far.
+    /// Log output of the process.
     pub(crate) fn logged(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
 
 /// The cluster.
-pub(crate) struct Town {
+pub(crate) struct SmallCluster {
     pub(crate) http: reqwest::Client,
     pub(crate) server: Server,
     pub(crate) nodes: BTreeMap<String, Node>,
@@ -78,17 +78,17 @@ const SEGMENT_BYTES: usize = 64 << 10;
 
 pub(crate) const CLUSTER: &str = "00000000-0000-4000-8000-000000000001";
 
-fn cluster() -> ClusterId {
+fn cluster_id() -> ClusterId {
     CLUSTER.parse().expect("a UUID")
 }
 
-impl Town {
+impl SmallCluster {
     /// A coordinator that purges whatever zone eu has kept, and a server without zones.
     pub(crate) async fn start() -> Self {
         Self::start_with(true).await
     }
 
-    /// As [`Self::start`]; nodes log in as a superuser, who may migrate.
+    /// As [`Self::start`]; nodes log in as a superuser, which may migrate.
     pub(crate) async fn start_as_superuser() -> Self {
         Self::start_with(false).await
     }
@@ -100,7 +100,7 @@ impl Town {
         let server = Server::start(options).await.expect("PostgreSQL is installed");
         let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let (http, nodes, away) = (client(), BTreeMap::new(), BTreeSet::new());
-        let mut town = Self {
+        let mut cluster = Self {
             http,
             server,
             nodes,
@@ -111,15 +111,15 @@ impl Town {
             listen,
             scratch,
         };
-        town.start_coordinator().await;
-        town
+        cluster.start_coordinator().await;
+        cluster
     }
 
     async fn start_coordinator(&mut self) {
         let period = Duration::from_millis(50);
         let eu: ZoneName = "eu".parse().expect("a name");
         let settings = Settings {
-            cluster: cluster(),
+            cluster: cluster_id(),
             id: 1,
             data: self.scratch.path().join("coordinator"),
             listen: self.listen,
@@ -130,7 +130,7 @@ impl Town {
             join: false,
             retention: Retention {
                 log_bytes: 0,
-                // What a zone that is away would still need is purged, too.
+                // Links that an absent zone still needs are purged, too.
                 log_bytes_max: if self.away.is_empty() { u64::MAX } else { 0 },
                 snapshot_entries: 10,
                 period,
@@ -139,7 +139,7 @@ impl Town {
             acks: Acks::AllToAll,
             metrics: Metrics::for_coordinator(),
         };
-        // One that has just been stopped in this process gives its log free a moment later.
+        // A coordinator that was just stopped in this process releases its log a moment later.
         let started = wait_for("the coordinator to start", async || {
             Coordinator::start(settings.clone()).await.ok()
         });
@@ -169,7 +169,7 @@ impl Town {
         set_up(&self.server.dsn(), zone).await;
         let tasks = Tasks::default();
         let dsn = self.login("pghc_setup", zone).parse().expect("a DSN");
-        let done = migrate(&dsn, &cluster(), &zone.parse().expect("a name"), &tasks).await;
+        let done = migrate(&dsn, &cluster_id(), &zone.parse().expect("a name"), &tasks).await;
         done.expect("setup.sql gives all rights that it takes");
         tasks.shut_down().await;
     }
@@ -185,7 +185,7 @@ impl Town {
     /// Makes a zone known, as an operator does.
     pub(crate) async fn add(&self, zone: &str) {
         let url = format!("http://{}", self.listen);
-        let caller = rpc::connect(&url, &cluster(), Duration::from_secs(10)).expect("a URL");
+        let caller = rpc::connect(&url, &cluster_id(), Duration::from_secs(10)).expect("a URL");
         wait_for(&format!("zone {zone} to be added"), async || {
             let request = ChangeZoneRequest { act: Act::Add.into(), zone: zone.to_owned() };
             ZonesClient::new(caller.clone()).change(request).await.ok()
@@ -238,7 +238,7 @@ impl Town {
         node
     }
 
-    /// Stops the node of `zone` until [`Town::back`].
+    /// Stops the node of `zone` until [`SmallCluster::back`].
     pub(crate) async fn leave(&mut self, zone: &str) {
         self.node_of(zone).stop().await;
         self.away.insert(zone.to_owned());
@@ -295,8 +295,7 @@ impl Town {
         self.server.dsn_of(name)
     }
 
-    /// Where a zone's processes look for the points at which they crash, in a proving build; see
-    /// `pghc::failpoint`.
+    /// Directory of the armed fail points of a zone's processes; see `pghc::failpoint`.
     pub(crate) fn failpoints(&self, zone: &str) -> PathBuf {
         self.scratch.path().join(format!("{zone}-failpoints"))
     }
@@ -314,7 +313,7 @@ impl Town {
         .await;
     }
 
-    /// Waits until `/readyz/write` of a zone says something with `words` in it; answers what it says.
+    /// Waits until `/readyz/write` of a zone says something with `words` in it; returns what it says.
     pub(crate) async fn not_ready(&self, zone: &str, words: &str) -> String {
         wait_for(&format!("{words:?} from zone {zone}"), async || {
             let answer =
@@ -343,7 +342,7 @@ impl Town {
         }
     }
 
-    /// Writes one link with a payload of about so many bytes.
+    /// Writes one link with a payload of about `bytes` bytes.
     async fn write_bytes(&self, zone: &str, bytes: usize) {
         let body = format!("{{\"payload\": \"{}\"}}", "x".repeat(bytes));
         let request = self.http.post(format!("{}/v1/chain?timeout=30s", self.url(zone)));
@@ -406,7 +405,7 @@ impl Town {
 
     async fn has_forgotten(&self) -> bool {
         let url = format!("http://{}", self.listen);
-        let caller = rpc::connect(&url, &cluster(), Duration::from_secs(10)).expect("a URL");
+        let caller = rpc::connect(&url, &cluster_id(), Duration::from_secs(10)).expect("a URL");
         let mut stream = CoordinatorClient::new(caller)
             .tail(TailRequest { after_id: 0, ..TailRequest::default() })
             .await
@@ -434,7 +433,7 @@ impl Town {
         assert_eq!(proof.status.code(), Some(0), "chain-verify:\n{text}");
     }
 
-    /// Runs `pghc zone …` on the database of `zone`; answers exit code and all it printed.
+    /// Runs `pghc zone …` on the database of `zone`; returns exit code and all it printed.
     pub(crate) async fn operate(&self, zone: &str, words: &[&str]) -> (Option<i32>, String) {
         self.operate_on(&self.login("pghc_setup", zone), zone, words).await
     }

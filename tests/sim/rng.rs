@@ -7,17 +7,17 @@ use parking_lot::Mutex;
 
 /// A stream of numbers. Clones are the same stream.
 #[derive(Clone)]
-pub(crate) struct Dice(Arc<Mutex<u64>>);
+pub(crate) struct SeededRng(Arc<Mutex<u64>>);
 
-impl Dice {
+impl SeededRng {
     pub(crate) fn new(seed: u64) -> Self {
-        let dice = Self(Arc::new(Mutex::new(seed)));
-        dice.roll();
-        dice
+        let rng = Self(Arc::new(Mutex::new(seed)));
+        rng.next_u64();
+        rng
     }
 
     /// Any number (splitmix64).
-    pub(crate) fn roll(&self) -> u64 {
+    pub(crate) fn next_u64(&self) -> u64 {
         let mut state = self.0.lock();
         *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,24 +25,24 @@ impl Dice {
         mixed ^ (mixed >> 31)
     }
 
-    /// Another stream, independent of how this one goes on.
+    /// Another stream, independent of further draws from this one.
     pub(crate) fn fork(&self) -> Self {
-        Self::new(self.roll())
+        Self::new(self.next_u64())
     }
 
     /// A number of `low..=high`.
     pub(crate) fn between(&self, low: u64, high: u64) -> u64 {
-        low + self.roll() % (high - low + 1)
+        low + self.next_u64() % (high - low + 1)
     }
 
     /// A place of `0..count`.
     pub(crate) fn below(&self, count: usize) -> usize {
-        usize::try_from(self.roll() % count as u64).expect("below a usize")
+        usize::try_from(self.next_u64() % count as u64).expect("below a usize")
     }
 
-    /// True in so many of a thousand cases.
+    /// True in `chance` of a thousand cases.
     pub(crate) fn per_mille(&self, chance: u64) -> bool {
-        self.roll() % 1000 < chance
+        self.next_u64() % 1000 < chance
     }
 
     pub(crate) fn pick<T: Copy>(&self, from: &[T]) -> T {

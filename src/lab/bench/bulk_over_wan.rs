@@ -1,5 +1,5 @@
-//! Bulk writes between continents against the same writes side by side: what distances cost in throughput,
-//! of which a protocol that waits for nothing loses hardly any.
+//! Bulk writes between continents against the same writes without distances: measures the
+//! throughput lost to round trips.
 
 use anyhow::Context as _;
 
@@ -17,14 +17,14 @@ pub(super) const MATRIX: &str = "aws3";
 /// Many clients with short requests, so that what is under way covers the longest round trip.
 const BULK: Bulk = Bulk { streams_per_zone: 64, lines_max: 100 };
 
-/// Measures as far apart as the matrix says, then without any distance, in the same processes and databases
-/// (so what is written back of the first may slow the second). The rate and
-/// the latency are those of far. Figures: `applied_per_second`, and of the zones without distances
-/// `near_applied_per_second`. The distances are as before when it ends well.
+/// Measures with the matrix's distances, then without any distance, in the same processes and
+/// databases (so write-back of the first run may slow the second). Rate and latency are those of
+/// the first run. Figures: `applied_per_second`, and without distances `near_applied_per_second`.
+/// Restores the distances on success.
 ///
 /// # Errors
 /// When a node cannot be reached, or the distances cannot be changed.
-pub(super) async fn far(
+pub(super) async fn measure(
     measure: &Measure<'_>,
     net: &Remote,
     zones: &Zones,
@@ -44,7 +44,7 @@ pub(super) async fn far(
     Ok(sample)
 }
 
-/// One window of load, and the links a second that every zone applied in it.
+/// Runs one window of load; returns the links per second that every zone applied in it.
 async fn bulk(measure: &Measure<'_>, zones: &Zones) -> anyhow::Result<(Tally, f64)> {
     let window = measure.window();
     let load = load::bulk_of(measure.target, BULK, measure.payload_bytes, window);

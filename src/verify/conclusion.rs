@@ -11,7 +11,7 @@ use super::coordinator::NEVER_ORDERED;
 use super::fork;
 use super::plan::{Plan, WITNESS, Zone};
 use super::reading::ReadError;
-use super::report::{Comparison, Newest, Report, Verdict, ZoneReport};
+use super::report::{Comparison, Conclusion, Newest, Report, ZoneReport};
 use super::request::{Range, Request};
 
 /// Makes the report of a verification that has ended.
@@ -31,18 +31,18 @@ pub(crate) fn report(
     let violation = first_violation(zones, &zone_reports, fork).or_else(|| halted(zones));
     let unread = unread(plan, zones, &zone_reports, &comparison);
     let proved_to = witnesses.proved_to.filter(|_| violation.is_none());
-    let (verdict, summary, advice) = if let Some((summary, advice)) = violation {
-        (Verdict::Violation, summary, Some(advice))
+    let (conclusion, summary, advice) = if let Some((summary, advice)) = violation {
+        (Conclusion::Violation, summary, Some(advice))
     } else if let Some((summary, advice)) = unread {
-        (Verdict::Incomplete, summary, Some(advice.to_owned()))
+        (Conclusion::Incomplete, summary, Some(advice.to_owned()))
     } else if proved_to.is_none_or(|to| to < plan.target) {
-        (Verdict::Incomplete, witnesses.missing(plan), Some(witnesses.advice(plan)))
+        (Conclusion::Incomplete, witnesses.missing(plan), Some(witnesses.advice(plan)))
     } else {
-        (Verdict::Proved, witnesses.proof(plan), None)
+        (Conclusion::Proved, witnesses.proof(plan), None)
     };
     Report {
-        verdict,
-        exit_code: verdict.exit_code(),
+        conclusion,
+        exit_code: conclusion.exit_code(),
         summary,
         advice,
         cluster_id: plan.cluster.as_ref().map(ToString::to_string),
@@ -95,11 +95,11 @@ fn wrong_token(request: &Request, zone: &Zone) -> Option<Violation> {
     tokens.min_by_key(|violation| violation.id)
 }
 
-/// Who vouches for what.
+/// The witnesses for each part of the range.
 struct Witnesses {
     /// The source that is sound furthest from the first id on, and how far.
     furthest: Option<(String, u64)>,
-    /// How far the coordinators vouch for the same links, if they were asked; else a second source or a
+    /// Last id for which the coordinators vouch, if any were given; else a second source or a
     /// token.
     proved_to: Option<u64>,
     /// How many sources hold all of that.
@@ -195,7 +195,7 @@ impl Witnesses {
         )
     }
 
-    /// What to do about what is missing.
+    /// Advice on missing witnesses.
     fn advice(&self, plan: &Plan) -> String {
         if plan.heard.is_none() {
             return "ask the coordinators (--coordinator), or give another zone (--zone), an export \
@@ -254,7 +254,7 @@ fn halted(zones: &[Zone]) -> Option<(String, String)> {
     })
 }
 
-/// What to do about a source that is not sound in itself, or that a token contradicts.
+/// Advice on a source that is not sound in itself, or that a token contradicts.
 fn advice(zone: &Zone, violation: &Violation) -> String {
     let (name, id) = (&zone.name, violation.id);
     if !zone.is_live {
@@ -273,7 +273,7 @@ fn advice(zone: &Zone, violation: &Violation) -> String {
     )
 }
 
-/// What to do about a source that holds what was not ordered.
+/// Advice on a source with links that were never ordered.
 fn unordered(zones: &[Zone], zone: &Zone, violation: &Violation) -> String {
     if !zone.is_live {
         return advice(zone, violation);

@@ -1,8 +1,8 @@
-//! The twin of a zone's database: what `sql/` promises, in memory, with the ways to fail that a
+//! The model of a zone's database: what `sql/` promises, in memory, with the ways to fail that a
 //! server has. `contract.rs` holds it to what PostgreSQL does.
 //!
-//! A statement that was sent is carried out by the server whatever becomes of the process that sent
-//! it, late or not at all when the connection is lost.
+//! The server executes a sent statement even if its process dies; after a lost connection late or
+//! never.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,9 +23,9 @@ use pghc_api::id::{NodeName, WriteId};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::dice::Dice;
+use super::cluster::cluster_id;
 use super::net::unowned;
-use super::world::cluster;
+use super::rng::SeededRng;
 
 /// Longest a client waits for an answer, as `postgres::apply` does.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
@@ -53,14 +53,14 @@ struct State {
     /// Chance in a thousand that a statement's connection is lost.
     loss_per_mille: u64,
     latency_us: (u64, u64),
-    /// Whose it is, once it was claimed.
+    /// Identity of the zone, once claimed.
     identity: Option<Identity>,
 }
 
 struct Inner {
     state: Mutex<State>,
     heard: watch::Sender<(u64, u64)>,
-    dice: Dice,
+    rng: SeededRng,
     committed: Committed,
     /// Whether commits wait for the disk.
     on_disk: bool,
@@ -68,10 +68,10 @@ struct Inner {
 
 /// A database server with a zone's chain. Clones are the same one.
 #[derive(Clone)]
-pub(crate) struct Twin(Arc<Inner>);
+pub(crate) struct ModelDatabase(Arc<Inner>);
 
 struct TwinSession {
-    twin: Twin,
+    model: ModelDatabase,
     id: u64,
     run: u64,
     /// The epoch that it was let in with; 0: none.
@@ -86,9 +86,9 @@ fn head_of(link: &Link) -> Head {
     Head { id, hash, digest, written_at }
 }
 
-impl Twin {
+impl ModelDatabase {
     /// An empty database.
-    pub(crate) fn new(dice: Dice, on_disk: bool, committed: Committed) -> Self {
+    pub(crate) fn new(rng: SeededRng, on_disk: bool, committed: Committed) -> Self {
         let state = State {
             links: Links::default(),
             flushed: 0,
@@ -105,7 +105,7 @@ impl Twin {
             identity: None,
         };
         let heard = watch::Sender::new((1, 0));
-        Self(Arc::new(Inner { state: Mutex::new(state), heard, dice, committed, on_disk }))
+        Self(Arc::new(Inner { state: Mutex::new(state), heard, rng, committed, on_disk }))
     }
 
     /// All links.
@@ -131,7 +131,7 @@ impl Twin {
         self.0.heard.send_replace(told);
     }
 
-    /// It runs again.
+    /// Starts the database again.
     pub(crate) fn start(&self) {
         self.0.state.lock().is_up = true;
     }
@@ -148,7 +148,7 @@ impl Twin {
                 link.payload = Some("\"forged\"".into());
             }
             let payload = link.payload.as_ref().map(|payload| payload_digest(payload.as_bytes()));
-            let (cluster, node, at) = (cluster(), &link.node, link.written_at);
+            let (cluster, node, at) = (cluster_id(), &link.node, link.written_at);
             let next = Head::extend(before.as_ref(), &cluster, node, at, payload);
             (link.hash, link.digest) = (next.hash, next.digest);
             before = Some(next);
@@ -172,11 +172,11 @@ impl Twin {
 
     fn latency(&self) -> Duration {
         let (low, high) = self.0.state.lock().latency_us;
-        Duration::from_micros(self.0.dice.between(low, high))
+        Duration::from_micros(self.0.rng.between(low, high))
     }
 
     fn connect_error() -> ConnectError {
-        ConnectError::Unavailable { dsn: "the twin".to_owned(), source: None }
+        ConnectError::Unavailable { dsn: "the model".to_owned(), source: None }
     }
 
     /// Reads in one snapshot.
@@ -197,36 +197,36 @@ impl Twin {
 }
 
 impl TwinSession {
-    /// Has the server carry out a statement. It answers `None` when the connection was lost.
+    /// Executes a statement on the server. Returns `None` when the connection was lost.
     async fn statement<T: Send + 'static>(
         &self,
-        act: impl FnOnce(&Twin, &mut State) -> T + Send + 'static,
+        act: impl FnOnce(&ModelDatabase, &mut State) -> T + Send + 'static,
     ) -> Result<T, ApplyError> {
         let (sender, answer) = oneshot::channel();
-        let (twin, id, run) = (self.twin.clone(), self.id, self.run);
-        let (there, back) = (twin.latency(), twin.latency());
+        let (model, id, run) = (self.model.clone(), self.id, self.run);
+        let (there, back) = (model.latency(), model.latency());
         let arrival = {
             let mut newest = self.newest.lock();
             *newest = (*newest + STATEMENT_APART).max(Instant::now() + there);
             *newest
         };
         let loss = {
-            let chance = twin.0.state.lock().loss_per_mille;
-            twin.0.dice.per_mille(chance).then(|| twin.0.dice.below(3))
+            let chance = model.0.state.lock().loss_per_mille;
+            model.0.rng.per_mille(chance).then(|| model.0.rng.below(3))
         };
         unowned(async move {
             sleep_until(arrival).await;
             if loss == Some(0) {
                 // Lost on the way: the server never sees it, and notices later.
-                return twin.lose(id).await;
+                return model.lose(id).await;
             }
             let done = {
-                let mut state = twin.0.state.lock();
+                let mut state = model.0.state.lock();
                 let lives = state.is_up && state.run == run && state.sessions.contains_key(&id);
-                lives.then(|| act(&twin, &mut state))
+                lives.then(|| act(&model, &mut state))
             };
             if loss.is_some() {
-                return twin.lose(id).await;
+                return model.lose(id).await;
             }
             sleep(back).await;
             if let Some(done) = done {
@@ -244,10 +244,10 @@ impl TwinSession {
     }
 }
 
-impl Twin {
-    /// Ends a session, after the server has noticed that its client is gone.
+impl ModelDatabase {
+    /// Ends a session, after the server has noticed the loss of its client.
     async fn lose(&self, id: u64) {
-        sleep(self.0.dice.millis(0, 3000)).await;
+        sleep(self.0.rng.millis(0, 3000)).await;
         self.end(id);
     }
 
@@ -262,17 +262,17 @@ impl Twin {
 
 impl Drop for TwinSession {
     fn drop(&mut self) {
-        let (twin, id) = (self.twin.clone(), self.id);
+        let (model, id) = (self.model.clone(), self.id);
         if tokio::runtime::Handle::try_current().is_ok() {
             unowned(async move {
-                sleep(twin.latency()).await;
-                twin.end(id);
+                sleep(model.latency()).await;
+                model.end(id);
             });
         }
     }
 }
 
-impl Database for Twin {
+impl Database for ModelDatabase {
     fn migrate<'a>(
         &'a self,
         identity: &'a Identity,
@@ -301,8 +301,8 @@ impl Database for Twin {
             state.next_session += 1;
             state.sessions.insert(id, run);
             let (epoch, flushed) = (Arc::default(), AtomicU64::new(0));
-            let (twin, newest) = (self.clone(), Mutex::new(Instant::now()));
-            Ok(Arc::new(TwinSession { twin, id, run, epoch, flushed, newest }) as Arc<dyn Session>)
+            let (model, newest) = (self.clone(), Mutex::new(Instant::now()));
+            Ok(Arc::new(TwinSession { model, id, run, epoch, flushed, newest }) as Arc<dyn Session>)
         })
     }
 
@@ -388,7 +388,7 @@ impl Session for TwinSession {
         Box::pin(async move {
             let (links, own) = (batch.links().to_vec(), self.epoch.load(Ordering::Relaxed));
             let digest_before = batch.before();
-            self.statement(move |twin, state| {
+            self.statement(move |model, state| {
                 let before = usize::try_from(links[0].id.get() - 1).expect("small");
                 if state.epoch != epoch || state.links.len() != before || own != epoch {
                     return Err(Self::fenced(state));
@@ -397,16 +397,16 @@ impl Session for TwinSession {
                     return Err(ApplyError::Forked { applied_id: before as u64 });
                 }
                 state.links.extend(links);
-                if twin.0.on_disk {
+                if model.0.on_disk {
                     state.flushed = state.links.len();
                 }
-                (twin.0.committed)(&state.links, before);
+                (model.0.committed)(&state.links, before);
                 let newest = (state.run, state.links.frontier());
-                twin.0.heard.send_replace(newest);
+                model.0.heard.send_replace(newest);
                 Ok(())
             })
             .await??;
-            if self.twin.0.on_disk {
+            if self.model.0.on_disk {
                 self.flushed.fetch_max(batch.head().id.get(), Ordering::Relaxed);
             }
             Ok(())

@@ -1,35 +1,35 @@
-//! What changes about a zone while a run lasts: who its coordinator is, and which data directory its
-//! PostgreSQL serves.
+//! Replaced processes of a zone during a run: the id of its coordinator, and the data directory
+//! that its PostgreSQL serves.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::ground::{Ground, NAMES, ZONES};
 
-/// The seats of all zones.
+/// Replacements in all zones.
 #[derive(Debug)]
-pub struct Seats {
+pub struct Replacements {
     /// Id of the coordinator of each zone. Its remainder by [`ZONES`] says the zone, see [`zone_of`].
     coordinators: [AtomicU64; ZONES],
     /// How often each zone's PostgreSQL was replaced by a copy of itself.
     servers: [AtomicUsize; ZONES],
 }
 
-/// The zone of a coordinator: the founders are 1, 2 and 3, and who takes a place has an id that is
+/// The zone of a coordinator: the founders are 1, 2 and 3, and a replacement has an id that is
 /// larger by three.
 pub fn zone_of(id: u64) -> Option<usize> {
     let before = usize::try_from(id).ok()?.checked_sub(1)?;
     Some(before % ZONES)
 }
 
-impl Default for Seats {
+impl Default for Replacements {
     fn default() -> Self {
         let founder = |zone| AtomicU64::new(u64::try_from(zone).unwrap_or(0) + 1);
         Self { coordinators: std::array::from_fn(founder), servers: Default::default() }
     }
 }
 
-impl Seats {
+impl Replacements {
     /// Id of a zone's coordinator.
     pub fn coordinator(&self, zone: usize) -> u64 {
         self.coordinators[zone].load(Ordering::SeqCst)
@@ -62,8 +62,8 @@ impl Seats {
         self.servers[zone].fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Data directory of a server on its zone's disk. A number is never used again, so what a power
-    /// cut brings back of an old one is in nobody's way.
+    /// Data directory of a server on its zone's disk. A number is never used again, so an old
+    /// directory restored by a power cut has no effect.
     pub fn data(disk: &Path, server: usize) -> PathBuf {
         disk.join(format!("pg-{server}"))
     }
@@ -71,15 +71,21 @@ impl Seats {
 
 #[cfg(test)]
 mod tests {
-    use super::{Seats, zone_of};
+    use super::{Replacements, zone_of};
 
     #[test]
-    fn whoever_takes_a_place_is_known_by_its_zone() {
-        let seats = Seats::default();
-        assert_eq!([0, 1, 2].map(|zone| seats.coordinator(zone)), [1, 2, 3]);
-        assert_eq!((seats.succeed(1), seats.succeed(1), seats.succeed(0)), (5, 8, 4));
-        let ids = [0, 1, 2].map(|zone| seats.coordinator(zone));
+    fn replacement_member_is_found_by_zone() {
+        let replacements = Replacements::default();
+        assert_eq!([0, 1, 2].map(|zone| replacements.coordinator(zone)), [1, 2, 3]);
+        assert_eq!(
+            (replacements.succeed(1), replacements.succeed(1), replacements.succeed(0)),
+            (5, 8, 4)
+        );
+        let ids = [0, 1, 2].map(|zone| replacements.coordinator(zone));
         assert_eq!(ids.map(zone_of), [Some(0), Some(1), Some(2)]);
-        assert_eq!((zone_of(0), seats.is_founder(2), seats.is_founder(1)), (None, true, false));
+        assert_eq!(
+            (zone_of(0), replacements.is_founder(2), replacements.is_founder(1)),
+            (None, true, false)
+        );
     }
 }

@@ -7,9 +7,9 @@ use super::drive::{Log, Op, Sample};
 use super::faults::Event;
 use super::outcome::{Judged, Outcome, Point, ReadOutcome, Visible, ZoneOutcome, at, summary_of};
 use super::scenario::Scenario;
-use super::watch::{Reign, Steps};
+use super::watch::{LeaderTerm, Steps};
 use crate::lab::histogram::{Latencies, Summary};
-use crate::lab::load::Fate;
+use crate::lab::load::WriteResult;
 use crate::lab::predict::model::Model;
 use crate::wan::Matrix;
 
@@ -30,10 +30,10 @@ const CDF_POINTS: u32 = 200;
 /// How long after its end a fault may still be the cause of silence.
 const AFTERMATH_S: f64 = 30.0;
 
-/// What was recorded of a run, beside what the outcome takes over as it is.
+/// Recorded data of a run, besides the fields that the outcome copies unchanged.
 #[derive(Debug)]
 pub struct Raw<'a> {
-    /// What was asked.
+    /// The scenario of the run.
     pub scenario: &'a Scenario,
     /// Names of the zones, in the order of the target.
     pub zones: &'a [String],
@@ -43,8 +43,8 @@ pub struct Raw<'a> {
     pub logs: &'a [Log],
     /// Frontiers by zone; empty when they were not followed.
     pub steps: &'a [Steps],
-    /// Who led.
-    pub reigns: &'a [Reign],
+    /// The leader terms.
+    pub leader_terms: &'a [LeaderTerm],
 }
 
 fn micros(duration: Duration) -> u64 {
@@ -64,9 +64,9 @@ impl Raw<'_> {
     #[must_use]
     pub fn leader(&self) -> Option<String> {
         let mut seconds: BTreeMap<&str, f64> = BTreeMap::new();
-        for reign in self.reigns {
-            if let Some(zone) = &reign.zone {
-                let length = reign.to_s.max(0.0) - reign.from_s.max(0.0);
+        for leader_term in self.leader_terms {
+            if let Some(zone) = &leader_term.zone {
+                let length = leader_term.to_s.max(0.0) - leader_term.from_s.max(0.0);
                 *seconds.entry(zone).or_default() += length;
             }
         }
@@ -120,15 +120,15 @@ impl Raw<'_> {
                 let entry = timing.entry(part).or_default();
                 *entry = (entry.0 + sum, entry.1 + count);
             }
-            for (write, fate) in log.writes.iter().zip(&log.fates) {
+            for (write, result) in log.writes.iter().zip(&log.results) {
                 if write.planned < self.scenario.warmup.0 {
                     continue;
                 }
                 zone.sent += 1;
-                match fate {
-                    Fate::Written(_) => zone.ok += 1,
-                    Fate::Refused | Fate::Dropped => zone.refused += 1,
-                    Fate::Unknown => zone.unknown += 1,
+                match result {
+                    WriteResult::Written(_) => zone.ok += 1,
+                    WriteResult::Refused | WriteResult::Dropped => zone.refused += 1,
+                    WriteResult::Unknown => zone.unknown += 1,
                 }
             }
             for sample in log.samples.iter().filter(|s| s.op == Op::Write && s.ok) {
@@ -210,11 +210,11 @@ impl Raw<'_> {
         for (place, from) in self.zones.iter().enumerate() {
             let mut times = vec![Vec::new(); self.zones.len()];
             for log in self.of_zone(place) {
-                let measured = log.writes.iter().zip(&log.fates);
+                let measured = log.writes.iter().zip(&log.results);
                 let measured =
                     measured.filter(|(write, _)| write.planned >= self.scenario.warmup.0);
-                for (write, fate) in measured {
-                    let Fate::Written(id) = fate else { continue };
+                for (write, result) in measured {
+                    let WriteResult::Written(id) = result else { continue };
                     let seen: Vec<Option<Duration>> =
                         self.steps.iter().map(|steps| steps.reached(*id)).collect();
                     for (times, at) in times.iter_mut().zip(&seen) {
@@ -236,9 +236,9 @@ impl Raw<'_> {
         (cells, all)
     }
 
-    /// For each fault the longest time without an acknowledgement in a zone that it did not strike,
-    /// until the next fault begins: from then on silence may be that one's. Nor does a zone count
-    /// that another fault has struck meanwhile.
+    /// Measures for each fault the longest time without an acknowledgement in the zones that it did
+    /// not strike. The time ends with the next fault, whose silence it would be. Zones struck by
+    /// another fault meanwhile are left out.
     pub fn measure_faults(&self, events: &mut [Event]) {
         let end = self.scenario.duration.0.as_secs_f64();
         let all = events.to_vec();
@@ -255,8 +255,9 @@ impl Raw<'_> {
         }
     }
 
-    /// Longest stretch between two acknowledgements of a zone that reaches into this time, counted to
-    /// the end of it, all of it when there is none; 0 for a zone that writes nothing.
+    /// Longest time between two acknowledgements of a zone that overlaps this period, counted to
+    /// the end of the period. The whole period without any acknowledgement; 0 for a zone without
+    /// writes.
     fn silence(&self, zone: usize, from_s: f64, until_s: f64) -> f64 {
         let warmup = self.scenario.warmup.0.as_secs_f64();
         let samples = self.of_zone(zone).flat_map(|log| &log.samples);
@@ -289,9 +290,9 @@ impl Raw<'_> {
     #[must_use]
     pub fn warm_up_failures(&self) -> u64 {
         let failed = |log: &Log| {
-            let both = log.writes.iter().zip(&log.fates);
-            let failed = both.filter(|(write, fate)| {
-                write.planned < self.scenario.warmup.0 && !matches!(fate, Fate::Written(_))
+            let both = log.writes.iter().zip(&log.results);
+            let failed = both.filter(|(write, result)| {
+                write.planned < self.scenario.warmup.0 && !matches!(result, WriteResult::Written(_))
             });
             failed.count() as u64
         };
@@ -351,9 +352,9 @@ impl Raw<'_> {
     }
 }
 
-/// What was hoped for against what came.
+/// Compares the outcome with the scenario's targets.
 #[must_use]
-pub fn judge(scenario: &Scenario, outcome: &Outcome) -> Vec<Judged> {
+pub fn evaluate(scenario: &Scenario, outcome: &Outcome) -> Vec<Judged> {
     let slo = &scenario.slo;
     let mut judged = Vec::new();
     let mut judge = |what: &str, limit: String, got: String, ok: bool| {
@@ -387,11 +388,11 @@ mod tests {
     use std::time::Duration;
 
     use super::Raw;
-    use crate::lab::load::Fate;
+    use crate::lab::load::WriteResult;
     use crate::lab::run::drive::{Log, Op, Sample, Write};
     use crate::lab::run::faults::Event;
     use crate::lab::run::scenario::Scenario;
-    use crate::lab::run::watch::{Reign, Steps};
+    use crate::lab::run::watch::{LeaderTerm, Steps};
     use crate::wan::Matrix;
 
     const MS: Duration = Duration::from_millis(1);
@@ -410,7 +411,7 @@ mod tests {
             let stalled = (50..71).contains(&number);
             let latency = if stalled { 7_150 * MS - planned } else { 100 * MS };
             log.writes.push(Write { planned });
-            log.fates.push(Fate::Written(u64::from(number) + 1));
+            log.results.push(WriteResult::Written(u64::from(number) + 1));
             log.samples.push(Sample {
                 op: Op::Write,
                 planned,
@@ -423,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn logs_become_figures_curves_and_recoveries() {
+    fn logs_become_figures_with_recoveries() {
         let (scenario, matrix) = (scenario(), Matrix::find("aws3").expect("built in"));
         let zones: Vec<String> = matrix.zones().iter().map(ToString::to_string).collect();
         let logs: Vec<Log> = (0..3).map(log).collect();
@@ -431,26 +432,29 @@ mod tests {
             Steps((0..110_u32).map(|n| (n * 100 * MS + late, u64::from(n) + 1)).collect())
         };
         let steps = [steps(100 * MS), steps(150 * MS), steps(200 * MS)];
-        let reign = |from_s, to_s, zone: &str| Reign {
+        let leader_term = |from_s, to_s, zone: &str| LeaderTerm {
             from_s,
             to_s,
             zone: Some(zone.to_owned()),
             term: 1,
-            ..Reign::default()
+            ..LeaderTerm::default()
         };
-        let reigns = [reign(-9.0, 1.0, "eu-west-1"), reign(1.0, 10.0, "us-east-1")];
+        let leader_terms =
+            [leader_term(-9.0, 1.0, "eu-west-1"), leader_term(1.0, 10.0, "us-east-1")];
         let raw = Raw {
             scenario: &scenario,
             zones: &zones,
             matrix: Some(&matrix),
             logs: &logs,
             steps: &steps,
-            reigns: &reigns,
+            leader_terms: &leader_terms,
         };
         assert_eq!(raw.leader().as_deref(), Some("us-east-1"), "the warm-up does not count");
-        let mut measured = reigns.to_vec();
-        raw.measure_reigns(Some(&raw.model(&matrix)), &mut measured);
-        let of = |reign: &Reign| (reign.p50_ms.map(f64::round), reign.model_ms.map(f64::round));
+        let mut measured = leader_terms.to_vec();
+        raw.measure_leader_terms(Some(&raw.model(&matrix)), &mut measured);
+        let of = |leader_term: &LeaderTerm| {
+            (leader_term.p50_ms.map(f64::round), leader_term.model_ms.map(f64::round))
+        };
         assert_eq!(of(&measured[0]), (Some(100.0), Some(113.0)), "{measured:?}");
         assert_eq!(of(&measured[1]), (Some(100.0), Some(96.0)), "{measured:?}");
         let (by_zone, all) = raw.zones();

@@ -1,7 +1,8 @@
-//! Keeping one child alive: it is started again whenever it ends, at once after a long life and
-//! ever later after short ones, until it is told to stop.
+//! Supervises one child: starts the child again whenever it ends. A child that lived for 10 s is
+//! restarted at once, a child that ended sooner after a growing pause.
 //!
-//! Invariant: a keeper is the only owner of its child, so a signal goes to this child or to nobody.
+//! Invariant: a supervisor is the only owner of its child, so a signal reaches this child or no
+//! process.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::board::{Board, Change, Member};
+use super::process_table::{Change, Member, ProcessTable};
 use super::program::Body;
 use crate::telemetry::describe;
 
@@ -23,10 +24,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// What a keeper can be told.
+/// A command for the supervisor of one child.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Send a signal; answers the process id it went to, `None` when nothing runs.
+    /// Send a signal; returns the process id it went to, `None` when nothing runs.
     Signal(Signal, oneshot::Sender<Option<u32>>),
     /// Whether to start the child again when it ends.
     Supervise(bool, oneshot::Sender<()>),
@@ -51,8 +52,8 @@ impl Backoff {
         self.started = now;
     }
 
-    /// Notes an end and when to start again. One that was killed from outside did not fail: it is
-    /// started again after the shortest pause however often that happens.
+    /// Notes an end and the time of the next start. A child killed from outside did not fail: its
+    /// restart always follows after the shortest pause.
     fn ended(&mut self, now: Instant, killed: bool) {
         if now.duration_since(self.started) >= LONG_LIFE {
             *self = Self::new(now);
@@ -66,12 +67,12 @@ impl Backoff {
     }
 }
 
-/// Keeps `body` until told to stop or until nobody is left who could tell.
-pub(super) async fn keep(
+/// Runs and restarts `body` until a stop command arrives or the command channel closes.
+pub(super) async fn supervise(
     mut body: Body,
     member: Member,
     mut commands: mpsc::Receiver<Command>,
-    board: Arc<Board>,
+    table: Arc<ProcessTable>,
     abort: CancellationToken,
 ) {
     let mut backoff = Backoff::new(Instant::now());
@@ -82,7 +83,7 @@ pub(super) async fn keep(
             status = body.exited(), if runs => {
                 let by = status.and_then(|status| status.signal());
                 backoff.ended(Instant::now(), by == Some(Signal::SIGKILL as i32));
-                board.report(&member, Change::Ended { status, short_lives: backoff.short_lives });
+                table.report(&member, Change::Ended { status, short_lives: backoff.short_lives });
             }
             () = tokio::time::sleep_until(backoff.due), if !runs && supervised => {
                 backoff.started(Instant::now());
@@ -93,11 +94,11 @@ pub(super) async fn keep(
                         Change::Failed(describe(&error))
                     }
                 };
-                board.report(&member, change);
+                table.report(&member, change);
             }
             command = commands.recv() => match command {
                 None => return,
-                // Whoever asked may have gone meanwhile; then nobody needs the answer.
+                // The sender may have given up meanwhile; a lost reply is no error.
                 Some(Command::Signal(by, answer)) => {
                     let pid = body.pid();
                     body.signal(by);
@@ -123,7 +124,7 @@ async fn end(body: &mut Body, member: &Member, abort: &CancellationToken) {
         () = abort.cancelled() => body.kill().await,
     };
     if let Err(error) = stopped {
-        tracing::error!(%member, %error, "failed to reap a child");
+        tracing::error!(%member, %error, "child reap failed");
     }
 }
 
@@ -136,7 +137,7 @@ mod tests {
     use super::{Backoff, LONG_LIFE, PAUSE_MAX, PAUSE_MIN};
 
     #[test]
-    fn pauses_double_up_to_a_bound_and_a_long_life_ends_them() {
+    fn backoff_doubles_to_bound_until_long_life() {
         let mut now = Instant::now();
         let mut backoff = Backoff::new(now);
         for pause_ms in [100, 200, 400, 800, 1600, 3200, 5000, 5000] {
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_that_is_killed_again_and_again_comes_back_as_fast_each_time() {
+    fn backoff_stays_shortest_for_killed_child() {
         let mut now = Instant::now();
         let mut backoff = Backoff::new(now);
         for _ in 0..10 {
