@@ -34,7 +34,7 @@ use super::peers::traffic_guard::RaftTrafficGuard;
 use super::placement::rtt_monitor::RttMonitor;
 use super::placement::timing_advisor::TimingAdvisor;
 use super::placement::topology_view;
-use super::placement::write_rates::Traffic;
+use super::placement::write_rates::WriteRates;
 use super::quorum_acks::Acks;
 use super::quorum_acks::ack_stream::AckStream;
 use super::quorum_acks::commit_task::CommitTask;
@@ -50,7 +50,7 @@ use super::recovery_progress;
 use super::replica::driver::SequencerDriver;
 use super::replica::snapshots::Snapshots;
 use super::replica::state_machine::StateMachine;
-use super::retention::Maintenance;
+use super::retention::RetentionTask;
 use super::settings::{Geo, Retention, Settings, StartError, Timing};
 use super::zones::progress_view::ZoneProgressView;
 use super::zones::registration::Registrar;
@@ -142,15 +142,16 @@ impl Coordinator {
             clock,
             &tasks,
         );
-        let write_rates = Traffic::new(&me.zone);
+        let write_rates = WriteRates::new(&me.zone);
         let rtt_monitor =
             rtt_monitor(&settings, &peers, (&disk_reserve, &write_rates), host.snapshots);
         let members = members(&settings, &raft, &peers, &rtt_monitor, &tasks);
         let zone_progress = ZoneProgressView::new(&driver, &store, settings.zones.clone());
-        let registrar = Registrar::new(&leader_client, &zone_progress.zones, peers.patience() * 4);
+        let registrar =
+            Registrar::new(&leader_client, &zone_progress.zones, peers.rpc_timeout() * 4);
         CommitTask::start(&acks, &traffic_guard, &driver, &store, &settings.metrics, &tasks);
         AckStream::start(id, &acks, &traffic_guard, &peers, &raft, &tasks);
-        let read_index = ReadIndexBarrier::new(&raft, &store, &driver, peers.patience() * 4);
+        let read_index = ReadIndexBarrier::new(&raft, &store, &driver, peers.rpc_timeout() * 4);
         let services = Services {
             raft: RaftService {
                 raft: raft.clone(),
@@ -158,7 +159,7 @@ impl Coordinator {
                 responder: AdmissionResponder::new(&me, &raft, &peers, &peer_history),
                 rtt_monitor: rtt_monitor.clone(),
                 vote_withholding,
-                heard: IdleHeartbeats::start(&settings, &raft, &store, &tasks),
+                leader_contact: IdleHeartbeats::start(&settings, &raft, &store, &tasks),
                 metrics: Arc::clone(&metrics),
                 acks,
                 end: tasks.signal(),
@@ -170,7 +171,7 @@ impl Coordinator {
                 tails(&settings, &driver, &store, &tasks),
                 disk_reserve.clone(),
                 write_rates,
-                peers.patience() * 4,
+                peers.rpc_timeout() * 4,
             ),
             members,
             zones: ZoneService {
@@ -191,7 +192,7 @@ impl Coordinator {
             refused: refusal,
         };
         disk_reserve.start(&raft, &store, &metrics, &tasks);
-        let maintenance = Maintenance::new(&raft, store, &driver, zone_progress, &settings).run();
+        let maintenance = RetentionTask::new(&raft, store, &driver, zone_progress, &settings).run();
         tasks.spawn("admission", admission.run());
         tasks.spawn("sightings", peer_history.follow(raft.clone(), peers.clone()));
         tasks.spawn("distances", rtt_monitor.run());
@@ -265,7 +266,7 @@ impl Coordinator {
             let Some(connection) = self.peers.connection(id) else { return false };
             let mut client = RaftClient::new(connection);
             let call = client.get_node_info(GetNodeInfoRequest::default());
-            !matches!(tokio::time::timeout(self.peers.patience(), call).await, Ok(Err(_)))
+            !matches!(tokio::time::timeout(self.peers.rpc_timeout(), call).await, Ok(Err(_)))
         };
         loop {
             tokio::time::sleep(self.timing.lease()).await;
@@ -366,9 +367,9 @@ fn log_options(retention: &Retention) -> Options {
 }
 
 fn peers(settings: &Settings, dial: Arc<dyn Dial>) -> PeerDirectory {
-    let patience = settings.timing.lease().max(Duration::from_millis(500));
+    let rpc_timeout = settings.timing.lease().max(Duration::from_millis(500));
     let urls = settings.members.iter().map(|(id, (_, url))| (*id, url.clone())).collect();
-    PeerDirectory::new(dial, settings.cluster.clone(), urls, patience)
+    PeerDirectory::new(dial, settings.cluster.clone(), urls, rpc_timeout)
 }
 
 fn vote_withholding(settings: &Settings) -> VoteWithholding {
@@ -378,12 +379,12 @@ fn vote_withholding(settings: &Settings) -> VoteWithholding {
 fn rtt_monitor(
     settings: &Settings,
     peers: &PeerDirectory,
-    known: (&DiskReserve, &Traffic),
+    known: (&DiskReserve, &WriteRates),
     disk: Arc<dyn Disk>,
 ) -> RttMonitor {
     let (id, Geo { auto, adapts, .. }) = (settings.id, settings.geo);
-    let pace = TimingAdvisor::load(settings.timing, adapts, disk.as_ref());
-    RttMonitor::load(id, peers, known, disk, auto, pace)
+    let timing_advisor = TimingAdvisor::load(settings.timing, adapts, disk.as_ref());
+    RttMonitor::load(id, peers, known, disk, auto, timing_advisor)
 }
 
 /// The service that changes the members, and the loop that moves the lead by it.
@@ -395,9 +396,11 @@ fn members(
     tasks: &Tasks,
 ) -> MembersService {
     let (id, lease) = (settings.id, settings.timing.lease());
-    let board = topology_view::TopologyView::new(rtt_monitor, settings.acks == Acks::AllToAll);
-    let members = MembersService::new(id, raft, peers, lease, &board, tasks);
-    let placement = LeaderBalancer { id, raft: raft.clone(), board, members: members.clone() };
+    let topology_view =
+        topology_view::TopologyView::new(rtt_monitor, settings.acks == Acks::AllToAll);
+    let members = MembersService::new(id, raft, peers, lease, &topology_view, tasks);
+    let placement =
+        LeaderBalancer { id, raft: raft.clone(), topology_view, members: members.clone() };
     tasks.spawn("placement", placement.run());
     members
 }

@@ -1,4 +1,4 @@
-//! Claims about what is known of the zones.
+//! Tests of the zone registry and its reports.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ fn inhabited(names: &[&str]) -> Inhabited {
 }
 
 #[test]
-fn a_zone_not_yet_heard_of_is_waited_for_like_one_that_has_just_fallen_silent() {
+fn zone_without_report_is_awaited_like_a_silent_one() {
     let now = Instant::now();
     let (_registry, zones) = zones_of(&["eu", "us"], now);
     zones.report(report("eu", 9), now).expect("taken");
@@ -53,7 +53,7 @@ fn a_zone_not_yet_heard_of_is_waited_for_like_one_that_has_just_fallen_silent() 
 }
 
 #[test]
-fn only_a_zone_that_lives_and_can_be_fed_is_waited_for() {
+fn only_live_feedable_zone_is_awaited() {
     let now = Instant::now();
     let (registry_changes, zones) = zones_of(&["eu", "us", "ap", "sa", "gone"], now);
     for (zone, frontier) in [("eu", 3), ("us", 9), ("gone", 3)] {
@@ -71,7 +71,7 @@ fn only_a_zone_that_lives_and_can_be_fed_is_waited_for() {
 }
 
 #[test]
-fn a_standby_speaks_for_its_zone_only_when_no_applier_does() {
+fn standby_state_counts_only_without_an_applier() {
     let now = Instant::now();
     let (_registry, zones) = zones_of(&[], now);
     zones.report(report("eu", 3), now).expect("taken");
@@ -84,7 +84,7 @@ fn a_standby_speaks_for_its_zone_only_when_no_applier_does() {
 }
 
 #[test]
-fn nothing_is_needless_before_every_registered_zone_was_heard_of() {
+fn log_is_kept_until_every_zone_has_reported() {
     let now = Instant::now();
     let (_registry, zones) = zones_of(&["eu", "us"], now);
     zones.report(report("eu", 3), now).expect("taken");
@@ -95,7 +95,7 @@ fn nothing_is_needless_before_every_registered_zone_was_heard_of() {
 }
 
 #[test]
-fn before_any_zone_is_registered_those_that_are_known_hold_the_log() {
+fn known_zones_hold_the_log_before_registration() {
     let now = Instant::now();
     let (registry_changes, receiver) = watch::channel(registry(&[]));
     let expected = vec!["us".parse().expect("a plain name")];
@@ -112,7 +112,7 @@ fn before_any_zone_is_registered_those_that_are_known_hold_the_log() {
 }
 
 #[test]
-fn a_standby_heard_before_its_applier_makes_its_zone_neither_detached_nor_needless() {
+fn standby_report_alone_does_not_detach_its_zone() {
     let now = Instant::now();
     let (_registry, zones) = zones_of(&["eu"], now);
     zones.report(ZoneReport { is_applier: false, ..report("eu", 3) }, now).expect("taken");
@@ -123,7 +123,7 @@ fn a_standby_heard_before_its_applier_makes_its_zone_neither_detached_nor_needle
 }
 
 #[test]
-fn a_zone_that_the_log_no_longer_reaches_holds_nothing_back() {
+fn detached_zone_holds_back_nothing() {
     let now = Instant::now();
     let (_registry, zones) = zones_of(&["eu", "us"], now);
     zones.report(report("eu", 30), now).expect("taken");
@@ -138,7 +138,7 @@ fn a_zone_that_the_log_no_longer_reaches_holds_nothing_back() {
 }
 
 #[test]
-fn a_removed_zone_is_refused_and_forgotten_until_it_is_added() {
+fn removed_zone_is_refused_until_added() {
     let now = Instant::now();
     let (registry_changes, zones) = zones_of(&["eu", "us"], now);
     zones.report(report("eu", 30), now).expect("taken");
@@ -156,7 +156,7 @@ fn a_removed_zone_is_refused_and_forgotten_until_it_is_added() {
 }
 
 #[test]
-fn the_zone_of_a_member_is_a_newcomer_until_it_is_registered() {
+fn members_zone_is_a_newcomer_until_registered() {
     let now = Instant::now();
     let (registry_changes, receiver) = watch::channel(registry(&[(ZoneAct::Register, "eu")]));
     let zones = Zones::new(receiver, (Vec::new(), inhabited(&["eu", "us"])), now);
@@ -172,7 +172,7 @@ fn the_zone_of_a_member_is_a_newcomer_until_it_is_registered() {
 }
 
 #[test]
-fn a_zone_that_nobody_added_is_refused_and_counts_for_nothing() {
+fn unknown_zone_is_refused() {
     let now = Instant::now();
     let (registry_changes, zones) = zones_of(&["eu"], now);
     zones.report(report("eu", 9), now).expect("taken");
@@ -197,7 +197,7 @@ fn a_zone_that_nobody_added_is_refused_and_counts_for_nothing() {
 }
 
 #[test]
-fn a_removed_zone_is_forgotten_when_no_member_is_there() {
+fn removed_zone_is_forgotten_without_members() {
     let acts = [(ZoneAct::Register, "eu"), (ZoneAct::Register, "us"), (ZoneAct::Remove, "us")];
     for (members, forgettable) in [(&["eu", "us"][..], 0), (&["eu"], 1)] {
         let (_changes, receiver) = watch::channel(registry(&acts));
@@ -207,7 +207,7 @@ fn a_removed_zone_is_forgotten_when_no_member_is_there() {
 }
 
 #[test]
-fn a_report_of_a_second_process_of_one_name_is_refused() {
+fn second_process_of_one_name_is_refused() {
     let now = Instant::now();
     let (_registry, zones) = zones_of(&["eu"], now);
     let of = |session: u8, place: &str, frontier| ZoneReport {
@@ -222,7 +222,7 @@ fn a_report_of_a_second_process_of_one_name_is_refused() {
 }
 
 #[test]
-fn a_zone_too_many_and_a_name_that_is_none_are_refused() {
+fn excess_zone_or_invalid_name_is_refused() {
     let now = Instant::now();
     let names: Vec<String> = (0..ZONES_MAX).map(|number| format!("z{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
