@@ -69,7 +69,7 @@ impl DiskReserve {
             (false, true) => tracing::error!(
                 free_bytes,
                 reserve_bytes,
-                "the disk is nearly full: no writes are taken until there is room again; nothing is \
+                "disk reserve reached, writes rejected until space is free; nothing is \
                  lost; free space on the disk of the log"
             ),
             (true, false) => {
@@ -91,7 +91,7 @@ impl DiskReserve {
                 tracing::error!(
                     free_bytes,
                     needed_bytes,
-                    "the disk is full: this coordinator waits for room before it opens its log"
+                    "disk full, waiting for free space before opening the log"
                 );
             }
             sleep(PERIOD).await;

@@ -60,7 +60,7 @@ async fn wait(
         head_id = head.map_or(0, |head| head.id.get()),
         hash = head.map(|head| head.hash.to_string()),
         after_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        "complete: a majority confirms that no acknowledged write is missing here"
+        "recovery complete: every acknowledged write is here"
     );
 }
 

@@ -177,9 +177,8 @@ impl RetentionTask {
                     zone,
                     frontier,
                     before,
-                    "zone detached: this coordinator's log no \
-                    longer reaches back to its frontier; it must be filled from another zone, unless \
-                    another coordinator's log still does"
+                    "zone detached: this coordinator's log no longer reaches back to its frontier; \
+                     backfill it from another zone, unless another coordinator's log still does"
                 );
             } else {
                 tracing::info!(zone, frontier, before, state = state_name, "zone state changed");

@@ -253,7 +253,7 @@ impl Coordinator {
             };
             if !done {
                 tracing::warn!(
-                    "no other coordinator took the lead over; one is elected after a timeout"
+                    "leadership transfer failed, election follows after a timeout"
                 );
             }
         }
@@ -280,11 +280,11 @@ impl Coordinator {
     /// Stops serving, stops Raft, flushes the log.
     pub async fn stop(self) {
         if let Err(error) = self.raft.shutdown().await {
-            tracing::warn!(%error, "the consensus core did not stop cleanly");
+            tracing::warn!(%error, "consensus core shutdown failed");
         }
         self.tasks.shut_down().await;
         if let Err(error) = self.log.close() {
-            tracing::warn!(%error, "the log did not close cleanly");
+            tracing::warn!(%error, "log close failed");
         }
     }
 }
@@ -303,7 +303,7 @@ fn own_files(settings: &Settings) -> usize {
         tracing::warn!(
             segments,
             kept,
-            "open files are limited to fewer than the log may need at its largest; raise the limit"
+            "open file limit below the log's maximum, raise it"
         );
     }
     kept + FEW + settings.members.len().saturating_sub(1) * TO_ANOTHER

@@ -39,7 +39,7 @@ pub(crate) fn read_or_set_aside<T: DeserializeOwned>(
     let moved = moved.err().map(|error| error.to_string());
     tracing::warn!(
         file = name, %error, aside, not_moved = moved,
-        "a file cannot be read and was set aside: {without}"
+        "unreadable file set aside: {without}"
     );
     None
 }

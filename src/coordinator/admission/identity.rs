@@ -128,7 +128,7 @@ impl DataDirIdentity {
     pub(crate) fn check(&self, log_is_new: bool) -> io::Result<()> {
         if self.identity.founded && log_is_new && !sabotage::is(Bug::WipedVotes) {
             return Err(invalid(format!(
-                "the log of coordinator {} in {} is gone although it once was there; it must not vote \
+                "the log of coordinator {} in {} is missing although it existed before; it must not vote \
                  again under this id, since acknowledged writes could be lost; {REPLACE_HINT}",
                 self.identity.coordinator_id,
                 self.dir.display()

@@ -75,8 +75,8 @@ fn warn_of_differences(settings: &Settings, peers: &PeerDirectory) {
         tracing::info!(
             ?gone,
             ?come,
-            "the stored group counts, not --member: those that have come are reached at the address that \
-             they were added with"
+            "--member differs from the stored group, which counts; added members keep their \
+             recorded address"
         );
     }
 }

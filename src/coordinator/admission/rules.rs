@@ -35,7 +35,7 @@ pub(crate) fn evaluate(
     reply: &CheckAdmissionReply,
 ) -> AdmissionDecision {
     let Some(other) = &reply.me else {
-        return AdmissionDecision::Retry("an answer without a name".to_owned());
+        return AdmissionDecision::Retry("the reply carries no coordinator".to_owned());
     };
     let (my_id, other_id) = (me.coordinator_id, other.coordinator_id);
     let says = format!("coordinator {other_id} says:");

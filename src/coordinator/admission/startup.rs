@@ -56,8 +56,8 @@ impl Admission {
             if round % ROUNDS_PER_WARNING == ROUNDS_PER_WARNING - 1 {
                 tracing::warn!(
                     ?reasons,
-                    "not admitted yet: the other coordinators must be running, and reach this one \
-                     at the address they know; asking on"
+                    "waiting for admission: a majority of coordinators must be up and able to \
+                     connect back to this one"
                 );
             }
             tokio::time::sleep(PAUSE).await;
@@ -97,7 +97,7 @@ impl Admission {
                 AdmissionDecision::Retry(reason) => drop(reasons.insert(reason.clone())),
                 AdmissionDecision::Accept | AdmissionDecision::Uninitialized => {}
             }
-            tracing::debug!(?decision, "an answer");
+            tracing::debug!(?decision, "admission reply received");
             decisions.push((decision, reply.ok().and_then(|reply| reply.me)));
         }
         let accepted =

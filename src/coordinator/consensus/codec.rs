@@ -26,9 +26,9 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
             postcard::from_bytes(body).map_err(|error| invalid(error.to_string()))
         }
         Some((version, _)) => Err(invalid(format!(
-            "version {version} of the consensus encoding is not known to this pghc; run one version"
+            "consensus encoding version {version} is unknown to this pghc; run the same version everywhere"
         ))),
-        None => Err(invalid("an empty message".to_owned())),
+        None => Err(invalid("the message is empty".to_owned())),
     }
 }
 

@@ -251,7 +251,7 @@ impl CoordinatorService {
             return Ok(());
         }
         Err(Status::internal(format!(
-            "this coordinator has another link {id} than the one that leads; replace it"
+            "this coordinator's link {id} differs from the leader's; replace this coordinator"
         )))
     }
 
@@ -382,7 +382,7 @@ impl coordinator_server::Coordinator for CoordinatorService {
         let _place = self.submits.acquire_many(weight).await.map_err(|_| closing())?;
         let _waiting = Waiting { driver: &self.driver, name };
         let ordered = tokio::time::timeout(CALL_MAX, self.order(name, bytes, give_up_at)).await;
-        let outcomes = ordered.map_err(|_| Status::deadline_exceeded("not ordered in time"))??;
+        let outcomes = ordered.map_err(|_| Status::deadline_exceeded("the batch was not ordered in time; resend it"))??;
         self.write_rates.record(&zone, header.count, taken.elapsed(), Instant::now());
         if outcomes.len() != header.count {
             return Err(Status::aborted(
@@ -433,8 +433,8 @@ impl coordinator_server::Coordinator for CoordinatorService {
             return Err(status);
         }
         let Ok(place) = Arc::clone(&self.tail_permits).try_acquire_owned() else {
-            tracing::warn!(zone, node, tails = TAILS_MAX, "tail refused: too many are open");
-            return Err(Status::unavailable("this coordinator feeds as many tails as it can"));
+            tracing::warn!(zone, node, tails = TAILS_MAX, "tail refused, limit reached");
+            return Err(Status::unavailable("this coordinator serves its maximum number of tails; use another one"));
         };
         tracing::info!(zone, node, after_id, "tail opened");
         let batches = self.tails.open(after_id).inspect(move |_| {

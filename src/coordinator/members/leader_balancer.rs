@@ -44,16 +44,16 @@ impl LeaderBalancer {
             }
             let verdict = self.judge(&mut judge);
             *self.topology_view.status_text.lock() = verdict.to_string();
-            tracing::debug!(%verdict, "the place of the lead was judged");
+            tracing::debug!(%verdict, "leader placement evaluated");
             if let Verdict::Move { to, reason } = verdict
                 && self.topology_view.rtt_monitor().auto_placement().auto
             {
-                tracing::info!(to, reason, "the lead moves");
+                tracing::info!(to, reason, "automatic leadership transfer started");
                 let done = self.members.lead(to).await;
                 judge = Judge::default();
                 match done {
-                    Ok(said) => tracing::info!(to, said, "the lead was moved"),
-                    Err(status) => tracing::warn!(to, %status, "the lead was not moved"),
+                    XX
+                    Err(status) => tracing::warn!(to, %status, "automatic leadership transfer failed"),
                 }
             }
         }

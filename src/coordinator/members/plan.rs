@@ -275,7 +275,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TransferLeadership { targets } => {
-                write!(f, "hand the lead over to the most caught-up of {}", Ids(targets))
+                write!(f, "transfer leadership to the most caught-up of {}", Ids(targets))
             }
             Self::AddLearner { id, member } => {
                 write!(f, "add coordinator {id} at {} as a learner", member.url)

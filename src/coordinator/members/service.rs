@@ -261,9 +261,10 @@ impl MembersService {
                 let limit = Limit { target: self.lease * 2, all: self.lease * 4 };
                 if !transfer_leadership(&self.raft, self.id, &targets, limit).await {
                     let aside = step_down(self.raft.clone(), self.id, self.lease * 20);
-                    self.tasks.spawn("step aside", aside);
+                    self.tasks.spawn("step down", aside);
                     return Err(Status::unavailable(format!(
-                        "no other voter took the lead within {:?}; nothing is lost",
+                        "no other voter became leader within {:?}; nothing is lost; repeat the \
+                         command",
                         limit.all
                     )));
                 }
@@ -294,8 +295,8 @@ impl MembersService {
             }
             Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_))) => {
                 Err(Status::unavailable(
-                    "the members were changed by somebody else meanwhile; nothing of that is undone, \
-                     and this change was not gone on with; look at pghc members list and repeat the \
+                    "another command changed the members meanwhile; its change is kept, \
+                     and this one was stopped; check pghc members list and repeat the \
                      command",
                 ))
             }
@@ -328,8 +329,8 @@ impl MembersService {
             let now = Instant::now();
             if now >= until {
                 return Err(Status::deadline_exceeded(format!(
-                    "coordinator {id} has {has} of {committed} entries and was not waited for any \
-                     longer; it stays a learner and catches up; is it running, at the address \
+                    "coordinator {id} has {has} of {committed} entries after the longest \
+                     wait; it stays a learner and catches up; is it running, at the address \
                      given? Repeat the command to go on"
                 )));
             }
@@ -409,7 +410,7 @@ impl MembersService {
                 send_line(lines, line);
             }
         }
-        last.ok_or_else(|| Status::unavailable("the leader said nothing; repeat the command"))
+        last.ok_or_else(|| Status::unavailable("the leader sent no result; repeat the command"))
     }
 }
 
@@ -419,7 +420,7 @@ fn change(request: &ChangeRequest) -> Result<Change, Status> {
     let member =
         Member { zone: request.zone.clone(), url: request.url.clone(), incarnation: String::new() };
     let kind = Kind::try_from(request.kind);
-    Ok(match kind.map_err(|_| Status::invalid_argument("a change this pghc does not know"))? {
+    Ok(match kind.map_err(|_| Status::invalid_argument("the change is unknown to this version of pghc"))? {
         Kind::Add => Change::Add { id: request.new_id, member, learner: request.learner },
         Kind::Replace => Change::Replace { old: id, new: request.new_id, member },
         Kind::Remove => Change::Remove { id },
@@ -464,7 +465,7 @@ impl members_server::Members for MembersService {
         let auto = request.into_inner().auto;
         let changed = self.topology_view.rtt_monitor().set_auto(auto).await;
         let changed = changed.map_err(|error| Status::unavailable(error.to_string()))?;
-        tracing::info!(auto, changed, "automatic placement of the lead was switched");
+        tracing::info!(auto, changed, "automatic placement changed");
         Ok(Response::new(SwitchPlacementReply { changed }))
     }
 
@@ -478,8 +479,8 @@ impl members_server::Members for MembersService {
         let (service, request) = (self.clone(), request.into_inner());
         // The permit is reserved for the last line, so that sending it never waits.
         let place = lines.clone().try_reserve_owned();
-        let place = place.map_err(|_| Status::internal("a new channel has no room"))?;
-        self.tasks.spawn("change of members", async move {
+        let place = place.map_err(|_| Status::internal("the progress channel is full"))?;
+        self.tasks.spawn("membership change", async move {
             let last = service.forward(request, &lines).await;
             place.send(last.map(|line| ChangeProgress { line }));
         });
@@ -493,7 +494,7 @@ fn leads(leader: u64, asked: u64) -> Result<(), Status> {
         return Ok(());
     }
     Err(Status::unavailable(format!(
-        "coordinator {asked} did not take the lead in time, and coordinator {leader} leads now; nothing is \
+        "coordinator {asked} did not become leader in time, coordinator {leader} did; nothing is \
          lost; repeat the command"
     )))
 }

@@ -45,7 +45,7 @@ impl ReadIndexBarrier {
     pub(crate) async fn wait(&self) -> Result<(), Status> {
         timeout(self.limit, self.confirm())
             .await
-            .map_err(|_| Status::unavailable("a majority has not confirmed it in time"))?
+            .map_err(|_| Status::unavailable("no majority has confirmed the read index in time; try again"))?
     }
 
     async fn confirm(&self) -> Result<(), Status> {

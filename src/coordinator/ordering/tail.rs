@@ -196,7 +196,7 @@ impl Tails {
 
 fn purged(after_id: u64) -> Status {
     Status::out_of_range(format!(
-        "the log of this coordinator no longer holds id {}; try another coordinator, or fill the \
+        "the log of this coordinator no longer holds id {}; try another coordinator, or backfill the \
          zone from another zone",
         after_id + 1
     ))

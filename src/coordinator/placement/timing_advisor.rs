@@ -149,7 +149,7 @@ impl TimingAdvisor {
             round_trip_ms = slow_ms,
             usual_ms,
             bears_ms,
-            "round trips are longer than the timing bears, which may cost elections without \
+            "round trips exceed the timing, which may cause elections without \
              need: {what_to_do}"
         );
     }

@@ -63,7 +63,7 @@ impl FormatSupport {
         if *named != lacking && !lacking.is_empty() {
             tracing::info!(
                 coordinators = ?lacking,
-                "zones are registered when these coordinators run this version and answer"
+                "zone registration waits for these coordinators' version"
             );
         }
         named.clone_from(&lacking);

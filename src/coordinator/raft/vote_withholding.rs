@@ -110,8 +110,8 @@ impl VoteWithholding {
             leader,
             leader_silence_ms = silence_ms,
             own_silence_ms = self.own_ms,
-            "the leader's timing is not this coordinator's: the longer of both counts before an \
-             election. With profile = \"auto\" a restart of the one that is off measures anew; else \
+            "leader timing differs: the longer one counts before an \
+             election. With profile = \"auto\" a restart measures again; else \
              set the same timing everywhere"
         );
     }

@@ -91,7 +91,7 @@ impl Snapshots {
             (Err(error), None) if error.kind() == io::ErrorKind::InvalidData => {
                 tracing::error!(%error, aside = ASIDE,
                     "damaged snapshot set aside; the log holds every entry, so nothing is \
-                     lost; look at this disk");
+                     lost; check this disk");
                 self.disk.rename(FILE, ASIDE)?;
                 return self.disk.sync_dir();
             }

@@ -20,7 +20,7 @@ const NAMES_MAX: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the node name {node} is in use by another process, of zone {zone}, last report {} ms ago: two nodes of \
-     one name cannot be earlier apart; nothing is lost; give one of them another --node",
+     one name cannot be told apart; nothing is lost; give one of them another --node",
     silent.as_millis()
 )]
 pub(crate) struct Taken {

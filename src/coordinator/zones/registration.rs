@@ -46,7 +46,7 @@ pub(crate) enum ChangeError {
     )]
     NotReadable,
     #[error(
-        "no majority of the coordinators has confirmed it within {} s; it may still come about: look \
+        "no majority of the coordinators has confirmed it within {} s; it may still happen: check \
          with pghc zone list, or repeat it, which does no harm",
         CHANGE_MAX.as_secs()
     )]

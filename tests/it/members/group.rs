@@ -183,7 +183,7 @@ impl Group {
     /// Waits until a coordinator has asked the others in vain for so long that it says so.
     pub(super) async fn waits(&self, id: u64) {
         wait_for("a coordinator that is not admitted", async || {
-            self.said(id).contains("not admitted yet").then_some(())
+            self.said(id).contains("waiting for admission").then_some(())
         })
         .await;
     }
