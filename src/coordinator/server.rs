@@ -252,9 +252,7 @@ impl Coordinator {
                 () = self.last_to_go(&targets) => false,
             };
             if !done {
-                tracing::warn!(
-                    "leadership transfer failed, election follows after a timeout"
-                );
+                tracing::warn!("leadership transfer failed, election follows after a timeout");
             }
         }
         self.stop().await;
@@ -300,11 +298,7 @@ fn own_files(settings: &Settings) -> usize {
     let segments = usize::try_from(segments).unwrap_or(usize::MAX);
     let kept = kept_for_files(segments);
     if kept < segments {
-        tracing::warn!(
-            segments,
-            kept,
-            "open file limit below the log's maximum, raise it"
-        );
+        tracing::warn!(segments, kept, "open file limit below the log's maximum, raise it");
     }
     kept + FEW + settings.members.len().saturating_sub(1) * TO_ANOTHER
 }

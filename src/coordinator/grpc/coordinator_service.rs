@@ -382,7 +382,9 @@ impl coordinator_server::Coordinator for CoordinatorService {
         let _place = self.submits.acquire_many(weight).await.map_err(|_| closing())?;
         let _waiting = Waiting { driver: &self.driver, name };
         let ordered = tokio::time::timeout(CALL_MAX, self.order(name, bytes, give_up_at)).await;
-        let outcomes = ordered.map_err(|_| Status::deadline_exceeded("the batch was not ordered in time; resend it"))??;
+        let outcomes = ordered.map_err(|_| {
+            Status::deadline_exceeded("the batch was not ordered in time; resend it")
+        })??;
         self.write_rates.record(&zone, header.count, taken.elapsed(), Instant::now());
         if outcomes.len() != header.count {
             return Err(Status::aborted(
@@ -432,13 +434,15 @@ impl coordinator_server::Coordinator for CoordinatorService {
             tracing::warn!(zone, node, after_id, %status, "tail refused");
             return Err(status);
         }
-        let Ok(place) = Arc::clone(&self.tail_permits).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.tail_permits).try_acquire_owned() else {
             tracing::warn!(zone, node, tails = TAILS_MAX, "tail refused, limit reached");
-            return Err(Status::unavailable("this coordinator serves its maximum number of tails; use another one"));
+            return Err(Status::unavailable(
+                "this coordinator serves its maximum number of tails; use another one",
+            ));
         };
         tracing::info!(zone, node, after_id, "tail opened");
         let batches = self.tails.open(after_id).inspect(move |_| {
-            let _ = &place;
+            let _ = &permit;
         });
         Ok(Response::new(batches.boxed()))
     }

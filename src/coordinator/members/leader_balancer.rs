@@ -48,12 +48,12 @@ impl LeaderBalancer {
             if let Verdict::Move { to, reason } = verdict
                 && self.topology_view.rtt_monitor().auto_placement().auto
             {
-                tracing::info!(to, reason, "automatic leadership transfer started");
+                tracing::info!(to, reason, "automatic transfer started");
                 let done = self.members.lead(to).await;
                 judge = Judge::default();
                 match done {
-                    XX
-                    Err(status) => tracing::warn!(to, %status, "automatic leadership transfer failed"),
+                    Ok(result) => tracing::info!(to, result, "automatic transfer finished"),
+                    Err(status) => tracing::warn!(to, %status, "automatic transfer failed"),
                 }
             }
         }

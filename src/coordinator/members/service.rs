@@ -420,14 +420,18 @@ fn change(request: &ChangeRequest) -> Result<Change, Status> {
     let member =
         Member { zone: request.zone.clone(), url: request.url.clone(), incarnation: String::new() };
     let kind = Kind::try_from(request.kind);
-    Ok(match kind.map_err(|_| Status::invalid_argument("the change is unknown to this version of pghc"))? {
-        Kind::Add => Change::Add { id: request.new_id, member, learner: request.learner },
-        Kind::Replace => Change::Replace { old: id, new: request.new_id, member },
-        Kind::Remove => Change::Remove { id },
-        Kind::Promote => Change::Promote { id },
-        Kind::Demote => Change::Demote { id },
-        Kind::Lead => Change::Lead { id },
-    })
+    Ok(
+        match kind.map_err(|_| {
+            Status::invalid_argument("the change is unknown to this version of pghc")
+        })? {
+            Kind::Add => Change::Add { id: request.new_id, member, learner: request.learner },
+            Kind::Replace => Change::Replace { old: id, new: request.new_id, member },
+            Kind::Remove => Change::Remove { id },
+            Kind::Promote => Change::Promote { id },
+            Kind::Demote => Change::Demote { id },
+            Kind::Lead => Change::Lead { id },
+        },
+    )
 }
 
 #[tonic::async_trait]

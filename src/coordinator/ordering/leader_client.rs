@@ -40,7 +40,7 @@ pub(crate) struct LeaderClient {
     leadership: watch::Receiver<Leadership>,
     metrics: Arc<Metrics>,
     clock: Clock,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     tasks: Tasks,
 }
 
@@ -57,7 +57,7 @@ impl LeaderClient {
         let leadership = watch_leadership(id, raft, Arc::clone(metrics), peers.clone(), tasks);
         let (raft, metrics) = (raft.clone(), Arc::clone(metrics));
         let proposer = Proposer::start(&raft, tasks);
-        let (places, tasks) = (Arc::new(Semaphore::new(ATTEMPTS_MAX)), tasks.clone());
+        let (permits, tasks) = (Arc::new(Semaphore::new(ATTEMPTS_MAX)), tasks.clone());
         Self {
             id,
             raft,
@@ -67,7 +67,7 @@ impl LeaderClient {
             leadership,
             metrics,
             clock,
-            places,
+            permits,
             tasks,
         }
     }
@@ -98,7 +98,7 @@ impl LeaderClient {
     /// The attempt runs in a task of its own: a cancelled call would reset its HTTP/2 stream, and
     /// frequent resets end the connection.
     pub(crate) async fn attempt(&self, batch: Bytes, deadline: Duration) -> ProposeResult {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+        let Ok(place) = Arc::clone(&self.permits).try_acquire_owned() else {
             return ProposeResult::NotProposed;
         };
         let (sender, receiver) = oneshot::channel();

@@ -43,9 +43,9 @@ impl ReadIndexBarrier {
     /// `UNAVAILABLE` if this coordinator does not lead, or if leadership and log are not confirmed
     /// within the limit.
     pub(crate) async fn wait(&self) -> Result<(), Status> {
-        timeout(self.limit, self.confirm())
-            .await
-            .map_err(|_| Status::unavailable("no majority has confirmed the read index in time; try again"))?
+        timeout(self.limit, self.confirm()).await.map_err(|_| {
+            Status::unavailable("no majority has confirmed the read index in time; try again")
+        })?
     }
 
     async fn confirm(&self) -> Result<(), Status> {

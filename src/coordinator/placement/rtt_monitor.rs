@@ -100,7 +100,7 @@ impl RttMonitor {
     pub(crate) fn measurements(&self) -> Vec<NodeMeasurements> {
         let (own, now) = (self.own_measurements(), Instant::now());
         let inner = self.inner.lock();
-        let fresh = inner.others.values().filter(|(heard, _)| now - *heard <= FRESH);
+        let fresh = inner.others.values().filter(|(received, _)| now - *received <= FRESH);
         std::iter::once(own).chain(fresh.map(|(_, measurements)| measurements.clone())).collect()
     }
 
