@@ -48,9 +48,9 @@ pub(crate) struct DiskReserve {
 impl DiskReserve {
     /// Watches `disk` for coordinator `id`; `reserve_bytes` are to stay free, 0 disables the check.
     pub(crate) fn new(disk: Arc<dyn Disk>, id: u64, reserve_bytes: u64) -> Self {
-        let space = Self { disk, id, reserve_bytes, is_below_reserve: Arc::default() };
-        space.poll();
-        space
+        let disk_reserve = Self { disk, id, reserve_bytes, is_below_reserve: Arc::default() };
+        disk_reserve.poll();
+        disk_reserve
     }
 
     /// Whether writes are rejected.

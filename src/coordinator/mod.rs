@@ -5,6 +5,7 @@
 pub mod log;
 
 mod admission;
+mod assembly;
 mod consensus;
 mod disk_reserve;
 mod environment;

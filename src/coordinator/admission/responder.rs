@@ -24,10 +24,10 @@ impl AdmissionResponder {
         me: &NodeInfo,
         raft: &Raft,
         peers: &PeerDirectory,
-        seen: &PeerHistory,
+        peer_history: &PeerHistory,
     ) -> Self {
         let (me, raft, peers) = (me.clone(), raft.clone(), peers.clone());
-        Self { me, raft, peers, peer_history: seen.clone() }
+        Self { me, raft, peers, peer_history: peer_history.clone() }
     }
 
     /// Returns this coordinator's description.

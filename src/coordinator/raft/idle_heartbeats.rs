@@ -72,14 +72,14 @@ impl IdleHeartbeats {
         tasks: &Tasks,
     ) -> LeaderContact {
         let leader_contact = LeaderContact::default();
-        let pulse = Self {
+        let idle_heartbeats = Self {
             id: settings.id,
             raft: raft.clone(),
             timing: settings.timing,
             leader_contact: leader_contact.clone(),
             appended: log.appended(),
         };
-        tasks.spawn("pulse", pulse.run());
+        tasks.spawn("idle heartbeats", idle_heartbeats.run());
         leader_contact
     }
 
