@@ -31,7 +31,7 @@ pub use super::log::fuzzing::{log, log_seeds};
 fn survives<T: Serialize + DeserializeOwned + Debug>(bytes: &[u8]) {
     let Ok(value) = decode::<T>(bytes) else { return };
     let again = encode(&value);
-    let value_again = decode::<T>(&again).expect("what was encoded here");
+    let value_again = decode::<T>(&again).expect("encoded above");
     assert_eq!(format!("{value:?}"), format!("{value_again:?}"));
     assert_eq!(again, encode(&value_again));
 }

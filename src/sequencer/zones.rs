@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(names(&zones, Registration::Removed), ["eu"]);
         assert!(zones.apply(4, change(ZoneAct::Add, "eu")));
         assert_eq!(names(&zones, Registration::Registered), ["eu"]);
-        assert!(!zones.apply(5, change(ZoneAct::Remove, "us")), "nobody knows it");
+        assert!(!zones.apply(5, change(ZoneAct::Remove, "us")), "the zone is unknown");
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(crate) fn is_unused(voters: usize, new: usize) -> bool {
     voters.saturating_sub(new) < voters / 2 + 1
 }
 
-/// Evaluates a peer's reply. `listed_next` is the index after the newest entry of the own log that
+/// Evaluates a peer's reply. `listed_next` is the index after the newest entry of the local log that
 /// lists this coordinator as a member, if there is such an entry.
 pub(crate) fn evaluate(
     me: &NodeInfo,

@@ -30,7 +30,7 @@ pub enum OpenError {
     #[error(
         "{file} is damaged at byte {offset}: {what}. This coordinator has lost writes or votes \
          that it had acknowledged, so nothing in its directory can be trusted and it must not \
-         take part again under its old id. The others have the data and go on as long as a \
+         take part again under its old id. The other coordinators have the data and go on as long as a \
          majority runs: keep this coordinator stopped, and replace it by a new one with an empty \
          directory (pghc members replace)"
     )]
@@ -66,8 +66,8 @@ impl Failure {
         Self {
             kind: error.kind(),
             text: format!(
-                "the log could not be written ({error}); what was not acknowledged may or may not \
-                 be on the disk, and nothing more is taken: repair the disk and restart"
+                "the log could not be written ({error}); unacknowledged writes may or may not \
+                 be on the disk, and the log accepts nothing more: repair the disk and restart"
             ),
         }
     }
@@ -76,7 +76,7 @@ impl Failure {
     pub(super) fn of_flusher() -> Self {
         Self {
             kind: io::ErrorKind::Other,
-            text: "the log's flusher has died, which is a bug; what was not acknowledged may or \
+            text: "the log's flusher has died, which is a bug; unacknowledged writes may or \
                    may not be on the disk: restart"
                 .to_owned(),
         }

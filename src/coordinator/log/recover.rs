@@ -157,7 +157,7 @@ impl Recovered {
         };
         let mut at = At { offset: HEAD_BYTES as u64, ..start };
         let Some((next, restated, taken)) = restated(bytes, at) else {
-            return bad(at, "the segment does not say what it follows");
+            return bad(at, "the segment does not state its predecessor");
         };
         if let Some(end) = self.end {
             if session != self.session {
@@ -195,7 +195,7 @@ impl Recovered {
             let Some(frame) = frame else {
                 return holds_mark(bytes, at.segment, offset)
                     .then_some(at)
-                    .and_then(|at| bad(at, "what stands there is unreadable"));
+                    .and_then(|at| bad(at, "the frame is unreadable"));
             };
             match frame.kind {
                 Kind::Seal => {
@@ -207,7 +207,7 @@ impl Recovered {
                 _ => {}
             }
             if !self.content.apply(&frame, at) {
-                return bad(at, "what stands there does not follow what stands before it");
+                return bad(at, "the frame does not follow the one before it");
             }
             at.offset += frame_bytes(frame.body.len()) as u64;
         }

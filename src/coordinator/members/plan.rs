@@ -414,7 +414,7 @@ mod tests {
                     Step::AddLearner { id, .. } => { reachable.insert(id); }
                     Step::TransferLeadership { targets } => {
                         let target = targets.iter().find(|id| now.contains(id) && reachable.contains(id));
-                        prop_assert!(target.is_some(), "somebody can take over");
+                        prop_assert!(target.is_some(), "a target exists");
                         lead = *target.expect("just checked");
                     }
                     Step::Voters(voters) => {

@@ -263,6 +263,6 @@ mod tests {
         tokio::pin!(next);
         assert!(next.as_mut().now_or_never().is_none());
         drop(receiver);
-        assert!(next.await.is_err(), "a reader that has gone keeps nobody waiting");
+        assert!(next.await.is_err(), "the reader has gone");
     }
 }

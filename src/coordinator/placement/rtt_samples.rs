@@ -71,7 +71,7 @@ mod tests {
         let (usual, slow) = samples.read(now).expect("fresh");
         assert_eq!((usual, slow), (70_000, 71_000));
         now += FRESH + Duration::from_secs(1);
-        assert_eq!(samples.read(now), None, "nothing is told of who is silent");
+        assert_eq!(samples.read(now), None, "a silent peer has no round trip");
         samples.record(Duration::from_secs(2), now);
         assert!(samples.newest.is_empty(), "its way may have changed");
     }

@@ -217,7 +217,7 @@ mod tests {
         let disk = Directory::open(dir.path()).expect("a directory");
         let mut advisor = TimingAdvisor::load(Timing::LAN, true, &disk);
         let first = advisor.record(slowest(30, 90), now).expect("nothing is kept yet");
-        assert_eq!(first, SavedRtt { largest_ms: 30 }, "what most take");
+        assert_eq!(first, SavedRtt { largest_ms: 30 }, "the quartile");
         advisor.saved(first);
         let mut written = Vec::new();
         for second in 0..3_600_u64 {

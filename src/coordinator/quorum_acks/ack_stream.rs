@@ -156,7 +156,7 @@ impl Sender {
         }
     }
 
-    /// Streams the own acks without end; of queued acks only the newest. Omitted are a learner's
+    /// Streams this coordinator's acks without end; of queued acks only the newest. Omitted are a learner's
     /// acks, and those that the addressee as leader gets from its appends.
     fn acks(&self) -> impl Stream<Item = v1::Ack> + Send + use<> {
         let (own, peers) = (self.progress.own(), self.peers.clone());

@@ -102,7 +102,7 @@ impl ReplicationProgress {
         }
     }
 
-    /// Returns the own acks, for a sender.
+    /// Returns this coordinator's acks, for a sender.
     pub(crate) fn own(&self) -> watch::Receiver<Option<Ack>> {
         let mut own = self.0.own.subscribe();
         own.mark_changed();

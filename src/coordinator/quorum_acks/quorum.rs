@@ -44,7 +44,7 @@ pub(crate) struct QuorumTracker {
     marks: Vec<(u64, LogMatch)>,
 }
 
-/// Leader, index and kind of an entry in the own log.
+/// Leader, index and kind of an entry in the local log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LogEntryRef {
     pub(crate) at: LogMatch,
@@ -134,7 +134,7 @@ impl QuorumTracker {
     }
 }
 
-/// Returns how many of `entries`, the own log from index `next` on, are committed by `mark`.
+/// Returns how many of `entries`, the local log from index `next` on, are committed by `mark`.
 ///
 /// They end at the last entry of the mark's leader, because the log is that leader's up to there.
 /// They also end before a membership change, after which another majority may count.

@@ -73,7 +73,7 @@ fn a_vote_for_a_candidate_proves_nothing() {
 fn late_or_repeated_ack_changes_nothing() {
     let mut tracker = tracker(&[(1, ack(3, 3, 9)), (2, ack(3, 3, 8))]);
     assert!(!tracker.note(1, &ack(3, 3, 4)) && !tracker.note(1, &ack(2, 2, 99)));
-    assert!(!tracker.note(1, &ack(3, 3, 9)), "that is no news");
+    assert!(!tracker.note(1, &ack(3, 3, 9)), "the ack is not newer");
     assert_eq!(tracker.committed(&[1, 2, 3]), Some(mark(3, 8)));
 }
 
@@ -93,7 +93,7 @@ fn seen(term: u64, index: u64) -> LogEntryRef {
 fn own_log_counts_to_the_acked_leaders_last_entry() {
     let log = [seen(1, 4), seen(1, 5), seen(3, 6), seen(3, 7)];
     let proven = |upto| proven(log.iter().copied(), 4, mark(3, upto));
-    assert_eq!((proven(7), proven(6)), (4, 3), "what is before it is the leader's too");
+    assert_eq!((proven(7), proven(6)), (4, 3), "the entries before it are the leader's too");
     assert_eq!(proven(5), 0, "of older leaders alone nothing is known");
 }
 

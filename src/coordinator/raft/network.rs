@@ -415,7 +415,7 @@ mod tests {
         assert!(!pacing.failed());
         assert_eq!(pacing.pause, REOPEN_MIN * 2);
         let failures = (0..99).filter(|_| pacing.failed()).count();
-        assert_eq!(failures, 0, "only the first is told of");
+        assert_eq!(failures, 0, "only the first is reported");
         assert_eq!(pacing.pause, REOPEN_MAX);
         assert!(pacing.worked());
         assert!(pacing.pause.is_zero() && !pacing.worked());

@@ -56,7 +56,7 @@ struct Inner {
 }
 
 impl VoteWithholding {
-    /// `timing` is the own timing, `is_provisional` if nothing was measured.
+    /// `timing` is this coordinator's timing, `is_provisional` if nothing was measured.
     pub(crate) fn new(timing: Timing, is_provisional: bool) -> Self {
         Self { own_ms: timing.silence_ms(), is_provisional, inner: Arc::default() }
     }
@@ -137,9 +137,9 @@ mod tests {
     #[test]
     fn quick_follower_waits_for_its_slow_leader_only() {
         let (quick, now) = (VoteWithholding::new(Timing::LAN, false), Instant::now());
-        assert!(!quick.withholds_vote(Some(2), now), "nothing was heard");
+        assert!(!quick.withholds_vote(Some(2), now), "no append was accepted");
         let ask = quick.asked(append(Timing::WAN).metadata(), now).expect("it asks for more");
-        assert!(!quick.withholds_vote(Some(2), now), "asking is not enough, it may lead no more");
+        assert!(!quick.withholds_vote(Some(2), now), "the request alone is not sufficient");
         quick.record(ask, now);
         let almost = now + Duration::from_millis(Timing::WAN.silence_ms() - 1);
         assert!(quick.withholds_vote(Some(2), almost));
@@ -173,7 +173,7 @@ mod tests {
         first.asked(append(Timing::LAN).metadata(), now);
         assert!(quick.inner.lock().warned.is_none() && first.inner.lock().warned.is_none());
         quick.asked(append(Timing::WAN).metadata(), now);
-        assert!(quick.inner.lock().warned.is_some(), "a timing that was chosen is told of");
+        assert!(quick.inner.lock().warned.is_some(), "a chosen timing is warned of");
     }
 
     #[test]

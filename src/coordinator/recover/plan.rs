@@ -115,7 +115,7 @@ impl Plan {
         };
         if !keep.members.contains_key(&keep.id) {
             return mismatched(format!(
-                "coordinator {} in {} has never been told of its group, so it holds nothing",
+                "coordinator {} in {} has no membership, so it holds nothing",
                 keep.id,
                 keep.dir.display()
             ));

@@ -114,11 +114,7 @@ mod tests {
         for id in 1..=70 {
             batch_cache.push(batch(id, id, 1 << 20));
         }
-        assert_eq!(
-            first_ids(&batch_cache, 6),
-            None,
-            "what a batch takes beside its bytes counts, too"
-        );
+        assert_eq!(first_ids(&batch_cache, 6), None, "the overhead counts, too");
         assert_eq!(first_ids(&batch_cache, 7), Some(vec![8, 9]));
     }
 

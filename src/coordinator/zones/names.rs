@@ -96,14 +96,16 @@ mod tests {
     #[test]
     fn name_belongs_to_its_first_process_until_silent() {
         let (mut names, now) = (Names::default(), Instant::now());
-        names.claim(&report("eu-1", 1, "a:8080"), now).expect("nobody has it");
+        names.claim(&report("eu-1", 1, "a:8080"), now).expect("the name is free");
         names.claim(&report("eu-2", 2, "b:8080"), now).expect("another name");
         let almost = now + SILENT_AFTER / 2;
         let taken = names.claim(&report("eu-1", 3, "b:8080"), almost).expect_err("it is taken");
         let said = taken.to_string();
         assert!(said.contains("eu-1 is in use") && said.contains("2500 ms ago"), "{said}");
         names.claim(&report("eu-1", 1, "a:8080"), almost).expect("its owner");
-        names.claim(&report("eu-1", 3, "b:8080"), now + SILENT_AFTER).expect_err("heard since");
+        names
+            .claim(&report("eu-1", 3, "b:8080"), now + SILENT_AFTER)
+            .expect_err("the owner has reported");
         let later = almost + SILENT_AFTER;
         names.claim(&report("eu-1", 3, "b:8080"), later).expect("its owner is silent");
         names.claim(&report("eu-1", 1, "a:8080"), later).expect_err("it has another owner now");
@@ -112,7 +114,7 @@ mod tests {
     #[test]
     fn restarted_process_takes_its_name_over() {
         let (mut names, now) = (Names::default(), Instant::now());
-        names.claim(&report("eu-1", 1, "a:8080"), now).expect("nobody has it");
+        names.claim(&report("eu-1", 1, "a:8080"), now).expect("the name is free");
         names.claim(&report("eu-1", 2, "a:8080"), now).expect("it listens at the same place");
     }
 
@@ -120,10 +122,10 @@ mod tests {
     fn names_are_bounded() {
         let (mut names, now) = (Names::default(), Instant::now());
         for number in 0..NAMES_MAX + 9 {
-            names.claim(&report(&format!("n{number}"), 1, "a"), now).expect("nobody has it");
+            names.claim(&report(&format!("n{number}"), 1, "a"), now).expect("the name is free");
         }
         assert_eq!(names.owners.len(), NAMES_MAX);
-        names.claim(&report("new", 1, "a"), now + SILENT_AFTER).expect("nobody has it");
+        names.claim(&report("new", 1, "a"), now + SILENT_AFTER).expect("the name is free");
         assert_eq!(names.owners.len(), 1);
     }
 }

@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(state(at(98), FEED), State::Detached);
         assert_eq!(state(ZoneProgress { silent: SILENT_AFTER, ..at(98) }, FEED), State::Detached);
         let unreported = ZoneProgress { frontier: None, ..at(0) };
-        assert_eq!(state(unreported, FEED), State::Lagging, "nobody knows where it is");
+        assert_eq!(state(unreported, FEED), State::Lagging, "the frontier is unknown");
     }
 
     #[test]

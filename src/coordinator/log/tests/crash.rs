@@ -121,7 +121,7 @@ impl Allowed<'_> {
         wait().unwrap();
         drop(log);
         let log = open(disk);
-        assert_eq!(log.state().last, Some(next), "something came back");
+        assert_eq!(log.state().last, Some(next), "a torn record came back");
         assert_eq!(log.read(next..next + 1, 1).unwrap(), [record(next, 40)]);
         found
     }

@@ -47,7 +47,7 @@ fn open(disk: &MemDisk) -> Log {
 /// Returns a callback, and a wait for its result.
 fn waiter() -> (Done, impl FnOnce() -> io::Result<()>) {
     let (sender, receiver) = mpsc::sync_channel(1);
-    let done: Done = Box::new(move |result| sender.send(result).expect("someone waits"));
+    let done: Done = Box::new(move |result| sender.send(result).expect("the test waits"));
     (done, move || receiver.recv().expect("every callback is called"))
 }
 
@@ -111,7 +111,7 @@ fn replaced_record_in_flight_is_read_as_new() {
     let (reader, (sender, receiver)) = (log.clone(), mpsc::sync_channel(1));
     // On the flusher's thread: the first flush has ended, its records may have left the cache, and
     // the second is unwritten.
-    let read = move |_| sender.send(reader.read(1..8, usize::MAX)).expect("someone waits");
+    let read = move |_| sender.send(reader.read(1..8, usize::MAX)).expect("the test waits");
     log.append((0..8).map(|index| record(index, 300)).collect(), Box::new(read)).unwrap();
     disk.wait_for_syncs(before + 1);
     log.truncate_after(Some(0)).unwrap();

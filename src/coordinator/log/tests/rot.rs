@@ -14,7 +14,7 @@ fn recovered(image: &Image) -> Recovered {
 /// Returns where the frames of each segment end: up to the newest mark in the last one.
 fn durable(image: &mut Image) -> Vec<(String, usize)> {
     let recovered = recovered(image);
-    let marked = recovered.marked.expect("a log says what is durable");
+    let marked = recovered.marked.expect("the log has a mark");
     let ends = recovered.segments.iter().map(|segment| {
         let name = segment_name(segment.number);
         if segment.number == marked.segment {
@@ -102,7 +102,7 @@ fn left(calls: &[Call], is_killed: bool) -> (Image, Model, Image) {
 #[track_caller]
 fn is_refused(image: &Image, model: &Model, how: &str) -> bool {
     match try_open(&MemDisk::of(image.clone())) {
-        Ok(log) => assert_eq!(&Model::of(&log), model, "{how}: it is not what it was"),
+        Ok(log) => assert_eq!(&Model::of(&log), model, "{how}: the content differs"),
         Err(OpenError::Damaged { .. }) => return true,
         Err(error) => panic!("{how}: {error}"),
     }

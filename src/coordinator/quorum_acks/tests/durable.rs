@@ -1,4 +1,4 @@
-//! Tests when the own durable position is published.
+//! Tests when the local durable position is published.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -45,14 +45,14 @@ async fn ack_follows_the_flush_or_the_restart() {
     assert_eq!(newest(&progress), None, "it is not durable yet");
     disk.hold_syncs(false);
     let mut own = progress.own();
-    let told = tokio::time::timeout(Duration::from_secs(60), own.wait_for(Option::is_some)).await;
-    let told = *told.expect("the flush ends").expect("the board is there");
+    let ack = tokio::time::timeout(Duration::from_secs(60), own.wait_for(Option::is_some)).await;
+    let ack = *ack.expect("the flush ends").expect("the progress exists");
     assert_eq!(
-        told.map(|ack| (ack.index, ack.is_elected, ack.vote == ack.last)),
+        ack.map(|ack| (ack.index, ack.is_elected, ack.vote == ack.last)),
         Some((0, true, true))
     );
     drop(store);
-    assert_eq!(newest(&open(&disk).1), told);
+    assert_eq!(newest(&open(&disk).1), ack);
 }
 
 #[tokio::test]

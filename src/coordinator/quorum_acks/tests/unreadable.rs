@@ -54,11 +54,11 @@ async fn counting_resumes_when_the_log_is_readable() {
     let own = *progress.own().borrow();
     let own = own.expect("it is durable");
     progress.record(2, &own);
-    wait_until("it has tried twice", || disk.failed_reads() >= 2).await;
+    wait_until("two failed reads", || disk.failed_reads() >= 2).await;
     let counts = &metrics.coordinator.counts_acks;
     assert_eq!((counts.get(), next(&driver)), (0, 2));
     disk.fail_reads(false);
-    wait_until("it counts again", || counts.get() == 1).await;
-    wait_until("what was acked is sequenced", || next(&driver) == 3).await;
+    wait_until("the count resumes", || counts.get() == 1).await;
+    wait_until("the acked entry is sequenced", || next(&driver) == 3).await;
     tasks.shut_down().await;
 }

@@ -102,13 +102,13 @@ fn known_zones_hold_the_log_before_registration() {
     let zones = Zones::new(receiver, (expected, inhabited(&[])), now);
     assert_eq!(zones.needless(ALL), None);
     zones.report(report("eu", 3), now).expect("taken");
-    assert_eq!(zones.needless(ALL), None, "us has a coordinator and was not heard of");
+    assert_eq!(zones.needless(ALL), None, "us has a coordinator and no report");
     zones.report(report("us", 2), now).expect("taken");
     assert_eq!(zones.needless(ALL), Some(2));
     registry_changes.send_replace(registry(&[(ZoneAct::Register, "eu")]));
     assert_eq!(zones.needless(ALL), Some(3));
     let (_registry, nobody) = zones_of(&[], now);
-    assert_eq!(nobody.needless(ALL), None, "whoever comes may need everything");
+    assert_eq!(nobody.needless(ALL), None, "a new zone may need everything");
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn unknown_zone_is_refused() {
     let now = Instant::now();
     let (registry_changes, zones) = zones_of(&["eu"], now);
     zones.report(report("eu", 9), now).expect("taken");
-    let refusal = zones.report(report("uk", 3), now).expect_err("a slip of the pen");
+    let refusal = zones.report(report("uk", 3), now).expect_err("unknown");
     assert!(refusal.to_string().contains("pghc zone add uk"), "{refusal}");
     assert!(zones.unregistered().is_empty(), "no leader registers it by itself");
     assert_eq!((zones.needless(ALL), zones.behind(9, ALL, now)), (Some(9), Vec::new()));
@@ -187,7 +187,7 @@ fn unknown_zone_is_refused() {
     for number in 0..2 * UNKNOWN_MAX {
         zones.report(report(&format!("z{number}"), 3), now).expect_err("not known");
     }
-    assert_eq!(shown(now).len(), 1 + UNKNOWN_MAX, "what is remembered is bounded");
+    assert_eq!(shown(now).len(), 1 + UNKNOWN_MAX, "unknown zones are bounded");
     let later = now + UNKNOWN_FOR;
     zones.report(report("uk", 3), later).expect_err("not known");
     assert_eq!(shown(later).len(), 2, "the silent ones are forgotten");
@@ -218,7 +218,7 @@ fn second_process_of_one_name_is_refused() {
     zones.report(of(1, "a", 3), now).expect("taken");
     let refusal = zones.report(of(2, "b", 9), now).expect_err("another has the name");
     assert!(refusal.to_string().contains("eu-1 is in use by another process"), "{refusal}");
-    assert_eq!(zones.views(ALL, now)[0].frontier, 3, "its word does not count");
+    assert_eq!(zones.views(ALL, now)[0].frontier, 3, "the second report is dropped");
 }
 
 #[test]
