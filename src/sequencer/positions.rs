@@ -3,7 +3,6 @@
 //! The log alone does not tell which writes were repeats without an id, so their positions are kept
 //! by index. Every [`SPACING`] entries or [`SPACING_BYTES`] the preceding head is kept, from which
 //! the chain can be recomputed. Positions of purged entries are dropped.
-//! which the chain can be computed again. Entries that were purged are forgotten.
 
 use std::collections::BTreeMap;
 

@@ -99,8 +99,8 @@ fn repair(bytes: &mut [u8], segment: u64) {
 /// Recovers one or two segments. The first byte selects corrected checksums and a first segment
 /// other than number 1; two bytes give the first segment's length.
 ///
+/// # Panics
 /// If recovery panics, depends on more than the bytes, or returns an unreadable record.
-/// If recovery panics, depends on more than the bytes, or shows a record that is not readable.
 pub fn log(input: &[u8]) {
     let Some((&[flags, low, high], rest)) = input.split_first_chunk::<3>() else { return };
     let split = usize::from(u16::from_le_bytes([low, high])).min(rest.len());

@@ -2,7 +2,6 @@
 //!
 //! Only the leader decides, by `geo::placement`, once in a window. The transfer is the one of `pghc
 //! leader move`.
-//! makes with `pghc leader move`.
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::time::{MissedTickBehavior, interval};

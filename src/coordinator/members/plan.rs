@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn replacing_a_dead_voter_takes_one_change_of_the_voters() {
+    fn replacement_of_a_dead_voter_takes_one_voter_change() {
         let change = Change::Replace { old: 3, new: 4, member: member(4) };
         let plan = group(&[1, 2, 3], &[], &[1, 2]).plan(&change, false).expect("planned");
         let expected = [
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_hands_over_before_it_goes() {
+    fn leader_transfers_leadership_before_its_removal() {
         let plan = group(&[1, 2, 3, 4], &[], &[1, 2, 3, 4]);
         let plan = plan.plan(&Change::Remove { id: 1 }, false).expect("planned");
         assert_eq!(plan.steps[0], Step::TransferLeadership { targets: set(&[2, 3, 4]) });
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_lose_the_quorum_or_the_group_is_refused_with_what_to_do() {
+    fn change_without_quorum_is_refused_with_advice() {
         let refused = |group: Group, change, force, words: &str| {
             let why = group.plan(&change, force).expect_err("refused").to_string();
             assert!(why.contains(words) && why.contains("pghc members"), "{why}");
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_voter_may_go_without_force_and_a_repeated_change_has_nothing_to_do() {
+    fn dead_voter_is_removable_without_force() {
         let plan = group(&[1, 2, 3], &[], &[1, 2]).plan(&Change::Remove { id: 3 }, false);
         assert_eq!(plan.expect("planned").steps.len(), 2);
         let group = group(&[1, 2, 4], &[5], &[1, 2, 4]);
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_change_of_the_voters_is_ended_by_repeating_it() {
+    fn interrupted_voter_change_completes_on_repeat() {
         let group = Group { joint: true, ..group(&[1, 2, 4], &[3], &[1, 2, 4]) };
         let change = Change::Replace { old: 3, new: 4, member: member(4) };
         let steps = group.plan(&change, false).expect("planned").steps;
@@ -387,7 +387,7 @@ mod tests {
     proptest! {
         /// A plan keeps a reachable majority with the leader in it, and only learners are removed.
         #[test]
-        fn no_plan_loses_the_living_majority(
+        fn plan_keeps_a_reachable_majority(
             voters in proptest::collection::btree_set(1_u64..6, 1..5),
             reachable in proptest::collection::btree_set(1_u64..6, 0..6),
             (id, new, kind) in (1_u64..6, 1_u64..8, 0..5),

@@ -510,7 +510,7 @@ mod tests {
     use super::{ChangeProgress, LINES_MAX, send_line};
 
     #[tokio::test]
-    async fn slow_reader_does_not_block_and_gets_the_last_line() {
+    async fn slow_reader_gets_the_last_line_without_blocking() {
         let (lines, mut reader) = mpsc::channel(LINES_MAX);
         let place = lines.clone().try_reserve_owned().expect("it is empty");
         for number in 0..LINES_MAX * 2 {
