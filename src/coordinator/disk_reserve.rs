@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::log::disk::Disk;
 use super::raft::handle::Raft;
 use super::raft::handle::leader;
-use super::raft::leadership_transfer::{Limit, step_down, transfer_leadership};
+use super::raft::leadership_transfer::{TransferLimit, step_down, transfer_leadership};
 use super::raft::log_store::LogStore;
 use crate::task::{Tasks, watch};
 use crate::telemetry::Metrics;
@@ -117,7 +117,7 @@ impl DiskReserve {
                 tracing::warn!("disk reserve reached, transferring leadership");
                 transfer_at = Instant::now() + TRANSFER_PAUSE;
                 let targets: BTreeSet<u64> = raft.voter_ids().collect();
-                let limit = Limit { target: TRANSFER_PAUSE / 4, all: TRANSFER_PAUSE / 2 };
+                let limit = TransferLimit { target: TRANSFER_PAUSE / 4, all: TRANSFER_PAUSE / 2 };
                 // A group of one has no transfer target.
                 if targets.len() > 1 && !transfer_leadership(&raft, self.id, &targets, limit).await
                 {

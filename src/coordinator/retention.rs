@@ -33,22 +33,25 @@ struct Purge {
     forced: bool,
 }
 
-/// Decides the purge of a log above its limits. `needless` is the last index that no zone needs;
+/// Decides the purge of a log above its limits. `unneeded_up_to` is the last index that no zone needs;
 /// `step` rounds an index down to a purgeable one.
 fn decide(
     log: Extent,
     retention: &Retention,
-    needless: Option<u64>,
+    unneeded_up_to: Option<u64>,
     step: impl Fn(u64) -> Option<u64>,
 ) -> Option<Purge> {
     let gentle = (log.bytes > retention.log_bytes)
-        .then(|| needless.map(|needless| needless.min(log.excess(retention.log_bytes / 2))))
+        .then(|| {
+            unneeded_up_to
+                .map(|unneeded_up_to| unneeded_up_to.min(log.excess(retention.log_bytes / 2)))
+        })
         .flatten();
     let forced = (log.bytes > retention.log_bytes_max)
         .then(|| step(log.excess(retention.log_bytes_max)))
         .flatten();
     let upto = gentle.max(forced).filter(|upto| *upto >= log.first)?;
-    Some(Purge { upto, forced: Some(upto) > needless })
+    Some(Purge { upto, forced: Some(upto) > unneeded_up_to })
 }
 
 pub(crate) struct RetentionTask {
@@ -119,11 +122,13 @@ impl RetentionTask {
     /// Purges up to the snapshot, which openraft never exceeds. If more is due, triggers a snapshot
     /// for the next check.
     async fn purge(&self, log: Extent, feed: Feed) {
-        let needless = self.zone_progress.zones.needless(feed);
-        let needless = if sabotage::is(Bug::PurgeIgnoresZones) { Some(u64::MAX) } else { needless };
-        let needless = needless.and_then(|id| self.driver.purgeable(id));
+        let unneeded_up_to = self.zone_progress.zones.unneeded_up_to(feed);
+        let unneeded_up_to =
+            if sabotage::is(Bug::PurgeIgnoresZones) { Some(u64::MAX) } else { unneeded_up_to };
+        let unneeded_up_to = unneeded_up_to.and_then(|id| self.driver.purgeable(id));
         let step = |index| self.driver.purge_step(index);
-        let Some(Purge { upto, forced }) = decide(log, &self.retention, needless, step) else {
+        let Some(Purge { upto, forced }) = decide(log, &self.retention, unneeded_up_to, step)
+        else {
             return;
         };
         let snapshot = self.snapshot_index();
@@ -215,7 +220,8 @@ mod tests {
 
     #[test]
     fn log_above_limit_is_purged_to_half_within_zone_needs() {
-        let purge = |bytes, needless| decide(log(bytes), &RETENTION, needless, |_| None);
+        let purge =
+            |bytes, unneeded_up_to| decide(log(bytes), &RETENTION, unneeded_up_to, |_| None);
         let gentle = |upto| Some(Purge { upto, forced: false });
         assert_eq!(purge(1_000, Some(500)), None);
         assert_eq!(purge(1_500, Some(500)), gentle(199));
@@ -226,7 +232,9 @@ mod tests {
 
     #[test]
     fn log_above_cap_is_purged_despite_zone_needs() {
-        let purge = |needless| decide(log(5_000), &RETENTION, needless, |index| Some(index - 2));
+        let purge = |unneeded_up_to| {
+            decide(log(5_000), &RETENTION, unneeded_up_to, |index| Some(index - 2))
+        };
         assert_eq!(purge(None), Some(Purge { upto: 197, forced: true }));
         assert_eq!(purge(Some(120)), Some(Purge { upto: 197, forced: true }));
         assert_eq!(purge(Some(300)), Some(Purge { upto: 300, forced: false }));
@@ -235,13 +243,13 @@ mod tests {
     proptest! {
         #[test]
         fn purge_spares_zone_needs_below_the_cap(
-            bytes in 10_u64..9_000, needless in proptest::option::of(0_u64..2_000), back in 0_u64..9)
+            bytes in 10_u64..9_000, unneeded_up_to in proptest::option::of(0_u64..2_000), back in 0_u64..9)
         {
             let log = log(bytes);
             let step = |index: u64| index.checked_sub(back);
-            if let Some(purge) = decide(log, &RETENTION, needless, step) {
+            if let Some(purge) = decide(log, &RETENTION, unneeded_up_to, step) {
                 prop_assert!((log.first..=log.last).contains(&purge.upto));
-                prop_assert_eq!(purge.forced, Some(purge.upto) > needless);
+                prop_assert_eq!(purge.forced, Some(purge.upto) > unneeded_up_to);
                 prop_assert!(!purge.forced || bytes > RETENTION.log_bytes_max);
             }
         }

@@ -15,7 +15,7 @@ use super::log::Log;
 use super::log::disk::Directory;
 use super::peers::directory::PeerDirectory;
 use super::raft::handle::{Raft, leader};
-use super::raft::leadership_transfer::{Limit, transfer_leadership};
+use super::raft::leadership_transfer::{TransferLimit, transfer_leadership};
 use super::settings::{Retention, Settings, StartError, Timing};
 use crate::connections::{kept_for_files, room_for};
 use crate::rpc::doors::CONNECTIONS_MAX;
@@ -135,7 +135,7 @@ impl Coordinator {
     pub async fn retire(self) {
         let targets: BTreeSet<u64> = self.raft.voter_ids().collect();
         if leader(&self.raft) == Some(self.id) && targets.len() > 1 {
-            let limit = Limit { target: self.timing.lease() * 2, all: RETIRE_MAX };
+            let limit = TransferLimit { target: self.timing.lease() * 2, all: RETIRE_MAX };
             let done = tokio::select! {
                 biased;
                 done = transfer_leadership(&self.raft, self.id, &targets, limit) => done,

@@ -64,7 +64,7 @@ impl PeerRecord {
 
 /// Records in memory, with a count of changes.
 #[derive(Debug, Default)]
-struct Memory {
+struct Records {
     seen: BTreeMap<u64, PeerRecord>,
     version: u64,
 }
@@ -74,7 +74,7 @@ struct Memory {
 pub(crate) struct PeerHistory {
     id: u64,
     disk: Arc<dyn Disk>,
-    memory: Arc<Mutex<Memory>>,
+    memory: Arc<Mutex<Records>>,
     /// Version on disk; the writer holds the lock.
     written: Arc<tokio::sync::Mutex<u64>>,
 }
@@ -97,7 +97,7 @@ impl PeerHistory {
             })?,
             None => BTreeMap::new(),
         };
-        let memory = Arc::new(Mutex::new(Memory { seen, version: 0 }));
+        let memory = Arc::new(Mutex::new(Records { seen, version: 0 }));
         Ok(Self { id, disk, memory, written: Arc::default() })
     }
 

@@ -32,7 +32,7 @@ impl AdmissionResponder {
 
     /// Returns this coordinator's description.
     pub(crate) fn node_info(&self) -> NodeInfo {
-        self.knowing(self.peers.members().1)
+        self.node_info_at(self.peers.members().1)
     }
 
     /// Returns the description to a leader, and records the member addresses that the leader sends.
@@ -44,7 +44,7 @@ impl AdmissionResponder {
     }
 
     /// Returns the description with the membership known before index `next`.
-    fn knowing(&self, next: u64) -> NodeInfo {
+    fn node_info_at(&self, next: u64) -> NodeInfo {
         NodeInfo { membership_next: next, founded: self.me.founded || next > 0, ..self.me.clone() }
     }
 
@@ -56,7 +56,7 @@ impl AdmissionResponder {
         let member = self.peers.member(it.coordinator_id);
         let url = self.peers.url(it.coordinator_id, member.as_ref());
         let url = url.unwrap_or_else(|| it.url.clone());
-        let callback = self.reach(&url, it).await;
+        let callback = self.call_back(&url, it).await;
         // Read together, so that the parts of the reply agree.
         let memberships = Memberships::read(&self.raft).await;
         let memberships = memberships.map_err(|error| Status::unavailable(error.to_string()))?;
@@ -69,7 +69,7 @@ impl AdmissionResponder {
             noted.map_err(|error| Status::unavailable(error.to_string()))?;
         }
         Ok(CheckAdmissionReply {
-            me: Some(self.knowing(next)),
+            me: Some(self.node_info_at(next)),
             listed,
             incarnation,
             seen_starts: seen.starts,
@@ -83,7 +83,7 @@ impl AdmissionResponder {
     }
 
     /// Whether the process at `url` is the caller.
-    async fn reach(&self, url: &str, it: &NodeInfo) -> Callback {
+    async fn call_back(&self, url: &str, it: &NodeInfo) -> Callback {
         let Some(connection) = self.peers.connect(url) else { return Callback::Nobody };
         let mut client = RaftClient::new(connection);
         let call = client.get_node_info(GetNodeInfoRequest::default());

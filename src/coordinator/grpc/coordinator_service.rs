@@ -119,7 +119,7 @@ impl CoordinatorService {
             let attempt = self.attempt(batch.clone());
             let attempt = tokio::select! {
                 biased;
-                outcomes = &mut coming => return outcomes.map_err(|_| closing()),
+                outcomes = &mut coming => return outcomes.map_err(|_| shutting_down()),
                 attempt = attempt => attempt,
                 _ = leadership.changed() => ProposeResult::Unknown,
             };
@@ -144,12 +144,12 @@ impl CoordinatorService {
                 | ProposeResult::NotReadable => {
                     let rest = give_up_at.saturating_duration_since(Instant::now());
                     let pause = if maybe_proposed { NO_LEADER_PAUSE } else { rest };
-                    elected(&mut leadership, pause.min(NO_LEADER_PAUSE)).await?;
+                    wait_for_leader(&mut leadership, pause.min(NO_LEADER_PAUSE)).await?;
                     continue;
                 }
             };
             if let Ok(outcomes) = tokio::time::timeout(wait, coming).await {
-                return outcomes.map_err(|_| closing());
+                return outcomes.map_err(|_| shutting_down());
             }
         }
     }
@@ -171,7 +171,7 @@ impl CoordinatorService {
             leadership.borrow_and_update();
             match self.confirm(forwarded).await {
                 Err(_) if !forwarded && Instant::now() < until => {
-                    elected(&mut leadership, NO_LEADER_PAUSE).await?;
+                    wait_for_leader(&mut leadership, NO_LEADER_PAUSE).await?;
                 }
                 read_index => return read_index,
             }
@@ -208,7 +208,7 @@ impl CoordinatorService {
             }
         }
         let is_empty = after_id == 0 || after_digest.is_empty();
-        if is_empty || self.tails.agrees(after_id, after_digest).await? {
+        if is_empty || self.tails.matches_chain(after_id, after_digest).await? {
             return Ok(());
         }
         Err(Status::data_loss(format!(
@@ -225,7 +225,7 @@ impl CoordinatorService {
             return Err(Status::invalid_argument(words));
         }
         if confirmed {
-            self.confirm_own().await?;
+            self.check_own_chain().await?;
         }
         let mut links = Vec::with_capacity(ids.len());
         for id in ids {
@@ -240,14 +240,14 @@ impl CoordinatorService {
 
     /// Waits for a ReadIndex and compares its head with the own link of that id. A digest covers
     /// every earlier link.
-    async fn confirm_own(&self) -> Result<(), Status> {
+    async fn check_own_chain(&self) -> Result<(), Status> {
         let ReadIndexReply { id, digest, .. } = self.read_index(false).await?;
         let mut head_id = self.driver.head_id();
         let reached = async { head_id.wait_for(|head| *head >= id).await.map(drop) };
         let late = || Status::unavailable(format!("link {id} was not sequenced here in time"));
         let reached = tokio::time::timeout(self.attempt_max, reached).await;
-        reached.map_err(|_| late())?.map_err(|_| closing())?;
-        if id == 0 || self.tails.agrees(id, &digest).await? {
+        reached.map_err(|_| late())?.map_err(|_| shutting_down())?;
+        if id == 0 || self.tails.matches_chain(id, &digest).await? {
             return Ok(());
         }
         Err(Status::internal(format!(
@@ -287,24 +287,24 @@ impl CoordinatorService {
 }
 
 /// Removes a waiter when its call ends, cancelled or not.
-struct Waiting<'a> {
+struct WaiterGuard<'a> {
     driver: &'a SequencerDriver,
     name: BatchId,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaiterGuard<'_> {
     fn drop(&mut self) {
-        self.driver.give_up(&self.name);
+        self.driver.abandon(&self.name);
     }
 }
 
 /// Waits up to `pause` for a leadership change.
-async fn elected(
+async fn wait_for_leader(
     leadership: &mut watch::Receiver<Leadership>,
     pause: Duration,
 ) -> Result<(), Status> {
     match tokio::time::timeout(pause, leadership.changed()).await {
-        Ok(Err(_)) => Err(closing()),
+        Ok(Err(_)) => Err(shutting_down()),
         Ok(Ok(())) | Err(_) => Ok(()),
     }
 }
@@ -324,7 +324,7 @@ fn no_space() -> Status {
     status
 }
 
-fn closing() -> Status {
+fn shutting_down() -> Status {
     Status::unavailable("the coordinator is shutting down")
 }
 
@@ -379,8 +379,8 @@ impl coordinator_server::Coordinator for CoordinatorService {
         let name = (header.session, header.sequence);
         // A batch without payloads takes 1 KiB of the budget.
         let weight = u32::try_from(bytes.len().max(1 << 10)).unwrap_or(u32::MAX);
-        let _place = self.submits.acquire_many(weight).await.map_err(|_| closing())?;
-        let _waiting = Waiting { driver: &self.driver, name };
+        let _place = self.submits.acquire_many(weight).await.map_err(|_| shutting_down())?;
+        let _waiting = WaiterGuard { driver: &self.driver, name };
         let ordered = tokio::time::timeout(CALL_MAX, self.order(name, bytes, give_up_at)).await;
         let outcomes = ordered.map_err(|_| {
             Status::deadline_exceeded("the batch was not ordered in time; resend it")
@@ -454,7 +454,7 @@ impl coordinator_server::Coordinator for CoordinatorService {
             Refusal::Removed(_) | Refusal::Unknown(_) => {
                 Status::failed_precondition(refusal.to_string())
             }
-            Refusal::Taken(_) => Status::already_exists(refusal.to_string()),
+            Refusal::NameTaken(_) => Status::already_exists(refusal.to_string()),
             Refusal::Full(_) => Status::resource_exhausted(refusal.to_string()),
         })?;
         Ok(Response::new(self.cluster()))

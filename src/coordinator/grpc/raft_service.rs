@@ -71,7 +71,7 @@ impl raft_server::Raft for RaftService {
         self.traffic_guard.check(request.metadata())?;
         let (vote_withholding, leader_contact) =
             (self.vote_withholding.clone(), self.leader_contact.clone());
-        let ask = vote_withholding.asked(request.metadata(), Instant::now());
+        let silence = vote_withholding.requested_silence(request.metadata(), Instant::now());
         // An undecodable request ends the stream: the leader notices and opens another.
         let requests = tokio_stream::StreamExt::map_while(request.into_inner(), |frame| {
             let request = decode::<AppendEntriesRequest<TypeConfig>>(&frame.ok()?.body);
@@ -84,7 +84,7 @@ impl raft_server::Raft for RaftService {
                 if is_of_leader {
                     let now = Instant::now();
                     leader_contact.note(now);
-                    ask.into_iter().for_each(|ask| vote_withholding.record(ask, now));
+                    silence.into_iter().for_each(|silence| vote_withholding.record(silence, now));
                 }
                 Ok(Frame { body: encode(&result) })
             }

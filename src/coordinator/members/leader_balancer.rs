@@ -48,7 +48,7 @@ impl LeaderBalancer {
                 && self.topology_view.rtt_monitor().auto_placement().auto
             {
                 tracing::info!(to, reason, "automatic transfer started");
-                let done = self.members.lead(to).await;
+                let done = self.members.transfer_to(to).await;
                 judge = Judge::default();
                 match done {
                     Ok(result) => tracing::info!(to, result, "automatic transfer finished"),

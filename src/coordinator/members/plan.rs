@@ -97,7 +97,7 @@ impl Group {
         let mut gone = None;
         match change {
             Change::Add { id, member, learner } => {
-                self.bring(*id, member, &mut steps)?;
+                self.add_learner_steps(*id, member, &mut steps)?;
                 if !learner {
                     after.insert(*id);
                 } else if after.contains(id) {
@@ -128,7 +128,7 @@ impl Group {
                 if !is_done {
                     self.member(*old)?;
                 }
-                self.bring(*new, member, &mut steps)?;
+                self.add_learner_steps(*new, member, &mut steps)?;
                 after.remove(old);
                 after.insert(*new);
                 gone = self.members.contains_key(old).then_some(*old);
@@ -150,7 +150,12 @@ impl Group {
     }
 
     /// Adds the steps that make a coordinator a learner, unless it is a member.
-    fn bring(&self, id: u64, member: &Member, steps: &mut Vec<Step>) -> Result<(), Refusal> {
+    fn add_learner_steps(
+        &self,
+        id: u64,
+        member: &Member,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), Refusal> {
         match self.members.get(&id) {
             None => steps.push(Step::AddLearner { id, member: member.clone() }),
             Some(known) if known.zone == member.zone && known.url == member.url => {}
@@ -408,19 +413,19 @@ mod tests {
             prop_assert!(!plan.after.is_empty());
             let mut reachable = group.reachable.clone();
             let mut now = voters.clone();
-            let mut lead = leader;
+            let mut transfer_to = leader;
             for step in plan.steps {
                 match step {
                     Step::AddLearner { id, .. } => { reachable.insert(id); }
                     Step::TransferLeadership { targets } => {
                         let target = targets.iter().find(|id| now.contains(id) && reachable.contains(id));
                         prop_assert!(target.is_some(), "a target exists");
-                        lead = *target.expect("just checked");
+                        transfer_to = *target.expect("just checked");
                     }
                     Step::Voters(voters) => {
                         let up = voters.intersection(&reachable).count();
                         prop_assert!(up * 2 > voters.len(), "{voters:?} of {reachable:?}");
-                        prop_assert!(voters.contains(&lead), "the leader votes");
+                        prop_assert!(voters.contains(&transfer_to), "the leader votes");
                         now = voters;
                     }
                     Step::RemoveLearner { id } => prop_assert!(!now.contains(&id)),

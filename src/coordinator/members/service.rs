@@ -20,7 +20,9 @@ use crate::coordinator::peers::directory::PeerDirectory;
 use crate::coordinator::placement::topology_view::TopologyView;
 use crate::coordinator::raft::handle::Raft;
 use crate::coordinator::raft::handle::leader;
-use crate::coordinator::raft::leadership_transfer::{Limit, step_down, transfer_leadership};
+use crate::coordinator::raft::leadership_transfer::{
+    TransferLimit, step_down, transfer_leadership,
+};
 use crate::coordinator::raft::membership::acknowledged;
 use crate::rpc::v1::change_request::Kind;
 use crate::rpc::v1::members_client::MembersClient;
@@ -104,7 +106,7 @@ impl MembersService {
     }
 
     /// Transfers leadership to voter `id` and returns the last progress line.
-    pub(crate) async fn lead(&self, id: u64) -> Result<String, Status> {
+    pub(crate) async fn transfer_to(&self, id: u64) -> Result<String, Status> {
         let request = ChangeRequest {
             kind: Kind::Lead.into(),
             coordinator_id: id,
@@ -217,7 +219,7 @@ impl MembersService {
             match self.group().0.members.get(id) {
                 Some(known) if known.url == member.url => *member = known.clone(),
                 Some(_) => {}
-                None => member.incarnation = self.meet(*id, member).await?,
+                None => member.incarnation = self.check_candidate(*id, member).await?,
             }
         }
         let (group, mut at) = self.polled_group().await;
@@ -238,7 +240,7 @@ impl MembersService {
             let transferred = matches!(step, Step::TransferLeadership { .. });
             self.step(step, &mut at, until, lines).await?;
             match change {
-                Change::Lead { id } => leads(self.known_leader().await?, id)?,
+                Change::Lead { id } => check_leader(self.known_leader().await?, id)?,
                 // The new leader executes the rest.
                 _ if transferred => return self.forward(request, lines).await,
                 _ => {}
@@ -258,7 +260,7 @@ impl MembersService {
     ) -> Result<(), Status> {
         match step {
             Step::TransferLeadership { targets } => {
-                let limit = Limit { target: self.lease * 2, all: self.lease * 4 };
+                let limit = TransferLimit { target: self.lease * 2, all: self.lease * 4 };
                 if !transfer_leadership(&self.raft, self.id, &targets, limit).await {
                     let aside = step_down(self.raft.clone(), self.id, self.lease * 20);
                     self.tasks.spawn("step down", aside);
@@ -346,7 +348,7 @@ impl MembersService {
     }
 
     /// Asks a new coordinator for its description and returns its incarnation.
-    async fn meet(&self, id: u64, member: &Member) -> Result<String, Status> {
+    async fn check_candidate(&self, id: u64, member: &Member) -> Result<String, Status> {
         let url = self.peers.url(id, Some(member)).unwrap_or_default();
         let refuse = |why: String| Err(Status::failed_precondition(why));
         let Some(connection) = self.peers.connect(&url) else {
@@ -493,7 +495,7 @@ impl members_server::Members for MembersService {
 }
 
 /// Checks the leader after a transfer: a slow target loses leadership to another voter.
-fn leads(leader: u64, asked: u64) -> Result<(), Status> {
+fn check_leader(leader: u64, asked: u64) -> Result<(), Status> {
     if leader == asked {
         return Ok(());
     }
@@ -527,8 +529,8 @@ mod tests {
 
     #[test]
     fn transfer_to_another_voter_is_reported_as_failed() {
-        assert!(super::leads(2, 2).is_ok());
-        let refusal = super::leads(1, 2).expect_err("another leads");
+        assert!(super::check_leader(2, 2).is_ok());
+        let refusal = super::check_leader(1, 2).expect_err("another leads");
         assert_eq!(refusal.code(), tonic::Code::Unavailable, "so that it is asked for again");
     }
 }

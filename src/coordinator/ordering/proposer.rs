@@ -21,13 +21,13 @@ use crate::linger::AdaptiveLinger;
 use crate::task::{Tasks, until};
 
 /// Most queued proposals; further ones are rejected.
-const WAITING_MAX: usize = 2_048;
+const QUEUE_MAX: usize = 2_048;
 
 /// Most bytes of proposals queued or in flight; a larger proposal is accepted only alone.
-const TAKEN_BYTES_MAX: usize = 64 << 20;
+const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 
 /// Most proposals of one group.
-const TOGETHER_MAX: usize = 64;
+const GROUP_ENTRIES_MAX: usize = 64;
 
 /// Longest time that a proposal is held for a group.
 const LINGER_MAX: Duration = Duration::from_millis(8);
@@ -65,10 +65,10 @@ struct Reservation {
 }
 
 impl Reservation {
-    /// Reserves `bytes`; `None` above [`TAKEN_BYTES_MAX`].
+    /// Reserves `bytes`; `None` above [`IN_FLIGHT_BYTES_MAX`].
     fn take(taken: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
         let more = |taken: usize| {
-            (taken == 0 || taken + bytes <= TAKEN_BYTES_MAX).then_some(taken + bytes)
+            (taken == 0 || taken + bytes <= IN_FLIGHT_BYTES_MAX).then_some(taken + bytes)
         };
         taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         Some(Self { taken: Arc::clone(taken), bytes })
@@ -90,7 +90,7 @@ pub(crate) struct Proposer {
 
 impl Proposer {
     pub(crate) fn start(raft: &Raft, tasks: &Tasks) -> Self {
-        let (queue, arriving) = mpsc::channel(WAITING_MAX);
+        let (queue, arriving) = mpsc::channel(QUEUE_MAX);
         let worker = Worker { raft: raft.clone(), linger: AdaptiveLinger::new(LINGER_MAX) };
         tasks.spawn("propose", worker.run(arriving));
         Self { queue, taken: Arc::default() }
@@ -127,7 +127,7 @@ impl Worker {
                 self.linger.on_idle();
             }
             let mut kept_until = None;
-            let has_room = waiting.len() < TOGETHER_MAX;
+            let has_room = waiting.len() < GROUP_ENTRIES_MAX;
             if !waiting.is_empty() && groups.len() < GROUPS_MAX {
                 let now = Instant::now();
                 kept_until = self.linger.hold_until(waiting.len(), now).filter(|_| has_room);
@@ -146,12 +146,12 @@ impl Worker {
                     }
                 }
                 () = until(kept_until) => {}
-                proposed = arriving.recv(), if waiting.len() < TOGETHER_MAX => match proposed {
+                proposed = arriving.recv(), if waiting.len() < GROUP_ENTRIES_MAX => match proposed {
                     Some(proposed) => self.arrived(&mut waiting, proposed),
                     None => return,
                 },
             }
-            while waiting.len() < TOGETHER_MAX
+            while waiting.len() < GROUP_ENTRIES_MAX
                 && let Ok(proposed) = arriving.try_recv()
             {
                 self.arrived(&mut waiting, proposed);
@@ -213,7 +213,7 @@ mod tests {
 
     use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader};
 
-    use super::{ProposeResult, Reservation, TAKEN_BYTES_MAX, attempt};
+    use super::{IN_FLIGHT_BYTES_MAX, ProposeResult, Reservation, attempt};
 
     #[test]
     fn only_unappended_entry_counts_as_not_proposed() {
@@ -229,13 +229,13 @@ mod tests {
     #[test]
     fn proposal_bytes_are_bounded_except_for_a_lone_one() {
         let taken = Arc::default();
-        let large = Reservation::take(&taken, TAKEN_BYTES_MAX + 1).expect("nothing is taken");
+        let large = Reservation::take(&taken, IN_FLIGHT_BYTES_MAX + 1).expect("nothing is taken");
         assert!(Reservation::take(&taken, 1).is_none());
         drop(large);
-        let half = Reservation::take(&taken, TAKEN_BYTES_MAX / 2).expect("there is room");
-        let rest = Reservation::take(&taken, TAKEN_BYTES_MAX / 2).expect("there is room");
+        let half = Reservation::take(&taken, IN_FLIGHT_BYTES_MAX / 2).expect("there is room");
+        let rest = Reservation::take(&taken, IN_FLIGHT_BYTES_MAX / 2).expect("there is room");
         assert!(Reservation::take(&taken, 1).is_none());
         drop((half, rest));
-        assert!(Reservation::take(&taken, TAKEN_BYTES_MAX).is_some());
+        assert!(Reservation::take(&taken, IN_FLIGHT_BYTES_MAX).is_some());
     }
 }

@@ -11,7 +11,7 @@ use tonic::Status;
 
 use crate::coordinator::consensus::type_config::Entry;
 use crate::coordinator::raft::log_store::LogStore;
-use crate::coordinator::replica::driver::{Found, Next, SequencerDriver, tail_batch};
+use crate::coordinator::replica::driver::{LinkLocation, SequencerDriver, TailStep, tail_batch};
 use crate::rpc::v1::TailBatch;
 use crate::sequencer::{Position, extend};
 use crate::task::{Tasks, blocking};
@@ -40,7 +40,7 @@ impl Tails {
         after_id: u64,
     ) -> impl Stream<Item = Result<TailBatch, Status>> + use<> {
         let (sender, receiver) = mpsc::channel(QUEUE_BATCHES);
-        let out = Out { sender, free_bytes: Arc::new(Semaphore::new(TAIL_QUEUE_BYTES_MAX)) };
+        let out = TailQueue { sender, free_bytes: Arc::new(Semaphore::new(TAIL_QUEUE_BYTES_MAX)) };
         let tails = self.clone();
         self.tasks.spawn("tail", async move {
             if let Err(status) = tails.run(after_id, &out).await {
@@ -60,13 +60,13 @@ impl Tails {
     /// `INTERNAL` if the log is not readable.
     pub(crate) async fn vouch(&self, id: u64) -> Result<Option<(u64, Digest)>, Status> {
         match self.driver.find(id) {
-            Found::Link(digest) => return Ok(Some((id, digest))),
-            Found::Log(start) => {
+            LinkLocation::Link(digest) => return Ok(Some((id, digest))),
+            LinkLocation::Log(start) => {
                 if let Some(head) = self.compute(start, id).await? {
                     return Ok(Some((id, head.digest)));
                 }
             }
-            Found::Above | Found::Forgotten => {}
+            LinkLocation::Above | LinkLocation::Forgotten => {}
         }
         Ok(self.driver.mark(id))
     }
@@ -77,7 +77,7 @@ impl Tails {
     /// # Errors
     /// `INTERNAL` if the log is not readable; `DATA_LOSS` is reserved for a reader with another
     /// chain.
-    pub(crate) async fn agrees(&self, id: u64, expected: &[u8]) -> Result<bool, Status> {
+    pub(crate) async fn matches_chain(&self, id: u64, expected: &[u8]) -> Result<bool, Status> {
         let known = self.vouch(id).await?.filter(|(known, _)| *known == id);
         Ok(known.is_none_or(|(_, digest)| expected == digest.0))
     }
@@ -110,19 +110,19 @@ impl Tails {
         entries.map_err(|error| Status::internal(format!("the log is not readable: {error}")))
     }
 
-    async fn run(&self, mut after_id: u64, out: &Out) -> Result<(), Status> {
+    async fn run(&self, mut after_id: u64, out: &TailQueue) -> Result<(), Status> {
         let mut head_id = self.driver.head_id();
         loop {
             head_id.borrow_and_update();
             match self.driver.next(after_id) {
-                Next::Batches(batches) if batches.is_empty() => {
+                TailStep::Batches(batches) if batches.is_empty() => {
                     tokio::select! {
                         biased;
                         () = out.sender.closed() => return Ok(()),
                         _ = head_id.changed() => {}
                     }
                 }
-                Next::Batches(batches) => {
+                TailStep::Batches(batches) => {
                     for batch in batches {
                         after_id = batch.last_id;
                         if out.send(batch).await.is_err() {
@@ -130,10 +130,10 @@ impl Tails {
                         }
                     }
                 }
-                Next::Log(start, last) => {
+                TailStep::Log(start, last) => {
                     after_id = self.replay(start, last, after_id, out).await?;
                 }
-                Next::Purged => return Err(purged(after_id)),
+                TailStep::Purged => return Err(purged(after_id)),
             }
         }
     }
@@ -144,7 +144,7 @@ impl Tails {
         start: Position,
         last: u64,
         mut after_id: u64,
-        out: &Out,
+        out: &TailQueue,
     ) -> Result<u64, Status> {
         let Position { mut index, mut head } = start;
         while index <= last {
@@ -205,27 +205,27 @@ fn purged(after_id: u64) -> Status {
 type Message = (Result<TailBatch, Status>, Option<OwnedSemaphorePermit>);
 
 /// Queue to one reader.
-struct Out {
+struct TailQueue {
     sender: mpsc::Sender<Message>,
     /// Bytes that may still be queued.
     free_bytes: Arc<Semaphore>,
 }
 
 /// The reader has gone.
-struct Gone;
+struct ReaderGone;
 
-impl Out {
+impl TailQueue {
     /// Queues a batch when there is space; a batch above the limit takes the whole of it.
-    async fn send(&self, batch: TailBatch) -> Result<(), Gone> {
+    async fn send(&self, batch: TailBatch) -> Result<(), ReaderGone> {
         let bytes = batch.batch.len().min(TAIL_QUEUE_BYTES_MAX);
         let bytes = u32::try_from(bytes).expect("a mebibyte at most");
         let free_bytes = Arc::clone(&self.free_bytes).acquire_many_owned(bytes);
         let place = tokio::select! {
             biased;
-            () = self.sender.closed() => return Err(Gone),
-            place = free_bytes => place.map_err(|_| Gone)?,
+            () = self.sender.closed() => return Err(ReaderGone),
+            place = free_bytes => place.map_err(|_| ReaderGone)?,
         };
-        self.sender.send((Ok(batch), Some(place))).await.map_err(|_| Gone)
+        self.sender.send((Ok(batch), Some(place))).await.map_err(|_| ReaderGone)
     }
 }
 
@@ -236,7 +236,7 @@ mod tests {
     use futures::FutureExt as _;
     use tokio::sync::{Semaphore, mpsc};
 
-    use super::{Out, QUEUE_BATCHES, TAIL_QUEUE_BYTES_MAX};
+    use super::{QUEUE_BATCHES, TAIL_QUEUE_BYTES_MAX, TailQueue};
     use crate::rpc::v1::TailBatch;
 
     fn batch(bytes: usize) -> TailBatch {
@@ -246,7 +246,7 @@ mod tests {
     #[tokio::test]
     async fn slow_reader_queue_is_bounded_in_bytes() {
         let (sender, mut receiver) = mpsc::channel(QUEUE_BATCHES);
-        let out = Out { sender, free_bytes: Arc::new(Semaphore::new(TAIL_QUEUE_BYTES_MAX)) };
+        let out = TailQueue { sender, free_bytes: Arc::new(Semaphore::new(TAIL_QUEUE_BYTES_MAX)) };
         let half = TAIL_QUEUE_BYTES_MAX / 2;
         for _ in 0..2 {
             assert!(out.send(batch(half)).now_or_never().is_some_and(|sent| sent.is_ok()));

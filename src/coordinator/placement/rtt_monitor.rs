@@ -27,7 +27,7 @@ use crate::task::blocking;
 
 /// Time between two pings and deadline of one, so that one ping is in flight per peer. Below the
 /// second of silence after which HTTP/2 sends a ping of its own.
-const PING_EVERY: Duration = Duration::from_millis(900);
+const PING_PERIOD: Duration = Duration::from_millis(900);
 const PING_MAX: Duration = Duration::from_secs(5);
 
 /// Clones share the state.
@@ -148,7 +148,7 @@ impl RttMonitor {
 
     /// Pings all peers until dropped.
     pub(crate) async fn run(self) {
-        let mut tick = interval(PING_EVERY);
+        let mut tick = interval(PING_PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut under_way = FuturesUnordered::new();
         let mut asked = BTreeSet::new();
@@ -205,7 +205,7 @@ impl RttMonitor {
         let now = Instant::now();
         let slowest = {
             let inner = self.inner.lock();
-            let many = inner.own.iter().filter(|(_, samples)| samples.are_many());
+            let many = inner.own.iter().filter(|(_, samples)| samples.suffice());
             MaxRtt::of(many.filter_map(|(id, samples)| Some((*id, samples.read(now)?))))
         };
         let Some(slowest) = slowest else { return };

@@ -44,7 +44,7 @@ impl RttSamples {
     }
 
     /// Whether the samples suffice for a lasting conclusion.
-    pub(crate) fn are_many(&self) -> bool {
+    pub(crate) fn suffice(&self) -> bool {
         self.newest.len() * 2 >= SAMPLES
     }
 }

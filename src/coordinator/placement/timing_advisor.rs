@@ -26,7 +26,7 @@ const MEASURE_MAX: Duration = Duration::from_secs(2);
 const MEASURES: usize = 6;
 
 /// Least time between two writes of the saved round trip.
-const KEEP_EVERY: Duration = Duration::from_secs(300);
+const SAVE_PERIOD: Duration = Duration::from_secs(300);
 
 /// Time between two equal warnings.
 const WARN_AGAIN: Duration = Duration::from_secs(600);
@@ -104,12 +104,12 @@ impl TimingAdvisor {
         self.warn(slowest, now);
         self.least_ms = self.least_ms.min(slowest.usual_ms);
         // The first value is saved at once.
-        let first = if self.kept_ms.is_some() { now + KEEP_EVERY } else { now };
+        let first = if self.kept_ms.is_some() { now + SAVE_PERIOD } else { now };
         let due = *self.due.get_or_insert(first);
         if !self.adapts || now < due {
             return None;
         }
-        self.due = Some(now + KEEP_EVERY);
+        self.due = Some(now + SAVE_PERIOD);
         let largest_ms = std::mem::replace(&mut self.least_ms, u64::MAX);
         let differs = self.kept_ms.is_none_or(|kept_ms| is_another_timing(kept_ms, largest_ms));
         differs.then_some(SavedRtt { largest_ms })
@@ -204,7 +204,7 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::{FILE, KEEP_EVERY, MaxRtt, SavedRtt, Timing, TimingAdvisor, WARN_AGAIN};
+    use super::{FILE, MaxRtt, SAVE_PERIOD, SavedRtt, Timing, TimingAdvisor, WARN_AGAIN};
     use crate::coordinator::log::disk::Directory;
 
     fn slowest(usual_ms: u64, slow_ms: u64) -> MaxRtt {
@@ -239,7 +239,7 @@ mod tests {
         let mut next = TimingAdvisor::load(Timing::LAN, true, &disk);
         assert_eq!(next.record(slowest(500, 500), now), None, "a start is a busy time");
         assert_eq!(
-            next.record(slowest(500, 500), now + KEEP_EVERY),
+            next.record(slowest(500, 500), now + SAVE_PERIOD),
             Some(SavedRtt { largest_ms: 500 })
         );
     }
@@ -256,7 +256,7 @@ mod tests {
         advisor.saved(SavedRtt { largest_ms: 1 });
         assert_eq!(advisor.record(slowest(1, 1), now), None);
         assert_eq!(
-            advisor.record(slowest(25, 30), now + KEEP_EVERY),
+            advisor.record(slowest(25, 30), now + SAVE_PERIOD),
             None,
             "the timing is the same"
         );

@@ -15,21 +15,21 @@ use crate::coordinator::consensus::type_config::Member;
 use crate::coordinator::peers::directory::PeerDirectory;
 use crate::coordinator::peers::traffic_guard::RaftTrafficGuard;
 use crate::coordinator::raft::handle::Raft;
-use crate::coordinator::raft::network::Pacing;
+use crate::coordinator::raft::network::ReopenBackoff;
 use crate::rpc::v1;
 use crate::rpc::v1::raft_client::RaftClient;
 use crate::task::Tasks;
 
 /// Pause before another call to a coordinator that accepts no acks (older build or `acks =
 /// "leader"`).
-const DEAF_PAUSE: Duration = Duration::from_secs(60);
+const UNSUPPORTED_PAUSE: Duration = Duration::from_secs(60);
 
 /// Deadline of a connection attempt and of a ping's reply. Long, because acks only save time:
 /// without them a coordinator learns of commits from its leader, half a round trip later.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause between two polls of the admission.
-const GATE_PAUSE: Duration = Duration::from_millis(50);
+const ADMISSION_POLL: Duration = Duration::from_millis(50);
 
 /// Runs one sender for every other member.
 pub(crate) struct AckStream {
@@ -98,9 +98,9 @@ impl AckStream {
         }
     }
 
-    fn sender(&self, to: u64, member: &Member) -> Sender {
+    fn sender(&self, to: u64, member: &Member) -> PeerSender {
         let url = self.peers.url(to, Some(member));
-        Sender {
+        PeerSender {
             id: self.id,
             to,
             url,
@@ -113,7 +113,7 @@ impl AckStream {
 }
 
 /// Sends acks to one coordinator.
-struct Sender {
+struct PeerSender {
     id: u64,
     to: u64,
     /// `None` if its address is unknown.
@@ -124,19 +124,19 @@ struct Sender {
     peers: PeerDirectory,
 }
 
-impl Sender {
+impl PeerSender {
     async fn run(self) {
         let Some(connection) =
-            self.url.as_deref().and_then(|url| self.peers.connect_within(url, PATIENCE))
+            self.url.as_deref().and_then(|url| self.peers.connect_within(url, ACK_TIMEOUT))
         else {
             return;
         };
         let mut client = RaftClient::new(connection);
-        let mut pacing = Pacing::default();
+        let mut pacing = ReopenBackoff::default();
         let mut is_deaf = false;
         loop {
             while !self.traffic_guard.is_admitted() {
-                sleep(GATE_PAUSE).await;
+                sleep(ADMISSION_POLL).await;
             }
             let begun = Instant::now();
             let call = self.traffic_guard.stamp(self.acks(), &self.incarnation);
@@ -146,7 +146,7 @@ impl Sender {
                 if !std::mem::replace(&mut is_deaf, true) {
                     tracing::info!(coordinator = self.to, "peer accepts no acks");
                 }
-                sleep(DEAF_PAUSE).await;
+                sleep(UNSUPPORTED_PAUSE).await;
                 continue;
             }
             if pacing.ended(begun.elapsed()) {

@@ -57,7 +57,7 @@ impl CommitTask {
         counts.set(1);
         let mut pause = Duration::ZERO;
         loop {
-            self.progress.news().await;
+            self.progress.changed().await;
             loop {
                 match self.step() {
                     Ok(is_more) => {
@@ -70,7 +70,7 @@ impl CommitTask {
                         }
                         tokio::task::yield_now().await;
                     }
-                    Err(Trouble::Reading(error)) => {
+                    Err(CommitError::Reading(error)) => {
                         if pause.is_zero() {
                             tracing::warn!(%error, "log read failed, ack counting paused");
                             counts.set(0);
@@ -78,7 +78,7 @@ impl CommitTask {
                         pause = (pause * 2).clamp(RETRY_MIN, RETRY_MAX);
                         tokio::time::sleep(pause).await;
                     }
-                    Err(Trouble::SequencerDriver(error)) => {
+                    Err(CommitError::SequencerDriver(error)) => {
                         tracing::error!(%error, "ack counting stopped");
                         counts.set(0);
                         return;
@@ -89,7 +89,7 @@ impl CommitTask {
     }
 
     /// Sequences the next proven entries; returns whether there may be more.
-    fn step(&self) -> Result<bool, Trouble> {
+    fn step(&self) -> Result<bool, CommitError> {
         if !self.traffic_guard.is_admitted() {
             return Ok(false);
         }
@@ -98,11 +98,11 @@ impl CommitTask {
         let Some(mark) = mark else { return Ok(false) };
         // One read: the checked entries are the sequenced ones, whatever happens to the log.
         let entries = self.log.read(next, mark.index.saturating_add(1), READ_BYTES);
-        let entries = entries.map_err(Trouble::Reading)?;
+        let entries = entries.map_err(CommitError::Reading)?;
         let count = proven(entries.iter().map(seen), next, mark);
         let last = next + count as u64;
         for entry in entries.into_iter().take(count) {
-            match self.driver.advance_early(entry).map_err(Trouble::SequencerDriver)? {
+            match self.driver.advance_early(entry).map_err(CommitError::SequencerDriver)? {
                 // openraft was faster, or pauses early sequencing: check again.
                 None => return Ok(true),
                 Some(batches) => self.metrics.coordinator.sequenced_by_acks.inc_by(batches),
@@ -113,7 +113,7 @@ impl CommitTask {
 }
 
 /// Reason why nothing was sequenced.
-enum Trouble {
+enum CommitError {
     /// The log could not be read; a retry may succeed.
     Reading(io::Error),
     /// An entry cannot be sequenced, now or later.

@@ -25,7 +25,7 @@ struct Inner {
     own: watch::Sender<Option<Ack>>,
     tracker: Mutex<QuorumTracker>,
     /// Signals a new ack, or an appended entry that a majority already holds.
-    news: Notify,
+    changed: Notify,
     /// Index after the newest entry that a majority is known to hold.
     counted: AtomicU64,
 }
@@ -39,7 +39,7 @@ impl ReplicationProgress {
             vote: Mutex::default(),
             own: watch::Sender::new(None),
             tracker: Mutex::default(),
-            news: Notify::new(),
+            changed: Notify::new(),
             counted: AtomicU64::new(0),
         }))
     }
@@ -50,15 +50,15 @@ impl ReplicationProgress {
     }
 
     /// Records the vote and the last entry of the opened log, both durable.
-    pub(crate) fn opened(&self, vote: Option<Vote>, last: Option<LogId>) {
+    pub(crate) fn on_open(&self, vote: Option<Vote>, last: Option<LogId>) {
         *self.0.vote.lock() = vote;
         if let Some(ack) = vote.zip(last).map(|(vote, last)| Ack::new(&vote, &last)) {
-            self.durable(ack);
+            self.on_durable(ack);
         }
     }
 
     /// Records a vote given to the log. Every later entry becomes durable after the vote.
-    pub(crate) fn voted(&self, vote: &Vote) {
+    pub(crate) fn on_vote(&self, vote: &Vote) {
         *self.0.vote.lock() = Some(*vote);
     }
 
@@ -72,13 +72,13 @@ impl ReplicationProgress {
         let vote = *self.0.vote.lock();
         let ack = vote.map(|vote| Ack::new(&vote, last))?;
         if sabotage::is(Bug::AckToAllBeforeSync) {
-            self.durable(ack);
+            self.on_durable(ack);
         }
         Some(ack)
     }
 
     /// Publishes `ack`, which is now true. Runs on the log's thread and must be short.
-    pub(crate) fn durable(&self, ack: Ack) {
+    pub(crate) fn on_durable(&self, ack: Ack) {
         if self.is_on() {
             self.0.own.send_replace(Some(ack));
             self.record(self.0.id, &ack);
@@ -86,19 +86,19 @@ impl ReplicationProgress {
     }
 
     /// Signals that entries from index `first` on can be read.
-    pub(crate) fn appended(&self, first: u64) {
+    pub(crate) fn on_append(&self, first: u64) {
         // Pairs with the fence in `committed`: either this call sees the counted index, or the
         // counting task, which reads the log afterwards, sees the entries.
         fence(Ordering::SeqCst);
         if self.0.counted.load(Ordering::Relaxed) > first {
-            self.0.news.notify_one();
+            self.0.changed.notify_one();
         }
     }
 
     /// Records an ack of coordinator `voter`.
     pub(crate) fn record(&self, voter: u64, ack: &Ack) {
         if self.0.tracker.lock().note(voter, ack) {
-            self.0.news.notify_one();
+            self.0.changed.notify_one();
         }
     }
 
@@ -110,8 +110,8 @@ impl ReplicationProgress {
     }
 
     /// Resolves when more entries may be committed.
-    pub(crate) async fn news(&self) {
-        self.0.news.notified().await;
+    pub(crate) async fn changed(&self) {
+        self.0.changed.notified().await;
     }
 
     /// Returns the position that a majority of `voters` proves.

@@ -12,7 +12,7 @@ use super::idle_heartbeats::hold_heartbeats;
 
 /// Deadlines of a transfer.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limit {
+pub(crate) struct TransferLimit {
     /// Time for one target to become leader before the next one is asked.
     pub(crate) target: Duration,
     /// Time for the whole transfer; after the last target its rest is spent waiting for any new
@@ -26,7 +26,7 @@ pub(crate) async fn transfer_leadership(
     raft: &Raft,
     id: u64,
     targets: &BTreeSet<u64>,
-    limit: Limit,
+    limit: TransferLimit,
 ) -> bool {
     let until = Instant::now() + limit.all;
     let mut asked = BTreeSet::new();

@@ -61,7 +61,7 @@ impl LogStore {
         acks: ReplicationProgress,
     ) -> io::Result<Self> {
         let store = Self { log, metrics, acks, appended: watch::Sender::new(0) };
-        store.acks.opened(store.vote()?, store.last()?);
+        store.acks.on_open(store.vote()?, store.last()?);
         Ok(store)
     }
 
@@ -109,10 +109,10 @@ impl LogStore {
     /// Resolves when everything given to the log so far is durable.
     pub(crate) async fn flushed(&self) -> io::Result<()> {
         let (sender, done) = oneshot::channel();
-        let tell = Box::new(move |result| {
+        let notify = Box::new(move |result| {
             let _ = sender.send(result);
         });
-        self.log.append(Vec::new(), tell)?;
+        self.log.append(Vec::new(), notify)?;
         done.await.map_err(|_| io::Error::other("the log was closed"))?
     }
 
@@ -182,11 +182,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             return Ok(());
         }
         let (sender, done) = oneshot::channel();
-        let tell = Box::new(move |result| {
+        let notify = Box::new(move |result| {
             let _ = sender.send(result);
         });
-        self.log.set_vote(encode(vote), tell)?;
-        self.acks.voted(vote);
+        self.log.set_vote(encode(vote), notify)?;
+        self.acks.on_vote(vote);
         done.await.map_err(|_| io::Error::other("the log was closed"))?
     }
 
@@ -221,13 +221,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let done = move |result: io::Result<()>| {
             metrics.coordinator.flush_seconds.observe(started.elapsed().as_secs_f64());
             if let Some(ack) = ack.filter(|_| result.is_ok()) {
-                acks.durable(ack);
+                acks.on_durable(ack);
             }
             callback.io_completed(result);
         };
         self.log.append(records, Box::new(done))?;
         if let Some(first) = first {
-            self.acks.appended(first);
+            self.acks.on_append(first);
         }
         if let Some(last) = last {
             self.appended.send_replace(last.index);

@@ -43,7 +43,7 @@ const REOPEN_MIN: Duration = Duration::from_millis(5);
 const REOPEN_MAX: Duration = Duration::from_millis(50);
 
 /// Duration after which an endless call counts as successful, however it ends.
-const GOOD_CALL: Duration = Duration::from_secs(1);
+const GOOD_CALL_MIN: Duration = Duration::from_secs(1);
 
 /// Bytes of a snapshot in one message.
 const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
@@ -88,7 +88,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             vote_withholding: self.vote_withholding.clone(),
             appended: self.appended.clone(),
             retry: self.peers.rpc_timeout() / 4,
-            reopen: Pacing::default(),
+            reopen: ReopenBackoff::default(),
             lane: None,
         }
     }
@@ -99,11 +99,11 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 /// openraft pauses only before it sends on an open stream; a machine that refuses connections would
 /// be called thousands of times a second.
 #[derive(Default)]
-pub(crate) struct Pacing {
+pub(crate) struct ReopenBackoff {
     pause: Duration,
 }
 
-impl Pacing {
+impl ReopenBackoff {
     /// Records a failure; returns whether it is the first in a row.
     pub(crate) fn failed(&mut self) -> bool {
         let is_first = self.pause.is_zero();
@@ -120,7 +120,7 @@ impl Pacing {
     /// so that a peer that ends calls at once is not called in a loop. Returns whether it is the
     /// first in a row.
     pub(crate) fn ended(&mut self, after: Duration) -> bool {
-        if after >= GOOD_CALL {
+        if after >= GOOD_CALL_MIN {
             self.worked();
         }
         self.failed()
@@ -148,7 +148,7 @@ pub(crate) struct Peer {
     vote_withholding: VoteWithholding,
     appended: Option<watch::Receiver<u64>>,
     retry: Duration,
-    reopen: Pacing,
+    reopen: ReopenBackoff,
     /// Open call for heartbeats, while none is in flight.
     lane: Option<HeartbeatLane>,
 }
@@ -382,22 +382,22 @@ impl NetSnapshot<TypeConfig> for Peer {
 mod tests {
     use std::time::Duration;
 
-    use super::{GOOD_CALL, Pacing, REOPEN_MAX, REOPEN_MIN};
+    use super::{GOOD_CALL_MIN, REOPEN_MAX, REOPEN_MIN, ReopenBackoff};
 
     #[test]
     fn pause_grows_after_short_calls_only() {
-        let mut pacing = Pacing::default();
+        let mut pacing = ReopenBackoff::default();
         assert!(pacing.ended(Duration::ZERO));
         assert_eq!(pacing.pause(), REOPEN_MIN);
-        assert!((0..99).all(|_| !pacing.ended(GOOD_CALL / 2)));
+        assert!((0..99).all(|_| !pacing.ended(GOOD_CALL_MIN / 2)));
         assert_eq!(pacing.pause(), REOPEN_MAX);
-        assert!(pacing.ended(GOOD_CALL), "it had worked in between");
+        assert!(pacing.ended(GOOD_CALL_MIN), "it had worked in between");
         assert_eq!(pacing.pause(), REOPEN_MIN);
     }
 
     #[test]
     fn pause_leaves_a_heartbeat_most_of_its_time() {
-        let mut pacing = Pacing::default();
+        let mut pacing = ReopenBackoff::default();
         assert!(pacing.pause_within(REOPEN_MAX).is_zero());
         for _ in 0..99 {
             pacing.failed();
@@ -409,7 +409,7 @@ mod tests {
 
     #[test]
     fn unreachable_peer_is_called_with_growing_pauses() {
-        let mut pacing = Pacing::default();
+        let mut pacing = ReopenBackoff::default();
         assert!(pacing.failed());
         assert_eq!(pacing.pause, REOPEN_MIN);
         assert!(!pacing.failed());

@@ -73,7 +73,11 @@ impl VoteWithholding {
 
     /// Returns the silence that a stream of appends asks for; `None` if openraft's own wait covers
     /// it, or without the metadata. Warns if the timings differ.
-    pub(crate) fn asked(&self, metadata: &MetadataMap, now: Instant) -> Option<LeaderSilence> {
+    pub(crate) fn requested_silence(
+        &self,
+        metadata: &MetadataMap,
+        now: Instant,
+    ) -> Option<LeaderSilence> {
         let leader = RaftTrafficGuard::sender(metadata)?;
         let silence_ms: u64 = metadata.get(SILENCE)?.to_str().ok()?.parse().ok()?;
         let silence_ms = silence_ms.min(SILENCE_MS_MAX);
@@ -86,8 +90,8 @@ impl VoteWithholding {
     }
 
     /// Records an accepted message of the leader.
-    pub(crate) fn record(&self, ask: LeaderSilence, now: Instant) {
-        self.inner.lock().waits = Some((ask.leader, now + ask.silence));
+    pub(crate) fn record(&self, silence: LeaderSilence, now: Instant) {
+        self.inner.lock().waits = Some((silence.leader, now + silence.silence));
     }
 
     /// Whether `leader`, which this coordinator follows, may still be silent by its own timing.
@@ -138,9 +142,10 @@ mod tests {
     fn quick_follower_waits_for_its_slow_leader_only() {
         let (quick, now) = (VoteWithholding::new(Timing::LAN, false), Instant::now());
         assert!(!quick.withholds_vote(Some(2), now), "no append was accepted");
-        let ask = quick.asked(append(Timing::WAN).metadata(), now).expect("it asks for more");
+        let silence =
+            quick.requested_silence(append(Timing::WAN).metadata(), now).expect("it asks for more");
         assert!(!quick.withholds_vote(Some(2), now), "the request alone is not sufficient");
-        quick.record(ask, now);
+        quick.record(silence, now);
         let almost = now + Duration::from_millis(Timing::WAN.silence_ms() - 1);
         assert!(quick.withholds_vote(Some(2), almost));
         assert!(!quick.withholds_vote(Some(2), almost + Duration::from_millis(1)));
@@ -153,14 +158,15 @@ mod tests {
         let now = Instant::now();
         for own in [Timing::LAN, Timing::WAN] {
             assert_eq!(
-                VoteWithholding::new(own, false).asked(append(Timing::LAN).metadata(), now),
+                VoteWithholding::new(own, false)
+                    .requested_silence(append(Timing::LAN).metadata(), now),
                 None
             );
         }
         let mut silent = append(Timing::WAN);
         silent.metadata_mut().remove(SILENCE);
         let quick = VoteWithholding::new(Timing::LAN, false);
-        assert_eq!(quick.asked(silent.metadata(), now), None, "of an older build");
+        assert_eq!(quick.requested_silence(silent.metadata(), now), None, "of an older build");
     }
 
     #[test]
@@ -168,11 +174,14 @@ mod tests {
         let (quick, now) = (VoteWithholding::new(Timing::LAN, false), Instant::now());
         let mut request = append(Timing::WAN);
         VoteWithholding::new(Timing::WAN, true).stamp(&mut request);
-        assert!(quick.asked(request.metadata(), now).is_some(), "it is waited for all the same");
+        assert!(
+            quick.requested_silence(request.metadata(), now).is_some(),
+            "it is waited for all the same"
+        );
         let first = VoteWithholding::new(Timing::WAN, true);
-        first.asked(append(Timing::LAN).metadata(), now);
+        first.requested_silence(append(Timing::LAN).metadata(), now);
         assert!(quick.inner.lock().warned.is_none() && first.inner.lock().warned.is_none());
-        quick.asked(append(Timing::WAN).metadata(), now);
+        quick.requested_silence(append(Timing::WAN).metadata(), now);
         assert!(quick.inner.lock().warned.is_some(), "a chosen timing is warned of");
     }
 
@@ -181,10 +190,10 @@ mod tests {
         let (quick, now) = (VoteWithholding::new(Timing::LAN, false), Instant::now());
         let mut request = append(Timing::WAN);
         request.metadata_mut().insert(SILENCE, u64::MAX.to_string().parse().expect("ASCII"));
-        let ask = quick.asked(request.metadata(), now).expect("more than its own");
-        assert_eq!(ask.silence, Duration::from_millis(SILENCE_MS_MAX));
+        let silence = quick.requested_silence(request.metadata(), now).expect("more than its own");
+        assert_eq!(silence.silence, Duration::from_millis(SILENCE_MS_MAX));
         request.metadata_mut().insert(SILENCE, "-1".parse().expect("ASCII"));
-        assert_eq!(quick.asked(request.metadata(), now), None);
+        assert_eq!(quick.requested_silence(request.metadata(), now), None);
     }
 
     #[test]
@@ -193,7 +202,7 @@ mod tests {
         let mut warns = |timing, after| {
             now += after;
             let before = quick.inner.lock().warned;
-            quick.asked(append(timing).metadata(), now);
+            quick.requested_silence(append(timing).metadata(), now);
             quick.inner.lock().warned != before
         };
         let second = Duration::from_secs(1);

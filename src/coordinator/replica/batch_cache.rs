@@ -6,10 +6,10 @@ use crate::rpc::v1::TailBatch;
 
 /// Memory of a batch besides its bytes: fields, chain values, reference counts. Without it small
 /// batches would exceed the limit several times.
-const BATCH_BYTES_BESIDE: usize = size_of::<TailBatch>() + 144;
+const BATCH_OVERHEAD_BYTES: usize = size_of::<TailBatch>() + 144;
 
 fn taken(batch: &TailBatch) -> usize {
-    batch.batch.len() + batch.skipped_positions.len() * size_of::<u32>() + BATCH_BYTES_BESIDE
+    batch.batch.len() + batch.skipped_positions.len() * size_of::<u32>() + BATCH_OVERHEAD_BYTES
 }
 
 /// Consecutive batches, oldest first, within a memory limit.

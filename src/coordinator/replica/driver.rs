@@ -48,7 +48,7 @@ struct Inner {
 }
 
 /// Information kept of a sequenced entry.
-pub(crate) struct Recalled {
+pub(crate) struct EntryRecord {
     /// Positions of its writes without an id.
     pub(crate) skipped_positions: Vec<u32>,
     /// Head before it, kept for one entry in many.
@@ -57,7 +57,7 @@ pub(crate) struct Recalled {
 
 /// Location of a link.
 #[derive(Debug)]
-pub(crate) enum Found {
+pub(crate) enum LinkLocation {
     /// Known here: its digest.
     Link(Digest),
     /// In the log: computed from this position.
@@ -69,7 +69,7 @@ pub(crate) enum Found {
 }
 
 /// Continuation of a tail.
-pub(crate) enum Next {
+pub(crate) enum TailStep {
     /// Batches from memory; empty: wait for the head to move.
     Batches(Vec<TailBatch>),
     /// Read the log from this position to this index, inclusive.
@@ -220,39 +220,39 @@ impl SequencerDriver {
     }
 
     /// Removes an abandoned waiter of `batch`.
-    pub(crate) fn give_up(&self, batch: &BatchId) {
-        self.inner.lock().reply_cache.give_up(batch);
+    pub(crate) fn abandon(&self, batch: &BatchId) {
+        self.inner.lock().reply_cache.abandon(batch);
     }
 
     /// Returns the continuation of a tail behind `after_id`.
-    pub(crate) fn next(&self, after_id: u64) -> Next {
+    pub(crate) fn next(&self, after_id: u64) -> TailStep {
         let inner = self.inner.lock();
         match inner.batch_cache.above(after_id, TAIL_BATCHES, TAIL_QUEUE_BYTES_MAX) {
-            CacheLookup::Batches(batches) => Next::Batches(batches),
+            CacheLookup::Batches(batches) => TailStep::Batches(batches),
             CacheLookup::Evicted => {
                 let last = inner.applied.map_or(0, |applied| applied.index());
                 let start = inner.sequencer.positions().before(after_id);
-                start.map_or(Next::Purged, |start| Next::Log(start, last))
+                start.map_or(TailStep::Purged, |start| TailStep::Log(start, last))
             }
         }
     }
 
     /// Returns the location of link `id`.
-    pub(crate) fn find(&self, id: u64) -> Found {
+    pub(crate) fn find(&self, id: u64) -> LinkLocation {
         let inner = self.inner.lock();
         let sequencer = &inner.sequencer;
         if sequencer.head().is_none_or(|head| head.id.get() < id) {
-            return Found::Above;
+            return LinkLocation::Above;
         }
         if let Some(digest) = sequencer.marks().at(id) {
-            return Found::Link(digest);
+            return LinkLocation::Link(digest);
         }
         match sequencer.positions().before(id) {
             Some(position) => match position.head.filter(|head| head.id.get() == id) {
-                Some(head) => Found::Link(head.digest),
-                None => Found::Log(position),
+                Some(head) => LinkLocation::Link(head.digest),
+                None => LinkLocation::Log(position),
             },
-            None => Found::Forgotten,
+            None => LinkLocation::Forgotten,
         }
     }
 
@@ -273,11 +273,11 @@ impl SequencerDriver {
     }
 
     /// Returns the information kept of the entry at `index`; `None` if it is gone.
-    pub(crate) fn recall(&self, index: u64) -> Option<Recalled> {
+    pub(crate) fn recall(&self, index: u64) -> Option<EntryRecord> {
         let inner = self.inner.lock();
         let positions = inner.sequencer.positions();
         let skipped_positions = positions.skipped_positions(index)?.to_vec();
-        Some(Recalled { skipped_positions, head_before: positions.head_before(index) })
+        Some(EntryRecord { skipped_positions, head_before: positions.head_before(index) })
     }
 
     /// Returns the last index whose purge leaves the links above `after_id` servable.

@@ -47,7 +47,7 @@ impl ReplyCache {
     }
 
     /// Removes abandoned waiters of `batch`.
-    pub(crate) fn give_up(&mut self, batch: &BatchId) {
+    pub(crate) fn abandon(&mut self, batch: &BatchId) {
         if let Some(waiting) = self.waiting.get_mut(batch) {
             waiting.retain(|sender| !sender.is_closed());
             if waiting.is_empty() {
@@ -99,7 +99,7 @@ mod tests {
     fn abandoned_waiter_is_removed() {
         let mut reply_cache = ReplyCache::default();
         drop(reply_cache.lookup(([1; 16], 1)));
-        reply_cache.give_up(&([1; 16], 1));
+        reply_cache.abandon(&([1; 16], 1));
         assert!(reply_cache.waiting.is_empty());
     }
 }

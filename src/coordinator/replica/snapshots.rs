@@ -16,7 +16,7 @@ use crate::coordinator::log::disk::{Directory, Disk};
 
 const FILE: &str = "snapshot";
 const TEMPORARY: &str = "snapshot.new";
-const ASIDE: &str = "snapshot.damaged";
+const UNREADABLE: &str = "snapshot.damaged";
 const MAGIC: &[u8; 8] = b"pghcsnp1";
 
 /// Advice for an unusable snapshot.
@@ -89,10 +89,10 @@ impl Snapshots {
         let reaches = match (self.load(), purged) {
             (Ok(snapshot), _) => snapshot.and_then(|it| it.meta.last_log_id).map(|it| it.index),
             (Err(error), None) if error.kind() == io::ErrorKind::InvalidData => {
-                tracing::error!(%error, aside = ASIDE,
+                tracing::error!(%error, aside = UNREADABLE,
                     "damaged snapshot set aside; the log holds every entry, so nothing is \
                      lost; check this disk");
-                self.disk.rename(FILE, ASIDE)?;
+                self.disk.rename(FILE, UNREADABLE)?;
                 return self.disk.sync_dir();
             }
             (Err(error), _) => return Err(error),

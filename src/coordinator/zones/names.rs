@@ -23,7 +23,7 @@ const NAMES_MAX: usize = 4096;
      one name cannot be told apart; nothing is lost; give one of them another --node",
     silent.as_millis()
 )]
-pub(crate) struct Taken {
+pub(crate) struct NameTaken {
     node: String,
     zone: String,
     silent: Duration,
@@ -48,7 +48,7 @@ impl Names {
     ///
     /// # Errors
     /// If another process owns the name.
-    pub(crate) fn claim(&mut self, report: &ZoneReport, now: Instant) -> Result<(), Taken> {
+    pub(crate) fn claim(&mut self, report: &ZoneReport, now: Instant) -> Result<(), NameTaken> {
         if report.session.is_empty() {
             return Ok(());
         }
@@ -60,7 +60,7 @@ impl Names {
         match self.owners.get(&report.node) {
             Some(owner) if !is_free(owner) => {
                 let (node, zone) = (report.node.clone(), owner.zone.clone());
-                return Err(Taken { node, zone, silent: now - owner.reported });
+                return Err(NameTaken { node, zone, silent: now - owner.reported });
             }
             Some(_) => {}
             None if self.owners.len() >= NAMES_MAX => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pghc_api::id::ZoneName;
 use tokio::time::Instant;
 
-use super::registry::{Inhabited, Zones};
+use super::registry::{MemberZones, Zones};
 use super::state::Feed;
 use crate::coordinator::raft::log_store::LogStore;
 use crate::coordinator::replica::driver::SequencerDriver;
@@ -28,11 +28,11 @@ impl ZoneProgressView {
         expected: Vec<ZoneName>,
     ) -> Self {
         let applied = Arc::clone(driver);
-        let inhabited = move || -> BTreeSet<ZoneName> {
+        let member_zones = move || -> BTreeSet<ZoneName> {
             let (_, membership) = applied.applied();
             membership.nodes().filter_map(|(_, member)| member.zone.parse().ok()).collect()
         };
-        let known = (expected, Box::new(inhabited) as Inhabited);
+        let known = (expected, Box::new(member_zones) as MemberZones);
         let zones = Arc::new(Zones::new(driver.zones(), known, Instant::now()));
         Self { driver: Arc::clone(driver), zones, log: log.clone() }
     }

@@ -10,7 +10,7 @@ use pghc_api::id::{BadId, ZoneName};
 use pghc_api::limits::ZONES_MAX;
 use tokio::time::Instant;
 
-use super::names::{Names, Taken};
+use super::names::{NameTaken, Names};
 use super::state::{Feed, Heads, SILENT_AFTER, ZoneProgress, state};
 use crate::rpc::v1::zone_view::State;
 use crate::rpc::v1::{ZoneReport, ZoneView};
@@ -37,7 +37,7 @@ pub(crate) enum Refusal {
     )]
     Unknown(ZoneName),
     #[error("{0}")]
-    Taken(#[from] Taken),
+    NameTaken(#[from] NameTaken),
     #[error(
         "zone {0} is not known and {ZONES_MAX} zones are already: remove one that no longer exists"
     )]
@@ -80,7 +80,7 @@ impl Zone {
 }
 
 /// Returns the zones of the group's members.
-pub(crate) type Inhabited = Box<dyn Fn() -> BTreeSet<ZoneName> + Send + Sync>;
+pub(crate) type MemberZones = Box<dyn Fn() -> BTreeSet<ZoneName> + Send + Sync>;
 
 /// All zones by name.
 pub(crate) struct Zones {
@@ -89,7 +89,7 @@ pub(crate) struct Zones {
     /// Initial zones while none is registered.
     expected: Vec<ZoneName>,
     /// Returns the zones of the group's members.
-    inhabited: Inhabited,
+    member_zones: MemberZones,
     /// Time since which reports could have arrived.
     since: Instant,
     reported: Mutex<BTreeMap<ZoneName, Zone>>,
@@ -104,12 +104,12 @@ impl Zones {
     /// and those added by an operator count.
     pub(crate) fn new(
         registry: watch::Receiver<Arc<sequencer::Zones>>,
-        (expected, inhabited): (Vec<ZoneName>, Inhabited),
+        (expected, member_zones): (Vec<ZoneName>, MemberZones),
         since: Instant,
     ) -> Self {
         let (changed, newcomer) = (watch::Sender::new(()), watch::Sender::new(()));
         let (reported, names, heads) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { registry, expected, inhabited, since, reported, names, heads, changed, newcomer }
+        Self { registry, expected, member_zones, since, reported, names, heads, changed, newcomer }
     }
 
     /// Returns the sequenced registry and its changes.
@@ -137,7 +137,7 @@ impl Zones {
         self.names.lock().claim(&report, now)?;
         // Before the first registration every zone is accepted.
         let is_known =
-            registration.is_some() || registry.is_empty() || (self.inhabited)().contains(&name);
+            registration.is_some() || registry.is_empty() || (self.member_zones)().contains(&name);
         let mut zones = self.reported.lock();
         if is_known && registration.is_none() && (registry.is_full() || zones.len() >= ZONES_MAX) {
             zones.retain(|name, _| registry.get(name) == Some(Registration::Registered));
@@ -203,7 +203,7 @@ impl Zones {
     /// A zone that lacks purged ids holds back nothing. `None` while a zone's applier has not
     /// reported, since it may need every entry. Before the first registration, as during a rolling
     /// upgrade, zones with a coordinator or a report count.
-    pub(crate) fn needless(&self, feed: Feed) -> Option<u64> {
+    pub(crate) fn unneeded_up_to(&self, feed: Feed) -> Option<u64> {
         let registry = self.registry.borrow();
         let zones = self.reported.lock();
         let mut least = u64::MAX;
@@ -231,7 +231,7 @@ impl Zones {
         let registry = Arc::clone(&self.registry.borrow());
         let known: BTreeSet<ZoneName> = match registry.is_empty() {
             true => self.expected.iter().cloned().collect(),
-            false => (self.inhabited)(),
+            false => (self.member_zones)(),
         };
         known.into_iter().filter(|name| registry.get(name).is_none()).collect()
     }
@@ -239,9 +239,9 @@ impl Zones {
     /// Returns removed zones that no leader would register by itself.
     pub(crate) fn forgettable(&self) -> Vec<ZoneName> {
         let registry = Arc::clone(&self.registry.borrow());
-        let inhabited = (self.inhabited)();
+        let member_zones = (self.member_zones)();
         let removed = registry.that_are(Registration::Removed);
-        removed.filter(|name| !inhabited.contains(*name)).cloned().collect()
+        removed.filter(|name| !member_zones.contains(*name)).cloned().collect()
     }
 
     /// Changes when [`Zones::unregistered`] may return a new zone.

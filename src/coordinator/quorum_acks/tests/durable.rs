@@ -58,6 +58,6 @@ async fn ack_follows_the_flush_or_the_restart() {
 #[tokio::test]
 async fn leader_mode_sends_no_acks() {
     let progress = ReplicationProgress::new(1, Acks::Leader);
-    progress.opened(Some(Vote::new_committed(1, 1)), Some(blank(1, 0).log_id));
+    progress.on_open(Some(Vote::new_committed(1, 1)), Some(blank(1, 0).log_id));
     assert_eq!(newest(&progress), None);
 }

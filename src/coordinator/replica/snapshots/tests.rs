@@ -8,7 +8,7 @@ use openraft::vote::RaftLeaderId as _;
 
 use crate::coordinator::log::tests::crash::power_cuts;
 use crate::coordinator::log::tests::mem_disk::{Image, MemDisk};
-use crate::coordinator::replica::snapshots::{ASIDE, FILE, LogId, SnapshotMeta, Snapshots};
+use crate::coordinator::replica::snapshots::{FILE, LogId, SnapshotMeta, Snapshots, UNREADABLE};
 
 fn on(disk: &MemDisk) -> Snapshots {
     Snapshots::new(Arc::new(disk.clone()), Path::new("/mem"))
@@ -45,7 +45,7 @@ fn damaged_snapshot_is_set_aside_beside_a_whole_log() {
     assert!(disk.trace().is_empty(), "nothing was changed");
     snapshots.check(None).expect("the log has everything");
     let names = disk.image().names;
-    assert!(!names.contains_key(FILE) && names.contains_key(ASIDE));
+    assert!(!names.contains_key(FILE) && names.contains_key(UNREADABLE));
 }
 
 #[test]
