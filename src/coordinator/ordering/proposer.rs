@@ -126,12 +126,12 @@ impl Worker {
             if waiting.is_empty() {
                 self.linger.on_idle();
             }
-            let mut kept_until = None;
-            let has_room = waiting.len() < GROUP_ENTRIES_MAX;
+            let mut held_until = None;
+            let has_space = waiting.len() < GROUP_ENTRIES_MAX;
             if !waiting.is_empty() && groups.len() < GROUPS_MAX {
                 let now = Instant::now();
-                kept_until = self.linger.hold_until(waiting.len(), now).filter(|_| has_room);
-                if kept_until.is_none() {
+                held_until = self.linger.hold_until(waiting.len(), now).filter(|_| has_space);
+                if held_until.is_none() {
                     let writes = waiting.iter().map(|proposed| proposed.writes).sum();
                     self.linger.on_send(writes, now);
                     groups.push(append(self.raft.clone(), std::mem::take(&mut waiting)));
@@ -145,21 +145,21 @@ impl Worker {
                         self.linger.record_rtt(duration);
                     }
                 }
-                () = until(kept_until) => {}
+                () = until(held_until) => {}
                 proposed = arriving.recv(), if waiting.len() < GROUP_ENTRIES_MAX => match proposed {
-                    Some(proposed) => self.arrived(&mut waiting, proposed),
+                    Some(proposed) => self.enqueue(&mut waiting, proposed),
                     None => return,
                 },
             }
             while waiting.len() < GROUP_ENTRIES_MAX
                 && let Ok(proposed) = arriving.try_recv()
             {
-                self.arrived(&mut waiting, proposed);
+                self.enqueue(&mut waiting, proposed);
             }
         }
     }
 
-    fn arrived(&mut self, waiting: &mut Vec<Proposed>, proposed: Proposed) {
+    fn enqueue(&mut self, waiting: &mut Vec<Proposed>, proposed: Proposed) {
         self.linger.on_enqueue();
         waiting.push(proposed);
     }
@@ -174,23 +174,23 @@ struct GroupResult {
 }
 
 /// Appends a group and waits for its commits.
-async fn append(raft: Raft, together: Vec<Proposed>) -> GroupResult {
-    let (started, count, mut any_committed) = (Instant::now(), together.len(), false);
+async fn append(raft: Raft, group: Vec<Proposed>) -> GroupResult {
+    let (started, count, mut any_committed) = (Instant::now(), group.len(), false);
     // A proposal keeps its reserved bytes until it is answered, even without a receiver.
     let (entries, answers): (Vec<_>, Vec<_>) =
-        together.into_iter().map(|it| (Proposal(it.entry), (it.answer, it.reservation))).unzip();
+        group.into_iter().map(|it| (Proposal(it.entry), (it.answer, it.reservation))).unzip();
     match raft.client_write_many(entries).await {
         Ok(results) => {
             // A stopping core ends the stream before every entry is answered.
             let mut results = results.fuse();
-            for (answer, _room) in answers {
+            for (answer, _reservation) in answers {
                 let attempt = attempt(results.next().await);
                 any_committed |= attempt == ProposeResult::Committed;
                 let _ = answer.send(attempt);
             }
         }
         // The core has stopped and did not get the entries.
-        Err(_) => answers.into_iter().for_each(|(answer, _room)| {
+        Err(_) => answers.into_iter().for_each(|(answer, _reservation)| {
             let _ = answer.send(ProposeResult::NotProposed);
         }),
     }

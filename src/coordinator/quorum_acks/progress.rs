@@ -97,7 +97,7 @@ impl ReplicationProgress {
 
     /// Records an ack of coordinator `voter`.
     pub(crate) fn record(&self, voter: u64, ack: &Ack) {
-        if self.0.tracker.lock().note(voter, ack) {
+        if self.0.tracker.lock().merge(voter, ack) {
             self.0.changed.notify_one();
         }
     }

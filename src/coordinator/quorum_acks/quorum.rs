@@ -108,7 +108,7 @@ impl From<v1::Ack> for Ack {
 impl QuorumTracker {
     /// Merges an ack of `voter`; returns whether it is newer. Acks may be late or repeated: the
     /// largest one counts, since each was true when sent.
-    pub(crate) fn note(&mut self, voter: u64, ack: &Ack) -> bool {
+    pub(crate) fn merge(&mut self, voter: u64, ack: &Ack) -> bool {
         let Some(mark) = ack.mark() else { return false };
         if let Some((_, known)) = self.marks.iter_mut().find(|(id, _)| *id == voter) {
             let is_news = mark > *known;

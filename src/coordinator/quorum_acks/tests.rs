@@ -20,7 +20,7 @@ fn ack(vote: u64, last: u64, index: u64) -> Ack {
 fn tracker(acks: &[(u64, Ack)]) -> QuorumTracker {
     let mut tracker = QuorumTracker::default();
     for (voter, ack) in acks {
-        tracker.note(*voter, ack);
+        tracker.merge(*voter, ack);
     }
     tracker
 }
@@ -72,8 +72,8 @@ fn a_vote_for_a_candidate_proves_nothing() {
 #[test]
 fn late_or_repeated_ack_changes_nothing() {
     let mut tracker = tracker(&[(1, ack(3, 3, 9)), (2, ack(3, 3, 8))]);
-    assert!(!tracker.note(1, &ack(3, 3, 4)) && !tracker.note(1, &ack(2, 2, 99)));
-    assert!(!tracker.note(1, &ack(3, 3, 9)), "the ack is not newer");
+    assert!(!tracker.merge(1, &ack(3, 3, 4)) && !tracker.merge(1, &ack(2, 2, 99)));
+    assert!(!tracker.merge(1, &ack(3, 3, 9)), "the ack is not newer");
     assert_eq!(tracker.committed(&[1, 2, 3]), Some(mark(3, 8)));
 }
 
@@ -190,7 +190,7 @@ proptest! {
                 _ if record.is_empty() => {}
                 _ => {
                     let (from, ack) = record[number % record.len()];
-                    tracker.note(from as u64, &ack);
+                    tracker.merge(from as u64, &ack);
                 }
             }
             if let Some((leader, term)) = group.leader && group.votes[leader] == term {

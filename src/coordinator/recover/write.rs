@@ -58,11 +58,11 @@ pub fn write(plan: &Plan) -> Result<Recovered, RecoverError> {
     let vote: RaftVote = Vote::new(term, id);
     log.append(vec![Record { index, body: encode(&entry) }], Box::new(drop)).map_err(failed)?;
     let (sender, done) = mpsc::sync_channel(1);
-    let tell = Box::new(move |result| {
+    let notify = Box::new(move |result| {
         let _ = sender.send(result);
     });
     // The vote is the later of the two, so it is durable only with the entry.
-    log.set_vote(encode(&vote), tell).map_err(failed)?;
+    log.set_vote(encode(&vote), notify).map_err(failed)?;
     let flushed = done.recv().unwrap_or_else(|_| Err(std::io::ErrorKind::BrokenPipe.into()));
     flushed.map_err(failed)?;
     log.close().map_err(failed)?;
