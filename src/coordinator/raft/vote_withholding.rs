@@ -97,13 +97,13 @@ impl VoteWithholding {
     /// Whether `leader`, which this coordinator follows, may still be silent by its own timing.
     pub(crate) fn withholds_vote(&self, leader: Option<u64>, now: Instant) -> bool {
         let waits = self.inner.lock().waits;
-        waits.is_some_and(|(whom, until)| leader == Some(whom) && now < until)
+        waits.is_some_and(|(known, until)| leader == Some(known) && now < until)
     }
 
     fn warn(&self, leader: u64, silence_ms: u64, now: Instant) {
         let mut inner = self.inner.lock();
-        let is_known = |(whom, what, at): (u64, u64, Instant)| {
-            (whom, what) == (leader, silence_ms) && now - at < WARN_AGAIN
+        let is_known = |(known, known_ms, at): (u64, u64, Instant)| {
+            (known, known_ms) == (leader, silence_ms) && now - at < WARN_AGAIN
         };
         if inner.warned.is_some_and(is_known) {
             return;
