@@ -1,5 +1,6 @@
-//! What a coordinator stands on: disks, network, wall clock. A machine in every deployment, a
-//! simulated one in `tests/sim`.
+//! Dependencies of a coordinator: disks, network, wall clock.
+//!
+//! Deployments use the machine; `tests/sim` injects simulated ones.
 
 use std::io;
 use std::path::Path;
@@ -13,39 +14,39 @@ use super::log::disk::{Directory, Disk};
 use crate::rpc::{self, Dial, Tcp, doors};
 use crate::task::Tasks;
 
-/// Reads the wall clock. Only the leader's counts, and only as the proposed commit time.
+/// Reads the wall clock. Only the leader's clock counts, as the proposed commit time.
 pub type Clock = Arc<dyn Fn() -> Micros + Send + Sync>;
 
-/// Serves the coordinator's gRPC services until the tasks are told to end.
+/// Serves the gRPC services until the tasks are cancelled.
 pub type Serve = Box<dyn FnOnce(Routes, &Tasks) + Send>;
 
-/// What a coordinator stands on.
+/// Dependencies of a coordinator.
 pub struct Host {
     /// Directory of the log.
     pub log: Arc<dyn Disk>,
     /// Directory of the snapshot.
     pub snapshots: Arc<dyn Disk>,
-    /// Reaches the other coordinators.
+    /// Dials the other coordinators.
     pub dial: Arc<dyn Dial>,
-    /// Is reached by others.
+    /// Serves incoming calls.
     pub serve: Serve,
     /// The wall clock.
     pub clock: Clock,
 }
 
 impl Host {
-    /// This machine: files below `data`, TCP, the system's clock.
+    /// Uses this machine: files below `data`, TCP, the system's clock.
     ///
     /// # Errors
-    /// If `data` cannot be made.
+    /// If `data` cannot be created.
     pub fn machine(data: &Path, listener: TcpListener) -> io::Result<Self> {
         Self::machine_with(data, listener, doors::CONNECTIONS_MAX)
     }
 
-    /// As [`Self::machine`], with so many connections at a time.
+    /// Same as [`Self::machine`], with at most `connections` connections.
     ///
     /// # Errors
-    /// If `data` cannot be made.
+    /// If `data` cannot be created.
     pub fn machine_with(
         data: &Path,
         listener: TcpListener,
@@ -63,12 +64,12 @@ impl Host {
 
 fn serve(listener: TcpListener, connections: usize, routes: Routes, tasks: &Tasks) {
     let server = rpc::server().add_routes(routes);
-    // Open connections are told of the end too, else they would outlive it.
+    // Open connections get the signal too, else they would outlive the server.
     let end = tasks.signal().cancelled_owned();
     tasks.spawn("grpc server", async move {
         let incoming = Box::pin(doors::incoming(listener, connections, doors::PATIENCE));
         if let Err(error) = server.serve_with_incoming_shutdown(incoming, end).await {
-            tracing::error!(%error, "the gRPC server ended");
+            tracing::error!(%error, "gRPC server failed");
         }
     });
 }

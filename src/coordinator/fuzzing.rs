@@ -1,5 +1,7 @@
-//! Seam of `tests/fuzz`: what a coordinator reads from its peers and from its disk, as functions of
-//! bytes that panic when a property is broken. In no release.
+//! Seam of `tests/fuzz`: decoders of peer messages and files, as functions that panic on a
+//! violation.
+//!
+//! Not in release builds.
 
 use std::fmt::Debug;
 use std::path::Path;
@@ -25,16 +27,16 @@ use super::replica::snapshots::Snapshots;
 use super::log::fuzzing::Files;
 pub use super::log::fuzzing::{log, log_seeds};
 
-/// Whatever decodes also encodes, to bytes that decode to the same.
+/// Checks that a decoded value encodes to bytes that decode to the same value.
 fn survives<T: Serialize + DeserializeOwned + Debug>(bytes: &[u8]) {
     let Ok(value) = decode::<T>(bytes) else { return };
     let again = encode(&value);
-    let value_again = decode::<T>(&again).expect("what was encoded here");
+    let value_again = decode::<T>(&again).expect("encoded above");
     assert_eq!(format!("{value:?}"), format!("{value_again:?}"));
     assert_eq!(again, encode(&value_again));
 }
 
-/// Every type that comes from a peer or from the log.
+/// Decodes every type that arrives from a peer or the log.
 pub fn consensus(bytes: &[u8]) {
     survives::<AppendEntriesRequest<TypeConfig>>(bytes);
     survives::<VoteRequest<TypeConfig>>(bytes);
@@ -48,7 +50,7 @@ pub fn consensus(bytes: &[u8]) {
     survives::<StreamAppendResult<TypeConfig>>(bytes);
 }
 
-/// Messages and records as they are in a healthy group.
+/// Returns messages and records of a healthy group.
 ///
 /// # Panics
 /// Never: the members are well-formed.
@@ -90,10 +92,10 @@ pub fn consensus_seeds() -> Vec<Vec<u8>> {
     seeds.map(|bytes| bytes.to_vec()).into()
 }
 
-/// A snapshot file. The first byte says whether its checksum is made right.
+/// Loads a snapshot file. The first byte selects whether its checksum is corrected.
 ///
 /// # Panics
-/// If more is read from the file than it holds.
+/// If more is read than the file holds.
 pub fn snapshot_file(bytes: &[u8]) {
     let Some((&fix, file)) = bytes.split_first() else { return };
     let mut file = file.to_vec();
@@ -108,10 +110,10 @@ pub fn snapshot_file(bytes: &[u8]) {
     }
 }
 
-/// A file as it is written.
+/// Returns a well-formed snapshot file, without and with the corrected checksum.
 ///
 /// # Panics
-/// If the format has changed and this has not.
+/// If the format has changed and this function has not.
 #[must_use]
 pub fn snapshot_file_seeds() -> Vec<Vec<u8>> {
     let meta = encode(&SnapshotMeta::default());

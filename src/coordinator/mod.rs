@@ -1,10 +1,11 @@
-//! A member of the Raft group: openraft glue, the durable log, the sequencer's driver, the tail.
+//! One coordinator: Raft on openraft, the durable log, the sequencer's driver, tails for the zones.
 //!
-//! Only this module names openraft. It meets the zones over the network alone.
+//! Only this module names openraft. Zones and coordinators share the network and no memory.
 
 pub mod log;
 
 mod admission;
+mod assembly;
 mod consensus;
 mod disk_reserve;
 mod environment;

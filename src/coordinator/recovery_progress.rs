@@ -1,4 +1,4 @@
-//! Says in the log when a coordinator that has started holds everything that was ever acknowledged.
+//! Reports when a restarted coordinator holds every acknowledged write.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,22 +12,22 @@ use super::ordering::read_index::ReadIndexBarrier;
 use super::replica::driver::SequencerDriver;
 use crate::rpc::v1::ReadIndexRequest;
 
-/// Pause before a leader is asked again.
+/// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Longest one question may take.
+/// Deadline of one ReadIndex call.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// Says what a coordinator that has just started knows to be committed.
-fn say_started(id: u64, address: SocketAddr, driver: &SequencerDriver) {
+/// Logs the state that is known to be committed at startup.
+fn report_started(id: u64, address: SocketAddr, driver: &SequencerDriver) {
     let (head, committed) = (driver.head(), driver.applied().0.map(|it| it.index));
     let head_id = head.map_or(0, |head| head.id.get());
     let hash = head.map(|head| head.hash.to_string());
     tracing::info!(id, %address, head_id, hash, committed, "coordinator started");
 }
 
-/// Says what is known here at the start, at once; then asks a majority, through the leader, for the
-/// newest acknowledged id until there is an answer, and waits until that id is sequenced here.
+/// Logs the startup state, asks a majority through the leader for the newest acknowledged id, and
+/// waits until that id is sequenced here.
 pub(crate) fn report_caught_up(
     id: u64,
     address: SocketAddr,
@@ -35,7 +35,7 @@ pub(crate) fn report_caught_up(
     read_index: ReadIndexBarrier,
     driver: Arc<SequencerDriver>,
 ) -> impl Future<Output = ()> + Send {
-    say_started(id, address, &driver);
+    report_started(id, address, &driver);
     wait(leader_client, read_index, driver)
 }
 
@@ -60,7 +60,7 @@ async fn wait(
         head_id = head.map_or(0, |head| head.id.get()),
         hash = head.map(|head| head.hash.to_string()),
         after_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        "complete: a majority confirms that no acknowledged write is missing here"
+        "recovery complete: every acknowledged write is here"
     );
 }
 

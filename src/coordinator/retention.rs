@@ -1,6 +1,7 @@
-//! Keeps the log bounded: snapshots now and then, and purges what every zone has kept safely; above
-//! a cap also what some zone would still need, which detaches that zone. Says what changes in the
-//! states of the zones.
+//! Bounds the log by snapshots and purges.
+//!
+//! A purge stops at the flushed frontier of the slowest zone; above a cap it goes on and detaches
+//! zones that are too far behind. Changes of the zones' states are logged.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,38 +20,41 @@ use crate::rpc::v1::zone_view::State;
 use crate::sabotage::{self, Bug};
 use crate::telemetry::{Metrics, ZONE_STATES};
 
-/// How long a snapshot may wait for openraft to commit what was sequenced ahead of it, and then for
-/// being taken; else a later look makes it.
+/// Longest wait for openraft to commit the entries sequenced early, and then for the snapshot.
+/// After it the next check retries.
 const IN_STEP_MAX: Duration = Duration::from_secs(5);
 
-/// What there is to purge.
+/// Purge decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Purge {
-    /// Up to this index.
+    /// Last index to purge.
     upto: u64,
-    /// Although a zone that is fed from the log may need it.
+    /// Whether a zone that is fed from the log may need purged entries.
     forced: bool,
 }
 
-/// Decides what is purged of a log above its limits. `needless` is the last index that no zone
-/// needs, `step` the last index at or below a given one up to which a purge may go.
+/// Decides the purge of a log above its limits. `unneeded_up_to` is the last index that no zone needs;
+/// `step` rounds an index down to a purgeable one.
 fn decide(
     log: Extent,
     retention: &Retention,
-    needless: Option<u64>,
+    unneeded_up_to: Option<u64>,
     step: impl Fn(u64) -> Option<u64>,
 ) -> Option<Purge> {
     let gentle = (log.bytes > retention.log_bytes)
-        .then(|| needless.map(|needless| needless.min(log.excess(retention.log_bytes / 2))))
+        .then(|| {
+            unneeded_up_to
+                .map(|unneeded_up_to| unneeded_up_to.min(log.excess(retention.log_bytes / 2)))
+        })
         .flatten();
     let forced = (log.bytes > retention.log_bytes_max)
         .then(|| step(log.excess(retention.log_bytes_max)))
         .flatten();
     let upto = gentle.max(forced).filter(|upto| *upto >= log.first)?;
-    Some(Purge { upto, forced: Some(upto) > needless })
+    Some(Purge { upto, forced: Some(upto) > unneeded_up_to })
 }
 
-pub(crate) struct Maintenance {
+pub(crate) struct RetentionTask {
     raft: Raft,
     log: LogStore,
     driver: Arc<SequencerDriver>,
@@ -59,7 +63,7 @@ pub(crate) struct Maintenance {
     metrics: Arc<Metrics>,
 }
 
-impl Maintenance {
+impl RetentionTask {
     pub(crate) fn new(
         raft: &Raft,
         log: LogStore,
@@ -77,7 +81,7 @@ impl Maintenance {
         }
     }
 
-    /// Runs until it is dropped.
+    /// Runs until dropped.
     pub(crate) async fn run(self) {
         let (mut snapshot_at, mut states) = (self.snapshot_index(), BTreeMap::new());
         loop {
@@ -91,38 +95,40 @@ impl Maintenance {
             self.metrics.coordinator.log_bytes.set(self.log.bytes_on_disk());
             self.driver.forget_below(self.log.first());
             let feed = self.zone_progress.feed();
-            self.note_states(&mut states, &self.zone_progress.views(feed));
+            self.record_states(&mut states, &self.zone_progress.views(feed));
             if let Some(log) = self.log.extent() {
                 self.purge(log, feed).await;
             }
         }
     }
 
-    /// The newest entry in the newest snapshot; 0 without one.
+    /// Returns the index of the newest snapshot; 0 without one.
     fn snapshot_index(&self) -> u64 {
         let snapshot = self.raft.metrics().borrow_watched().snapshot;
         snapshot.map_or(0, |snapshot| snapshot.index())
     }
 
-    /// Has a snapshot made; whether it is on its way.
+    /// Triggers a snapshot; returns whether it was started.
     async fn snapshot(&self) -> bool {
-        let is_caught_up = self.driver.hold_for_snapshot(IN_STEP_MAX).await;
+        let is_caught_up = self.driver.pause_for_snapshot(IN_STEP_MAX).await;
         if is_caught_up && let Err(error) = self.raft.trigger().snapshot().await {
-            tracing::error!(%error, "failed to start a snapshot");
+            tracing::error!(%error, "snapshot start failed");
         }
         let limit = if is_caught_up { IN_STEP_MAX } else { Duration::ZERO };
-        self.driver.let_go_after_snapshot(limit).await;
+        self.driver.resume_after_snapshot(limit).await;
         is_caught_up
     }
 
-    /// Purges what is to be purged, as far as it is in the snapshot: openraft never purges beyond it.
-    /// When more is, makes a snapshot, so that the next look can go on.
+    /// Purges up to the snapshot, which openraft never exceeds. If more is due, triggers a snapshot
+    /// for the next check.
     async fn purge(&self, log: Extent, feed: Feed) {
-        let needless = self.zone_progress.zones.needless(feed);
-        let needless = if sabotage::is(Bug::PurgeIgnoresZones) { Some(u64::MAX) } else { needless };
-        let needless = needless.and_then(|id| self.driver.purgeable(id));
+        let unneeded_up_to = self.zone_progress.zones.unneeded_up_to(feed);
+        let unneeded_up_to =
+            if sabotage::is(Bug::PurgeIgnoresZones) { Some(u64::MAX) } else { unneeded_up_to };
+        let unneeded_up_to = unneeded_up_to.and_then(|id| self.driver.purgeable(id));
         let step = |index| self.driver.purge_step(index);
-        let Some(Purge { upto, forced }) = decide(log, &self.retention, needless, step) else {
+        let Some(Purge { upto, forced }) = decide(log, &self.retention, unneeded_up_to, step)
+        else {
             return;
         };
         let snapshot = self.snapshot_index();
@@ -138,16 +144,16 @@ impl Maintenance {
                 upto,
                 bytes = log.bytes,
                 bytes_max = self.retention.log_bytes_max,
-                "the log is over its cap: purging what zones that are behind would still need"
+                "log cap exceeded, purging entries lagging zones need"
             );
         }
         if let Err(error) = self.raft.trigger().purge_log(upto).await {
-            tracing::error!(%error, "failed to purge the log");
+            tracing::error!(%error, "log purge failed");
         }
     }
 
-    /// Counts the registered zones by state, and logs what is new since the last look.
-    fn note_states(&self, known: &mut BTreeMap<String, State>, views: &[ZoneView]) {
+    /// Counts the registered zones by state and logs changes.
+    fn record_states(&self, known: &mut BTreeMap<String, State>, views: &[ZoneView]) {
         for number in 0..ZONE_STATES.len() {
             let is_in = |view: &&ZoneView| usize::try_from(view.state) == Ok(number);
             let count = views.iter().filter(|view| view.registered).filter(is_in).count();
@@ -176,9 +182,8 @@ impl Maintenance {
                     zone,
                     frontier,
                     before,
-                    "zone detached: this coordinator's log no \
-                    longer reaches back to its frontier; it must be filled from another zone, unless \
-                    another coordinator's log still does"
+                    "zone detached: this coordinator's log no longer reaches back to its frontier; \
+                     backfill it from another zone, unless another coordinator's log still does"
                 );
             } else {
                 tracing::info!(zone, frontier, before, state = state_name, "zone state changed");
@@ -206,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_over_the_limit_is_in_excess() {
+    fn excess_counts_bytes_above_the_limit() {
         let log = Extent { first: 100, last: 199, bytes: 1000 };
         assert_eq!(log.excess(500), 149);
         assert_eq!(log.excess(0), 199);
@@ -214,8 +219,9 @@ mod tests {
     }
 
     #[test]
-    fn a_log_above_its_limit_is_purged_to_half_of_it_as_far_as_the_zones_let_it() {
-        let purge = |bytes, needless| decide(log(bytes), &RETENTION, needless, |_| None);
+    fn log_above_limit_is_purged_to_half_within_zone_needs() {
+        let purge =
+            |bytes, unneeded_up_to| decide(log(bytes), &RETENTION, unneeded_up_to, |_| None);
         let gentle = |upto| Some(Purge { upto, forced: false });
         assert_eq!(purge(1_000, Some(500)), None);
         assert_eq!(purge(1_500, Some(500)), gentle(199));
@@ -225,8 +231,10 @@ mod tests {
     }
 
     #[test]
-    fn a_log_above_its_cap_is_purged_whatever_the_zones_need() {
-        let purge = |needless| decide(log(5_000), &RETENTION, needless, |index| Some(index - 2));
+    fn log_above_cap_is_purged_despite_zone_needs() {
+        let purge = |unneeded_up_to| {
+            decide(log(5_000), &RETENTION, unneeded_up_to, |index| Some(index - 2))
+        };
         assert_eq!(purge(None), Some(Purge { upto: 197, forced: true }));
         assert_eq!(purge(Some(120)), Some(Purge { upto: 197, forced: true }));
         assert_eq!(purge(Some(300)), Some(Purge { upto: 300, forced: false }));
@@ -234,21 +242,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_purge_spares_what_a_zone_needs_unless_the_log_is_above_its_cap(
-            bytes in 10_u64..9_000, needless in proptest::option::of(0_u64..2_000), back in 0_u64..9)
+        fn purge_spares_zone_needs_below_the_cap(
+            bytes in 10_u64..9_000, unneeded_up_to in proptest::option::of(0_u64..2_000), back in 0_u64..9)
         {
             let log = log(bytes);
             let step = |index: u64| index.checked_sub(back);
-            if let Some(purge) = decide(log, &RETENTION, needless, step) {
+            if let Some(purge) = decide(log, &RETENTION, unneeded_up_to, step) {
                 prop_assert!((log.first..=log.last).contains(&purge.upto));
-                prop_assert_eq!(purge.forced, Some(purge.upto) > needless);
+                prop_assert_eq!(purge.forced, Some(purge.upto) > unneeded_up_to);
                 prop_assert!(!purge.forced || bytes > RETENTION.log_bytes_max);
             }
         }
     }
 
     #[test]
-    fn segments_are_small_beside_a_small_limit() {
+    fn segments_are_small_compared_with_the_limit() {
         for (log_bytes, expected) in [(0, 64 << 10), (16 << 20, 1 << 20), (1 << 40, 64 << 20)] {
             let retention = Retention { log_bytes, ..Retention::default() };
             assert_eq!(retention.segment_bytes(), expected);

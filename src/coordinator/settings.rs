@@ -1,4 +1,4 @@
-//! What a coordinator is started with, and why it does not start.
+//! Settings of a coordinator, and the errors of its start.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,32 +15,32 @@ use crate::connections::TooFew;
 pub use crate::geo::timing::Timing;
 use crate::telemetry::Metrics;
 
-/// What a coordinator is started with.
+/// Settings of a coordinator.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The cluster.
     pub cluster: ClusterId,
-    /// This coordinator's Raft id, never used by another before.
+    /// This coordinator's Raft id, never used by another one.
     pub id: u64,
-    /// Directory of log, vote and snapshot.
+    /// Directory of the log, vote and snapshot.
     pub data: PathBuf,
     /// Address to serve on.
     pub listen: SocketAddr,
-    /// All coordinators, this one included: zone, and URL as reached from here. They found the group
-    /// when it does not exist; later the stored membership counts, and these are only addresses.
+    /// All coordinators, this one included: zone, and URL as reached from here. They found the
+    /// group; afterwards the stored membership counts, and the URLs override its addresses.
     pub members: BTreeMap<u64, (ZoneName, String)>,
     /// Waits to be added to a group instead of founding one.
     pub join: bool,
-    /// Zones that are registered before any of their nodes has reported, if they are not known yet.
-    /// Registered zones hold back the purge of the log.
+    /// Zones to register before any of their nodes reports. Registered zones hold back the purge of
+    /// the log.
     pub zones: Vec<ZoneName>,
     /// Raft timing.
     pub timing: Timing,
-    /// What is done about distances.
+    /// Placement and timing adaptation.
     pub geo: Geo,
-    /// How much of the log is kept.
+    /// Bounds of the log.
     pub retention: Retention,
-    /// How it knows that entries are committed.
+    /// How this coordinator learns that entries are committed.
     pub acks: Acks,
     /// Metrics of the process.
     pub metrics: Arc<Metrics>,
@@ -52,41 +52,41 @@ pub enum StartError {
     /// Wrong settings.
     #[error("{0}")]
     Settings(String),
-    /// The log and the coordinator's own connections need more open files than are allowed.
+    /// The log and the own connections need more open files than allowed.
     #[error(transparent)]
     Files(#[from] TooFew),
-    /// The address is taken or not ours.
+    /// The address is in use or not local.
     #[error("cannot listen on {0}; is another process using the port?")]
     Listen(SocketAddr, #[source] io::Error),
-    /// The directory cannot be used.
+    /// The directory is not usable.
     #[error("cannot use the data directory {}", .0.display())]
     Data(PathBuf, #[source] io::Error),
-    /// The directory is not this coordinator's, or has lost what it had.
+    /// The directory belongs to another coordinator, or has lost data.
     #[error("coordinator {id} must not run on {dir}", id = .0, dir = .1.display())]
     Identity(u64, PathBuf, #[source] io::Error),
     /// The log is damaged or in use.
     #[error("cannot open the log")]
     Log(#[source] super::log::OpenError),
-    /// openraft refused.
+    /// openraft reported an error.
     #[error("the consensus core did not start: {0}")]
     Raft(String),
 }
 
-/// How much a coordinator keeps, and how often it looks.
+/// Bounds of the log, and the period of the check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
-    /// Purging starts when the log takes more bytes on disk than this, and goes as far as every
-    /// registered zone lets it.
+    /// The purge starts when the log exceeds this size on disk. It stops at the frontier of the
+    /// slowest registered zone.
     pub log_bytes: u64,
-    /// Above so many bytes the log is purged though a zone still needs it: that zone is detached.
-    /// Not below `log_bytes`. What the log takes beyond it while a purge is under way is a segment
-    /// (see [`Retention::segment_bytes`]) and what is written within a few of `period`.
+    /// Above this size the log is purged even if a zone needs it: that zone is detached. Not below
+    /// `log_bytes`. During a purge the log exceeds it by one segment (see
+    /// [`Retention::segment_bytes`]) plus the writes of a few periods.
     pub log_bytes_max: u64,
-    /// Entries between two snapshots: replaying that many takes a second or two at a restart.
+    /// Entries between two snapshots: a restart replays them in one or two seconds.
     pub snapshot_entries: u64,
-    /// Time between two looks.
+    /// Time between two checks.
     pub period: Duration,
-    /// Bytes of the log's disk that stay free: below, no writes are taken.
+    /// Bytes of the log's disk that stay free; below them writes are rejected.
     pub reserve_bytes: u64,
 }
 
@@ -104,14 +104,14 @@ impl Default for Retention {
 }
 
 impl Retention {
-    /// Size of the log's segments in bytes. A purge frees whole segments and keeps two of them for
-    /// later use: small enough that these do not count against a small `log_bytes`.
+    /// Returns the segment size in bytes. A purge frees whole segments and keeps two spares, so
+    /// segments are small compared with `log_bytes`.
     #[must_use]
     pub fn segment_bytes(&self) -> u64 {
         (self.log_bytes / 16).clamp(64 << 10, 64 << 20)
     }
 
-    /// Bytes of the newest batches kept in memory: no more than the log may take, at least 8 KiB.
+    /// Returns the bytes of newest batches kept in memory: at most `log_bytes`, at least 8 KiB.
     #[must_use]
     pub fn ring_bytes(&self) -> usize {
         usize::try_from(self.log_bytes)
@@ -120,13 +120,13 @@ impl Retention {
     }
 }
 
-/// What a coordinator does about distances.
+/// Placement and timing adaptation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Geo {
-    /// Whether the lead is placed automatically until that is switched.
+    /// Initial state of automatic placement.
     pub auto: bool,
-    /// Whether the timing follows measured round trips: then they are kept for the next start.
+    /// Whether the timing follows measured round trips, which are then saved for the next start.
     pub adapts: bool,
-    /// Whether nothing was measured yet, so that the timing is the one of coordinators far apart.
+    /// Whether no round trip is known, so that the timing is the one for distant coordinators.
     pub provisional: bool,
 }

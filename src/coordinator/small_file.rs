@@ -1,4 +1,4 @@
-//! Small files beside the log, replaced whole.
+//! Reads and replaces small files beside the log.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::log::disk::Disk;
 
-/// Reads a file; `None` when it is not there.
+/// Reads a file; `None` if it does not exist.
 pub(crate) fn read(disk: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {
     let file = match disk.open(name) {
         Ok(file) => file,
@@ -18,9 +18,10 @@ pub(crate) fn read(disk: &dyn Disk, name: &str) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Reads a file that holds no more than a preference. One that cannot be read is no reason not to
-/// start: it is set aside as `NAME.unreadable`, in the place of an earlier one, and an operator is told
-/// what it is to be `without` it.
+/// Reads a file that holds a preference only.
+///
+/// An unreadable file does not prevent startup: it is renamed to `NAME.unreadable`, replacing an
+/// earlier one, and a warning states the consequence (`without`).
 pub(crate) fn read_or_set_aside<T: DeserializeOwned>(
     disk: &dyn Disk,
     name: &str,
@@ -38,13 +39,12 @@ pub(crate) fn read_or_set_aside<T: DeserializeOwned>(
     let moved = moved.err().map(|error| error.to_string());
     tracing::warn!(
         file = name, %error, aside, not_moved = moved,
-        "a file cannot be read and was set aside: {without}"
+        "unreadable file set aside: {without}"
     );
     None
 }
 
-/// Writes a file in the place of the one before it; durable when it returns. A crash leaves the old
-/// one or the new one.
+/// Replaces a file; durable on return. A crash leaves the old or the new file whole.
 pub(crate) fn write(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = format!("{name}.new");
     match disk.remove(&temporary) {
@@ -54,7 +54,7 @@ pub(crate) fn write(disk: &dyn Disk, name: &str, bytes: &[u8]) -> io::Result<()>
     let file = disk.create(&temporary)?;
     file.write_at(bytes, 0)?;
     file.sync()?;
-    // Else a file system that reorders may rename what an earlier attempt left.
+    // Otherwise a reordering file system may rename an earlier attempt's leftover.
     disk.sync_dir()?;
     disk.rename(&temporary, name)?;
     disk.sync_dir()

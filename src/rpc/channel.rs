@@ -1,5 +1,6 @@
-//! Channels between pghc's processes: one HTTP/2 connection each, with windows wide enough for a
-//! wide-area link and the cluster id on every call.
+//! gRPC channels between pghc's processes: one HTTP/2 connection each.
+//!
+//! Windows suit a wide-area link, and every call carries the cluster id.
 
 use std::time::Duration;
 
@@ -15,18 +16,18 @@ use tower::util::{BoxCloneSyncService, ServiceExt as _};
 
 use super::doors::CallerInfo;
 
-/// Largest message of a service that carries batches: one write as large as may be, or a batch full of
-/// keys, fits several times over.
+/// Largest message of a service that carries batches: several times the largest write or a batch
+/// full of keys.
 pub const BATCH_MESSAGE_BYTES_MAX: usize = 8 << 20;
 
-/// Largest message either side accepts: a full append of several batches fits many times over.
+/// Largest message that either side accepts: many times a full append of several batches.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// Flow-control windows: window / round trip bounds a stream's throughput.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
-/// Least time without a frame after which a connection is pinged.
+/// Least time without a frame before a connection is pinged.
 const KEEP_ALIVE_MIN: Duration = Duration::from_secs(1);
 
 /// Metadata key that carries the cluster id.
@@ -35,25 +36,25 @@ const CLUSTER_KEY: &str = "pghc-cluster";
 /// Carries calls to one process. Clones share a connection.
 pub type Carrier = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, CarryError>;
 
-/// A call was not carried to its end; what it asked for may have been done.
+/// A call failed in transit; the server may have executed it.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct CarryError(#[from] pub StdError);
 
-/// A carrier that stamps the cluster id on every call.
+/// Carrier that stamps the cluster id on every call.
 pub type Caller = InterceptedService<Carrier, ClusterCheck>;
 
-/// Makes carriers: the seam at which the simulation puts its network.
+/// Creates carriers: the seam for the simulated network.
 pub trait Dial: Send + Sync + 'static {
-    /// A carrier to `url` (`http://host:port`) that connects when first used and again after a
-    /// failure. `patience` bounds a connection attempt and the wait for the answer to a ping, which is
-    /// sent after as long a silence, one second at least.
+    /// Creates a carrier to `url` (`http://host:port`) that connects on first use and again after a
+    /// failure. `rpc_timeout` bounds a connection attempt and the reply to a ping, which is sent
+    /// after the same time of silence, one second at least.
     ///
     /// # Errors
     /// If `url` is not a URL.
     fn dial(&self, url: &str, patience: Duration) -> Result<Carrier, tonic::transport::Error>;
 
-    /// A caller to `url` for `cluster`.
+    /// Creates a caller to `url` for `cluster`.
     ///
     /// # Errors
     /// As [`Dial::dial`].
@@ -72,7 +73,7 @@ pub trait Dial: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tcp;
 
-/// Client side: adds the cluster id. Server side: refuses calls that carry another or none.
+/// Client side: adds the cluster id. Server side: rejects calls with another id or none.
 #[derive(Debug, Clone)]
 pub struct ClusterCheck {
     cluster: MetadataValue<Ascii>,
@@ -85,7 +86,7 @@ impl ClusterCheck {
         Self { cluster, serving }
     }
 
-    /// The check a server puts before a service.
+    /// Returns the check for a server.
     #[must_use]
     pub fn serving(cluster: &ClusterId) -> Self {
         Self::new(cluster, true)
@@ -126,7 +127,7 @@ impl Dial for Tcp {
     }
 }
 
-/// A caller over TCP; see [`Dial`].
+/// Creates a caller over TCP; see [`Dial`].
 ///
 /// # Errors
 /// If `url` is not a URL.
@@ -138,7 +139,7 @@ pub fn connect(
     Tcp.caller(url, cluster, patience)
 }
 
-/// A server with the same windows.
+/// Creates a server with the same windows.
 pub fn server() -> Server {
     Server::builder()
         .tcp_nodelay(true)

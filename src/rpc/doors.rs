@@ -1,9 +1,8 @@
-//! What a coordinator lets in: a bounded number of connections, each of which must soon make a call that
-//! belongs to the cluster.
+//! Bounds a coordinator's incoming connections; each must soon make a call of the cluster.
 //!
-//! Invariant: a connection that says nothing, or nothing of ours, costs one descriptor for [`PATIENCE`] at
-//! most, and gives way at once when another one comes and all places are taken. Connections of the
-//! cluster's processes stay; HTTP/2 pings find those whose other end is gone.
+//! Invariant: a silent or foreign connection costs one descriptor for [`PATIENCE`] at most, and is
+//! closed at once when a new connection finds the limit reached. Connections of the cluster's
+//! processes stay; HTTP/2 pings close those with a dead peer.
 
 use std::io;
 use std::pin::Pin;
@@ -24,13 +23,13 @@ use crate::connections::{Guest, Seat, Seats};
 /// Most connections of a coordinator: a zone's nodes take a few each, another coordinator four.
 pub const CONNECTIONS_MAX: usize = 1024;
 
-/// How long a new connection may take until its first call of the cluster.
+/// Time of a new connection until its first call of the cluster.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Pause after the operating system refused a connection, usually for want of descriptors.
+/// Pause after the operating system refused a connection, usually for lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The connections of `listener`, `most` at a time; each has `patience` for its first call.
+/// Streams the connections of `listener`, at most `most`; each has `patience` for its first call.
 pub fn incoming(
     listener: TcpListener,
     most: usize,
@@ -43,20 +42,17 @@ pub fn incoming(
                 Ok((stream, _)) => {
                     let caller = Arc::new(Caller::new());
                     let Some(seat) = seats.admit(&caller).await else {
-                        tracing::warn!(
-                            most,
-                            "refused a connection: as many of the cluster are open"
-                        );
+                        tracing::warn!(most, "connection refused, limit reached");
                         continue;
                     };
-                    // Fails only for a connection that is gone already.
+                    // Fails only for a connection that is already closed.
                     let _ = stream.set_nodelay(true);
                     let silence = Some(Box::pin(tokio::time::sleep(patience)));
                     let guarded = Guarded { stream, caller, silence, _seat: seat };
                     return Some((Ok(guarded), (listener, seats)));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "failed to accept a connection");
+                    tracing::warn!(%error, "connection accept failed");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -64,7 +60,7 @@ pub fn incoming(
     })
 }
 
-/// The other end of a connection.
+/// Remote end of a connection.
 #[derive(Debug)]
 pub struct Caller {
     since: Instant,
@@ -95,23 +91,23 @@ impl Guest for Caller {
     }
 }
 
-/// By which a call tells that its connection is one of the cluster's.
+/// Marks a call's connection as one of the cluster's.
 #[derive(Debug, Clone)]
 pub struct CallerInfo(Arc<Caller>);
 
 impl CallerInfo {
-    /// A call of the cluster came this way.
+    /// Records a call of the cluster on this connection.
     pub fn is_ours(&self) {
         self.0.is_known.store(true, Relaxed);
     }
 }
 
-/// A connection that ends when it is dismissed, or silent for too long.
+/// A connection that ends when dismissed, or when silent for too long.
 #[derive(Debug)]
 pub struct Guarded {
     stream: TcpStream,
     caller: Arc<Caller>,
-    /// Until when it may say nothing of ours; `None` once it has.
+    /// Deadline of the first call of the cluster; `None` after that call.
     silence: Option<Pin<Box<Sleep>>>,
     _seat: Seat<Caller>,
 }
@@ -233,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_of_the_cluster_makes_its_connection_known() {
+    async fn cluster_call_marks_its_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let callers = Arc::new(Mutex::new(Vec::new()));
@@ -260,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silent_connection_ends_when_its_patience_does() {
+    async fn silent_connection_ends_at_its_deadline() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let mut doors = Box::pin(incoming(listener, 2, Duration::from_millis(50)));
@@ -271,7 +267,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_oldest_stranger_gives_way_and_a_known_caller_stays() {
+    async fn oldest_unknown_connection_is_closed_at_the_limit() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let mut doors = Box::pin(incoming(listener, 2, PATIENCE));

@@ -1,5 +1,5 @@
-//! The gRPC contract between pghc's processes, generated from `api/proto/pghc.proto`, and what both
-//! sides of it share: channels, the cluster-id check and limits.
+//! gRPC contract between pghc's processes, generated from `api/proto/pghc.proto`, with channels,
+//! the cluster-id check and limits.
 
 mod channel;
 pub mod doors;
@@ -9,10 +9,10 @@ pub use channel::{
     Tcp, connect, server,
 };
 
-/// Metadata key of a refusal that promises: nothing of the call was handed to a leader.
+/// Metadata key of a rejection: nothing of the call was handed to a leader.
 pub const NOT_TAKEN: &str = "pghc-not-taken";
 
-/// Whether a call failed because nobody listens at the address: then nothing of it was sent.
+/// Whether the address refused the connection: then nothing of the call was sent.
 #[must_use]
 pub fn never_sent(status: &tonic::Status) -> bool {
     let mut source = std::error::Error::source(status);

@@ -1,10 +1,9 @@
-//! Bytes of a batch and of the Raft entry that carries it. Entries of format 2 are no batches but
-//! changes of the registry of zones: see `zones.rs`.
+//! Bytes of a batch and of the Raft entry that carries it. Entries of format 2 change the registry
+//! of zones: see `zones.rs`.
 //!
-//! An API node encodes a batch once; the leader puts a header before it; the same bytes then travel
-//! to every log and every zone. Both layouts begin with a format byte and all numbers are
-//! big-endian. A format or kind that this build does not know is an error, never skipped: whoever
-//! meets it stops.
+//! An API node encodes a batch once; the leader adds a header; the same bytes then travel to every
+//! log and zone. Both layouts begin with a format byte, and numbers are big-endian. An unknown
+//! format or kind is an error and never skipped: the reader stops.
 //!
 //! ```text
 //! entry   format u8 = 1 | group u16 = 0 | proposed at i64 (us) | batch
@@ -25,21 +24,21 @@ const KIND_RECORD: u8 = 0;
 const NO_PAYLOAD: u32 = u32::MAX;
 const ENTRY_HEADER_BYTES: usize = 1 + 2 + 8;
 
-/// Identity of one run of one API node; a restarted node has a new one.
+/// Identity of one run of one API node; a restart creates a new one.
 pub type SessionId = [u8; 16];
 
-/// Why bytes are not a batch or entry this build can sequence.
+/// Why this build cannot sequence the bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryError {
     /// Written by a newer pghc.
     #[error("{what} {got} is not known to this version of pghc; it was written by a newer one")]
     Unknown {
-        /// Format, group, kind or act.
+        /// Field: format, group, kind or act.
         what: &'static str,
-        /// The value found.
+        /// Value of the field.
         got: u16,
     },
-    /// Damaged, or not ours.
+    /// Damaged, or of another program.
     #[error("the batch is malformed: {0}")]
     Malformed(&'static str),
 }
@@ -49,18 +48,18 @@ pub enum EntryError {
 pub struct Write {
     /// Idempotency key, at most 255 bytes.
     pub key: Option<Bytes>,
-    /// One JSON value as it was sent.
+    /// One JSON value, byte for byte as sent.
     pub payload: Option<Bytes>,
 }
 
-/// Writes of one API node that travel together.
+/// Writes of one API node that share an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
     /// The node's session.
     pub session: SessionId,
-    /// Number of the batch in its session: from 1, never used twice for different writes.
+    /// Number of the batch in its session: from 1, never reused for other writes.
     pub sequence: u64,
-    /// The node that accepted the writes.
+    /// Node that accepted the writes.
     pub node: NodeName,
     /// 1 to [`BATCH_WRITES_MAX`] writes.
     pub writes: Vec<Write>,
@@ -70,7 +69,7 @@ impl Batch {
     /// Encodes the batch.
     ///
     /// # Panics
-    /// If it holds no or too many writes, or a key of 256 bytes or more: callers bound both.
+    /// If it holds no or too many writes, or a key above 255 bytes: callers bound both.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         assert!(
@@ -93,10 +92,10 @@ impl Batch {
     /// Decodes a batch; payloads and keys share `bytes`' memory.
     ///
     /// # Errors
-    /// If the bytes are not exactly one batch this build knows.
+    /// If the bytes are not exactly one batch that this build reads.
     pub fn decode(bytes: Bytes) -> Result<Self, EntryError> {
         let mut input = Cursor { bytes: &bytes, at: 0 };
-        let Heading { session, sequence, node, count } = input.heading()?;
+        let BatchHeader { session, sequence, node, count } = input.header()?;
         let mut writes = Vec::with_capacity(count);
         for _ in 0..count {
             let (key, payload) = input.write()?;
@@ -108,9 +107,9 @@ impl Batch {
     }
 }
 
-/// What stands before the writes of a batch.
+/// Fields before the writes of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Heading {
+pub struct BatchHeader {
     /// As in [`Batch`].
     pub session: SessionId,
     /// As in [`Batch`].
@@ -121,30 +120,30 @@ pub struct Heading {
     pub count: usize,
 }
 
-impl Heading {
-    /// Reads it, and looks at the whole of the batch: where this succeeds, [`Batch::decode`] does.
+impl BatchHeader {
+    /// Reads the header and validates the whole batch: on success [`Batch::decode`] succeeds too.
     ///
     /// # Errors
     /// As [`Batch::decode`].
     pub fn read(batch: &[u8]) -> Result<Self, EntryError> {
         let mut input = Cursor { bytes: batch, at: 0 };
-        let heading = input.heading()?;
-        for _ in 0..heading.count {
+        let header = input.header()?;
+        for _ in 0..header.count {
             input.write()?;
         }
         input.end()?;
-        Ok(heading)
+        Ok(header)
     }
 }
 
-/// Walks over a batch without copying or counting anything.
+/// Walks over a batch without copying or allocating.
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl Cursor<'_> {
-    fn heading(&mut self) -> Result<Heading, EntryError> {
+    fn header(&mut self) -> Result<BatchHeader, EntryError> {
         let format = self.array::<1>()?[0];
         if format != FORMAT {
             return Err(EntryError::Unknown { what: "batch format", got: u16::from(format) });
@@ -158,10 +157,10 @@ impl Cursor<'_> {
         if !(1..=BATCH_WRITES_MAX).contains(&count) {
             return Err(EntryError::Malformed("it must hold 1 to 1000 writes"));
         }
-        Ok(Heading { session, sequence, node, count })
+        Ok(BatchHeader { session, sequence, node, count })
     }
 
-    /// Where a write's key (empty: none) and its payload are.
+    /// Returns the ranges of a write's key (empty: none) and payload.
     fn write(&mut self) -> Result<(Range<usize>, Option<Range<usize>>), EntryError> {
         let kind = self.array::<1>()?[0];
         if kind != KIND_RECORD {
@@ -218,10 +217,10 @@ impl Write {
     }
 }
 
-/// A Raft entry: a batch under the leader's header.
+/// A Raft entry: a batch with the leader's header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The leader's clock when it proposed. The commit time is this or the head's, if later.
+    /// Leader's clock at the proposal. The commit time is the later of this and the head's time.
     pub proposed_at: Micros,
     /// An encoded [`Batch`].
     pub batch: Bytes,
@@ -242,7 +241,7 @@ impl Entry {
     /// Decodes an entry; the batch shares `bytes`' memory.
     ///
     /// # Errors
-    /// If the header is not one this build knows. The batch is not looked at.
+    /// If this build does not know the header. The batch is not validated.
     pub fn decode(mut bytes: Bytes) -> Result<Self, EntryError> {
         let mut header = take(&mut bytes, ENTRY_HEADER_BYTES)?;
         let format = header.get_u8();
@@ -280,7 +279,7 @@ mod tests {
     use pghc_api::time::Micros;
     use proptest::prelude::*;
 
-    use super::{Batch, Entry, EntryError, Heading, Write};
+    use super::{Batch, BatchHeader, Entry, EntryError, Write};
 
     fn sample() -> Batch {
         Batch {
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_a_batch_and_an_entry_never_change() {
+    fn batch_and_entry_bytes_are_pinned() {
         let batch = sample().encode();
         let hex: String = batch.iter().map(|byte| format!("{byte:02x}")).collect();
         let expected = "01".to_owned()
@@ -311,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_version_wrote_is_refused_by_name() {
+    fn newer_format_is_refused_by_name() {
         let mut bytes = sample().encode().to_vec();
         bytes[0] = 2;
         let error = Batch::decode(bytes.into()).expect_err("format 2");
@@ -333,21 +332,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_batch_survives_its_bytes(writes in proptest::collection::vec(write(), 1..20), at: i64) {
+        fn batch_round_trips(writes in proptest::collection::vec(write(), 1..20), at: i64) {
             let batch = Batch { writes, ..sample() };
             let entry = Entry { proposed_at: Micros(at), batch: batch.encode() };
             let read = Entry::decode(entry.encode()).expect("an entry");
             prop_assert_eq!(read.proposed_at, entry.proposed_at);
-            let heading = Heading::read(&read.batch).expect("a batch");
-            prop_assert_eq!((heading.sequence, heading.count), (batch.sequence, batch.writes.len()));
+            let header = BatchHeader::read(&read.batch).expect("a batch");
+            prop_assert_eq!((header.sequence, header.count), (batch.sequence, batch.writes.len()));
             prop_assert_eq!(Batch::decode(read.batch).expect("a batch"), batch);
         }
 
         #[test]
-        fn a_cut_or_foreign_batch_is_refused_without_a_panic(
+        fn cut_or_foreign_batch_is_refused_without_panic(
             bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0_usize..60)
         {
-            prop_assert_eq!(Heading::read(&bytes).is_ok(), Batch::decode(bytes.into()).is_ok());
+            prop_assert_eq!(BatchHeader::read(&bytes).is_ok(), Batch::decode(bytes.into()).is_ok());
             let whole = sample().encode();
             let cut = cut.min(whole.len() - 1);
             prop_assert!(Batch::decode(whole.slice(..cut)).is_err());

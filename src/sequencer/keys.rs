@@ -1,8 +1,8 @@
-//! Idempotency keys inside their window: which id a key was given, and for which payload.
+//! Idempotency keys within their window: each key's id and payload fingerprint.
 //!
-//! The window is the newest [`KEYS_MAX`] keyed writes: a constant, because every coordinator must
-//! forget at the same entry. There is no age in it, because a leader's clock that jumps ahead would
-//! make everybody forget.
+//! The window is the newest [`KEYS_MAX`] keyed writes. It is a constant, because every coordinator
+//! must forget a key at the same entry. Age is no criterion: a leader's clock that jumps ahead
+//! would empty the window.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -13,11 +13,11 @@ use pghc_api::limits::KEYS_MAX;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// First half of a SHA-256: two keys or payloads that meet in it are taken for the same, which
-/// needs some 2^64 tries to bring about.
+/// First half of a SHA-256. Two keys or payloads that share it count as equal; a collision needs
+/// about 2^64 tries.
 pub(super) type Fingerprint = [u8; 16];
 
-/// Fingerprint of a payload's digest; absent payloads have their own.
+/// Returns the fingerprint of a payload's digest; absent payloads have their own.
 pub(super) fn fingerprint(digest: Option<Digest>) -> Fingerprint {
     digest.map_or([0; 16], |digest| first_half(&digest))
 }
@@ -28,10 +28,10 @@ fn first_half(digest: &Digest) -> Fingerprint {
     half
 }
 
-/// Records that there is room for at first.
+/// Initial capacity in records.
 const KEYS_FIRST: usize = 64;
 
-/// What a key stands for.
+/// Record of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KeyRecord {
     pub(super) key: Fingerprint,
@@ -39,13 +39,13 @@ pub(super) struct KeyRecord {
     pub(super) id: WriteId,
 }
 
-/// The window, oldest first.
+/// Keys of the window, oldest first.
 ///
-/// A full one takes some 86 MB, half of it for finding a key: what is found is a place in the order,
-/// so that nothing is kept twice.
+/// A full window takes about 86 MB, half of it for the lookup. The lookup maps a key to its place
+/// in the order, so that no record is stored twice.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Keys {
-    /// Number of each key's record, counted from the first there ever was, without the high bits.
+    /// Number of each key's record, counted from the first ever, without the high bits.
     places: HashMap<Fingerprint, u32>,
     in_order: VecDeque<KeyRecord>,
     /// Number of the oldest record.
@@ -53,14 +53,14 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// The id and payload fingerprint recorded for `key`.
+    /// Returns the id and payload fingerprint recorded for `key`.
     pub(super) fn get(&self, key: &[u8]) -> Option<(Fingerprint, WriteId)> {
         let place = self.places.get(&key_fingerprint(key))?.wrapping_sub(self.first);
         let record = self.in_order.get(usize::try_from(place).ok()?)?;
         Some((record.payload, record.id))
     }
 
-    /// Records a key that [`Keys::get`] did not know, and forgets the oldest of too many.
+    /// Records a key that [`Keys::get`] did not find; evicts the oldest above the limit.
     pub(super) fn insert(&mut self, key: &[u8], payload: Fingerprint, id: WriteId) {
         if self.in_order.len() >= KEYS_MAX
             && let Some(oldest) = self.in_order.pop_front()
@@ -70,11 +70,11 @@ impl Keys {
         }
         let (held, room) = (self.in_order.len(), self.in_order.capacity());
         if held == room {
-            // Twice as much each time, as it would by itself, but never more than a window.
+            // Doubles the capacity, but never beyond a window.
             self.in_order.reserve_exact(held.max(KEYS_FIRST).min(KEYS_MAX - held));
         }
         if self.places.len() == self.places.capacity() && self.places.len() > KEYS_MAX / 2 {
-            // What was removed has used its room up: by itself the table would take twice as much.
+            // Removals have used up the table's slots: by itself it would double its size.
             let mut places = HashMap::with_capacity(KEYS_MAX);
             places.extend(self.places.drain());
             self.places = places;
@@ -93,18 +93,18 @@ impl Keys {
         self.in_order.iter()
     }
 
-    /// Bytes that are held for the window, as allocated.
+    /// Returns the bytes allocated for the window.
     #[cfg(test)]
     fn bytes(&self) -> usize {
-        // A table has a seventh more places than it fills, and a byte beside each.
+        // A table has a seventh more slots than it fills, and a byte beside each.
         let places = self.places.capacity() / 7 * 8;
         places * (size_of::<(Fingerprint, u32)>() + 1)
             + self.in_order.capacity() * size_of::<KeyRecord>()
     }
 }
 
-/// From the records in order, as [`Keys::records`] gives them. Nothing is held twice meanwhile, and nothing
-/// grows by steps: a window that is restored takes no more than it will.
+/// Restores the window from its records in order, as [`Keys::records`] returns them. Nothing is
+/// held twice and nothing grows in steps, so that a restore needs no extra memory.
 impl<'de> Deserialize<'de> for Keys {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct Window;
@@ -116,12 +116,12 @@ impl<'de> Deserialize<'de> for Keys {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut records: A) -> Result<Keys, A::Error> {
-                let told = records.size_hint().unwrap_or_default();
-                if told > KEYS_MAX {
-                    return Err(de::Error::invalid_length(told, &self));
+                let count = records.size_hint().unwrap_or_default();
+                if count > KEYS_MAX {
+                    return Err(de::Error::invalid_length(count, &self));
                 }
-                let mut places = HashMap::with_capacity(told);
-                let mut in_order = VecDeque::with_capacity(told);
+                let mut places = HashMap::with_capacity(count);
+                let mut in_order = VecDeque::with_capacity(count);
                 while let Some(record) = records.next_element::<KeyRecord>()? {
                     let place = in_order.len();
                     if place == KEYS_MAX || places.insert(record.key, number(place)).is_some() {
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_with_a_key_twice_is_not_restored() {
+    fn window_with_a_repeated_key_is_refused() {
         let record = |key| KeyRecord { key: [key; 16], payload: [0; 16], id: WriteId::FIRST };
         let restored = restore(&[record(1), record(2)]).expect("two keys");
         assert_eq!(restored.records().len(), 2);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_key_is_forgotten_when_there_are_too_many() {
+    fn oldest_key_is_evicted_above_the_limit() {
         let mut keys = Keys::default();
         for number in 0..=KEYS_MAX {
             keys.insert(&number.to_be_bytes(), [0; 16], WriteId::FIRST);

@@ -1,42 +1,43 @@
-//! Digests of the whole chain, kept sparsely for ever and densely at its end, so that a coordinator can
-//! always tell whether a zone's chain is the one that was ordered, whatever its log still holds.
+//! Digests of the whole chain, sparse for old links and dense for new ones.
 //!
-//! Invariant: a digest that is kept is the one of the link with that id. Pure: the same links give the
-//! same marks.
+//! With them a coordinator can always compare a zone's chain with the ordered one, whatever its log
+//! still holds. Invariant: a kept digest is that of the link with its id. Pure: the same links give
+//! the same marks.
 
 use std::collections::VecDeque;
 
 use pghc_api::chain::{Digest, Head};
 use serde::{Deserialize, Serialize};
 
-/// Ids between two marks of the coarsest level, which keeps them for ever: 32 bytes for so many links.
+/// Ids between two marks of the coarsest level, which is kept for ever: 32 bytes per 65,536 links.
 pub const COARSEST: u64 = 1 << 16;
 
 /// Ids between two marks of the middle level.
 pub const MIDDLE: u64 = 1 << 8;
 
-/// Marks that a level but the coarsest keeps, 2 MiB of them: every id of the newest 65,536, and one in
-/// 256 of the newest 16 million.
+/// Marks kept by each finer level, 2 MiB of them: every id of the newest 65,536, and one in 256 of
+/// the newest 16 million.
 const KEPT: usize = 1 << 16;
 
-/// Ids between two marks of each level, and how many marks it keeps.
+/// Spacing and capacity of each level.
 const LEVELS: [(u64, usize); 3] = [(1, KEPT), (MIDDLE, KEPT), (COARSEST, usize::MAX)];
 
-/// What is kept of the chain.
+/// Kept digests of the chain.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marks([Level; LEVELS.len()]);
 
 /// Digests of consecutive multiples of a level's spacing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Level {
-    /// Id of the newest; 0 when there is none.
+    /// Id of the newest mark; 0 for none.
     newest: u64,
-    /// Written as one run of bytes: a snapshot holds up to 131,072 of them, and more of a long chain.
+    /// Encoded as one run of bytes, since a snapshot holds up to 131,072 digests, and more for a
+    /// long chain.
     #[serde(with = "run")]
     digests: VecDeque<[u8; 32]>,
 }
 
-/// Digests one behind the other.
+/// Serialises digests as consecutive bytes.
 mod run {
     use std::collections::VecDeque;
 
@@ -65,12 +66,12 @@ mod run {
 }
 
 impl Level {
-    fn note(&mut self, id: u64, digest: Digest, (spacing, kept): (u64, usize)) {
+    fn record(&mut self, id: u64, digest: Digest, (spacing, kept): (u64, usize)) {
         if !id.is_multiple_of(spacing) {
             return;
         }
         if id != self.newest + spacing {
-            // Ids are dense; were they not, nothing could be found by counting.
+            // Ids are dense; a gap would break the lookup by counting.
             self.digests.clear();
         }
         self.newest = id;
@@ -100,14 +101,14 @@ impl Level {
 }
 
 impl Marks {
-    /// Notes the newest link.
-    pub(super) fn note(&mut self, head: &Head) {
+    /// Records the newest link.
+    pub(super) fn record(&mut self, head: &Head) {
         for (level, form) in self.0.iter_mut().zip(LEVELS) {
-            level.note(head.id.get(), head.digest, form);
+            level.record(head.id.get(), head.digest, form);
         }
     }
 
-    /// The newest link at or below `id` whose digest is kept, and that digest; `None` when none is.
+    /// Returns the newest link at or below `id` with a kept digest, and that digest.
     #[must_use]
     pub fn at_or_below(&self, id: u64) -> Option<(u64, Digest)> {
         let levels = self.0.iter().zip(LEVELS);
@@ -116,13 +117,13 @@ impl Marks {
             .max_by_key(|m| m.0)
     }
 
-    /// The digest of link `id`; `None` when it is not kept.
+    /// Returns the digest of link `id`; `None` if it is not kept.
     #[must_use]
     pub fn at(&self, id: u64) -> Option<Digest> {
         self.at_or_below(id).filter(|(at, _)| *at == id && id != 0).map(|(_, digest)| digest)
     }
 
-    /// Whether marks that were read can be those of a chain whose newest id is `head`.
+    /// Whether restored marks can belong to a chain whose newest id is `head`.
     pub(super) fn is_possible(&self, head: u64) -> bool {
         self.0.iter().zip(LEVELS).all(|(level, form)| level.is_possible(head, form))
     }
@@ -152,13 +153,13 @@ mod tests {
                 digest: digest(id),
                 written_at,
             };
-            marks.note(&head);
+            marks.record(&head);
         }
         marks
     }
 
     #[test]
-    fn every_id_of_a_short_chain_is_kept() {
+    fn short_chain_keeps_every_id() {
         let marks = marks(1_000);
         assert_eq!(marks.at_or_below(0), None);
         assert_eq!(marks.at(0), None);
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn old_ids_are_kept_more_sparsely_but_for_ever() {
+    fn old_ids_are_kept_sparsely_for_ever() {
         let fine = KEPT as u64;
         let coarse = MIDDLE * KEPT as u64;
         let head = coarse + 2 * COARSEST + 77;
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_that_cannot_be_counted_are_not_restored() {
+    fn inconsistent_marks_are_refused() {
         let mut marks = marks(600);
         assert!(marks.is_possible(600));
         assert!(!marks.is_possible(599));

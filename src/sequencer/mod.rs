@@ -1,8 +1,7 @@
-//! The replicated state machine: pure, no I/O, no clock.
+//! Replicated state machine: assigns ids to committed writes. Pure: no I/O, no clock.
 //!
 //! Every coordinator feeds it the same committed entries in the same order and so gets the same
-//! ids, hashes and digests. It is advanced over the log by whoever knows the commit index; it does
-//! not care who that is. Ids are a pure function of the log.
+//! ids, hashes and digests. Ids are a pure function of the log. The caller knows the commit index.
 
 mod entry;
 mod keys;
@@ -15,7 +14,7 @@ mod state;
 mod tests;
 mod zones;
 
-pub use entry::{Batch, Entry, EntryError, Heading, SessionId, Write};
+pub use entry::{Batch, BatchHeader, Entry, EntryError, SessionId, Write};
 pub use marks::{COARSEST, MIDDLE, Marks};
 pub use positions::{Position, Positions};
 pub use snapshot::{SnapshotError, View};

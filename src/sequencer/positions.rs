@@ -1,22 +1,22 @@
-//! Where in the log an id is: what a tail needs to be served from disk.
+//! Maps ids to log positions, so that a tail can be served from disk.
 //!
-//! The log alone does not tell which writes were repeats and got no id, so those few are kept here
-//! by index; and every [`SPACING`] entries or [`SPACING_BYTES`] the head before them is kept, from
-//! which the chain can be computed again. Entries that were purged are forgotten.
+//! The log alone does not tell which writes were repeats without an id, so their positions are kept
+//! by index. Every [`SPACING`] entries or [`SPACING_BYTES`] the preceding head is kept, from which
+//! the chain can be recomputed. Positions of purged entries are dropped.
 
 use std::collections::BTreeMap;
 
 use pghc_api::chain::Head;
 use serde::{Deserialize, Serialize};
 
-/// Entries between two remembered heads.
+/// Entries between two kept heads.
 const SPACING: u64 = 256;
 
-/// Bytes of entries after which a head is remembered though fewer entries have passed: nobody
-/// reads more than about that much log to find an id, and the log can be purged in such steps.
+/// Bytes of entries after which a head is kept although fewer entries have passed. Finding an id
+/// then reads about 1 MiB at most, and the log can be purged in such steps.
 const SPACING_BYTES: u64 = 1 << 20;
 
-/// A place in the log from which the chain can be computed.
+/// Position in the log from which the chain can be computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// Raft index of an entry.
@@ -25,21 +25,21 @@ pub struct Position {
     pub head: Option<Head>,
 }
 
-/// Remembered positions.
+/// Kept positions.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Positions {
-    /// Entries below this index are forgotten.
+    /// Entries below this index are dropped.
     kept_from: u64,
     heads: BTreeMap<u64, Option<Head>>,
     skipped_positions: BTreeMap<u64, Vec<u32>>,
-    /// Bytes of entries since the newest remembered head.
+    /// Bytes of entries since the newest kept head.
     bytes_since: u64,
 }
 
 impl Positions {
-    /// Notes that the entry of `bytes` bytes at `index` was sequenced on top of `head`, and which of
-    /// its writes got no id.
-    pub(super) fn note(
+    /// Records an entry of `bytes` bytes at `index`, sequenced on top of `head`, and its writes
+    /// without an id.
+    pub(super) fn record(
         &mut self,
         index: u64,
         bytes: usize,
@@ -57,7 +57,8 @@ impl Positions {
         }
     }
 
-    /// Where to start reading for the links above `after_id`; `None` if they were purged.
+    /// Returns the position to read from for the links above `after_id`; `None` if they were
+    /// purged.
     #[must_use]
     pub fn before(&self, after_id: u64) -> Option<Position> {
         let covers = |head: &Option<Head>| head.map_or(0, |head| head.id.get()) <= after_id;
@@ -65,7 +66,7 @@ impl Positions {
         Some(Position { index: *index, head: *head })
     }
 
-    /// The first position at or behind the entry at `index`: the oldest from which a log that begins
+    /// Returns the first position at or behind `index`: the oldest from which a log that begins
     /// there can serve.
     #[must_use]
     pub fn first_from(&self, index: u64) -> Option<Position> {
@@ -73,28 +74,28 @@ impl Positions {
         Some(Position { index: *index, head: *head })
     }
 
-    /// The last position at or before the entry at `index`.
+    /// Returns the last position at or before `index`.
     #[must_use]
     pub fn last_upto(&self, index: u64) -> Option<Position> {
         let (index, head) = self.heads.range(..=index).next_back()?;
         Some(Position { index: *index, head: *head })
     }
 
-    /// Positions of the writes in the entry at `index` that got no id, ascending; `None` if the
-    /// entry is forgotten, so that nobody takes "unknown" for "all got one".
+    /// Returns the positions of the writes without an id in the entry at `index`, ascending; `None`
+    /// if the entry was dropped, so that "unknown" differs from "none".
     #[must_use]
     pub fn skipped_positions(&self, index: u64) -> Option<&[u32]> {
         let known = || self.skipped_positions.get(&index).map_or(&[][..], Vec::as_slice);
         (index >= self.kept_from).then(known)
     }
 
-    /// The head before the entry at `index`, where it is remembered.
+    /// Returns the head before the entry at `index`, if it is kept.
     #[must_use]
     pub fn head_before(&self, index: u64) -> Option<Option<Head>> {
         self.heads.get(&index).copied()
     }
 
-    /// Forgets everything below `index`, except what is needed to start reading at `index`.
+    /// Drops everything below `index`, except the data needed to read from `index` on.
     pub(super) fn forget_below(&mut self, index: u64) {
         self.kept_from = self.kept_from.max(index);
         self.heads = self.heads.split_off(&index);

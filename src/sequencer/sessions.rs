@@ -1,9 +1,9 @@
-//! Batches by session and sequence number, so that a resent batch is not ordered twice.
+//! Recognises resent batches by session and sequence number.
 //!
-//! Remembered are the newest [`SESSION_BATCHES_MAX`] batches of the [`SESSIONS_MAX`] most recently
-//! used sessions. A batch that is older than all of them is refused as stale: it may be a very late
-//! copy. An API node has far fewer under way; a first sending that is overtaken by more than that
-//! many is refused too, and its outcome told as unknown.
+//! Kept are the newest [`SESSION_BATCHES_MAX`] batches of the [`SESSIONS_MAX`] most recently used
+//! sessions. An older batch is refused as stale, since it may be a late copy. An API node has far
+//! fewer batches in flight; a first transmission that is overtaken by more is refused too, with an
+//! unknown outcome.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -13,14 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::SessionId;
 
-/// What became of one batch, as small as it can be kept.
+/// Compact result of one batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BatchRecord {
     pub(super) sequence: u64,
     /// Id of the first new write; the others follow densely.
     pub(super) first_id: Option<WriteId>,
     pub(super) writes: u32,
-    /// Position, id and whether the key was reused, for every write that got no id of its own.
+    /// Position, id and key reuse of every write without an id of its own.
     pub(super) skipped_positions: Vec<(u32, WriteId, bool)>,
 }
 
@@ -28,22 +28,22 @@ pub(super) struct BatchRecord {
 pub(super) struct Session {
     /// Raft index of its newest batch.
     last_used: u64,
-    /// Largest sequence number that was forgotten.
+    /// Largest dropped sequence number.
     forgotten: u64,
     /// Ascending by sequence number.
     batches: VecDeque<BatchRecord>,
 }
 
-/// What is known about a sequence number.
+/// Lookup result of a sequence number.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Seen<'a> {
     New,
     Before(&'a BatchRecord),
-    /// Older than all that is remembered.
+    /// Older than every kept batch.
     Stale,
 }
 
-/// All remembered sessions.
+/// All kept sessions.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sessions {
     sessions: HashMap<SessionId, Session>,
@@ -79,13 +79,13 @@ impl Sessions {
         }
     }
 
-    /// All sessions, least recently used first.
+    /// Returns all sessions, least recently used first.
     pub(super) fn in_order(&self) -> Vec<(SessionId, Session)> {
         self.by_use.values().map(|id| (*id, self.sessions[id].clone())).collect()
     }
 
-    /// These sessions; `None` if they cannot be so: too many, one twice, two of one last use, or
-    /// batches that do not ascend.
+    /// Restores sessions; `None` if they are inconsistent: too many, repeated, with equal last
+    /// uses, or with batches that do not ascend.
     pub(super) fn restore(sessions: Vec<(SessionId, Session)>) -> Option<Self> {
         let count = sessions.len();
         let ascend = |session: &Session| {
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_may_arrive_out_of_order_and_are_recognised() {
+    fn batch_out_of_order_is_recognised() {
         let mut sessions = Sessions::default();
         for (index, sequence) in [(1, 3), (2, 1), (3, 2)] {
             assert_eq!(sessions.seen(&[1; 16], sequence), Seen::New);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_older_than_the_window_is_stale_not_new() {
+    fn copy_older_than_the_window_is_stale() {
         let mut sessions = Sessions::default();
         for sequence in 1..=SESSION_BATCHES_MAX as u64 + 1 {
             sessions.record([1; 16], sequence, batch(sequence));
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_that_cannot_be_are_not_restored() {
+    fn inconsistent_sessions_are_refused() {
         let mut sessions = Sessions::default();
         sessions.record([1; 16], 1, batch(1));
         sessions.record([1; 16], 2, batch(2));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_session_unused_longest_is_forgotten_first() {
+    fn least_recently_used_session_is_evicted() {
         let mut sessions = Sessions::default();
         let id = |number: usize| (number as u128).to_be_bytes();
         for number in 0..=SESSIONS_MAX {

@@ -1,4 +1,4 @@
-//! The sequencer's state as bytes: a format byte, a CRC-32 of the rest, postcard.
+//! Encodes the sequencer's state: a format byte, a CRC-32 of the rest, postcard.
 
 use pghc_api::chain::Head;
 use pghc_api::id::ClusterId;
@@ -17,7 +17,7 @@ use crate::sabotage::{self, Bug};
 const FORMAT: u8 = 1;
 const HEADER_BYTES: usize = 1 + 4;
 
-/// Why bytes are not a snapshot this build can restore.
+/// Why this build cannot restore a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
     /// Written by a newer pghc.
@@ -31,7 +31,7 @@ pub enum SnapshotError {
     Foreign(ClusterId),
 }
 
-/// Written with the records of the window, and read with the window itself: the same bytes.
+/// Encoded with the window's records and decoded as the window itself: the same bytes.
 #[derive(Debug, Serialize, Deserialize)]
 struct State<K> {
     cluster: ClusterId,
@@ -43,13 +43,13 @@ struct State<K> {
     zones: Zones,
 }
 
-/// The state at one moment, to be encoded later and elsewhere. It holds what is encoded and nothing
-/// else: of a full window of keys some 42 MB.
+/// State at one moment, to be encoded later on another thread. It holds only the encoded data:
+/// about 42 MB for a full window of keys.
 #[derive(Debug)]
 pub struct View(State<Vec<KeyRecord>>);
 
 impl View {
-    /// As bytes, in one piece of memory of just that size. Equal states give equal bytes.
+    /// Encodes the view into one allocation of exactly its size. Equal states give equal bytes.
     ///
     /// # Panics
     /// Never: plain values are always encoded.
@@ -69,13 +69,13 @@ fn encoded_bytes(value: &impl Serialize) -> usize {
 }
 
 impl Sequencer {
-    /// The whole state as bytes. Equal states give equal bytes.
+    /// Encodes the whole state. Equal states give equal bytes.
     #[must_use]
     pub fn snapshot(&self) -> Vec<u8> {
         self.view().encode()
     }
 
-    /// What a snapshot of this moment holds.
+    /// Returns a view of the present state.
     #[must_use]
     pub fn view(&self) -> View {
         View(State {
@@ -96,7 +96,7 @@ impl Sequencer {
     /// Restores the state of `cluster`.
     ///
     /// # Errors
-    /// If the bytes are damaged, of another cluster or of a newer format; nothing is restored then.
+    /// If the bytes are damaged, of another cluster or of a newer format. Nothing is restored then.
     pub fn restore(cluster: &ClusterId, bytes: &[u8]) -> Result<Self, SnapshotError> {
         let damaged = |what: &str| SnapshotError::Damaged(what.to_owned());
         let (header, body) =

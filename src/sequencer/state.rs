@@ -1,4 +1,4 @@
-//! The sequencer's state and its one transition: a committed entry in, ids out.
+//! State of the sequencer and its transition: a committed entry in, ids out.
 
 use bytes::Bytes;
 use pghc_api::chain::{Head, payload_digest};
@@ -13,35 +13,36 @@ use super::sessions::{BatchRecord, Seen, Sessions};
 use super::zones::{ZoneChange, Zones};
 use crate::sabotage::{self, Bug};
 
-/// What became of one write.
+/// Result of ordering one write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// A new link with these chain values.
     Ordered(Head),
-    /// Ordered before, under this id.
+    /// An earlier write with the same key and payload has this id.
     Repeated(WriteId),
-    /// Its key was used for another payload, by this id; it was not ordered.
+    /// An earlier write with the same key and another payload has this id; this one was not
+    /// ordered.
     KeyReused(WriteId),
 }
 
-/// What became of one entry that carries a batch.
+/// Result of one entry that carries a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sequenced {
     /// The batch it carried.
     pub batch: Batch,
     /// The batch's bytes.
     pub bytes: Bytes,
-    /// One for each write; empty when the batch was stale and nothing of it was ordered.
+    /// One per write; empty if the batch was stale and nothing was ordered.
     pub outcomes: Vec<Outcome>,
-    /// Positions of the writes that got no id, ascending.
+    /// Positions of the writes without an id, ascending.
     pub skipped_positions: Vec<u32>,
-    /// The chain's head after it.
+    /// Head of the chain after it.
     pub head: Option<Head>,
-    /// Id of its first new link, if it has one.
+    /// Id of its first new link, if any.
     pub first_id: Option<WriteId>,
 }
 
-/// The replicated state machine.
+/// Replicated state machine.
 #[derive(Debug, Clone)]
 pub struct Sequencer {
     pub(super) cluster: ClusterId,
@@ -54,7 +55,7 @@ pub struct Sequencer {
 }
 
 impl Sequencer {
-    /// The state before the first entry.
+    /// Creates the state before the first entry.
     #[must_use]
     pub fn new(cluster: ClusterId) -> Self {
         Self {
@@ -68,48 +69,48 @@ impl Sequencer {
         }
     }
 
-    /// The cluster whose chain this is.
+    /// Returns the cluster of this chain.
     #[must_use]
     pub fn cluster(&self) -> &ClusterId {
         &self.cluster
     }
 
-    /// The chain's head; `None` before link 1.
+    /// Returns the chain's head; `None` before link 1.
     #[must_use]
     pub fn head(&self) -> Option<Head> {
         self.head
     }
 
-    /// Where ids are in the log.
+    /// Returns the positions of ids in the log.
     #[must_use]
     pub fn positions(&self) -> &Positions {
         &self.positions
     }
 
-    /// Digests of the whole chain, sparsely.
+    /// Returns the kept digests of the chain.
     #[must_use]
     pub fn marks(&self) -> &Marks {
         &self.marks
     }
 
-    /// Which zones exist.
+    /// Returns the registry of zones.
     #[must_use]
     pub fn zones(&self) -> &Zones {
         &self.zones
     }
 
-    /// Forgets positions below the purged log's first index.
+    /// Drops positions below the purged log's first index.
     pub fn forget_below(&mut self, index: u64) {
         self.positions.forget_below(index);
     }
 
-    /// Advances over the committed entry at Raft index `index`; `None` for an entry that carries no
-    /// batch but a change of the registry of zones. Indexes must ascend; those of entries of
-    /// openraft's own are left out.
+    /// Advances over the committed entry at Raft index `index`. Returns `None` for a change of the
+    /// zone registry, which carries no batch. Indexes must ascend; openraft's own entries are left
+    /// out.
     ///
     /// # Errors
-    /// If this build cannot read the entry. Nothing has changed then, and the coordinator must stop:
-    /// skipping an entry would give every later write another id than elsewhere.
+    /// If this build cannot read the entry. Nothing has changed, and the coordinator must stop: a
+    /// skipped entry would shift every later id.
     pub fn advance(&mut self, index: u64, entry: Bytes) -> Result<Option<Sequenced>, EntryError> {
         if ZoneChange::is(&entry) {
             self.zones.apply(index, ZoneChange::decode(entry)?);
@@ -142,7 +143,7 @@ impl Sequencer {
             let record = record(batch.sequence, first_id, &outcomes);
             self.sessions.record(batch.session, index, record);
         }
-        self.positions.note(index, entry_bytes, before, &skipped_positions);
+        self.positions.record(index, entry_bytes, before, &skipped_positions);
         let head = self.head;
         Ok(Some(Sequenced { batch, bytes, outcomes, skipped_positions, head, first_id }))
     }
@@ -167,22 +168,22 @@ impl Sequencer {
         if let Some(key) = write.key.as_deref() {
             self.keys.insert(key, fingerprint(payload), head.id);
         }
-        self.marks.note(&head);
+        self.marks.record(&head);
         self.head = Some(head);
         Outcome::Ordered(head)
     }
 }
 
-/// The commit time of what follows `head`: the leader's clock, but never back, and never a time that
-/// PostgreSQL could not store or a snapshot could not say, whatever that clock shows.
+/// Returns the commit time behind `head`: the leader's clock, but never earlier than the head, and
+/// always a time that PostgreSQL and a snapshot can store.
 fn commit_time(head: Option<Head>, proposed_at: Micros) -> Micros {
     let proposed_at = proposed_at.clamp(Micros::MIN, Micros::MAX);
     head.map_or(proposed_at, |head| head.written_at.max(proposed_at))
 }
 
-/// Computes an entry's new links again, up to the link `until`, from the head before it and the
-/// positions that got no id: for a tail that is served from the log instead of from memory. Answers
-/// the batch's bytes and the newest link; `None` for an entry that carries no batch.
+/// Recomputes an entry's new links up to `until`, from the head before it and the positions without
+/// an id. Tails use it to serve from the log. Returns the batch's bytes and the newest link; `None`
+/// for an entry without a batch.
 ///
 /// # Errors
 /// If this build cannot read the entry.

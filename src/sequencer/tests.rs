@@ -1,4 +1,4 @@
-//! Claims about the whole sequencer.
+//! Tests of the whole sequencer.
 
 use bytes::Bytes;
 use pghc_api::chain::Head;
@@ -43,7 +43,7 @@ fn ids(sequenced: &Sequenced) -> Vec<(char, u64)> {
 }
 
 #[test]
-fn ids_are_dense_and_repeats_take_none() {
+fn ids_are_dense_despite_repeats() {
     let mut sequencer = Sequencer::new(cluster());
     let mut advance = |index, bytes| advance(&mut sequencer, index, bytes);
     let first = advance(5, entry(1, 1, 10, vec![write(Some("a"), "1"), write(None, "2")]));
@@ -60,7 +60,7 @@ fn ids_are_dense_and_repeats_take_none() {
 }
 
 #[test]
-fn a_key_twice_in_one_batch_is_ordered_once() {
+fn repeated_key_in_one_batch_is_ordered_once() {
     let mut sequencer = Sequencer::new(cluster());
     let twice = vec![write(Some("a"), "1"), write(Some("a"), "1")];
     let done = advance(&mut sequencer, 1, entry(1, 1, 0, twice));
@@ -68,7 +68,7 @@ fn a_key_twice_in_one_batch_is_ordered_once() {
 }
 
 #[test]
-fn the_commit_time_never_goes_back_though_the_leaders_clock_does() {
+fn commit_time_is_monotonic_despite_the_leaders_clock() {
     let mut sequencer = Sequencer::new(cluster());
     let times = [50, 40, 60].into_iter().zip(1_u64..).map(|(at, index)| {
         advance(&mut sequencer, index, entry(1, index, at, vec![write(None, "1")]))
@@ -81,7 +81,7 @@ fn the_commit_time_never_goes_back_though_the_leaders_clock_does() {
 }
 
 #[test]
-fn an_entry_of_a_newer_version_changes_nothing_and_is_an_error() {
+fn entry_of_a_newer_version_is_an_error() {
     let mut sequencer = Sequencer::new(cluster());
     let mut bytes = entry(1, 1, 0, vec![write(None, "1")]).to_vec();
     bytes[0] = 3;
@@ -96,7 +96,7 @@ fn an_entry_of_a_newer_version_changes_nothing_and_is_an_error() {
 }
 
 #[test]
-fn a_snapshot_of_another_cluster_or_with_a_flipped_bit_is_refused() {
+fn foreign_or_damaged_snapshot_is_refused() {
     let mut sequencer = Sequencer::new(cluster());
     sequencer.advance(1, entry(1, 1, 0, vec![write(Some("k"), "1")])).expect("a good entry");
     let bytes = sequencer.snapshot();
@@ -110,10 +110,10 @@ fn a_snapshot_of_another_cluster_or_with_a_flipped_bit_is_refused() {
     }
 }
 
-/// A commit time that no text can say made a snapshot that could not be restored; one that PostgreSQL
-/// cannot store would have stopped every zone.
+/// An unprintable commit time made a snapshot that could not be restored; a time beyond
+/// PostgreSQL's range would have stopped every zone.
 #[test]
-fn a_leader_whose_clock_shows_an_impossible_time_harms_nothing() {
+fn impossible_leader_clock_is_clamped() {
     for (clock, written_at) in [(i64::MAX, Micros::MAX), (i64::MIN, Micros::MIN)] {
         let mut sequencer = Sequencer::new(cluster());
         let first = entry(1, 1, clock, vec![write(None, "1")]);
@@ -149,7 +149,7 @@ fn in_batches(writes: &[Write], sizes: &[usize]) -> (Vec<Outcome>, Sequencer, Ve
 }
 
 #[test]
-fn a_change_of_the_zones_takes_no_id_and_is_no_batch() {
+fn zone_change_takes_no_id() {
     let mut sequencer = Sequencer::new(cluster());
     advance(&mut sequencer, 1, entry(1, 1, 0, vec![write(None, "1")]));
     for (index, act) in [(2, ZoneAct::Register), (3, ZoneAct::Remove), (4, ZoneAct::Register)] {
@@ -164,7 +164,7 @@ fn a_change_of_the_zones_takes_no_id_and_is_no_batch() {
 }
 
 #[test]
-fn a_restored_snapshot_still_knows_the_digest_of_every_link() {
+fn restored_snapshot_keeps_every_digest() {
     let mut sequencer = Sequencer::new(cluster());
     let heads: Vec<Head> = (1..=300_u64)
         .filter_map(|at| advance(&mut sequencer, at, entry(1, at, 0, vec![write(None, "1")])).head)
@@ -178,7 +178,7 @@ fn a_restored_snapshot_still_knows_the_digest_of_every_link() {
 }
 
 #[test]
-fn positions_are_a_mebibyte_apart_at_most_however_large_the_entries_are() {
+fn positions_are_at_most_a_mebibyte_apart() {
     let mut sequencer = Sequencer::new(cluster());
     let large = format!("\"{}\"", "x".repeat(300 << 10));
     for index in 1..=12 {
@@ -194,7 +194,7 @@ fn positions_are_a_mebibyte_apart_at_most_however_large_the_entries_are() {
 
 proptest! {
     #[test]
-    fn any_batching_of_the_same_writes_gives_the_same_ids_hashes_and_digests(
+    fn chain_is_independent_of_the_batching(
         writes in any_writes(), sizes in proptest::collection::vec(1_usize..9, 1..6))
     {
         let (one_by_one, alone, _) = in_batches(&writes, &[1]);
@@ -209,7 +209,7 @@ proptest! {
     }
 
     #[test]
-    fn a_restored_snapshot_goes_on_exactly_as_the_original(
+    fn restored_snapshot_continues_like_the_original(
         before in any_writes(), after in any_writes())
     {
         let (_, mut original, _) = in_batches(&before, &[3]);
@@ -224,7 +224,7 @@ proptest! {
     }
 
     #[test]
-    fn the_links_above_any_id_can_be_computed_again_from_the_log(
+    fn links_above_any_id_recompute_from_the_log(
         writes in any_writes(), after_id in 0_u64..20)
     {
         let (_, sequencer, log) = in_batches(&writes, &[2, 1]);

@@ -1,7 +1,7 @@
-//! The registry of zones: which exist, and so hold back the purge of the log. Replicated, because
-//! every coordinator must say the same, also after a restart; pure, like all of the sequencer.
+//! Registry of zones: registered zones hold back the purge of the log.
 //!
-//! A change travels as an entry of its own, beside batches, and takes no write id:
+//! It is replicated, because every coordinator must agree on it, also after a restart. Pure. A
+//! change is an entry of its own, beside batches, and takes no write id:
 //!
 //! ```text
 //! entry   format u8 = 2 | group u16 = 0 | act u8 | zone: length u8, bytes
@@ -20,22 +20,22 @@ use super::entry::{EntryError, GROUP, put_short, take, take_short};
 /// Format byte of an entry that changes the registry.
 const FORMAT: u8 = 2;
 
-/// Newest format of entries that this build reads. A build that does not know an entry's format
-/// stops at it, so nothing is proposed in a format that a member has not said it reads.
+/// Newest entry format that this build reads. A build stops at an unknown format, so a format is
+/// proposed only once every member has confirmed it.
 pub const ENTRY_FORMAT: u32 = FORMAT as u32;
 
-/// What is done with a zone.
+/// Action on a zone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ZoneAct {
-    /// Registers a zone that is not known; a removed one stays removed. A leader does this by itself for
-    /// the zones of its group's members.
+    /// Registers an unknown zone; a removed one stays removed. A leader does this by itself for its
+    /// members' zones.
     Register,
-    /// Registers a zone, a removed one too. Only a person does this.
+    /// Registers a zone, also a removed one. Only operators do this.
     Add,
-    /// Takes a registered zone out, until it is added.
+    /// Removes a registered zone until it is added again.
     Remove,
-    /// Forgets the name of a removed zone. A leader does this by itself when no member is in that zone, so
-    /// that no leader would register it again.
+    /// Forgets the name of a removed zone. A leader does this by itself if no member is in that
+    /// zone, because no leader would register it again.
     Forget,
 }
 
@@ -43,17 +43,17 @@ impl ZoneAct {
     const ALL: [Self; 4] = [Self::Register, Self::Add, Self::Remove, Self::Forget];
 }
 
-/// A change of the registry, as it stands in the log.
+/// A change of the registry, as the log stores it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ZoneChange {
-    /// What is done.
+    /// Action.
     pub act: ZoneAct,
-    /// With which zone.
+    /// Zone that is changed.
     pub zone: ZoneName,
 }
 
 impl ZoneChange {
-    /// Whether an entry is a change of the registry and not a batch.
+    /// Whether an entry is a change of the registry instead of a batch.
     #[must_use]
     pub fn is(entry: &[u8]) -> bool {
         entry.first() == Some(&FORMAT)
@@ -76,10 +76,10 @@ impl ZoneChange {
         out.freeze()
     }
 
-    /// Decodes an entry of which [`ZoneChange::is`] is true.
+    /// Decodes an entry for which [`ZoneChange::is`] is true.
     ///
     /// # Errors
-    /// If the bytes are not exactly one change that this build knows.
+    /// If the bytes are not exactly one change that this build reads.
     pub fn decode(mut bytes: Bytes) -> Result<Self, EntryError> {
         let mut header = take(&mut bytes, 4)?;
         let format = header.get_u8();
@@ -103,54 +103,53 @@ impl ZoneChange {
     }
 }
 
-/// How a zone stands in the registry.
+/// State of a zone in the registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Registration {
-    /// It exists.
+    /// Registered.
     Registered,
-    /// A person has taken it out; a leader does not register it by itself.
+    /// Removed by an operator; a leader does not register it by itself.
     Removed,
 }
 
-/// All zones by name, at most [`ZONES_MAX`] with the removed ones. When a new one comes into a full
-/// registry, the zone that was removed longest ago is forgotten; when none was removed, the new one
-/// is not taken.
+/// All zones by name, at most [`ZONES_MAX`], removed ones included. A new zone in a full registry
+/// replaces the zone that was removed longest ago; without removed zones the new one is rejected.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Zones {
-    /// How each stands, and the Raft index of the change that made it so.
+    /// State, and the Raft index of the last change.
     zones: BTreeMap<ZoneName, (Registration, u64)>,
 }
 
 impl Zones {
-    /// How `zone` stands; `None` when it is not known.
+    /// Returns the state of `zone`; `None` if it is unknown.
     #[must_use]
     pub fn get(&self, zone: &ZoneName) -> Option<Registration> {
         self.zones.get(zone).map(|(registration, _)| *registration)
     }
 
-    /// Whether no zone is registered and none is remembered as removed.
+    /// Whether no zone is registered or removed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.zones.is_empty()
     }
 
-    /// Names of the zones that stand so, ascending.
+    /// Returns the names of the zones in a state, ascending.
     pub fn that_are(&self, wanted: Registration) -> impl Iterator<Item = &ZoneName> {
         self.zones.iter().filter(move |(_, (is, _))| *is == wanted).map(|(name, _)| name)
     }
 
-    /// Whether changes can have led to this.
+    /// Whether changes can have led to this registry.
     pub(super) fn is_possible(&self) -> bool {
         self.zones.len() <= ZONES_MAX
     }
 
-    /// Whether a zone that is not known would not be taken.
+    /// Whether an unknown zone would be rejected.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.zones.len() >= ZONES_MAX && self.that_are(Registration::Removed).next().is_none()
     }
 
-    /// Carries out the change at Raft index `index`; whether it changed anything.
+    /// Applies the change at Raft index `index`; returns whether it changed the registry.
     pub(super) fn apply(&mut self, index: u64, change: ZoneChange) -> bool {
         let ZoneChange { act, zone } = change;
         if act == ZoneAct::Forget && self.get(&zone) == Some(Registration::Removed) {
@@ -170,7 +169,7 @@ impl Zones {
         true
     }
 
-    /// Forgets the zone that was removed longest ago.
+    /// Drops the zone that was removed longest ago.
     fn forget_one(&mut self) {
         let removed = self.zones.iter().filter(|(_, (is, _))| *is == Registration::Removed);
         let oldest = removed.min_by_key(|(_, (_, index))| *index).map(|(name, _)| name.clone());
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_a_change_never_change() {
+    fn change_bytes_are_pinned() {
         for (byte, act) in (0..).zip(ZoneAct::ALL) {
             let bytes = change(act, "eu").encode();
             assert_eq!(&bytes[..], [2, 0, 0, byte, 2, b'e', b'u']);
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_version_wrote_is_refused_by_name() {
+    fn newer_format_is_refused_by_name() {
         for (at, what) in [(0, "entry format"), (2, "group"), (3, "zone act")] {
             let mut bytes = change(ZoneAct::Add, "eu").encode().to_vec();
             bytes[at] = 7;
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_zone_comes_back_only_by_being_added() {
+    fn removed_zone_returns_only_by_add() {
         let mut zones = Zones::default();
         assert!(zones.apply(1, change(ZoneAct::Register, "eu")));
         assert!(zones.apply(2, change(ZoneAct::Remove, "eu")));
@@ -228,11 +227,11 @@ mod tests {
         assert_eq!(names(&zones, Registration::Removed), ["eu"]);
         assert!(zones.apply(4, change(ZoneAct::Add, "eu")));
         assert_eq!(names(&zones, Registration::Registered), ["eu"]);
-        assert!(!zones.apply(5, change(ZoneAct::Remove, "us")), "nobody knows it");
+        assert!(!zones.apply(5, change(ZoneAct::Remove, "us")), "the zone is unknown");
     }
 
     #[test]
-    fn only_a_removed_zone_is_forgotten() {
+    fn only_removed_zone_is_forgotten() {
         let mut zones = Zones::default();
         assert!(zones.apply(1, change(ZoneAct::Register, "eu")));
         assert!(!zones.apply(2, change(ZoneAct::Forget, "eu")));
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_registry_forgets_the_zone_removed_longest_ago_and_else_takes_none() {
+    fn full_registry_replaces_the_oldest_removed_zone() {
         let mut zones = Zones::default();
         for number in 0..ZONES_MAX as u64 {
             assert!(zones.apply(number, change(ZoneAct::Register, &format!("z{number}"))));
@@ -258,7 +257,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_registry_is_what_the_changes_say(
+        fn registry_matches_the_model(
             acts in proptest::collection::vec((0_usize..4, 0_u8..5), 0..60))
         {
             let (mut zones, mut registered, mut removed) =
@@ -287,7 +286,7 @@ mod tests {
         }
 
         #[test]
-        fn foreign_bytes_are_refused_without_a_panic(
+        fn foreign_bytes_are_refused_without_panic(
             bytes in proptest::collection::vec(any::<u8>(), 0..80))
         {
             let mut bytes = bytes;

@@ -1,6 +1,7 @@
-//! Whose directory a data directory is, so that it is never opened by another coordinator or
-//! cluster, and which of all directories of that coordinator: by its incarnation, a UUID made when
-//! it was new, and by the number of its starts.
+//! Binds a data directory to one coordinator of one cluster.
+//!
+//! No other coordinator or cluster may open it. Its incarnation, a UUID made with the directory,
+//! and a count of starts tell it from every other directory of the same coordinator.
 
 use std::io;
 use std::path::PathBuf;
@@ -17,10 +18,10 @@ use crate::sabotage::{self, Bug};
 
 const FILE: &str = "identity.json";
 
-/// Beside the log: the incarnation it belongs to, so that a log cannot be exchanged for another.
+/// File beside the log with the incarnation that owns the log, so that logs cannot be exchanged.
 const LOG_OWNER: &str = "incarnation";
 
-/// What to do with a coordinator that has lost what it had.
+/// Advice for a coordinator that has lost data.
 pub(crate) const REPLACE_HINT: &str = "start a new coordinator with an id that was never used, an empty --data and --join, and put it \
      in this one's place: pghc members replace OLD NEW=ZONE=URL";
 
@@ -28,30 +29,30 @@ pub(crate) const REPLACE_HINT: &str = "start a new coordinator with an id that w
 struct Identity {
     cluster_id: ClusterId,
     coordinator_id: u64,
-    /// Whether there was ever a log beside it.
+    /// Whether a log ever existed beside this file.
     #[serde(default)]
     founded: bool,
-    /// Made when the directory was new; empty in one of the first version.
+    /// Made with the directory; empty in directories of the first version.
     #[serde(default)]
     incarnation: String,
-    /// How often it was started.
+    /// Number of starts.
     #[serde(default)]
     starts: u64,
 }
 
-/// A directory that is this coordinator's.
+/// A data directory that belongs to this coordinator.
 pub(crate) struct DataDirIdentity {
     disk: Arc<dyn Disk>,
-    /// Where it is, for messages.
+    /// Path, for messages.
     dir: PathBuf,
     identity: Identity,
 }
 
 impl DataDirIdentity {
-    /// Checks that the directory on `disk` is this coordinator's, or nobody's yet.
+    /// Checks that the directory on `disk` belongs to this coordinator or to none yet.
     ///
     /// # Errors
-    /// If it belongs to another coordinator or cluster, or cannot be read. Nothing was changed.
+    /// If it belongs to another coordinator or cluster, or is not readable. Nothing is changed.
     pub(crate) fn take(disk: Arc<dyn Disk>, settings: &Settings) -> io::Result<Self> {
         let dir = settings.data.clone();
         let ours = Identity {
@@ -82,7 +83,7 @@ impl DataDirIdentity {
         Ok(Self { disk, dir, identity: found })
     }
 
-    /// Counts this start, durably; the directory must be locked against other processes.
+    /// Counts this start durably; the caller holds the directory's lock.
     ///
     /// # Errors
     /// If the directory cannot be written, or the log on `log` belongs to another incarnation.
@@ -109,25 +110,25 @@ impl DataDirIdentity {
         small_file::write(self.disk.as_ref(), FILE, &bytes)
     }
 
-    /// The directory's own UUID.
+    /// Returns the directory's UUID.
     pub(crate) fn incarnation(&self) -> &str {
         &self.identity.incarnation
     }
 
-    /// How often the directory was started on.
+    /// Returns the number of starts on this directory.
     pub(crate) fn starts(&self) -> u64 {
         self.identity.starts
     }
 
-    /// Checks that a log that once was is still there.
+    /// Checks that a log that existed still exists.
     ///
     /// # Errors
-    /// If the log is new although this coordinator has had one: it has forgotten its vote and what it
-    /// acknowledged, and voting again could lose acknowledged writes.
+    /// If the log is new although this coordinator had one. The vote and the acknowledged entries
+    /// are lost with it, and voting again could lose acknowledged writes.
     pub(crate) fn check(&self, log_is_new: bool) -> io::Result<()> {
         if self.identity.founded && log_is_new && !sabotage::is(Bug::WipedVotes) {
             return Err(invalid(format!(
-                "the log of coordinator {} in {} is gone although it once was there; it must not vote \
+                "the log of coordinator {} in {} is missing although it existed before; it must not vote \
                  again under this id, since acknowledged writes could be lost; {REPLACE_HINT}",
                 self.identity.coordinator_id,
                 self.dir.display()
@@ -136,7 +137,7 @@ impl DataDirIdentity {
         Ok(())
     }
 
-    /// Remembers that there is a log now.
+    /// Records that a log exists from now on.
     ///
     /// # Errors
     /// If the directory cannot be written.
@@ -153,7 +154,7 @@ fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
-/// A new UUID; in a simulation from its seed.
+/// Returns a new UUID; in a simulation it is drawn from the process's seed.
 pub(crate) fn new_uuid() -> String {
     if let Some(process) = crate::task::process::Process::current() {
         return Uuid::from_u64_pair(process.random(), process.random()).to_string();
@@ -207,12 +208,12 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_opened_only_by_the_coordinator_it_belongs_to() {
+    fn directory_opens_only_for_its_own_coordinator() {
         let dir = tempfile::tempdir().expect("a directory");
         let (first, second) = (start(dir.path()), start(dir.path()));
         assert_eq!((first.starts(), second.starts()), (1, 2));
         let same = first.incarnation() == second.incarnation();
-        assert!(same, "an incarnation lasts as long as its directory");
+        assert!(same, "the incarnation lasts as long as its directory");
         for (cluster, id) in [(OURS, 2), (OTHER, 1)] {
             let error = take(dir.path(), cluster, id).err().expect("not ours");
             assert!(error.to_string().contains("nothing was changed"), "{error}");
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_coordinator_whose_log_is_gone_refuses_to_vote_again() {
+    fn coordinator_refuses_to_start_after_losing_its_log() {
         let dir = tempfile::tempdir().expect("a directory");
         let mut identity = start(dir.path());
         identity.check(true).expect("it never had a log");
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_of_another_directory_is_refused() {
+    fn log_of_another_directory_is_refused() {
         let (mine, other) = (tempfile::tempdir(), tempfile::tempdir());
         let (mine, other) = (mine.expect("a directory"), other.expect("a directory"));
         start(other.path());

@@ -1,4 +1,4 @@
-//! Whether a data directory may take part in its group: its identity, and what the other members have seen of it.
+//! Decides whether a data directory may join its group, from its identity and its peers' records.
 
 pub(crate) mod identity;
 pub(crate) mod node_info;

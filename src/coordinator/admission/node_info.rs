@@ -1,4 +1,4 @@
-//! What a coordinator says of itself when it starts, and where its settings disagree with its log.
+//! Describes this coordinator at startup and warns where its settings contradict its log.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::coordinator::settings::{Settings, StartError};
 use crate::rpc::v1::NodeInfo;
 use crate::sequencer::ENTRY_FORMAT;
 
-/// What this coordinator says of itself, from its settings and what its disk holds.
+/// Builds this coordinator's description from its settings and its disk.
 pub(crate) async fn node_info(
     settings: &Settings,
     identity: &DataDirIdentity,
@@ -51,7 +51,7 @@ pub(crate) async fn node_info(
     })
 }
 
-/// Says where the settings name other members than the log does, which counts.
+/// Warns when the settings name other members than the log. The log counts.
 fn warn_of_differences(settings: &Settings, peers: &PeerDirectory) {
     let (members, next) = peers.members();
     if next == 0 {
@@ -67,7 +67,7 @@ fn warn_of_differences(settings: &Settings, peers: &PeerDirectory) {
             );
         }
     }
-    // Members come and go by `pghc members`; settings that were right at the founding stay right.
+    // `pghc members` changes the members later; the founding settings stay valid.
     let gone: Vec<&u64> = settings.members.keys().filter(|id| !members.contains_key(id)).collect();
     let come = members.iter().filter(|(id, _)| !settings.members.contains_key(id));
     let come: BTreeMap<&u64, &str> = come.map(|(id, member)| (id, member.url.as_str())).collect();
@@ -75,8 +75,8 @@ fn warn_of_differences(settings: &Settings, peers: &PeerDirectory) {
         tracing::info!(
             ?gone,
             ?come,
-            "the stored group counts, not --member: those that have come are reached at the address that \
-             they were added with"
+            "--member differs from the stored group, which counts; added members keep their \
+             recorded address"
         );
     }
 }

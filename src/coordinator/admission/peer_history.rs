@@ -1,5 +1,6 @@
-//! What this coordinator has seen of the others, kept on disk (`peers.json`), so that one that comes
-//! back with less than it once had can be told so.
+//! Remembers what this coordinator has seen of its peers, in `peers.json`.
+//!
+//! A peer that returns with less than its record has lost data and is rejected.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,26 +21,26 @@ use crate::task::blocking;
 
 const FILE: &str = "peers.json";
 
-/// Time between two looks at what the others have acknowledged; what was acknowledged since the
-/// last is known to a living leader only.
+/// Time between two updates from the leader's replication progress. Newer acknowledgements are
+/// known to a running leader only.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// What was seen of one incarnation of one coordinator.
+/// Newest observations of one incarnation of one peer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PeerRecord {
     pub(crate) incarnation: String,
-    /// Its newest start, and the UUID of that start.
+    /// Its newest start and the UUID of that start.
     pub(crate) starts: u64,
     pub(crate) boot: String,
-    /// Largest term it has voted in.
+    /// Largest term in which it has voted.
     pub(crate) term: u64,
-    /// The index after the newest committed entry that is on its disk.
+    /// Index after its newest committed entry on disk.
     pub(crate) next_index: u64,
 }
 
 impl PeerRecord {
-    /// From now on it is about `incarnation`. What was seen while no incarnation was known is about
-    /// it too; what was seen of another is forgotten. An empty one says nothing new.
+    /// Binds the record to `incarnation`. Observations without an incarnation are kept, those of
+    /// another one are dropped; an empty `incarnation` changes nothing.
     fn reset_for(&mut self, incarnation: &str) {
         if !self.incarnation.is_empty()
             && !incarnation.is_empty()
@@ -52,7 +53,7 @@ impl PeerRecord {
         }
     }
 
-    /// Whether a coordinator that says this of itself has forgotten what was seen of it.
+    /// Whether the record exceeds what the peer reports, so that the peer has lost data.
     pub(crate) fn is_ahead_of(&self, it: &NodeInfo) -> bool {
         self.starts > it.starts
             || (self.starts == it.starts && self.boot != it.boot)
@@ -61,28 +62,28 @@ impl PeerRecord {
     }
 }
 
-/// What is remembered, and how often that has changed.
+/// Records in memory, with a count of changes.
 #[derive(Debug, Default)]
-struct Memory {
+struct Records {
     seen: BTreeMap<u64, PeerRecord>,
     version: u64,
 }
 
-/// Clones are the same sightings.
+/// Clones share the records.
 #[derive(Clone)]
 pub(crate) struct PeerHistory {
     id: u64,
     disk: Arc<dyn Disk>,
-    memory: Arc<Mutex<Memory>>,
-    /// The version that is on disk. Who writes the file holds it.
+    memory: Arc<Mutex<Records>>,
+    /// Version on disk; the writer holds the lock.
     written: Arc<tokio::sync::Mutex<u64>>,
 }
 
 impl PeerHistory {
-    /// Reads what is kept on `disk`.
+    /// Loads the records from `disk`.
     ///
     /// # Errors
-    /// If the file is there and cannot be read.
+    /// If the file exists and is not readable.
     pub(crate) fn load(id: u64, disk: Arc<dyn Disk>) -> io::Result<Self> {
         let seen = match small_file::read(disk.as_ref(), FILE)? {
             Some(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
@@ -90,18 +91,18 @@ impl PeerHistory {
                     io::ErrorKind::InvalidData,
                     format!(
                         "{FILE} is not readable ({error}); nothing was changed; move the file away: \
-                         then this coordinator knows less of the others"
+                         this coordinator then knows less about its peers"
                     ),
                 )
             })?,
             None => BTreeMap::new(),
         };
-        let memory = Arc::new(Mutex::new(Memory { seen, version: 0 }));
+        let memory = Arc::new(Mutex::new(Records { seen, version: 0 }));
         Ok(Self { id, disk, memory, written: Arc::default() })
     }
 
-    /// Has everything that is remembered now on disk when it returns. Writers take turns, and each
-    /// writes what is newest at its turn, so that nothing older is written over it.
+    /// Returns once every current record is durable. Writers take turns, and each writes the newest
+    /// records, so that no older version replaces a newer one.
     async fn save(&self) -> io::Result<()> {
         let mut written = Arc::clone(&self.written).lock_owned().await;
         let (version, bytes) = {
@@ -112,7 +113,8 @@ impl PeerHistory {
             (memory.version, serde_json::to_vec_pretty(&memory.seen)?)
         };
         let disk = Arc::clone(&self.disk);
-        // The turn goes along: it lasts as long as the writing, also when nobody waits any more.
+        // The lock moves into the write: it lasts until the write ends, even if the caller has
+        // gone.
         let write = move || {
             small_file::write(disk.as_ref(), FILE, &bytes)?;
             *written = version;
@@ -121,7 +123,7 @@ impl PeerHistory {
         blocking(write).await?
     }
 
-    /// What was seen of a coordinator before it says this of itself.
+    /// Returns the record of a peer before its present report is merged.
     pub(crate) fn of(&self, it: &NodeInfo, raft: &Raft) -> PeerRecord {
         let next_index = acknowledged(raft).remove(&it.coordinator_id).unwrap_or_default();
         let vote = raft.metrics().borrow_watched().vote.leader_id;
@@ -135,8 +137,8 @@ impl PeerHistory {
         seen
     }
 
-    /// Remembers a coordinator that is what it says it is. Durable when it returns.
-    pub(crate) async fn note(&self, it: &NodeInfo) -> io::Result<()> {
+    /// Records a peer's report; durable on return.
+    pub(crate) async fn record(&self, it: &NodeInfo) -> io::Result<()> {
         {
             let mut memory = self.memory.lock();
             let sighting = memory.seen.entry(it.coordinator_id).or_default();
@@ -150,8 +152,8 @@ impl PeerHistory {
         self.save().await
     }
 
-    /// Remembers what members, by their recorded incarnations, have acknowledged.
-    fn note_acknowledged(&self, acknowledged: &[(u64, &str, u64)]) {
+    /// Records the indexes that members have acknowledged, by their incarnations.
+    fn record_acknowledged(&self, acknowledged: &[(u64, &str, u64)]) {
         let mut memory = self.memory.lock();
         for (id, incarnation, next_index) in acknowledged {
             let sighting = memory.seen.entry(*id).or_default();
@@ -163,8 +165,7 @@ impl PeerHistory {
         }
     }
 
-    /// Keeps up with what the others acknowledge, for as long as this coordinator leads now and
-    /// then.
+    /// Records acknowledged indexes every [`PERIOD`] while this coordinator leads.
     pub(crate) async fn follow(self, raft: Raft, peers: PeerDirectory) {
         loop {
             tokio::time::sleep(PERIOD).await;
@@ -173,9 +174,9 @@ impl PeerHistory {
             let named = others.filter_map(|(id, next_index)| {
                 Some((id, members.get(&id)?.incarnation.as_str(), next_index))
             });
-            self.note_acknowledged(&named.collect::<Vec<_>>());
+            self.record_acknowledged(&named.collect::<Vec<_>>());
             if let Err(error) = self.save().await {
-                tracing::warn!(%error, "failed to keep what was seen of the other coordinators");
+                tracing::warn!(%error, "peer history write failed");
             }
         }
     }
@@ -203,27 +204,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_seen_of_a_member_without_a_recorded_incarnation_is_kept() {
+    async fn record_is_kept_for_member_without_incarnation() {
         let dir = tempfile::tempdir().expect("a directory");
         let disk: Arc<dyn Disk> = Arc::new(Directory::open(dir.path()).expect("a directory"));
         let peer_history = PeerHistory::load(1, Arc::clone(&disk)).expect("nothing yet");
-        peer_history.note_acknowledged(&[(2, "", 70)]);
-        peer_history.note(&it("a")).await.expect("written");
+        peer_history.record_acknowledged(&[(2, "", 70)]);
+        peer_history.record(&it("a")).await.expect("written");
         assert_eq!((of(&peer_history).next_index, of(&peer_history).starts), (70, 3));
-        // The membership still names none: neither its starts nor what it acknowledged go.
-        peer_history.note_acknowledged(&[(2, "", 60)]);
+        // The membership records no incarnation yet: both observations are kept.
+        peer_history.record_acknowledged(&[(2, "", 60)]);
         let loaded = PeerHistory::load(1, disk).expect("written");
         for seen in [of(&peer_history), of(&loaded)] {
             let (name, next_index) = (seen.incarnation.as_str(), seen.next_index);
             assert_eq!((name, next_index, seen.starts), ("a", 70, 3));
             assert!(seen.is_ahead_of(&it("a")), "it has fewer entries than it acknowledged");
         }
-        peer_history.note_acknowledged(&[(2, "b", 5)]);
+        peer_history.record_acknowledged(&[(2, "b", 5)]);
         let seen = of(&peer_history);
         assert_eq!((seen.incarnation.as_str(), seen.next_index, seen.starts), ("b", 5, 0));
     }
 
-    /// A disk that waits in every `create` until it is let go on.
+    /// A disk on which every `create` blocks until released.
     struct Stuck(Directory, Mutex<mpsc::Receiver<()>>);
 
     impl Disk for Stuck {
@@ -251,9 +252,9 @@ mod tests {
         }
     }
 
-    /// With one worker: if writing took it, nothing would let the disk go on.
+    /// Single worker: a write on it would block the release of the disk.
     #[tokio::test]
-    async fn a_disk_that_hangs_holds_up_only_who_waits_for_it() {
+    async fn hanging_disk_blocks_only_the_writer() {
         let dir = tempfile::tempdir().expect("a directory");
         let (let_go, stuck) = mpsc::channel();
         let directory = Directory::open(dir.path()).expect("a directory");
@@ -261,7 +262,7 @@ mod tests {
         let peer_history = PeerHistory::load(1, disk).expect("nothing yet");
         let (first, second) = (it("a"), NodeInfo { coordinator_id: 3, ..it("c") });
         let others = async {
-            // Both are remembered at once, though neither is on disk.
+            // Both are in memory although neither is on disk.
             while peer_history.memory.lock().seen.len() < 2 {
                 tokio::task::yield_now().await;
             }
@@ -269,7 +270,7 @@ mod tests {
             let_go.send(()).expect("it waits");
         };
         let (one, two, ()) =
-            tokio::join!(peer_history.note(&first), peer_history.note(&second), others);
+            tokio::join!(peer_history.record(&first), peer_history.record(&second), others);
         one.and(two).expect("written");
         let disk = Arc::new(Directory::open(dir.path()).expect("a directory"));
         let loaded = PeerHistory::load(1, disk).expect("written").memory.lock().seen.len();

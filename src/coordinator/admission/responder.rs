@@ -1,4 +1,4 @@
-//! Answers of a coordinator to others that ask who it is and who they are; see `admission`.
+//! Answers peers that check a coordinator's admission or ask for its description.
 
 use tonic::Status;
 
@@ -12,7 +12,7 @@ use crate::rpc::v1::{CheckAdmissionReply, GetNodeInfoRequest, Member, NodeInfo};
 
 #[derive(Clone)]
 pub(crate) struct AdmissionResponder {
-    /// As at the start.
+    /// Description taken at startup.
     me: NodeInfo,
     raft: Raft,
     peers: PeerDirectory,
@@ -24,18 +24,18 @@ impl AdmissionResponder {
         me: &NodeInfo,
         raft: &Raft,
         peers: &PeerDirectory,
-        seen: &PeerHistory,
+        peer_history: &PeerHistory,
     ) -> Self {
         let (me, raft, peers) = (me.clone(), raft.clone(), peers.clone());
-        Self { me, raft, peers, peer_history: seen.clone() }
+        Self { me, raft, peers, peer_history: peer_history.clone() }
     }
 
-    /// Who this coordinator is.
+    /// Returns this coordinator's description.
     pub(crate) fn node_info(&self) -> NodeInfo {
-        self.knowing(self.peers.members().1)
+        self.node_info_at(self.peers.members().1)
     }
 
-    /// As [`AdmissionResponder::node_info`], to a leader that tells where its group's members are.
+    /// Returns the description to a leader, and records the member addresses that the leader sends.
     pub(crate) fn meet(&self, members: Vec<Member>) -> NodeInfo {
         if !members.is_empty() && self.me.founders.is_empty() {
             self.peers.learn(members.into_iter().map(|member| (member.coordinator_id, member.url)));
@@ -43,12 +43,12 @@ impl AdmissionResponder {
         self.node_info()
     }
 
-    /// Who it is when it knows of the membership before index `next`.
-    fn knowing(&self, next: u64) -> NodeInfo {
+    /// Returns the description with the membership known before index `next`.
+    fn node_info_at(&self, next: u64) -> NodeInfo {
         NodeInfo { membership_next: next, founded: self.me.founded || next > 0, ..self.me.clone() }
     }
 
-    /// What is known of the caller, whom it calls back.
+    /// Reports what this coordinator has recorded of the caller, and calls the caller back.
     pub(crate) async fn check_admission(
         &self,
         it: &NodeInfo,
@@ -56,8 +56,8 @@ impl AdmissionResponder {
         let member = self.peers.member(it.coordinator_id);
         let url = self.peers.url(it.coordinator_id, member.as_ref());
         let url = url.unwrap_or_else(|| it.url.clone());
-        let callback = self.reach(&url, it).await;
-        // Read at once, so that the parts of the answer agree.
+        let callback = self.call_back(&url, it).await;
+        // Read together, so that the parts of the reply agree.
         let memberships = Memberships::read(&self.raft).await;
         let memberships = memberships.map_err(|error| Status::unavailable(error.to_string()))?;
         let Listing { listed, incarnation, next, committed_next } =
@@ -65,11 +65,11 @@ impl AdmissionResponder {
         let seen = self.peer_history.of(it, &self.raft);
         let is_known = incarnation.is_empty() || incarnation == it.incarnation;
         if callback == Callback::Caller && listed && is_known && !seen.is_ahead_of(it) {
-            let noted = self.peer_history.note(it).await;
+            let noted = self.peer_history.record(it).await;
             noted.map_err(|error| Status::unavailable(error.to_string()))?;
         }
         Ok(CheckAdmissionReply {
-            me: Some(self.knowing(next)),
+            me: Some(self.node_info_at(next)),
             listed,
             incarnation,
             seen_starts: seen.starts,
@@ -83,11 +83,11 @@ impl AdmissionResponder {
     }
 
     /// Whether the process at `url` is the caller.
-    async fn reach(&self, url: &str, it: &NodeInfo) -> Callback {
+    async fn call_back(&self, url: &str, it: &NodeInfo) -> Callback {
         let Some(connection) = self.peers.connect(url) else { return Callback::Nobody };
         let mut client = RaftClient::new(connection);
         let call = client.get_node_info(GetNodeInfoRequest::default());
-        match tokio::time::timeout(self.peers.patience(), call).await {
+        match tokio::time::timeout(self.peers.rpc_timeout(), call).await {
             Ok(Ok(there)) if there.get_ref().boot == it.boot => Callback::Caller,
             Ok(Ok(_)) => Callback::Another,
             Ok(Err(_)) | Err(_) => Callback::Nobody,

@@ -1,39 +1,41 @@
-//! What the answers of the others mean for a coordinator that wants to be admitted: pure.
+//! Decision table of admission: evaluates one peer's reply. Pure.
 
 use super::identity::REPLACE_HINT;
 use crate::rpc::v1::check_admission_reply::Callback;
 use crate::rpc::v1::{CheckAdmissionReply, NodeInfo};
 use crate::sabotage::{self, Bug};
 
-/// What one other coordinator's answer means.
+/// Decision from one peer's reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AdmissionDecision {
-    /// It knows this incarnation as a member.
+    /// The peer knows this incarnation as a member.
     Accept,
-    /// It knows of no group.
+    /// The peer knows of no group.
     Uninitialized,
-    /// Ask again.
+    /// Ask again later.
     Retry(String),
     /// This coordinator must not take part.
     Reject(String),
 }
 
-/// Whether nothing was ever acknowledged in a group of `voters` of which `new` others have never had
-/// an entry: those that may have one are no majority. Then a founder that lost power before it sent
-/// anything may go on, whatever its log says, since there is nothing that it could have forgotten.
+/// Whether a group of `voters` has never acknowledged an entry, given `new` peers without any
+/// entry.
+///
+/// The remaining voters are no majority then, so nothing was acknowledged. A founder that lost
+/// power before its first message may continue, whatever its log holds.
 pub(crate) fn is_unused(voters: usize, new: usize) -> bool {
     voters.saturating_sub(new) < voters / 2 + 1
 }
 
-/// What an answer means for the coordinator that asked. `listed_next` is the index after the newest
-/// entry of its own log that has it as a member, if any has.
+/// Evaluates a peer's reply. `listed_next` is the index after the newest entry of the local log that
+/// lists this coordinator as a member, if there is such an entry.
 pub(crate) fn evaluate(
     me: &NodeInfo,
     listed_next: Option<u64>,
     reply: &CheckAdmissionReply,
 ) -> AdmissionDecision {
     let Some(other) = &reply.me else {
-        return AdmissionDecision::Retry("an answer without a name".to_owned());
+        return AdmissionDecision::Retry("the reply carries no coordinator".to_owned());
     };
     let (my_id, other_id) = (me.coordinator_id, other.coordinator_id);
     let says = format!("coordinator {other_id} says:");
@@ -51,7 +53,7 @@ pub(crate) fn evaluate(
         ));
     }
     if other.membership_next > 0 && !reply.listed {
-        return judge_unlisted(me, listed_next, reply, &says);
+        return evaluate_unlisted(me, listed_next, reply, &says);
     }
     if let Some(lost) = older_than_seen(me, reply) {
         return AdmissionDecision::Reject(format!(
@@ -66,7 +68,7 @@ pub(crate) fn evaluate(
             reply.url
         )),
         Callback::Nobody => AdmissionDecision::Retry(format!(
-            "coordinator {other_id} reaches nobody at {}, where it knows this one",
+            "coordinator {other_id} cannot connect back to this one at {}",
             reply.url
         )),
         Callback::Caller if other.membership_next > 0 => AdmissionDecision::Accept,
@@ -79,18 +81,18 @@ pub(crate) fn evaluate(
     }
 }
 
-/// What it means that the other's membership does not list the coordinator that asked.
-fn judge_unlisted(
+/// Evaluates a reply of a peer whose membership does not list this coordinator.
+fn evaluate_unlisted(
     me: &NodeInfo,
     listed_next: Option<u64>,
     reply: &CheckAdmissionReply,
     says: &str,
 ) -> AdmissionDecision {
     let my_id = me.coordinator_id;
-    // Only what is committed takes a member out for good.
+    // Only a committed entry removes a member for good.
     let is_newer = reply.committed_next > me.membership_next;
-    // Who is being added has an old part of the log before it has the entry that adds it, and so
-    // may the member that was asked. Who was removed may have the very entry that did it.
+    // A coordinator that is being added, and its peer, may hold an old part of the log only. A
+    // removed coordinator may hold the very entry that removed it.
     if listed_next.is_some_and(|listed_next| reply.committed_next > listed_next) {
         return AdmissionDecision::Reject(format!(
             "{says} coordinator {my_id} is no longer a member; it was removed; nothing is lost, \
@@ -114,7 +116,7 @@ fn judge_unlisted(
     })
 }
 
-/// What this coordinator's directory should know and does not.
+/// Returns what this directory has lost, compared with the peer's record.
 fn older_than_seen(me: &NodeInfo, reply: &CheckAdmissionReply) -> Option<String> {
     let (starts, boot) = (reply.seen_starts, &reply.seen_boot);
     if starts > me.starts || (starts == me.starts && !boot.is_empty() && *boot != me.boot) {
@@ -152,7 +154,8 @@ mod tests {
         }
     }
 
-    /// Of coordinator 1, which knows the membership before index 5, about coordinator 2.
+    /// Reply of coordinator 1 about coordinator 2; coordinator 1 knows the membership before index
+    /// 5.
     fn reply() -> CheckAdmissionReply {
         CheckAdmissionReply {
             me: Some(member(1, 5)),
@@ -169,10 +172,10 @@ mod tests {
     }
 
     #[test]
-    fn only_a_committed_membership_removes_a_coordinator() {
+    fn only_committed_membership_removes_a_coordinator() {
         let me = member(2, 5);
         assert_eq!(evaluate(&me, Some(5), &reply()), AdmissionDecision::Accept);
-        // An entry that may be cut: the member that knows it says no more than "not yet".
+        // The entry may still be cut: the peer answers "not yet".
         let begun = CheckAdmissionReply { me: Some(member(1, 9)), listed: false, ..reply() };
         assert!(
             matches!(evaluate(&me, Some(5), &begun), AdmissionDecision::Retry(_)),
@@ -183,9 +186,10 @@ mod tests {
         assert!(is_refused(&evaluate(&me, Some(5), &done), "it was removed"));
     }
 
-    /// It was sent an old part of the log before it lost power, and asks one that is behind itself.
+    /// Coordinator 2 received an old part of the log before it lost power, and asks a peer that is
+    /// behind.
     #[test]
-    fn who_is_being_added_was_not_removed() {
+    fn coordinator_being_added_is_not_taken_as_removed() {
         let me = member(7, 5);
         let behind = CheckAdmissionReply {
             me: Some(member(2, 9)),
@@ -195,20 +199,20 @@ mod tests {
         };
         assert!(matches!(evaluate(&me, None, &behind), AdmissionDecision::Retry(_)));
         assert!(is_refused(&evaluate(&me, Some(5), &behind), "it was removed"));
-        // It has the entry that removed it, which is the newest there is.
-        let told = NodeInfo { membership_next: 9, ..me };
-        assert!(is_refused(&evaluate(&told, Some(5), &behind), "it was removed"));
-        assert!(matches!(evaluate(&told, Some(9), &behind), AdmissionDecision::Retry(_)));
-        // A founder that never was in the group is told what to do instead.
+        // Its newest entry is the one that removed it.
+        let removed = NodeInfo { membership_next: 9, ..me };
+        assert!(is_refused(&evaluate(&removed, Some(5), &behind), "it was removed"));
+        assert!(matches!(evaluate(&removed, Some(9), &behind), AdmissionDecision::Retry(_)));
+        // A founder outside the group gets advice.
         let stranger = NodeInfo { founders: "1,2,7".to_owned(), next_index: 0, ..member(7, 0) };
         assert!(is_refused(&evaluate(&stranger, None, &behind), "--join"));
     }
 
     #[test]
-    fn a_group_is_unused_when_those_that_may_hold_an_entry_are_no_majority() {
+    fn group_is_unused_when_entry_holders_are_a_minority() {
         for voters in 1..=9_usize {
             for new in 0..voters {
-                // Whoever is not new may have acknowledged, this coordinator too.
+                // Any coordinator with an entry may have acknowledged, this one too.
                 let acknowledged = voters - new > voters / 2;
                 assert_eq!(is_unused(voters, new), !acknowledged, "{new} of {voters}");
             }

@@ -1,9 +1,8 @@
-//! How a coordinator gets admitted: before it votes or acknowledges anything it asks the others who
-//! they think it is.
+//! Admits this coordinator at startup: a quorum of peers checks its data directory first.
 //!
-//! A disk that was wiped, copied or put back from a backup cannot know what it has forgotten, but
-//! the others can: the membership names the incarnation of every member, each of them remembers
-//! what it saw of it, and each calls back at the address it knows, where only one process answers.
+//! A wiped, copied or restored disk cannot know what it has lost; its peers do. The membership
+//! names every member's incarnation, peers keep a record of each other, and each peer connects back
+//! to the address it knows. Until admission this coordinator neither votes nor acknowledges.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -23,11 +22,11 @@ use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::v1::{CheckAdmissionReply, NodeInfo};
 use crate::task::watch;
 
-/// Pause between two rounds of asking.
+/// Pause between two rounds.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Rounds after which the log says what is waited for, again and again.
-const ROUNDS_TOLD: u32 = 50;
+/// Rounds between two warnings about a pending admission.
+const ROUNDS_PER_WARNING: u32 = 50;
 
 pub(crate) struct Admission {
     pub(crate) me: NodeInfo,
@@ -37,16 +36,16 @@ pub(crate) struct Admission {
     pub(crate) identity: DataDirIdentity,
     pub(crate) log: LogStore,
     pub(crate) peer_history: PeerHistory,
-    /// Where a refusal is told.
+    /// Publishes a rejection.
     pub(crate) refused: watch::Sender<Option<String>>,
 }
 
 impl Admission {
-    /// Asks until this coordinator is admitted or refused.
+    /// Asks peers until this coordinator is admitted or rejected.
     pub(crate) async fn run(mut self) {
         for round in 0_u32.. {
-            let mut doubts = BTreeSet::new();
-            match self.round(&mut doubts).await {
+            let mut reasons = BTreeSet::new();
+            match self.round(&mut reasons).await {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(why) => {
@@ -54,18 +53,18 @@ impl Admission {
                     return std::future::pending().await;
                 }
             }
-            if round % ROUNDS_TOLD == ROUNDS_TOLD - 1 {
+            if round % ROUNDS_PER_WARNING == ROUNDS_PER_WARNING - 1 {
                 tracing::warn!(
-                    ?doubts,
-                    "not admitted yet: the other coordinators must be running, and reach this one \
-                     at the address they know; asking on"
+                    ?reasons,
+                    "waiting for admission: a majority of coordinators must be up and able to \
+                     connect back to this one"
                 );
             }
             tokio::time::sleep(PAUSE).await;
         }
         self.traffic_guard.admit();
         tracing::info!("admitted");
-        // A coordinator that was just added has a log only now.
+        // A coordinator that was just added gets its log only now.
         while self.log.is_new() {
             tokio::time::sleep(PAUSE).await;
         }
@@ -80,38 +79,38 @@ impl Admission {
         self.identity.founded()
     }
 
-    /// One round of asking everyone; whether this coordinator is admitted. Adds what speaks against it so
-    /// far to `doubts`.
-    async fn round(&mut self, doubts: &mut BTreeSet<String>) -> Result<bool, String> {
+    /// Asks every peer once and returns whether this coordinator is admitted. Adds the reasons
+    /// against it to `reasons`.
+    async fn round(&mut self, reasons: &mut BTreeSet<String>) -> Result<bool, String> {
         let listed_next = self.refresh().await?;
         let others: Vec<u64> =
             self.peers.ids().into_iter().filter(|id| *id != self.me.coordinator_id).collect();
         let answers = join_all(others.iter().map(|id| self.ask(*id))).await;
-        let mut verdicts = Vec::new();
+        let mut decisions = Vec::new();
         for reply in answers.into_iter() {
-            let verdict = match &reply {
+            let decision = match &reply {
                 Ok(reply) => evaluate(&self.me, listed_next, reply),
-                Err(verdict) => verdict.clone(),
+                Err(decision) => decision.clone(),
             };
-            match &verdict {
+            match &decision {
                 AdmissionDecision::Reject(why) => return Err(why.clone()),
-                AdmissionDecision::Retry(doubt) => drop(doubts.insert(doubt.clone())),
+                AdmissionDecision::Retry(reason) => drop(reasons.insert(reason.clone())),
                 AdmissionDecision::Accept | AdmissionDecision::Uninitialized => {}
             }
-            tracing::debug!(?verdict, "an answer");
-            verdicts.push((verdict, reply.ok().and_then(|reply| reply.me)));
+            tracing::debug!(?decision, "admission reply received");
+            decisions.push((decision, reply.ok().and_then(|reply| reply.me)));
         }
-        let vouched =
-            verdicts.iter().filter(|(verdict, _)| *verdict == AdmissionDecision::Accept).count();
-        let new = |(verdict, it): (AdmissionDecision, Option<NodeInfo>)| {
-            it.filter(|_| verdict == AdmissionDecision::Uninitialized)
+        let accepted =
+            decisions.iter().filter(|(decision, _)| *decision == AdmissionDecision::Accept).count();
+        let new = |(decision, it): (AdmissionDecision, Option<NodeInfo>)| {
+            it.filter(|_| decision == AdmissionDecision::Uninitialized)
         };
-        let new: Vec<NodeInfo> = verdicts.into_iter().filter_map(new).collect();
+        let new: Vec<NodeInfo> = decisions.into_iter().filter_map(new).collect();
         if self.me.founded {
-            return Ok(vouched >= self.needed() || self.is_before_all(&new));
+            return Ok(accepted >= self.needed() || self.is_before_all(&new));
         }
-        if vouched > 0 {
-            // A group this coordinator belongs to, be it a moment older than itself.
+        if accepted > 0 {
+            // An initialized peer of this group, at most one moment older than this one.
             return Ok(true);
         }
         let is_founder = !self.me.founders.is_empty();
@@ -122,8 +121,8 @@ impl Admission {
         Ok(true)
     }
 
-    /// Whether this founder and enough of the `new`, who know of no group, are where founding left them:
-    /// they are the directories that founded it, and nothing else was ever seen of them.
+    /// Whether this founder and enough of the `new` peers are as founding left them: the founding
+    /// directories, without any later record.
     fn is_before_all(&self, new: &[NodeInfo]) -> bool {
         let (members, next) = self.peers.members();
         let is_left = |it: &&NodeInfo| {
@@ -132,18 +131,18 @@ impl Admission {
                 && named == Some(it.incarnation.as_str())
                 && !self.peer_history.of(it, &self.raft).is_ahead_of(it)
         };
-        // The founders' own entry has index 0: no other membership was ever agreed on.
+        // The founders' entry has index 0: no other membership was ever agreed.
         next == 1 && is_unused(self.peers.voters().len(), new.iter().filter(is_left).count())
     }
 
-    /// Looks up the membership as openraft knows it, which has read the log by now. Answers the index
-    /// after the newest entry known here that has this coordinator as a member, if any has.
+    /// Reads the membership from openraft, which has read the log by now. Returns the index after
+    /// the newest entry that lists this coordinator, if any.
     async fn refresh(&mut self) -> Result<Option<u64>, String> {
         let id = self.me.coordinator_id;
         let read = self.raft.with_raft_state(move |state| {
             let (effective, committed) =
                 (state.membership_state.effective(), state.membership_state.committed());
-            // The newest entry may be the one that removes it.
+            // The newest entry may be the one that removes this coordinator.
             let listed = [effective, committed].into_iter().find(|it| it.get_node(&id).is_some());
             let listed_next = listed.map(|it| it.log_id().map_or(0, |log_id| log_id.index() + 1));
             let (log_id, membership) = (*effective.log_id(), effective.membership().clone());
@@ -157,8 +156,7 @@ impl Admission {
         Ok(listed_next)
     }
 
-    /// How many others must vouch: with this one they are a majority, without which nothing can be
-    /// done anyway.
+    /// Number of peers that must accept: with this coordinator they are a majority.
     fn needed(&self) -> usize {
         let voters = self.peers.voters();
         let majority = voters.len() / 2 + 1;
@@ -172,8 +170,8 @@ impl Admission {
                 "no address of coordinator {id} is known"
             )));
         };
-        // The other calls back before it answers.
-        let limit = self.peers.patience() * 2;
+        // The peer connects back before it answers.
+        let limit = self.peers.rpc_timeout() * 2;
         let mut client = RaftClient::new(connection);
         match tokio::time::timeout(limit, client.check_admission(self.me.clone())).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
@@ -182,8 +180,8 @@ impl Admission {
         }
     }
 
-    /// Founds the group together with `others`, all of them as new as this one. Every founder writes
-    /// the same first entry, so it does not matter who is first.
+    /// Founds the group with `others`, all as new as this coordinator. Every founder writes the
+    /// same first entry, so the order of starts is irrelevant.
     async fn found(&mut self, others: Vec<NodeInfo>) -> Result<(), String> {
         let founders = others.into_iter().chain([self.me.clone()]);
         let member = |it: NodeInfo| {

@@ -1,4 +1,4 @@
-//! Bytes of openraft's types, on disk and between coordinators: a version byte and postcard.
+//! Encodes openraft's types for the disk and the network: a version byte, then postcard.
 
 use std::io;
 
@@ -9,16 +9,16 @@ use serde::de::DeserializeOwned;
 /// Changes when openraft's types change their serde form.
 const VERSION: u8 = 1;
 
-/// Encodes a value of openraft's.
+/// Encodes a value of an openraft type.
 pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
     let bytes = postcard::to_extend(value, vec![VERSION]).expect("plain values always encode");
     bytes.into()
 }
 
-/// Decodes a value of openraft's.
+/// Decodes a value of an openraft type.
 ///
 /// # Errors
-/// `InvalidData` if the bytes are of another version or malformed.
+/// `InvalidData` if the bytes have another version or are malformed.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     let invalid = |message: String| io::Error::new(io::ErrorKind::InvalidData, message);
     match bytes.split_first() {
@@ -26,9 +26,9 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
             postcard::from_bytes(body).map_err(|error| invalid(error.to_string()))
         }
         Some((version, _)) => Err(invalid(format!(
-            "version {version} of the consensus encoding is not known to this pghc; run one version"
+            "consensus encoding version {version} is unknown to this pghc; run the same version everywhere"
         ))),
-        None => Err(invalid("an empty message".to_owned())),
+        None => Err(invalid("the message is empty".to_owned())),
     }
 }
 
@@ -41,9 +41,9 @@ mod tests {
     use super::{decode, encode};
     use crate::coordinator::consensus::type_config::{Entry, LogId, Member, Proposal};
 
-    /// An upgrade of openraft that changes these bytes must change `VERSION` and keep reading this.
+    /// An openraft upgrade that changes these bytes must change `VERSION` and still read them.
     #[test]
-    fn the_bytes_of_an_entry_and_a_vote_never_change() {
+    fn entry_and_vote_bytes_are_pinned() {
         let leader = openraft::impls::leader_id_adv::LeaderId::new(3, 2);
         let log_id = LogId::new(leader.to_committed(), 9);
         let payload = EntryPayload::Normal(Proposal(Bytes::from_static(b"abc")));
@@ -54,9 +54,9 @@ mod tests {
         assert_eq!(&encode(&vote)[..], b"\x01\x03\x02\x01");
         assert!(decode::<Entry>(b"\x02\x03").is_err() && decode::<Entry>(b"").is_err());
     }
-    /// The first version wrote the zone alone; what it wrote is read, and written the same way.
+    /// A member without an address keeps the bytes of the first version.
     #[test]
-    fn a_member_without_address_keeps_its_bytes_and_one_with_it_is_read_back() {
+    fn member_bytes_round_trip_with_or_without_address() {
         let old = Member { zone: "eu".to_owned(), ..Member::default() };
         assert_eq!(&encode(&old)[..], b"\x01\x02eu");
         assert_eq!(decode::<Member>(b"\x01\x02eu").expect("a member"), old);

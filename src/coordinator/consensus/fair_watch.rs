@@ -1,46 +1,46 @@
-//! [`crate::task::watch`] as openraft wants it: those who wait are woken in the order of asking.
+//! Adapts [`crate::task::watch`] to openraft; it wakes its waiters in the order of their calls.
 
 use openraft::async_runtime::watch::{RecvError, SendError, Watch, WatchReceiver, WatchSender};
 use openraft::{OptionalSend, OptionalSync};
 
 use crate::task::watch::{Receiver, Ref, Sender, channel};
 
-/// See the module.
+/// Watch channel with a fixed wake-up order.
 #[derive(Debug)]
-pub(crate) struct Ordered;
+pub(crate) struct FairWatch;
 
-/// Sets the value.
+/// Sender half.
 #[derive(Debug)]
-pub(crate) struct OrderedSender<T>(Sender<T>);
+pub(crate) struct FairSender<T>(Sender<T>);
 
-/// Watches the value.
+/// Receiver half.
 #[derive(Debug)]
-pub(crate) struct OrderedReceiver<T>(Receiver<T>);
+pub(crate) struct FairReceiver<T>(Receiver<T>);
 
-impl<T> Clone for OrderedSender<T> {
+impl<T> Clone for FairSender<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<T> Clone for OrderedReceiver<T> {
+impl<T> Clone for FairReceiver<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl Watch for Ordered {
-    type Sender<T: OptionalSend + OptionalSync> = OrderedSender<T>;
-    type Receiver<T: OptionalSend + OptionalSync> = OrderedReceiver<T>;
+impl Watch for FairWatch {
+    type Sender<T: OptionalSend + OptionalSync> = FairSender<T>;
+    type Receiver<T: OptionalSend + OptionalSync> = FairReceiver<T>;
     type Ref<'a, T: OptionalSend + 'a> = Ref<'a, T>;
 
     fn channel<T: OptionalSend + OptionalSync>(init: T) -> (Self::Sender<T>, Self::Receiver<T>) {
         let (sender, receiver) = channel(init);
-        (OrderedSender(sender), OrderedReceiver(receiver))
+        (FairSender(sender), FairReceiver(receiver))
     }
 }
 
-impl<T: OptionalSend + OptionalSync> WatchSender<Ordered, T> for OrderedSender<T> {
+impl<T: OptionalSend + OptionalSync> WatchSender<FairWatch, T> for FairSender<T> {
     fn send(&self, value: T) -> Result<(), SendError<T>> {
         self.0.send(value).map_err(|error| SendError(error.0))
     }
@@ -56,12 +56,12 @@ impl<T: OptionalSend + OptionalSync> WatchSender<Ordered, T> for OrderedSender<T
         self.0.borrow()
     }
 
-    fn subscribe(&self) -> OrderedReceiver<T> {
-        OrderedReceiver(self.0.subscribe())
+    fn subscribe(&self) -> FairReceiver<T> {
+        FairReceiver(self.0.subscribe())
     }
 }
 
-impl<T: OptionalSend + OptionalSync> WatchReceiver<Ordered, T> for OrderedReceiver<T> {
+impl<T: OptionalSend + OptionalSync> WatchReceiver<FairWatch, T> for FairReceiver<T> {
     async fn changed(&mut self) -> Result<(), RecvError> {
         self.0.changed().await.map_err(|_| RecvError(()))
     }

@@ -1,6 +1,7 @@
-//! openraft's runtime: tokio, but what is spawned by a simulated process belongs to it, randomness
-//! there comes from its seed, and who waits for a watched value is woken in the order of asking.
-//! Outside of simulated processes it is plain tokio.
+//! openraft's runtime: tokio, with tasks and randomness owned by the simulated process.
+//!
+//! In a simulation, tasks end with their process, random numbers come from its seed, and a watch
+//! wakes its waiters in order. Outside a simulation this is plain tokio.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,11 +13,11 @@ use rand::rngs::SmallRng;
 
 use crate::task::process::Process;
 
-/// See the module.
+/// Runtime for [`super::type_config::TypeConfig`].
 #[derive(Debug)]
-pub(crate) struct Owned(TokioRuntime);
+pub(crate) struct ProcessRuntime(TokioRuntime);
 
-impl AsyncRuntime for Owned {
+impl AsyncRuntime for ProcessRuntime {
     type JoinError = <TokioRuntime as AsyncRuntime>::JoinError;
     type JoinHandle<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::JoinHandle<T>;
     type Sleep = <TokioRuntime as AsyncRuntime>::Sleep;
@@ -26,7 +27,7 @@ impl AsyncRuntime for Owned {
         <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
     type ThreadLocalRng = SmallRng;
     type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
-    type Watch = super::fair_watch::Ordered;
+    type Watch = super::fair_watch::FairWatch;
     type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
     type Mutex<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::Mutex<T>;
 

@@ -1,11 +1,11 @@
-//! The types openraft is instantiated with.
+//! Instantiates openraft's types.
 
 use std::fmt;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// What is proposed: an encoded [`crate::sequencer::Entry`].
+/// Proposed data: an encoded [`crate::sequencer::Entry`].
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Proposal(pub(crate) Bytes);
 
@@ -23,16 +23,16 @@ impl fmt::Debug for Proposal {
 
 /// A member as the replicated membership describes it.
 ///
-/// On disk and between coordinators it is one text: the zone alone, as the first version wrote it,
-/// or zone, URL and incarnation on three lines. So coordinators of both versions read each other.
+/// Its encoding is one text: the zone alone, as the first version wrote it, or zone, URL and
+/// incarnation on three lines. Both versions read each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "MemberText", into = "MemberText")]
 pub(crate) struct Member {
     pub(crate) zone: String,
-    /// Where it is reached, in its own words; a setting of a coordinator overrides it. Empty when
-    /// not recorded.
+    /// Address recorded at admission; a coordinator's own setting overrides it. Empty when not
+    /// recorded.
     pub(crate) url: String,
-    /// Whose directory it is; empty when not recorded.
+    /// Incarnation of its data directory; empty when not recorded.
     pub(crate) incarnation: String,
 }
 
@@ -56,10 +56,10 @@ impl From<Member> for MemberText {
     }
 }
 
-type Runtime = super::runtime::Owned;
+type Runtime = super::runtime::ProcessRuntime;
 
 openraft::declare_raft_types!(
-    /// Types of the one Raft group.
+    /// Types of the Raft group.
     pub(crate) TypeConfig:
         D = Proposal,
         R = (),

@@ -1,4 +1,4 @@
-//! The half of the gRPC server that API nodes use, and through which followers reach the leader.
+//! gRPC service for API nodes, and for followers that forward to the leader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::coordinator::ordering::leader_client::{LeaderClient, Leadership};
 use crate::coordinator::ordering::proposer::ProposeResult;
 use crate::coordinator::ordering::read_index::ReadIndexBarrier;
 use crate::coordinator::ordering::tail::Tails;
-use crate::coordinator::placement::write_rates::Traffic;
+use crate::coordinator::placement::write_rates::WriteRates;
 use crate::coordinator::replica::driver::SequencerDriver;
 use crate::coordinator::replica::reply_cache::{BatchId, Lookup, Outcomes};
 use crate::coordinator::zones::progress_view::ZoneProgressView;
@@ -31,29 +31,28 @@ use crate::rpc::v1::{
     VouchReply, VouchRequest, Vouched, ZoneReport,
 };
 use crate::sabotage::{self, Bug};
-use crate::sequencer::{EntryError, Heading, Outcome, ZoneChange};
+use crate::sequencer::{BatchHeader, EntryError, Outcome, ZoneChange};
 use crate::task::watch;
 
-/// Bytes of batches under way through one coordinator; more wait for a place.
+/// Bytes of batches in flight through one coordinator; further batches wait.
 const SUBMITS_BYTES_MAX: usize = 64 << 20;
 
-/// Tails that one coordinator feeds at a time, each of which may have a mebibyte on its way.
+/// Tails served at a time; each may have 1 MiB queued.
 const TAILS_MAX: usize = 256;
 
-/// Pause before the leader is asked again that did not take a batch, or before another is looked
-/// for; a change of leadership ends it.
+/// Pause before another attempt while no leader accepts a batch; a leadership change ends it.
 const NO_LEADER_PAUSE: Duration = Duration::from_millis(50);
 
-/// Pause before a batch is sent again whose attempt ended without an answer.
+/// Pause before a batch is resent whose attempt ended without a reply.
 const RESEND_PAUSE: Duration = Duration::from_millis(20);
 
 const HASH_BYTES: usize = size_of::<LinkHash>();
 const DIGEST_BYTES: usize = size_of::<Digest>();
 
-/// Links that one call may ask the digests of.
+/// Most links of one `Vouch` call.
 const VOUCHED_IDS_MAX: usize = 64;
 
-/// Longest a call may take; API nodes ask for less.
+/// Longest deadline of a call; API nodes ask for less.
 const CALL_MAX: Duration = Duration::from_secs(60);
 
 pub(crate) struct CoordinatorService {
@@ -66,21 +65,21 @@ pub(crate) struct CoordinatorService {
     disk_reserve: DiskReserve,
     zone_progress: ZoneProgressView,
     submits: Semaphore,
-    format_support: Arc<Semaphore>,
-    write_rates: Traffic,
-    /// How long one attempt to reach the leader may take before it is made again.
+    tail_permits: Arc<Semaphore>,
+    write_rates: WriteRates,
+    /// Deadline of one attempt to reach the leader.
     attempt_max: Duration,
 }
 
 impl CoordinatorService {
-    /// `attempt_max`: how long one attempt to reach the leader may take before it is made again.
+    /// `attempt_max` is the deadline of one attempt to reach the leader.
     pub(crate) fn new(
         id: u64,
         (leader_client, read_index): (LeaderClient, ReadIndexBarrier),
         zone_progress: &ZoneProgressView,
         tails: Tails,
         disk_reserve: DiskReserve,
-        write_rates: Traffic,
+        write_rates: WriteRates,
         attempt_max: Duration,
     ) -> Self {
         Self {
@@ -93,46 +92,46 @@ impl CoordinatorService {
             disk_reserve,
             zone_progress: zone_progress.clone(),
             submits: Semaphore::new(SUBMITS_BYTES_MAX),
-            format_support: Arc::new(Semaphore::new(TAILS_MAX)),
+            tail_permits: Arc::new(Semaphore::new(TAILS_MAX)),
             write_rates,
             attempt_max,
         }
     }
 
-    /// Has the batch ordered and waits until it is sequenced here. Resends are harmless: the
-    /// sequencer knows session and sequence number.
+    /// Orders a batch and waits until it is sequenced here.
     ///
-    /// Says that nothing was handed over, if that is so, at `patient_until`.
+    /// Resends are harmless: the sequencer recognises session and sequence number. At
+    /// `give_up_at` an unproposed batch ends with `no leader`.
     async fn order(
         &self,
         name: BatchId,
         batch: Bytes,
-        patient_until: Instant,
+        give_up_at: Instant,
     ) -> Result<Outcomes, Status> {
         let mut leadership = self.leader_client.leadership();
-        let mut handed_over = false;
+        let mut maybe_proposed = false;
         loop {
             leadership.borrow_and_update();
-            let mut coming = match self.driver.answer(name) {
+            let mut coming = match self.driver.lookup(name) {
                 Lookup::Hit(outcomes) => return Ok(outcomes),
                 Lookup::Pending(coming) => coming,
             };
             let attempt = self.attempt(batch.clone());
             let attempt = tokio::select! {
                 biased;
-                outcomes = &mut coming => return outcomes.map_err(|_| closing()),
+                outcomes = &mut coming => return outcomes.map_err(|_| shutting_down()),
                 attempt = attempt => attempt,
                 _ = leadership.changed() => ProposeResult::Unknown,
             };
-            handed_over |= matches!(attempt, ProposeResult::Committed | ProposeResult::Unknown);
+            maybe_proposed |= matches!(attempt, ProposeResult::Committed | ProposeResult::Unknown);
             let wait = match attempt {
-                // Committed at the leader: it reaches this coordinator with the next append.
+                // Committed at the leader: the entry arrives with the next append.
                 ProposeResult::Committed => self.attempt_max,
                 ProposeResult::Unknown => RESEND_PAUSE,
                 ProposeResult::NotProposed
                 | ProposeResult::NoSpace
                 | ProposeResult::NotReadable
-                    if !handed_over && Instant::now() >= patient_until =>
+                    if !maybe_proposed && Instant::now() >= give_up_at =>
                 {
                     return Err(if attempt == ProposeResult::NoSpace {
                         no_space()
@@ -143,28 +142,28 @@ impl CoordinatorService {
                 ProposeResult::NotProposed
                 | ProposeResult::NoSpace
                 | ProposeResult::NotReadable => {
-                    let rest = patient_until.saturating_duration_since(Instant::now());
-                    let pause = if handed_over { NO_LEADER_PAUSE } else { rest };
-                    elected(&mut leadership, pause.min(NO_LEADER_PAUSE)).await?;
+                    let rest = give_up_at.saturating_duration_since(Instant::now());
+                    let pause = if maybe_proposed { NO_LEADER_PAUSE } else { rest };
+                    wait_for_leader(&mut leadership, pause.min(NO_LEADER_PAUSE)).await?;
                     continue;
                 }
             };
             if let Ok(outcomes) = tokio::time::timeout(wait, coming).await {
-                return outcomes.map_err(|_| closing());
+                return outcomes.map_err(|_| shutting_down());
             }
         }
     }
 
-    /// Tries once to have the batch committed; not here while the disk is nearly full.
+    /// Makes one attempt to commit the batch; rejected here below the disk reserve.
     async fn attempt(&self, batch: Bytes) -> ProposeResult {
         let leads = self.leader_client.leadership().borrow().leader == Some(self.id);
-        if leads && self.disk_reserve.is_short() {
+        if leads && self.disk_reserve.is_below_reserve() {
             return ProposeResult::NoSpace;
         }
         self.leader_client.attempt(batch, self.attempt_max).await
     }
 
-    /// Tries until a majority confirms, across a change of leadership, within one attempt's time.
+    /// Retries ReadIndex across a leadership change, within one attempt's time.
     async fn read_index(&self, forwarded: bool) -> Result<ReadIndexReply, Status> {
         let until = Instant::now() + self.attempt_max;
         let mut leadership = self.leader_client.leadership();
@@ -172,7 +171,7 @@ impl CoordinatorService {
             leadership.borrow_and_update();
             match self.confirm(forwarded).await {
                 Err(_) if !forwarded && Instant::now() < until => {
-                    elected(&mut leadership, NO_LEADER_PAUSE).await?;
+                    wait_for_leader(&mut leadership, NO_LEADER_PAUSE).await?;
                 }
                 read_index => return read_index,
             }
@@ -192,15 +191,14 @@ impl CoordinatorService {
         Ok(read_index_reply(self.driver.head()))
     }
 
-    /// Refuses a tail whose reader has links that are not of this chain: a zone that is ahead of the
-    /// log, or whose link `after_id` is another one. What cannot be told is let pass, since the reader
-    /// compares the first batch it gets.
+    /// Rejects a tail whose reader has a different chain: its zone is ahead of the log, or its link
+    /// `after_id` differs. Unknown links pass, since the reader compares its first batch.
     async fn check_tail(&self, after_id: u64, after_digest: &[u8]) -> Result<(), Status> {
         if ![0, DIGEST_BYTES].contains(&after_digest.len()) {
             return Err(Status::invalid_argument("after_digest must have 0 or 32 bytes"));
         }
         if after_id > *self.driver.head_id().borrow() {
-            // A zone applies what is committed only, so what it has was committed before it asked.
+            // A zone applies committed entries only, so its links were committed before this call.
             let committed = self.read_index(false).await?.id;
             if after_id > committed {
                 return Err(Status::data_loss(format!(
@@ -210,7 +208,7 @@ impl CoordinatorService {
             }
         }
         let is_empty = after_id == 0 || after_digest.is_empty();
-        if is_empty || self.tails.agrees(after_id, after_digest).await? {
+        if is_empty || self.tails.matches_chain(after_id, after_digest).await? {
             return Ok(());
         }
         Err(Status::data_loss(format!(
@@ -219,7 +217,7 @@ impl CoordinatorService {
         )))
     }
 
-    /// Digests of these links, and the newest id; see `Vouch` of the contract.
+    /// Returns the digests of the requested links and the newest id; see `Vouch` in the contract.
     async fn vouch(&self, request: VouchRequest) -> Result<VouchReply, Status> {
         let VouchRequest { ids, confirmed } = request;
         if ids.len() > VOUCHED_IDS_MAX {
@@ -227,7 +225,7 @@ impl CoordinatorService {
             return Err(Status::invalid_argument(words));
         }
         if confirmed {
-            self.confirm_own().await?;
+            self.check_own_chain().await?;
         }
         let mut links = Vec::with_capacity(ids.len());
         for id in ids {
@@ -240,20 +238,20 @@ impl CoordinatorService {
         Ok(VouchReply { links, head: *self.driver.head_id().borrow() })
     }
 
-    /// Waits until a majority has confirmed a head that is sequenced here, too, and compares it: a
-    /// digest covers everything before it.
-    async fn confirm_own(&self) -> Result<(), Status> {
+    /// Waits for a ReadIndex and compares its head with the own link of that id. A digest covers
+    /// every earlier link.
+    async fn check_own_chain(&self) -> Result<(), Status> {
         let ReadIndexReply { id, digest, .. } = self.read_index(false).await?;
         let mut head_id = self.driver.head_id();
         let reached = async { head_id.wait_for(|head| *head >= id).await.map(drop) };
         let late = || Status::unavailable(format!("link {id} was not sequenced here in time"));
         let reached = tokio::time::timeout(self.attempt_max, reached).await;
-        reached.map_err(|_| late())?.map_err(|_| closing())?;
-        if id == 0 || self.tails.agrees(id, &digest).await? {
+        reached.map_err(|_| late())?.map_err(|_| shutting_down())?;
+        if id == 0 || self.tails.matches_chain(id, &digest).await? {
             return Ok(());
         }
         Err(Status::internal(format!(
-            "this coordinator has another link {id} than the one that leads; replace it"
+            "this coordinator's link {id} differs from the leader's; replace this coordinator"
         )))
     }
 
@@ -282,43 +280,43 @@ impl CoordinatorService {
                 .filter(|it| it.registered || is_new)
                 .collect(),
             log_first_id: feed.first_id,
-            disk_short: self.disk_reserve.is_short(),
-            has_waiters: self.zones.are_awaited(),
+            disk_short: self.disk_reserve.is_below_reserve(),
+            has_waiters: self.zones.have_waiters(),
         }
     }
 }
 
-/// Forgets a waiter when its call ends, cancelled or not.
-struct Waiting<'a> {
+/// Removes a waiter when its call ends, cancelled or not.
+struct WaiterGuard<'a> {
     driver: &'a SequencerDriver,
     name: BatchId,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaiterGuard<'_> {
     fn drop(&mut self) {
-        self.driver.give_up(&self.name);
+        self.driver.abandon(&self.name);
     }
 }
 
-/// Waits for a change of leadership, at most for `pause`.
-async fn elected(
+/// Waits up to `pause` for a leadership change.
+async fn wait_for_leader(
     leadership: &mut watch::Receiver<Leadership>,
     pause: Duration,
 ) -> Result<(), Status> {
     match tokio::time::timeout(pause, leadership.changed()).await {
-        Ok(Err(_)) => Err(closing()),
+        Ok(Err(_)) => Err(shutting_down()),
         Ok(Ok(())) | Err(_) => Ok(()),
     }
 }
 
-/// Nothing of the call was handed over; the caller may say so.
+/// Status of a call of which nothing was proposed; the caller may retry.
 fn no_leader() -> Status {
     let mut status = Status::unavailable("no coordinator leads");
     status.metadata_mut().insert(NOT_TAKEN, MetadataValue::from_static("1"));
     status
 }
 
-/// As [`no_leader`]: the leader's disk is nearly full.
+/// Same as [`no_leader`], for a leader below its disk reserve.
 fn no_space() -> Status {
     let mut status =
         Status::resource_exhausted("the disk of the coordinator that leads is nearly full");
@@ -326,7 +324,7 @@ fn no_space() -> Status {
     status
 }
 
-fn closing() -> Status {
+fn shutting_down() -> Status {
     Status::unavailable("the coordinator is shutting down")
 }
 
@@ -339,7 +337,7 @@ fn read_index_reply(head: Option<Head>) -> ReadIndexReply {
     })
 }
 
-/// The outcomes as they are sent. The chain values share one piece of memory.
+/// Converts the outcomes to messages. The chain values share one allocation.
 fn replies(outcomes: &[Outcome]) -> Vec<OrderResult> {
     let without_link =
         |kind: Kind, id: u64| OrderResult { kind: kind.into(), id, ..OrderResult::default() };
@@ -373,20 +371,22 @@ impl coordinator_server::Coordinator for CoordinatorService {
     ) -> Result<Response<SubmitReply>, Status> {
         let SubmitRequest { batch: bytes, max_wait_ms, zone } = request.into_inner();
         let taken = Instant::now();
-        // A quarter is left for the way back.
-        let patience = Duration::from_millis(u64::from(max_wait_ms) * 3 / 4);
-        let patient_until = Instant::now() + patience.min(self.attempt_max);
-        let heading =
-            Heading::read(&bytes).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let name = (heading.session, heading.sequence);
-        // A batch without payloads takes its place too.
+        // A quarter of the time is left for the reply's way back.
+        let max_wait = Duration::from_millis(u64::from(max_wait_ms) * 3 / 4);
+        let give_up_at = Instant::now() + max_wait.min(self.attempt_max);
+        let header = BatchHeader::read(&bytes)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let name = (header.session, header.sequence);
+        // A batch without payloads takes 1 KiB of the budget.
         let weight = u32::try_from(bytes.len().max(1 << 10)).unwrap_or(u32::MAX);
-        let _place = self.submits.acquire_many(weight).await.map_err(|_| closing())?;
-        let _waiting = Waiting { driver: &self.driver, name };
-        let ordered = tokio::time::timeout(CALL_MAX, self.order(name, bytes, patient_until)).await;
-        let outcomes = ordered.map_err(|_| Status::deadline_exceeded("not ordered in time"))??;
-        self.write_rates.note(&zone, heading.count, taken.elapsed(), Instant::now());
-        if outcomes.len() != heading.count {
+        let _place = self.submits.acquire_many(weight).await.map_err(|_| shutting_down())?;
+        let _waiting = WaiterGuard { driver: &self.driver, name };
+        let ordered = tokio::time::timeout(CALL_MAX, self.order(name, bytes, give_up_at)).await;
+        let outcomes = ordered.map_err(|_| {
+            Status::deadline_exceeded("the batch was not ordered in time; resend it")
+        })??;
+        self.write_rates.record(&zone, header.count, taken.elapsed(), Instant::now());
+        if outcomes.len() != header.count {
             return Err(Status::aborted(
                 "the batch is older than what its session remembers; its outcome is unknown",
             ));
@@ -407,11 +407,11 @@ impl coordinator_server::Coordinator for CoordinatorService {
             let not_readable = attempt == ProposeResult::NotReadable;
             Ok(Response::new(ProposeReply { accepted, leader, no_space, not_readable }))
         };
-        if self.disk_reserve.is_short() && leader == self.id {
+        if self.disk_reserve.is_below_reserve() && leader == self.id {
             return reply(ProposeResult::NoSpace);
         }
         let attempt = if zone_change.is_empty() {
-            Heading::read(&batch).map_err(malformed)?;
+            BatchHeader::read(&batch).map_err(malformed)?;
             self.leader_client.propose(batch).await
         } else {
             let change = ZoneChange::decode(zone_change).map_err(malformed)?;
@@ -434,13 +434,15 @@ impl coordinator_server::Coordinator for CoordinatorService {
             tracing::warn!(zone, node, after_id, %status, "tail refused");
             return Err(status);
         }
-        let Ok(place) = Arc::clone(&self.format_support).try_acquire_owned() else {
-            tracing::warn!(zone, node, tails = TAILS_MAX, "tail refused: too many are open");
-            return Err(Status::unavailable("this coordinator feeds as many tails as it can"));
+        let Ok(permit) = Arc::clone(&self.tail_permits).try_acquire_owned() else {
+            tracing::warn!(zone, node, tails = TAILS_MAX, "tail refused, limit reached");
+            return Err(Status::unavailable(
+                "this coordinator serves its maximum number of tails; use another one",
+            ));
         };
         tracing::info!(zone, node, after_id, "tail opened");
         let batches = self.tails.open(after_id).inspect(move |_| {
-            let _ = &place;
+            let _ = &permit;
         });
         Ok(Response::new(batches.boxed()))
     }
@@ -452,7 +454,7 @@ impl coordinator_server::Coordinator for CoordinatorService {
             Refusal::Removed(_) | Refusal::Unknown(_) => {
                 Status::failed_precondition(refusal.to_string())
             }
-            Refusal::Taken(_) => Status::already_exists(refusal.to_string()),
+            Refusal::NameTaken(_) => Status::already_exists(refusal.to_string()),
             Refusal::Full(_) => Status::resource_exhausted(refusal.to_string()),
         })?;
         Ok(Response::new(self.cluster()))
@@ -483,7 +485,7 @@ impl coordinator_server::Coordinator for CoordinatorService {
                 let everywhere = waiting_for.is_empty();
                 return Ok(Response::new(AwaitReply { everywhere, waiting_for }));
             }
-            // A zone that falls silent makes no change: look again now and then.
+            // A zone's silence causes no change, so the views are polled once a second.
             let _ = tokio::time::timeout(Duration::from_secs(1), changes.changed()).await;
         }
     }

@@ -1,4 +1,4 @@
-//! The gRPC services of a coordinator: thin shells over the other rooms.
+//! gRPC services of a coordinator: thin adapters over the other rooms.
 
 pub(crate) mod coordinator_service;
 pub(crate) mod raft_service;

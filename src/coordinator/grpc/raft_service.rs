@@ -1,5 +1,4 @@
-//! The Raft half of the gRPC server: what other coordinators send to this one's openraft, and how
-//! they get to know each other.
+//! gRPC service for other coordinators: Raft messages, acks, admission, pings.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -24,7 +23,7 @@ use crate::coordinator::placement::rtt_monitor::RttMonitor;
 use crate::coordinator::quorum_acks::progress::ReplicationProgress;
 use crate::coordinator::quorum_acks::quorum::Ack;
 use crate::coordinator::raft::handle::Raft;
-use crate::coordinator::raft::idle_heartbeats::Heard;
+use crate::coordinator::raft::idle_heartbeats::LeaderContact;
 use crate::coordinator::raft::vote_withholding::VoteWithholding;
 use crate::rpc::v1::raft_server;
 use crate::rpc::v1::{
@@ -33,10 +32,10 @@ use crate::rpc::v1::{
 };
 use crate::telemetry::Metrics;
 
-/// Largest snapshot that is accepted: the key window is some 60 MB, positions are small.
+/// Largest accepted snapshot: the key window takes about 60 MB, positions are small.
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
 
-/// Bytes of a snapshot with a full window of keys, about.
+/// Approximate size of a snapshot with a full key window.
 const SNAPSHOT_BYTES_EXPECTED: u64 = 48 << 20;
 
 pub(crate) struct RaftService {
@@ -45,14 +44,14 @@ pub(crate) struct RaftService {
     pub(crate) responder: AdmissionResponder,
     pub(crate) rtt_monitor: RttMonitor,
     pub(crate) vote_withholding: VoteWithholding,
-    pub(crate) heard: Heard,
+    pub(crate) leader_contact: LeaderContact,
     pub(crate) acks: ReplicationProgress,
     pub(crate) metrics: Arc<Metrics>,
-    /// The end of the process: calls without end must not outlive it.
+    /// Shutdown signal: endless calls must not outlive the process.
     pub(crate) end: CancellationToken,
 }
 
-fn answer<T: Serialize, E: Display>(result: Result<T, E>) -> Result<Response<Frame>, Status> {
+fn reply<T: Serialize, E: Display>(result: Result<T, E>) -> Result<Response<Frame>, Status> {
     let value = result.map_err(|error| Status::unavailable(error.to_string()))?;
     Ok(Response::new(Frame { body: encode(&value) }))
 }
@@ -70,12 +69,13 @@ impl raft_server::Raft for RaftService {
         request: Request<Streaming<Frame>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         self.traffic_guard.check(request.metadata())?;
-        let (vote_withholding, heard) = (self.vote_withholding.clone(), self.heard.clone());
-        let ask = vote_withholding.asked(request.metadata(), Instant::now());
-        // A request that cannot be read ends the stream: the leader sees it end and starts anew.
+        let (vote_withholding, leader_contact) =
+            (self.vote_withholding.clone(), self.leader_contact.clone());
+        let silence = vote_withholding.requested_silence(request.metadata(), Instant::now());
+        // An undecodable request ends the stream: the leader notices and opens another.
         let requests = tokio_stream::StreamExt::map_while(request.into_inner(), |frame| {
             let request = decode::<AppendEntriesRequest<TypeConfig>>(&frame.ok()?.body);
-            request.inspect_err(|error| tracing::warn!(%error, "refused an append")).ok()
+            request.inspect_err(|error| tracing::warn!(%error, "append rejected")).ok()
         });
         let answers = self.raft.stream_append(Box::pin(requests));
         let answers = answers.map(move |result| match result {
@@ -83,8 +83,8 @@ impl raft_server::Raft for RaftService {
                 let is_of_leader = !matches!(result, Err(StreamAppendError::HigherVote(_)));
                 if is_of_leader {
                     let now = Instant::now();
-                    heard.note(now);
-                    ask.into_iter().for_each(|ask| vote_withholding.heard(ask, now));
+                    leader_contact.note(now);
+                    silence.into_iter().for_each(|silence| vote_withholding.record(silence, now));
                 }
                 Ok(Frame { body: encode(&result) })
             }
@@ -102,11 +102,11 @@ impl raft_server::Raft for RaftService {
             return Err(Status::unimplemented("this coordinator counts no acks"));
         }
         let voter = RaftTrafficGuard::sender(request.metadata());
-        let voter = voter.ok_or_else(|| Status::invalid_argument("who sends?"))?;
+        let voter = voter.ok_or_else(|| Status::invalid_argument("the call names no sender"))?;
         let mut acks = request.into_inner();
         let merge = async {
             while let Some(ack) = acks.message().await? {
-                self.acks.heard(voter, &Ack::from(ack));
+                self.acks.record(voter, &Ack::from(ack));
             }
             Ok::<_, Status>(Response::new(AcksReply {}))
         };
@@ -121,7 +121,7 @@ impl raft_server::Raft for RaftService {
         self.traffic_guard.check(request.metadata())?;
         let request: VoteRequest<TypeConfig> =
             decode(&request.into_inner().body).map_err(malformed)?;
-        answer(self.raft.vote(request).await)
+        reply(self.raft.vote(request).await)
     }
 
     async fn pre_vote(&self, request: Request<Frame>) -> Result<Response<Frame>, Status> {
@@ -138,7 +138,7 @@ impl raft_server::Raft for RaftService {
             let refusal: VoteResponse<TypeConfig> = VoteResponse::new(vote, None, false);
             return Ok(Response::new(Frame { body: encode(&refusal) }));
         }
-        answer(self.raft.pre_vote(request).await)
+        reply(self.raft.pre_vote(request).await)
     }
 
     async fn snapshot(
@@ -153,7 +153,7 @@ impl raft_server::Raft for RaftService {
         if length > SNAPSHOT_BYTES_MAX {
             return Err(Status::invalid_argument("the snapshot is larger than 1 GiB"));
         }
-        // No more than a usual one is provided for on the sender's word.
+        // Allocates at most a usual snapshot's size before its bytes arrive.
         let room = length.min(SNAPSHOT_BYTES_EXPECTED);
         let mut state = BytesMut::with_capacity(usize::try_from(room).unwrap_or(0));
         while let Some(piece) = frames.message().await? {
@@ -165,9 +165,9 @@ impl raft_server::Raft for RaftService {
         if state.len() as u64 != length {
             return Err(Status::invalid_argument("the snapshot is shorter than announced"));
         }
-        tracing::info!(bytes = length, "received a snapshot from the leader");
+        tracing::info!(bytes = length, "snapshot received");
         let snapshot = Snapshot { meta, snapshot: state.freeze() };
-        answer(self.raft.install_full_snapshot(vote, snapshot).await)
+        reply(self.raft.install_full_snapshot(vote, snapshot).await)
     }
 
     async fn get_node_info(
@@ -195,6 +195,6 @@ impl raft_server::Raft for RaftService {
         self.traffic_guard.check(request.metadata())?;
         let request: TransferLeaderRequest<TypeConfig> =
             decode(&request.into_inner().body).map_err(malformed)?;
-        answer(self.raft.handle_transfer_leader(request).await)
+        reply(self.raft.handle_transfer_leader(request).await)
     }
 }

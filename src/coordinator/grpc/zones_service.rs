@@ -1,4 +1,4 @@
-//! The part of the gRPC server through which people look at the registry of zones and change it.
+//! gRPC service that lists and changes the registry of zones.
 
 use pghc_api::id::ZoneName;
 use tonic::{Request, Response, Status};
@@ -51,7 +51,7 @@ impl zones_server::Zones for ZoneService {
                 Status::unavailable(error.to_string())
             }
         })?;
-        tracing::info!(%zone, ?act, changed, "zone changed on request");
+        tracing::info!(%zone, ?act, changed, "zone registry changed");
         Ok(Response::new(ChangeZoneReply { changed }))
     }
 }

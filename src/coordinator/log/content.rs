@@ -1,8 +1,7 @@
-//! What the log holds, in memory: where each record stands, and the purge mark, vote and commit
-//! index. Pure. The same steps are taken by live calls and by recovery over what those calls left.
+//! Content of the log in memory: each record's place, the purge mark, vote and commit index. Pure.
 //!
-//! Invariant: the records are those of `first..next` without a hole, and `first` is one above the
-//! purge mark (0 without one).
+//! Live calls and recovery take the same steps. Invariant: the records are those of `first..next`
+//! without a hole, and `first` is one above the purge mark (0 without one).
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -11,7 +10,7 @@ use bytes::Bytes;
 
 use super::frame::{At, Frame, Kind, Restated};
 
-/// Where a record's frame stands.
+/// Place of a record's frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) segment: u64,
@@ -33,7 +32,7 @@ impl Place {
     }
 }
 
-/// See the module.
+/// Records, purge mark, vote and commit index.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Content {
     first: u64,
@@ -44,12 +43,12 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// Index of the lowest record that is or could be there.
+    /// Returns the index of the lowest record that is or could be in the log.
     pub(super) fn first(&self) -> u64 {
         self.first
     }
 
-    /// Index of the record that would be appended next.
+    /// Returns the index of the next appended record.
     pub(super) fn next(&self) -> u64 {
         self.first + self.places.len() as u64
     }
@@ -58,13 +57,13 @@ impl Content {
         self.purged.as_ref()
     }
 
-    /// Where record `index` stands; `None` when there is none.
+    /// Returns the place of record `index`; `None` if there is none.
     pub(super) fn place(&self, index: u64) -> Option<Place> {
         let at = index.checked_sub(self.first)?;
         self.places.get(usize::try_from(at).ok()?).copied()
     }
 
-    /// The existing part of `range`; empty when its first record does not exist.
+    /// Returns the existing part of `range`; empty if its first record does not exist.
     pub(super) fn existing(&self, range: &Range<u64>) -> Range<u64> {
         if range.start < self.first {
             return range.start..range.start;
@@ -72,7 +71,7 @@ impl Content {
         range.start..range.end.min(self.next()).max(range.start)
     }
 
-    /// Number of the oldest segment with a record in it.
+    /// Returns the number of the oldest segment with a record.
     pub(super) fn oldest_segment(&self) -> Option<u64> {
         self.places.front().map(|place| place.segment)
     }
@@ -102,7 +101,7 @@ impl Content {
         self.purged = Some((index, mark));
     }
 
-    /// What the next segment must open with.
+    /// Returns the content of the next segment's first frame.
     pub(super) fn restated(&self, previous_end: u64) -> Restated {
         Restated {
             previous_end,
@@ -112,8 +111,8 @@ impl Content {
         }
     }
 
-    /// The content as the oldest segment still there states it: the records below `next` are in
-    /// segments that are gone.
+    /// Adopts the content that the oldest existing segment states: earlier segments hold the
+    /// records below `next` and are gone.
     pub(super) fn adopt(next: u64, restated: Restated) -> Self {
         Self {
             first: next,
@@ -129,7 +128,7 @@ impl Content {
         self.first > self.purged.as_ref().map_or(0, |(index, _)| index + 1)
     }
 
-    /// Takes the step that `frame`, found at `at`, records. Answers false when it cannot follow.
+    /// Takes the step recorded by `frame` at `at`; returns false if it cannot follow.
     pub(super) fn apply(&mut self, frame: &Frame<'_>, at: At) -> bool {
         let body = || Bytes::copy_from_slice(frame.body);
         // No record can follow the largest index; only a damaged log names it.
@@ -150,17 +149,17 @@ impl Content {
     }
 }
 
-/// Bytes that a body takes beside its own: small ones would else take far more than is meant.
+/// Memory of a body besides its bytes, so that small bodies respect the limit.
 const BODY_BYTES_BESIDE: usize = size_of::<Bytes>() + 32;
 
 fn taken(body: &Bytes) -> usize {
     body.len() + BODY_BYTES_BESIDE
 }
 
-/// Newest bodies, kept so that they need not be read from the disk.
+/// Newest bodies, cached to save disk reads.
 ///
-/// Invariant: they are those of `first..first + len` and end where the log ends. What is not yet
-/// written to the disk is always here.
+/// Invariant: they are those of `first..first + len` and end where the log ends. Unwritten bodies
+/// are always cached.
 #[derive(Debug)]
 pub(super) struct Cache {
     first: u64,
@@ -170,7 +169,7 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// An empty cache of a log whose next record is `next`.
+    /// Creates an empty cache for a log whose next record is `next`.
     pub(super) fn new(next: u64, bytes_max: usize) -> Self {
         Self { first: next, bodies: VecDeque::new(), bytes: 0, bytes_max }
     }
@@ -202,7 +201,7 @@ impl Cache {
         self.first = self.first.max(first);
     }
 
-    /// Drops the oldest bodies below `written`, which the disk has, until the limit is kept.
+    /// Drops the oldest bodies below `written`, which are on disk, down to the limit.
     pub(super) fn evict(&mut self, written: u64) {
         while self.bytes > self.bytes_max && self.first < written && self.pop() {}
     }
@@ -231,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_exists_of_a_range_starts_at_its_start_or_is_empty() {
+    fn existing_range_starts_at_its_start_or_is_empty() {
         let mut content = content(10);
         content.purge(3, Bytes::new());
         assert_eq!(content.existing(&(4..20)), 4..10);
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn no_step_may_name_the_largest_index_since_nothing_could_follow() {
+    fn step_with_the_largest_index_is_rejected() {
         let at = At { segment: 1, offset: 64 };
         for kind in [Kind::Record, Kind::Truncate, Kind::Purge] {
             let mut content = Content::default();
@@ -253,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_purge_may_lie_beyond_the_last_record() {
+    fn purge_may_exceed_the_last_record() {
         let mut content = content(10);
         content.purge(99, Bytes::new());
         assert_eq!((content.first(), content.next()), (100, 100));
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_keeps_what_is_not_yet_written() {
+    fn cache_keeps_unwritten_bodies() {
         let mut cache = Cache::new(5, 10 + 2 * super::BODY_BYTES_BESIDE);
         for _ in 0..6 {
             cache.append(Bytes::from_static(b"four"));

@@ -1,8 +1,7 @@
-//! The seam between the log and the file system: everything the log does to a disk is one of these
-//! calls, so that a simulated disk can stand in for the real one.
+//! Seam between the log and the file system, so that tests can use a simulated disk.
 //!
-//! Nothing here retries, buffers or interprets: a call does what it says once, and its error goes
-//! up as it is.
+//! Nothing here retries, buffers or interprets: each call acts once and returns its error
+//! unchanged.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -13,19 +12,19 @@ use std::time::Duration;
 
 use crate::private;
 
-/// How often and how long a directory's lock is waited for, a fifth of a second in all.
+/// Attempts and pause for a directory's lock, 200 ms in all.
 const LOCK_ATTEMPTS: u32 = 10;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// One directory. Names are plain file names, never paths.
 pub trait Disk: Send + Sync + 'static {
-    /// Keeps every other process out until the guard is dropped.
+    /// Locks the directory against other processes until the guard is dropped.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] while someone else holds the lock.
+    /// [`io::ErrorKind::WouldBlock`] while another process holds the lock.
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>>;
 
-    /// Names of all files, in no particular order.
+    /// Lists the names of all files, in no particular order.
     ///
     /// # Errors
     /// Those of the file system.
@@ -43,13 +42,13 @@ pub trait Disk: Send + Sync + 'static {
     /// Those of the file system.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
 
-    /// Gives a file another name, replacing what had it.
+    /// Renames a file, replacing an existing one.
     ///
     /// # Errors
     /// Those of the file system.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
-    /// Removes a file; whoever has it open keeps it.
+    /// Removes a file; open handles stay valid.
     ///
     /// # Errors
     /// Those of the file system.
@@ -61,7 +60,7 @@ pub trait Disk: Send + Sync + 'static {
     /// Those of the file system.
     fn sync_dir(&self) -> io::Result<()>;
 
-    /// Bytes that may still be written; by default without an end.
+    /// Returns the bytes that may still be written; unlimited by default.
     ///
     /// # Errors
     /// Those of the file system.
@@ -69,7 +68,7 @@ pub trait Disk: Send + Sync + 'static {
         Ok(u64::MAX)
     }
 
-    /// How long the next sync takes in simulated time; a real one takes what it takes.
+    /// Returns the simulated duration of the next sync; zero on a real disk.
     fn sync_takes(&self) -> std::time::Duration {
         std::time::Duration::ZERO
     }
@@ -77,7 +76,7 @@ pub trait Disk: Send + Sync + 'static {
 
 /// One open file.
 pub trait DiskFile: Send + Sync {
-    /// Size in bytes.
+    /// Returns the size in bytes.
     ///
     /// # Errors
     /// Those of the file system.
@@ -89,7 +88,7 @@ pub trait DiskFile: Send + Sync {
     /// [`io::ErrorKind::UnexpectedEof`] when the file ends before, or those of the file system.
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()>;
 
-    /// Writes all of `bytes` at `offset`, growing the file where needed. Not durable before
+    /// Writes all of `bytes` at `offset` and grows the file if needed. Durable only after
     /// [`Self::sync`].
     ///
     /// # Errors
@@ -99,17 +98,17 @@ pub trait DiskFile: Send + Sync {
     /// Makes every write so far durable.
     ///
     /// # Errors
-    /// Those of the file system. What was written since the sync before may or may not be there,
-    /// whatever a second sync would say.
+    /// Those of the file system. Bytes written since the previous sync may or may not be durable,
+    /// whatever a second sync returns.
     fn sync(&self) -> io::Result<()>;
 }
 
-/// A directory of the operating system's.
+/// A directory of the operating system.
 #[derive(Debug)]
 pub struct Directory(PathBuf);
 
 impl Directory {
-    /// Opens `path`, creating it, durably, where it does not exist.
+    /// Opens `path` and creates it durably if it does not exist.
     ///
     /// # Errors
     /// Those of the file system.
@@ -128,8 +127,8 @@ impl Disk for Directory {
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
         let path = self.0.join("lock");
         let file = private::open(&path)?;
-        // The lock belongs to the open file: it ends with this process, however that ends. One that is
-        // just ending, or a child between fork and exec, holds it a moment longer.
+        // The lock ends with this process. A process that is just ending, or a child between fork
+        // and exec, holds it a moment longer.
         for _ in 0..LOCK_ATTEMPTS {
             if file.try_lock().is_ok() {
                 return Ok(Box::new(file));
@@ -143,7 +142,7 @@ impl Disk for Directory {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in std::fs::read_dir(&self.0)? {
-            // A name that is not UTF-8 is none of ours.
+            // The log's file names are UTF-8; others are ignored.
             names.extend(entry?.file_name().into_string());
         }
         Ok(names)

@@ -1,5 +1,4 @@
-//! Why a log does not open, sorted by what the operator must do, and why one that was open has
-//! stopped.
+//! Errors of opening a log, by the operator's remedy, and failures of an open log.
 
 use std::io;
 use std::path::PathBuf;
@@ -9,13 +8,13 @@ use super::frame::VERSION;
 /// Why the log did not open. Nothing on the disk was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it: stop that one, or give this one a directory of its own.
+    /// Another process uses it: stop that process, or use another directory.
     #[error("the log in {dir} is in use by another process; nothing was changed")]
     InUse {
         /// The directory.
         dir: PathBuf,
     },
-    /// Start the version of the program that wrote it.
+    /// Start the program version that wrote it.
     #[error(
         "{file} has format version {found}, and this program reads {wanted} only; nothing was \
          changed, start the program that wrote it",
@@ -24,23 +23,23 @@ pub enum OpenError {
     Version {
         /// The segment.
         file: PathBuf,
-        /// The version it states.
+        /// Format version in the file.
         found: u8,
     },
     /// Keep this coordinator stopped.
     #[error(
         "{file} is damaged at byte {offset}: {what}. This coordinator has lost writes or votes \
          that it had acknowledged, so nothing in its directory can be trusted and it must not \
-         take part again under its old id. The others have the data and go on as long as a \
+         take part again under its old id. The other coordinators have the data and go on as long as a \
          majority runs: keep this coordinator stopped, and replace it by a new one with an empty \
          directory (pghc members replace)"
     )]
     Damaged {
         /// The segment.
         file: PathBuf,
-        /// Where in it, in bytes.
+        /// Byte offset of the damage.
         offset: u64,
-        /// What is wrong there.
+        /// Kind of the damage.
         what: &'static str,
     },
     /// The file system refused: repair it and start again.
@@ -54,7 +53,7 @@ pub enum OpenError {
     },
 }
 
-/// Why the log takes nothing more. The first failure, kept: it is the answer to every later call.
+/// Why the log accepts nothing more. Every later call returns the first failure.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
     kind: io::ErrorKind,
@@ -62,28 +61,28 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// The disk failed while something was being written.
+    /// Failure of the disk during a write.
     pub(super) fn of_disk(error: &io::Error) -> Self {
         Self {
             kind: error.kind(),
             text: format!(
-                "the log could not be written ({error}); what was not acknowledged may or may not \
-                 be on the disk, and nothing more is taken: repair the disk and restart"
+                "the log could not be written ({error}); unacknowledged writes may or may not \
+                 be on the disk, and the log accepts nothing more: repair the disk and restart"
             ),
         }
     }
 
-    /// A callback or the flusher itself panicked.
+    /// Panic of a callback or of the flusher itself.
     pub(super) fn of_flusher() -> Self {
         Self {
             kind: io::ErrorKind::Other,
-            text: "the log's flusher has died, which is a bug; what was not acknowledged may or \
+            text: "the log's flusher has died, which is a bug; unacknowledged writes may or \
                    may not be on the disk: restart"
                 .to_owned(),
         }
     }
 
-    /// The log was closed.
+    /// Failure of a call after the log was closed.
     pub(super) fn closed() -> Self {
         Self {
             kind: io::ErrorKind::BrokenPipe,
@@ -91,7 +90,7 @@ impl Failure {
         }
     }
 
-    /// The failure as an error of a call.
+    /// Converts the failure to an error of a call.
     pub(super) fn to_error(&self) -> io::Error {
         io::Error::new(self.kind, self.text.clone())
     }

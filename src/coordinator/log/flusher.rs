@@ -1,9 +1,9 @@
-//! The thread that writes. It takes the group that gathered while the group before was on its way,
-//! writes it, syncs once, and calls everyone who waits.
+//! Thread that writes the log in groups.
 //!
-//! Invariants: one flush is under way at a time; a failed write or sync is the last one, since the
-//! kernel may drop what it could not write and report success the next time; nobody is told of
-//! success before the sync has returned. It holds no lock while it touches the disk.
+//! It takes the group that gathered during the previous flush, writes it, syncs once and calls
+//! every callback. Invariants: one flush is in flight; a failed write or sync is the last one,
+//! since the kernel may drop unwritten pages and report success later; no callback reports success
+//! before the sync has returned. The thread holds no lock during disk calls.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,27 +19,27 @@ use super::start::SPARES_MAX;
 use super::watermark::Watermark;
 use crate::sabotage::{self, Bug};
 
-/// Zeros written at a time when growing a file.
+/// Zeros of one write that grows a file.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// See the module.
+/// State of the flusher thread.
 pub(super) struct Flusher {
     pub(super) shared: Arc<Shared>,
     pub(super) disk: Arc<dyn Disk>,
-    /// Number and file of the segment that is being filled.
+    /// Number and file of the current segment.
     pub(super) segment: u64,
     pub(super) file: Arc<dyn DiskFile>,
-    /// Size of that file: what is written below it changes no size and costs no journal.
+    /// Size of that file: writes below it change no size and cost no journal.
     pub(super) file_bytes: u64,
     pub(super) grow_bytes: u64,
-    /// Sizes of all segments but the one that is being filled.
+    /// Sizes of all segments except the current one.
     pub(super) sealed_bytes: BTreeMap<u64, u64>,
-    /// Names and sizes of files that can be used again.
+    /// Names and sizes of files for reuse.
     pub(super) spares: Vec<(String, u64)>,
     pub(super) watermark: Watermark,
 }
 
-/// Fails the log when the flusher dies of a panic, so that nobody waits for it for ever.
+/// Fails the log if the flusher panics, so that no caller waits forever.
 struct FailOnPanic(Arc<Shared>);
 
 impl Drop for FailOnPanic {
@@ -63,15 +63,15 @@ impl Flusher {
         self.end();
     }
 
-    /// As [`Self::run`], in a simulated process: there is no thread but the one that counts.
+    /// Same as [`Self::run`], as a task of a simulated process, which has no extra thread.
     pub(super) async fn simulate(mut self) {
         while let Some(group) = self.shared.next().await {
             let mut written = self.write(&group);
             if written.is_ok() {
-                // A crash in the meantime may keep or lose what is written and not synced.
+                // A crash in the meantime may keep or lose written, unsynced bytes.
                 let takes = self.disk.sync_takes();
                 if !takes.is_zero() {
-                    // No time at all would be rounded up to the timer's grain.
+                    // A sleep of zero would be rounded up to the timer's grain.
                     tokio::time::sleep(takes).await;
                 }
                 written = self.sync(&group);
@@ -83,7 +83,7 @@ impl Flusher {
         self.end();
     }
 
-    /// Tells everyone what became of a group; whether the log goes on.
+    /// Calls a group's callbacks; returns whether the log goes on.
     fn finish(&mut self, mut group: Group, written: io::Result<()>) -> bool {
         let done = std::mem::take(&mut group.done);
         match written {
@@ -108,7 +108,7 @@ impl Flusher {
     }
 
     fn end(self) {
-        // Closed: the last mark must not be left to the kernel's leisure.
+        // On close the last mark is synced instead of waiting for the kernel.
         if let Err(error) = self.file.sync().and_then(|()| self.watermark.sync()) {
             tracing::error!(%error, segment = self.segment, "log write failed");
             self.shared.fail(Failure::of_disk(&error));
@@ -138,7 +138,7 @@ impl Flusher {
         self.watermark.note(At { offset, ..last.at })
     }
 
-    /// Does what a durable group allows, in an order that a crash may end anywhere.
+    /// Removes and recycles segments after a durable group; a crash may interrupt it anywhere.
     fn tidy(&mut self, group: &Group) -> io::Result<()> {
         for pair in group.chunks.windows(2) {
             let offset = pair[0].at.offset + pair[0].bytes.len() as u64;
@@ -150,7 +150,7 @@ impl Flusher {
         if let Some(below) = group.drop_below {
             self.drop_purged(below)?;
         }
-        // Under load the mark goes with the next group; otherwise it need not wait for one.
+        // Under load the mark travels with the next group; when idle it is written at once.
         if let Some(mark) = self.shared.idle_mark() {
             self.write_chunk(&mark)?;
         }
@@ -158,7 +158,7 @@ impl Flusher {
         Ok(())
     }
 
-    /// Begins segment `number`, in a used file where there is one.
+    /// Begins segment `number`, in a recycled file if there is one.
     fn begin_segment(&mut self, number: u64) -> io::Result<()> {
         let name = segment_name(number);
         let (file, file_bytes) = match self.spares.pop() {
@@ -168,8 +168,8 @@ impl Flusher {
             }
             None => (self.disk.create(&name)?, 0),
         };
-        // Now, not with the group: a group may begin two segments, and the second must not be
-        // there after a crash without the first.
+        // Synced now: a group may begin two segments, and after a crash the second must not exist
+        // without the first.
         self.disk.sync_dir()?;
         self.sealed_bytes.insert(self.segment, self.file_bytes);
         self.shared.add_file(number, Arc::clone(&file));
@@ -177,8 +177,8 @@ impl Flusher {
         Ok(())
     }
 
-    /// Writes into the segment that is being filled and, where that needs more room, grows the
-    /// file by more than is needed, so that the next many writes need none.
+    /// Writes into the current segment; grows the file in larger steps, so that the next writes
+    /// change no size.
     fn write_chunk(&mut self, chunk: &Chunk) -> io::Result<()> {
         self.file.write_at(&chunk.bytes, chunk.at.offset)?;
         let end = chunk.at.offset + chunk.bytes.len() as u64;
@@ -195,8 +195,8 @@ impl Flusher {
         Ok(())
     }
 
-    /// Lets go of the segments with numbers below `below`. Oldest first, though recovery takes any
-    /// subset of these removals.
+    /// Removes the segments below `below`, oldest first; recovery accepts any subset of these
+    /// removals.
     fn drop_purged(&mut self, below: u64) -> io::Result<()> {
         self.shared.drop_files(below);
         let kept = self.sealed_bytes.split_off(&below);
@@ -211,7 +211,7 @@ impl Flusher {
         self.disk.sync_dir()
     }
 
-    /// DiskReserve the log takes.
+    /// Returns the bytes that the log takes on disk.
     pub(super) fn bytes_on_disk(&self) -> u64 {
         let spares = self.spares.iter().map(|(_, bytes)| bytes);
         self.file_bytes + self.sealed_bytes.values().chain(spares).sum::<u64>()

@@ -1,4 +1,4 @@
-//! The bytes of the log: segment heads and frames. Pure; the on-disk format is defined here alone.
+//! Bytes of the log: segment heads and frames. Pure; the only definition of the on-disk format.
 //!
 //! A segment is a head of [`HEAD_BYTES`], one [`Kind::Restate`] frame, and further frames without a
 //! gap. All numbers are little-endian.
@@ -13,9 +13,9 @@
 //! | session | 8 | | number | 8 |
 //! | | | | body, then zeros up to a multiple of 8 | |
 //!
-//! A frame's checksum also covers its segment's number and its offset, so that bytes a recycled
-//! file still holds are never taken for frames. The session counts the openings of the log: frames
-//! that a crash left behind a torn one are of an older session than what is written over it.
+//! A frame's checksum also covers its segment number and its offset, so that old bytes of a
+//! recycled file are never taken for frames. The session counts the openings of the log: frames
+//! left behind a torn one have an older session than the frames written over it.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -24,19 +24,19 @@ use serde::{Deserialize, Serialize};
 pub(super) const HEAD_BYTES: usize = 32;
 /// Size of a frame without its body.
 pub(super) const FRAME_BYTES: usize = 24;
-/// The version this program writes, and the only one it reads.
+/// The version that this program writes, and the only one that it reads.
 pub(super) const VERSION: u8 = 1;
 
 const MAGIC: &[u8; 8] = b"pghc-log";
 
-/// Where a frame begins.
+/// Position of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct At {
     pub(super) segment: u64,
     pub(super) offset: u64,
 }
 
-/// What a frame says.
+/// Kind of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -44,7 +44,7 @@ pub(super) enum Kind {
     Restate = 1,
     /// A record; `number` is its index.
     Record = 2,
-    /// The next record's index is `number`: what stood there and above is gone.
+    /// The next record's index is `number`: records from there on are dropped.
     Truncate = 3,
     /// Records up to index `number` are purged; the body is the caller's mark.
     Purge = 4,
@@ -77,7 +77,7 @@ impl Kind {
     }
 }
 
-/// A frame whose checksum is right.
+/// A frame with a correct checksum.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Frame<'a> {
     pub(super) kind: Kind,
@@ -86,26 +86,26 @@ pub(super) struct Frame<'a> {
     pub(super) body: &'a [u8],
 }
 
-/// What stands at the start of a segment so that the segments before it can go.
+/// State repeated at the start of a segment, so that earlier segments can be removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Restated {
-    /// Where the frames of the segment before end; 0 in the first.
+    /// End of the previous segment's frames; 0 in the first segment.
     pub(super) previous_end: u64,
     pub(super) purged: Option<(u64, Bytes)>,
     pub(super) vote: Option<Bytes>,
     pub(super) committed: Option<Bytes>,
 }
 
-/// Why a segment cannot be read.
+/// Why a segment's head is unusable.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum BadHead {
-    /// It was never completely written, or it is damaged.
+    /// Not completely written, or damaged.
     Unreadable,
-    /// It was written by another version of the program.
+    /// Written by another version of the program.
     Version(u8),
 }
 
-/// DiskReserve a frame with such a body takes.
+/// Returns the size of a frame with a body of `body_bytes`.
 pub(super) fn frame_bytes(body_bytes: usize) -> usize {
     FRAME_BYTES + body_bytes.next_multiple_of(8)
 }
@@ -125,8 +125,8 @@ pub(super) fn encode(out: &mut Vec<u8>, at: At, frame: Frame<'_>) {
     out[start..start + 4].copy_from_slice(&sum.to_le_bytes());
 }
 
-/// Reads the frame at the start of `bytes`, which stand at `at`; `None` when there is no whole and
-/// undamaged one. Bytes after it are not looked at.
+/// Reads the frame at the start of `bytes`, located at `at`; `None` if the frame is cut or damaged.
+/// Later bytes are ignored.
 pub(super) fn decode(bytes: &[u8], at: At) -> Option<Frame<'_>> {
     let body_bytes = u32_at(bytes, 4)? as usize;
     let bytes = bytes.get(..frame_bytes(body_bytes))?;
@@ -143,8 +143,8 @@ pub(super) fn decode(bytes: &[u8], at: At) -> Option<Frame<'_>> {
 
 /// Whether a [`Kind::Mark`] stands anywhere from `from` on.
 ///
-/// It is how a torn tail is told from a rotten one: framing is lost behind a bad frame, but every
-/// frame begins at a multiple of 8 and proves its own place.
+/// Distinguishes a torn tail from a rotten one. Framing is lost behind a bad frame, but every frame
+/// begins at a multiple of 8 and its checksum covers its place.
 pub(super) fn holds_mark(bytes: &[u8], segment: u64, from: usize) -> bool {
     (from.next_multiple_of(8)..bytes.len().saturating_sub(FRAME_BYTES - 1)).step_by(8).any(
         |offset| {
@@ -170,7 +170,7 @@ pub(super) fn encode_head(number: u64, session: u32) -> Vec<u8> {
     head
 }
 
-/// Reads the head of what should be segment `number`; answers its session.
+/// Reads the head of segment `number`; returns its session.
 ///
 /// Magic, version and checksum keep their places in every later version.
 pub(super) fn decode_head(bytes: &[u8], number: u64) -> Result<u32, BadHead> {
@@ -222,10 +222,10 @@ mod tests {
         out
     }
 
-    /// The format is what disks hold: these bytes change only together with `VERSION`. The checksums
-    /// were computed by Python's `zlib.crc32`.
+    /// Disks hold this format: these bytes change only together with `VERSION`. The checksums come
+    /// from Python's `zlib.crc32`.
     #[test]
-    fn the_bytes_of_a_frame_and_a_head_are_pinned() {
+    fn frame_and_head_bytes_are_pinned() {
         let frame = bytes(Kind::Record, b"ab");
         assert_eq!(frame[4..], *b"\x02\0\0\0\x03\0\0\0\x02\0\0\0\x2a\0\0\0\0\0\0\0ab\0\0\0\0\0\0");
         assert_eq!(u32::from_le_bytes(*frame.first_chunk().unwrap()), 0x144453e6);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_read_only_where_it_was_written() {
+    fn frame_decodes_only_at_its_own_place() {
         let frame = bytes(Kind::Record, b"body");
         let read = decode(&frame, AT).unwrap();
         assert_eq!((read.kind, read.session, read.number), (Kind::Record, 3, 42));
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_of_a_frame_and_a_head_is_found() {
+    fn flipped_bit_of_frame_or_head_is_found() {
         let (frame, head) = (bytes(Kind::Vote, b"vote!"), encode_head(7, 3));
         for bit in 0..frame.len() * 8 {
             let mut frame = frame.clone();
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_is_found_without_framing() {
+    fn mark_is_found_without_framing() {
         let mut rest = vec![0xff; 64];
         rest.extend(bytes(Kind::Mark, b""));
         assert!(holds_mark(&rest, 7, 3));

@@ -1,4 +1,4 @@
-//! Seam of `tests/fuzz`: recovery of a log directory of arbitrary bytes.
+//! Seam of `tests/fuzz`: recovery of a log directory with arbitrary bytes.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,7 +9,7 @@ use super::disk::{Disk, DiskFile};
 use super::frame::{At, FRAME_BYTES, Frame, HEAD_BYTES, Kind, decode, encode, encode_head};
 use super::recover::{recover, segment_name};
 
-/// Files that can only be read.
+/// Read-only files in memory.
 pub(in crate::coordinator) struct Files(pub(in crate::coordinator) BTreeMap<String, Vec<u8>>);
 
 struct Content(Vec<u8>);
@@ -70,7 +70,7 @@ impl DiskFile for Content {
     }
 }
 
-/// Makes checksums right as far as frames can be followed, so that what is behind them is tried.
+/// Corrects checksums as far as frames can be followed, so that later bytes are tested.
 fn repair(bytes: &mut [u8], segment: u64) {
     if let Some(head) = bytes.get_mut(..HEAD_BYTES) {
         let session = u32::from_le_bytes([head[24], head[25], head[26], head[27]]);
@@ -96,11 +96,11 @@ fn repair(bytes: &mut [u8], segment: u64) {
     }
 }
 
-/// Recovers one or two segments: a byte whose lowest bit asks for right checksums and the next for
-/// a first segment that is not number 1; the length of the first segment as two bytes; both.
+/// Recovers one or two segments. The first byte selects corrected checksums and a first segment
+/// other than number 1; two bytes give the first segment's length.
 ///
 /// # Panics
-/// If recovery panics, depends on more than the bytes, or shows a record that is not readable.
+/// If recovery panics, depends on more than the bytes, or returns an unreadable record.
 pub fn log(input: &[u8]) {
     let Some((&[flags, low, high], rest)) = input.split_first_chunk::<3>() else { return };
     let split = usize::from(u16::from_le_bytes([low, high])).min(rest.len());
@@ -134,7 +134,7 @@ pub fn log(input: &[u8]) {
     }
 }
 
-/// A log of one segment and one of two, with every kind of frame in them.
+/// Returns a log of one segment and a log of two, with every kind of frame.
 ///
 /// # Panics
 /// Never: the frames are well-formed.

@@ -1,25 +1,28 @@
-//! The coordinator's durable log: records, vote, commit index and purge mark of one Raft member.
+//! Durable log of one Raft member: records, vote, commit index and purge mark.
 //!
-//! A segmented write-ahead log with one flusher thread. Invariants: records are numbered without a
-//! hole; what was reported as done survives any crash; a crash leaves a prefix of what was called,
-//! in the order of the calls; a vote never goes back; damage to what was durable is found when the
-//! log is opened and is never taken for a torn tail. It knows nothing of Raft beyond that, and the
-//! bodies are opaque to it.
+//! A segmented write-ahead log with one flusher thread. Invariants:
 //!
-//! | room | holds |
+//! - Records are numbered without a hole, and a vote never goes back.
+//! - An operation that was reported as done survives any crash.
+//! - A crash leaves a prefix of the calls, in their order.
+//! - Damage to durable bytes is found at open and never taken for a torn tail.
+//!
+//! The log knows nothing else of Raft, and bodies are opaque to it.
+//!
+//! | module | holds |
 //! |---|---|
-//! | `frame` | the bytes on the disk |
-//! | `content` | what the log holds, in memory, and the cache of bodies |
+//! | `frame` | bytes on the disk |
+//! | `content` | content in memory, and the cache of bodies |
 //! | `offline` | reading a log without opening it |
-//! | `options` | what callers give and get |
+//! | `options` | options and results of the public calls |
 //! | `plan` | reading records |
-//! | `stage` | what goes where: groups, segments |
-//! | `flusher` | the writing thread |
+//! | `stage` | layout of groups and segments |
+//! | `flusher` | writing thread |
 //! | `recover` | reading a directory back |
-//! | `start` | making it ready for writing |
-//! | `shared` | what the handles and the flusher share |
-//! | `watermark` | a second memory of how far it is durable |
-//! | `disk` | the seam to the file system |
+//! | `start` | preparing a recovered directory for writing |
+//! | `shared` | state shared by handles and flusher |
+//! | `watermark` | second record of the durable end |
+//! | `disk` | seam to the file system |
 
 mod content;
 pub mod disk;
@@ -59,10 +62,10 @@ use self::shared::Shared;
 pub use self::stage::Done;
 use self::watermark::Watermark;
 
-/// Longest body of a record in bytes. A longer one is refused with [`io::ErrorKind::InvalidInput`].
+/// Longest body of a record in bytes; longer ones fail with [`io::ErrorKind::InvalidInput`].
 pub const BODY_BYTES_MAX: usize = 64 << 20;
 
-/// Longest vote, commit index or purge mark in bytes. A longer one is refused with
+/// Longest vote, commit index or purge mark in bytes; longer ones fail with
 /// [`io::ErrorKind::InvalidInput`].
 pub const NOTE_BYTES_MAX: usize = 1 << 10;
 
@@ -71,17 +74,17 @@ pub const NOTE_BYTES_MAX: usize = 1 << 10;
 /// Calls take effect, and reach the disk, in their order. Callbacks run on the flusher's thread,
 /// in order: they must be short and must not call the log.
 ///
-/// A failed write or sync is final: it and every later call answers an error, because what a disk
-/// once failed to write it may later claim to have written. What was not reported as done by then
-/// may or may not be there after a restart.
+/// A failed write or sync is final: this and every later call returns an error, because a disk may
+/// later claim to hold bytes that it failed to write. Unreported operations may or may not survive
+/// a restart.
 #[derive(Clone)]
 pub struct Log(Arc<Owner>);
 
 impl Log {
-    /// Opens the log in `dir`, or makes a new one where there is none.
+    /// Opens the log in `dir`, or creates one.
     ///
-    /// On return everything it holds is durable. An empty directory is a new log: whether this
-    /// coordinator should have one already is for the caller to know.
+    /// On return the whole content is durable. An empty directory is a new log; the caller checks
+    /// whether one should exist.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -94,7 +97,7 @@ impl Log {
         Self::open_on(Arc::new(disk), dir, options)
     }
 
-    /// As [`Self::open`], on any disk; `dir` only names it in messages.
+    /// Same as [`Self::open`], on any disk; `dir` is for messages only.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -113,7 +116,7 @@ impl Log {
         })?;
         let mut recovered = recover(disk.as_ref(), dir)?;
         for file in &recovered.litter {
-            tracing::warn!(dir = %dir.display(), file, "removing unfinished or purged log segment");
+            tracing::warn!(dir = %dir.display(), file, "unfinished or purged log segment removed");
         }
         let start = start::start(disk.as_ref(), &mut recovered).map_err(io)?;
         let watermark = Watermark::start(disk.as_ref(), start.end).map_err(io)?;
@@ -137,15 +140,14 @@ impl Log {
         let log = Self(Arc::new(Owner { shared, flusher, lock: Mutex::new(Some(lock)) }));
         let State { first, last, bytes_on_disk, .. } = log.state();
         tracing::info!(dir = %dir.display(), session = start.session, first, last, bytes_on_disk,
-            "opened log");
+            "log opened");
         Ok(log)
     }
 
-    /// Adds records behind the last one. They are readable when this returns, and `done` is called
-    /// when they, and everything called before, are durable. Appends that come while a flush is
-    /// under way share the next one.
+    /// Appends records. They are readable on return; `done` is called once they, and all earlier
+    /// calls, are durable. Appends during a flush share the next one.
     ///
-    /// Blocks, for a flush or so, while [`Options::queue_bytes`] are waiting already.
+    /// Blocks for about one flush while [`Options::queue_bytes`] are queued.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] when a body is too long; otherwise the log has failed or is
@@ -170,25 +172,24 @@ impl Log {
         Ok(())
     }
 
-    /// Reads the records of `range` in order and without a hole, from memory or from the disk. Ends
-    /// before the record that would bring the bodies over `bytes_max`, but not before the first.
-    /// Empty when the first record of `range` does not exist.
+    /// Reads the records of `range` in order and without a hole, from memory or disk. Ends before
+    /// the record that would exceed `bytes_max`, but returns at least the first. Empty if the first
+    /// record does not exist.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidData`] when the disk has damaged a record, the disk's own errors, or
-    /// the log has failed or is closed.
+    /// [`io::ErrorKind::InvalidData`] for a damaged record, the disk's own errors, or the failure
+    /// of a failed or closed log.
     pub fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Record>> {
         let plan = self.0.shared.usable()?.plan(&range, bytes_max);
         plan.read().or_else(|error| {
-            // A purge since may have let the file be used again: then the record is not damaged
-            // but gone.
+            // A purge in the meantime may have recycled the file: the record is gone, not damaged.
             let is_gone = self.0.shared.usable()?.content.first() > range.start;
             if is_gone { Ok(Vec::new()) } else { Err(error) }
         })
     }
 
-    /// Drops all records above `index`, or all that are not purged for `None`. After a crash they
-    /// may be there again, unless something called later was durable.
+    /// Drops all records above `index`, or every unpurged record for `None`. A crash may restore
+    /// them, unless a later call became durable.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] when `index` is below the purged one; otherwise the log has
@@ -210,10 +211,10 @@ impl Log {
         Ok(())
     }
 
-    /// Drops all records up to `index`, which may lie beyond the last, and remembers `mark`, at
-    /// most [`NOTE_BYTES_MAX`]. Whole segments are freed once the purge is durable.
+    /// Drops all records up to `index`, which may exceed the last one, and stores `mark`, at most
+    /// [`NOTE_BYTES_MAX`] long. Whole segments are freed once the purge is durable.
     ///
-    /// A purge below the one before changes nothing.
+    /// A purge below the previous one changes nothing.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] when the mark is too long; otherwise the log has failed or is
@@ -229,8 +230,8 @@ impl Log {
         Ok(())
     }
 
-    /// Replaces the vote, at most [`NOTE_BYTES_MAX`]; `done` is called when it, and everything
-    /// called before, is durable.
+    /// Replaces the vote, at most [`NOTE_BYTES_MAX`] long; `done` is called once the vote, and all
+    /// earlier calls, are durable.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] when the vote is too long; otherwise the log has failed or is
@@ -244,11 +245,11 @@ impl Log {
         Ok(())
     }
 
-    /// Replaces the commit index, at most [`NOTE_BYTES_MAX`]. It goes to the disk with the next
-    /// flush; a crash may leave an older one, never one ahead of the records called before it.
+    /// Replaces the commit index, at most [`NOTE_BYTES_MAX`] long. It is written with the next
+    /// flush; a crash may leave an older index, never one ahead of the earlier records.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] when it is too long; otherwise the log has failed or is
+    /// [`io::ErrorKind::InvalidInput`] if the index is too long; otherwise the log has failed or is
     /// closed. Nothing was set.
     pub fn set_committed(&self, committed: Bytes) -> io::Result<()> {
         check_note("the commit index", &committed)?;
@@ -256,14 +257,14 @@ impl Log {
         Ok(())
     }
 
-    /// What the log holds.
+    /// Returns the state of the log.
     #[must_use]
     pub fn state(&self) -> State {
         self.0.shared.state()
     }
 
-    /// Flushes what waits, ends the flusher and lets the directory go. Other handles answer errors
-    /// from now on. Must not be called from a callback.
+    /// Flushes queued operations, ends the flusher and unlocks the directory. Other handles return
+    /// errors from now on. Must not be called from a callback.
     ///
     /// # Errors
     /// The failure that the log ended with; see [`Log`].
@@ -272,7 +273,7 @@ impl Log {
     }
 }
 
-/// The thread to wait for at the end; a simulated process has none but a task.
+/// Starts the flusher's thread; a simulated process gets a task instead.
 fn start_flusher(flusher: Flusher) -> io::Result<Option<JoinHandle<()>>> {
     if crate::task::process::Process::current().is_some() {
         drop(crate::task::spawn(flusher.simulate()));
@@ -288,7 +289,7 @@ impl std::fmt::Debug for Log {
     }
 }
 
-/// What ends with the last handle.
+/// Closes the log with the last handle.
 struct Owner {
     shared: Arc<Shared>,
     flusher: Mutex<Option<JoinHandle<()>>>,
@@ -300,7 +301,7 @@ impl Owner {
         let mut flusher = self.flusher.lock();
         self.shared.close();
         let result = match flusher.take() {
-            // A panic of the flusher has failed the log already.
+            // A panic of the flusher has already failed the log.
             Some(flusher) => {
                 let _ = flusher.join();
                 self.shared.failure()
@@ -314,7 +315,7 @@ impl Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        // Whoever wants to know closes by hand; every waiting callback hears of it in any case.
+        // Callers that need the result call `close`; every waiting callback is called in any case.
         let _ = self.close();
     }
 }

@@ -1,4 +1,4 @@
-//! Reads a log where it lies, without beginning a session or changing a byte of it.
+//! Reads a stopped log without beginning a session or changing a byte.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,7 +11,7 @@ use super::plan::Plan;
 use super::recover::{Recovered, recover};
 use crate::coordinator::log::{OpenError, Record, State};
 
-/// A stopped coordinator's log. It stays locked, so that nobody starts on it, until this is dropped.
+/// Log of a stopped coordinator; locked against starts until dropped.
 pub struct Offline {
     recovered: Recovered,
     files: BTreeMap<u64, Arc<dyn DiskFile>>,
@@ -19,10 +19,10 @@ pub struct Offline {
 }
 
 impl Offline {
-    /// Reads what the log in `dir` holds.
+    /// Reads the log in `dir`.
     ///
     /// # Errors
-    /// See [`OpenError`]; one that does not exist is [`OpenError::Io`].
+    /// See [`OpenError`]; a missing log is [`OpenError::Io`].
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io { dir: dir.to_owned(), source };
         if !dir.is_dir() {
@@ -38,7 +38,7 @@ impl Offline {
         Ok(Self { files: files.collect(), recovered, _lock: lock })
     }
 
-    /// What it holds; `bytes_on_disk` counts segments only.
+    /// Returns the state; `bytes_on_disk` counts segments only.
     #[must_use]
     pub fn state(&self) -> State {
         let content = &self.recovered.content;
@@ -53,7 +53,7 @@ impl Offline {
         }
     }
 
-    /// Reads records of `range`; as [`super::Log::read`].
+    /// Reads records of `range`; same as [`super::Log::read`].
     ///
     /// # Errors
     /// The disk's, or [`io::ErrorKind::InvalidData`] for a damaged record.

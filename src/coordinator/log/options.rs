@@ -1,18 +1,18 @@
-//! What callers of the log give it and get from it: plain data, without behaviour.
+//! Options, records and state of the log: plain data without behaviour.
 
 use bytes::Bytes;
 
 /// One record of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Its number; the first of a new log is 0.
+    /// Number; the first record of a new log is 0.
     pub index: u64,
-    /// Opaque; at most [`BODY_BYTES_MAX`](super::BODY_BYTES_MAX). While it is cached it keeps alive all the memory it is a
-    /// slice of.
+    /// Opaque; at most [`BODY_BYTES_MAX`](super::BODY_BYTES_MAX). A cached body keeps alive the
+    /// memory that it is a slice of.
     pub body: Bytes,
 }
 
-/// How a log behaves. The defaults suit a coordinator.
+/// Options of a log. The defaults suit a coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// Size in bytes at which a segment ends; a longer record gets a segment of its own. Purging
@@ -21,9 +21,9 @@ pub struct Options {
     /// Zeros in bytes by which a new segment's file grows at a time. Default 1 MiB, limits 4 KiB to
     /// `segment_bytes`.
     pub grow_bytes: u64,
-    /// Newest bodies kept in memory, in bytes with what each takes beside its own. Default 16 MiB.
+    /// Bytes of the newest bodies kept in memory, overhead included. Default 16 MiB.
     pub cache_bytes: usize,
-    /// Most bytes that wait for a flush; [`Log::append`](super::Log::append) blocks while there are more. Default
+    /// Most bytes queued for a flush; above it [`Log::append`](super::Log::append) blocks. Default
     /// 32 MiB, at least 1.
     pub queue_bytes: usize,
 }
@@ -39,7 +39,7 @@ impl Default for Options {
     }
 }
 
-/// What a log holds besides its bodies. Durable only as far as callbacks have said so.
+/// State of a log besides its bodies. Durable only as far as callbacks have reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     /// Newest purged index and the mark given with it.
@@ -48,10 +48,10 @@ pub struct State {
     pub first: Option<u64>,
     /// Index of the newest record; `None` when there are none.
     pub last: Option<u64>,
-    /// What [`Log::set_vote`](super::Log::set_vote) was given last.
+    /// Newest vote given to [`Log::set_vote`](super::Log::set_vote).
     pub vote: Option<Bytes>,
-    /// What [`Log::set_committed`](super::Log::set_committed) was given last.
+    /// Newest index given to [`Log::set_committed`](super::Log::set_committed).
     pub committed: Option<Bytes>,
-    /// DiskReserve taken in bytes, of preallocated and spare files too.
+    /// Bytes on disk, preallocated and spare files included.
     pub bytes_on_disk: u64,
 }

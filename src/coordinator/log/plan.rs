@@ -1,6 +1,7 @@
-//! Reading records, in two halves: what must be read is settled under the lock, and the disk is
-//! waited for without it. In between a purge may take the file away, so a record that is not found
-//! whole is damaged only if it still exists; the caller looks.
+//! Reads records in two halves: a plan under the lock, disk reads without it.
+//!
+//! A purge in between may remove the file, so an unreadable record is damaged only if it still
+//! exists; the caller checks.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,10 +14,10 @@ use super::disk::DiskFile;
 use super::frame::{Kind, decode, frame_bytes};
 use super::options::Record;
 
-/// Records further apart in a segment than this are not read in one go.
+/// Largest gap between two records of one disk read.
 const READ_GAP_BYTES_MAX: u64 = 4 << 10;
 
-/// What a read needs, so that the lock is not held while it waits for the disk.
+/// Data of a read, so that the lock is not held during disk reads.
 #[derive(Default)]
 pub(super) struct Plan {
     stored: Vec<Stretch>,
@@ -24,7 +25,7 @@ pub(super) struct Plan {
     pub(super) cached: Vec<Record>,
 }
 
-/// Records that stand so close in one file that they are read in one go.
+/// Records so close in one file that one disk read covers them.
 struct Stretch {
     file: Arc<dyn DiskFile>,
     start: u64,
@@ -37,7 +38,7 @@ impl Plan {
         self.stored.is_empty() && self.cached.is_empty()
     }
 
-    /// Plans to read record `index` from where it stands. Indexes ascend.
+    /// Plans the read of record `index` from its place. Indexes ascend.
     pub(super) fn add(
         &mut self,
         index: u64,
@@ -59,7 +60,7 @@ impl Plan {
         self.stored.push(Stretch { file: Arc::clone(file), start, end, records });
     }
 
-    /// Reads what was planned.
+    /// Executes the plan.
     pub(super) fn read(self) -> io::Result<Vec<Record>> {
         let mut records = Vec::new();
         for stretch in self.stored {
@@ -77,11 +78,11 @@ impl Plan {
     }
 }
 
-/// Takes the body of record `index` out of `bytes`, which were read from the disk and start
-/// at `start` in its segment. The body shares their memory.
+/// Extracts the body of record `index` from `bytes`, read from disk at `start` in its segment. The
+/// body shares their memory.
 ///
 /// # Errors
-/// [`io::ErrorKind::InvalidData`] when it is not there undamaged.
+/// [`io::ErrorKind::InvalidData`] if the record is missing or damaged.
 fn body(bytes: &Bytes, start: u64, index: u64, place: Place) -> io::Result<Bytes> {
     let damaged = || {
         io::Error::new(

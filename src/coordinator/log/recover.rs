@@ -1,9 +1,9 @@
-//! Reads a directory back into what the log held, and tells a torn tail from a rotten one.
+//! Reads a directory back into the log's content, and distinguishes a torn tail from a rotten one.
 //!
-//! A crash leaves at most one flush half written, and none of it was acknowledged: such a tail is
-//! cut. A bad frame with a [`Kind::Mark`] anywhere behind it was once durable: the log is refused.
-//! The newest flush before a crash has no mark behind it yet; the [`watermark`] tells whether it was
-//! durable, as far as a power cut left that note. This module reads; it changes nothing.
+//! A crash leaves at most one half-written flush, of which nothing was acknowledged: such a tail is
+//! cut. A bad frame with a [`Kind::Mark`] anywhere behind it was durable: the log is refused. The
+//! newest flush before a crash has no mark behind it; the [`watermark`] tells whether it was
+//! durable, as far as a power cut kept that file. This module changes nothing.
 
 use std::io;
 use std::path::Path;
@@ -20,12 +20,12 @@ use super::watermark;
 const SEGMENT: &str = ".log";
 const SPARE: &str = ".spare";
 
-/// File name of segment `number`.
+/// Returns the file name of segment `number`.
 pub(super) fn segment_name(number: u64) -> String {
     format!("{number:012}{SEGMENT}")
 }
 
-/// File name of what was segment `number` and waits to be used again.
+/// Returns the file name of a recycled segment.
 pub(super) fn spare_name(number: u64) -> String {
     format!("{number:012}{SPARE}")
 }
@@ -34,39 +34,39 @@ pub(super) fn spare_name(number: u64) -> String {
 pub(super) struct Segment {
     pub(super) number: u64,
     pub(super) file: Arc<dyn DiskFile>,
-    /// Size of the file; frames may end before.
+    /// Size of the file; its frames may end earlier.
     pub(super) bytes: u64,
 }
 
-/// What a directory holds.
+/// Content of a directory.
 #[derive(Default)]
 pub(super) struct Recovered {
     pub(super) content: Content,
-    /// Session that wrote last; 0 in an empty directory.
+    /// Session of the last write; 0 in an empty directory.
     pub(super) session: u32,
     /// Ascending, without a gap; empty in an empty directory.
     pub(super) segments: Vec<Segment>,
-    /// Where the log ends.
+    /// End of the log.
     pub(super) end: Option<At>,
-    /// The newest mark: what stands before it is known to be durable, what stands behind it not.
+    /// Newest mark: everything before it is known to be durable, nothing behind it.
     pub(super) marked: Option<At>,
-    /// Files to remove: torn segments, and purged ones whose removal a crash undid.
+    /// Files to remove: torn segments, and purged ones whose removal was lost in a crash.
     pub(super) litter: Vec<String>,
-    /// Files to use again.
+    /// Files to recycle.
     pub(super) spares: Vec<String>,
-    /// Whether the segment read last says that another follows.
+    /// Whether the last segment states that another follows.
     is_sealed: bool,
 }
 
-/// Where reading could not go on.
+/// Position where reading stopped.
 struct Bad {
     at: At,
     what: &'static str,
-    /// It cannot be what a crash left.
+    /// A crash cannot have left it.
     is_certain: bool,
 }
 
-/// Reads the whole log. `dir` is for messages.
+/// Reads the whole log. `dir` is for messages only.
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -85,8 +85,8 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered, OpenErro
             recovered.segments.push(Segment { number, file, bytes: bytes.len() as u64 });
             continue;
         }
-        // A later segment proves nothing by being there, since one flush may have begun it; a mark
-        // in it does.
+        // A later segment alone proves nothing, since one flush may have begun it; a mark in it
+        // does.
         if let Some(bad) =
             bad.as_ref().filter(|bad| bad.is_certain || holds_mark(&bytes, number, 0))
         {
@@ -103,8 +103,8 @@ pub(super) fn recover(disk: &dyn Disk, dir: &Path) -> Result<Recovered, OpenErro
     Ok(recovered)
 }
 
-/// Lists the segments: the numbers that lead up to the newest without a gap. What lies before a gap
-/// is litter of a purge, or else [`Recovered::check`] finds what is missing.
+/// Lists the segment numbers that lead up to the newest without a gap. Segments before a gap are
+/// litter of a purge; [`Recovered::check`] finds missing ones.
 fn numbers(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<Vec<u64>> {
     let mut numbers = Vec::new();
     for name in disk.list()? {
@@ -122,7 +122,7 @@ fn numbers(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<Vec<u64>> {
 }
 
 fn read_all(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
-    // Checked before memory is taken: whatever lies there, no segment of ours is so large.
+    // Checked before the allocation: no segment of a log is so large.
     let size = u32::try_from(file.size()?).map_err(|_| {
         io::Error::new(
             io::ErrorKind::InvalidData,
@@ -139,7 +139,7 @@ fn damaged(dir: &Path, at: At, what: &'static str) -> OpenError {
 }
 
 impl Recovered {
-    /// Takes the steps that segment `number` records; answers where that ended other than cleanly.
+    /// Takes the steps recorded in segment `number`; returns the position of an unclean end.
     fn take_segment(
         &mut self,
         number: u64,
@@ -157,7 +157,7 @@ impl Recovered {
         };
         let mut at = At { offset: HEAD_BYTES as u64, ..start };
         let Some((next, restated, taken)) = restated(bytes, at) else {
-            return bad(at, "the segment does not say what it follows");
+            return bad(at, "the segment does not state its predecessor");
         };
         if let Some(end) = self.end {
             if session != self.session {
@@ -166,7 +166,7 @@ impl Recovered {
             if restated.previous_end > end.offset {
                 return bad(end, "a record is unreadable");
             }
-            // The commit index is written lazily, so this may be the first that says it.
+            // The commit index is written lazily, so this may be its first occurrence.
             self.content.committed.clone_from(&restated.committed);
             let follows = restated == self.content.restated(end.offset);
             if !follows || next != self.content.next() {
@@ -180,7 +180,7 @@ impl Recovered {
         Ok(self.walk(at, bytes))
     }
 
-    /// Takes the steps from `at` on until a frame is not readable.
+    /// Takes the steps from `at` on until a frame is unreadable.
     fn walk(&mut self, mut at: At, bytes: &[u8]) -> Option<Bad> {
         let bad = |at, what| Some(Bad { at, what, is_certain: true });
         self.is_sealed = false;
@@ -195,7 +195,7 @@ impl Recovered {
             let Some(frame) = frame else {
                 return holds_mark(bytes, at.segment, offset)
                     .then_some(at)
-                    .and_then(|at| bad(at, "what stands there is unreadable"));
+                    .and_then(|at| bad(at, "the frame is unreadable"));
             };
             match frame.kind {
                 Kind::Seal => {
@@ -207,18 +207,18 @@ impl Recovered {
                 _ => {}
             }
             if !self.content.apply(&frame, at) {
-                return bad(at, "what stands there does not follow what stands before it");
+                return bad(at, "the frame does not follow the one before it");
             }
             at.offset += frame_bytes(frame.body.len()) as u64;
         }
     }
 
-    /// Checks the whole: that no segment is missing before, between or behind. `oldest` is the
-    /// lowest number of a segment that was read.
+    /// Checks that no segment is missing before, between or behind. `oldest` is the lowest segment
+    /// number that was read.
     fn check(&self, dir: &Path, oldest: Option<u64>, bad: Option<Bad>) -> Result<(), OpenError> {
         let start = At { segment: oldest.unwrap_or(1), offset: 0 };
-        // Only the first segment of all may be torn as the oldest one: later ones follow others,
-        // and those go only when later ones are durable.
+        // Only the very first segment may be torn as the oldest one: earlier segments are removed
+        // only after later ones are durable.
         if self.segments.is_empty()
             && (oldest.is_some_and(|oldest| oldest > 1) || !self.spares.is_empty())
         {
@@ -237,7 +237,7 @@ impl Recovered {
     }
 }
 
-/// Reads the first frame of a segment: next index, content, and the bytes it takes.
+/// Reads the first frame of a segment: next index, content, and its size.
 fn restated(bytes: &[u8], at: At) -> Option<(u64, Restated, u64)> {
     let frame = decode(bytes.get(HEAD_BYTES..)?, at).filter(|it| it.kind == Kind::Restate)?;
     let restated: Restated = postcard::from_bytes(frame.body).ok()?;

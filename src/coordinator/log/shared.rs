@@ -1,5 +1,5 @@
-//! What the handles of a log and its flusher share, under one lock. Nothing here touches the disk,
-//! so no call waits for it, except one that finds the queue full.
+//! State shared by a log's handles and its flusher, under one lock. No call waits for the disk,
+//! except one that finds the queue full.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,32 +19,32 @@ use super::stage::{Chunk, Done, Group, Stage};
 use super::start::Start;
 use crate::coordinator::log::{Options, Record, State};
 
-/// See the module.
+/// Lock, condition variables and options.
 pub(super) struct Shared {
     inner: Mutex<Inner>,
-    /// Someone waits for a flush.
+    /// A caller needs a flush.
     work: Condvar,
-    /// The queue has been emptied.
+    /// The queue is empty.
     room: Condvar,
-    /// As `work`, for a flusher that is a task.
+    /// Same as `work`, for a flusher that is a task.
     bell: tokio::sync::Notify,
     queue_bytes: usize,
 }
 
-/// What the lock guards.
+/// State under the lock.
 pub(super) struct Inner {
     pub(super) content: Content,
     pub(super) cache: Cache,
     stage: Stage,
-    /// The commit index is newer than what the stage has.
+    /// The commit index is newer than the staged one.
     is_committed_new: bool,
     /// The group must be flushed now.
     is_urgent: bool,
     is_closing: bool,
     failed: Option<Failure>,
-    /// Records below this index have been written to their files.
+    /// Records below this index are written to their files.
     written: u64,
-    /// What `written` becomes when the flush under way ends.
+    /// Value of `written` after the flush in flight.
     writing: u64,
     files: BTreeMap<u64, Arc<dyn DiskFile>>,
     bytes_on_disk: u64,
@@ -64,20 +64,20 @@ impl Inner {
         self.stage.push(&self.content, kind, number, body)
     }
 
-    /// Drops the records from `next` on, which the stage has been told already.
+    /// Drops the records from `next` on; the stage already has the truncation.
     pub(super) fn truncate(&mut self, next: u64) {
         self.content.truncate(next);
         self.cache.truncate(next);
-        // What takes their numbers is not written, even if they were.
+        // The records that reuse their numbers are not written yet.
         self.written = self.written.min(next);
         self.writing = self.writing.min(next);
     }
 
-    /// Drops the records up to `index`, as a frame in `segment` says.
+    /// Drops the records up to `index`, as a frame in `segment` states.
     pub(super) fn purge(&mut self, index: u64, mark: Bytes, segment: u64) {
         self.content.purge(index, mark);
         self.cache.purge(self.content.first());
-        // As of now, since what is called later may not be durable when this purge is.
+        // Evaluated now: later calls may not be durable when this purge is.
         let oldest = self.content.oldest_segment().unwrap_or(segment);
         self.stage.group.drop_below = Some(oldest.min(segment));
     }
@@ -87,7 +87,7 @@ impl Inner {
         self.is_committed_new = true;
     }
 
-    /// Collects what must be read for `range`.
+    /// Collects the places and bodies of `range`.
     pub(super) fn plan(&self, range: &Range<u64>, bytes_max: usize) -> Plan {
         let mut plan = Plan::default();
         let mut bytes = 0;
@@ -139,11 +139,11 @@ impl Shared {
         Ok(inner)
     }
 
-    /// As [`Self::usable`], and waits until the queue is below its limit.
+    /// Same as [`Self::usable`], once the queue is below its limit.
     pub(super) fn usable_with_room(&self) -> io::Result<MutexGuard<'_, Inner>> {
         let mut inner = self.usable()?;
         while inner.stage.group.bytes >= self.queue_bytes {
-            // What fills the queue may be of the kind that waits for company.
+            // The queued frames may be waiting for a larger group.
             inner.is_urgent = true;
             self.ring();
             self.room.wait(&mut inner);
@@ -152,7 +152,7 @@ impl Shared {
         Ok(inner)
     }
 
-    /// Has the group flushed, and `done` told.
+    /// Requests a flush of the group that calls `done`.
     pub(super) fn flush(&self, inner: &mut Inner, done: Option<Done>) {
         inner.stage.group.done.extend(done);
         inner.is_urgent = true;
@@ -165,7 +165,7 @@ impl Shared {
         self.bell.notify_one();
     }
 
-    /// Waits for a group to flush; `None` when the log is closed and everything is flushed.
+    /// Waits for a group to flush; `None` once the log is closed and everything is flushed.
     pub(super) fn take(&self) -> Option<Group> {
         let mut inner = self.inner.lock();
         while !inner.is_urgent && !inner.is_closing {
@@ -174,7 +174,7 @@ impl Shared {
         self.take_from(&mut inner)
     }
 
-    /// As [`Self::take`], without holding up the thread.
+    /// Same as [`Self::take`], without blocking the thread.
     pub(super) async fn next(&self) -> Option<Group> {
         loop {
             {
@@ -201,7 +201,7 @@ impl Shared {
         (!group.is_empty() || !inner.is_closing).then_some(group)
     }
 
-    /// The group taken last is durable.
+    /// Records that the last group is written.
     pub(super) fn written(&self) {
         let mut inner = self.inner.lock();
         inner.written = inner.writing;
@@ -209,7 +209,7 @@ impl Shared {
         inner.cache.evict(written);
     }
 
-    /// Ends the log with the first failure; whoever waits is told.
+    /// Ends the log with its first failure and calls every waiting callback.
     pub(super) fn fail(&self, failure: Failure) {
         let mut inner = self.inner.lock();
         let failure = inner.failed.get_or_insert(failure).clone();
@@ -243,13 +243,13 @@ impl Shared {
         }
     }
 
-    /// The mark that the next group would begin with, while there is no such group.
+    /// Returns the mark of the next group while that group is empty.
     pub(super) fn idle_mark(&self) -> Option<Chunk> {
         let inner = self.inner.lock();
         inner.stage.group.chunks.is_empty().then(|| inner.stage.mark())
     }
 
-    /// The frame that seals a segment whose frames end at `at`.
+    /// Returns the frame that seals a segment whose frames end at `at`.
     pub(super) fn seal(&self, at: At) -> Chunk {
         self.inner.lock().stage.seal(at)
     }
@@ -262,7 +262,7 @@ impl Shared {
         self.inner.lock().files.get(&segment).cloned()
     }
 
-    /// Forgets the files of segments below `segment`.
+    /// Drops the files of segments below `segment`.
     pub(super) fn drop_files(&self, segment: u64) {
         let mut inner = self.inner.lock();
         inner.files = inner.files.split_off(&segment);

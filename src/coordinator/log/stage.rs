@@ -1,15 +1,14 @@
-//! Lays frames out into segments and gathers them into groups. Pure: it decides what is written
-//! where, and the flusher writes it.
+//! Lays frames out into segments and gathers them into groups. Pure: the flusher writes them.
 //!
-//! A group is what one flush makes durable. It begins with a [`Kind::Mark`], which is true when it
-//! is written because the flush of the group before has ended by then.
+//! One flush makes one group durable. A group begins with a [`Kind::Mark`], which is true when
+//! written, because the previous group's flush has ended by then.
 
 use std::io;
 
 use super::content::{Content, Place};
 use super::frame::{At, Frame, HEAD_BYTES, Kind, encode, encode_head, frame_bytes};
 
-/// Called once, with what became of a flush.
+/// Called once with the result of a flush.
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 /// Consecutive bytes of one segment.
@@ -19,13 +18,13 @@ pub(super) struct Chunk {
     pub(super) bytes: Vec<u8>,
 }
 
-/// What one flush writes, and who waits for it.
+/// Bytes of one flush, and its callbacks.
 #[derive(Default)]
 pub(super) struct Group {
     /// In order; each but the first begins a segment.
     pub(super) chunks: Vec<Chunk>,
     pub(super) done: Vec<Done>,
-    /// Segments below this number can go once the group, with the purge in it, is durable.
+    /// Segments below this number can be removed once the group, which holds the purge, is durable.
     pub(super) drop_below: Option<u64>,
     pub(super) bytes: usize,
 }
@@ -36,24 +35,24 @@ impl Group {
     }
 }
 
-/// The end of the log, and the group that is being gathered there.
+/// End of the log, and the group that gathers there.
 pub(super) struct Stage {
     session: u32,
     end: At,
-    /// Whether the segment has no frame but its first.
+    /// Whether the segment holds its first frame only.
     is_fresh: bool,
     segment_bytes: u64,
     pub(super) group: Group,
 }
 
 impl Stage {
-    /// A stage whose next group begins at `end`.
+    /// Creates a stage whose next group begins at `end`.
     pub(super) fn new(session: u32, end: At, segment_bytes: u64) -> Self {
         Self { session, end, is_fresh: false, segment_bytes, group: Group::default() }
     }
 
-    /// Adds a frame to the group, in a new segment where it does not fit into this one. `content`
-    /// is what the log holds before it.
+    /// Adds a frame to the group, in a new segment if the current one is full. `content` is the
+    /// log's content before the frame.
     pub(super) fn push(
         &mut self,
         content: &Content,
@@ -78,16 +77,16 @@ impl Stage {
         std::mem::take(&mut self.group)
     }
 
-    /// The first frame of the next group, to be written ahead of it: see [`lone_frame`].
+    /// Returns the first frame of the next group, to be written ahead: see [`lone_frame`].
     ///
     /// # Panics
-    /// If the next group has frames already: the mark is among them.
+    /// If the next group already has frames, because the mark is among them.
     pub(super) fn mark(&self) -> Chunk {
         assert!(self.group.chunks.is_empty(), "the group already begins with its mark");
         lone_frame(self.session, self.end, Kind::Mark)
     }
 
-    /// The frame that ends a segment at `at` for good.
+    /// Returns the frame that ends a segment at `at`.
     pub(super) fn seal(&self, at: At) -> Chunk {
         lone_frame(self.session, at, Kind::Seal)
     }
@@ -113,7 +112,7 @@ impl Stage {
     }
 }
 
-/// The bytes every segment begins with.
+/// Returns the bytes that every segment begins with.
 pub(super) fn segment_start(
     number: u64,
     session: u32,
@@ -129,7 +128,7 @@ pub(super) fn segment_start(
     bytes
 }
 
-/// A frame without a body, outside any group.
+/// Returns a frame without a body, outside any group.
 pub(super) fn lone_frame(session: u32, at: At, kind: Kind) -> Chunk {
     let mut bytes = Vec::new();
     encode(&mut bytes, at, Frame { kind, session, number: 0, body: &[] });

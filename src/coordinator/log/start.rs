@@ -1,8 +1,8 @@
-//! Makes a recovered directory ready for writing: cuts what was torn, makes durable what was kept,
-//! and begins a new session.
+//! Prepares a recovered directory for writing: cuts torn bytes, makes kept ones durable, begins a
+//! session.
 //!
-//! Invariant: nothing follows a session's opening frame before that frame is durable, so no two
-//! sessions of one number ever leave frames behind.
+//! Invariant: no frame follows a session's opening frame before that frame is durable, so that no
+//! two sessions of one number leave frames.
 
 use std::io;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use super::frame::{At, Kind};
 use super::recover::{Recovered, Segment, segment_name};
 use super::stage::{Chunk, lone_frame, segment_start};
 
-/// Spare segments kept for use; more are removed.
+/// Spare segments kept for reuse; further ones are removed.
 pub(super) const SPARES_MAX: usize = 2;
 
-/// Where a new session writes.
+/// Position of a new session's first write.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Start {
     pub(super) session: u32,
     pub(super) end: At,
 }
 
-/// Begins a session. On return everything that was recovered is durable and stated to be.
+/// Begins a session. On return every recovered frame is durable and marked as durable.
 ///
 /// # Errors
 /// Those of the disk. The directory can be recovered again.
@@ -37,7 +37,7 @@ pub(super) fn start(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<St
         Some(end) => resume(recovered, end)?,
         None => found(disk, recovered)?,
     };
-    // Now that it is so, say so: damage to anything above is told from a tear from here on.
+    // Marked now: from here on, damage above is distinguished from a tear.
     let mark = lone_frame(start.session, start.end, Kind::Mark);
     let newest = recovered.segments.last_mut().expect("there is a segment by now");
     write(newest, &mark)?;
@@ -58,11 +58,11 @@ fn found(disk: &dyn Disk, recovered: &mut Recovered) -> io::Result<Start> {
     Ok(Start { session, end })
 }
 
-/// Continues where the session before ended.
+/// Continues at the end of the previous session.
 fn resume(recovered: &mut Recovered, end: At) -> io::Result<Start> {
     let session = recovered.session.checked_add(1).ok_or(io::ErrorKind::StorageFull)?;
-    // What stands behind the newest mark may have been read from memory that a failed sync of an
-    // earlier process has marked clean. It is written again, so that the sync below covers it.
+    // Frames behind the newest mark may come from pages that an earlier process's failed sync
+    // marked clean. They are written again, so that the sync below covers them.
     let marked = recovered.marked;
     for segment in &mut recovered.segments {
         let from = match marked {
@@ -90,7 +90,7 @@ fn write(segment: &mut Segment, chunk: &Chunk) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens the spare files that are kept: name and size in bytes.
+/// Opens the kept spare files: name and size in bytes.
 pub(super) fn spares(disk: &dyn Disk, names: &[String]) -> io::Result<Vec<(String, u64)>> {
     let size = |name: &String| Ok((name.clone(), Arc::clone(&disk.open(name)?).size()?));
     names.iter().map(size).collect()

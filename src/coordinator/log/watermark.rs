@@ -1,11 +1,10 @@
-//! The log's second memory of how far it is durable: a small file beside the segments.
+//! Second record of the log's durable end: a small file beside the segments.
 //!
-//! The frames alone cannot tell the newest flush of a crash from one that rotted or was cut off
-//! afterwards. So after each sync, and before anyone is told of it, the end of what is durable is
-//! written here, in two places in turn. It is not synced, which would double the cost of a flush:
-//! whatever ends the process leaves it exact, and a power cut leaves an older one, which is true as
-//! well. Invariant: it is never ahead of what is durable. A log that ends before it has lost
-//! something.
+//! Frames alone cannot distinguish a crash's newest flush from one that rotted or was cut
+//! afterwards. After each sync, and before any callback, the durable end is written here,
+//! alternating between two slots. The file is not synced, which would double the cost of a flush:
+//! the end of a process leaves it exact, and a power cut leaves an older, still true one.
+//! Invariant: it is never ahead of the durable end. A log that ends before it has lost bytes.
 //!
 //! | slot | bytes |
 //! |---|---|
@@ -21,19 +20,19 @@ use std::sync::Arc;
 use super::disk::{Disk, DiskFile};
 use super::frame::At;
 
-/// The file's name.
+/// Name of the file.
 pub(super) const NAME: &str = "end";
-/// Distance of the two slots: a page each, so that a torn write spares the other.
+/// Distance of the two slots: one page each, so that a torn write spares the other.
 const SLOT_BYTES: u64 = 4 << 10;
 const BYTES: usize = 32;
 
-/// See the module.
+/// Open watermark file.
 pub(super) struct Watermark {
     file: Arc<dyn DiskFile>,
     count: u64,
 }
 
-/// The furthest end that is noted on `disk`; `None` without one that is readable.
+/// Returns the furthest end noted on `disk`; `None` without a readable slot.
 ///
 /// # Errors
 /// Those of the disk.
@@ -77,7 +76,7 @@ fn encode(count: u64, end: At) -> [u8; BYTES] {
 }
 
 impl Watermark {
-    /// Opens or creates the file and notes `end`, durably.
+    /// Opens or creates the file and notes `end` durably.
     ///
     /// # Errors
     /// Those of the disk.
@@ -117,7 +116,7 @@ mod tests {
     use super::{At, BYTES, decode, encode};
 
     #[test]
-    fn a_note_is_read_back_and_every_flipped_bit_of_it_is_found() {
+    fn flipped_bit_of_a_note_is_found() {
         let at = At { segment: 7, offset: 4096 };
         let bytes = encode(3, at);
         assert_eq!(decode(&bytes), Some((3, at)));

@@ -1,7 +1,7 @@
-//! Automatic placement: the loop by which a leader transfers its leadership to where the writes are.
+//! Moves leadership to where the writes enter, when automatic placement is on.
 //!
-//! Only the leader decides, by `geo::placement`, once in a window; the transfer is the one that an operator
-//! makes with `pghc leader move`.
+//! Only the leader decides, by `geo::placement`, once in a window. The transfer is the one of `pghc
+//! leader move`.
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::time::{MissedTickBehavior, interval};
@@ -11,20 +11,20 @@ use crate::coordinator::placement::topology_view::{TopologyView, survey, unfit};
 use crate::coordinator::raft::handle::Raft;
 use crate::geo::placement::{Judge, Verdict, WINDOW, Window};
 
-/// The loop.
+/// Loop of automatic placement.
 pub(crate) struct LeaderBalancer {
     pub(crate) id: u64,
     pub(crate) raft: Raft,
-    pub(crate) board: TopologyView,
+    pub(crate) topology_view: TopologyView,
     pub(crate) members: MembersService,
 }
 
 impl LeaderBalancer {
-    /// Looks once in a window, for as long as the coordinator runs.
+    /// Evaluates the placement once in a window until dropped.
     pub(crate) async fn run(self) {
         let mut tick = interval(WINDOW);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first tick is at once.
+        // The first tick is immediate.
         tick.tick().await;
         let (mut judge, mut judged_term) = (Judge::default(), 0);
         loop {
@@ -35,31 +35,31 @@ impl LeaderBalancer {
                 (metrics.current_leader, metrics.vote.leader_id.term)
             };
             if leader != Some(self.id) {
-                self.board.says.lock().clear();
+                self.topology_view.status_text.lock().clear();
                 continue;
             }
             if judged_term != term {
                 (judge, judged_term) = (Judge::default(), term);
             }
             let verdict = self.judge(&mut judge);
-            *self.board.says.lock() = verdict.to_string();
-            tracing::debug!(%verdict, "the place of the lead was judged");
+            *self.topology_view.status_text.lock() = verdict.to_string();
+            tracing::debug!(%verdict, "leader placement evaluated");
             if let Verdict::Move { to, reason } = verdict
-                && self.board.rtt_monitor().auto_placement().auto
+                && self.topology_view.rtt_monitor().auto_placement().auto
             {
-                tracing::info!(to, reason, "the lead moves");
-                let done = self.members.lead(to).await;
+                tracing::info!(to, reason, "automatic transfer started");
+                let done = self.members.transfer_to(to).await;
                 judge = Judge::default();
                 match done {
-                    Ok(said) => tracing::info!(to, said, "the lead was moved"),
-                    Err(status) => tracing::warn!(to, %status, "the lead was not moved"),
+                    Ok(result) => tracing::info!(to, result, "automatic transfer finished"),
+                    Err(status) => tracing::warn!(to, %status, "automatic transfer failed"),
                 }
             }
         }
     }
 
     fn judge(&self, judge: &mut Judge) -> Verdict {
-        let view = self.board.view(self.members.list_now());
+        let view = self.topology_view.view(self.members.list_now());
         let (survey, commit) = survey(&view);
         let (unfit, hold) = (unfit(&view), self.members.is_changing());
         let hold = hold.then_some("the members are being changed");

@@ -1,5 +1,4 @@
-//! What a change of the members means, before anything is done: the steps, what is refused and why.
-//! Pure.
+//! Plans a membership change: its steps, or the reason for its refusal. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,16 +9,16 @@ use crate::coordinator::consensus::type_config::Member;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Group {
     pub(crate) members: BTreeMap<u64, Member>,
-    /// Who votes; during a change of the voters, who will.
+    /// The voters; during joint consensus, the new ones.
     pub(crate) voters: BTreeSet<u64>,
-    /// Whether a change of the voters has begun and not ended.
+    /// Whether joint consensus is under way.
     pub(crate) joint: bool,
     pub(crate) leader: u64,
-    /// Who answered the leader lately, itself included.
+    /// Members that answered the leader within the lease, the leader included.
     pub(crate) reachable: BTreeSet<u64>,
 }
 
-/// What an operator asks for.
+/// Change requested by an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
     Add { id: u64, member: Member, learner: bool },
@@ -30,11 +29,11 @@ pub(crate) enum Change {
     Lead { id: u64 },
 }
 
-/// One step; each may be repeated.
+/// One repeatable step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Another voter takes the lead: the named one, or the best of `targets`.
-    HandOver {
+    /// Transfers leadership to the named voter, or to the most caught-up of `targets`.
+    TransferLeadership {
         targets: BTreeSet<u64>,
     },
     AddLearner {
@@ -44,14 +43,14 @@ pub(crate) enum Step {
     CatchUp {
         id: u64,
     },
-    /// Through joint consensus; who stops voting stays as a learner.
+    /// Changes the voters by joint consensus; a removed voter stays as a learner.
     Voters(BTreeSet<u64>),
     RemoveLearner {
         id: u64,
     },
 }
 
-/// Steps in order; none: nothing is left to do.
+/// Steps in order; empty if nothing is left to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
@@ -60,7 +59,7 @@ pub(crate) struct Plan {
     reachable: BTreeSet<u64>,
 }
 
-/// Why a change is not made, and what to do.
+/// Reason for a refusal, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Refusal(pub(crate) String);
@@ -69,13 +68,13 @@ fn refuse<T>(why: String) -> Result<T, Refusal> {
     Err(Refusal(why))
 }
 
-/// Of `voters`.
+/// Returns the majority of `voters`.
 fn quorum(voters: &BTreeSet<u64>) -> usize {
     voters.len() / 2 + 1
 }
 
 impl Group {
-    /// How many living voters may still fail; negative: there is no quorum.
+    /// Returns how many reachable voters may still fail; negative without a quorum.
     fn margin(&self, voters: &BTreeSet<u64>) -> isize {
         let reachable = voters.intersection(&self.reachable).count();
         reachable.cast_signed() - quorum(voters).cast_signed()
@@ -88,17 +87,17 @@ impl Group {
         )
     }
 
-    /// Works out `change`.
+    /// Plans `change`.
     ///
     /// # Errors
-    /// [`Refusal`], when it cannot be done or, without `force`, should not.
+    /// [`Refusal`] if the change is impossible or, without `force`, unsafe.
     pub(crate) fn plan(&self, change: &Change, force: bool) -> Result<Plan, Refusal> {
         let mut after = self.voters.clone();
         let mut steps = Vec::new();
         let mut gone = None;
         match change {
             Change::Add { id, member, learner } => {
-                self.bring(*id, member, &mut steps)?;
+                self.add_learner_steps(*id, member, &mut steps)?;
                 if !learner {
                     after.insert(*id);
                 } else if after.contains(id) {
@@ -129,7 +128,7 @@ impl Group {
                 if !is_done {
                     self.member(*old)?;
                 }
-                self.bring(*new, member, &mut steps)?;
+                self.add_learner_steps(*new, member, &mut steps)?;
                 after.remove(old);
                 after.insert(*new);
                 gone = self.members.contains_key(old).then_some(*old);
@@ -142,7 +141,7 @@ impl Group {
                     ));
                 }
                 if *id != self.leader {
-                    steps.push(Step::HandOver { targets: BTreeSet::from([*id]) });
+                    steps.push(Step::TransferLeadership { targets: BTreeSet::from([*id]) });
                 }
             }
         }
@@ -150,8 +149,13 @@ impl Group {
         self.finish(after, gone, steps)
     }
 
-    /// Steps that make a coordinator a learner, unless it is a member.
-    fn bring(&self, id: u64, member: &Member, steps: &mut Vec<Step>) -> Result<(), Refusal> {
+    /// Adds the steps that make a coordinator a learner, unless it is a member.
+    fn add_learner_steps(
+        &self,
+        id: u64,
+        member: &Member,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), Refusal> {
         match self.members.get(&id) {
             None => steps.push(Step::AddLearner { id, member: member.clone() }),
             Some(known) if known.zone == member.zone && known.url == member.url => {}
@@ -166,7 +170,7 @@ impl Group {
         Ok(())
     }
 
-    /// Whether the group can go on with `after` as its voters.
+    /// Checks that the group keeps a quorum with `after` as its voters.
     fn check(&self, after: &BTreeSet<u64>, steps: &[Step], force: bool) -> Result<(), Refusal> {
         if after.is_empty() {
             return refuse(
@@ -178,7 +182,7 @@ impl Group {
         if *after == self.voters {
             return Ok(());
         }
-        // Who is brought along has to answer before it may vote.
+        // An added member has to answer before it may vote.
         let mut then = self.clone();
         then.reachable.extend(steps.iter().filter_map(|step| match step {
             Step::AddLearner { id, .. } => Some(*id),
@@ -222,13 +226,13 @@ impl Group {
                     .filter(|id| self.reachable.contains(id))
                     .copied()
                     .collect();
-                // Without an heir among the old voters the new one must be a voter first.
+                // Without a transfer target among the old voters, the new member must vote first.
                 if targets.is_empty() {
                     let both: BTreeSet<u64> = after.union(&before).copied().collect();
                     steps.push(Step::Voters(both));
-                    steps.push(Step::HandOver { targets: after.clone() });
+                    steps.push(Step::TransferLeadership { targets: after.clone() });
                 } else {
-                    steps.push(Step::HandOver { targets });
+                    steps.push(Step::TransferLeadership { targets });
                 }
             }
             steps.push(Step::Voters(after.clone()));
@@ -239,7 +243,7 @@ impl Group {
     }
 }
 
-/// Ids for people.
+/// Formats ids for operators.
 struct Ids<'a>(&'a BTreeSet<u64>);
 
 impl fmt::Display for Ids<'_> {
@@ -250,7 +254,7 @@ impl fmt::Display for Ids<'_> {
 }
 
 impl Plan {
-    /// The plan in lines for people.
+    /// Formats the plan for operators.
     pub(crate) fn lines(&self) -> Vec<String> {
         let side = |name: &str, voters: &BTreeSet<u64>| {
             let silent: BTreeSet<u64> = voters.difference(&self.reachable).copied().collect();
@@ -275,8 +279,8 @@ impl Plan {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::HandOver { targets } => {
-                write!(f, "hand the lead over to the most caught-up of {}", Ids(targets))
+            Self::TransferLeadership { targets } => {
+                write!(f, "transfer leadership to the most caught-up of {}", Ids(targets))
             }
             Self::AddLearner { id, member } => {
                 write!(f, "add coordinator {id} at {} as a learner", member.url)
@@ -314,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn replacing_a_dead_voter_takes_one_change_of_the_voters() {
+    fn replacement_of_a_dead_voter_takes_one_voter_change() {
         let change = Change::Replace { old: 3, new: 4, member: member(4) };
         let plan = group(&[1, 2, 3], &[], &[1, 2]).plan(&change, false).expect("planned");
         let expected = [
@@ -327,16 +331,16 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_hands_over_before_it_goes() {
+    fn leader_transfers_leadership_before_its_removal() {
         let plan = group(&[1, 2, 3, 4], &[], &[1, 2, 3, 4]);
         let plan = plan.plan(&Change::Remove { id: 1 }, false).expect("planned");
-        assert_eq!(plan.steps[0], Step::HandOver { targets: set(&[2, 3, 4]) });
+        assert_eq!(plan.steps[0], Step::TransferLeadership { targets: set(&[2, 3, 4]) });
         let alone = group(&[1], &[], &[1]);
         let change = Change::Replace { old: 1, new: 2, member: member(2) };
         let steps = alone.plan(&change, true).expect("planned").steps;
         let last = [
             Step::Voters(set(&[1, 2])),
-            Step::HandOver { targets: set(&[2]) },
+            Step::TransferLeadership { targets: set(&[2]) },
             Step::Voters(set(&[2])),
             Step::RemoveLearner { id: 1 },
         ];
@@ -344,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_lose_the_quorum_or_the_group_is_refused_with_what_to_do() {
+    fn change_without_quorum_is_refused_with_advice() {
         let refused = |group: Group, change, force, words: &str| {
             let why = group.plan(&change, force).expect_err("refused").to_string();
             assert!(why.contains(words) && why.contains("pghc members"), "{why}");
@@ -360,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_voter_may_go_without_force_and_a_repeated_change_has_nothing_to_do() {
+    fn dead_voter_is_removable_without_force() {
         let plan = group(&[1, 2, 3], &[], &[1, 2]).plan(&Change::Remove { id: 3 }, false);
         assert_eq!(plan.expect("planned").steps.len(), 2);
         let group = group(&[1, 2, 4], &[5], &[1, 2, 4]);
@@ -378,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_change_of_the_voters_is_ended_by_repeating_it() {
+    fn interrupted_voter_change_completes_on_repeat() {
         let group = Group { joint: true, ..group(&[1, 2, 4], &[3], &[1, 2, 4]) };
         let change = Change::Replace { old: 3, new: 4, member: member(4) };
         let steps = group.plan(&change, false).expect("planned").steps;
@@ -386,10 +390,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is asked for: a plan leaves a living majority that the leader is in, and no
-        /// step takes a voter out that was not a learner first.
+        /// A plan keeps a reachable majority with the leader in it, and only learners are removed.
         #[test]
-        fn no_plan_loses_the_living_majority(
+        fn plan_keeps_a_reachable_majority(
             voters in proptest::collection::btree_set(1_u64..6, 1..5),
             reachable in proptest::collection::btree_set(1_u64..6, 0..6),
             (id, new, kind) in (1_u64..6, 1_u64..8, 0..5),
@@ -410,19 +413,19 @@ mod tests {
             prop_assert!(!plan.after.is_empty());
             let mut reachable = group.reachable.clone();
             let mut now = voters.clone();
-            let mut lead = leader;
+            let mut transfer_to = leader;
             for step in plan.steps {
                 match step {
                     Step::AddLearner { id, .. } => { reachable.insert(id); }
-                    Step::HandOver { targets } => {
+                    Step::TransferLeadership { targets } => {
                         let target = targets.iter().find(|id| now.contains(id) && reachable.contains(id));
-                        prop_assert!(target.is_some(), "somebody can take over");
-                        lead = *target.expect("just checked");
+                        prop_assert!(target.is_some(), "a target exists");
+                        transfer_to = *target.expect("just checked");
                     }
                     Step::Voters(voters) => {
                         let up = voters.intersection(&reachable).count();
                         prop_assert!(up * 2 > voters.len(), "{voters:?} of {reachable:?}");
-                        prop_assert!(voters.contains(&lead), "the leader votes");
+                        prop_assert!(voters.contains(&transfer_to), "the leader votes");
                         now = voters;
                     }
                     Step::RemoveLearner { id } => prop_assert!(!now.contains(&id)),

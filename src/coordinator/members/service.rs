@@ -1,5 +1,4 @@
-//! The part of the gRPC server that operators use: it lists and changes the members. Only the leader
-//! does; others pass the request on to it.
+//! gRPC service that lists and changes the members. Followers forward a request to the leader.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,7 +20,9 @@ use crate::coordinator::peers::directory::PeerDirectory;
 use crate::coordinator::placement::topology_view::TopologyView;
 use crate::coordinator::raft::handle::Raft;
 use crate::coordinator::raft::handle::leader;
-use crate::coordinator::raft::leadership_transfer::{Limit, step_down, transfer_leadership};
+use crate::coordinator::raft::leadership_transfer::{
+    TransferLimit, step_down, transfer_leadership,
+};
 use crate::coordinator::raft::membership::acknowledged;
 use crate::rpc::v1::change_request::Kind;
 use crate::rpc::v1::members_client::MembersClient;
@@ -35,32 +36,32 @@ use crate::rpc::v1::{
 use crate::sequencer::ENTRY_FORMAT;
 use crate::task::Tasks;
 
-/// Entries by which a learner may be behind the commits to count as caught up.
+/// Most entries by which a caught-up learner may be behind the commit index.
 const CAUGHT_UP_ENTRIES: u64 = 200;
 
-/// Times a request is passed on before it is given up.
-const HOPS_MAX: u32 = 4;
+/// Most times a request is forwarded.
+const FORWARDS_MAX: u32 = 4;
 
-/// Lines of progress that wait for a slow reader; more are left out, but never the last.
+/// Progress lines queued for a slow reader. Further lines are dropped, never the last one.
 const LINES_MAX: usize = 64;
 
-/// Time between two lines about a member that catches up.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+/// Time between two progress lines about a member that catches up.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 pub(crate) struct MembersService {
     id: u64,
     raft: Raft,
     peers: PeerDirectory,
-    /// A leader's lease: about half an election timeout.
+    /// The leader's lease: about half an election timeout.
     lease: Duration,
-    board: TopologyView,
-    /// Changes under way here.
+    topology_view: TopologyView,
+    /// Number of changes under way here.
     changing: Arc<AtomicUsize>,
     tasks: Tasks,
 }
 
-/// Counts a change for as long as it is under way.
+/// Counts a change while it is under way.
 struct Changing(Arc<AtomicUsize>);
 
 impl Changing {
@@ -78,45 +79,45 @@ impl Drop for Changing {
 
 type Lines = mpsc::Sender<Result<ChangeProgress, Status>>;
 
-/// A line for the operator. It is left out when the operator does not read, or has gone: what was
-/// begun goes on all the same.
-fn tell(lines: &Lines, line: impl Into<String>) {
+/// Queues a progress line. The line is dropped if the reader is slow or has gone; the change goes
+/// on.
+fn send_line(lines: &Lines, line: impl Into<String>) {
     let _ = lines.try_send(Ok(ChangeProgress { line: line.into() }));
 }
 
 impl MembersService {
-    /// `lease` is a leader's.
+    /// `lease` is the leader's lease.
     pub(crate) fn new(
         id: u64,
         raft: &Raft,
         peers: &PeerDirectory,
         lease: Duration,
-        board: &TopologyView,
+        topology_view: &TopologyView,
         tasks: &Tasks,
     ) -> Self {
         let (raft, peers, tasks) = (raft.clone(), peers.clone(), tasks.clone());
-        let (board, changing) = (board.clone(), Arc::default());
-        Self { id, raft, peers, lease, board, changing, tasks }
+        let (topology_view, changing) = (topology_view.clone(), Arc::default());
+        Self { id, raft, peers, lease, topology_view, changing, tasks }
     }
 
-    /// Whether the members are being changed by this coordinator, or a change was not ended.
+    /// Whether a change is under way here, or joint consensus has not ended.
     pub(crate) fn is_changing(&self) -> bool {
         self.changing.load(Ordering::Relaxed) > 0 || self.group().0.joint
     }
 
-    /// Has voter `id` lead, as an operator would; answers the last line.
-    pub(crate) async fn lead(&self, id: u64) -> Result<String, Status> {
+    /// Transfers leadership to voter `id` and returns the last progress line.
+    pub(crate) async fn transfer_to(&self, id: u64) -> Result<String, Status> {
         let request = ChangeRequest {
             kind: Kind::Lead.into(),
             coordinator_id: id,
             ..ChangeRequest::default()
         };
-        // Nobody reads the lines.
+        // The lines have no reader.
         let (lines, _) = mpsc::channel(1);
-        self.pass_on(request, &lines).await
+        self.forward(request, &lines).await
     }
 
-    /// Who leads, waiting through an election.
+    /// Returns the leader's id; waits through an election.
     async fn known_leader(&self) -> Result<u64, Status> {
         let until = Instant::now() + self.lease * 6;
         let mut metrics = self.raft.server_metrics();
@@ -140,7 +141,7 @@ impl MembersService {
         Ok(MembersClient::new(connection))
     }
 
-    /// The group as this coordinator, the leader, sees it, and the entry that says so.
+    /// Returns the group as this leader sees it, and the id of the membership's entry.
     fn group(&self) -> (Group, Option<LogId>) {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
@@ -159,9 +160,9 @@ impl MembersService {
         (group, *membership.log_id())
     }
 
-    /// The group, once every member has answered or was silent for long enough: a new leader has
-    /// heard of nobody yet.
-    async fn heard_group(&self) -> (Group, Option<LogId>) {
+    /// Returns the group once every member has answered or was silent for a lease. A new leader has
+    /// no answers yet.
+    async fn polled_group(&self) -> (Group, Option<LogId>) {
         let until = Instant::now() + self.lease * 2;
         let mut metrics = self.raft.metrics();
         loop {
@@ -175,11 +176,11 @@ impl MembersService {
     }
 
     async fn list(&self) -> MemberList {
-        let (group, _) = self.heard_group().await;
+        let (group, _) = self.polled_group().await;
         self.describe(&group)
     }
 
-    /// The list as it is known at this moment.
+    /// Returns the present list of members.
     pub(crate) fn list_now(&self) -> MemberList {
         self.describe(&self.group().0)
     }
@@ -208,7 +209,7 @@ impl MembersService {
         }
     }
 
-    /// Plans and does what was asked; the answer is the last line.
+    /// Plans and executes a request; returns the last progress line.
     async fn change(&self, request: ChangeRequest, lines: &Lines) -> Result<String, Status> {
         let mut change = change(&request)?;
         let _changing = Changing::begin(&self.changing);
@@ -218,38 +219,38 @@ impl MembersService {
             match self.group().0.members.get(id) {
                 Some(known) if known.url == member.url => *member = known.clone(),
                 Some(_) => {}
-                None => member.incarnation = self.meet(*id, member).await?,
+                None => member.incarnation = self.check_candidate(*id, member).await?,
             }
         }
-        let (group, mut at) = self.heard_group().await;
+        let (group, mut at) = self.polled_group().await;
         let plan = group.plan(&change, request.force);
         let plan = plan.map_err(|refusal| Status::failed_precondition(refusal.to_string()))?;
         if plan.steps.is_empty() {
-            return Ok("nothing to do: it is so already".to_owned());
+            return Ok("nothing to do: the membership is already as requested".to_owned());
         }
         for line in plan.lines() {
-            tell(lines, line);
+            send_line(lines, line);
         }
         if request.dry_run {
             return Ok("dry run: nothing was changed".to_owned());
         }
         let until = Instant::now() + Duration::from_secs(u64::from(request.wait_seconds));
         for step in plan.steps {
-            tell(lines, format!("now: {step}"));
-            let handed_over = matches!(step, Step::HandOver { .. });
+            send_line(lines, format!("now: {step}"));
+            let transferred = matches!(step, Step::TransferLeadership { .. });
             self.step(step, &mut at, until, lines).await?;
             match change {
-                Change::Lead { id } => leads(self.known_leader().await?, id)?,
-                // The rest is the new leader's to do.
-                _ if handed_over => return self.pass_on(request, lines).await,
+                Change::Lead { id } => check_leader(self.known_leader().await?, id)?,
+                // The new leader executes the rest.
+                _ if transferred => return self.forward(request, lines).await,
                 _ => {}
             }
         }
         Ok("done".to_owned())
     }
 
-    /// Does one step of a plan. `at` is the entry of the membership that the plan goes on from: what
-    /// another command has changed meanwhile is not undone.
+    /// Executes one step. `at` is the membership entry that the plan starts from, so that another
+    /// command's change is not undone.
     async fn step(
         &self,
         step: Step,
@@ -258,13 +259,14 @@ impl MembersService {
         lines: &Lines,
     ) -> Result<(), Status> {
         match step {
-            Step::HandOver { targets } => {
-                let limit = Limit { target: self.lease * 2, all: self.lease * 4 };
+            Step::TransferLeadership { targets } => {
+                let limit = TransferLimit { target: self.lease * 2, all: self.lease * 4 };
                 if !transfer_leadership(&self.raft, self.id, &targets, limit).await {
                     let aside = step_down(self.raft.clone(), self.id, self.lease * 20);
-                    self.tasks.spawn("step aside", aside);
+                    self.tasks.spawn("step down", aside);
                     return Err(Status::unavailable(format!(
-                        "no other voter took the lead within {:?}; nothing is lost",
+                        "no other voter became leader within {:?}; nothing is lost; repeat the \
+                         command",
                         limit.all
                     )));
                 }
@@ -281,7 +283,7 @@ impl MembersService {
         }
     }
 
-    /// Has `change` agreed on if the membership is still that of entry `at`, which it moves on.
+    /// Commits `change` if the membership is still that of entry `at`, then advances `at`.
     async fn commit(
         &self,
         change: ChangeMembers<u64, Member>,
@@ -295,8 +297,8 @@ impl MembersService {
             }
             Err(RaftError::APIError(ClientWriteError::PreconditionFailed(_))) => {
                 Err(Status::unavailable(
-                    "the members were changed by somebody else meanwhile; nothing of that is undone, \
-                     and this change was not gone on with; look at pghc members list and repeat the \
+                    "another command changed the members meanwhile; its change is kept, \
+                     and this one was stopped; check pghc members list and repeat the \
                      command",
                 ))
             }
@@ -307,9 +309,9 @@ impl MembersService {
         }
     }
 
-    /// Waits until a learner has nearly everything that is committed.
+    /// Waits until a learner is within [`CAUGHT_UP_ENTRIES`] of the commit index.
     async fn catch_up(&self, id: u64, until: Instant, lines: &Lines) -> Result<(), Status> {
-        let mut tell_at = Instant::now() + TELL_EVERY;
+        let mut line_at = Instant::now() + PROGRESS_INTERVAL;
         let mut metrics = self.raft.metrics();
         loop {
             let committed = metrics
@@ -329,24 +331,24 @@ impl MembersService {
             let now = Instant::now();
             if now >= until {
                 return Err(Status::deadline_exceeded(format!(
-                    "coordinator {id} has {has} of {committed} entries and was not waited for any \
-                     longer; it stays a learner and catches up; is it running, at the address \
+                    "coordinator {id} has {has} of {committed} entries after the longest \
+                     wait; it stays a learner and catches up; is it running, at the address \
                      given? Repeat the command to go on"
                 )));
             }
-            if now >= tell_at {
-                tell(lines, format!("coordinator {id} has {has} of {committed} entries"));
-                tell_at = now + TELL_EVERY;
+            if now >= line_at {
+                send_line(lines, format!("coordinator {id} has {has} of {committed} entries"));
+                line_at = now + PROGRESS_INTERVAL;
             }
-            let look = tell_at.min(until);
-            if let Ok(Err(_)) = tokio::time::timeout_at(look, metrics.changed()).await {
+            let wake_at = line_at.min(until);
+            if let Ok(Err(_)) = tokio::time::timeout_at(wake_at, metrics.changed()).await {
                 return Err(Status::unavailable("the coordinator is shutting down"));
             }
         }
     }
 
-    /// Asks a coordinator that is to come who it is; answers its incarnation.
-    async fn meet(&self, id: u64, member: &Member) -> Result<String, Status> {
+    /// Asks a new coordinator for its description and returns its incarnation.
+    async fn check_candidate(&self, id: u64, member: &Member) -> Result<String, Status> {
         let url = self.peers.url(id, Some(member)).unwrap_or_default();
         let refuse = |why: String| Err(Status::failed_precondition(why));
         let Some(connection) = self.peers.connect(&url) else {
@@ -391,13 +393,13 @@ impl MembersService {
         Ok(it.incarnation)
     }
 
-    /// Has the leader do it, once it is known who that is; answers the last line.
-    async fn pass_on(&self, request: ChangeRequest, lines: &Lines) -> Result<String, Status> {
+    /// Forwards the request to the leader, once it is known; returns the last progress line.
+    async fn forward(&self, request: ChangeRequest, lines: &Lines) -> Result<String, Status> {
         let leader = self.known_leader().await?;
         if leader == self.id {
             return Box::pin(self.change(request, lines)).await;
         }
-        if request.forward_count >= HOPS_MAX {
+        if request.forward_count >= FORWARDS_MAX {
             return Err(Status::unavailable(
                 "the leader changed several times meanwhile; nothing is lost; repeat the command",
             ));
@@ -407,27 +409,31 @@ impl MembersService {
         let mut last = None;
         while let Some(ChangeProgress { line }) = answers.message().await? {
             if let Some(line) = last.replace(line) {
-                tell(lines, line);
+                send_line(lines, line);
             }
         }
-        last.ok_or_else(|| Status::unavailable("the leader said nothing; repeat the command"))
+        last.ok_or_else(|| Status::unavailable("the leader sent no result; repeat the command"))
     }
 }
 
-/// A request in our own words.
+/// Converts a request.
 fn change(request: &ChangeRequest) -> Result<Change, Status> {
     let id = request.coordinator_id;
     let member =
         Member { zone: request.zone.clone(), url: request.url.clone(), incarnation: String::new() };
     let kind = Kind::try_from(request.kind);
-    Ok(match kind.map_err(|_| Status::invalid_argument("a change this pghc does not know"))? {
-        Kind::Add => Change::Add { id: request.new_id, member, learner: request.learner },
-        Kind::Replace => Change::Replace { old: id, new: request.new_id, member },
-        Kind::Remove => Change::Remove { id },
-        Kind::Promote => Change::Promote { id },
-        Kind::Demote => Change::Demote { id },
-        Kind::Lead => Change::Lead { id },
-    })
+    Ok(
+        match kind.map_err(|_| {
+            Status::invalid_argument("the change is unknown to this version of pghc")
+        })? {
+            Kind::Add => Change::Add { id: request.new_id, member, learner: request.learner },
+            Kind::Replace => Change::Replace { old: id, new: request.new_id, member },
+            Kind::Remove => Change::Remove { id },
+            Kind::Promote => Change::Promote { id },
+            Kind::Demote => Change::Demote { id },
+            Kind::Lead => Change::Lead { id },
+        },
+    )
 }
 
 #[tonic::async_trait]
@@ -451,7 +457,7 @@ impl members_server::Members for MembersService {
         if leader != self.id {
             return self.client(leader)?.placement(request).await;
         }
-        Ok(Response::new(self.board.view(self.list_now())))
+        Ok(Response::new(self.topology_view.view(self.list_now())))
     }
 
     async fn switch_placement(
@@ -463,9 +469,9 @@ impl members_server::Members for MembersService {
             return self.client(leader)?.switch_placement(request).await;
         }
         let auto = request.into_inner().auto;
-        let changed = self.board.rtt_monitor().set_auto(auto).await;
+        let changed = self.topology_view.rtt_monitor().set_auto(auto).await;
         let changed = changed.map_err(|error| Status::unavailable(error.to_string()))?;
-        tracing::info!(auto, changed, "automatic placement of the lead was switched");
+        tracing::info!(auto, changed, "automatic placement changed");
         Ok(Response::new(SwitchPlacementReply { changed }))
     }
 
@@ -477,24 +483,24 @@ impl members_server::Members for MembersService {
     ) -> Result<Response<Self::ChangeStream>, Status> {
         let (lines, reader) = mpsc::channel(LINES_MAX);
         let (service, request) = (self.clone(), request.into_inner());
-        // Kept free for the last line, so that telling it never waits.
+        // The permit is reserved for the last line, so that sending it never waits.
         let place = lines.clone().try_reserve_owned();
-        let place = place.map_err(|_| Status::internal("a new channel has no room"))?;
-        self.tasks.spawn("change of members", async move {
-            let last = service.pass_on(request, &lines).await;
+        let place = place.map_err(|_| Status::internal("the progress channel is full"))?;
+        self.tasks.spawn("membership change", async move {
+            let last = service.forward(request, &lines).await;
             place.send(last.map(|line| ChangeProgress { line }));
         });
         Ok(Response::new(tokio_stream::wrappers::ReceiverStream::new(reader).boxed()))
     }
 }
 
-/// Whether the one that was to lead does: an heir that is slow to take over leaves the lead to another.
-fn leads(leader: u64, asked: u64) -> Result<(), Status> {
+/// Checks the leader after a transfer: a slow target loses leadership to another voter.
+fn check_leader(leader: u64, asked: u64) -> Result<(), Status> {
     if leader == asked {
         return Ok(());
     }
     Err(Status::unavailable(format!(
-        "coordinator {asked} did not take the lead in time, and coordinator {leader} leads now; nothing is \
+        "coordinator {asked} did not become leader in time, coordinator {leader} did; nothing is \
          lost; repeat the command"
     )))
 }
@@ -503,14 +509,14 @@ fn leads(leader: u64, asked: u64) -> Result<(), Status> {
 mod tests {
     use tokio::sync::mpsc;
 
-    use super::{ChangeProgress, LINES_MAX, tell};
+    use super::{ChangeProgress, LINES_MAX, send_line};
 
     #[tokio::test]
-    async fn an_operator_who_stops_reading_holds_nothing_up_and_still_gets_the_last_line() {
+    async fn slow_reader_gets_the_last_line_without_blocking() {
         let (lines, mut reader) = mpsc::channel(LINES_MAX);
         let place = lines.clone().try_reserve_owned().expect("it is empty");
         for number in 0..LINES_MAX * 2 {
-            tell(&lines, number.to_string());
+            send_line(&lines, number.to_string());
         }
         place.send(Ok(ChangeProgress { line: "done".to_owned() }));
         drop(lines);
@@ -522,9 +528,9 @@ mod tests {
     }
 
     #[test]
-    fn a_lead_that_went_to_another_is_not_called_done() {
-        assert!(super::leads(2, 2).is_ok());
-        let refusal = super::leads(1, 2).expect_err("another leads");
+    fn transfer_to_another_voter_is_reported_as_failed() {
+        assert!(super::check_leader(2, 2).is_ok());
+        let refusal = super::check_leader(1, 2).expect_err("another leads");
         assert_eq!(refusal.code(), tonic::Code::Unavailable, "so that it is asked for again");
     }
 }

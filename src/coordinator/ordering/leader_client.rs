@@ -1,4 +1,4 @@
-//! Gets a batch into the log: proposes it here when this coordinator leads, else asks the leader.
+//! Commits a batch: proposes it here if this coordinator leads, else calls the leader.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,19 +15,19 @@ use crate::coordinator::raft::handle::Raft;
 use crate::rpc::v1::coordinator_client::CoordinatorClient;
 use crate::rpc::v1::{ProposeReply, ProposeRequest};
 use crate::rpc::{Caller, MESSAGE_BYTES_MAX, never_sent};
-use crate::sequencer::{Entry, Heading, ZoneChange};
+use crate::sequencer::{BatchHeader, Entry, ZoneChange};
 use crate::task::Tasks;
 use crate::task::watch;
 use crate::telemetry::Metrics;
 
-/// Who leads, as far as this coordinator knows.
+/// The leader that this coordinator knows, and its term.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Leadership {
     pub(crate) leader: Option<u64>,
     pub(crate) term: u64,
 }
 
-/// Attempts under way; further ones count as not taken.
+/// Most attempts in flight; further ones end as `NotProposed`.
 const ATTEMPTS_MAX: usize = 2_048;
 
 #[derive(Clone)]
@@ -40,7 +40,7 @@ pub(crate) struct LeaderClient {
     leadership: watch::Receiver<Leadership>,
     metrics: Arc<Metrics>,
     clock: Clock,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     tasks: Tasks,
 }
 
@@ -57,7 +57,7 @@ impl LeaderClient {
         let leadership = watch_leadership(id, raft, Arc::clone(metrics), peers.clone(), tasks);
         let (raft, metrics) = (raft.clone(), Arc::clone(metrics));
         let proposer = Proposer::start(&raft, tasks);
-        let (places, tasks) = (Arc::new(Semaphore::new(ATTEMPTS_MAX)), tasks.clone());
+        let (permits, tasks) = (Arc::new(Semaphore::new(ATTEMPTS_MAX)), tasks.clone());
         Self {
             id,
             raft,
@@ -67,22 +67,22 @@ impl LeaderClient {
             leadership,
             metrics,
             clock,
-            places,
+            permits,
             tasks,
         }
     }
 
-    /// The leader and its changes.
+    /// Returns the known leader and its changes.
     pub(crate) fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership.clone()
     }
 
-    /// Whether this coordinator leads, as far as it knows.
+    /// Whether this coordinator leads, by its own knowledge.
     pub(crate) fn leads(&self) -> bool {
         self.leadership.borrow().leader == Some(self.id)
     }
 
-    /// A client to the leader, unless this coordinator is it or none is known.
+    /// Returns a client to the leader; `None` if this coordinator leads or no leader is known.
     pub(crate) fn leader(&self) -> Option<CoordinatorClient<Caller>> {
         let leader = self.leadership.borrow().leader.filter(|leader| *leader != self.id)?;
         let client = CoordinatorClient::new(self.peers.connection(leader)?);
@@ -93,21 +93,22 @@ impl LeaderClient {
         )
     }
 
-    /// Tries once to have `batch` committed, here or by the leader, within `deadline`. Who waits for
-    /// it may go away: the attempt itself goes on. A call that is given up while its answer is on the
-    /// way resets its stream, and HTTP/2 ends a connection on which that happens too often.
+    /// Makes one attempt to commit `batch`, here or at the leader, within `deadline`.
+    ///
+    /// The attempt runs in a task of its own: a cancelled call would reset its HTTP/2 stream, and
+    /// frequent resets end the connection.
     pub(crate) async fn attempt(&self, batch: Bytes, deadline: Duration) -> ProposeResult {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+        let Ok(place) = Arc::clone(&self.permits).try_acquire_owned() else {
             return ProposeResult::NotProposed;
         };
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let this = self.clone();
-        self.tasks.spawn("attempt to order a batch", async move {
+        self.tasks.spawn("propose attempt", async move {
             let attempt = tokio::time::timeout(deadline, this.try_once(batch, deadline)).await;
-            let _ = tell.send(attempt.unwrap_or(ProposeResult::Unknown));
+            let _ = sender.send(attempt.unwrap_or(ProposeResult::Unknown));
             drop(place);
         });
-        told.await.unwrap_or(ProposeResult::Unknown)
+        receiver.await.unwrap_or(ProposeResult::Unknown)
     }
 
     async fn try_once(&self, batch: Bytes, deadline: Duration) -> ProposeResult {
@@ -117,7 +118,7 @@ impl LeaderClient {
         self.ask_leader(ProposeRequest { batch, ..ProposeRequest::default() }, deadline).await
     }
 
-    /// As [`LeaderClient::attempt`], for a change of the registry of zones.
+    /// Same as [`LeaderClient::attempt`], for a change of the zone registry.
     pub(crate) async fn attempt_zone_change(
         &self,
         change: &ZoneChange,
@@ -137,9 +138,9 @@ impl LeaderClient {
         classify(leader.propose(request).await.map(tonic::Response::into_inner))
     }
 
-    /// Appends `batch` to the log if this coordinator leads; ends when it is committed.
+    /// Proposes `batch` if this coordinator leads; returns when it is committed.
     pub(crate) async fn propose(&self, batch: Bytes) -> ProposeResult {
-        let writes = Heading::read(&batch).map_or(1, |heading| heading.count);
+        let writes = BatchHeader::read(&batch).map_or(1, |header| header.count);
         let (entry, started) = (Entry { proposed_at: (self.clock)(), batch }, Instant::now());
         let attempt = self.append(entry.encode(), writes).await;
         if attempt == ProposeResult::Committed {
@@ -148,8 +149,8 @@ impl LeaderClient {
         attempt
     }
 
-    /// Appends a change of the registry of zones to the log if this coordinator leads and all members
-    /// can read it; ends when it is committed and carried out here.
+    /// Proposes a change of the zone registry if this coordinator leads and every member reads the
+    /// format; returns when it is sequenced here.
     pub(crate) async fn propose_zone_change(&self, change: &ZoneChange) -> ProposeResult {
         if !self.format_support.all_support().await {
             return ProposeResult::NotReadable;
@@ -158,8 +159,8 @@ impl LeaderClient {
     }
 
     async fn append(&self, entry: Bytes, writes: usize) -> ProposeResult {
-        // Connections may outlive a consensus core that has stopped. It is given nothing any more, so
-        // the caller need not take the batch for one that may be in the log.
+        // Connections may outlive a stopped consensus core. A stopped core gets no proposals, so
+        // the caller learns that nothing was appended.
         if self.raft.metrics().borrow_watched().running_state.is_err() {
             return ProposeResult::NotProposed;
         }
@@ -167,8 +168,10 @@ impl LeaderClient {
     }
 }
 
-/// What the leader's answer says of the entry. Only what it says itself, or a call that never left, is
-/// "nothing was appended"; every other failure may have come after the entry did.
+/// Classifies a propose reply.
+///
+/// `NotProposed` only if the leader said so or the connection was refused; any other failure is
+/// `Unknown`, because the entry may have been appended first.
 fn classify(answer: Result<ProposeReply, tonic::Status>) -> ProposeResult {
     match answer {
         Ok(reply) if reply.accepted => ProposeResult::Committed,
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_leaders_word_says_what_became_of_an_entry() {
+    fn reply_is_classified_by_the_leaders_result() {
         assert_eq!(classify(Ok(reply(true, false, false))), ProposeResult::Committed);
         assert_eq!(classify(Ok(reply(false, true, false))), ProposeResult::NoSpace);
         assert_eq!(classify(Ok(reply(false, false, true))), ProposeResult::NotReadable);
@@ -231,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_call_may_have_appended_unless_nobody_listened() {
+    fn failed_call_is_unknown_unless_connection_was_refused() {
         let from = |kind: ErrorKind| Status::from_error(Box::new(Error::from(kind)));
         assert_eq!(classify(Err(from(ErrorKind::ConnectionRefused))), ProposeResult::NotProposed);
         for kind in [ErrorKind::ConnectionReset, ErrorKind::TimedOut, ErrorKind::BrokenPipe] {

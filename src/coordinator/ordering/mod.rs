@@ -1,4 +1,4 @@
-//! From a batch to its committed entry and on to the zones: proposing, the way to the leader, ReadIndex, tails.
+//! Orders batches: proposals, calls to the leader, ReadIndex, and tails for the zones.
 
 pub(crate) mod leader_client;
 pub(crate) mod proposer;

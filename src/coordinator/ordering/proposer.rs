@@ -1,5 +1,7 @@
-//! Hands what is proposed to consensus: alone where the machine has time, together where it is busy,
-//! since entries that are appended together cost one flush, one message and one transaction.
+//! Groups proposals for the consensus core.
+//!
+//! Entries that are appended together share one flush, one message and one transaction. An idle
+//! core gets each proposal alone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,68 +20,68 @@ use crate::coordinator::raft::handle::Raft;
 use crate::linger::AdaptiveLinger;
 use crate::task::{Tasks, until};
 
-/// Proposals that wait to be handed over; further ones are not taken.
-const WAITING_MAX: usize = 2_048;
+/// Most queued proposals; further ones are rejected.
+const QUEUE_MAX: usize = 2_048;
 
-/// Bytes of proposals that wait or are under way; a further one is taken only where there is none.
-const TAKEN_BYTES_MAX: usize = 64 << 20;
+/// Most bytes of proposals queued or in flight; a larger proposal is accepted only alone.
+const IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 
-/// Proposals handed over at a time.
-const TOGETHER_MAX: usize = 64;
+/// Most proposals of one group.
+const GROUP_ENTRIES_MAX: usize = 64;
 
-/// Longest that a proposal is kept for others to come along.
+/// Longest time that a proposal is held for a group.
 const LINGER_MAX: Duration = Duration::from_millis(8);
 
-/// Groups under way; more wait.
+/// Groups in flight; further ones wait.
 const GROUPS_MAX: usize = 64;
 
-/// How one attempt ended.
+/// Result of one attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ProposeResult {
     /// The entry is committed.
     Committed,
     /// Nothing was appended.
     NotProposed,
-    /// Nothing was appended: the leader's disk is nearly full.
+    /// Nothing was appended: the leader is below its disk reserve.
     NoSpace,
-    /// Nothing was appended: not every member has said that it reads such an entry.
+    /// Nothing was appended: a member has not confirmed that it reads this format.
     NotReadable,
-    /// It may or may not be in the log; a resend is recognised.
+    /// The entry may or may not be in the log; a resend is recognised.
     Unknown,
 }
 
-/// An entry and who waits for what becomes of it.
+/// An entry and the sender of its result.
 struct Proposed {
     entry: Bytes,
     writes: usize,
     answer: oneshot::Sender<ProposeResult>,
-    room: Room,
+    reservation: Reservation,
 }
 
-/// Bytes of a proposal that are taken until it is committed or given up.
-struct Room {
+/// Bytes reserved for a proposal until it is committed or abandoned.
+struct Reservation {
     taken: Arc<AtomicUsize>,
     bytes: usize,
 }
 
-impl Room {
-    /// `None` when too much is taken already.
+impl Reservation {
+    /// Reserves `bytes`; `None` above [`IN_FLIGHT_BYTES_MAX`].
     fn take(taken: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
         let more = |taken: usize| {
-            (taken == 0 || taken + bytes <= TAKEN_BYTES_MAX).then_some(taken + bytes)
+            (taken == 0 || taken + bytes <= IN_FLIGHT_BYTES_MAX).then_some(taken + bytes)
         };
         taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         Some(Self { taken: Arc::clone(taken), bytes })
     }
 }
 
-impl Drop for Room {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.taken.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
-/// The way into this coordinator's consensus. Clones are the same way.
+/// Queue into this coordinator's consensus core. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Proposer {
     queue: mpsc::Sender<Proposed>,
@@ -88,27 +90,27 @@ pub(crate) struct Proposer {
 
 impl Proposer {
     pub(crate) fn start(raft: &Raft, tasks: &Tasks) -> Self {
-        let (queue, arriving) = mpsc::channel(WAITING_MAX);
+        let (queue, arriving) = mpsc::channel(QUEUE_MAX);
         let worker = Worker { raft: raft.clone(), linger: AdaptiveLinger::new(LINGER_MAX) };
         tasks.spawn("propose", worker.run(arriving));
         Self { queue, taken: Arc::default() }
     }
 
-    /// Appends `entry` to the log if this coordinator leads; ends when it is committed.
-    /// It holds so many `writes`.
+    /// Proposes `entry` with `writes` writes if this coordinator leads; returns when it is
+    /// committed.
     pub(crate) async fn propose(&self, entry: Bytes, writes: usize) -> ProposeResult {
         let (answer, answered) = oneshot::channel();
-        let Some(room) = Room::take(&self.taken, entry.len()) else {
+        let Some(reservation) = Reservation::take(&self.taken, entry.len()) else {
             return ProposeResult::NotProposed;
         };
-        if self.queue.try_send(Proposed { entry, writes, answer, room }).is_err() {
+        if self.queue.try_send(Proposed { entry, writes, answer, reservation }).is_err() {
             return ProposeResult::NotProposed;
         }
         answered.await.unwrap_or(ProposeResult::Unknown)
     }
 }
 
-/// The task behind the queue.
+/// Task behind the queue.
 struct Worker {
     raft: Raft,
     linger: AdaptiveLinger,
@@ -119,17 +121,17 @@ impl Worker {
         let mut waiting: Vec<Proposed> = Vec::new();
         let mut groups = FuturesUnordered::new();
         loop {
-            // Nothing of it was appended, and nobody is told.
+            // Abandoned proposals were not appended and have no receiver.
             waiting.retain(|proposed| !proposed.answer.is_closed());
             if waiting.is_empty() {
                 self.linger.on_idle();
             }
-            let mut kept_until = None;
-            let has_room = waiting.len() < TOGETHER_MAX;
+            let mut held_until = None;
+            let has_space = waiting.len() < GROUP_ENTRIES_MAX;
             if !waiting.is_empty() && groups.len() < GROUPS_MAX {
                 let now = Instant::now();
-                kept_until = self.linger.hold_until(waiting.len(), now).filter(|_| has_room);
-                if kept_until.is_none() {
+                held_until = self.linger.hold_until(waiting.len(), now).filter(|_| has_space);
+                if held_until.is_none() {
                     let writes = waiting.iter().map(|proposed| proposed.writes).sum();
                     self.linger.on_send(writes, now);
                     groups.push(append(self.raft.clone(), std::mem::take(&mut waiting)));
@@ -137,66 +139,66 @@ impl Worker {
             }
             tokio::select! {
                 biased;
-                Some(Ended { took, count }) = groups.next() => {
-                    if let Some(took) = took {
+                Some(GroupResult { duration, count }) = groups.next() => {
+                    if let Some(duration) = duration {
                         self.linger.on_reply(count, Instant::now());
-                        self.linger.record_rtt(took);
+                        self.linger.record_rtt(duration);
                     }
                 }
-                () = until(kept_until) => {}
-                proposed = arriving.recv(), if waiting.len() < TOGETHER_MAX => match proposed {
-                    Some(proposed) => self.arrived(&mut waiting, proposed),
+                () = until(held_until) => {}
+                proposed = arriving.recv(), if waiting.len() < GROUP_ENTRIES_MAX => match proposed {
+                    Some(proposed) => self.enqueue(&mut waiting, proposed),
                     None => return,
                 },
             }
-            while waiting.len() < TOGETHER_MAX
+            while waiting.len() < GROUP_ENTRIES_MAX
                 && let Ok(proposed) = arriving.try_recv()
             {
-                self.arrived(&mut waiting, proposed);
+                self.enqueue(&mut waiting, proposed);
             }
         }
     }
 
-    fn arrived(&mut self, waiting: &mut Vec<Proposed>, proposed: Proposed) {
+    fn enqueue(&mut self, waiting: &mut Vec<Proposed>, proposed: Proposed) {
         self.linger.on_enqueue();
         waiting.push(proposed);
     }
 }
 
-/// What became of proposals that were handed over together.
-struct Ended {
-    /// How long it took until the last was committed; `None`: none was, and what is refused at once
-    /// says nothing of how long things take.
-    took: Option<Duration>,
+/// Result of one group.
+struct GroupResult {
+    /// Time until the last commit; `None` without a commit, since a fast rejection is no
+    /// measurement.
+    duration: Option<Duration>,
     count: usize,
 }
 
-/// Has `together` committed.
-async fn append(raft: Raft, together: Vec<Proposed>) -> Ended {
-    let (started, count, mut any_committed) = (Instant::now(), together.len(), false);
-    // Each keeps its room until it is answered, also where nobody waits any more.
+/// Appends a group and waits for its commits.
+async fn append(raft: Raft, group: Vec<Proposed>) -> GroupResult {
+    let (started, count, mut any_committed) = (Instant::now(), group.len(), false);
+    // A proposal keeps its reserved bytes until it is answered, even without a receiver.
     let (entries, answers): (Vec<_>, Vec<_>) =
-        together.into_iter().map(|it| (Proposal(it.entry), (it.answer, it.room))).unzip();
+        group.into_iter().map(|it| (Proposal(it.entry), (it.answer, it.reservation))).unzip();
     match raft.client_write_many(entries).await {
         Ok(results) => {
-            // When consensus stops, it ends before all are answered.
+            // A stopping core ends the stream before every entry is answered.
             let mut results = results.fuse();
-            for (answer, _room) in answers {
+            for (answer, _reservation) in answers {
                 let attempt = attempt(results.next().await);
                 any_committed |= attempt == ProposeResult::Committed;
                 let _ = answer.send(attempt);
             }
         }
-        // It has stopped, and was not even handed the entries.
-        Err(_) => answers.into_iter().for_each(|(answer, _room)| {
+        // The core has stopped and did not get the entries.
+        Err(_) => answers.into_iter().for_each(|(answer, _reservation)| {
             let _ = answer.send(ProposeResult::NotProposed);
         }),
     }
-    Ended { took: any_committed.then(|| started.elapsed()), count }
+    GroupResult { duration: any_committed.then(|| started.elapsed()), count }
 }
 
-/// What became of one entry. openraft says "forward to the leader" before it appends; of an entry that
-/// it appended and had to cut again it says that it was discarded: another leader may commit it.
+/// Classifies one entry's result. openraft reports "forward to leader" before it appends. A
+/// discarded entry was appended and cut again: another leader may commit it.
 fn attempt(result: Option<Result<WriteResult<TypeConfig>, Fatal<TypeConfig>>>) -> ProposeResult {
     match result {
         Some(Ok(Ok(_))) => ProposeResult::Committed,
@@ -211,10 +213,10 @@ mod tests {
 
     use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader};
 
-    use super::{ProposeResult, Room, TAKEN_BYTES_MAX, attempt};
+    use super::{IN_FLIGHT_BYTES_MAX, ProposeResult, Reservation, attempt};
 
     #[test]
-    fn only_what_was_never_appended_counts_as_not_taken() {
+    fn only_unappended_entry_counts_as_not_proposed() {
         let elsewhere = || ForwardToLeader::empty();
         let refused = attempt(Some(Ok(Err(ClientWriteError::ForwardToLeader(elsewhere())))));
         assert_eq!(refused, ProposeResult::NotProposed);
@@ -225,15 +227,15 @@ mod tests {
     }
 
     #[test]
-    fn no_more_bytes_are_taken_than_there_is_room_for_unless_nothing_is() {
+    fn proposal_bytes_are_bounded_except_for_a_lone_one() {
         let taken = Arc::default();
-        let large = Room::take(&taken, TAKEN_BYTES_MAX + 1).expect("nothing is taken");
-        assert!(Room::take(&taken, 1).is_none());
+        let large = Reservation::take(&taken, IN_FLIGHT_BYTES_MAX + 1).expect("nothing is taken");
+        assert!(Reservation::take(&taken, 1).is_none());
         drop(large);
-        let half = Room::take(&taken, TAKEN_BYTES_MAX / 2).expect("there is room");
-        let rest = Room::take(&taken, TAKEN_BYTES_MAX / 2).expect("there is room");
-        assert!(Room::take(&taken, 1).is_none());
+        let half = Reservation::take(&taken, IN_FLIGHT_BYTES_MAX / 2).expect("there is room");
+        let rest = Reservation::take(&taken, IN_FLIGHT_BYTES_MAX / 2).expect("there is room");
+        assert!(Reservation::take(&taken, 1).is_none());
         drop((half, rest));
-        assert!(Room::take(&taken, TAKEN_BYTES_MAX).is_some());
+        assert!(Reservation::take(&taken, IN_FLIGHT_BYTES_MAX).is_some());
     }
 }

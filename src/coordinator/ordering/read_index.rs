@@ -1,9 +1,9 @@
-//! ReadIndexBarrier reads: after which everything that anybody was told to be written is sequenced here.
+//! Linearizable reads (ReadIndex): after the barrier every acknowledged write is sequenced here.
 //!
-//! A zone may know by acks that a write is committed before its leader does, so the leader's commit
-//! index is not enough: the read waits for all that the leader's log holds when it begins. A write that
-//! was acknowledged by then is there, since no other coordinator had it sooner; whatever an earlier
-//! leader had committed was there when this one was elected.
+//! A zone may learn of a commit by acks before the leader does, so the leader's commit index is not
+//! sufficient. The barrier waits for every entry in the leader's log at its start. No other
+//! coordinator had an acknowledged write sooner, and earlier leaders' commits were in the log at
+//! the election.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::coordinator::raft::handle::Raft;
 use crate::coordinator::raft::log_store::LogStore;
 use crate::coordinator::replica::driver::SequencerDriver;
 
-/// Clones are alike.
+/// Clones share the state.
 #[derive(Clone)]
 pub(crate) struct ReadIndexBarrier {
     raft: Raft,
@@ -26,7 +26,7 @@ pub(crate) struct ReadIndexBarrier {
 }
 
 impl ReadIndexBarrier {
-    /// `limit`: how long one attempt may take.
+    /// `limit` is the deadline of one barrier.
     pub(crate) fn new(
         raft: &Raft,
         log: &LogStore,
@@ -37,21 +37,21 @@ impl ReadIndexBarrier {
         Self { raft: raft.clone(), log, driver, limit }
     }
 
-    /// Waits until everything acknowledged before the call is sequenced here.
+    /// Waits until every write acknowledged before the call is sequenced here.
     ///
     /// # Errors
-    /// `UNAVAILABLE` if this coordinator does not lead, or no majority says within the limit that it
-    /// still does, or what its log held is not committed by then.
+    /// `UNAVAILABLE` if this coordinator does not lead, or if leadership and log are not confirmed
+    /// within the limit.
     pub(crate) async fn wait(&self) -> Result<(), Status> {
-        timeout(self.limit, self.confirm())
-            .await
-            .map_err(|_| Status::unavailable("a majority has not confirmed it in time"))?
+        timeout(self.limit, self.confirm()).await.map_err(|_| {
+            Status::unavailable("no majority has confirmed the read index in time; try again")
+        })?
     }
 
     async fn confirm(&self) -> Result<(), Status> {
-        // Before the leadership is confirmed: had another led by now, that would fail, or, if this
-        // coordinator was elected anew since, wait for the first entry of that term, which is behind
-        // all that was committed before.
+        // Read before leadership is confirmed. If another coordinator leads by then, the
+        // confirmation fails. If this one was re-elected, it waits for the first entry of the new
+        // term, behind all earlier commits.
         let next = self.log.next();
         let confirmed = self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
         confirmed.map_err(|error| Status::unavailable(error.to_string()))?;

@@ -1,5 +1,4 @@
-//! The tail: committed batches after an id, from memory while the reader keeps up, else computed
-//! again from the log.
+//! Tails: streams of committed batches after an id, from memory or recomputed from the log.
 
 use std::sync::Arc;
 
@@ -12,16 +11,16 @@ use tonic::Status;
 
 use crate::coordinator::consensus::type_config::Entry;
 use crate::coordinator::raft::log_store::LogStore;
-use crate::coordinator::replica::driver::{Found, Next, SequencerDriver, tail_batch};
+use crate::coordinator::replica::driver::{LinkLocation, SequencerDriver, TailStep, tail_batch};
 use crate::rpc::v1::TailBatch;
 use crate::sequencer::{Position, extend};
 use crate::task::{Tasks, blocking};
 
-/// Batches on their way to one reader, besides the bound [`TAIL_QUEUE_BYTES_MAX`]; HTTP/2 windows
-/// bound what is on the wire. What a slow reader does not fetch stays in the log.
+/// Batches queued for one reader, besides [`TAIL_QUEUE_BYTES_MAX`]; HTTP/2 windows bound the bytes
+/// on the wire. Further batches stay in the log.
 const QUEUE_BATCHES: usize = 64;
 
-/// Bytes of log read at a time.
+/// Bytes of one log read.
 const READ_BYTES: usize = 1 << 20;
 
 /// Serves tails.
@@ -34,56 +33,56 @@ pub(crate) struct Tails {
 }
 
 impl Tails {
-    /// A stream of the batches that hold ids above `after_id`. Ends when the reader goes away, the
-    /// process shuts down, or with `OUT_OF_RANGE` when the log was purged beyond `after_id`.
+    /// Opens a stream of the batches above `after_id`. The stream ends with its reader or the
+    /// process, or with `OUT_OF_RANGE` if the log was purged beyond `after_id`.
     pub(crate) fn open(
         &self,
         after_id: u64,
     ) -> impl Stream<Item = Result<TailBatch, Status>> + use<> {
         let (sender, receiver) = mpsc::channel(QUEUE_BATCHES);
-        let out = Out { sender, room: Arc::new(Semaphore::new(TAIL_QUEUE_BYTES_MAX)) };
+        let out = TailQueue { sender, free_bytes: Arc::new(Semaphore::new(TAIL_QUEUE_BYTES_MAX)) };
         let tails = self.clone();
         self.tasks.spawn("tail", async move {
             if let Err(status) = tails.run(after_id, &out).await {
                 let _ = out.sender.send((Err(status), None)).await;
             }
         });
-        // The place of a batch is free again when it is taken from the queue.
+        // Taking a batch from the queue frees its bytes.
         tokio_stream::wrappers::ReceiverStream::new(receiver).map(|(message, _place)| message)
     }
 
-    /// The newest link at or below `id` whose digest this coordinator knows, and that digest: of `id`
-    /// itself where its marks or its log hold it, of the head when `id` is above that. `None` when there
-    /// is none.
+    /// Returns the newest known link at or below `id`, with its digest.
     ///
-    /// Looks in memory, else computes from the log: a mebibyte of it or 256 entries at most.
+    /// This is link `id` itself if the marks or the log hold it, and the head if `id` is above the
+    /// head. The search uses memory, then at most 1 MiB or 256 entries of the log.
     ///
     /// # Errors
-    /// `INTERNAL` when the log is not readable.
+    /// `INTERNAL` if the log is not readable.
     pub(crate) async fn vouch(&self, id: u64) -> Result<Option<(u64, Digest)>, Status> {
         match self.driver.find(id) {
-            Found::Link(digest) => return Ok(Some((id, digest))),
-            Found::Log(start) => {
+            LinkLocation::Link(digest) => return Ok(Some((id, digest))),
+            LinkLocation::Log(start) => {
                 if let Some(head) = self.compute(start, id).await? {
                     return Ok(Some((id, head.digest)));
                 }
             }
-            Found::Above | Found::Forgotten => {}
+            LinkLocation::Above | LinkLocation::Forgotten => {}
         }
         Ok(self.driver.mark(id))
     }
 
-    /// Whether the link `id` of the sequenced chain has the digest `expected`; also true when it cannot
-    /// be told, because the link is not here yet or too old: then the reader compares the marks.
+    /// Whether link `id` has the digest `expected`. Also true if the link is unknown here; the
+    /// reader then compares the marks.
     ///
     /// # Errors
-    /// `INTERNAL` when the log is not readable: never `DATA_LOSS`, which is said of a reader's chain.
-    pub(crate) async fn agrees(&self, id: u64, expected: &[u8]) -> Result<bool, Status> {
+    /// `INTERNAL` if the log is not readable; `DATA_LOSS` is reserved for a reader with another
+    /// chain.
+    pub(crate) async fn matches_chain(&self, id: u64, expected: &[u8]) -> Result<bool, Status> {
         let known = self.vouch(id).await?.filter(|(known, _)| *known == id);
         Ok(known.is_none_or(|(_, digest)| expected == digest.0))
     }
 
-    /// The link `id`, computed from the log; `None` when the log was purged meanwhile.
+    /// Computes link `id` from the log; `None` if the log was purged meanwhile.
     async fn compute(&self, start: Position, id: u64) -> Result<Option<Head>, Status> {
         let Position { mut index, mut head } = start;
         loop {
@@ -103,7 +102,7 @@ impl Tails {
         }
     }
 
-    /// Entries from `index` on and below `end`, some [`READ_BYTES`] of them.
+    /// Reads entries in `index..end`, about [`READ_BYTES`] of them.
     async fn read(&self, index: u64, end: u64) -> Result<Vec<Entry>, Status> {
         let log = self.log.clone();
         let read = move || log.read(index, end, READ_BYTES);
@@ -111,19 +110,19 @@ impl Tails {
         entries.map_err(|error| Status::internal(format!("the log is not readable: {error}")))
     }
 
-    async fn run(&self, mut after_id: u64, out: &Out) -> Result<(), Status> {
+    async fn run(&self, mut after_id: u64, out: &TailQueue) -> Result<(), Status> {
         let mut head_id = self.driver.head_id();
         loop {
             head_id.borrow_and_update();
             match self.driver.next(after_id) {
-                Next::Batches(batches) if batches.is_empty() => {
+                TailStep::Batches(batches) if batches.is_empty() => {
                     tokio::select! {
                         biased;
                         () = out.sender.closed() => return Ok(()),
                         _ = head_id.changed() => {}
                     }
                 }
-                Next::Batches(batches) => {
+                TailStep::Batches(batches) => {
                     for batch in batches {
                         after_id = batch.last_id;
                         if out.send(batch).await.is_err() {
@@ -131,21 +130,21 @@ impl Tails {
                         }
                     }
                 }
-                Next::Log(start, last) => {
+                TailStep::Log(start, last) => {
                     after_id = self.replay(start, last, after_id, out).await?;
                 }
-                Next::Purged => return Err(purged(after_id)),
+                TailStep::Purged => return Err(purged(after_id)),
             }
         }
     }
 
-    /// Sends what the log holds from `start` to index `last`; answers the last id sent.
+    /// Sends the log from `start` to index `last`; returns the last id sent.
     async fn replay(
         &self,
         start: Position,
         last: u64,
         mut after_id: u64,
-        out: &Out,
+        out: &TailQueue,
     ) -> Result<u64, Status> {
         let Position { mut index, mut head } = start;
         while index <= last {
@@ -169,7 +168,7 @@ impl Tails {
         Ok(after_id)
     }
 
-    /// Moves `head` over an entry, up to link `until`; answers its batch when it holds a link.
+    /// Advances `head` over an entry, up to link `until`; returns its batch if it holds a link.
     fn extend(
         &self,
         head: &mut Option<Head>,
@@ -197,7 +196,7 @@ impl Tails {
 
 fn purged(after_id: u64) -> Status {
     Status::out_of_range(format!(
-        "the log of this coordinator no longer holds id {}; try another coordinator, or fill the \
+        "the log of this coordinator no longer holds id {}; try another coordinator, or backfill the \
          zone from another zone",
         after_id + 1
     ))
@@ -205,28 +204,28 @@ fn purged(after_id: u64) -> Status {
 
 type Message = (Result<TailBatch, Status>, Option<OwnedSemaphorePermit>);
 
-/// The way to one reader.
-struct Out {
+/// Queue to one reader.
+struct TailQueue {
     sender: mpsc::Sender<Message>,
     /// Bytes that may still be queued.
-    room: Arc<Semaphore>,
+    free_bytes: Arc<Semaphore>,
 }
 
 /// The reader has gone.
-struct Gone;
+struct ReaderGone;
 
-impl Out {
-    /// Queues a batch as soon as there is room; one larger than all room takes the whole of it.
-    async fn send(&self, batch: TailBatch) -> Result<(), Gone> {
+impl TailQueue {
+    /// Queues a batch when there is space; a batch above the limit takes the whole of it.
+    async fn send(&self, batch: TailBatch) -> Result<(), ReaderGone> {
         let bytes = batch.batch.len().min(TAIL_QUEUE_BYTES_MAX);
         let bytes = u32::try_from(bytes).expect("a mebibyte at most");
-        let room = Arc::clone(&self.room).acquire_many_owned(bytes);
+        let free_bytes = Arc::clone(&self.free_bytes).acquire_many_owned(bytes);
         let place = tokio::select! {
             biased;
-            () = self.sender.closed() => return Err(Gone),
-            place = room => place.map_err(|_| Gone)?,
+            () = self.sender.closed() => return Err(ReaderGone),
+            place = free_bytes => place.map_err(|_| ReaderGone)?,
         };
-        self.sender.send((Ok(batch), Some(place))).await.map_err(|_| Gone)
+        self.sender.send((Ok(batch), Some(place))).await.map_err(|_| ReaderGone)
     }
 }
 
@@ -237,7 +236,7 @@ mod tests {
     use futures::FutureExt as _;
     use tokio::sync::{Semaphore, mpsc};
 
-    use super::{Out, QUEUE_BATCHES, TAIL_QUEUE_BYTES_MAX};
+    use super::{QUEUE_BATCHES, TAIL_QUEUE_BYTES_MAX, TailQueue};
     use crate::rpc::v1::TailBatch;
 
     fn batch(bytes: usize) -> TailBatch {
@@ -245,9 +244,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_reader_is_kept_no_more_than_a_bounded_number_of_bytes() {
+    async fn slow_reader_queue_is_bounded_in_bytes() {
         let (sender, mut receiver) = mpsc::channel(QUEUE_BATCHES);
-        let out = Out { sender, room: Arc::new(Semaphore::new(TAIL_QUEUE_BYTES_MAX)) };
+        let out = TailQueue { sender, free_bytes: Arc::new(Semaphore::new(TAIL_QUEUE_BYTES_MAX)) };
         let half = TAIL_QUEUE_BYTES_MAX / 2;
         for _ in 0..2 {
             assert!(out.send(batch(half)).now_or_never().is_some_and(|sent| sent.is_ok()));
@@ -264,6 +263,6 @@ mod tests {
         tokio::pin!(next);
         assert!(next.as_mut().now_or_never().is_none());
         drop(receiver);
-        assert!(next.await.is_err(), "a reader that has gone keeps nobody waiting");
+        assert!(next.await.is_err(), "the reader has gone");
     }
 }

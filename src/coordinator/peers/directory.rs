@@ -1,5 +1,8 @@
-//! Who the other coordinators are and where: the replicated membership, overridden by this
-//! coordinator's own settings, and one connection to each for everything but Raft's own messages.
+//! Directory of the other coordinators: replicated membership, addresses, and one shared connection
+//! each.
+//!
+//! This coordinator's settings override the membership's addresses. Raft messages use connections
+//! of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,14 +14,14 @@ use pghc_api::id::ClusterId;
 use crate::coordinator::consensus::type_config::{Member, StoredMembership};
 use crate::rpc::{Caller, Dial};
 
-/// Shared by everything in a coordinator that calls another; clones are the same roster.
+/// Shared by all callers of other coordinators; clones are the same directory.
 #[derive(Clone)]
 pub(crate) struct PeerDirectory {
     dial: Arc<dyn Dial>,
     cluster: ClusterId,
-    /// Addresses as reached from here, from the settings.
+    /// Addresses from this coordinator's settings.
     overrides: Arc<BTreeMap<u64, String>>,
-    patience: Duration,
+    rpc_timeout: Duration,
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -26,33 +29,33 @@ pub(crate) struct PeerDirectory {
 struct Inner {
     members: BTreeMap<u64, Member>,
     voters: BTreeSet<u64>,
-    /// The index after the membership's entry.
+    /// Index after the membership's entry.
     next: u64,
     callers: BTreeMap<u64, (String, Caller)>,
-    /// Addresses that a leader has told, for as long as no membership is known here.
+    /// Addresses received from a leader, until a membership is known.
     learnt: BTreeMap<u64, String>,
 }
 
-/// Addresses that are taken from a leader.
+/// Most addresses accepted from a leader.
 const LEARNT_MAX: usize = 64;
 
 impl PeerDirectory {
-    /// `patience` bounds a connection attempt and how long a silent connection is kept.
+    /// `rpc_timeout` bounds a connection attempt and the silence of a connection.
     pub(crate) fn new(
         dial: Arc<dyn Dial>,
         cluster: ClusterId,
         overrides: BTreeMap<u64, String>,
-        patience: Duration,
+        rpc_timeout: Duration,
     ) -> Self {
-        Self { dial, cluster, overrides: Arc::new(overrides), patience, inner: Arc::default() }
+        Self { dial, cluster, overrides: Arc::new(overrides), rpc_timeout, inner: Arc::default() }
     }
 
-    /// Takes in the newest membership known here. Connections to who left are closed.
+    /// Replaces the membership by a newer one. Connections to removed members are closed.
     pub(crate) fn update(&self, membership: &StoredMembership) {
         let next = membership.log_id().as_ref().map_or(0, |log_id| log_id.index() + 1);
         let mut inner = self.inner.lock();
         if next == 0 && inner.next > 0 {
-            // openraft has not told what is in the log yet.
+            // openraft has not reported the log's membership yet.
             return;
         }
         inner.members = membership.nodes().map(|(id, member)| (*id, member.clone())).collect();
@@ -65,7 +68,7 @@ impl PeerDirectory {
         }
     }
 
-    /// Takes in where members are, as a leader tells it, while no membership is known here.
+    /// Records member addresses from a leader while no membership is known.
     pub(crate) fn learn(&self, urls: impl Iterator<Item = (u64, String)>) {
         let mut inner = self.inner.lock();
         if inner.next == 0 {
@@ -73,28 +76,28 @@ impl PeerDirectory {
         }
     }
 
-    /// The members, and the index after the entry that says so; none and 0 before there is one.
+    /// Returns the members and the index after their entry; none and 0 before the first.
     pub(crate) fn members(&self) -> (BTreeMap<u64, Member>, u64) {
         let inner = self.inner.lock();
         (inner.members.clone(), inner.next)
     }
 
-    /// One member.
+    /// Returns one member.
     pub(crate) fn member(&self, id: u64) -> Option<Member> {
         self.inner.lock().members.get(&id).cloned()
     }
 
-    /// The members that vote.
+    /// Returns the ids of the voters.
     pub(crate) fn voters(&self) -> BTreeSet<u64> {
         self.inner.lock().voters.clone()
     }
 
-    /// Whether a member votes.
+    /// Whether a member is a voter.
     pub(crate) fn votes(&self, id: u64) -> bool {
         self.inner.lock().voters.contains(&id)
     }
 
-    /// Ids of all members; before there is a membership, of all in the settings and all that were learnt.
+    /// Returns the ids of all members; before the first membership, those of settings and leader.
     pub(crate) fn ids(&self) -> Vec<u64> {
         let inner = self.inner.lock();
         if inner.next == 0 {
@@ -105,7 +108,7 @@ impl PeerDirectory {
         inner.members.keys().copied().collect()
     }
 
-    /// Where a member is reached from here: the setting, or else what the membership says.
+    /// Returns a member's address: the setting, else the membership's, else the leader's.
     pub(crate) fn url(&self, id: u64, member: Option<&Member>) -> Option<String> {
         let set = self.overrides.get(&id).cloned();
         let set = set.or_else(|| member.map(|member| member.url.clone()));
@@ -113,7 +116,7 @@ impl PeerDirectory {
         set.filter(|url| !url.is_empty())
     }
 
-    /// A connection to a member; `None` when its address is not known.
+    /// Returns the shared connection to a member; `None` if its address is unknown.
     pub(crate) fn connection(&self, id: u64) -> Option<Caller> {
         let url = self.url(id, self.member(id).as_ref())?;
         let mut inner = self.inner.lock();
@@ -127,19 +130,19 @@ impl PeerDirectory {
         Some(connection)
     }
 
-    /// A new connection; `None` when `url` is not a URL.
+    /// Opens a new connection; `None` if `url` is not a URL.
     pub(crate) fn connect(&self, url: &str) -> Option<Caller> {
-        self.connect_within(url, self.patience)
+        self.connect_within(url, self.rpc_timeout)
     }
 
-    /// As [`PeerDirectory::connect`], with another patience.
-    pub(crate) fn connect_within(&self, url: &str, patience: Duration) -> Option<Caller> {
-        let connection = self.dial.caller(url, &self.cluster, patience);
-        connection.inspect_err(|error| tracing::warn!(url, %error, "not a coordinator's URL")).ok()
+    /// Same as [`PeerDirectory::connect`], with another timeout.
+    pub(crate) fn connect_within(&self, url: &str, rpc_timeout: Duration) -> Option<Caller> {
+        let connection = self.dial.caller(url, &self.cluster, rpc_timeout);
+        connection.inspect_err(|error| tracing::warn!(url, %error, "invalid coordinator URL")).ok()
     }
 
-    /// Bound of one call that asks nobody further.
-    pub(crate) fn patience(&self) -> Duration {
-        self.patience
+    /// Deadline of one call that is not forwarded.
+    pub(crate) fn rpc_timeout(&self) -> Duration {
+        self.rpc_timeout
     }
 }

@@ -1,4 +1,4 @@
-//! The other coordinators of the group: their addresses, connections, and which traffic is theirs.
+//! The other coordinators of the group: addresses, connections, and the guard of Raft traffic.
 
 pub(crate) mod directory;
 pub(crate) mod traffic_guard;

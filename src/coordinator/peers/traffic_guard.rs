@@ -1,6 +1,8 @@
-//! The gate between openraft and the other coordinators. It stays closed until this coordinator was
-//! admitted (see `admission`): a directory that has forgotten something must neither vote nor
-//! acknowledge. And it lets through only messages between the incarnations they are meant for.
+//! Guards Raft traffic between openraft and the peers.
+//!
+//! The guard stays closed until admission (see `admission`): a directory that lost data must
+//! neither vote nor acknowledge. Afterwards it passes only messages between the incarnations that
+//! the membership names.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,12 +12,12 @@ use tonic::{Request, Status};
 
 use super::directory::PeerDirectory;
 
-/// Who sends: id and incarnation.
+/// Sender: id and incarnation.
 const FROM: &str = "pghc-from";
-/// The incarnation that is meant.
+/// Incarnation of the addressee.
 const TO: &str = "pghc-to";
 
-/// Clones are the same gate.
+/// Clones share the state.
 #[derive(Clone)]
 pub(crate) struct RaftTrafficGuard {
     id: u64,
@@ -37,8 +39,8 @@ impl RaftTrafficGuard {
         self.is_admitted.load(Ordering::Acquire)
     }
 
-    /// A message to the member of `incarnation`.
-    pub(crate) fn address<T>(&self, message: T, incarnation: &str) -> Request<T> {
+    /// Stamps a message with the sender and the addressee's incarnation.
+    pub(crate) fn stamp<T>(&self, message: T, incarnation: &str) -> Request<T> {
         let mut request = Request::new(message);
         let from = format!("{} {}", self.id, self.incarnation);
         for (key, value) in [(FROM, from.as_str()), (TO, incarnation)] {
@@ -49,17 +51,17 @@ impl RaftTrafficGuard {
         request
     }
 
-    /// The id of the coordinator that sent a message; `None` when it does not say.
+    /// Returns the sender's coordinator id; `None` if the message carries none.
     pub(crate) fn sender(metadata: &MetadataMap) -> Option<u64> {
         let from = metadata.get(FROM)?.to_str().ok()?;
         from.split_once(' ')?.0.parse().ok()
     }
 
-    /// Checks a message that came in.
+    /// Checks an incoming message.
     ///
     /// # Errors
-    /// The refusal, while the gate is closed or if the message is from or to another incarnation
-    /// than the membership names.
+    /// If the guard is closed, or if sender or addressee is another incarnation than the membership
+    /// names.
     pub(crate) fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
         if !self.is_admitted() {
             return Err(Status::unavailable("this coordinator is not admitted yet"));
@@ -78,7 +80,7 @@ impl RaftTrafficGuard {
         let member = id.parse().ok().and_then(|id| self.peers.member(id));
         let known = member.map(|member| member.incarnation).unwrap_or_default();
         if !known.is_empty() && known != incarnation {
-            tracing::warn!(id, incarnation, known, "refused another data directory's message");
+            tracing::warn!(id, incarnation, known, "message of another incarnation rejected");
             return Err(Status::failed_precondition(format!(
                 "coordinator {id} is a member with another data directory"
             )));

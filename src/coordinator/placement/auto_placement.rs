@@ -1,8 +1,7 @@
-//! Whether the lead is placed automatically: one switch of all coordinators, told with the pings.
+//! Replicated setting of automatic placement, carried by the pings: a last-writer-wins register.
 //!
-//! Who switches counts one up, and the higher number wins; of two with the same number, set at two
-//! coordinators in the same moment, "off" does. So all agree as soon as they have heard of each other,
-//! in whatever order, and the one that loses a tie is the one that would have moved the lead.
+//! Each change increments a counter and the larger counter wins. Between equal counters "off" wins,
+//! so that a tie moves no leader. All coordinators converge in any order of merges.
 
 use std::io;
 
@@ -13,10 +12,10 @@ use crate::coordinator::small_file;
 
 const FILE: &str = "placement.json";
 
-/// No switch was set so often: a higher number is nonsense, and would be the last one.
+/// Largest accepted counter: a larger one would block every later change.
 const SWITCHED_MAX: u64 = 1 << 40;
 
-/// Its place and how often it was set; 0: never, then it is the coordinator's own setting.
+/// Value and counter; counter 0 means that the coordinator's own setting counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct AutoPlacement {
     pub(crate) auto: bool,
@@ -24,20 +23,19 @@ pub(crate) struct AutoPlacement {
 }
 
 impl AutoPlacement {
-    /// As it was kept on `disk`; `auto` when it never was set. A file that cannot be read is set
-    /// aside.
+    /// Loads the value from `disk`, else uses `auto`. An unreadable file is set aside.
     pub(crate) fn load(disk: &dyn Disk, auto: bool) -> Self {
-        let without = "the lead is placed as the setting says until another coordinator tells how it \
+        let without = "the setting decides on automatic placement until another coordinator reports its \
                        was switched, or pghc leader auto switches it again";
         small_file::read_or_set_aside(disk, FILE, without).unwrap_or(Self { auto, switched: 0 })
     }
 
-    /// Durable when it returns.
+    /// Writes the value; durable on return.
     pub(crate) fn write(self, disk: &dyn Disk) -> io::Result<()> {
         small_file::write(disk, FILE, &serde_json::to_vec(&self)?)
     }
 
-    /// Sets it here; whether that changes anything.
+    /// Sets the value; returns whether it changed.
     pub(crate) fn set(&mut self, auto: bool) -> bool {
         let changes = self.auto != auto || self.switched == 0;
         if changes {
@@ -46,7 +44,7 @@ impl AutoPlacement {
         changes
     }
 
-    /// Takes in what another coordinator has.
+    /// Merges another coordinator's value.
     pub(crate) fn merge(&mut self, other: Self) {
         let order = |it: &Self| (it.switched, !it.auto);
         if other.switched > 0 && other.switched < SWITCHED_MAX && order(&other) > order(self) {
@@ -63,7 +61,7 @@ mod tests {
     use crate::coordinator::log::disk::Directory;
 
     #[test]
-    fn two_that_are_set_in_the_same_moment_agree_whoever_hears_first() {
+    fn concurrent_changes_converge_in_any_merge_order() {
         let (mut on, mut off, mut third) = (
             AutoPlacement::default(),
             AutoPlacement { auto: true, switched: 0 },
@@ -83,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_set_and_nonsense_change_nothing() {
+    fn merge_ignores_unset_or_excessive_counters() {
         let mut auto_placement = AutoPlacement { auto: true, switched: 0 };
         auto_placement.merge(AutoPlacement { auto: false, switched: 0 });
         auto_placement.merge(AutoPlacement { auto: false, switched: SWITCHED_MAX });
@@ -92,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_is_set_aside_and_the_setting_counts() {
+    fn unreadable_file_is_set_aside_for_the_setting() {
         let dir = tempfile::tempdir().expect("a directory");
         let disk = Directory::open(dir.path()).expect("a directory");
         let kept = AutoPlacement { auto: true, switched: 3 };

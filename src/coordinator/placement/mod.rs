@@ -1,4 +1,4 @@
-//! Where coordinators are and where the leader should be: round trips, write rates, timing, automatic placement.
+//! Round trips, write rates, Raft timing, and the input of leader placement.
 
 pub(crate) mod auto_placement;
 pub(crate) mod rtt_monitor;

@@ -1,8 +1,7 @@
-//! How far the other coordinators are: each is pinged every second, and a ping carries what its
-//! sender sees, so that every coordinator knows every row of the matrix a second later.
+//! Measures round trips by pings; each ping carries its sender's measurements.
 //!
-//! Nothing waits for it and nothing is decided on its word alone but where the lead had better be:
-//! figures that are wrong cost time, never writes. It also warns when round trips outgrow the timing.
+//! Every coordinator knows every row of the matrix one second later. Only leader placement and a
+//! timing warning depend on it: wrong figures cost time, never writes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -18,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use super::auto_placement::AutoPlacement;
 use super::rtt_samples::{FRESH, RttSamples};
 use super::timing_advisor::{MaxRtt, TimingAdvisor};
-use super::write_rates::{Traffic, ZONES_MAX};
+use super::write_rates::{WriteRates, ZONES_MAX};
 use crate::coordinator::disk_reserve::DiskReserve;
 use crate::coordinator::log::disk::Disk;
 use crate::coordinator::peers::directory::PeerDirectory;
@@ -26,22 +25,22 @@ use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::v1::{Distance, NodeMeasurements, PingRequest};
 use crate::task::blocking;
 
-/// Time between two pings, and longest wait for one: a peer has one under way at most. Less than the second
-/// after which a silent connection is pinged by HTTP/2, which this makes needless.
-const PING_EVERY: Duration = Duration::from_millis(900);
+/// Time between two pings and deadline of one, so that one ping is in flight per peer. Below the
+/// second of silence after which HTTP/2 sends a ping of its own.
+const PING_PERIOD: Duration = Duration::from_millis(900);
 const PING_MAX: Duration = Duration::from_secs(5);
 
-/// Clones are the same.
+/// Clones share the state.
 #[derive(Clone)]
 pub(crate) struct RttMonitor {
     id: u64,
     peers: PeerDirectory,
     disk_reserve: DiskReserve,
-    traffic: Traffic,
+    traffic: WriteRates,
     disk: Arc<dyn Disk>,
     inner: Arc<Mutex<Inner>>,
     timing_advisor: Arc<Mutex<TimingAdvisor>>,
-    /// Who writes the file holds it.
+    /// The writer of the file holds the lock.
     writer: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -53,11 +52,11 @@ struct Inner {
 }
 
 impl RttMonitor {
-    /// Nothing measured yet. `auto` is the setting, which counts until it is switched.
+    /// Starts without measurements. `auto` is the setting until an operator changes it.
     pub(crate) fn load(
         id: u64,
         peers: &PeerDirectory,
-        (disk_reserve, traffic): (&DiskReserve, &Traffic),
+        (disk_reserve, traffic): (&DiskReserve, &WriteRates),
         disk: Arc<dyn Disk>,
         auto: bool,
         timing_advisor: TimingAdvisor,
@@ -79,7 +78,7 @@ impl RttMonitor {
         }
     }
 
-    /// Returns what this coordinator measures now.
+    /// Returns this coordinator's measurements.
     pub(crate) fn own_measurements(&self) -> NodeMeasurements {
         let now = Instant::now();
         let inner = self.inner.lock();
@@ -91,21 +90,21 @@ impl RttMonitor {
             coordinator_id: self.id,
             distances: inner.own.iter().filter_map(distance).collect(),
             traffic: self.traffic.read(now),
-            disk_short: self.disk_reserve.is_short(),
+            disk_short: self.disk_reserve.is_below_reserve(),
             auto: inner.auto_placement.auto,
             switched: inner.auto_placement.switched,
         }
     }
 
-    /// Returns what this coordinator measures, and what the others told of theirs lately.
+    /// Returns this coordinator's measurements and the fresh ones of its peers.
     pub(crate) fn measurements(&self) -> Vec<NodeMeasurements> {
         let (own, now) = (self.own_measurements(), Instant::now());
         let inner = self.inner.lock();
-        let fresh = inner.others.values().filter(|(heard, _)| now - *heard <= FRESH);
+        let fresh = inner.others.values().filter(|(received, _)| now - *received <= FRESH);
         std::iter::once(own).chain(fresh.map(|(_, measurements)| measurements.clone())).collect()
     }
 
-    /// Remembers the measurements of a member; those of other coordinators are dropped.
+    /// Records the measurements of a member; those of other coordinators are dropped.
     pub(crate) fn merge(&self, mut measurements: NodeMeasurements) {
         let (id, members) = (measurements.coordinator_id, self.peers.ids());
         if id == self.id || !members.contains(&id) {
@@ -119,13 +118,13 @@ impl RttMonitor {
         inner.others.insert(id, (Instant::now(), measurements));
     }
 
-    /// Whether the lead is placed automatically.
+    /// Returns the state of automatic placement.
     pub(crate) fn auto_placement(&self) -> AutoPlacement {
         self.inner.lock().auto_placement
     }
 
-    /// Switches it, for all: the others hear of it within seconds. SavedRtt on disk here when it returns.
-    /// Answers whether that changed anything.
+    /// Changes automatic placement for the group; peers learn of it within seconds. Durable here on
+    /// return; returns whether the value changed.
     pub(crate) async fn set_auto(&self, auto: bool) -> io::Result<bool> {
         {
             let mut inner = self.inner.lock();
@@ -147,9 +146,9 @@ impl RttMonitor {
         blocking(write).await?
     }
 
-    /// Pings everyone for as long as the coordinator runs.
+    /// Pings all peers until dropped.
     pub(crate) async fn run(self) {
-        let mut tick = interval(PING_EVERY);
+        let mut tick = interval(PING_PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut under_way = FuturesUnordered::new();
         let mut asked = BTreeSet::new();
@@ -159,7 +158,7 @@ impl RttMonitor {
                 biased;
                 Some((id, answer)) = under_way.next() => {
                     asked.remove(&id);
-                    self.note(id, answer);
+                    self.record(id, answer);
                 }
                 _ = tick.tick() => {
                     let members = self.peers.ids();
@@ -169,11 +168,11 @@ impl RttMonitor {
                             under_way.push(self.ping(id));
                         }
                     }
-                    self.look_at_pace().await;
+                    self.check_timing().await;
                     if self.auto_placement() != saved {
                         saved = self.auto_placement();
                         if let Err(error) = self.save().await {
-                            tracing::warn!(%error, "failed to keep how the lead is placed");
+                            tracing::warn!(%error, "automatic placement write failed");
                         }
                     }
                 }
@@ -191,9 +190,9 @@ impl RttMonitor {
         (id, answer.map(|answer| (asked.elapsed(), answer.into_inner().from)))
     }
 
-    fn note(&self, id: u64, answer: Option<(Duration, Option<NodeMeasurements>)>) {
+    fn record(&self, id: u64, answer: Option<(Duration, Option<NodeMeasurements>)>) {
         let Some((took, measurements)) = answer else { return };
-        self.inner.lock().own.entry(id).or_default().note(took, Instant::now());
+        self.inner.lock().own.entry(id).or_default().record(took, Instant::now());
         if let Some(measurements) =
             measurements.filter(|measurements| measurements.coordinator_id == id)
         {
@@ -201,30 +200,30 @@ impl RttMonitor {
         }
     }
 
-    /// Compares the round trips with what the timing bears.
-    async fn look_at_pace(&self) {
+    /// Compares the round trips with the timing.
+    async fn check_timing(&self) {
         let now = Instant::now();
         let slowest = {
             let inner = self.inner.lock();
-            let many = inner.own.iter().filter(|(_, samples)| samples.are_many());
+            let many = inner.own.iter().filter(|(_, samples)| samples.suffice());
             MaxRtt::of(many.filter_map(|(id, samples)| Some((*id, samples.read(now)?))))
         };
         let Some(slowest) = slowest else { return };
-        let Some(kept) = self.timing_advisor.lock().look(slowest, now) else { return };
+        let Some(kept) = self.timing_advisor.lock().record(slowest, now) else { return };
         let disk = Arc::clone(&self.disk);
         let written = blocking(move || kept.write(disk.as_ref())).await;
         match written.and_then(|written| written) {
-            Ok(()) => self.timing_advisor.lock().wrote(kept),
+            Ok(()) => self.timing_advisor.lock().saved(kept),
             Err(error) => {
-                tracing::warn!(%error, "failed to keep the round trips for the next start");
+                tracing::warn!(%error, "round trip write failed");
             }
         }
     }
 }
 
-/// Leaves of what a peer tells what can be true: round trips to members, each once and no longer than
-/// a ping may take, and the writes of so many zones as a coordinator tells apart. So what is remembered
-/// is bounded by the number of members, whatever is sent.
+/// Bounds a peer's measurements: one plausible round trip per member, and at most
+/// [`ZONES_MAX`](super::write_rates::ZONES_MAX) zones. Memory is then bounded by the number of
+/// members.
 fn trim(measurements: &mut NodeMeasurements, members: &[u64]) {
     let (own, mut seen) = (measurements.coordinator_id, BTreeSet::new());
     let longest_us = PING_MAX.as_micros();
@@ -238,7 +237,7 @@ fn trim(measurements: &mut NodeMeasurements, members: &[u64]) {
 }
 
 impl Inner {
-    /// Forgets who is no member.
+    /// Removes coordinators that are no members.
     fn keep(&mut self, members: &[u64]) {
         self.own.retain(|id, _| members.contains(id));
         self.others.retain(|id, _| members.contains(id));
@@ -251,7 +250,7 @@ mod tests {
     use crate::rpc::v1::{Distance, NodeMeasurements, Traffic};
 
     #[test]
-    fn what_a_peer_tells_is_cut_down_to_members_and_zones_that_can_be() {
+    fn peer_measurements_are_trimmed_to_plausible_entries() {
         let to = |coordinator_id, round_trip_us, slow_us| Distance {
             coordinator_id,
             round_trip_us,
@@ -263,17 +262,21 @@ mod tests {
         let named = |zone: String| Traffic { zone, ..Traffic::default() };
         let mut traffic = vec![named(String::new()), named("z".repeat(1 << 20))];
         traffic.extend((0..1_000).map(|zone| named(format!("z{zone}"))));
-        let mut told = NodeMeasurements {
+        let mut warned = NodeMeasurements {
             coordinator_id: 2,
             distances,
             traffic,
             ..NodeMeasurements::default()
         };
-        trim(&mut told, &[1, 2, 3]);
-        assert_eq!(told.distances, [to(1, 70, 80), to(3, 70, 80)], "itself and strangers are out");
-        assert_eq!((told.traffic.len(), told.traffic[0].zone.as_str()), (ZONES_MAX, "z0"));
-        told.distances = vec![to(4, 90, 80), to(5, 1, too_long), to(6, 0, 0)];
-        trim(&mut told, &[1, 2, 4, 5, 6]);
-        assert_eq!(told.distances, [to(6, 0, 0)]);
+        trim(&mut warned, &[1, 2, 3]);
+        assert_eq!(
+            warned.distances,
+            [to(1, 70, 80), to(3, 70, 80)],
+            "itself and strangers are out"
+        );
+        assert_eq!((warned.traffic.len(), warned.traffic[0].zone.as_str()), (ZONES_MAX, "z0"));
+        warned.distances = vec![to(4, 90, 80), to(5, 1, too_long), to(6, 0, 0)];
+        trim(&mut warned, &[1, 2, 4, 5, 6]);
+        assert_eq!(warned.distances, [to(6, 0, 0)]);
     }
 }

@@ -1,17 +1,17 @@
-//! The newest round trips to one coordinator, and what they come to.
+//! Newest round trips to one coordinator, and their quantiles.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Round trips that are remembered: half a minute.
+/// Samples kept: half a minute.
 const SAMPLES: usize = 32;
 
-/// What was not heard for so long is not told any more.
+/// Age after which a measurement is dropped.
 pub(crate) const FRESH: Duration = Duration::from_secs(10);
 
-/// In microseconds.
+/// Samples in microseconds.
 #[derive(Debug, Default)]
 pub(crate) struct RttSamples {
     newest: VecDeque<u32>,
@@ -19,8 +19,9 @@ pub(crate) struct RttSamples {
 }
 
 impl RttSamples {
-    /// Takes in a round trip. The first after a silence is left out: it has opened a connection.
-    pub(crate) fn note(&mut self, took: Duration, now: Instant) {
+    /// Adds a round trip. The first after a silence is dropped, since it includes the connection
+    /// set-up.
+    pub(crate) fn record(&mut self, took: Duration, now: Instant) {
         let is_first = self.heard.is_none_or(|heard| now - heard > FRESH);
         self.heard = Some(now);
         if is_first {
@@ -33,7 +34,7 @@ impl RttSamples {
         }
     }
 
-    /// The lower quartile, and what nine in ten do not exceed; `None` without anything fresh.
+    /// Returns the lower quartile and the 90th percentile; `None` without a fresh sample.
     pub(crate) fn read(&self, now: Instant) -> Option<(u32, u32)> {
         let is_fresh = self.heard.is_some_and(|heard| now - heard <= FRESH);
         let mut sorted: Vec<u32> = self.newest.iter().copied().collect();
@@ -42,8 +43,8 @@ impl RttSamples {
         Some((sorted[last / 4], sorted[last * 9 / 10]))
     }
 
-    /// Whether there are enough to conclude something that lasts.
-    pub(crate) fn are_many(&self) -> bool {
+    /// Whether the samples suffice for a lasting conclusion.
+    pub(crate) fn suffice(&self) -> bool {
         self.newest.len() * 2 >= SAMPLES
     }
 }
@@ -57,21 +58,21 @@ mod tests {
     use super::{FRESH, RttSamples, SAMPLES};
 
     #[test]
-    fn a_round_trip_is_what_most_take_whatever_a_few_do() {
+    fn round_trip_is_the_quartile_despite_outliers() {
         let (mut samples, mut now) = (RttSamples::default(), Instant::now());
-        samples.note(Duration::from_secs(3), now);
+        samples.record(Duration::from_secs(3), now);
         assert_eq!(samples.read(now), None, "the first has opened a connection");
         for place in 0..SAMPLES * 2 {
             now += Duration::from_secs(1);
             let took = if place % 10 == 3 { 900 } else { 70 + place as u64 % 2 };
-            samples.note(Duration::from_millis(took), now);
+            samples.record(Duration::from_millis(took), now);
         }
         assert_eq!(samples.newest.len(), SAMPLES);
         let (usual, slow) = samples.read(now).expect("fresh");
         assert_eq!((usual, slow), (70_000, 71_000));
         now += FRESH + Duration::from_secs(1);
-        assert_eq!(samples.read(now), None, "nothing is told of who is silent");
-        samples.note(Duration::from_secs(2), now);
+        assert_eq!(samples.read(now), None, "a silent peer has no round trip");
+        samples.record(Duration::from_secs(2), now);
         assert!(samples.newest.is_empty(), "its way may have changed");
     }
 }

@@ -1,5 +1,7 @@
-//! Whether Raft's timing fits the round trips. openraft takes its timing at the start and keeps it, so
-//! what is measured now is kept for the next start, and an operator is told when it is not enough.
+//! Compares Raft's timing with the measured round trips.
+//!
+//! openraft keeps its timing until a restart, so the round trips are saved for the next start, and
+//! a warning is logged when the timing is too short.
 
 use std::io;
 use std::path::Path;
@@ -19,17 +21,17 @@ use crate::rpc::{Caller, connect};
 
 const FILE: &str = "round-trips.json";
 
-/// How long the others are asked at a start, and how often each: the first opens a connection.
+/// Duration of the measurement at startup; the first of several calls opens the connection.
 const MEASURE_MAX: Duration = Duration::from_secs(2);
 const MEASURES: usize = 6;
 
-/// Time between two looks whether what is kept is still true: the file is not written more often.
-const KEEP_EVERY: Duration = Duration::from_secs(300);
+/// Least time between two writes of the saved round trip.
+const SAVE_PERIOD: Duration = Duration::from_secs(300);
 
-/// Time between two warnings of the same.
+/// Time between two equal warnings.
 const WARN_AGAIN: Duration = Duration::from_secs(600);
 
-/// The largest round trip of the last run: what most to the farthest coordinator took.
+/// Largest round trip of the last run: the quartile of the most distant coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SavedRtt {
     largest_ms: u64,
@@ -40,27 +42,26 @@ impl SavedRtt {
         small_file::write(disk, FILE, &serde_json::to_vec(&self)?)
     }
 
-    /// What is there and readable; a damaged file is as good as none, and said to be so at the start.
+    /// Reads the saved value; a damaged file counts as absent and is reported at startup.
     fn read(data: &Path) -> Option<Self> {
-        // Opening it would make it.
+        // Opening the directory would create it.
         let disk = data.exists().then(|| Directory::open(data).ok())??;
         serde_json::from_slice(&small_file::read(&disk, FILE).ok()??).ok()
     }
 }
 
-/// The largest round trips there are.
+/// Largest measured round trips.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MaxRtt {
-    /// What most round trips to the farthest coordinator take.
+    /// Lower quartile of the most distant coordinator.
     usual_ms: u64,
-    /// What nine in ten to the slowest do not exceed, and which one that is.
+    /// 90th percentile of the slowest coordinator, and its id.
     slow_ms: u64,
     id: u64,
 }
 
 impl MaxRtt {
-    /// Of the round trips to coordinators: what most take, and what nine in ten do not exceed, in
-    /// microseconds.
+    /// Computes the maxima from each coordinator's quartile and 90th percentile in microseconds.
     pub(crate) fn of(measured: impl Iterator<Item = (u64, (u32, u32))>) -> Option<Self> {
         let ms = |us: u32| u64::from(us).div_ceil(1_000);
         measured.fold(None, |slowest, (id, (usual_us, slow_us))| {
@@ -77,45 +78,45 @@ impl MaxRtt {
 #[derive(Debug)]
 pub(crate) struct TimingAdvisor {
     timing: Timing,
-    /// Whether the timing follows what was measured; then it is kept.
+    /// Whether the timing follows the measurements; they are saved only then.
     adapts: bool,
-    /// What is on disk.
+    /// Value on disk.
     kept_ms: Option<u64>,
-    /// The least of what most round trips took since the last look at the disk, and when that one is
-    /// over. What lasts for less than that is not kept: an overload, a detour.
+    /// Least quartile of the present period, and the period's end. A shorter peak, such as an
+    /// overload, is not saved.
     least_ms: u64,
     due: Option<Instant>,
-    /// What was warned of, and when.
+    /// Round trip and time of the last warning.
     warned: Option<(u64, Instant)>,
 }
 
 impl TimingAdvisor {
-    /// Takes up what is kept on `disk`; a file that cannot be read is set aside.
+    /// Loads the saved value from `disk`; an unreadable file is set aside.
     pub(crate) fn load(timing: Timing, adapts: bool, disk: &dyn Disk) -> Self {
-        let without = "the timing is the one of this start, and what is measured now is kept anew";
+        let without = "this start's timing stays, and new measurements are saved";
         let kept: Option<SavedRtt> = small_file::read_or_set_aside(disk, FILE, without);
         let kept_ms = kept.map(|kept| kept.largest_ms);
         Self { timing, adapts, kept_ms, least_ms: u64::MAX, due: None, warned: None }
     }
 
-    /// Takes in the largest round trips; answers what to keep for the next start.
-    pub(crate) fn look(&mut self, slowest: MaxRtt, now: Instant) -> Option<SavedRtt> {
+    /// Records the largest round trips; returns the value to save for the next start.
+    pub(crate) fn record(&mut self, slowest: MaxRtt, now: Instant) -> Option<SavedRtt> {
         self.warn(slowest, now);
         self.least_ms = self.least_ms.min(slowest.usual_ms);
-        // The first is kept at once: nothing at all is worse.
-        let first = if self.kept_ms.is_some() { now + KEEP_EVERY } else { now };
+        // The first value is saved at once.
+        let first = if self.kept_ms.is_some() { now + SAVE_PERIOD } else { now };
         let due = *self.due.get_or_insert(first);
         if !self.adapts || now < due {
             return None;
         }
-        self.due = Some(now + KEEP_EVERY);
+        self.due = Some(now + SAVE_PERIOD);
         let largest_ms = std::mem::replace(&mut self.least_ms, u64::MAX);
         let differs = self.kept_ms.is_none_or(|kept_ms| is_another_timing(kept_ms, largest_ms));
         differs.then_some(SavedRtt { largest_ms })
     }
 
-    /// That is on disk now.
-    pub(crate) fn wrote(&mut self, kept: SavedRtt) {
+    /// Records that a value was saved.
+    pub(crate) fn saved(&mut self, kept: SavedRtt) {
         self.kept_ms = Some(kept.largest_ms);
     }
 
@@ -148,22 +149,23 @@ impl TimingAdvisor {
             round_trip_ms = slow_ms,
             usual_ms,
             bears_ms,
-            "round trips are longer than the timing bears, which may cost elections without \
+            "round trips exceed the timing, which may cause elections without \
              need: {what_to_do}"
         );
     }
 }
 
-/// Whether two round trips ask for timings that differ by more than a fifth.
+/// Whether two round trips imply timings that differ by more than a fifth.
 fn is_another_timing(kept_ms: u64, now_ms: u64) -> bool {
     let [kept, now] = [kept_ms, now_ms].map(|ms| Timing::bearing(ms).heartbeat_ms);
     kept.abs_diff(now) > kept / 5
 }
 
-/// The timing for a coordinator that is about to start: from the round trips to those that run
-/// already, and from those of its last run; the larger counts. When nothing is known, the timing of
-/// coordinators on different continents: too slow a timing costs a second when a leader is lost, too
-/// fast a one costs leaders. Takes two seconds at most. `None`: nothing is known.
+/// Returns the timing for a coordinator that is about to start; `None` if nothing is known.
+///
+/// The larger of two round trips counts: measured to the running coordinators, or saved by the last
+/// run. Without either the caller uses the timing of distant continents: a slow timing costs a
+/// second at a failover, a fast one costs leaders. Takes 2 s at most.
 pub async fn measured(settings: &Settings) -> Option<Timing> {
     let kept = SavedRtt::read(&settings.data).map(|kept| kept.largest_ms);
     let others = settings.members.iter().filter(|(id, _)| **id != settings.id);
@@ -175,7 +177,7 @@ pub async fn measured(settings: &Settings) -> Option<Timing> {
     now.max(kept).map(Timing::bearing)
 }
 
-/// The largest of some round trips in milliseconds, rounded up; `None` when nobody answers.
+/// Measures the largest round trip in milliseconds, rounded up; `None` without a reply.
 async fn round_trip_ms(connection: Caller) -> Option<u64> {
     let mut client = RaftClient::new(connection);
     let mut largest = None;
@@ -190,7 +192,7 @@ async fn round_trip_ms(connection: Caller) -> Option<u64> {
             }
         }
     };
-    // Whatever was measured by then counts.
+    // Every reply until the timeout counts.
     let _ = timeout(MEASURE_MAX, ask).await;
     let largest: Option<Duration> = largest;
     largest.map(|largest| u64::try_from(largest.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX))
@@ -202,7 +204,7 @@ mod tests {
 
     use tokio::time::Instant;
 
-    use super::{FILE, KEEP_EVERY, MaxRtt, SavedRtt, Timing, TimingAdvisor, WARN_AGAIN};
+    use super::{FILE, MaxRtt, SAVE_PERIOD, SavedRtt, Timing, TimingAdvisor, WARN_AGAIN};
     use crate::coordinator::log::disk::Directory;
 
     fn slowest(usual_ms: u64, slow_ms: u64) -> MaxRtt {
@@ -210,60 +212,69 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_follows_what_lasts_and_is_written_rarely() {
+    fn saved_round_trip_follows_lasting_changes_only() {
         let (dir, mut now) = (tempfile::tempdir().expect("a directory"), Instant::now());
         let disk = Directory::open(dir.path()).expect("a directory");
-        let mut pace = TimingAdvisor::load(Timing::LAN, true, &disk);
-        let first = pace.look(slowest(30, 90), now).expect("nothing is kept yet");
-        assert_eq!(first, SavedRtt { largest_ms: 30 }, "what most take");
-        pace.wrote(first);
+        let mut advisor = TimingAdvisor::load(Timing::LAN, true, &disk);
+        let first = advisor.record(slowest(30, 90), now).expect("nothing is kept yet");
+        assert_eq!(first, SavedRtt { largest_ms: 30 }, "the quartile");
+        advisor.saved(first);
         let mut written = Vec::new();
         for second in 0..3_600_u64 {
             now += Duration::from_secs(1);
-            // Minutes of overload, and then another way for good.
+            // Minutes of overload first, then a lasting change.
             let usual_ms = match second {
                 600..840 => 400,
                 2_400.. => 120 + second % 7,
                 _ => 30 + second % 4,
             };
-            written.extend(pace.look(slowest(usual_ms, 500), now).inspect(|it| pace.wrote(*it)));
+            written.extend(
+                advisor.record(slowest(usual_ms, 500), now).inspect(|it| advisor.saved(*it)),
+            );
         }
         assert_eq!(written, [SavedRtt { largest_ms: 120 }]);
         assert_eq!(SavedRtt::read(dir.path()), None);
         written[0].write(&disk).expect("written");
         assert_eq!(SavedRtt::read(dir.path()), Some(SavedRtt { largest_ms: 120 }));
         let mut next = TimingAdvisor::load(Timing::LAN, true, &disk);
-        assert_eq!(next.look(slowest(500, 500), now), None, "a start is a busy time");
+        assert_eq!(next.record(slowest(500, 500), now), None, "a start is a busy time");
         assert_eq!(
-            next.look(slowest(500, 500), now + KEEP_EVERY),
+            next.record(slowest(500, 500), now + SAVE_PERIOD),
             Some(SavedRtt { largest_ms: 500 })
         );
     }
 
     #[test]
-    fn a_timing_that_does_not_adapt_keeps_nothing_and_short_round_trips_are_all_the_same() {
+    fn fixed_timing_saves_nothing() {
         let (dir, now) = (tempfile::tempdir().expect("a directory"), Instant::now());
         let disk = Directory::open(dir.path()).expect("a directory");
-        assert_eq!(TimingAdvisor::load(Timing::LAN, false, &disk).look(slowest(20, 20), now), None);
-        let mut pace = TimingAdvisor::load(Timing::LAN, true, &disk);
-        pace.wrote(SavedRtt { largest_ms: 1 });
-        assert_eq!(pace.look(slowest(1, 1), now), None);
-        assert_eq!(pace.look(slowest(25, 30), now + KEEP_EVERY), None, "the timing is the same");
+        assert_eq!(
+            TimingAdvisor::load(Timing::LAN, false, &disk).record(slowest(20, 20), now),
+            None
+        );
+        let mut advisor = TimingAdvisor::load(Timing::LAN, true, &disk);
+        advisor.saved(SavedRtt { largest_ms: 1 });
+        assert_eq!(advisor.record(slowest(1, 1), now), None);
+        assert_eq!(
+            advisor.record(slowest(25, 30), now + SAVE_PERIOD),
+            None,
+            "the timing is the same"
+        );
     }
 
     #[test]
-    fn round_trips_that_cannot_be_read_are_set_aside() {
+    fn unreadable_round_trips_are_set_aside() {
         let (dir, now) = (tempfile::tempdir().expect("a directory"), Instant::now());
         let disk = Directory::open(dir.path()).expect("a directory");
         std::fs::write(dir.path().join(FILE), "{").expect("written");
         assert_eq!(SavedRtt::read(dir.path()), None);
-        let mut pace = TimingAdvisor::load(Timing::LAN, true, &disk);
+        let mut advisor = TimingAdvisor::load(Timing::LAN, true, &disk);
         assert!(!dir.path().join(FILE).exists());
-        assert_eq!(pace.look(slowest(60, 60), now), Some(SavedRtt { largest_ms: 60 }));
+        assert_eq!(advisor.record(slowest(60, 60), now), Some(SavedRtt { largest_ms: 60 }));
     }
 
     #[test]
-    fn the_slowest_is_of_all_in_each_respect() {
+    fn maxima_are_taken_over_all_peers() {
         let measured = [(2, (90_001, 95_000)), (3, (20_000, 300_000)), (4, (1, 2))];
         let slowest = MaxRtt::of(measured.into_iter()).expect("three");
         assert_eq!((slowest.usual_ms, slowest.slow_ms, slowest.id), (91, 300, 3));
@@ -271,21 +282,21 @@ mod tests {
     }
 
     #[test]
-    fn an_operator_is_told_once_and_again_when_it_gets_worse_or_stays() {
+    fn warning_repeats_when_worse_or_lasting() {
         let (dir, mut now) = (tempfile::tempdir().expect("a directory"), Instant::now());
         let disk = Directory::open(dir.path()).expect("a directory");
-        let mut pace = TimingAdvisor::load(Timing::bearing(100), false, &disk);
-        let mut told = |slow_ms, after| {
+        let mut advisor = TimingAdvisor::load(Timing::bearing(100), false, &disk);
+        let mut warned = |slow_ms, after| {
             now += after;
-            let before = pace.warned;
-            pace.look(slowest(slow_ms, slow_ms), now);
-            pace.warned != before
+            let before = advisor.warned;
+            advisor.record(slowest(slow_ms, slow_ms), now);
+            advisor.warned != before
         };
         let second = Duration::from_secs(1);
-        assert!(!told(100, second), "just borne");
-        assert!(told(101, second));
-        assert!(!told(110, second));
-        assert!(told(150, second));
-        assert!(told(150, WARN_AGAIN));
+        assert!(!warned(100, second), "just borne");
+        assert!(warned(101, second));
+        assert!(!warned(110, second));
+        assert!(warned(150, second));
+        assert!(warned(150, WARN_AGAIN));
     }
 }

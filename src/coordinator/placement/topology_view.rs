@@ -1,5 +1,6 @@
-//! The coordinators with their round trips, write rates and the leader's last decision on placement: what
-//! `pghc leader show` prints and what automatic placement decides by.
+//! Shows the coordinators with round trips, write rates and the last placement decision.
+//!
+//! `pghc leader show` prints the view; automatic placement decides by it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,45 +12,45 @@ use crate::geo::model::Commit;
 use crate::geo::survey::{Site, Survey};
 use crate::rpc::v1::{MemberList, NodeMeasurements, PlacementView};
 
-/// Entries by which a coordinator may be behind the commits to be moved to: some seconds of a WAN's
-/// round trips at full load.
+/// Most entries by which a leadership transfer target may be behind: a few WAN round trips at full
+/// load.
 const LAG_ENTRIES_MAX: u64 = 5_000;
 
-/// How a zone learns of a commit.
+/// Returns how a zone learns of a commit.
 fn commit(acks: bool) -> Commit {
     if acks { Commit::AcksToAll } else { Commit::LeaderPush }
 }
 
-/// What there is to show; clones are the same.
+/// Source of the view; clones share it.
 #[derive(Clone)]
 pub(crate) struct TopologyView {
     rtt_monitor: RttMonitor,
     acks: bool,
-    pub(crate) says: Arc<Mutex<String>>,
+    pub(crate) status_text: Arc<Mutex<String>>,
 }
 
 impl TopologyView {
     pub(crate) fn new(rtt_monitor: &RttMonitor, acks: bool) -> Self {
-        Self { rtt_monitor: rtt_monitor.clone(), acks, says: Arc::default() }
+        Self { rtt_monitor: rtt_monitor.clone(), acks, status_text: Arc::default() }
     }
 
     pub(crate) fn rtt_monitor(&self) -> &RttMonitor {
         &self.rtt_monitor
     }
 
-    /// Everything, given the group.
+    /// Builds the view for a group.
     pub(crate) fn view(&self, group: MemberList) -> PlacementView {
         PlacementView {
             group: Some(group),
             measurements: self.rtt_monitor.measurements(),
             auto: self.rtt_monitor.auto_placement().auto,
-            says: self.says.lock().clone(),
+            says: self.status_text.lock().clone(),
             acks: self.acks,
         }
     }
 }
 
-/// The survey in a view, and who tells a zone of a commit.
+/// Converts a view to the survey and the commit rule of `geo`.
 #[must_use]
 pub fn survey(view: &PlacementView) -> (Survey, Commit) {
     let empty = MemberList::default();
@@ -63,7 +64,7 @@ pub fn survey(view: &PlacementView) -> (Survey, Commit) {
     let mut sites: Vec<Site> = members.iter().map(site).collect();
     for measurements in &view.measurements {
         for traffic in &measurements.traffic {
-            note(&mut sites, measurements.coordinator_id, traffic);
+            record(&mut sites, measurements.coordinator_id, traffic);
         }
     }
     let measured: BTreeMap<(u64, u64), f64> = view.measurements.iter().flat_map(row).collect();
@@ -78,9 +79,9 @@ fn row(measurements: &NodeMeasurements) -> impl Iterator<Item = ((u64, u64), f64
     measurements.distances.iter().map(cell)
 }
 
-/// Counts a zone's writes for the coordinator in that zone, or, if it has none, for the one that the
-/// writes came through.
-fn note(sites: &mut [Site], through: u64, traffic: &crate::rpc::v1::Traffic) {
+/// Adds a zone's writes to the coordinator in that zone, else to the coordinator that accepted
+/// them.
+fn record(sites: &mut [Site], through: u64, traffic: &crate::rpc::v1::Traffic) {
     let own = |site: &Site| site.id == through && site.zone == traffic.zone;
     let place = sites
         .iter()
@@ -90,7 +91,7 @@ fn note(sites: &mut [Site], through: u64, traffic: &crate::rpc::v1::Traffic) {
     let Some(site) = place.map(|place| &mut sites[place]) else { return };
     let rate = traffic.writes_per_1000_s as f64 / 1e3;
     let ms = |us: u32| (us > 0).then(|| f64::from(us) / 1e3);
-    // Of several ways the busiest tells how long it takes.
+    // The busiest route determines the latency.
     if rate >= site.writes_per_s || site.p50_ms.is_none() {
         site.p50_ms = ms(traffic.p50_us);
         site.recent_p50_ms = ms(traffic.recent_p50_us);
@@ -98,7 +99,7 @@ fn note(sites: &mut [Site], through: u64, traffic: &crate::rpc::v1::Traffic) {
     site.writes_per_s += rate;
 }
 
-/// Who must not lead now, and why.
+/// Returns the coordinators that must not lead now, with the reason.
 pub(crate) fn unfit(view: &PlacementView) -> BTreeMap<u64, String> {
     let group = view.group.clone().unwrap_or_default();
     let why = |member: &crate::rpc::v1::MemberView| {
@@ -108,7 +109,7 @@ pub(crate) fn unfit(view: &PlacementView) -> BTreeMap<u64, String> {
         let why = match measurements {
             _ if !member.voter => "it does not vote".to_owned(),
             _ if !member.reachable => "it does not answer".to_owned(),
-            None => "it was not heard of lately".to_owned(),
+            None => "its measurements are stale".to_owned(),
             Some(measurements) if measurements.disk_short => "its disk is nearly full".to_owned(),
             Some(_) if lag > LAG_ENTRIES_MAX => format!("it is {lag} entries behind"),
             Some(_) => return None,
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn writes_count_for_the_coordinator_of_their_zone_whatever_way_they_took() {
+    fn writes_count_for_the_coordinator_of_their_zone() {
         let (survey, _) = survey(&view());
         let rates: Vec<f64> = survey.sites().iter().map(|site| site.writes_per_s).collect();
         assert_eq!(rates, [12.0, 20.0, 3.0], "mars has no coordinator of its own");
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_silent_behind_or_short_of_disk_is_unfit_to_lead() {
+    fn silent_lagging_or_full_coordinator_is_unfit() {
         let mut view = view();
         assert_eq!(unfit(&view).into_keys().collect::<Vec<_>>(), [3]);
         view.measurements.push(NodeMeasurements {

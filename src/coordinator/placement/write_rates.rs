@@ -1,7 +1,6 @@
-//! Where writes enter: of each zone, how many were ordered through this coordinator lately, and how
-//! long that took.
+//! Counts, per zone, the writes ordered through this coordinator, and their latency.
 //!
-//! Bounded: half a minute, by the second, a few samples of each, of so many zones.
+//! Bounded: half a minute by the second, [`SAMPLES_MAX`] samples a second, [`ZONES_MAX`] zones.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -12,23 +11,23 @@ use tokio::time::Instant;
 
 use crate::rpc::v1;
 
-/// Seconds that are remembered, and those that count as recent.
+/// Seconds kept, and the age up to which they count as recent.
 const SECONDS: u64 = 30;
 const RECENT_SECONDS: u64 = 5;
 
-/// Times that are kept of each second: its first ones.
+/// Latencies kept for each second: the first ones.
 const SAMPLES_MAX: usize = 32;
 
-/// Zones that are told apart; writes of further ones are not counted.
+/// Most zones counted; writes of further zones are dropped.
 pub(crate) const ZONES_MAX: usize = 64;
 
-/// No zone's name is longer.
+/// Longest zone name.
 const ZONE_BYTES_MAX: usize = 64;
 
-/// Clones count together.
+/// Clones share the counters.
 #[derive(Clone)]
-pub(crate) struct Traffic {
-    /// For callers that do not name theirs.
+pub(crate) struct WriteRates {
+    /// Zone of callers that name none.
     own_zone: String,
     began: Instant,
     zones: Arc<Mutex<BTreeMap<String, Seconds>>>,
@@ -43,15 +42,14 @@ struct Second {
     took_us: Vec<u32>,
 }
 
-impl Traffic {
-    /// Nothing yet; `own_zone` is the coordinator's.
+impl WriteRates {
+    /// Starts with empty counters; `own_zone` is the coordinator's zone.
     pub(crate) fn new(own_zone: &str) -> Self {
         Self { own_zone: own_zone.to_owned(), began: Instant::now(), zones: Arc::default() }
     }
 
-    /// Counts a batch of `zone` (empty: of the coordinator's own) that was ordered in `took`, until
-    /// `now`.
-    pub(crate) fn note(&self, zone: &str, writes: usize, took: Duration, now: Instant) {
+    /// Counts a batch of `zone` (empty: the coordinator's own) that was ordered in `took`.
+    pub(crate) fn record(&self, zone: &str, writes: usize, took: Duration, now: Instant) {
         let zone = if zone.is_empty() { &self.own_zone } else { zone };
         if zone.len() > ZONE_BYTES_MAX {
             return;
@@ -79,7 +77,7 @@ impl Traffic {
         }
     }
 
-    /// What it comes to now, by zone.
+    /// Returns the present rates and latencies by zone.
     pub(crate) fn read(&self, now: Instant) -> Vec<v1::Traffic> {
         let now = now.saturating_duration_since(self.began);
         let at = now.as_secs();
@@ -100,7 +98,7 @@ impl Traffic {
     }
 }
 
-/// Forgets zones that have been silent for long.
+/// Removes zones without recent writes.
 fn forget(zones: &mut BTreeMap<String, Seconds>, at: u64) {
     zones.retain(|_, seconds| within(seconds, at, SECONDS).next().is_some());
 }
@@ -119,26 +117,26 @@ fn median<'a>(seconds: impl Iterator<Item = &'a Second>) -> u32 {
 mod tests {
     use std::time::Duration;
 
-    use super::{SAMPLES_MAX, SECONDS, Traffic, ZONES_MAX};
+    use super::{SAMPLES_MAX, SECONDS, WriteRates, ZONES_MAX};
 
     const MS: Duration = Duration::from_millis(1);
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn rates_and_medians_are_of_the_last_half_minute_and_then_forgotten() {
-        let traffic = Traffic::new("eu");
+    fn rates_cover_the_last_half_minute() {
+        let traffic = WriteRates::new("eu");
         let mut now = traffic.began;
         for second in 0..60_u32 {
             for _ in 0..10 {
-                traffic.note("us", 2, MS * (second + 1), now);
-                traffic.note("", 1, MS * 7, now);
+                traffic.record("us", 2, MS * (second + 1), now);
+                traffic.record("", 1, MS * 7, now);
             }
             now += SECOND;
         }
         let read = traffic.read(now);
         let [eu, us] = &read[..] else { panic!("two zones") };
         assert_eq!((eu.zone.as_str(), us.zone.as_str()), ("eu", "us"));
-        // The newest second has only just begun.
+        // The newest second has only begun.
         assert_eq!((eu.writes_per_1000_s, eu.p50_us), (29 * 10 * 1000 / 30, 7_000));
         assert_eq!((us.p50_us, us.recent_p50_us), (46_000, 59_000));
         now += SECOND * u32::try_from(SECONDS).expect("small");
@@ -146,14 +144,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded_whatever_is_told() {
-        let traffic = Traffic::new("eu");
+    fn counters_are_bounded() {
+        let traffic = WriteRates::new("eu");
         for zone in 0..ZONES_MAX * 2 {
             for _ in 0..SAMPLES_MAX * 2 {
-                traffic.note(&format!("z{zone}"), 1, MS, traffic.began);
+                traffic.record(&format!("z{zone}"), 1, MS, traffic.began);
             }
         }
-        traffic.note(&"z".repeat(65), 1, MS, traffic.began + SECOND * 60);
+        traffic.record(&"z".repeat(65), 1, MS, traffic.began + SECOND * 60);
         let zones = traffic.zones.lock();
         assert_eq!(zones.len(), ZONES_MAX);
         let samples = zones.values().flatten().map(|second| second.took_us.len());

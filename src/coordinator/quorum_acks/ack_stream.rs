@@ -1,5 +1,6 @@
-//! The way of acks to the other coordinators: one long-lived call to each, on a connection of its
-//! own, so that no megabyte of entries is before them.
+//! Streams acks to the other coordinators: one long-lived call and one connection for each.
+//!
+//! A connection of their own keeps acks ahead of megabytes of entries.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,26 +15,26 @@ use crate::coordinator::consensus::type_config::Member;
 use crate::coordinator::peers::directory::PeerDirectory;
 use crate::coordinator::peers::traffic_guard::RaftTrafficGuard;
 use crate::coordinator::raft::handle::Raft;
-use crate::coordinator::raft::network::Pacing;
+use crate::coordinator::raft::network::ReopenBackoff;
 use crate::rpc::v1;
 use crate::rpc::v1::raft_client::RaftClient;
 use crate::task::Tasks;
 
-/// Pause before a coordinator is called again that takes no acks: one of an older build, or one that
-/// is set so.
-const DEAF_PAUSE: Duration = Duration::from_secs(60);
+/// Pause before another call to a coordinator that accepts no acks (older build or `acks =
+/// "leader"`).
+const UNSUPPORTED_PAUSE: Duration = Duration::from_secs(60);
 
-/// Bound of a connection attempt and of the silence of a connection that was pinged. A long one: without acks
-/// a coordinator knows what is committed by the leader's word, half a round trip later.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Deadline of a connection attempt and of a ping's reply. Long, because acks only save time:
+/// without them a coordinator learns of commits from its leader, half a round trip later.
+const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Pause before it is looked again whether this coordinator is admitted.
-const GATE_PAUSE: Duration = Duration::from_millis(50);
+/// Pause between two polls of the admission.
+const ADMISSION_POLL: Duration = Duration::from_millis(50);
 
-/// Keeps a sender for every other member.
+/// Runs one sender for every other member.
 pub(crate) struct AckStream {
     id: u64,
-    board: ReplicationProgress,
+    progress: ReplicationProgress,
     traffic_guard: RaftTrafficGuard,
     peers: PeerDirectory,
     raft: Raft,
@@ -41,25 +42,31 @@ pub(crate) struct AckStream {
 }
 
 impl AckStream {
-    /// Starts the task if acks are told by this coordinator, `id`.
+    /// Starts the task if coordinator `id` sends acks.
     pub(crate) fn start(
         id: u64,
-        board: &ReplicationProgress,
+        progress: &ReplicationProgress,
         traffic_guard: &RaftTrafficGuard,
         peers: &PeerDirectory,
         raft: &Raft,
         tasks: &Tasks,
     ) {
-        if board.is_on() {
-            let (board, traffic_guard, peers) =
-                (board.clone(), traffic_guard.clone(), peers.clone());
-            let sending =
-                Self { id, board, traffic_guard, peers, raft: raft.clone(), tasks: tasks.clone() };
-            tasks.spawn("sending acks", sending.run());
+        if progress.is_on() {
+            let (progress, traffic_guard, peers) =
+                (progress.clone(), traffic_guard.clone(), peers.clone());
+            let ack_stream = Self {
+                id,
+                progress,
+                traffic_guard,
+                peers,
+                raft: raft.clone(),
+                tasks: tasks.clone(),
+            };
+            tasks.spawn("ack streams", ack_stream.run());
         }
     }
 
-    /// Runs until it is dropped.
+    /// Runs until dropped.
     async fn run(self) {
         let mut metrics = self.raft.server_metrics();
         let mut senders: BTreeMap<u64, (Member, DropGuard)> = BTreeMap::new();
@@ -75,7 +82,7 @@ impl AckStream {
                     let ends = CancellationToken::new();
                     let sender = self.sender(id, &member);
                     let ended = ends.clone();
-                    self.tasks.spawn("acks to one coordinator", async move {
+                    self.tasks.spawn("ack stream", async move {
                         tokio::select! {
                             biased;
                             () = ended.cancelled() => {}
@@ -91,68 +98,68 @@ impl AckStream {
         }
     }
 
-    fn sender(&self, to: u64, member: &Member) -> Sender {
+    fn sender(&self, to: u64, member: &Member) -> PeerSender {
         let url = self.peers.url(to, Some(member));
-        Sender {
+        PeerSender {
             id: self.id,
             to,
             url,
             incarnation: member.incarnation.clone(),
-            board: self.board.clone(),
+            progress: self.progress.clone(),
             traffic_guard: self.traffic_guard.clone(),
             peers: self.peers.clone(),
         }
     }
 }
 
-/// The way to one coordinator.
-struct Sender {
+/// Sends acks to one coordinator.
+struct PeerSender {
     id: u64,
     to: u64,
-    /// None: nobody has said where it is.
+    /// `None` if its address is unknown.
     url: Option<String>,
     incarnation: String,
-    board: ReplicationProgress,
+    progress: ReplicationProgress,
     traffic_guard: RaftTrafficGuard,
     peers: PeerDirectory,
 }
 
-impl Sender {
+impl PeerSender {
     async fn run(self) {
         let Some(connection) =
-            self.url.as_deref().and_then(|url| self.peers.connect_within(url, PATIENCE))
+            self.url.as_deref().and_then(|url| self.peers.connect_within(url, ACK_TIMEOUT))
         else {
             return;
         };
         let mut client = RaftClient::new(connection);
-        let mut pacing = Pacing::default();
+        let mut pacing = ReopenBackoff::default();
         let mut is_deaf = false;
         loop {
             while !self.traffic_guard.is_admitted() {
-                sleep(GATE_PAUSE).await;
+                sleep(ADMISSION_POLL).await;
             }
             let begun = Instant::now();
-            let call = self.traffic_guard.address(self.acks(), &self.incarnation);
-            // It should not end: an answer is no better than an error.
+            let call = self.traffic_guard.stamp(self.acks(), &self.incarnation);
+            // The call has no regular end: a reply counts as an error.
             let ended = client.acks(call).await.err();
             if ended.as_ref().map(tonic::Status::code) == Some(tonic::Code::Unimplemented) {
                 if !std::mem::replace(&mut is_deaf, true) {
-                    tracing::info!(coordinator = self.to, "it takes no acks");
+                    tracing::info!(coordinator = self.to, "peer accepts no acks");
                 }
-                sleep(DEAF_PAUSE).await;
+                sleep(UNSUPPORTED_PAUSE).await;
                 continue;
             }
             if pacing.ended(begun.elapsed()) {
-                tracing::debug!(coordinator = self.to, error = ?ended, "acks do not reach it");
+                tracing::debug!(coordinator = self.to, error = ?ended, "ack stream failed");
             }
             sleep(pacing.pause()).await;
         }
     }
 
-    /// The own acks as they come, without end; of those that wait only the newest. Left out is what
-    /// nobody could count: a learner's, and what the addressee as leader is told by its appends.
+    /// Streams this coordinator's acks without end; of queued acks only the newest. Omitted are a learner's
+    /// acks, and those that the addressee as leader gets from its appends.
     fn acks(&self) -> impl Stream<Item = v1::Ack> + Send + use<> {
-        let (own, peers) = (self.board.own(), self.peers.clone());
+        let (own, peers) = (self.progress.own(), self.peers.clone());
         let (id, to) = (self.id, self.to);
         futures::stream::unfold((own, peers), move |(mut own, peers)| async move {
             loop {

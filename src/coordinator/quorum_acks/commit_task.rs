@@ -1,4 +1,4 @@
-//! The task that sequences what a majority has said to be durable.
+//! Sequences the entries that a majority has acknowledged as durable.
 
 use std::io;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use crate::coordinator::replica::driver::SequencerDriver;
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
 
-/// Bytes of log read at a time. What is longer and not proved within so much is left to openraft.
+/// Bytes of one log read. An entry beyond them is left to openraft's commit.
 const READ_BYTES: usize = 256 << 10;
 
-/// First and longest pause after the log could not be read; each is twice the one before.
+/// First and longest pause after a failed log read; each pause doubles the previous one.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// Task that counts acks.
 pub(crate) struct CommitTask {
-    board: ReplicationProgress,
+    progress: ReplicationProgress,
     traffic_guard: RaftTrafficGuard,
     driver: Arc<SequencerDriver>,
     log: LogStore,
@@ -32,36 +32,37 @@ pub(crate) struct CommitTask {
 }
 
 impl CommitTask {
-    /// Starts the task if acks are counted here. openraft must have read the log by now.
+    /// Starts the task if acks are counted here. openraft must have read the log by then.
     pub(crate) fn start(
-        board: &ReplicationProgress,
+        progress: &ReplicationProgress,
         traffic_guard: &RaftTrafficGuard,
         driver: &Arc<SequencerDriver>,
         log: &LogStore,
         metrics: &Arc<Metrics>,
         tasks: &Tasks,
     ) {
-        if board.is_on() {
-            let (board, traffic_guard, log) = (board.clone(), traffic_guard.clone(), log.clone());
+        if progress.is_on() {
+            let (progress, traffic_guard, log) =
+                (progress.clone(), traffic_guard.clone(), log.clone());
             let (driver, metrics) = (Arc::clone(driver), Arc::clone(metrics));
-            let counting = Self { board, traffic_guard, driver, log, metrics };
-            tasks.spawn("counting acks", counting.run());
+            let commit_task = Self { progress, traffic_guard, driver, log, metrics };
+            tasks.spawn("ack counting", commit_task.run());
         }
     }
 
-    /// Runs until it is dropped, or until an entry cannot be sequenced, which openraft then says. While
-    /// the log cannot be read it tries again; openraft's own commit goes on meanwhile, or says why not.
+    /// Runs until dropped, or until an entry cannot be sequenced; openraft's commit then reports
+    /// the error. A failed log read is retried, while openraft's commit goes on.
     async fn run(self) {
         let counts = &self.metrics.coordinator.counts_acks;
         counts.set(1);
         let mut pause = Duration::ZERO;
         loop {
-            self.board.news().await;
+            self.progress.changed().await;
             loop {
                 match self.step() {
                     Ok(is_more) => {
                         if !std::mem::take(&mut pause).is_zero() {
-                            tracing::info!("acks are counted again");
+                            tracing::info!("ack counting resumed");
                             counts.set(1);
                         }
                         if !is_more {
@@ -69,16 +70,16 @@ impl CommitTask {
                         }
                         tokio::task::yield_now().await;
                     }
-                    Err(Trouble::Reading(error)) => {
+                    Err(CommitError::Reading(error)) => {
                         if pause.is_zero() {
-                            tracing::warn!(%error, "acks are not counted until the log can be read");
+                            tracing::warn!(%error, "log read failed, ack counting paused");
                             counts.set(0);
                         }
                         pause = (pause * 2).clamp(RETRY_MIN, RETRY_MAX);
                         tokio::time::sleep(pause).await;
                     }
-                    Err(Trouble::SequencerDriver(error)) => {
-                        tracing::error!(%error, "acks are no longer counted");
+                    Err(CommitError::SequencerDriver(error)) => {
+                        tracing::error!(%error, "ack counting stopped");
                         counts.set(0);
                         return;
                     }
@@ -87,22 +88,22 @@ impl CommitTask {
         }
     }
 
-    /// Sequences some of what is proved; whether there may be more.
-    fn step(&self) -> Result<bool, Trouble> {
+    /// Sequences the next proven entries; returns whether there may be more.
+    fn step(&self) -> Result<bool, CommitError> {
         if !self.traffic_guard.is_admitted() {
             return Ok(false);
         }
         let Some((next, voters)) = self.driver.majority_for_next() else { return Ok(false) };
-        let mark = self.board.committed(&voters).filter(|mark| mark.index >= next);
+        let mark = self.progress.committed(&voters).filter(|mark| mark.index >= next);
         let Some(mark) = mark else { return Ok(false) };
-        // One look at the log: what is checked is what is sequenced, whatever becomes of the log.
+        // One read: the checked entries are the sequenced ones, whatever happens to the log.
         let entries = self.log.read(next, mark.index.saturating_add(1), READ_BYTES);
-        let entries = entries.map_err(Trouble::Reading)?;
+        let entries = entries.map_err(CommitError::Reading)?;
         let count = proven(entries.iter().map(seen), next, mark);
         let last = next + count as u64;
         for entry in entries.into_iter().take(count) {
-            match self.driver.advance_early(entry).map_err(Trouble::SequencerDriver)? {
-                // openraft was faster, or holds it up: look again.
+            match self.driver.advance_early(entry).map_err(CommitError::SequencerDriver)? {
+                // openraft was faster, or pauses early sequencing: check again.
                 None => return Ok(true),
                 Some(batches) => self.metrics.coordinator.sequenced_by_acks.inc_by(batches),
             };
@@ -111,9 +112,9 @@ impl CommitTask {
     }
 }
 
-/// Why nothing more was sequenced.
-enum Trouble {
-    /// The log could not be read: perhaps later.
+/// Reason why nothing was sequenced.
+enum CommitError {
+    /// The log could not be read; a retry may succeed.
     Reading(io::Error),
     /// An entry cannot be sequenced, now or later.
     SequencerDriver(io::Error),

@@ -1,17 +1,17 @@
-//! All-to-all acks: every voter tells every coordinator what it has durably on its disk and under
-//! which vote; whoever hears a majority say so knows that entries are committed without waiting for
-//! the leader's word.
+//! Quorum acks: every voter sends its durable position to every coordinator.
 //!
-//! A short cut and nothing more: openraft's own commit sequences the same entries when this is off,
-//! late or in doubt. The rule is `tally`, pure; the argument for it is DESIGN.md beside this file.
+//! A coordinator that holds acks of a majority knows that entries are committed, without the
+//! leader's message. This is an optimisation only: openraft's commit sequences the same entries
+//! when acks are off, late or inconclusive. DESIGN.md beside this file holds the proof.
 //!
-//! | room | holds |
+//! | module | holds |
 //! |---|---|
-//! | `tally` | the rule: acks in, what is committed out |
-//! | `board` | what was said by whom, shared by log, network and counting |
-//! | `counting` | the task that sequences what the rule proves |
-//! | `early` | what was sequenced before openraft knew it, to be compared when it does |
-//! | `sending` | the way to the other coordinators |
+//! | `quorum` | the counting rule, pure: acks in, commit index out |
+//! | `progress` | newest acks of every voter, shared by log, network and counting |
+//! | `commit_task` | task that sequences the proven entries |
+//! | `ack_stream` | streams to the other coordinators |
+//!
+//! `replica/unconfirmed.rs` holds the entries that openraft has not committed yet.
 
 pub(crate) mod ack_stream;
 pub(crate) mod commit_task;
@@ -20,12 +20,12 @@ pub(crate) mod quorum;
 #[cfg(test)]
 mod tests;
 
-/// By what a coordinator knows that entries are committed. Coordinators of one group may differ.
+/// How a coordinator learns that entries are committed. Coordinators of one group may differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Acks {
-    /// It tells all others what is on its disk and counts what they tell, beside the leader's word.
+    /// It sends its acks to all others and counts theirs, besides the leader's commit index.
     #[default]
     AllToAll,
-    /// By the leader's word alone; it neither tells nor counts.
+    /// It uses the leader's commit index alone, and neither sends nor counts acks.
     Leader,
 }

@@ -1,4 +1,4 @@
-//! Where acks are posted: the own ones by the log as its flushes end, the others' by the network.
+//! Latest durable position of every voter, updated by local log flushes and by peer acks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -12,60 +12,59 @@ use crate::coordinator::consensus::type_config::{LogId, Vote};
 use crate::sabotage::{self, Bug};
 use crate::task::watch;
 
-/// Clones are the same board.
+/// Clones share the state.
 #[derive(Clone)]
 pub(crate) struct ReplicationProgress(Arc<Inner>);
 
 struct Inner {
     id: u64,
     mode: Acks,
-    /// The vote as it was given to the log last.
+    /// Newest vote given to the log.
     vote: Mutex<Option<Vote>>,
-    /// The newest own ack. What was not sent before the next one is never sent: only the newest
-    /// matters.
+    /// Newest own ack; an unsent older one is dropped, because only the newest counts.
     own: watch::Sender<Option<Ack>>,
-    tally: Mutex<QuorumTracker>,
-    /// Something was said, or an entry has come of which enough was said already.
-    news: Notify,
-    /// The index after the newest entry that a majority is known to hold.
+    tracker: Mutex<QuorumTracker>,
+    /// Signals a new ack, or an appended entry that a majority already holds.
+    changed: Notify,
+    /// Index after the newest entry that a majority is known to hold.
     counted: AtomicU64,
 }
 
 impl ReplicationProgress {
-    /// The board of coordinator `id`, on which nothing was posted.
+    /// Starts without acks; `id` is this coordinator.
     pub(crate) fn new(id: u64, mode: Acks) -> Self {
         Self(Arc::new(Inner {
             id,
             mode,
             vote: Mutex::default(),
             own: watch::Sender::new(None),
-            tally: Mutex::default(),
-            news: Notify::new(),
+            tracker: Mutex::default(),
+            changed: Notify::new(),
             counted: AtomicU64::new(0),
         }))
     }
 
-    /// Whether acks are told and counted here.
+    /// Whether acks are sent and counted here.
     pub(crate) fn is_on(&self) -> bool {
         self.0.mode == Acks::AllToAll
     }
 
-    /// The log was opened with this vote and this last entry, both durable.
-    pub(crate) fn opened(&self, vote: Option<Vote>, last: Option<LogId>) {
+    /// Records the vote and the last entry of the opened log, both durable.
+    pub(crate) fn on_open(&self, vote: Option<Vote>, last: Option<LogId>) {
         *self.0.vote.lock() = vote;
         if let Some(ack) = vote.zip(last).map(|(vote, last)| Ack::new(&vote, &last)) {
-            self.durable(ack);
+            self.on_durable(ack);
         }
     }
 
-    /// The log was given a vote. Every entry that is given to it later is durable no sooner.
-    pub(crate) fn voted(&self, vote: &Vote) {
+    /// Records a vote given to the log. Every later entry becomes durable after the vote.
+    pub(crate) fn on_vote(&self, vote: &Vote) {
         *self.0.vote.lock() = Some(*vote);
     }
 
-    /// What can be said when the entries up to `last`, which are about to be given to the log, are
-    /// durable: the vote of now, because it is before them in the log. A newer vote would not be wrong
-    /// either, since the entries are older than it.
+    /// Returns the ack that is true once the entries up to `last`, about to be appended, are
+    /// durable. It carries the present vote, which precedes the entries in the log. A newer vote
+    /// would be right too, since the entries are older.
     pub(crate) fn when_durable(&self, last: &LogId) -> Option<Ack> {
         if !self.is_on() {
             return None;
@@ -73,51 +72,51 @@ impl ReplicationProgress {
         let vote = *self.0.vote.lock();
         let ack = vote.map(|vote| Ack::new(&vote, last))?;
         if sabotage::is(Bug::AckToAllBeforeSync) {
-            self.durable(ack);
+            self.on_durable(ack);
         }
         Some(ack)
     }
 
-    /// What `ack` says has come true. Called on the log's own thread: short.
-    pub(crate) fn durable(&self, ack: Ack) {
+    /// Publishes `ack`, which is now true. Runs on the log's thread and must be short.
+    pub(crate) fn on_durable(&self, ack: Ack) {
         if self.is_on() {
             self.0.own.send_replace(Some(ack));
-            self.heard(self.0.id, &ack);
+            self.record(self.0.id, &ack);
         }
     }
 
-    /// The log was given entries from index `first` on: they can be read now.
-    pub(crate) fn appended(&self, first: u64) {
-        // Pairs with the fence of `committed`: either this sees what was counted, or the counting
-        // task, which looks into the log afterwards, sees the entries.
+    /// Signals that entries from index `first` on can be read.
+    pub(crate) fn on_append(&self, first: u64) {
+        // Pairs with the fence in `committed`: either this call sees the counted index, or the
+        // counting task, which reads the log afterwards, sees the entries.
         fence(Ordering::SeqCst);
         if self.0.counted.load(Ordering::Relaxed) > first {
-            self.0.news.notify_one();
+            self.0.changed.notify_one();
         }
     }
 
-    /// Coordinator `voter` says so.
-    pub(crate) fn heard(&self, voter: u64, ack: &Ack) {
-        if self.0.tally.lock().note(voter, ack) {
-            self.0.news.notify_one();
+    /// Records an ack of coordinator `voter`.
+    pub(crate) fn record(&self, voter: u64, ack: &Ack) {
+        if self.0.tracker.lock().merge(voter, ack) {
+            self.0.changed.notify_one();
         }
     }
 
-    /// The own acks, for a sender.
+    /// Returns this coordinator's acks, for a sender.
     pub(crate) fn own(&self) -> watch::Receiver<Option<Ack>> {
         let mut own = self.0.own.subscribe();
         own.mark_changed();
         own
     }
 
-    /// Resolves when there may be more that is committed.
-    pub(crate) async fn news(&self) {
-        self.0.news.notified().await;
+    /// Resolves when more entries may be committed.
+    pub(crate) async fn changed(&self) {
+        self.0.changed.notified().await;
     }
 
-    /// What a majority of `voters` proves.
+    /// Returns the position that a majority of `voters` proves.
     pub(crate) fn committed(&self, voters: &[u64]) -> Option<LogMatch> {
-        let mark = self.0.tally.lock().committed(voters)?;
+        let mark = self.0.tracker.lock().committed(voters)?;
         self.0.counted.store(mark.index.saturating_add(1), Ordering::Relaxed);
         fence(Ordering::SeqCst);
         Some(mark)

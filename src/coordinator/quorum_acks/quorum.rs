@@ -1,34 +1,32 @@
-//! The counting rule. Pure: no I/O, no clock.
+//! Counting rule of acks. Pure: no I/O, no clock.
 //!
-//! A voter's ack names its durable vote and its last durable entry. It proves something only if the
-//! vote is that of an elected leader and that very leader wrote the entry: then the voter's log is
-//! the leader's up to there (log matching). What a majority has proved so under one leader is
-//! committed up to the smallest of their indexes, because Raft's own rule is met: an entry of the
-//! current term on a majority of the disks.
+//! An ack names a voter's durable vote and last durable entry. It is a proof only if the vote is
+//! for an elected leader who wrote that entry: by log matching, the voter's log then equals the
+//! leader's up to there. Positions that a majority proves under one leader are committed up to
+//! their smallest index: Raft's own rule, an entry of the current term on a majority of disks.
 
 use crate::coordinator::consensus::type_config::{LogId, Vote};
 use crate::rpc::v1;
 use crate::sabotage::{self, Bug};
 
-/// Voters of which something is remembered; groups are far smaller. Above it the oldest word goes.
+/// Most voters kept; groups are far smaller. Above the limit the oldest is dropped.
 const VOTERS_MAX: usize = 64;
 
-/// Who leads or led: in openraft a term may have several leaders, so both numbers name one. Ordered
-/// as votes are.
+/// A present or past leader. In openraft a term may have several, so term and id name one. Ordered
+/// as votes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Leader {
     pub(crate) term: u64,
     pub(crate) node: u64,
 }
 
-/// What a voter had on its disk at one moment. True for good: what it held then it can only lose by
-/// the word of a later leader.
+/// Durable position of a voter at one moment. True for good: only a later leader can cut it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ack {
-    /// Whose leadership its vote is for, and whether that leader was elected.
+    /// Leader that its vote is for, and whether that leader was elected.
     pub(crate) vote: Leader,
     pub(crate) is_elected: bool,
-    /// Its last entry: who wrote it, and its index.
+    /// Last entry: its leader and its index.
     pub(crate) last: Leader,
     pub(crate) index: u64,
 }
@@ -40,13 +38,13 @@ pub(crate) struct LogMatch {
     pub(crate) index: u64,
 }
 
-/// The newest mark of each voter.
+/// Newest position of each voter.
 #[derive(Debug, Default)]
 pub(crate) struct QuorumTracker {
     marks: Vec<(u64, LogMatch)>,
 }
 
-/// What the rule asks of an entry of the own log.
+/// Leader, index and kind of an entry in the local log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LogEntryRef {
     pub(crate) at: LogMatch,
@@ -54,14 +52,15 @@ pub(crate) struct LogEntryRef {
 }
 
 impl Leader {
-    /// The writer of an entry.
+    /// Returns the leader that wrote an entry.
     pub(crate) fn of(log_id: &LogId) -> Self {
         Self { term: log_id.leader_id.term, node: log_id.leader_id.node_id }
     }
 }
 
 impl Ack {
-    /// That the log ends at `last` and the newest vote before it is `vote`, both durable.
+    /// States that the log ends at `last` and that the newest vote before it is `vote`, both
+    /// durable.
     pub(crate) fn new(vote: &Vote, last: &LogId) -> Self {
         Self {
             vote: Leader { term: vote.leader_id.term, node: vote.leader_id.node_id },
@@ -71,8 +70,8 @@ impl Ack {
         }
     }
 
-    /// What it proves; nothing under a vote that is not the writer's of the last entry: such a log
-    /// may still be cut, however many have it.
+    /// Returns the proven position; `None` unless the vote is for the last entry's leader, since
+    /// any other log may still be cut.
     fn mark(&self) -> Option<LogMatch> {
         if sabotage::is(Bug::AcksOfAnyTerm) {
             return Some(LogMatch { leader: Leader::default(), index: self.index });
@@ -107,9 +106,9 @@ impl From<v1::Ack> for Ack {
 }
 
 impl QuorumTracker {
-    /// Takes in what `voter` says; whether it is news. Acks may come late or twice: the largest of a
-    /// voter counts, since each was true when it was sent.
-    pub(crate) fn note(&mut self, voter: u64, ack: &Ack) -> bool {
+    /// Merges an ack of `voter`; returns whether it is newer. Acks may be late or repeated: the
+    /// largest one counts, since each was true when sent.
+    pub(crate) fn merge(&mut self, voter: u64, ack: &Ack) -> bool {
         let Some(mark) = ack.mark() else { return false };
         if let Some((_, known)) = self.marks.iter_mut().find(|(id, _)| *id == voter) {
             let is_news = mark > *known;
@@ -125,8 +124,8 @@ impl QuorumTracker {
         true
     }
 
-    /// The largest mark that a majority of `voters` proves; `None` while there is none. Looks at
-    /// each pair of voters and allocates nothing.
+    /// Returns the largest position that a majority of `voters` proves; `None` without one.
+    /// Compares each pair of voters and does not allocate.
     pub(crate) fn committed(&self, voters: &[u64]) -> Option<LogMatch> {
         let majority = voters.len() / 2 + 1;
         let said = || self.marks.iter().filter(|(id, _)| voters.contains(id)).map(|(_, it)| *it);
@@ -135,9 +134,10 @@ impl QuorumTracker {
     }
 }
 
-/// How many of `entries`, the own log from index `next` on, are committed since `mark` is: those up
-/// to the last one that the mark's leader wrote, for up to there this log is that leader's. Ends
-/// before a change of the members, after which another majority may count.
+/// Returns how many of `entries`, the local log from index `next` on, are committed by `mark`.
+///
+/// They end at the last entry of the mark's leader, because the log is that leader's up to there.
+/// They also end before a membership change, after which another majority may count.
 pub(crate) fn proven(
     entries: impl Iterator<Item = LogEntryRef>,
     next: u64,

@@ -1,9 +1,9 @@
-//! When a follower is told what is committed: with the next entries, where acks tell it sooner.
+//! Sends the commit index with the next append instead of a message of its own.
 //!
-//! openraft's stream yields a request for new entries and, if nothing new has come, one without entries
-//! for every commit that no request has carried yet. To each follower that is a message and an answer
-//! more for every entry. Where the acks of all to all are counted it knows by then, so the next request
-//! is not asked for until there is an entry for it, or until [`LINGER`] is over.
+//! openraft's stream yields a request for new entries and, without new entries, an empty request
+//! for every unsent commit. The empty one costs each follower a message and a reply per entry. With
+//! quorum acks followers know the commit by then, so the next request is pulled only when an entry
+//! is there or after [`LINGER`].
 
 use std::time::Duration;
 
@@ -14,18 +14,18 @@ use tokio_util::sync::CancellationToken;
 use crate::coordinator::consensus::type_config::TypeConfig;
 use crate::task::watch;
 
-/// Longest that a follower is left to know by acks alone what is committed. A coordinator that counts
-/// none, of an older build or set so, is told so much later at a leader that sends them.
+/// Longest delay of a commit index. A follower that counts no acks learns of commits this much
+/// later.
 const LINGER: Duration = Duration::from_millis(10);
 
 type Request = AppendEntriesRequest<TypeConfig>;
 
-/// The requests of `input`, in their order and unchanged. `appended` is the index of the newest entry
-/// that was given to the log; `None`: every commit is told at once. When `gone` says that nobody takes the
-/// answers any more, nothing more is asked for: what `input` yields may belong to another stream by then.
+/// Passes on the requests of `input`, in order and unchanged.
 ///
-/// Only what follows a request with entries is waited for: heartbeats, which have none, and the end of
-/// their streams are never late. The stream of a probe that reached the end of the log ends so much later.
+/// `appended` is the index of the newest entry given to the log; `None` sends every commit at once.
+/// Once `gone` reports that the replies have no reader, nothing more is pulled: later requests may
+/// belong to another stream. Only requests behind entries wait; heartbeats and the end of a stream
+/// are never late. A probe's stream at the end of the log ends [`LINGER`] later.
 pub(crate) fn piggyback_commits<S>(
     input: S,
     appended: Option<watch::Receiver<u64>>,
@@ -43,7 +43,7 @@ struct CommitPiggyback<S> {
     input: S,
     appended: watch::Receiver<u64>,
     gone: CancellationToken,
-    /// Index of the last entry of the last request, if it had any.
+    /// Index of the last entry of the last request, if it has entries.
     sent: Option<u64>,
 }
 
@@ -77,7 +77,7 @@ mod tests {
     use crate::coordinator::consensus::type_config::{Entry, LogId, Vote};
     use crate::task::watch;
 
-    /// With an entry of this index, or without any.
+    /// Returns a request with an entry of this index, or without entries.
     fn request(index: Option<u64>) -> Request {
         let vote = Vote::new_committed(1, 1);
         let leader = openraft::impls::leader_id_adv::LeaderId::new(1, 1).to_committed();
@@ -86,8 +86,7 @@ mod tests {
         Request { vote, prev_log_id: None, entries, leader_commit: None }
     }
 
-    /// How long it takes until a second request is asked for after `first`, when entry `appended` is
-    /// there already.
+    /// Returns the delay of a second request after `first`, when entry `appended` already exists.
     async fn waited(first: Request, appended: Option<u64>) -> std::time::Duration {
         let sender = watch::Sender::new(appended.unwrap_or_default());
         let (mut input, output) = mpsc::channel(2);
@@ -103,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_committed_is_told_with_the_next_entry_or_a_little_later() {
+    async fn commit_travels_with_the_next_entry_or_after_linger() {
         assert_eq!(waited(request(Some(7)), Some(7)).await, LINGER);
         assert!(
             waited(request(Some(7)), Some(8)).await.is_zero(),
@@ -126,13 +125,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_is_told_at_once_after_a_heartbeat_and_where_no_acks_are_counted() {
+    async fn commit_is_sent_at_once_without_quorum_acks() {
         assert!(waited(request(None), Some(7)).await.is_zero());
         assert!(waited(request(Some(7)), None).await.is_zero());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_asked_for_when_nobody_takes_the_answers_any_more() {
+    async fn no_request_is_pulled_after_the_replies_are_dropped() {
         let (_sender, appended) = watch::channel(7);
         let (mut input, output) = mpsc::channel(2);
         let gone = CancellationToken::new();

@@ -1,6 +1,8 @@
-//! Whether every member reads what this build would write, so that a rolling upgrade needs no switch:
-//! a build that does not know the format of an entry stops at it, so the first change of the
-//! registry of zones waits until all members have said that they read it.
+//! Checks that every member reads the entry formats of this build, so that rolling upgrades need no
+//! switch.
+//!
+//! A build stops at an entry of an unknown format. The first change of the zone registry therefore
+//! waits until every member has confirmed the format.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,28 +19,28 @@ use crate::rpc::v1::{GetNodeInfoRequest, NodeInfo};
 use crate::sequencer::{ENTRY_FORMAT, Zones};
 use crate::task::watch;
 
-/// What a member answers when it is asked who it is.
+/// Reply of a member to a `GetNodeInfo` call.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Probe {
-    /// Who it is.
+    /// Its description.
     Answered(Box<NodeInfo>),
-    /// Nothing, or another answers in its place.
+    /// No reply, or a reply of another coordinator.
     Silent,
 }
 
-/// Asks the other members; clones ask alike.
+/// Probes the other members; clones share the state.
 #[derive(Clone)]
 pub(crate) struct FormatSupport {
     id: u64,
     raft: Raft,
     peers: PeerDirectory,
     registry: watch::Receiver<Arc<Zones>>,
-    /// Who was named in the log as not reading it yet.
+    /// Members already logged as lacking the format.
     named: Arc<Mutex<Vec<u64>>>,
 }
 
 impl FormatSupport {
-    /// `registry` is what this coordinator has sequenced.
+    /// `registry` is the registry sequenced here.
     pub(crate) fn new(
         id: u64,
         raft: &Raft,
@@ -48,9 +50,8 @@ impl FormatSupport {
         Self { id, raft: raft.clone(), peers: peers.clone(), registry, named: Arc::default() }
     }
 
-    /// Whether a change of the registry of zones may be proposed. One that is in the log already
-    /// was read by all; else every member is asked, which takes as long as the slowest, within the
-    /// roster's patience.
+    /// Whether a change of the zone registry may be proposed. An earlier change in the log proves
+    /// that every member reads the format; else every member is probed within the peers' timeout.
     pub(crate) async fn all_support(&self) -> bool {
         if !self.registry.borrow().is_empty() {
             return true;
@@ -62,14 +63,14 @@ impl FormatSupport {
         if *named != lacking && !lacking.is_empty() {
             tracing::info!(
                 coordinators = ?lacking,
-                "zones are registered when these coordinators run this version and answer"
+                "zone registration waits for these coordinators' version"
             );
         }
         named.clone_from(&lacking);
         lacking.is_empty()
     }
 
-    /// What each of `members` but this coordinator answers.
+    /// Probes `members`, except this coordinator.
     pub(crate) async fn ask(&self, members: &BTreeMap<u64, Member>) -> BTreeMap<u64, Probe> {
         let others = members.iter().filter(|(id, _)| **id != self.id);
         join_all(others.map(async |(id, member)| (*id, self.ask_one(*id, member).await)))
@@ -85,7 +86,7 @@ impl FormatSupport {
         };
         let mut client = RaftClient::new(connection);
         let call = client.get_node_info(GetNodeInfoRequest::default());
-        match tokio::time::timeout(self.peers.patience(), call).await {
+        match tokio::time::timeout(self.peers.rpc_timeout(), call).await {
             Ok(Ok(it)) if it.get_ref().coordinator_id == id => {
                 Probe::Answered(Box::new(it.into_inner()))
             }
@@ -94,7 +95,7 @@ impl FormatSupport {
     }
 }
 
-/// Who has not said that it reads entries of `format`.
+/// Returns the members that have not confirmed `format`.
 fn lacking(answers: &BTreeMap<u64, Probe>, format: u32) -> Vec<u64> {
     let reads = |answer: &Probe| match answer {
         Probe::Answered(it) => it.entry_format >= format,
@@ -111,7 +112,7 @@ mod tests {
     use crate::rpc::v1::NodeInfo;
 
     #[test]
-    fn who_is_silent_or_older_does_not_count_as_a_reader() {
+    fn silent_or_older_member_lacks_the_format() {
         let of = |entry_format| {
             Probe::Answered(Box::new(NodeInfo { entry_format, ..NodeInfo::default() }))
         };

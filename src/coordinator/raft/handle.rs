@@ -1,4 +1,4 @@
-//! The handle to a running openraft core.
+//! Handle to a running openraft core.
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 
@@ -7,7 +7,7 @@ use crate::coordinator::replica::state_machine::StateMachine;
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 
-/// Id of the leader, as far as this coordinator knows.
+/// Returns the leader's id, as far as this coordinator knows.
 pub(crate) fn leader(raft: &Raft) -> Option<u64> {
     raft.server_metrics().borrow_watched().current_leader
 }

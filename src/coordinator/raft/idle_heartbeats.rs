@@ -1,14 +1,14 @@
 //! Heartbeats and election timers of an idle group, without openraft's ticker.
 //!
-//! The ticker wakes the core about five times in each heartbeat interval, on every coordinator, to look
-//! whether a heartbeat or an election is due. While entries are appended that costs nothing beside the
-//! entries. While none are, this module stops the ticker:
+//! The ticker wakes the core about five times per heartbeat interval, on every coordinator, to
+//! check for a due heartbeat or election. While entries are appended this cost is negligible. While
+//! none are, this module stops the ticker:
 //!
-//! - the leader sends its heartbeats by a timer of its own, as seldom as the timing allows;
-//! - a follower restarts the ticker when its leader was silent for a lease. No election can be due sooner:
-//!   openraft waits for the lease, and then for what it has drawn.
+//! - the leader sends heartbeats by its own timer, as seldom as the timing allows;
+//! - a follower restarts the ticker after a lease without a message of its leader. No election is
+//!   due sooner: openraft waits for the lease, then for a random delay.
 //!
-//! The ticker runs whenever no leader is known, and for [`QUIET`] after a change of leader or an entry.
+//! The ticker runs while no leader is known, and for [`QUIET`] after a leader change or an entry.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,15 +24,15 @@ use crate::coordinator::settings::Settings;
 use crate::geo::timing::Timing;
 use crate::task::{Tasks, watch};
 
-/// Time without a new entry after which a group counts as idle.
+/// Time without a new entry after which a group is idle.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// When this coordinator last took something of its leader; clones are the same.
+/// Time of the leader's last accepted message; clones share it.
 #[derive(Clone, Default)]
-pub(crate) struct Heard(Arc<Mutex<Option<Instant>>>);
+pub(crate) struct LeaderContact(Arc<Mutex<Option<Instant>>>);
 
-impl Heard {
-    /// Something of the leader was taken.
+impl LeaderContact {
+    /// Records an accepted message of the leader.
     pub(crate) fn note(&self, now: Instant) {
         *self.0.lock() = Some(now);
     }
@@ -42,43 +42,48 @@ impl Heard {
     }
 }
 
-/// Whether the leader holds its heartbeats back, so that the others elect one of them. Kept as an
-/// extension of openraft's handle; clones are the same.
+/// Whether the leader suppresses its heartbeats, so that the followers elect another. Stored as an
+/// extension of openraft's handle; clones share it.
 #[derive(Clone, Default)]
-struct Held(Arc<AtomicBool>);
+struct HeldHeartbeats(Arc<AtomicBool>);
 
-/// Holds the heartbeats of this leader back, those of the ticker too, or lets them go.
+/// Suppresses this leader's heartbeats, the ticker's included, or resumes them.
 pub(crate) fn hold_heartbeats(raft: &Raft, hold: bool) {
-    raft.extension::<Held>().0.store(hold, Ordering::Relaxed);
+    raft.extension::<HeldHeartbeats>().0.store(hold, Ordering::Relaxed);
     raft.runtime_config().heartbeat(!hold);
 }
 
-/// See the module.
+/// Task that replaces the ticker while the group is idle.
 pub(crate) struct IdleHeartbeats {
     id: u64,
     raft: Raft,
     timing: Timing,
-    heard: Heard,
-    /// Index of the newest entry that was given to the log.
+    leader_contact: LeaderContact,
+    /// Index of the newest entry given to the log.
     appended: watch::Receiver<u64>,
 }
 
 impl IdleHeartbeats {
-    /// Starts the task; answers where it is to be noted what is taken of the leader.
-    pub(crate) fn start(settings: &Settings, raft: &Raft, log: &LogStore, tasks: &Tasks) -> Heard {
-        let heard = Heard::default();
-        let pulse = Self {
+    /// Starts the task; returns the record of the leader's messages.
+    pub(crate) fn start(
+        settings: &Settings,
+        raft: &Raft,
+        log: &LogStore,
+        tasks: &Tasks,
+    ) -> LeaderContact {
+        let leader_contact = LeaderContact::default();
+        let idle_heartbeats = Self {
             id: settings.id,
             raft: raft.clone(),
             timing: settings.timing,
-            heard: heard.clone(),
+            leader_contact: leader_contact.clone(),
             appended: log.appended(),
         };
-        tasks.spawn("pulse", pulse.run());
-        heard
+        tasks.spawn("idle heartbeats", idle_heartbeats.run());
+        leader_contact
     }
 
-    /// Runs until the consensus core ends, or until it is dropped.
+    /// Runs until the consensus core ends or the task is dropped.
     async fn run(self) {
         let mut server = self.raft.server_metrics();
         let mut appended = self.appended.clone();
@@ -107,7 +112,7 @@ impl IdleHeartbeats {
     /// Sends heartbeats; resolves when the consensus core has stopped.
     async fn beat(&self) {
         self.raft.runtime_config().tick(false);
-        let held = self.raft.extension::<Held>();
+        let held = self.raft.extension::<HeldHeartbeats>();
         let mut beat = interval(Duration::from_millis(self.timing.idle_heartbeat_ms()));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -121,7 +126,8 @@ impl IdleHeartbeats {
     /// Resolves when the leader has been silent for a lease.
     async fn listen(&self) {
         let lease = self.timing.lease();
-        while let Some(due) = self.heard.last().map(|heard| heard + lease)
+        while let Some(due) =
+            self.leader_contact.last().map(|leader_contact| leader_contact + lease)
             && due > Instant::now()
         {
             self.raft.runtime_config().tick(false);
@@ -130,8 +136,8 @@ impl IdleHeartbeats {
     }
 }
 
-/// Resolves when no entry has come for [`QUIET`]. Looks once in that time: a task that every entry wakes
-/// would cost more than it saves.
+/// Resolves after [`QUIET`] without an entry. Polls once in that time: waking for every entry would
+/// cost more than the ticker.
 async fn quiet(appended: &mut watch::Receiver<u64>) {
     loop {
         let before = *appended.borrow_and_update();

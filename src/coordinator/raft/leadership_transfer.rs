@@ -1,5 +1,5 @@
-//! Planned moves of the lead: the most caught-up voter takes over at once, instead of after an
-//! election timeout.
+//! Transfers leadership (Raft thesis 3.10): the most caught-up voter takes over without an election
+//! timeout.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,23 +10,23 @@ use tokio::time::{Instant, timeout_at};
 use super::handle::{Raft, leader};
 use super::idle_heartbeats::hold_heartbeats;
 
-/// How long a planned move may take.
+/// Deadlines of a transfer.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limit {
-    /// An heir that was asked and does not lead after so long is passed over for the next.
+pub(crate) struct TransferLimit {
+    /// Time for one target to become leader before the next one is asked.
     pub(crate) target: Duration,
-    /// All of it. When every heir was asked, the rest of it is waited for one of them to lead.
+    /// Time for the whole transfer; after the last target its rest is spent waiting for any new
+    /// leader.
     pub(crate) all: Duration,
 }
 
-/// Has one of `targets` lead, the one with the newest entries on its disk; ends when another leads
-/// than `id`, this coordinator, or at once if it does not lead. Whether somebody else leads within
-/// `limit`.
+/// Asks `targets` to lead, newest durable log first. Returns whether a coordinator other than `id`,
+/// this one, leads within `limit`; returns at once if this one does not lead.
 pub(crate) async fn transfer_leadership(
     raft: &Raft,
     id: u64,
     targets: &BTreeSet<u64>,
-    limit: Limit,
+    limit: TransferLimit,
 ) -> bool {
     let until = Instant::now() + limit.all;
     let mut asked = BTreeSet::new();
@@ -35,7 +35,7 @@ pub(crate) async fn transfer_leadership(
             return !asked.is_empty() && another_leads(raft, id, until).await;
         };
         asked.insert(target);
-        tracing::info!(target, "handing the lead over");
+        tracing::info!(target, "leadership transfer started");
         if raft.trigger().transfer_leader(target).await.is_err() {
             return false;
         }
@@ -47,11 +47,13 @@ pub(crate) async fn transfer_leadership(
     another_leads(raft, id, until).await
 }
 
-/// Lets the others elect one of them: for a leader whose heir did not take over, since openraft's
-/// leader takes no more writes once it has asked. Ends when `id`, this coordinator, does not lead, or
-/// after `limit`: when nobody else can be elected, going on as leader is better than silence.
+/// Suppresses heartbeats so that the followers elect another leader.
+///
+/// openraft's leader rejects writes after a transfer request, so a failed transfer must end its
+/// term. Ends when `id`, this coordinator, does not lead, or after `limit`: without another
+/// candidate, continued leadership beats an outage.
 pub(crate) async fn step_down(raft: Raft, id: u64, limit: Duration) {
-    tracing::warn!("the heir did not take the lead over; waiting for an election");
+    tracing::warn!("leadership transfer failed, heartbeats suppressed");
     hold_heartbeats(&raft, true);
     let mut metrics = raft.server_metrics();
     let until = Instant::now() + limit;
@@ -71,7 +73,7 @@ fn best(raft: &Raft, id: u64, targets: &BTreeSet<u64>, asked: &BTreeSet<u64>) ->
     fit.max_by_key(|target| replication.get(target).cloned().flatten())
 }
 
-/// Whether, by `until`, another than `id` leads.
+/// Whether a coordinator other than `id` leads by `until`.
 async fn another_leads(raft: &Raft, id: u64, until: Instant) -> bool {
     let mut metrics = raft.server_metrics();
     loop {

@@ -1,4 +1,4 @@
-//! openraft's log storage over our log.
+//! openraft's log storage on the durable log.
 
 use std::fmt::Debug;
 use std::io;
@@ -18,10 +18,10 @@ use crate::sabotage::{self, Bug};
 use crate::task::watch;
 use crate::telemetry::Metrics;
 
-/// Bytes of entries read for one append message; several are under way at a time.
+/// Bytes of entries read for one append message; several are in flight at a time.
 const READ_BYTES_MAX: usize = 1 << 20;
 
-/// Indexes and bytes of the entries that a log holds.
+/// Indexes and bytes of the entries in a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) first: u64,
@@ -30,8 +30,8 @@ pub(crate) struct Extent {
 }
 
 impl Extent {
-    /// Last index of the oldest entries without which about `keep` bytes are left; the index before
-    /// the first when there are no more. Entries are taken to be of equal size.
+    /// Returns the last index of the oldest entries whose purge leaves about `keep` bytes; the
+    /// index before the first if nothing exceeds `keep`. Assumes entries of equal size.
     pub(crate) fn excess(&self, keep: u64) -> u64 {
         let entries = u128::from(self.last - self.first + 1);
         let excess = u128::from(self.bytes.saturating_sub(keep));
@@ -40,18 +40,18 @@ impl Extent {
     }
 }
 
-/// A handle to the log; clones are the same log.
+/// Handle to the log; clones share the log.
 #[derive(Clone)]
 pub(crate) struct LogStore {
     log: Log,
     metrics: Arc<Metrics>,
     acks: ReplicationProgress,
-    /// Index of the newest entry that was given to the log since it was opened.
+    /// Index of the newest entry given to the log since it was opened.
     appended: watch::Sender<u64>,
 }
 
 impl LogStore {
-    /// Posts what is durable on `acks`: what the log holds now, and later what its flushes make so.
+    /// Publishes durable positions on `acks`: the opened log's, then each flush's.
     ///
     /// # Errors
     /// If the log is not readable.
@@ -61,7 +61,7 @@ impl LogStore {
         acks: ReplicationProgress,
     ) -> io::Result<Self> {
         let store = Self { log, metrics, acks, appended: watch::Sender::new(0) };
-        store.acks.opened(store.vote()?, store.last()?);
+        store.acks.on_open(store.vote()?, store.last()?);
         Ok(store)
     }
 
@@ -69,61 +69,60 @@ impl LogStore {
         self.log.state().vote.as_deref().map(decode).transpose()
     }
 
-    /// The newest entry; `None` when the log holds none.
+    /// Returns the newest entry; `None` for an empty log.
     fn last(&self) -> io::Result<Option<LogId>> {
         let Some(last) = self.log.state().last else { return Ok(None) };
         Ok(self.read(last, last + 1, usize::MAX)?.pop().map(|entry| entry.log_id))
     }
 
-    /// The index after the newest entry there is, durable or not.
+    /// Returns the index after the newest entry, durable or not.
     pub(crate) fn next(&self) -> u64 {
         let state = self.log.state();
         let last = state.last.or(state.purged.map(|(purged, _)| purged));
         last.map_or(0, |last| last + 1)
     }
 
-    /// Reads entries of `start..end`, at least one if the first is there, about
-    /// `bytes_max` bytes at most.
+    /// Reads entries of `start..end`: at least one if the first exists, about `bytes_max` bytes.
     pub(crate) fn read(&self, start: u64, end: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         self.log.read(start..end, bytes_max)?.iter().map(|record| decode(&record.body)).collect()
     }
 
-    /// What the log holds; `None` when it holds nothing.
+    /// Returns the extent of the log; `None` for an empty one.
     pub(crate) fn extent(&self) -> Option<Extent> {
         let state = self.log.state();
         let (first, last) = (state.first?, state.last?);
         Some(Extent { first, last, bytes: state.bytes_on_disk })
     }
 
-    /// Index of the newest entry that was given to the log, 0 before the first since it was opened, and its
-    /// changes.
+    /// Returns the index of the newest entry given to the log, and its changes; 0 before the first
+    /// since it was opened.
     pub(crate) fn appended(&self) -> watch::Receiver<u64> {
         self.appended.subscribe()
     }
 
-    /// Index of the oldest entry that is or could be there.
+    /// Returns the index of the oldest entry that is or could be in the log.
     pub(crate) fn first(&self) -> u64 {
         let state = self.log.state();
         state.first.unwrap_or_else(|| state.purged.map_or(0, |(purged, _)| purged + 1))
     }
 
-    /// Resolves when everything given to the log so far is on disk.
+    /// Resolves when everything given to the log so far is durable.
     pub(crate) async fn flushed(&self) -> io::Result<()> {
         let (sender, done) = oneshot::channel();
-        let tell = Box::new(move |result| {
+        let notify = Box::new(move |result| {
             let _ = sender.send(result);
         });
-        self.log.append(Vec::new(), tell)?;
+        self.log.append(Vec::new(), notify)?;
         done.await.map_err(|_| io::Error::other("the log was closed"))?
     }
 
-    /// Whether nothing was ever written to it.
+    /// Whether nothing was ever written.
     pub(crate) fn is_new(&self) -> bool {
         let state = self.log.state();
         state.last.is_none() && state.purged.is_none() && state.vote.is_none()
     }
 
-    /// Bytes the log takes on disk.
+    /// Returns the bytes that the log takes on disk.
     pub(crate) fn bytes_on_disk(&self) -> u64 {
         self.log.state().bytes_on_disk
     }
@@ -183,11 +182,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             return Ok(());
         }
         let (sender, done) = oneshot::channel();
-        let tell = Box::new(move |result| {
+        let notify = Box::new(move |result| {
             let _ = sender.send(result);
         });
-        self.log.set_vote(encode(vote), tell)?;
-        self.acks.voted(vote);
+        self.log.set_vote(encode(vote), notify)?;
+        self.acks.on_vote(vote);
         done.await.map_err(|_| io::Error::other("the log was closed"))?
     }
 
@@ -222,13 +221,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let done = move |result: io::Result<()>| {
             metrics.coordinator.flush_seconds.observe(started.elapsed().as_secs_f64());
             if let Some(ack) = ack.filter(|_| result.is_ok()) {
-                acks.durable(ack);
+                acks.on_durable(ack);
             }
             callback.io_completed(result);
         };
         self.log.append(records, Box::new(done))?;
         if let Some(first) = first {
-            self.acks.appended(first);
+            self.acks.on_append(first);
         }
         if let Some(last) = last {
             self.appended.send_replace(last.index);

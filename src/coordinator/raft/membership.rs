@@ -1,5 +1,5 @@
-//! The membership twice: as it is committed, and the newest in the log, which counts for votes and
-//! may still be cut.
+//! Reads the committed membership and the effective one, which is the newest in the log and may
+//! still be cut.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,19 +9,19 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use super::handle::Raft;
 use crate::coordinator::consensus::type_config::{LogId, Member, StoredMembership};
 
-/// Both as openraft knows them at one moment.
+/// Both memberships at one moment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Memberships {
-    /// The newest known to be committed; empty until a leader has told after a start.
+    /// Newest committed membership; after a start it is empty until a leader reports the commit.
     pub(crate) committed: StoredMembership,
     pub(crate) effective: StoredMembership,
 }
 
 impl Memberships {
-    /// Asks openraft.
+    /// Reads both from openraft.
     ///
     /// # Errors
-    /// If it has stopped.
+    /// If openraft has stopped.
     pub(crate) async fn read(raft: &Raft) -> io::Result<Self> {
         let copy =
             |it: &StoredMembership| StoredMembership::new(*it.log_id(), it.membership().clone());
@@ -32,28 +32,29 @@ impl Memberships {
         read.await.map_err(io::Error::other)
     }
 
-    /// All members of either.
+    /// Returns the members of either membership.
     pub(crate) fn members(&self) -> BTreeMap<u64, Member> {
         let all = self.committed.nodes().chain(self.effective.nodes());
         all.map(|(id, member)| (*id, member.clone())).collect()
     }
 }
 
-/// How a coordinator stands in a membership that may be about to change.
+/// Position of a coordinator in a membership that may be changing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Listing {
-    /// Whether it is a member: also while its removal, or that it comes, is not committed.
+    /// Whether it is a member, also while its addition or removal is uncommitted.
     pub(crate) listed: bool,
-    /// Whose directory it has; empty when that is not recorded.
+    /// Incarnation of its directory; empty if not recorded.
     pub(crate) incarnation: String,
-    /// The index after the effective membership; 0 for none.
+    /// Index after the effective membership; 0 for none.
     pub(crate) next: u64,
-    /// The index after the committed membership; 0 for none.
+    /// Index after the committed membership; 0 for none.
     pub(crate) committed_next: u64,
 }
 
 impl Memberships {
-    /// How coordinator `id` stands. What is committed counts more, since the rest may be cut.
+    /// Returns the position of coordinator `id`. The committed membership has precedence, since the
+    /// other may be cut.
     pub(crate) fn listing(&self, id: u64) -> Listing {
         let [committed, effective] = [&self.committed, &self.effective].map(|it| it.get_node(&id));
         let mut names = [committed, effective].into_iter().flatten().map(|it| &it.incarnation);
@@ -66,12 +67,12 @@ impl Memberships {
     }
 }
 
-/// The index after the entry of a membership; 0 for none.
+/// Returns the index after a membership's entry; 0 for none.
 pub(crate) fn next(membership: &StoredMembership) -> u64 {
     membership.log_id().as_ref().map_or(0, |log_id: &LogId| log_id.index() + 1)
 }
 
-/// The index after the newest committed entry on each follower's disk, when this coordinator leads.
+/// Returns, on the leader, the index after each follower's newest committed entry on disk.
 pub(crate) fn acknowledged(raft: &Raft) -> BTreeMap<u64, u64> {
     let metrics = raft.metrics();
     let metrics = metrics.borrow_watched();
@@ -79,7 +80,7 @@ pub(crate) fn acknowledged(raft: &Raft) -> BTreeMap<u64, u64> {
     let Some(replication) = &metrics.replication else { return BTreeMap::new() };
     let next = |(id, matched): (&u64, &Option<LogId>)| {
         let next = matched.as_ref().map_or(0, |log_id| log_id.index() + 1);
-        // What is not committed may be cut again, rightly.
+        // Uncommitted entries may be cut without a fault.
         (*id, next.min(committed))
     };
     replication.iter().map(next).collect()
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_removed_by_an_entry_that_may_still_be_cut_is_still_a_member() {
+    fn uncommitted_removal_keeps_the_member() {
         let (with, without) = (stored(3, &[(1, "a"), (2, "b")]), stored(9, &[(1, "a")]));
         let begun = Memberships { committed: with.clone(), effective: without.clone() }.listing(2);
         let (next, committed_next) = (begun.next, begun.committed_next);

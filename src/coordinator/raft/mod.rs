@@ -1,4 +1,4 @@
-//! What openraft is given and what is repaired around it: log storage, network, heartbeats, membership, leadership.
+//! Raft around openraft: log storage, network, heartbeats, membership, leadership.
 
 pub(crate) mod commit_piggyback;
 pub(crate) mod format_support;

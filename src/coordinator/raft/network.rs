@@ -1,9 +1,9 @@
 //! openraft's network: gRPC clients to the other coordinators.
 //!
-//! Appends are pipelined: requests flow down one stream as openraft yields them and answers come
-//! back in order, so that a commit costs one round trip whatever is under way. Each peer has three
-//! connections, because a heartbeat must not wait behind a megabyte of entries or a snapshot.
-//! Heartbeats, which openraft hands over one by one, share one call (`heartbeat`).
+//! Appends are pipelined: requests flow down one stream and replies come back in order, so that a
+//! commit costs one round trip. Appends, heartbeats and snapshots have a connection each per peer,
+//! and acks a fourth (`quorum_acks`), because a heartbeat must not wait behind a megabyte of
+//! entries. All heartbeats share one call (`heartbeat_lane`).
 
 use std::future::Future;
 use std::time::Duration;
@@ -37,20 +37,20 @@ use crate::rpc::v1::raft_client::RaftClient;
 use crate::rpc::{Caller, MESSAGE_BYTES_MAX};
 use crate::task::watch;
 
-/// First and longest pause after a stream of appends could not be opened; each is twice the one
-/// before.
+/// First and longest pause after a failed attempt to open an append stream; each pause doubles the
+/// previous one.
 const REOPEN_MIN: Duration = Duration::from_millis(5);
 const REOPEN_MAX: Duration = Duration::from_millis(50);
 
-/// A call without end that lasted so long was a good one, however it ended.
-const GOOD_CALL: Duration = Duration::from_secs(1);
+/// Duration after which an endless call counts as successful, however it ends.
+const GOOD_CALL_MIN: Duration = Duration::from_secs(1);
 
 /// Bytes of a snapshot in one message.
 const SNAPSHOT_PIECE_BYTES: usize = 1 << 20;
 
 type RpcError = RPCError<TypeConfig>;
 
-/// Makes clients to the members, as many as openraft wants.
+/// Creates clients to the members for openraft.
 pub(crate) struct Network {
     peers: PeerDirectory,
     traffic_guard: RaftTrafficGuard,
@@ -87,50 +87,52 @@ impl RaftNetworkFactory<TypeConfig> for Network {
             traffic_guard: self.traffic_guard.clone(),
             vote_withholding: self.vote_withholding.clone(),
             appended: self.appended.clone(),
-            retry: self.peers.patience() / 4,
-            reopen: Pacing::default(),
+            retry: self.peers.rpc_timeout() / 4,
+            reopen: ReopenBackoff::default(),
             lane: None,
         }
     }
 }
 
-/// How long to wait before the next attempt to open a stream. openraft waits only before it sends
-/// something down a stream that is open; a peer whose machine refuses connections at once would be
-/// called thousands of times a second.
+/// Backoff before another attempt to open a stream.
+///
+/// openraft pauses only before it sends on an open stream; a machine that refuses connections would
+/// be called thousands of times a second.
 #[derive(Default)]
-pub(crate) struct Pacing {
+pub(crate) struct ReopenBackoff {
     pause: Duration,
 }
 
-impl Pacing {
-    /// Answers whether it is the first failure in a row.
+impl ReopenBackoff {
+    /// Records a failure; returns whether it is the first in a row.
     pub(crate) fn failed(&mut self) -> bool {
         let is_first = self.pause.is_zero();
         self.pause = (self.pause * 2).clamp(REOPEN_MIN, REOPEN_MAX);
         is_first
     }
 
-    /// Answers whether attempts had failed before.
+    /// Records a success; returns whether attempts had failed before.
     pub(crate) fn worked(&mut self) -> bool {
         !std::mem::take(&mut self.pause).is_zero()
     }
 
-    /// A call that should have no end did end, after so long: it counts as a failure, so that who
-    /// answers at once is not called without a pause. Answers whether it is the first in a row.
+    /// Records the end of an endless call that lasted for `after`. A short one counts as a failure,
+    /// so that a peer that ends calls at once is not called in a loop. Returns whether it is the
+    /// first in a row.
     pub(crate) fn ended(&mut self, after: Duration) -> bool {
-        if after >= GOOD_CALL {
+        if after >= GOOD_CALL_MIN {
             self.worked();
         }
         self.failed()
     }
 
-    /// How long to wait; nothing after what worked.
+    /// Returns the pause; zero after a success.
     pub(crate) fn pause(&self) -> Duration {
         self.pause
     }
 
-    /// How long to wait before a call that has `time` in all. A heartbeat that paused for all of its time would
-    /// end before it is sent, neither failed nor worked, and so would every one after it.
+    /// Returns the pause before a call with the deadline `time`: a quarter of it at most. Otherwise
+    /// a heartbeat would time out during its pause, and so would every later one.
     fn pause_within(&self, time: Duration) -> Duration {
         self.pause.min(time / 4)
     }
@@ -140,14 +142,14 @@ impl Pacing {
 pub(crate) struct Peer {
     target: u64,
     incarnation: String,
-    /// None: neither the membership nor a setting has the peer's address.
+    /// `None` if neither the membership nor a setting has the peer's address.
     client: Option<RaftClient<Caller>>,
     traffic_guard: RaftTrafficGuard,
     vote_withholding: VoteWithholding,
     appended: Option<watch::Receiver<u64>>,
     retry: Duration,
-    reopen: Pacing,
-    /// The call down which heartbeats go, while it is open and none is under way.
+    reopen: ReopenBackoff,
+    /// Open call for heartbeats, while none is in flight.
     lane: Option<HeartbeatLane>,
 }
 
@@ -165,41 +167,41 @@ impl Peer {
         })
     }
 
-    fn address<T>(&self, message: T) -> tonic::Request<T> {
-        self.traffic_guard.address(message, &self.incarnation)
+    fn stamp<T>(&self, message: T) -> tonic::Request<T> {
+        self.traffic_guard.stamp(message, &self.incarnation)
     }
 
-    /// Opens a stream of appends. The connection attempt and a dead connection are bounded by the channel's
-    /// patience; a stream that makes progress has no deadline.
+    /// Opens an append stream. The channel's timeout bounds the connection attempt and a dead
+    /// connection; a stream in progress has no deadline.
     async fn open(
         &mut self,
-        piggyback_commits: impl Stream<Item = Frame> + Send + 'static,
+        requests: impl Stream<Item = Frame> + Send + 'static,
     ) -> Result<tonic::Streaming<Frame>, RpcError> {
-        let mut piggyback_commits = self.address(piggyback_commits);
-        self.vote_withholding.tell(&mut piggyback_commits);
+        let mut requests = self.stamp(requests);
+        self.vote_withholding.stamp(&mut requests);
         let opened = match self.client() {
-            Ok(mut client) => client.append(piggyback_commits).await.map_err(unreachable),
+            Ok(mut client) => client.append(requests).await.map_err(unreachable),
             Err(error) => Err(error),
         };
         let target = self.target;
         match opened {
             Ok(answers) => {
                 if self.reopen.worked() {
-                    tracing::info!(coordinator = target, "it takes appends again");
+                    tracing::info!(coordinator = target, "append stream to peer recovered");
                 }
                 Ok(answers.into_inner())
             }
             Err(error) => {
                 if self.reopen.failed() {
-                    tracing::warn!(coordinator = target, %error, "it takes no appends");
+                    tracing::warn!(coordinator = target, %error, "append stream to peer failed");
                 }
                 Err(error)
             }
         }
     }
 
-    /// Has one heartbeat answered. The open call is used if it is still good, else another is opened. When
-    /// this is dropped before the answer the call goes with it, so no answer is taken for a later one's.
+    /// Sends one heartbeat and waits for the reply, on the open call if it is still good. Dropping
+    /// this future drops the call, so that no reply is taken for a later heartbeat's.
     async fn heartbeat(
         &mut self,
         request: &AppendEntriesRequest<TypeConfig>,
@@ -214,21 +216,21 @@ impl Peer {
         let (lane, answer) = match answered {
             Some(answered) => answered,
             None => {
-                let (sender, piggyback_commits) = HeartbeatLane::piggyback_commits(message);
-                let mut lane = HeartbeatLane::new(sender, self.open(piggyback_commits).await?);
+                let (sender, requests) = HeartbeatLane::requests(message);
+                let mut lane = HeartbeatLane::new(sender, self.open(requests).await?);
                 let answer = lane.answer().await.map_err(unreachable)?;
                 (lane, answer)
             }
         };
         let answer: StreamAppendResult<TypeConfig> = decode(&answer.body).map_err(malformed)?;
-        // The follower ends the call behind a refusal.
+        // After a rejection the follower ends the call.
         self.lane = answer.is_ok().then_some(lane);
         Ok(answer)
     }
 }
 
-/// The one request of `input` if it is a heartbeat: without entries, with nothing behind it. Else the
-/// requests that were looked at, to be put before the rest.
+/// Returns the request of `input` if it is a lone heartbeat without entries; else the requests read
+/// so far, to be put before the rest.
 fn heartbeat_of<S>(
     input: &mut S,
 ) -> Result<AppendEntriesRequest<TypeConfig>, Vec<AppendEntriesRequest<TypeConfig>>>
@@ -258,7 +260,7 @@ fn frame<T: Serialize>(value: &T) -> Frame {
     Frame { body: encode(value) }
 }
 
-/// A request of one message with an answer of one message, by `deadline`.
+/// Makes a call with one request and one reply, by `deadline`.
 async fn exchange<T, F>(call: F, deadline: Duration) -> Result<T, RpcError>
 where
     T: DeserializeOwned,
@@ -292,7 +294,7 @@ impl NetStreamAppend<TypeConfig> for Peer {
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
             }
-            // It may end while it is looked at, and must not be asked again then.
+            // The stream may end here and must not be polled again.
             let mut input = input.fuse();
             let seen = match heartbeat_of(&mut input) {
                 Ok(heartbeat) => {
@@ -301,12 +303,13 @@ impl NetStreamAppend<TypeConfig> for Peer {
                 }
                 Err(seen) => seen,
             };
-            // Dropped with the answers, whoever drops them: the way back does not end the way there.
+            // Dropping the response stream must end the request stream too; HTTP/2 does not do this
+            // by itself.
             let gone = CancellationToken::new();
             let input = futures::stream::iter(seen).chain(input);
-            let piggyback_commits = piggyback_commits(input, self.appended.clone(), gone.clone());
+            let requests = piggyback_commits(input, self.appended.clone(), gone.clone());
             let takes_answers = gone.drop_guard();
-            let answers = self.open(piggyback_commits.map(|request| frame(&request))).await?;
+            let answers = self.open(requests.map(|request| frame(&request))).await?;
             let results = answers.map(move |answer| {
                 let _until_dropped = &takes_answers;
                 let answer = answer.map_err(unreachable)?;
@@ -324,7 +327,7 @@ impl NetVote<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let mut client = self.client()?;
-        exchange(client.vote(self.address(frame(&request))), option.soft_ttl()).await
+        exchange(client.vote(self.stamp(frame(&request))), option.soft_ttl()).await
     }
 
     async fn pre_vote(
@@ -333,7 +336,7 @@ impl NetVote<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let mut client = self.client()?;
-        exchange(client.pre_vote(self.address(frame(&request))), option.soft_ttl()).await
+        exchange(client.pre_vote(self.stamp(frame(&request))), option.soft_ttl()).await
     }
 }
 
@@ -344,7 +347,7 @@ impl NetTransferLeader<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
         let mut client = self.client()?;
-        exchange(client.transfer_leader(self.address(frame(&request))), option.soft_ttl()).await
+        exchange(client.transfer_leader(self.stamp(frame(&request))), option.soft_ttl()).await
     }
 }
 
@@ -366,7 +369,7 @@ impl NetSnapshot<TypeConfig> for Peer {
             (length > 0).then(|| Frame { body: rest.split_to(length) })
         });
         let frames = futures::stream::iter(std::iter::once(first).chain(pieces));
-        let sent = exchange(client.snapshot(self.address(frames)), option.hard_ttl());
+        let sent = exchange(client.snapshot(self.stamp(frames)), option.hard_ttl());
         tokio::select! {
             biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
@@ -379,40 +382,40 @@ impl NetSnapshot<TypeConfig> for Peer {
 mod tests {
     use std::time::Duration;
 
-    use super::{GOOD_CALL, Pacing, REOPEN_MAX, REOPEN_MIN};
+    use super::{GOOD_CALL_MIN, REOPEN_MAX, REOPEN_MIN, ReopenBackoff};
 
     #[test]
-    fn a_call_that_ends_is_made_again_after_a_pause_that_grows_unless_it_lasted() {
-        let mut pacing = Pacing::default();
+    fn pause_grows_after_short_calls_only() {
+        let mut pacing = ReopenBackoff::default();
         assert!(pacing.ended(Duration::ZERO));
         assert_eq!(pacing.pause(), REOPEN_MIN);
-        assert!((0..99).all(|_| !pacing.ended(GOOD_CALL / 2)));
+        assert!((0..99).all(|_| !pacing.ended(GOOD_CALL_MIN / 2)));
         assert_eq!(pacing.pause(), REOPEN_MAX);
-        assert!(pacing.ended(GOOD_CALL), "it had worked in between");
+        assert!(pacing.ended(GOOD_CALL_MIN), "it had worked in between");
         assert_eq!(pacing.pause(), REOPEN_MIN);
     }
 
     #[test]
-    fn a_pause_leaves_a_heartbeat_most_of_its_time() {
-        let mut pacing = Pacing::default();
+    fn pause_leaves_a_heartbeat_most_of_its_time() {
+        let mut pacing = ReopenBackoff::default();
         assert!(pacing.pause_within(REOPEN_MAX).is_zero());
         for _ in 0..99 {
             pacing.failed();
         }
-        // With the timing of a local network a heartbeat has as long as the longest pause.
+        // With LAN timing a heartbeat's deadline equals the longest pause.
         assert_eq!(pacing.pause_within(REOPEN_MAX), REOPEN_MAX / 4);
         assert_eq!(pacing.pause_within(REOPEN_MAX * 100), REOPEN_MAX);
     }
 
     #[test]
-    fn a_peer_that_cannot_be_reached_is_called_ever_more_slowly_until_it_answers() {
-        let mut pacing = Pacing::default();
+    fn unreachable_peer_is_called_with_growing_pauses() {
+        let mut pacing = ReopenBackoff::default();
         assert!(pacing.failed());
         assert_eq!(pacing.pause, REOPEN_MIN);
         assert!(!pacing.failed());
         assert_eq!(pacing.pause, REOPEN_MIN * 2);
         let failures = (0..99).filter(|_| pacing.failed()).count();
-        assert_eq!(failures, 0, "only the first is told of");
+        assert_eq!(failures, 0, "only the first is reported");
         assert_eq!(pacing.pause, REOPEN_MAX);
         assert!(pacing.worked());
         assert!(pacing.pause.is_zero() && !pacing.worked());

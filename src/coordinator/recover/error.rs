@@ -1,18 +1,18 @@
-//! Why the directories of a group's survivors cannot be recovered from.
+//! Errors of an offline recovery.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why directories cannot be recovered from. Nothing was changed.
+/// Why a group cannot be recovered from directories. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
-    /// Not a coordinator's directory, or it cannot be read.
+    /// Not a coordinator's directory, or not readable.
     #[error("{} is not a coordinator's data directory that can be read; nothing was changed", .0.display())]
     Unreadable(PathBuf, #[source] io::Error),
     /// The log is damaged, or the coordinator is running.
     #[error("cannot read the log; nothing was changed")]
     Log(#[source] crate::coordinator::log::OpenError),
-    /// Snapshot and log do not meet.
+    /// Snapshot and log leave a gap.
     #[error(
         "{}: the log begins at entry {first} but the snapshot only reaches up to entry {}: writes \
          between them are lost here. Nothing was changed; recover from another survivor",
@@ -23,10 +23,10 @@ pub enum RecoverError {
         dir: PathBuf,
         /// Oldest entry in the log.
         first: u64,
-        /// The entry that is needed.
+        /// The required entry.
         next: u64,
     },
-    /// The directories do not belong together, or there are none.
+    /// The directories do not belong together, or none was given.
     #[error("{0}; nothing was changed")]
     Mismatched(String),
     /// The survivor's log could not be written.

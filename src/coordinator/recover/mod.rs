@@ -1,11 +1,13 @@
-//! Quorum lost for good: what the survivors' directories hold, what may be lost, and how the group
-//! goes on from one of them. Offline: no coordinator is started.
+//! Recovers a group offline after its quorum is lost for good.
 //!
-//! Invariants: every entry of the survivor is kept, committed or not, since what a majority may have
-//! acknowledged must never be dropped; of several survivors the one with the newest entry has every
-//! acknowledged write that any of them has (a later leader's log holds everything committed before
-//! it); ids that a zone has and the survivor has not are never given up unless they are counted; a
-//! zone that has another link than the survivor under any id that was compared is in the way.
+//! It reads the survivors' directories, reports possible losses, and lets the group continue from
+//! one of them. No coordinator is started. Invariants:
+//!
+//! - Every entry of the survivor is kept, committed or not: a majority may have acknowledged it.
+//! - The survivor with the newest entry holds every acknowledged write of all survivors, because a
+//!   later leader's log holds everything committed before.
+//! - Ids that a zone has and the survivor lacks are never dropped without a count.
+//! - A zone with a different link under any compared id is an obstacle.
 
 mod error;
 mod plan;

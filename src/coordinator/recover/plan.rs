@@ -1,4 +1,4 @@
-//! What going on from the newest survivor means: what would be lost, and what stands in the way.
+//! Plans the recovery from the newest survivor: losses and obstacles.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,35 +7,34 @@ use pghc_api::chain::Head;
 use super::error::RecoverError;
 use super::survivor::Survivor;
 
-/// What a zone's database was asked for.
+/// Links read from a zone's database.
 #[derive(Debug, Clone)]
 pub struct ZoneChain {
     /// The zone.
     pub zone: String,
-    /// Its newest link; `None` when it has none.
+    /// Newest link; `None` for an empty chain.
     pub head: Option<Head>,
-    /// Its links at the ids of [`Survivor::ids_to_compare`], as far as its newest reaches; `None`
-    /// where no such row is.
+    /// Links at the ids of [`Survivor::ids_to_compare`] up to its newest; `None` for a missing row.
     pub links: BTreeMap<u64, Option<Head>>,
 }
 
 impl ZoneChain {
-    /// Newest id there is, 0 for none.
+    /// Returns the newest id, 0 for none.
     fn newest_id(&self) -> u64 {
         self.head.map_or(0, |head| head.id.get())
     }
 
-    /// The links to compare, by id.
+    /// Returns the links to compare, by id.
     fn compared(&self) -> BTreeMap<u64, Option<Head>> {
         let head = self.head.map(|head| (head.id.get(), Some(head)));
         self.links.clone().into_iter().chain(head).collect()
     }
 }
 
-/// What stands in the way of going on from the survivor.
+/// Obstacle to a recovery from the survivor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Obstacle {
-    /// The survivors are a majority: nothing is lost, they only need to be started.
+    /// The survivors are a majority: nothing is lost, and a start suffices.
     QuorumIsThere,
     /// A zone has applied ids that the survivor does not hold.
     ZoneAhead {
@@ -46,49 +45,49 @@ pub enum Obstacle {
         /// Last one.
         to: u64,
     },
-    /// A zone holds another link than the survivor: another history, or edited rows. What it holds
-    /// above the survivor's newest is not counted beside this.
+    /// A zone holds another link than the survivor: another history, or edited rows. Its ids above
+    /// the survivor's newest are not counted as well.
     ZoneDiffers {
         /// The zone.
         zone: String,
-        /// The first id compared where they differ.
+        /// First compared id where they differ.
         id: u64,
-        /// The newest id compared below it where both have the same link, 0 for none.
+        /// Newest compared id below it with equal links, 0 for none.
         agrees_to: u64,
         /// The zone's newest id.
         to: u64,
         /// Zones that have the survivor's link under `id`.
         backed_by: Vec<String>,
     },
-    /// No zone was asked how far it is.
+    /// No zone's chain was given.
     NoZoneAsked,
 }
 
-/// What going on from the newest of the survivors means.
+/// Consequences of a recovery from the newest survivor.
 #[derive(Debug)]
 pub struct Plan {
     /// The survivor with the newest entry.
     pub keep: Survivor,
-    /// Other survivors that were read; they hold nothing acknowledged that `keep` does not.
+    /// Other survivors; they hold no acknowledged write that `keep` lacks.
     pub others: Vec<Survivor>,
-    /// Members of which no directory was given.
+    /// Members without a given directory.
     pub missing: BTreeSet<u64>,
-    /// What is in the way, in the order of the zones given.
+    /// Obstacles, in the order of the given zones.
     pub obstacles: Vec<Obstacle>,
-    /// Zones whose newest link is older than anything the survivor's entries still tell, so that it
-    /// could not be compared.
+    /// Zones whose newest link is older than the survivor's entries, so that it could not be
+    /// compared.
     pub unchecked: Vec<String>,
     /// Newest term that any survivor has seen.
     pub(super) term: u64,
 }
 
-/// Whether a zone's link is the survivor's. The time is part of the digest.
+/// Whether a zone's link equals the survivor's. The digest covers the time.
 fn is_same(theirs: Option<Head>, ours: &Head) -> bool {
     theirs.is_some_and(|theirs| (theirs.hash, theirs.digest) == (ours.hash, ours.digest))
 }
 
 impl Plan {
-    /// Weighs the survivors against the zones.
+    /// Compares the survivors with the zones.
     ///
     /// # Errors
     /// [`RecoverError::Mismatched`].
@@ -116,7 +115,7 @@ impl Plan {
         };
         if !keep.members.contains_key(&keep.id) {
             return mismatched(format!(
-                "coordinator {} in {} has never been told of its group, so it holds nothing",
+                "coordinator {} in {} has no membership, so it holds nothing",
                 keep.id,
                 keep.dir.display()
             ));
@@ -147,7 +146,7 @@ impl Plan {
         }
     }
 
-    /// Whether one zone's chain goes together with the survivor's, as far as both can tell.
+    /// Compares one zone's chain with the survivor's, as far as both reach.
     fn compare(&mut self, chain: &ZoneChain, zones: &[ZoneChain]) {
         let (newest, to, zone) = (self.keep.newest_id(), chain.newest_id(), chain.zone.clone());
         let (mut agrees_to, mut differs) = (0, None);
@@ -175,7 +174,7 @@ impl Plan {
         }
     }
 
-    /// Ids that zones have and the survivor has not: they would be given up.
+    /// Returns the number of ids that zones have and the survivor lacks: they would be dropped.
     #[must_use]
     pub fn lost_ids(&self) -> u64 {
         let ahead = |it: &Obstacle| match it {
@@ -185,7 +184,7 @@ impl Plan {
         self.obstacles.iter().map(ahead).max().unwrap_or(0)
     }
 
-    /// Voters without a directory: only they can have acknowledged what the survivors do not hold.
+    /// Returns voters without a directory: only they can hold further acknowledged writes.
     #[must_use]
     pub fn missing_voters(&self) -> BTreeSet<u64> {
         let voters = self.keep.configs.iter().flatten().copied();

@@ -1,4 +1,4 @@
-//! What one stopped coordinator's directory holds: read and replayed, never started, never changed.
+//! Reads and replays a stopped coordinator's directory, without changing it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,24 +16,24 @@ use crate::coordinator::log::Offline;
 use crate::coordinator::replica::snapshots::Snapshots;
 use crate::sequencer::{Outcome, Sequencer};
 
-/// Bytes of entries read at a time.
+/// Bytes of one log read.
 const READ_BYTES: usize = 8 << 20;
 
-/// What `identity.json` says; what else it may say is not needed here.
+/// Fields of `identity.json` that are used here.
 #[derive(Deserialize)]
 struct Identity {
     cluster_id: ClusterId,
     coordinator_id: u64,
 }
 
-/// What a directory holds.
+/// Content of a directory.
 #[derive(Debug)]
 pub struct Survivor {
     /// The coordinator's directory.
     pub dir: PathBuf,
     /// The cluster it belongs to.
     pub cluster: ClusterId,
-    /// Whose directory it is.
+    /// Coordinator that owns the directory.
     pub id: u64,
     /// Newest vote: term, coordinator voted for, and whether a majority had confirmed it.
     pub vote: Option<(u64, u64, bool)>,
@@ -41,28 +41,28 @@ pub struct Survivor {
     pub entries: Option<(u64, u64)>,
     /// Index and term of the newest entry, in the log or covered by the snapshot.
     pub last: Option<(u64, u64)>,
-    /// Newest index that this coordinator knew to be committed; more may have been.
+    /// Newest index that this coordinator knew as committed; more may have been.
     pub committed: Option<u64>,
     /// The chain's head at that index.
     pub committed_head: Option<Head>,
-    /// The chain's head when everything that is here counts.
+    /// The chain's head at the newest entry, committed or not.
     pub head: Option<Head>,
-    /// Coordinators of the newest membership that is here, with their zones.
+    /// Coordinators of the newest membership in the directory, with their zones.
     pub members: BTreeMap<u64, String>,
-    /// The sets of voters of which each needs a majority: one, or two within a change.
+    /// Voter sets that each need a majority: one, or two during joint consensus.
     pub(super) configs: Vec<BTreeSet<u64>>,
     pub(super) nodes: BTreeMap<u64, Member>,
     pub(super) last_id: Option<LogId>,
-    /// Heads at the ids that were asked for, where the entries still tell, and at those of
+    /// Heads at the wanted ids, as far as the entries reach, and at those of
     /// [`Survivor::ids_to_compare`].
     pub(super) heads: BTreeMap<u64, Head>,
 }
 
 impl Survivor {
-    /// Reads `dir`, a coordinator's data directory, and notes the heads at the ids in `wanted`.
+    /// Reads `dir`, a coordinator's data directory, and records the heads at the `wanted` ids.
     ///
     /// # Errors
-    /// [`RecoverError`]: no coordinator's directory, in use, or damaged.
+    /// [`RecoverError`]: not a coordinator's directory, in use, or damaged.
     pub fn read(dir: &Path, wanted: &BTreeSet<u64>) -> Result<Self, RecoverError> {
         let io = |error| RecoverError::Unreadable(dir.to_owned(), error);
         let identity = std::fs::read(dir.join("identity.json")).map_err(io)?;
@@ -82,7 +82,7 @@ impl Survivor {
         if first > replay.next() {
             return Err(RecoverError::Hole { dir: dir.to_owned(), first, next: replay.next() });
         }
-        // An index below the snapshot's is covered by it.
+        // The snapshot covers every index up to its own.
         let committed = committed.max(replay.last_id.map(|last| last.index));
         replay.read(&log, committed).map_err(io)?;
         for head in [replay.committed_head, replay.sequencer.head()].into_iter().flatten() {
@@ -108,22 +108,22 @@ impl Survivor {
         })
     }
 
-    /// Newest id here, 0 when there is none.
+    /// Returns the newest id, 0 for none.
     #[must_use]
     pub fn newest_id(&self) -> u64 {
         self.head.map_or(0, |head| head.id.get())
     }
 
-    /// The ids at which every zone's links must be compared with this survivor's: its newest, and the
-    /// newest that it knew to be committed. Where a zone differs at the first and not at the second,
-    /// it is the survivor's tail that was never acknowledged.
+    /// Returns the ids at which zones are compared with this survivor: its newest id and its newest
+    /// committed id. A difference at the first id only means that the survivor's tail was never
+    /// acknowledged.
     #[must_use]
     pub fn ids_to_compare(&self) -> BTreeSet<u64> {
         [self.committed_head, self.head].into_iter().flatten().map(|head| head.id.get()).collect()
     }
 }
 
-/// Snapshot and log, sequenced again.
+/// State replayed from snapshot and log.
 struct Replay<'a> {
     sequencer: Sequencer,
     last_id: Option<LogId>,
@@ -134,7 +134,7 @@ struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    /// Begins at the snapshot in `dir`, or at nothing.
+    /// Begins at the snapshot in `dir`, or at the empty state.
     fn new(dir: &Path, cluster: &ClusterId, wanted: &'a BTreeSet<u64>) -> io::Result<Self> {
         let mut replay = Self {
             sequencer: Sequencer::new(cluster.clone()),

@@ -1,7 +1,7 @@
-//! Makes the survivor's log one from which a group of one goes on.
+//! Turns the survivor's log into the log of a group of one.
 //!
-//! Raft's own means suffice: a membership entry of a newer term, behind everything that is kept, with
-//! the survivor as the only voter. Started, it elects itself and commits the whole log.
+//! It appends a membership entry of a newer term behind all kept entries, with the survivor as the
+//! only voter. After a start the survivor elects itself and commits the whole log.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
@@ -16,12 +16,12 @@ use crate::coordinator::consensus::codec::encode;
 use crate::coordinator::consensus::type_config::{Entry, LogId, Vote as RaftVote};
 use crate::coordinator::log::{Log, Options, Record};
 
-/// How far the term goes beyond every term that a survivor has seen. Coordinators without a directory
-/// may have seen newer ones, each for an election: so many take five days of nothing else at the
-/// shortest time-outs. What they hold is then older than the group that goes on, whatever they did.
+/// Distance of the new term from every known term. Coordinators without a directory may have seen
+/// newer terms, one per election: this many take five days of continuous elections at the shortest
+/// timeouts. Their entries are then older than the recovered group's.
 pub const TERMS_BEYOND: u64 = 1 << 20;
 
-/// What was written.
+/// Entry that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recovered {
     /// Index of the entry that makes the survivor the only member.
@@ -31,11 +31,11 @@ pub struct Recovered {
 }
 
 /// Appends the membership of one to the log of the survivor that `plan` keeps; durable on return.
-/// Whether the obstacles allow it is the caller's to decide.
+/// The caller decides on the obstacles.
 ///
 /// # Errors
-/// [`RecoverError::Log`], or [`RecoverError::Write`]: it may or may not be there then, and writing
-/// once more does no harm.
+/// [`RecoverError::Log`], or [`RecoverError::Write`]: the entry may exist then, and a repetition is
+/// harmless.
 pub fn write(plan: &Plan) -> Result<Recovered, RecoverError> {
     let keep = &plan.keep;
     let (id, term) = (keep.id, plan.term + TERMS_BEYOND);
@@ -48,7 +48,7 @@ pub fn write(plan: &Plan) -> Result<Recovered, RecoverError> {
     let log_id = LogId::new(leader.to_committed(), index);
     let entry = Entry::new(log_id, EntryPayload::Membership(membership));
     let log = Log::open(&keep.dir.join("log"), Options::default()).map_err(RecoverError::Log)?;
-    // The snapshot may be ahead of the log, which then goes on behind it.
+    // A snapshot may be ahead of the log, which then continues behind it.
     let state = log.state();
     let next = state.last.or(state.purged.map(|(purged, _)| purged)).map_or(0, |last| last + 1);
     if next < index {
@@ -58,11 +58,11 @@ pub fn write(plan: &Plan) -> Result<Recovered, RecoverError> {
     let vote: RaftVote = Vote::new(term, id);
     log.append(vec![Record { index, body: encode(&entry) }], Box::new(drop)).map_err(failed)?;
     let (sender, done) = mpsc::sync_channel(1);
-    let tell = Box::new(move |result| {
+    let notify = Box::new(move |result| {
         let _ = sender.send(result);
     });
     // The vote is the later of the two, so it is durable only with the entry.
-    log.set_vote(encode(&vote), tell).map_err(failed)?;
+    log.set_vote(encode(&vote), notify).map_err(failed)?;
     let flushed = done.recv().unwrap_or_else(|_| Err(std::io::ErrorKind::BrokenPipe.into()));
     flushed.map_err(failed)?;
     log.close().map_err(failed)?;

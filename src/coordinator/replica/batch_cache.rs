@@ -1,18 +1,18 @@
-//! The newest committed batches in memory, for tails that keep up.
+//! Caches the newest committed batches in memory, for tails that keep up.
 
 use std::collections::VecDeque;
 
 use crate::rpc::v1::TailBatch;
 
-/// Bytes that a batch takes beside its own: its fields, its chain values, and what counts their users.
-/// Without them small batches would take several times the memory that is meant.
-const BATCH_BYTES_BESIDE: usize = size_of::<TailBatch>() + 144;
+/// Memory of a batch besides its bytes: fields, chain values, reference counts. Without it small
+/// batches would exceed the limit several times.
+const BATCH_OVERHEAD_BYTES: usize = size_of::<TailBatch>() + 144;
 
 fn taken(batch: &TailBatch) -> usize {
-    batch.batch.len() + batch.skipped_positions.len() * size_of::<u32>() + BATCH_BYTES_BESIDE
+    batch.batch.len() + batch.skipped_positions.len() * size_of::<u32>() + BATCH_OVERHEAD_BYTES
 }
 
-/// Consecutive batches, oldest first, of about a given number of bytes of memory.
+/// Consecutive batches, oldest first, within a memory limit.
 #[derive(Debug)]
 pub(crate) struct BatchCache {
     bytes_max: usize,
@@ -22,21 +22,21 @@ pub(crate) struct BatchCache {
     before: u64,
 }
 
-/// What the ring has above an id.
+/// Result of a lookup.
 pub(crate) enum CacheLookup {
-    /// The next batches in order; none: the reader is at the end.
+    /// The next batches in order; empty if the reader is at the end.
     Batches(Vec<TailBatch>),
-    /// The reader is further behind than the ring reaches.
+    /// The reader's next batch is no longer in memory.
     Evicted,
 }
 
 impl BatchCache {
-    /// An empty ring behind `id` for about `bytes_max` bytes.
+    /// Creates an empty cache behind `id` with a limit of about `bytes_max` bytes.
     pub(crate) fn starting_after(id: u64, bytes_max: usize) -> Self {
         Self { bytes_max, batches: VecDeque::new(), bytes: 0, before: id }
     }
 
-    /// Forgets everything and goes on behind `id`.
+    /// Clears the cache and continues behind `id`.
     pub(crate) fn start_after(&mut self, id: u64) {
         *self = Self::starting_after(id, self.bytes_max);
     }
@@ -53,8 +53,8 @@ impl BatchCache {
         }
     }
 
-    /// The batches that hold ids above `after_id`: at most `count`, and no more than about `bytes`
-    /// unless the first is larger.
+    /// Returns the batches above `after_id`: at most `count`, and about `bytes` bytes unless the
+    /// first is larger.
     pub(crate) fn above(&self, after_id: u64, count: usize, bytes: usize) -> CacheLookup {
         if after_id < self.before {
             return CacheLookup::Evicted;
@@ -71,7 +71,7 @@ impl BatchCache {
         )
     }
 
-    /// Id before the oldest batch.
+    /// Returns the id before the oldest batch.
     pub(crate) fn before(&self) -> u64 {
         self.before
     }
@@ -86,8 +86,8 @@ mod tests {
         TailBatch { first_id, last_id, batch: vec![0; bytes].into(), ..TailBatch::default() }
     }
 
-    fn first_ids(ring: &BatchCache, after_id: u64) -> Option<Vec<u64>> {
-        match ring.above(after_id, 2, 1 << 30) {
+    fn first_ids(batch_cache: &BatchCache, after_id: u64) -> Option<Vec<u64>> {
+        match batch_cache.above(after_id, 2, 1 << 30) {
             CacheLookup::Batches(batches) => {
                 Some(batches.iter().map(|batch| batch.first_id).collect())
             }
@@ -96,46 +96,46 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_gets_the_batch_that_holds_its_next_id() {
-        let mut ring = BatchCache::starting_after(10, 1 << 16);
+    fn reader_gets_the_batch_with_its_next_id() {
+        let mut batch_cache = BatchCache::starting_after(10, 1 << 16);
         for (first, last) in [(11, 13), (14, 14), (15, 20)] {
-            ring.push(batch(first, last, 1));
+            batch_cache.push(batch(first, last, 1));
         }
-        assert_eq!(first_ids(&ring, 9), None);
-        assert_eq!(first_ids(&ring, 10), Some(vec![11, 14]));
-        assert_eq!(first_ids(&ring, 12), Some(vec![11, 14]));
-        assert_eq!(first_ids(&ring, 13), Some(vec![14, 15]));
-        assert_eq!(first_ids(&ring, 20), Some(vec![]));
+        assert_eq!(first_ids(&batch_cache, 9), None);
+        assert_eq!(first_ids(&batch_cache, 10), Some(vec![11, 14]));
+        assert_eq!(first_ids(&batch_cache, 12), Some(vec![11, 14]));
+        assert_eq!(first_ids(&batch_cache, 13), Some(vec![14, 15]));
+        assert_eq!(first_ids(&batch_cache, 20), Some(vec![]));
     }
 
     #[test]
-    fn the_ring_forgets_its_oldest_batches_and_says_so() {
-        let mut ring = BatchCache::starting_after(0, 64 << 20);
+    fn oldest_batches_are_evicted() {
+        let mut batch_cache = BatchCache::starting_after(0, 64 << 20);
         for id in 1..=70 {
-            ring.push(batch(id, id, 1 << 20));
+            batch_cache.push(batch(id, id, 1 << 20));
         }
-        assert_eq!(first_ids(&ring, 6), None, "what a batch takes beside its bytes counts, too");
-        assert_eq!(first_ids(&ring, 7), Some(vec![8, 9]));
+        assert_eq!(first_ids(&batch_cache, 6), None, "the overhead counts, too");
+        assert_eq!(first_ids(&batch_cache, 7), Some(vec![8, 9]));
     }
 
     #[test]
-    fn small_batches_take_no_more_memory_than_large_ones() {
-        let mut ring = BatchCache::starting_after(0, 64 << 10);
+    fn small_batches_stay_within_the_memory_limit() {
+        let mut batch_cache = BatchCache::starting_after(0, 64 << 10);
         for id in 1..=10_000 {
-            ring.push(batch(id, id, 1));
+            batch_cache.push(batch(id, id, 1));
         }
-        let held = 10_000 - usize::try_from(ring.before()).expect("small");
+        let held = 10_000 - usize::try_from(batch_cache.before()).expect("small");
         assert!((100..=250).contains(&held), "{held} batches");
     }
 
     #[test]
-    fn no_more_is_handed_out_than_asked_for_in_bytes_but_always_one_batch() {
-        let mut ring = BatchCache::starting_after(0, 1 << 16);
+    fn lookup_is_bounded_in_bytes_except_for_one_batch() {
+        let mut batch_cache = BatchCache::starting_after(0, 1 << 16);
         for id in 1..=9 {
-            ring.push(batch(id, id, 100));
+            batch_cache.push(batch(id, id, 100));
         }
         for (bytes, expected) in [(1, 1), (100, 1), (101, 2), (300, 3), (9_000, 5)] {
-            let CacheLookup::Batches(batches) = ring.above(0, 5, bytes) else {
+            let CacheLookup::Batches(batches) = batch_cache.above(0, 5, bytes) else {
                 panic!("it is here")
             };
             assert_eq!(batches.len(), expected, "{bytes} bytes");

@@ -1,8 +1,8 @@
-//! The sequencer's driver: advances it over committed entries and passes on what comes out.
+//! Drives the sequencer over committed entries and publishes its results.
 //!
-//! It is advanced by whoever knows that entries are committed. openraft's own commit is one such
-//! source, the acks of a majority (`acks`) another that is often faster; what was sequenced already is
-//! compared and skipped, so sources may overlap.
+//! Its callers know that an entry is committed: openraft's state machine, or quorum acks, which are
+//! often faster. Entries that were already sequenced are compared and skipped, so the sources may
+//! overlap.
 
 use std::io;
 use std::sync::Arc;
@@ -23,54 +23,54 @@ use crate::rpc::v1::TailBatch;
 use crate::sequencer::{Position, Sequenced, Sequencer, View, ZoneChange, Zones};
 use crate::task::watch;
 
-/// Batches handed to a tail at a time.
+/// Most batches handed to a tail at a time.
 const TAIL_BATCHES: usize = 64;
 
 pub(crate) struct SequencerDriver {
     inner: Mutex<Inner>,
     head_id: watch::Sender<u64>,
-    /// The index after the newest entry that was sequenced.
+    /// Index after the newest sequenced entry.
     next_index: watch::Sender<u64>,
     zones: watch::Sender<Arc<Zones>>,
-    /// UnconfirmedEntries entries are all confirmed, or a snapshot was taken; told while they are held up.
-    in_step: Notify,
+    /// Signals, during a pause, that no entry is unconfirmed or that a snapshot was taken.
+    caught_up: Notify,
 }
 
 struct Inner {
     sequencer: Sequencer,
     applied: Option<LogId>,
     membership: StoredMembership,
-    /// Who votes by it; nobody while two memberships count together.
+    /// Voters by the newest sequenced membership; empty during joint consensus.
     voters: Arc<[u64]>,
-    early: UnconfirmedEntries,
-    ring: BatchCache,
-    recent: ReplyCache,
+    unconfirmed: UnconfirmedEntries,
+    batch_cache: BatchCache,
+    reply_cache: ReplyCache,
 }
 
-/// What is remembered of an entry that was sequenced.
-pub(crate) struct Recalled {
-    /// Positions of its writes that got no id.
+/// Information kept of a sequenced entry.
+pub(crate) struct EntryRecord {
+    /// Positions of its writes without an id.
     pub(crate) skipped_positions: Vec<u32>,
-    /// The head before it, for one entry in many.
+    /// Head before it, kept for one entry in many.
     pub(crate) head_before: Option<Option<Head>>,
 }
 
-/// Where a link is found.
+/// Location of a link.
 #[derive(Debug)]
-pub(crate) enum Found {
-    /// Here: its digest.
+pub(crate) enum LinkLocation {
+    /// Known here: its digest.
     Link(Digest),
-    /// In the log, by computing from this position.
+    /// In the log: computed from this position.
     Log(Position),
-    /// It is newer than the newest that was sequenced here.
+    /// Above the newest id sequenced here.
     Above,
-    /// It is no longer known.
+    /// No longer known.
     Forgotten,
 }
 
-/// What a tail continues with.
-pub(crate) enum Next {
-    /// Batches from memory; none: wait for the head to move.
+/// Continuation of a tail.
+pub(crate) enum TailStep {
+    /// Batches from memory; empty: wait for the head to move.
     Batches(Vec<TailBatch>),
     /// Read the log from this position to this index, inclusive.
     Log(Position, u64),
@@ -79,87 +79,87 @@ pub(crate) enum Next {
 }
 
 impl SequencerDriver {
-    /// Nothing sequenced yet; about `ring_bytes` of the newest batches will be kept in memory.
+    /// Starts with an empty state; `ring_bytes` is the limit of the batch cache.
     pub(crate) fn new(cluster: ClusterId, ring_bytes: usize) -> Self {
         let inner = Inner {
             sequencer: Sequencer::new(cluster),
             applied: None,
             membership: StoredMembership::default(),
             voters: Arc::default(),
-            early: UnconfirmedEntries::default(),
-            ring: BatchCache::starting_after(0, ring_bytes),
-            recent: ReplyCache::default(),
+            unconfirmed: UnconfirmedEntries::default(),
+            batch_cache: BatchCache::starting_after(0, ring_bytes),
+            reply_cache: ReplyCache::default(),
         };
         let (head_id, zones) = (watch::Sender::new(0), watch::Sender::default());
-        let (next_index, in_step) = (watch::Sender::new(0), Notify::new());
-        Self { inner: Mutex::new(inner), head_id, next_index, zones, in_step }
+        let (next_index, caught_up) = (watch::Sender::new(0), Notify::new());
+        Self { inner: Mutex::new(inner), head_id, next_index, zones, caught_up }
     }
 
-    /// The registry of zones as it was sequenced, and its changes.
+    /// Returns the sequenced registry of zones and its changes.
     pub(crate) fn zones(&self) -> watch::Receiver<Arc<Zones>> {
         self.zones.subscribe()
     }
 
-    /// Newest id sequenced here, and its changes.
+    /// Returns the newest sequenced id and its changes.
     pub(crate) fn head_id(&self) -> watch::Receiver<u64> {
         self.head_id.subscribe()
     }
 
-    /// The index after the newest entry sequenced here, and its changes.
+    /// Returns the index after the newest sequenced entry, and its changes.
     pub(crate) fn next_index(&self) -> watch::Receiver<u64> {
         self.next_index.subscribe()
     }
 
-    /// The chain's head here; `None` before link 1.
+    /// Returns the chain's head; `None` before link 1.
     pub(crate) fn head(&self) -> Option<Head> {
         self.inner.lock().sequencer.head()
     }
 
-    /// The newest entry that was sequenced, and the membership by then.
+    /// Returns the newest sequenced entry and the membership at that point.
     pub(crate) fn applied(&self) -> (Option<LogId>, StoredMembership) {
         let inner = self.inner.lock();
         (inner.applied, inner.membership.clone())
     }
 
-    /// Advances over one entry that openraft has committed; entries must come in log order. Answers the
-    /// number of batches in it that were not sequenced before, 0 or 1.
+    /// Advances over an entry that openraft has committed, in log order. Returns the number of
+    /// newly sequenced batches, 0 or 1.
     ///
     /// # Errors
-    /// If this build cannot read the entry, or another was sequenced in its place: the coordinator
-    /// must stop.
+    /// If this build cannot read the entry, or another entry was sequenced at its index: the
+    /// coordinator must stop.
     pub(crate) fn advance(&self, entry: Entry) -> io::Result<u64> {
         let mut inner = self.inner.lock();
         if inner.next_index() > entry.log_id.index() {
-            inner.early.confirm(&entry.log_id)?;
-            self.tell_if_in_step(&inner);
+            inner.unconfirmed.confirm(&entry.log_id)?;
+            self.notify_if_caught_up(&inner);
             return Ok(0);
         }
         self.take(inner, entry)
     }
 
-    /// As [`Self::advance`], ahead of openraft: over the next entry, which a majority is known to hold
-    /// and which is no change of the members. `None`: it is not the next, or openraft's word must be
-    /// waited for.
+    /// Advances over the next entry ahead of openraft. A majority must hold the entry, and it must
+    /// not change the membership. Returns `None` if it is not the next entry or early sequencing
+    /// pauses.
     ///
     /// # Errors
-    /// If this build cannot read the entry. Nothing has changed; openraft will come to it.
+    /// If this build cannot read the entry. Nothing has changed; openraft will commit the entry.
     pub(crate) fn advance_early(&self, entry: Entry) -> io::Result<Option<u64>> {
         let mut inner = self.inner.lock();
         let log_id = entry.log_id;
-        if inner.next_index() != log_id.index() || !inner.early.may_go_on() {
+        if inner.next_index() != log_id.index() || !inner.unconfirmed.may_go_on() {
             return Ok(None);
         }
-        // Before it is sequenced, so that there is no moment in between; an entry that is not
-        // sequenced ends the coordinator.
-        inner.early.push(log_id);
+        // Recorded before it is sequenced, so that there is no gap. A failure to sequence stops the
+        // coordinator.
+        inner.unconfirmed.push(log_id);
         self.take(inner, entry).map(Some)
     }
 
-    /// The index of the next entry, and who must hold it for it to be committed, as long as no change
-    /// of the members comes before it; `None` while only openraft can tell.
+    /// Returns the next index and the voters whose majority commits it, until the next membership
+    /// change; `None` while only openraft can decide.
     pub(crate) fn majority_for_next(&self) -> Option<(u64, Arc<[u64]>)> {
         let inner = self.inner.lock();
-        let is_known = !inner.voters.is_empty() && inner.early.may_go_on();
+        let is_known = !inner.voters.is_empty() && inner.unconfirmed.may_go_on();
         is_known.then(|| (inner.next_index(), Arc::clone(&inner.voters)))
     }
 
@@ -183,7 +183,7 @@ impl SequencerDriver {
                     )
                 })?;
                 if let Some(sequenced) = sequenced {
-                    inner.pass_on(log_id.index(), sequenced);
+                    inner.publish_batch(log_id.index(), sequenced);
                     batches = 1;
                 }
                 if is_zone_change {
@@ -192,100 +192,101 @@ impl SequencerDriver {
             }
         }
         inner.applied = Some(log_id);
-        self.tell(inner);
+        self.publish(inner);
         Ok(batches)
     }
 
-    /// Tells how far it is now.
-    fn tell(&self, inner: MutexGuard<'_, Inner>) {
+    /// Publishes the new head.
+    fn publish(&self, inner: MutexGuard<'_, Inner>) {
         let head_id = inner.sequencer.head().map_or(0, |head| head.id.get());
         let next_index = inner.next_index();
         drop(inner);
         for (sender, now) in [(&self.head_id, head_id), (&self.next_index, next_index)] {
-            // Two tasks advance: the one that is told of later may have been the earlier one.
+            // Two tasks advance: the later publication may hold the earlier index.
             sender.send_if_modified(|known| now > std::mem::replace(known, now.max(*known)));
         }
     }
 
-    /// Tells who waits for early entries to be confirmed.
-    fn tell_if_in_step(&self, inner: &Inner) {
-        if inner.early.is_held() && inner.early.is_caught_up() {
-            self.in_step.notify_waiters();
+    /// Wakes the tasks that wait for the confirmation of early entries.
+    fn notify_if_caught_up(&self, inner: &Inner) {
+        if inner.unconfirmed.is_held() && inner.unconfirmed.is_caught_up() {
+            self.caught_up.notify_waiters();
         }
     }
 
-    /// The outcomes of a batch, now or when it is sequenced.
-    pub(crate) fn answer(&self, batch: BatchId) -> Lookup {
-        self.inner.lock().recent.answer(batch)
+    /// Returns the outcomes of a batch, now or once it is sequenced.
+    pub(crate) fn lookup(&self, batch: BatchId) -> Lookup {
+        self.inner.lock().reply_cache.lookup(batch)
     }
 
-    /// A waiter for `batch` has gone.
-    pub(crate) fn give_up(&self, batch: &BatchId) {
-        self.inner.lock().recent.give_up(batch);
+    /// Removes an abandoned waiter of `batch`.
+    pub(crate) fn abandon(&self, batch: &BatchId) {
+        self.inner.lock().reply_cache.abandon(batch);
     }
 
-    /// What follows `after_id`.
-    pub(crate) fn next(&self, after_id: u64) -> Next {
+    /// Returns the continuation of a tail behind `after_id`.
+    pub(crate) fn next(&self, after_id: u64) -> TailStep {
         let inner = self.inner.lock();
-        match inner.ring.above(after_id, TAIL_BATCHES, TAIL_QUEUE_BYTES_MAX) {
-            CacheLookup::Batches(batches) => Next::Batches(batches),
+        match inner.batch_cache.above(after_id, TAIL_BATCHES, TAIL_QUEUE_BYTES_MAX) {
+            CacheLookup::Batches(batches) => TailStep::Batches(batches),
             CacheLookup::Evicted => {
                 let last = inner.applied.map_or(0, |applied| applied.index());
                 let start = inner.sequencer.positions().before(after_id);
-                start.map_or(Next::Purged, |start| Next::Log(start, last))
+                start.map_or(TailStep::Purged, |start| TailStep::Log(start, last))
             }
         }
     }
 
-    /// Where link `id` is.
-    pub(crate) fn find(&self, id: u64) -> Found {
+    /// Returns the location of link `id`.
+    pub(crate) fn find(&self, id: u64) -> LinkLocation {
         let inner = self.inner.lock();
         let sequencer = &inner.sequencer;
         if sequencer.head().is_none_or(|head| head.id.get() < id) {
-            return Found::Above;
+            return LinkLocation::Above;
         }
         if let Some(digest) = sequencer.marks().at(id) {
-            return Found::Link(digest);
+            return LinkLocation::Link(digest);
         }
         match sequencer.positions().before(id) {
             Some(position) => match position.head.filter(|head| head.id.get() == id) {
-                Some(head) => Found::Link(head.digest),
-                None => Found::Log(position),
+                Some(head) => LinkLocation::Link(head.digest),
+                None => LinkLocation::Log(position),
             },
-            None => Found::Forgotten,
+            None => LinkLocation::Forgotten,
         }
     }
 
-    /// The newest link at or below `id` whose digest is kept, and that digest.
+    /// Returns the newest link at or below `id` whose digest is kept, with the digest.
     pub(crate) fn mark(&self, id: u64) -> Option<(u64, Digest)> {
         self.inner.lock().sequencer.marks().at_or_below(id)
     }
 
-    /// First id that a tail can be served, from memory or from a log that begins at index
-    /// `log_first`, and first id that this log alone can serve; one above the head when there is none.
+    /// Returns the first id that a tail can serve, from memory or from a log that begins at index
+    /// `log_first`, and the first id that this log alone can serve; one above the head if there is
+    /// none.
     pub(crate) fn first_ids(&self, log_first: u64) -> (u64, u64) {
         let inner = self.inner.lock();
         let head = inner.sequencer.head();
         let in_log = inner.sequencer.positions().first_from(log_first);
         let in_log = in_log.map_or(head, |position| position.head).map_or(0, |head| head.id.get());
-        (in_log.min(inner.ring.before()) + 1, in_log + 1)
+        (in_log.min(inner.batch_cache.before()) + 1, in_log + 1)
     }
 
-    /// What is remembered of the entry at `index`; `None` if it is forgotten.
-    pub(crate) fn recall(&self, index: u64) -> Option<Recalled> {
+    /// Returns the information kept of the entry at `index`; `None` if it is gone.
+    pub(crate) fn recall(&self, index: u64) -> Option<EntryRecord> {
         let inner = self.inner.lock();
         let positions = inner.sequencer.positions();
         let skipped_positions = positions.skipped_positions(index)?.to_vec();
-        Some(Recalled { skipped_positions, head_before: positions.head_before(index) })
+        Some(EntryRecord { skipped_positions, head_before: positions.head_before(index) })
     }
 
-    /// Last index that may be purged so that the links above `after_id` can still be served.
+    /// Returns the last index whose purge leaves the links above `after_id` servable.
     pub(crate) fn purgeable(&self, after_id: u64) -> Option<u64> {
         let start = self.inner.lock().sequencer.positions().before(after_id)?;
         start.index.checked_sub(1)
     }
 
-    /// Last index up to which the log can be purged at or below `index` so that what is left can be
+    /// Returns the last purgeable index at or below `index` such that the remaining log can be
     /// served from its first entry on.
     pub(crate) fn purge_step(&self, index: u64) -> Option<u64> {
         let inner = self.inner.lock();
@@ -293,65 +294,63 @@ impl SequencerDriver {
         step.index.checked_sub(1)
     }
 
-    /// Forgets positions of purged entries.
+    /// Drops positions of purged entries.
     pub(crate) fn forget_below(&self, index: u64) {
         self.inner.lock().sequencer.forget_below(index);
     }
 
-    /// Has nothing more sequenced ahead of openraft until a snapshot is taken, and waits, at most for
-    /// `limit`, until openraft has committed what was. Whether it has. A snapshot of what openraft does
-    /// not know to be committed would contradict it.
-    pub(crate) async fn hold_for_snapshot(&self, limit: Duration) -> bool {
-        self.inner.lock().early.hold(true);
+    /// Pauses early sequencing until a snapshot is taken, and waits up to `limit` for openraft to
+    /// commit the entries sequenced so far. Returns whether it has. A snapshot of unconfirmed
+    /// entries would contradict openraft.
+    pub(crate) async fn pause_for_snapshot(&self, limit: Duration) -> bool {
+        self.inner.lock().unconfirmed.hold(true);
         self.until(limit, UnconfirmedEntries::is_caught_up).await
     }
 
-    /// Waits, at most for `limit`, until the snapshot is taken; whether it was or not, entries are
-    /// sequenced ahead of openraft again.
-    pub(crate) async fn let_go_after_snapshot(&self, limit: Duration) {
-        self.until(limit, |early| !early.is_held()).await;
-        self.inner.lock().early.hold(false);
+    /// Waits up to `limit` for the snapshot, then resumes early sequencing in any case.
+    pub(crate) async fn resume_after_snapshot(&self, limit: Duration) {
+        self.until(limit, |unconfirmed| !unconfirmed.is_held()).await;
+        self.inner.lock().unconfirmed.hold(false);
     }
 
     async fn until(&self, limit: Duration, is_so: impl Fn(&UnconfirmedEntries) -> bool) -> bool {
         let wait = async {
             loop {
-                let told = self.in_step.notified();
-                if is_so(&self.inner.lock().early) {
+                let notified = self.caught_up.notified();
+                if is_so(&self.inner.lock().unconfirmed) {
                     return;
                 }
-                told.await;
+                notified.await;
             }
         };
         tokio::time::timeout(limit, wait).await.is_ok()
     }
 
-    /// A view of the state as of now with the meta data openraft wants beside it; encoding it, which
-    /// takes longer, is left to a thread that holds nobody up. `None` while the state is ahead of
-    /// openraft.
+    /// Returns a view of the present state with the metadata for openraft; the caller encodes the
+    /// view on another thread. `None` while the state is ahead of openraft.
     pub(crate) fn snapshot(&self) -> Option<(SnapshotMeta, View)> {
         let mut inner = self.inner.lock();
-        if !inner.early.is_caught_up() {
+        if !inner.unconfirmed.is_caught_up() {
             return None;
         }
         let last_membership = inner.membership.clone();
         let meta = SnapshotMeta { last_log_id: inner.applied, last_membership };
-        inner.early.hold(false);
-        self.in_step.notify_waiters();
+        inner.unconfirmed.hold(false);
+        self.caught_up.notify_waiters();
         Some((meta, inner.sequencer.view()))
     }
 
-    /// Replaces the state by a snapshot's. One that holds no more than was sequenced here, ahead of
-    /// openraft, only confirms it: what zones were told is never taken back.
+    /// Replaces the state by a snapshot's. An older snapshot only confirms the entries sequenced
+    /// early: published links are never taken back.
     ///
     /// # Errors
-    /// If the bytes are damaged or of another cluster, or another entry was sequenced in place of the
-    /// snapshot's last; nothing has changed then.
+    /// If the bytes are damaged or of another cluster, or another entry was sequenced in place of
+    /// the snapshot's last. Nothing has changed then.
     pub(crate) fn restore(&self, meta: &SnapshotMeta, bytes: &[u8]) -> io::Result<()> {
         let mut inner = self.inner.lock();
         if let Some(last) = meta.last_log_id {
-            inner.early.confirm_upto(&last)?;
-            self.tell_if_in_step(&inner);
+            inner.unconfirmed.confirm_upto(&last)?;
+            self.notify_if_caught_up(&inner);
             if inner.next_index() > last.index() {
                 return Ok(());
             }
@@ -362,15 +361,15 @@ impl SequencerDriver {
         inner.sequencer = sequencer;
         inner.applied = meta.last_log_id;
         inner.set_membership(meta.last_membership.clone());
-        inner.ring.start_after(head_id);
+        inner.batch_cache.start_after(head_id);
         self.zones.send_replace(Arc::new(inner.sequencer.zones().clone()));
-        self.tell(inner);
+        self.publish(inner);
         Ok(())
     }
 }
 
 impl Inner {
-    /// The index after the newest entry that was sequenced.
+    /// Returns the index after the newest sequenced entry.
     fn next_index(&self) -> u64 {
         self.applied.map_or(0, |applied| applied.index() + 1)
     }
@@ -383,18 +382,18 @@ impl Inner {
         self.membership = membership;
     }
 
-    fn pass_on(&mut self, index: u64, sequenced: Sequenced) {
+    fn publish_batch(&mut self, index: u64, sequenced: Sequenced) {
         if let (Some(first_id), Some(head)) = (sequenced.first_id, sequenced.head) {
             let (bytes, skipped_positions) = (sequenced.bytes, sequenced.skipped_positions);
             let batch = tail_batch(index, first_id.get(), head, bytes, skipped_positions);
-            self.ring.push(batch);
+            self.batch_cache.push(batch);
         }
         let name = (sequenced.batch.session, sequenced.batch.sequence);
-        self.recent.sequenced(name, sequenced.outcomes);
+        self.reply_cache.sequenced(name, sequenced.outcomes);
     }
 }
 
-/// A batch as the tail sends it.
+/// Builds the message of a tail.
 pub(crate) fn tail_batch(
     index: u64,
     first_id: u64,

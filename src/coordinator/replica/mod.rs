@@ -1,4 +1,4 @@
-//! The replicated state of one group: the sequencer behind the committed entries, what it answers, its snapshots.
+//! Replicated state: the sequencer behind committed entries, its replies, batches and snapshots.
 
 pub(crate) mod batch_cache;
 pub(crate) mod driver;

@@ -1,7 +1,7 @@
-//! Outcomes of the newest batches, and who waits for the next ones.
+//! Caches the outcomes of the newest batches, and the waiters for the next ones.
 //!
-//! Every coordinator sequences every batch, so every coordinator can answer every submitter; a
-//! submitter that resends to another coordinator finds its answer here without a second proposal.
+//! Every coordinator sequences every batch. An API node that resends to another coordinator gets
+//! its reply here without a second proposal.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use tokio::sync::oneshot;
 
 use crate::sequencer::{Outcome, SessionId};
 
-/// Writes whose outcomes are remembered: some 10 MB.
+/// Writes whose outcomes are kept: about 10 MB.
 const WRITES_MAX: usize = 65_536;
 
-/// A batch's name.
+/// Name of a batch.
 pub(crate) type BatchId = (SessionId, u64);
 
-/// Outcomes of one batch; empty when it was stale.
+/// Outcomes of one batch; empty if it was stale.
 pub(crate) type Outcomes = Arc<Vec<Outcome>>;
 
 #[derive(Debug, Default)]
@@ -27,15 +27,15 @@ pub(crate) struct ReplyCache {
     waiting: HashMap<BatchId, Vec<oneshot::Sender<Outcomes>>>,
 }
 
-/// An answer, now or later.
+/// Result of a lookup: now or later.
 pub(crate) enum Lookup {
     Hit(Outcomes),
     Pending(oneshot::Receiver<Outcomes>),
 }
 
 impl ReplyCache {
-    /// The outcomes of a batch, or a receiver that gets them when the batch is sequenced here.
-    pub(crate) fn answer(&mut self, batch: BatchId) -> Lookup {
+    /// Returns the outcomes of a batch, or a receiver for them.
+    pub(crate) fn lookup(&mut self, batch: BatchId) -> Lookup {
         if let Some(outcomes) = self.outcomes.get(&batch) {
             return Lookup::Hit(Arc::clone(outcomes));
         }
@@ -46,8 +46,8 @@ impl ReplyCache {
         Lookup::Pending(receiver)
     }
 
-    /// Forgets waiters of `batch` that have given up.
-    pub(crate) fn give_up(&mut self, batch: &BatchId) {
+    /// Removes abandoned waiters of `batch`.
+    pub(crate) fn abandon(&mut self, batch: &BatchId) {
         if let Some(waiting) = self.waiting.get_mut(batch) {
             waiting.retain(|sender| !sender.is_closed());
             if waiting.is_empty() {
@@ -56,7 +56,7 @@ impl ReplyCache {
         }
     }
 
-    /// Records a batch's outcomes the first time it is sequenced and tells who waits for them.
+    /// Records a batch's outcomes the first time it is sequenced and wakes its waiters.
     pub(crate) fn sequenced(&mut self, batch: BatchId, outcomes: Vec<Outcome>) {
         let fresh = Arc::new(outcomes);
         let outcomes = Arc::clone(self.outcomes.entry(batch).or_insert_with(|| {
@@ -82,22 +82,24 @@ mod tests {
     use crate::sequencer::Outcome;
 
     #[test]
-    fn a_batch_sequenced_twice_keeps_its_first_outcomes() {
-        let mut recent = ReplyCache::default();
-        let Lookup::Pending(mut coming) = recent.answer(([1; 16], 1)) else { panic!("not known") };
-        recent.sequenced(([1; 16], 1), vec![Outcome::KeyReused(WriteId::FIRST)]);
-        recent.sequenced(([1; 16], 1), vec![Outcome::Repeated(WriteId::FIRST)]);
+    fn repeated_batch_keeps_its_first_outcomes() {
+        let mut reply_cache = ReplyCache::default();
+        let Lookup::Pending(mut coming) = reply_cache.lookup(([1; 16], 1)) else {
+            panic!("not known")
+        };
+        reply_cache.sequenced(([1; 16], 1), vec![Outcome::KeyReused(WriteId::FIRST)]);
+        reply_cache.sequenced(([1; 16], 1), vec![Outcome::Repeated(WriteId::FIRST)]);
         let first = vec![Outcome::KeyReused(WriteId::FIRST)];
         assert_eq!(*coming.try_recv().expect("told"), first);
-        let Lookup::Hit(known) = recent.answer(([1; 16], 1)) else { panic!("known") };
+        let Lookup::Hit(known) = reply_cache.lookup(([1; 16], 1)) else { panic!("known") };
         assert_eq!(*known, first);
     }
 
     #[test]
-    fn who_has_given_up_is_forgotten() {
-        let mut recent = ReplyCache::default();
-        drop(recent.answer(([1; 16], 1)));
-        recent.give_up(&([1; 16], 1));
-        assert!(recent.waiting.is_empty());
+    fn abandoned_waiter_is_removed() {
+        let mut reply_cache = ReplyCache::default();
+        drop(reply_cache.lookup(([1; 16], 1)));
+        reply_cache.abandon(&([1; 16], 1));
+        assert!(reply_cache.waiting.is_empty());
     }
 }

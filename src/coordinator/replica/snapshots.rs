@@ -1,5 +1,7 @@
-//! The coordinator's one snapshot file, written beside the log: temporary file, fsync, rename,
-//! fsync of the directory. A crash at any point leaves the old or the new one whole.
+//! Stores the coordinator's single snapshot file beside the log.
+//!
+//! A write is a temporary file, fsync, rename, fsync of the directory. A crash leaves the old or
+//! the new file whole.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,25 +16,25 @@ use crate::coordinator::log::disk::{Directory, Disk};
 
 const FILE: &str = "snapshot";
 const TEMPORARY: &str = "snapshot.new";
-const ASIDE: &str = "snapshot.damaged";
+const UNREADABLE: &str = "snapshot.damaged";
 const MAGIC: &[u8; 8] = b"pghcsnp1";
 
-/// What the operator must do about a snapshot that cannot be used.
+/// Advice for an unusable snapshot.
 const REPLACE_HINT: &str = "keep this coordinator stopped while the others go on, and replace it by a new \
                        one with an empty directory (pghc members replace)";
 
-/// Where the snapshot is. Clones are the same place.
+/// Location of the snapshot; clones share it.
 #[derive(Clone)]
 pub(crate) struct Snapshots {
     disk: Arc<dyn Disk>,
-    /// The file, for messages.
+    /// Path, for messages.
     path: PathBuf,
-    /// One is written at a time; the newest that was.
+    /// Newest written snapshot; the lock serialises writes.
     newest: Arc<Mutex<Option<LogId>>>,
 }
 
 impl Snapshots {
-    /// Uses `disk`; `dir` only names it in messages.
+    /// Uses `disk`; `dir` is for messages only.
     pub(crate) fn new(disk: Arc<dyn Disk>, dir: &Path) -> Self {
         Self { disk, path: dir.join(FILE), newest: Arc::default() }
     }
@@ -42,8 +44,8 @@ impl Snapshots {
         Ok(Self::new(Arc::new(Directory::open(dir)?), dir))
     }
 
-    /// Writes a snapshot in the place of the one before it; durable when it returns. One that is
-    /// older than what is there already is not written: a build that was overtaken by an install.
+    /// Replaces the snapshot; durable on return. A snapshot that is older than the present one is
+    /// not written, since an install was faster.
     pub(crate) fn save(&self, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
         let mut newest = self.newest.lock();
         if *newest > meta.last_log_id {
@@ -55,7 +57,7 @@ impl Snapshots {
         let mut sum = crc32fast::Hasher::new();
         sum.update(&meta);
         sum.update(state);
-        // What a crash left of an earlier attempt.
+        // Leftover of a crash.
         match self.disk.remove(TEMPORARY) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -69,7 +71,7 @@ impl Snapshots {
             offset += part.len() as u64;
         }
         file.sync()?;
-        // Else a file system that reorders may rename what an earlier attempt left.
+        // Otherwise a reordering file system may rename an earlier attempt's leftover.
         self.disk.sync_dir()?;
         self.disk.rename(TEMPORARY, FILE)?;
         self.disk.sync_dir()?;
@@ -77,21 +79,20 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Looks at the snapshot before anything is built on it, beside a log that is purged up to index
-    /// `purged`. One that is damaged is put aside if the log still holds everything from the start,
-    /// since the state is computed from it again.
+    /// Checks the snapshot beside a log that is purged up to index `purged`. A damaged snapshot is
+    /// set aside if the log begins at its first entry, because the state can be recomputed.
     ///
     /// # Errors
-    /// `InvalidData` if the state cannot be computed from what is here: the coordinator must not
-    /// start. Nothing was changed then.
+    /// `InvalidData` if the state cannot be computed: the coordinator must not start. Nothing was
+    /// changed then.
     pub(crate) fn check(&self, purged: Option<u64>) -> io::Result<()> {
         let reaches = match (self.load(), purged) {
             (Ok(snapshot), _) => snapshot.and_then(|it| it.meta.last_log_id).map(|it| it.index),
             (Err(error), None) if error.kind() == io::ErrorKind::InvalidData => {
-                tracing::error!(%error, aside = ASIDE,
-                    "the snapshot is damaged and put aside; the log holds everything, so nothing is \
-                     lost; look at this disk");
-                self.disk.rename(FILE, ASIDE)?;
+                tracing::error!(%error, aside = UNREADABLE,
+                    "damaged snapshot set aside; the log holds every entry, so nothing is \
+                     lost; check this disk");
+                self.disk.rename(FILE, UNREADABLE)?;
                 return self.disk.sync_dir();
             }
             (Err(error), _) => return Err(error),
@@ -110,10 +111,10 @@ impl Snapshots {
         }
     }
 
-    /// The current snapshot, if there is one.
+    /// Returns the present snapshot, if any.
     ///
     /// # Errors
-    /// `InvalidData` if the file is damaged: the coordinator must not start on it.
+    /// `InvalidData` if the file is damaged: the coordinator must not use it.
     pub(crate) fn load(&self) -> io::Result<Option<Snapshot>> {
         let file = match self.disk.open(FILE) {
             Ok(file) => file,
@@ -147,7 +148,7 @@ impl Snapshots {
             return Err(damaged("it is cut"));
         }
         let meta = decode(&bytes[16..state_at])?;
-        // The checksum does not cover this length, and trailing bytes are no error to a decoder.
+        // The checksum does not cover this length, and the decoder accepts trailing bytes.
         if encode(&meta).len() != state_at - 16 {
             return Err(damaged("its header is not a snapshot's"));
         }

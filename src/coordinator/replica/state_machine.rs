@@ -1,4 +1,4 @@
-//! openraft's state machine: openraft's own commit as a source of the sequencer's advance.
+//! openraft's state machine: passes openraft's commits to the sequencer's driver.
 
 use std::io;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ impl StateMachine {
     }
 }
 
-/// A view of the state at one moment, still to be written.
+/// View of the state at one moment, to be written later.
 pub(crate) struct Builder {
     snapshots: Snapshots,
     meta: SnapshotMeta,
@@ -82,8 +82,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
-    /// None while the state is ahead of what openraft knows to be committed, which the caller sees to
-    /// (`maintenance`): a later look makes the snapshot.
+    /// Returns `None` while the state is ahead of openraft's commits; `retention` retries.
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<Builder> {
         let (meta, view) = self.driver.snapshot()?;
         Some(Builder { snapshots: self.snapshots.clone(), meta, view: Some(view) })

@@ -1,15 +1,17 @@
-//! What was sequenced before openraft knew it to be committed. Each such entry is compared with the
-//! one that openraft commits at its index: were they ever to differ, this coordinator stops.
+//! Tracks entries that were sequenced before openraft committed them.
+//!
+//! Each is compared with the entry that openraft commits at its index; on a difference this
+//! coordinator stops.
 
 use std::collections::VecDeque;
 use std::io;
 
 use crate::coordinator::consensus::type_config::LogId;
 
-/// Most entries that may be sequenced ahead of openraft; beyond, its word is waited for.
+/// Most entries ahead of openraft; beyond them its commit is awaited.
 const AHEAD_MAX: usize = 65_536;
 
-/// See the module.
+/// Entries sequenced by quorum acks only.
 #[derive(Debug, Default)]
 pub(crate) struct UnconfirmedEntries {
     ahead: VecDeque<LogId>,
@@ -22,12 +24,12 @@ impl UnconfirmedEntries {
         !self.is_held && self.ahead.len() < AHEAD_MAX
     }
 
-    /// Whether openraft has committed all that was sequenced.
+    /// Whether openraft has committed every sequenced entry.
     pub(crate) fn is_caught_up(&self) -> bool {
         self.ahead.is_empty()
     }
 
-    /// While held, nothing more is sequenced ahead.
+    /// Pauses or resumes early sequencing.
     pub(crate) fn hold(&mut self, is_held: bool) {
         self.is_held = is_held;
     }
@@ -36,12 +38,12 @@ impl UnconfirmedEntries {
         self.is_held
     }
 
-    /// The entry was sequenced ahead of openraft.
+    /// Records an entry sequenced ahead of openraft.
     pub(crate) fn push(&mut self, log_id: LogId) {
         self.ahead.push_back(log_id);
     }
 
-    /// openraft has committed `log_id`, which is no newer than what was sequenced.
+    /// Confirms `log_id`, committed by openraft and no newer than the newest sequenced entry.
     ///
     /// # Errors
     /// If another entry was sequenced at its index.
@@ -55,7 +57,7 @@ impl UnconfirmedEntries {
         }
     }
 
-    /// As [`Self::confirm`], of all entries up to the last one of a snapshot.
+    /// Confirms all entries up to the last one of a snapshot.
     ///
     /// # Errors
     /// If another entry was sequenced at its index.
@@ -67,11 +69,11 @@ impl UnconfirmedEntries {
     }
 }
 
-fn differs(early: Option<&LogId>, committed: &LogId) -> io::Error {
+fn differs(unconfirmed: Option<&LogId>, committed: &LogId) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
         format!(
-            "the entry {early:?} was sequenced by the acks of a majority and {committed} is \
+            "the entry {unconfirmed:?} was sequenced by the acks of a majority and {committed} is \
              committed in its place; this coordinator stops; set acks = \"leader\" everywhere and \
              report this"
         ),

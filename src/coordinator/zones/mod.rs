@@ -1,4 +1,4 @@
-//! The zones of the cluster: which are registered, what they report, and how far each is.
+//! Zones of the cluster: registry, reports, progress and state.
 
 pub(crate) mod names;
 pub(crate) mod progress_view;

@@ -1,5 +1,7 @@
-//! Which process has the name of an API node: the first that reports under it, until that one has fallen
-//! silent or another process listens at its place.
+//! Assigns each API node name to one process.
+//!
+//! The first process to report under a name owns it, until it is silent for [`SILENT_AFTER`] or
+//! another process listens at its address.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,18 +12,18 @@ use tokio::time::Instant;
 use super::state::SILENT_AFTER;
 use crate::rpc::v1::ZoneReport;
 
-/// Names that are remembered. At the limit the silent ones are forgotten; while there are none, a new
-/// name has no owner.
+/// Most names kept. At the limit silent ones are dropped; if none is silent, a new name gets no
+/// owner.
 const NAMES_MAX: usize = 4096;
 
-/// Another process has the name.
+/// Another process owns the name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the node name {node} is in use by another process, of zone {zone}, last heard {} ms ago: two nodes of \
+    "the node name {node} is in use by another process, of zone {zone}, last report {} ms ago: two nodes of \
      one name cannot be told apart; nothing is lost; give one of them another --node",
     silent.as_millis()
 )]
-pub(crate) struct Taken {
+pub(crate) struct NameTaken {
     node: String,
     zone: String,
     silent: Duration,
@@ -31,37 +33,38 @@ struct Owner {
     session: Bytes,
     place: String,
     zone: String,
-    heard: Instant,
+    reported: Instant,
 }
 
-/// The owners by name.
+/// Owners by name.
 #[derive(Default)]
 pub(crate) struct Names {
     owners: BTreeMap<String, Owner>,
 }
 
 impl Names {
-    /// Notes that the process of `report` has its name. A report that names no process claims nothing.
+    /// Records that the process of `report` owns its name. A report without a process claims
+    /// nothing.
     ///
     /// # Errors
-    /// Another process has the name.
-    pub(crate) fn claim(&mut self, report: &ZoneReport, now: Instant) -> Result<(), Taken> {
+    /// If another process owns the name.
+    pub(crate) fn claim(&mut self, report: &ZoneReport, now: Instant) -> Result<(), NameTaken> {
         if report.session.is_empty() {
             return Ok(());
         }
         let is_free = |owner: &Owner| {
             owner.session == report.session
                 || owner.place == report.place
-                || now - owner.heard >= SILENT_AFTER
+                || now - owner.reported >= SILENT_AFTER
         };
         match self.owners.get(&report.node) {
             Some(owner) if !is_free(owner) => {
                 let (node, zone) = (report.node.clone(), owner.zone.clone());
-                return Err(Taken { node, zone, silent: now - owner.heard });
+                return Err(NameTaken { node, zone, silent: now - owner.reported });
             }
             Some(_) => {}
             None if self.owners.len() >= NAMES_MAX => {
-                self.owners.retain(|_, owner| now - owner.heard < SILENT_AFTER);
+                self.owners.retain(|_, owner| now - owner.reported < SILENT_AFTER);
                 if self.owners.len() >= NAMES_MAX {
                     return Ok(());
                 }
@@ -72,7 +75,7 @@ impl Names {
             session: report.session.clone(),
             place: report.place.clone(),
             zone: report.zone.clone(),
-            heard: now,
+            reported: now,
         };
         self.owners.insert(report.node.clone(), owner);
         Ok(())
@@ -91,36 +94,38 @@ mod tests {
     }
 
     #[test]
-    fn a_name_belongs_to_the_first_process_until_it_is_silent() {
+    fn name_belongs_to_its_first_process_until_silent() {
         let (mut names, now) = (Names::default(), Instant::now());
-        names.claim(&report("eu-1", 1, "a:8080"), now).expect("nobody has it");
+        names.claim(&report("eu-1", 1, "a:8080"), now).expect("the name is free");
         names.claim(&report("eu-2", 2, "b:8080"), now).expect("another name");
         let almost = now + SILENT_AFTER / 2;
         let taken = names.claim(&report("eu-1", 3, "b:8080"), almost).expect_err("it is taken");
         let said = taken.to_string();
         assert!(said.contains("eu-1 is in use") && said.contains("2500 ms ago"), "{said}");
         names.claim(&report("eu-1", 1, "a:8080"), almost).expect("its owner");
-        names.claim(&report("eu-1", 3, "b:8080"), now + SILENT_AFTER).expect_err("heard since");
+        names
+            .claim(&report("eu-1", 3, "b:8080"), now + SILENT_AFTER)
+            .expect_err("the owner has reported");
         let later = almost + SILENT_AFTER;
         names.claim(&report("eu-1", 3, "b:8080"), later).expect("its owner is silent");
         names.claim(&report("eu-1", 1, "a:8080"), later).expect_err("it has another owner now");
     }
 
     #[test]
-    fn a_restarted_process_takes_its_name_over_at_once() {
+    fn restarted_process_takes_its_name_over() {
         let (mut names, now) = (Names::default(), Instant::now());
-        names.claim(&report("eu-1", 1, "a:8080"), now).expect("nobody has it");
+        names.claim(&report("eu-1", 1, "a:8080"), now).expect("the name is free");
         names.claim(&report("eu-1", 2, "a:8080"), now).expect("it listens at the same place");
     }
 
     #[test]
-    fn the_names_that_are_remembered_are_bounded() {
+    fn names_are_bounded() {
         let (mut names, now) = (Names::default(), Instant::now());
         for number in 0..NAMES_MAX + 9 {
-            names.claim(&report(&format!("n{number}"), 1, "a"), now).expect("nobody has it");
+            names.claim(&report(&format!("n{number}"), 1, "a"), now).expect("the name is free");
         }
         assert_eq!(names.owners.len(), NAMES_MAX);
-        names.claim(&report("new", 1, "a"), now + SILENT_AFTER).expect("nobody has it");
+        names.claim(&report("new", 1, "a"), now + SILENT_AFTER).expect("the name is free");
         assert_eq!(names.owners.len(), 1);
     }
 }

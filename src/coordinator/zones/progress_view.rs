@@ -1,4 +1,4 @@
-//! How far every zone is, beside what this coordinator can still feed it.
+//! Shows each zone's progress beside the ids that this coordinator can still feed it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,13 +6,13 @@ use std::sync::Arc;
 use pghc_api::id::ZoneName;
 use tokio::time::Instant;
 
-use super::registry::{Inhabited, Zones};
+use super::registry::{MemberZones, Zones};
 use super::state::Feed;
 use crate::coordinator::raft::log_store::LogStore;
 use crate::coordinator::replica::driver::SequencerDriver;
 use crate::rpc::v1::ZoneView;
 
-/// What this coordinator tells of the zones.
+/// View of the zones' progress.
 #[derive(Clone)]
 pub(crate) struct ZoneProgressView {
     pub(crate) driver: Arc<SequencerDriver>,
@@ -21,23 +21,23 @@ pub(crate) struct ZoneProgressView {
 }
 
 impl ZoneProgressView {
-    /// `expected` are the zones that have a coordinator when the group is founded.
+    /// `expected` are the zones with a coordinator at founding.
     pub(crate) fn new(
         driver: &Arc<SequencerDriver>,
         log: &LogStore,
         expected: Vec<ZoneName>,
     ) -> Self {
         let applied = Arc::clone(driver);
-        let inhabited = move || -> BTreeSet<ZoneName> {
+        let member_zones = move || -> BTreeSet<ZoneName> {
             let (_, membership) = applied.applied();
             membership.nodes().filter_map(|(_, member)| member.zone.parse().ok()).collect()
         };
-        let known = (expected, Box::new(inhabited) as Inhabited);
+        let known = (expected, Box::new(member_zones) as MemberZones);
         let zones = Arc::new(Zones::new(driver.zones(), known, Instant::now()));
         Self { driver: Arc::clone(driver), zones, log: log.clone() }
     }
 
-    /// What it can feed zones with.
+    /// Returns the ids that this coordinator can feed.
     pub(crate) fn feed(&self) -> Feed {
         let head = *self.driver.head_id().borrow();
         let (first_id, log_first_id) = self.driver.first_ids(self.log.first());
@@ -45,7 +45,7 @@ impl ZoneProgressView {
         Feed { first_id, log_first_id, earlier_head }
     }
 
-    /// All zones but the removed ones.
+    /// Returns the views of all zones that were not removed.
     pub(crate) fn views(&self, feed: Feed) -> Vec<ZoneView> {
         self.zones.views(feed, Instant::now())
     }

@@ -1,5 +1,6 @@
-//! Has the registry of zones changed: by itself for the zones of members, while this coordinator leads, and
-//! on request, through the leader.
+//! Changes the registry of zones through the leader.
+//!
+//! A leader registers its members' zones by itself; operators request other changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +16,10 @@ use crate::sequencer::{Registration, ZoneAct, ZoneChange};
 /// Pause before another attempt.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Pause before all members are asked again whether they can read the first registration.
+/// Pause before the members are probed again for the first registration.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
-/// Longest time a change on request may take.
+/// Deadline of a requested change.
 const CHANGE_MAX: Duration = Duration::from_secs(10);
 
 /// Changes the registry.
@@ -26,11 +27,11 @@ const CHANGE_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct Registrar {
     leader_client: LeaderClient,
     zones: Arc<Zones>,
-    /// How long one attempt to reach the leader may take before it is made again.
+    /// Deadline of one attempt to reach the leader.
     attempt_max: Duration,
 }
 
-/// Why a change did not come about.
+/// Why a change did not happen.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChangeError {
     #[error("zone {0} is not known to this cluster; pghc zone list shows those that are")]
@@ -45,7 +46,7 @@ pub(crate) enum ChangeError {
     )]
     NotReadable,
     #[error(
-        "no majority of the coordinators has confirmed it within {} s; it may still come about: look \
+        "no majority of the coordinators has confirmed it within {} s; it may still happen: check \
          with pghc zone list, or repeat it, which does no harm",
         CHANGE_MAX.as_secs()
     )]
@@ -53,7 +54,7 @@ pub(crate) enum ChangeError {
 }
 
 impl Registrar {
-    /// `attempt_max` bounds one attempt to reach the leader; then it is made again.
+    /// `attempt_max` is the deadline of one attempt to reach the leader.
     pub(crate) fn new(
         leader_client: &LeaderClient,
         zones: &Arc<Zones>,
@@ -62,7 +63,7 @@ impl Registrar {
         Self { leader_client: leader_client.clone(), zones: Arc::clone(zones), attempt_max }
     }
 
-    /// Registers zones of members and forgets removed ones that nothing needs, until it is dropped.
+    /// Registers zones of members and forgets unneeded removed ones, until dropped.
     pub(crate) async fn run(self) {
         let (mut newcomers, mut registry) = (self.zones.newcomers(), self.zones.registry());
         let mut leadership = self.leader_client.leadership();
@@ -94,7 +95,7 @@ impl Registrar {
         }
     }
 
-    /// What a leader changes by itself now; nothing while another coordinator leads.
+    /// Returns the changes that a leader makes by itself; none on a follower.
     fn due(&self) -> Vec<ZoneChange> {
         if !self.leader_client.leads() {
             return Vec::new();
@@ -106,8 +107,8 @@ impl Registrar {
         new.into_iter().map(act(ZoneAct::Register)).chain(forget).collect()
     }
 
-    /// Has a zone added or removed and waits until it is so here; whether it was not so before.
-    /// Repeating it does no harm.
+    /// Adds or removes a zone and waits until the change is sequenced here. Returns whether the
+    /// zone's state was different before; repetition is harmless.
     ///
     /// # Errors
     /// See [`ChangeError`].
@@ -120,10 +121,11 @@ impl Registrar {
         let mut registry = self.zones.registry();
         let before = registry.borrow_and_update().get(&change.zone);
         loop {
-            // Also when it is so already, as far as this coordinator knows: it may not know the newest.
+            // Proposed even if already true here: this coordinator may not know the newest
+            // registry.
             let attempt = self.leader_client.attempt_zone_change(&change, self.attempt_max).await;
             if attempt == ProposeResult::Committed {
-                // At the leader it is carried out already; here it comes with the next append.
+                // The leader has sequenced the change; here it arrives with the next append.
                 let wait =
                     if self.leader_client.leads() { Duration::ZERO } else { self.attempt_max };
                 let so = registry.wait_for(|zones| match zones.get(&change.zone) {

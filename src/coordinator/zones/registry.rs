@@ -1,5 +1,5 @@
-//! What this coordinator knows of the zones: which exist, by the replicated registry; how far each
-//! has applied and when it last spoke, by the reports of its API nodes.
+//! Tracks the zones: their registration by the replicated registry, their progress by API nodes'
+//! reports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,19 +10,18 @@ use pghc_api::id::{BadId, ZoneName};
 use pghc_api::limits::ZONES_MAX;
 use tokio::time::Instant;
 
-use super::names::{Names, Taken};
-use super::state::{Feed, Heads, Known, SILENT_AFTER, state};
+use super::names::{NameTaken, Names};
+use super::state::{Feed, Heads, SILENT_AFTER, ZoneProgress, state};
 use crate::rpc::v1::zone_view::State;
 use crate::rpc::v1::{ZoneReport, ZoneView};
 use crate::sequencer::{self, Registration};
 use crate::task::watch;
 
-/// Zones that report and are not known, which are remembered to be shown; further ones are not. A silent one
-/// is forgotten after [`UNKNOWN_FOR`].
+/// Most unknown reporting zones kept for display; a silent one is dropped after [`UNKNOWN_FOR`].
 const UNKNOWN_MAX: usize = 16;
 const UNKNOWN_FOR: Duration = Duration::from_secs(60);
 
-/// Why a report is not taken.
+/// Why a report is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     #[error("{0}")]
@@ -38,7 +37,7 @@ pub(crate) enum Refusal {
     )]
     Unknown(ZoneName),
     #[error("{0}")]
-    Taken(#[from] Taken),
+    NameTaken(#[from] NameTaken),
     #[error(
         "zone {0} is not known and {ZONES_MAX} zones are already: remove one that no longer exists"
     )]
@@ -54,13 +53,13 @@ struct Zone {
     trouble: String,
     api_url: String,
     filling: bool,
-    heard: Instant,
-    /// When its applier last spoke.
-    applier_heard: Option<Instant>,
+    reported: Instant,
+    /// Time of its applier's last report.
+    applier_reported: Option<Instant>,
 }
 
 impl Zone {
-    fn first_heard(now: Instant) -> Self {
+    fn first_reported(now: Instant) -> Self {
         Self {
             frontier: 0,
             flushed: 0,
@@ -69,31 +68,31 @@ impl Zone {
             trouble: String::new(),
             api_url: String::new(),
             filling: false,
-            heard: now,
-            applier_heard: None,
+            reported: now,
+            applier_reported: None,
         }
     }
 
-    /// Its frontier; `None` while only standby nodes were heard, which do not speak for it.
+    /// Returns its frontier; `None` while only standby nodes have reported.
     fn known_frontier(&self) -> Option<u64> {
-        self.applier_heard.map(|_| self.frontier)
+        self.applier_reported.map(|_| self.frontier)
     }
 }
 
-/// Tells the zones that the members of the group are in.
-pub(crate) type Inhabited = Box<dyn Fn() -> BTreeSet<ZoneName> + Send + Sync>;
+/// Returns the zones of the group's members.
+pub(crate) type MemberZones = Box<dyn Fn() -> BTreeSet<ZoneName> + Send + Sync>;
 
 /// All zones by name.
 pub(crate) struct Zones {
-    /// The registry as this coordinator has sequenced it.
+    /// Registry as sequenced here.
     registry: watch::Receiver<Arc<sequencer::Zones>>,
-    /// Zones to begin with, while none is registered.
+    /// Initial zones while none is registered.
     expected: Vec<ZoneName>,
-    /// Zones that the members of the group are in.
-    inhabited: Inhabited,
-    /// Since when they could have been heard of.
+    /// Returns the zones of the group's members.
+    member_zones: MemberZones,
+    /// Time since which reports could have arrived.
     since: Instant,
-    heard: Mutex<BTreeMap<ZoneName, Zone>>,
+    reported: Mutex<BTreeMap<ZoneName, Zone>>,
     names: Mutex<Names>,
     heads: Mutex<Heads>,
     changed: watch::Sender<()>,
@@ -101,28 +100,29 @@ pub(crate) struct Zones {
 }
 
 impl Zones {
-    /// `expected` are the zones that count before any is registered; afterwards those count that members
-    /// are in, and those that a person has added.
+    /// `expected` are the zones that count before any is registered. Afterwards the members' zones
+    /// and those added by an operator count.
     pub(crate) fn new(
         registry: watch::Receiver<Arc<sequencer::Zones>>,
-        (expected, inhabited): (Vec<ZoneName>, Inhabited),
+        (expected, member_zones): (Vec<ZoneName>, MemberZones),
         since: Instant,
     ) -> Self {
         let (changed, newcomer) = (watch::Sender::new(()), watch::Sender::new(()));
-        let (heard, names, heads) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { registry, expected, inhabited, since, heard, names, heads, changed, newcomer }
+        let (reported, names, heads) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { registry, expected, member_zones, since, reported, names, heads, changed, newcomer }
     }
 
-    /// The registry as this coordinator has sequenced it, and its changes.
+    /// Returns the sequenced registry and its changes.
     pub(crate) fn registry(&self) -> watch::Receiver<Arc<sequencer::Zones>> {
         self.registry.clone()
     }
 
-    /// Takes in a report. Standby nodes report too; only the applier's word counts for more than
-    /// being alive. Who only asks names no zone.
+    /// Records a report. Standby nodes only prove that a zone is alive; its progress is the
+    /// applier's. A status query names no zone.
     ///
     /// # Errors
-    /// The zone was removed, is not known, or is one too many; or another process has the node's name.
+    /// If the zone was removed, is unknown or exceeds the limit, or if another process owns the
+    /// node's name.
     pub(crate) fn report(&self, report: ZoneReport, now: Instant) -> Result<(), Refusal> {
         if report.zone.is_empty() {
             return Ok(());
@@ -131,30 +131,31 @@ impl Zones {
         let registry = Arc::clone(&self.registry.borrow());
         let registration = registry.get(&name);
         if registration == Some(Registration::Removed) {
-            self.heard.lock().remove(&name);
+            self.reported.lock().remove(&name);
             return Err(Refusal::Removed(name));
         }
         self.names.lock().claim(&report, now)?;
-        // Before any zone is registered there is nothing to know a zone by.
+        // Before the first registration every zone is accepted.
         let is_known =
-            registration.is_some() || registry.is_empty() || (self.inhabited)().contains(&name);
-        let mut zones = self.heard.lock();
+            registration.is_some() || registry.is_empty() || (self.member_zones)().contains(&name);
+        let mut zones = self.reported.lock();
         if is_known && registration.is_none() && (registry.is_full() || zones.len() >= ZONES_MAX) {
             zones.retain(|name, _| registry.get(name) == Some(Registration::Registered));
             return Err(Refusal::Full(name));
         }
         if !is_known {
             let is_unknown = |name: &ZoneName| registry.get(name).is_none();
-            zones.retain(|name, zone| !is_unknown(name) || now - zone.heard < UNKNOWN_FOR);
+            zones.retain(|name, zone| !is_unknown(name) || now - zone.reported < UNKNOWN_FOR);
             if zones.keys().filter(|name| is_unknown(name)).count() < UNKNOWN_MAX {
-                zones.entry(name.clone()).or_insert_with(|| Zone::first_heard(now)).heard = now;
+                zones.entry(name.clone()).or_insert_with(|| Zone::first_reported(now)).reported =
+                    now;
             }
             return Err(Refusal::Unknown(name));
         }
-        let zone = zones.entry(name).or_insert_with(|| Zone::first_heard(now));
-        zone.heard = now;
+        let zone = zones.entry(name).or_insert_with(|| Zone::first_reported(now));
+        zone.reported = now;
         if report.is_applier {
-            // A zone's frontier goes back when its database was restored: the report stands.
+            // A restored database moves the frontier back: the report counts.
             zone.frontier = report.frontier;
             zone.flushed = report.flushed;
             zone.applier = report.node;
@@ -162,9 +163,9 @@ impl Zones {
             zone.trouble = report.trouble;
             zone.api_url = report.api_url;
             zone.filling = report.filling;
-            zone.applier_heard = Some(now);
-        } else if now - zone.applier_heard.unwrap_or(self.since) > SILENT_AFTER {
-            // Nobody applies: what the others say is the newest there is.
+            zone.applier_reported = Some(now);
+        } else if now - zone.applier_reported.unwrap_or(self.since) > SILENT_AFTER {
+            // Without an applier the other nodes' state is the newest.
             zone.halted = report.halted;
             zone.trouble = report.trouble;
             zone.filling = report.filling;
@@ -177,35 +178,34 @@ impl Zones {
         Ok(())
     }
 
-    /// Live zones that have not applied `id`: not those that are not registered, have halted, are silent or
-    /// cannot be fed from the log. A registered zone that was not heard of since this process started
-    /// counts as live for as long as one that has just fallen silent.
+    /// Returns live zones that have not applied `id`. Unregistered, halted, silent or detached
+    /// zones are omitted. A registered zone without a report since this process started counts as
+    /// live for [`SILENT_AFTER`].
     pub(crate) fn behind(&self, id: u64, feed: Feed, now: Instant) -> Vec<String> {
         let registry = self.registry.borrow();
-        let zones = self.heard.lock();
+        let zones = self.reported.lock();
         let live = |(name, zone): &(&ZoneName, &Zone)| {
-            now - zone.heard < SILENT_AFTER
+            now - zone.reported < SILENT_AFTER
                 && zone.halted.is_empty()
                 && !zone.filling
                 && zone.known_frontier().is_none_or(|frontier| feed.reaches(frontier))
                 && (registry.is_empty() || registry.get(name) == Some(Registration::Registered))
         };
         let behind = zones.iter().filter(|(_, zone)| zone.frontier < id).filter(live);
-        let unheard = registry.that_are(Registration::Registered);
-        let unheard = unheard.filter(|name| !zones.contains_key(*name));
-        let unheard = unheard.filter(|_| now - self.since < SILENT_AFTER);
-        behind.map(|(name, _)| name).chain(unheard).map(ToString::to_string).collect()
+        let unreported = registry.that_are(Registration::Registered);
+        let unreported = unreported.filter(|name| !zones.contains_key(*name));
+        let unreported = unreported.filter(|_| now - self.since < SILENT_AFTER);
+        behind.map(|(name, _)| name).chain(unreported).map(ToString::to_string).collect()
     }
 
-    /// Newest id up to which no registered zone needs the log, of those for which it holds all they
-    /// need; what a zone lacks that was purged already is no reason to keep the rest. `None`
-    /// while the applier of one of them is unheard of, so that it may need everything.
+    /// Returns the newest id up to which no registered zone needs the log.
     ///
-    /// Before any zone is registered, as during a rolling upgrade, the zones that have a coordinator
-    /// count, and those that were heard of.
-    pub(crate) fn needless(&self, feed: Feed) -> Option<u64> {
+    /// A zone that lacks purged ids holds back nothing. `None` while a zone's applier has not
+    /// reported, since it may need every entry. Before the first registration, as during a rolling
+    /// upgrade, zones with a coordinator or a report count.
+    pub(crate) fn unneeded_up_to(&self, feed: Feed) -> Option<u64> {
         let registry = self.registry.borrow();
-        let zones = self.heard.lock();
+        let zones = self.reported.lock();
         let mut least = u64::MAX;
         let counting: BTreeSet<&ZoneName> = match registry.is_empty() {
             true => self.expected.iter().chain(zones.keys()).collect(),
@@ -225,58 +225,58 @@ impl Zones {
         Some(least)
     }
 
-    /// Zones that a leader registers by itself: those that members are in, and before any is registered
-    /// those that are expected; ascending.
+    /// Returns the zones that a leader registers by itself, ascending: the members' zones and,
+    /// before the first registration, the expected ones.
     pub(crate) fn unregistered(&self) -> Vec<ZoneName> {
         let registry = Arc::clone(&self.registry.borrow());
         let known: BTreeSet<ZoneName> = match registry.is_empty() {
             true => self.expected.iter().cloned().collect(),
-            false => (self.inhabited)(),
+            false => (self.member_zones)(),
         };
         known.into_iter().filter(|name| registry.get(name).is_none()).collect()
     }
 
-    /// Names of removed zones that no leader would register by itself: nothing needs them.
+    /// Returns removed zones that no leader would register by itself.
     pub(crate) fn forgettable(&self) -> Vec<ZoneName> {
         let registry = Arc::clone(&self.registry.borrow());
-        let inhabited = (self.inhabited)();
+        let member_zones = (self.member_zones)();
         let removed = registry.that_are(Registration::Removed);
-        removed.filter(|name| !inhabited.contains(*name)).cloned().collect()
+        removed.filter(|name| !member_zones.contains(*name)).cloned().collect()
     }
 
-    /// Changes when [`Zones::unregistered`] may hold a zone that it did not.
+    /// Changes when [`Zones::unregistered`] may return a new zone.
     pub(crate) fn newcomers(&self) -> watch::Receiver<()> {
         self.newcomer.subscribe()
     }
 
-    /// Resolves when a report has come in since `receiver` last looked.
+    /// Resolves when a report has arrived since `receiver` was last read.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// Whether somebody waits for [`Self::changes`].
-    pub(crate) fn are_awaited(&self) -> bool {
+    /// Whether [`Self::changes`] has receivers.
+    pub(crate) fn have_waiters(&self) -> bool {
         self.changed.is_watched()
     }
 
-    /// The head a while ago, when it is `head` now.
+    /// Returns an earlier head, when the head is now `head`.
     pub(crate) fn earlier_head(&self, head: u64, now: Instant) -> u64 {
         let mut heads = self.heads.lock();
-        heads.note(head, now);
+        heads.record(head, now);
         heads.earlier(now)
     }
 
-    /// All zones but the removed ones, for status answers: registered, or heard of.
+    /// Returns the views of all registered or reporting zones, without the removed ones.
     pub(crate) fn views(&self, feed: Feed, now: Instant) -> Vec<ZoneView> {
         let registry = self.registry.borrow();
-        let zones = self.heard.lock();
+        let zones = self.reported.lock();
         let registered = registry.that_are(Registration::Registered).map(|name| (name, true));
         let mut names: BTreeMap<&ZoneName, bool> =
             zones.keys().map(|name| (name, false)).chain(registered).collect();
         names.retain(|name, _| registry.get(name) != Some(Registration::Removed));
         let view = |(name, registered): (&ZoneName, bool)| {
             let zone = zones.get(name);
-            let silent = now - zone.map_or(self.since, |zone| zone.heard);
+            let silent = now - zone.map_or(self.since, |zone| zone.reported);
             let frontier = zone.and_then(Zone::known_frontier);
             let filling = zone.is_some_and(|zone| zone.filling);
             let text = |of: fn(&Zone) -> &String| zone.map(of).cloned().unwrap_or_default();
@@ -288,7 +288,7 @@ impl Zones {
                 trouble: text(|zone| &zone.trouble),
                 api_url: text(|zone| &zone.api_url),
                 silent_ms: u64::try_from(silent.as_millis()).unwrap_or(u64::MAX),
-                state: State::into(state(Known { frontier, filling, silent }, feed)),
+                state: State::into(state(ZoneProgress { frontier, filling, silent }, feed)),
                 registered,
             }
         };

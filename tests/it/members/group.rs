@@ -183,7 +183,7 @@ impl Group {
     /// Waits until a coordinator has logged that it waits for admission.
     pub(super) async fn waits(&self, id: u64) {
         wait_for("a coordinator that is not admitted", async || {
-            self.said(id).contains("not admitted yet").then_some(())
+            self.said(id).contains("waiting for admission").then_some(())
         })
         .await;
     }

@@ -17,8 +17,8 @@ async fn a_leader_that_is_told_to_stop_hands_over_first() {
         let status = group.term(leader).await;
         assert_eq!(status.code(), Some(0));
         let said = group.said(leader);
-        assert!(said.contains("handing the lead over"), "{said}");
-        taken_over += usize::from(!said.contains("no other coordinator took the lead"));
+        assert!(said.contains("leadership transfer started"), "{said}");
+        taken_over += usize::from(!said.contains("election follows after a timeout"));
         group.write().await;
         group.run(leader);
     }
@@ -37,7 +37,7 @@ async fn a_leader_that_stops_waits_for_heirs_that_are_slow() {
     }
     kill(group.pid(leader), Signal::SIGTERM).expect("ours");
     wait_for("both heirs to have been asked", async || {
-        (group.said(leader).matches("handing the lead over").count() == 2).then_some(())
+        (group.said(leader).matches("leadership transfer started").count() == 2).then_some(())
     })
     .await;
     for heir in &heirs {
@@ -46,7 +46,7 @@ async fn a_leader_that_stops_waits_for_heirs_that_are_slow() {
     let (status, _) = group.ended(leader).await;
     assert_eq!(status.code(), Some(0));
     let said = group.said(leader);
-    assert!(!said.contains("no other coordinator took the lead"), "{said}");
+    assert!(!said.contains("election follows after a timeout"), "{said}");
     group.run(leader);
     group.write().await;
     group.check().await;
@@ -73,7 +73,7 @@ async fn auto_placement_switch_survives_leader_restart() {
     let to = leader % 3 + 1;
     let said = group.leader_says(&format!("move {to} --dry-run"), 0);
     assert!(said.contains("nothing was changed") && said.contains("predicted now"), "{said}");
-    let handed_over = |group: &Group| group.said(leader).contains("handing the lead over");
+    let handed_over = |group: &Group| group.said(leader).contains("leadership transfer started");
     assert!(!handed_over(&group));
     let said = group.leader_says(&format!("move {}", zone(to)), 0);
     assert!(said.contains("done") && handed_over(&group), "{said}");

@@ -1,5 +1,5 @@
-//! Power cuts: what was done to the disk is replayed up to every moment, with some of what was not
-//! yet synced missing or torn, and the log is opened on what is left.
+//! Power cuts: replays the disk trace up to every moment, with unsynced operations missing or torn,
+//! and opens the log on the result.
 
 use std::collections::BTreeSet;
 
@@ -12,9 +12,9 @@ use crate::coordinator::log::watermark;
 const SUBSET_MAX: usize = 8;
 const SECTOR_BYTES: usize = 512;
 
-/// The operations a power cut after the first `point` events may undo. The notes of how far the log
-/// is durable are never synced while it runs: the newest stands for all of them, since an older one
-/// that is there says no more than what is durable anyway.
+/// Returns the operations that a power cut after the first `point` events may undo. Watermark
+/// writes are never synced while the log runs: the newest stands for all, since an older one claims
+/// no more than is durable.
 fn unsynced(notes: usize, trace: &[Event], point: usize) -> Vec<usize> {
     let (mut synced, mut is_dir_synced) = (BTreeSet::new(), false);
     let mut unsynced = Vec::new();
@@ -42,7 +42,7 @@ fn unsynced(notes: usize, trace: &[Event], point: usize) -> Vec<usize> {
     unsynced
 }
 
-/// The file with the notes of how far the log is durable.
+/// Returns the watermark's file.
 fn notes(base: &Image, trace: &[Event]) -> usize {
     let created = trace.iter().find_map(|event| match event {
         Event::Create { name, node } if name == watermark::NAME => Some(*node),
@@ -51,7 +51,7 @@ fn notes(base: &Image, trace: &[Event]) -> usize {
     created.or_else(|| base.names.get(watermark::NAME).copied()).unwrap_or(usize::MAX)
 }
 
-/// The parts of a write that a power cut may leave.
+/// Returns the parts of a write that a power cut may leave.
 fn torn(offset: usize, bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
     let sector = SECTOR_BYTES - offset % SECTOR_BYTES;
     let mut cuts = vec![1, sector, bytes.len() / 2, bytes.len().saturating_sub(1)];
@@ -63,7 +63,7 @@ fn torn(offset: usize, bytes: &[u8]) -> Vec<(usize, Vec<u8>)> {
     start.chain(end).collect()
 }
 
-/// Calls `check` with what every power cut after the first `point` events may leave.
+/// Calls `check` with every state that a power cut after the first `point` events may leave.
 pub(in crate::coordinator) fn power_cuts(
     base: &Image,
     trace: &[Event],
@@ -95,14 +95,14 @@ pub(in crate::coordinator) fn power_cuts(
     }
 }
 
-/// What may be found after a power cut: any of these, and a commit index that was given.
+/// Allowed content after a power cut: one of these, and a commit index that was given.
 struct Allowed<'a> {
     run: &'a Run,
     acknowledged: usize,
 }
 
 impl Allowed<'_> {
-    /// Opens the log on `disk` and checks it. Answers what it holds.
+    /// Opens the log on `disk`, checks it and returns its content.
     fn check(&self, disk: &MemDisk) -> Model {
         let log = open(disk);
         let found = Model::of(&log);
@@ -114,14 +114,14 @@ impl Allowed<'_> {
             let (_, before) = given.expect("it was given");
             assert!(*before <= step, "the commit index is ahead: {before} > {step}");
         }
-        // Recovered logs can be written, and what is left of the torn end never comes back.
+        // A recovered log is writable, and torn bytes never come back.
         let (done, wait) = waiter();
         let next = found.next();
         log.append(vec![record(next, 40)], done).unwrap();
         wait().unwrap();
         drop(log);
         let log = open(disk);
-        assert_eq!(log.state().last, Some(next), "something came back");
+        assert_eq!(log.state().last, Some(next), "a torn record came back");
         assert_eq!(log.read(next..next + 1, 1).unwrap(), [record(next, 40)]);
         found
     }
@@ -135,8 +135,7 @@ fn acknowledged(trace: &[Event]) -> usize {
     steps.max().unwrap_or(0)
 }
 
-/// Checks every power cut of `run`, and for one in `nested` of them every power cut of the recovery
-/// from it.
+/// Checks every power cut of `run`; for one in `nested` of them, every power cut of its recovery.
 fn check_all(run: &Run, nested: usize) -> usize {
     let trace = run.disk.trace();
     let mut cuts = 0;
@@ -164,7 +163,7 @@ proptest::proptest! {
     #![proptest_config(super::cases(8))]
 
     #[test]
-    fn a_power_cut_at_any_moment_loses_nothing_acknowledged(calls in calls(24)) {
+    fn power_cut_loses_nothing_acknowledged(calls in calls(24)) {
         let mut run = Run::new();
         calls.iter().for_each(|call| run.call(call));
         run.close();

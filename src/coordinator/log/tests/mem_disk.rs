@@ -1,5 +1,5 @@
-//! A disk in memory that keeps a trace of everything done to it, so that a test can ask what a
-//! power cut at any moment would have left. It can also fail, and hold syncs up.
+//! Disk in memory that records a trace, so that a test can compute the result of a power cut at any
+//! moment. It can also fail, and block syncs.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::coordinator::log::disk::{Disk, DiskFile};
 
-/// One thing that was done.
+/// One operation on the disk.
 #[derive(Debug, Clone)]
 pub(in crate::coordinator) enum Event {
     Create {
@@ -32,13 +32,13 @@ pub(in crate::coordinator) enum Event {
     Sync {
         node: usize,
     },
-    /// The log said that the first so many steps are durable.
+    /// The log has reported this many steps as durable.
     Acknowledged {
         steps: usize,
     },
 }
 
-/// Files and names, without any memory of what is durable.
+/// Files and names, without knowledge of durability.
 #[derive(Debug, Clone, Default)]
 pub(in crate::coordinator) struct Image {
     pub(in crate::coordinator) nodes: BTreeMap<usize, Vec<u8>>,
@@ -46,8 +46,7 @@ pub(in crate::coordinator) struct Image {
 }
 
 impl Image {
-    /// Does what the event did. What it needs may be missing, since a power cut may have kept it
-    /// from the disk.
+    /// Applies the event. Its file may be missing, since a power cut may have lost it.
     pub(in crate::coordinator) fn apply(&mut self, event: &Event) {
         match event {
             Event::Create { name, node } => {
@@ -81,7 +80,7 @@ struct Inner {
     nodes: usize,
     trace: Vec<Event>,
     is_locked: bool,
-    /// Syncs after so many are held up.
+    /// Number of syncs before further ones block.
     syncs_allowed: Option<usize>,
     syncs: usize,
     syncs_until_failure: Option<usize>,
@@ -89,7 +88,7 @@ struct Inner {
     failed_reads: usize,
 }
 
-/// See the module. Cheap to clone; clones are the same disk.
+/// Clones are the same disk.
 #[derive(Clone, Default)]
 pub(in crate::coordinator) struct MemDisk(Arc<(Mutex<Inner>, Condvar)>);
 
@@ -98,7 +97,7 @@ struct MemFile(MemDisk, usize);
 struct Lock(MemDisk);
 
 impl MemDisk {
-    /// A disk with this on it, durable.
+    /// Creates a disk with this durable content.
     pub(in crate::coordinator) fn of(image: Image) -> Self {
         let disk = Self::default();
         disk.0.0.lock().nodes = image.nodes.keys().last().map_or(0, |node| node + 1);
@@ -118,19 +117,19 @@ impl MemDisk {
         self.0.0.lock().trace.push(event);
     }
 
-    /// Number of file syncs begun.
+    /// Returns the number of file syncs begun.
     pub(in crate::coordinator) fn syncs(&self) -> usize {
         self.0.0.lock().syncs
     }
 
-    /// Makes syncs wait, or lets them go on.
+    /// Blocks syncs, or releases them.
     pub(in crate::coordinator) fn hold_syncs(&self, is_held: bool) {
         let syncs = self.syncs();
         self.0.0.lock().syncs_allowed = is_held.then_some(syncs);
         self.0.1.notify_all();
     }
 
-    /// Waits until so many file syncs have begun.
+    /// Waits until this many file syncs have begun.
     pub(in crate::coordinator) fn wait_for_syncs(&self, syncs: usize) {
         let mut inner = self.0.0.lock();
         while inner.syncs < syncs {
@@ -138,7 +137,7 @@ impl MemDisk {
         }
     }
 
-    /// Makes one sync fail, after `more` have succeeded. Like a real disk it succeeds afterwards.
+    /// Makes one sync fail after `more` successes. Like a real disk, later syncs succeed.
     pub(in crate::coordinator) fn fail_sync_after(&self, more: usize) {
         self.0.0.lock().syncs_until_failure = Some(more);
     }
@@ -148,7 +147,7 @@ impl MemDisk {
         self.0.0.lock().fails_reads = fails;
     }
 
-    /// Number of reads that failed so.
+    /// Returns the number of failed reads.
     pub(in crate::coordinator) fn failed_reads(&self) -> usize {
         self.0.0.lock().failed_reads
     }

@@ -1,5 +1,5 @@
-//! Claims about the log as its callers see it. Random calls against a model are in `model`, power
-//! cuts in `crash`, damage in `rot`.
+//! Tests of the log's public calls. `model` has random calls against a model, `crash` power cuts,
+//! `rot` damage.
 
 pub(in crate::coordinator) mod crash;
 pub(in crate::coordinator) mod mem_disk;
@@ -24,8 +24,8 @@ const OPTIONS: Options = Options {
     queue_bytes: 1 << 20,
 };
 
-/// So many random cases. On a failure proptest prints the smallest failing input; the environment
-/// variable `PROPTEST_RNG_SEED` repeats a run, `PROPTEST_CASES` lengthens it.
+/// Number of random cases. proptest prints the smallest failing input; the environment variable
+/// `PROPTEST_RNG_SEED` repeats a run, `PROPTEST_CASES` lengthens it.
 fn cases(cases: u32) -> proptest::test_runner::Config {
     let mut config = proptest::test_runner::Config::default();
     if std::env::var_os("PROPTEST_CASES").is_none() {
@@ -44,10 +44,10 @@ fn open(disk: &MemDisk) -> Log {
     try_open(disk).unwrap()
 }
 
-/// A callback, and a wait for what it was told.
+/// Returns a callback, and a wait for its result.
 fn waiter() -> (Done, impl FnOnce() -> io::Result<()>) {
     let (sender, receiver) = mpsc::sync_channel(1);
-    let done: Done = Box::new(move |result| sender.send(result).expect("someone waits"));
+    let done: Done = Box::new(move |result| sender.send(result).expect("the test waits"));
     (done, move || receiver.recv().expect("every callback is called"))
 }
 
@@ -64,7 +64,7 @@ fn append(log: &Log, index: u64, bytes: usize) -> io::Result<()> {
 }
 
 #[test]
-fn records_are_readable_before_they_are_durable() {
+fn records_are_readable_before_durable() {
     let disk = MemDisk::default();
     let log = open(&disk);
     disk.hold_syncs(true);
@@ -77,7 +77,7 @@ fn records_are_readable_before_they_are_durable() {
 }
 
 #[test]
-fn what_queues_during_a_flush_is_one_flush() {
+fn queued_appends_share_one_flush() {
     let disk = MemDisk::default();
     let log = open(&disk);
     append(&log, 0, 8).unwrap();
@@ -103,15 +103,15 @@ fn what_queues_during_a_flush_is_one_flush() {
 }
 
 #[test]
-fn what_replaces_a_record_on_its_way_to_the_disk_is_what_is_read() {
+fn replaced_record_in_flight_is_read_as_new() {
     let disk = MemDisk::default();
     let log = open(&disk);
     let before = disk.syncs();
     disk.hold_syncs(true);
     let (reader, (sender, receiver)) = (log.clone(), mpsc::sync_channel(1));
     // On the flusher's thread: the first flush has ended, its records may have left the cache, and
-    // nothing of the second is written.
-    let read = move |_| sender.send(reader.read(1..8, usize::MAX)).expect("someone waits");
+    // the second is unwritten.
+    let read = move |_| sender.send(reader.read(1..8, usize::MAX)).expect("the test waits");
     log.append((0..8).map(|index| record(index, 300)).collect(), Box::new(read)).unwrap();
     disk.wait_for_syncs(before + 1);
     log.truncate_after(Some(0)).unwrap();
@@ -125,15 +125,15 @@ fn what_replaces_a_record_on_its_way_to_the_disk_is_what_is_read() {
     assert_eq!(log.read(1..8, usize::MAX).unwrap(), replacing);
 }
 
-/// Files are purged and used again under the readers' hands.
+/// Files are purged and recycled during the reads.
 #[test]
-fn a_reader_finds_what_it_asked_for_or_nothing() {
+fn reader_finds_its_record_or_nothing() {
     const RECORDS: u64 = 600;
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(dir.path(), OPTIONS).unwrap();
     let (found, began) = ([const { AtomicU64::new(0) }; 2], std::time::Instant::now());
     std::thread::scope(|scope| {
-        let format_support = [0, 1].map(|reader| {
+        let readers = [0, 1].map(|reader| {
             let (log, found) = (log.clone(), &found[reader]);
             scope.spawn(move || {
                 while log.state().last != Some(RECORDS - 1) {
@@ -150,10 +150,10 @@ fn a_reader_finds_what_it_asked_for_or_nothing() {
             })
         });
         for index in 0..RECORDS {
-            // The last one ends the readers: each has had its turn by then.
+            // The last index ends the readers: each has read by then.
             while index == RECORDS - 1
                 && began.elapsed() < std::time::Duration::from_secs(60)
-                && format_support.iter().zip(&found).any(|(reader, found)| {
+                && readers.iter().zip(&found).any(|(reader, found)| {
                     !reader.is_finished() && found.load(Ordering::Relaxed) == 0
                 })
             {
@@ -169,7 +169,7 @@ fn a_reader_finds_what_it_asked_for_or_nothing() {
 }
 
 #[test]
-fn a_full_queue_holds_the_appender_until_the_flush() {
+fn full_queue_blocks_the_appender() {
     let disk = MemDisk::default();
     let options = Options { queue_bytes: 1, ..OPTIONS };
     let log = Log::open_on(Arc::new(disk.clone()), Path::new("/mem"), options).unwrap();
@@ -192,7 +192,7 @@ fn a_full_queue_holds_the_appender_until_the_flush() {
 }
 
 #[test]
-fn a_failed_sync_is_the_last_one() {
+fn failed_sync_is_final() {
     let disk = MemDisk::default();
     let log = open(&disk);
     append(&log, 0, 8).unwrap();
@@ -211,7 +211,7 @@ fn a_failed_sync_is_the_last_one() {
 }
 
 #[test]
-fn what_a_failed_process_left_is_written_again_before_it_counts() {
+fn unsynced_leftover_is_rewritten_at_open() {
     let disk = MemDisk::default();
     let log = open(&disk);
     append(&log, 0, 8).unwrap();
@@ -230,7 +230,7 @@ fn what_a_failed_process_left_is_written_again_before_it_counts() {
 }
 
 #[test]
-fn purged_segments_are_used_again() {
+fn purged_segments_are_recycled() {
     let disk = MemDisk::default();
     let log = open(&disk);
     for index in 0..60 {
@@ -256,7 +256,7 @@ fn purged_segments_are_used_again() {
 }
 
 #[test]
-fn a_second_process_is_kept_out_and_a_closed_log_is_let_go() {
+fn lock_excludes_a_second_process_until_close() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("deep/log");
     let log = Log::open(&path, OPTIONS).unwrap();
@@ -265,7 +265,7 @@ fn a_second_process_is_kept_out_and_a_closed_log_is_let_go() {
     let other = log.clone();
     log.close().unwrap();
     append(&other, 1, 8).unwrap_err();
-    // A child that another test is about to start may hold the lock for a moment still.
+    // A child of another test may hold the lock for a moment.
     let opened = (0..100).find_map(|_| match Log::open(&path, OPTIONS) {
         Err(OpenError::InUse { .. }) => None,
         opened => Some(opened),
@@ -275,7 +275,7 @@ fn a_second_process_is_kept_out_and_a_closed_log_is_let_go() {
 }
 
 #[test]
-fn what_is_too_long_is_refused_and_nothing_written() {
+fn oversized_record_is_refused() {
     let log = open(&MemDisk::default());
     let note = Bytes::from(vec![0; NOTE_BYTES_MAX + 1]);
     let kind = |result: io::Result<()>| result.unwrap_err().kind();
@@ -290,6 +290,6 @@ fn what_is_too_long_is_refused_and_nothing_written() {
 
 #[test]
 #[should_panic(expected = "records are appended without a hole")]
-fn a_hole_is_a_bug_of_the_caller() {
+fn append_with_a_hole_panics() {
     let _ = append(&open(&MemDisk::default()), 1, 8);
 }

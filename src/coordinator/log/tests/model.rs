@@ -1,4 +1,4 @@
-//! What a log should hold, as simply as it can be said, and random calls against both.
+//! Model of a log's content, and random calls against both.
 
 use bytes::Bytes;
 use proptest::prelude::{Strategy, any, prop_oneof};
@@ -7,7 +7,7 @@ use super::mem_disk::{Event, MemDisk};
 use super::waiter;
 use crate::coordinator::log::{Log, Record};
 
-/// One random call. Places in the log are given in sixteenths of what is there.
+/// One random call. Positions are in sixteenths of the log's length.
 #[derive(Debug, Clone)]
 pub(super) enum Call {
     Append {
@@ -22,7 +22,7 @@ pub(super) enum Call {
     },
     Vote,
     Committed,
-    /// Wait until everything so far is durable.
+    /// Waits until every call so far is durable.
     Await,
     Reopen,
 }
@@ -41,7 +41,7 @@ pub(super) fn calls(most: usize) -> impl Strategy<Value = Vec<Call>> {
     proptest::collection::vec(call, 1..most)
 }
 
-/// What the log should hold after some step. A step is what one frame records.
+/// Expected content after a step; one frame records one step.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Model {
     pub(super) first: u64,
@@ -59,7 +59,7 @@ impl Model {
         self.first + self.records.len() as u64 * u64::from(sixteenths) / 16
     }
 
-    /// What `log` holds.
+    /// Reads the content of `log`.
     pub(super) fn of(log: &Log) -> Self {
         let state = log.state();
         let first =
@@ -70,11 +70,11 @@ impl Model {
     }
 }
 
-/// A log, its disk, and everything that was called.
+/// A log, its disk, and the history of calls.
 pub(super) struct Run {
     pub(super) disk: MemDisk,
     log: Option<Log>,
-    /// What the log should hold after each step; the first is the empty log.
+    /// Expected content after each step; the first is the empty log.
     pub(super) history: Vec<Model>,
     /// Commit indexes with the number of steps before them.
     pub(super) committed: Vec<(Bytes, usize)>,
@@ -182,7 +182,7 @@ proptest::proptest! {
     #![proptest_config(super::cases(96))]
 
     #[test]
-    fn the_log_holds_what_was_called_whatever_the_calls(calls in calls(60)) {
+    fn log_matches_the_model_for_random_calls(calls in calls(60)) {
         let mut run = Run::new();
         calls.iter().for_each(|call| run.call(call));
         run.reopen();
@@ -190,7 +190,7 @@ proptest::proptest! {
     }
 
     #[test]
-    fn a_read_ends_before_the_record_that_is_too_much(
+    fn read_ends_before_its_byte_limit(
         calls in calls(30), from in 0_u64..40, length in 0_u64..20, bytes_max in 0_usize..4000,
     ) {
         let mut run = Run::new();

@@ -1,4 +1,4 @@
-//! Damage: whatever happens to bytes that were once durable is found, and said so.
+//! Damage to durable bytes is found and reported.
 
 use super::mem_disk::{Image, MemDisk};
 use super::model::{Call, Model, Run, calls};
@@ -11,16 +11,16 @@ fn recovered(image: &Image) -> Recovered {
     recover(&MemDisk::of(image.clone()), std::path::Path::new("/mem")).unwrap()
 }
 
-/// Where the frames of each segment end: up to the newest mark in the last one.
+/// Returns where the frames of each segment end: up to the newest mark in the last one.
 fn durable(image: &mut Image) -> Vec<(String, usize)> {
     let recovered = recovered(image);
-    let marked = recovered.marked.expect("a log says what is durable");
+    let marked = recovered.marked.expect("the log has a mark");
     let ends = recovered.segments.iter().map(|segment| {
         let name = segment_name(segment.number);
         if segment.number == marked.segment {
             return (name, usize::try_from(marked.offset).unwrap());
         }
-        // Behind the end there is the seal, of 24 bytes, and then what the file held before.
+        // Behind the end are the seal of 24 bytes and the file's old content.
         let next = image.names[&segment_name(segment.number + 1)];
         let previous_end = &image.nodes[&next][32 + 24..];
         let (previous_end, _) = postcard::take_from_bytes::<usize>(previous_end).unwrap();
@@ -39,11 +39,11 @@ fn written(calls: &[Call]) -> Run {
 proptest::proptest! {
     #![proptest_config(super::cases(6))]
 
-    /// Without a closing: as after a kill of the process.
+    /// Without a close, as after a kill of the process.
     #[test]
-    fn every_flipped_bit_of_what_was_durable_is_found(calls in calls(24), bit in 0_usize..8) {
+    fn flipped_durable_bit_is_found(calls in calls(24), bit in 0_usize..8) {
         let run = written(&calls);
-        // The wait ends before the mark is written; closing waits for the flusher.
+        // The wait ends before the mark is written; a close waits for the flusher.
         let disk = run.disk.clone();
         drop(run);
         let mut image = disk.image();
@@ -61,10 +61,10 @@ proptest::proptest! {
         }
     }
 
-    /// The oldest segment may hold nothing that the next does not restate; and where the only one
-    /// is missing there is no log, which its owner must know.
+    /// The oldest segment may hold only content that the next one restates. If the only segment is
+    /// missing, there is no log, which its owner must notice.
     #[test]
-    fn a_missing_segment_is_found_unless_nothing_is_lost(calls in calls(40)) {
+    fn missing_segment_is_found_unless_lossless(calls in calls(40)) {
         let run = written(&calls);
         let (disk, model) = (run.disk.clone(), run.history.last().cloned());
         drop(run);
@@ -81,8 +81,8 @@ proptest::proptest! {
     }
 }
 
-/// What a log of `calls` leaves when its process is killed after the last answer, or ends by itself;
-/// what it held; and what was there halfway.
+/// Returns what a log of `calls` leaves after a kill or a close; its content; and an image from
+/// halfway.
 fn left(calls: &[Call], is_killed: bool) -> (Image, Model, Image) {
     let mut run = Run::new();
     let (before, after) = calls.split_at(calls.len() / 2);
@@ -98,11 +98,11 @@ fn left(calls: &[Call], is_killed: bool) -> (Image, Model, Image) {
     (if is_killed { killed } else { disk.image() }, model, halfway)
 }
 
-/// Fails unless the log is refused as damaged, or holds what it held. Answers whether it is refused.
+/// Fails unless the log is refused as damaged, or has its content. Returns whether it is refused.
 #[track_caller]
 fn is_refused(image: &Image, model: &Model, how: &str) -> bool {
     match try_open(&MemDisk::of(image.clone())) {
-        Ok(log) => assert_eq!(&Model::of(&log), model, "{how}: it is not what it was"),
+        Ok(log) => assert_eq!(&Model::of(&log), model, "{how}: the content differs"),
         Err(OpenError::Damaged { .. }) => return true,
         Err(error) => panic!("{how}: {error}"),
     }
@@ -113,7 +113,7 @@ proptest::proptest! {
     #![proptest_config(super::cases(16))]
 
     #[test]
-    fn whatever_is_cut_off_or_blanked_is_found_unless_nothing_is_lost(
+    fn cut_or_blanked_bytes_are_found_unless_lossless(
         calls in calls(24), is_killed in proptest::bool::ANY,
     ) {
         let (image, model, _) = left(&calls, is_killed);
@@ -137,11 +137,11 @@ proptest::proptest! {
     }
 
     #[test]
-    fn segments_that_changed_places_or_are_of_yesterday_are_found_unless_nothing_is_lost(
+    fn swapped_or_old_segments_are_found_unless_lossless(
         calls in calls(60), is_killed in proptest::bool::ANY,
     ) {
         let (image, model, halfway) = left(&calls, is_killed);
-        // The notes stay: with both gone, only the coordinator's identity knows that there was a log.
+        // The watermark stays: without it, only the coordinator's identity knows of the log.
         let names = image.names.keys().filter(|name| *name != watermark::NAME);
         let names: Vec<String> = names.cloned().collect();
         for one in &names {
@@ -161,7 +161,7 @@ proptest::proptest! {
 }
 
 #[test]
-fn a_torn_end_is_cut_and_a_rotten_one_refused() {
+fn torn_end_is_cut_while_rotten_end_is_refused() {
     let calls = [Call::Append { records: 1, bytes: 600 }, Call::Await];
     let run = written(&calls);
     let disk = run.disk.clone();
@@ -174,10 +174,10 @@ fn a_torn_end_is_cut_and_a_rotten_one_refused() {
     torn.file(&name)[marked - 8..].fill(0);
     let error = try_open(&MemDisk::of(torn.clone())).unwrap_err().to_string();
     assert!(error.contains("although more of it was durable"), "{error}");
-    // A power cut within that flush leaves no note of its end.
+    // A power cut within that flush leaves no watermark of its end.
     torn.names.remove(watermark::NAME);
     assert_eq!(Model::of(&open(&MemDisk::of(torn))), Model::default());
-    // The mark is there: the same damage is to something that was durable.
+    // The mark exists: the same damage is to durable bytes.
     let mut rotten = image;
     rotten.file(&name)[marked - 8..marked].fill(0xff);
     let error = try_open(&MemDisk::of(rotten)).unwrap_err().to_string();
@@ -186,7 +186,7 @@ fn a_torn_end_is_cut_and_a_rotten_one_refused() {
 }
 
 #[test]
-fn a_newer_format_is_refused_and_left_alone() {
+fn newer_format_is_refused_unchanged() {
     let disk = MemDisk::default();
     drop(open(&disk));
     let mut image = disk.image();

@@ -1,4 +1,4 @@
-//! SequencerDriver ahead of openraft, and openraft catching up.
+//! Tests of a driver ahead of openraft, and of openraft catching up.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ fn members(term: u64, index: u64, sets: &[&[u64]]) -> Entry {
     entry(term, index, EntryPayload::Membership(membership))
 }
 
-/// Three voters, sequenced up to index 1.
+/// Returns a driver of three voters, sequenced up to index 1.
 pub(crate) fn driver() -> Arc<SequencerDriver> {
     let cluster = "00000000-0000-4000-8000-000000000001".parse().expect("a UUID");
     let driver = SequencerDriver::new(cluster, 1 << 20);
@@ -44,7 +44,7 @@ pub(crate) fn next(driver: &SequencerDriver) -> u64 {
 }
 
 #[test]
-fn entries_are_sequenced_early_one_after_the_other_and_openraft_confirms_them() {
+fn openraft_confirms_entries_sequenced_early() {
     let driver = driver();
     assert_eq!(driver.advance_early(blank(1, 3)).expect("fine"), None, "2 is missing");
     assert_eq!(driver.advance_early(blank(1, 2)).expect("fine"), Some(0));
@@ -57,7 +57,7 @@ fn entries_are_sequenced_early_one_after_the_other_and_openraft_confirms_them() 
 }
 
 #[test]
-fn another_entry_than_the_one_sequenced_early_stops_the_coordinator() {
+fn conflicting_commit_stops_the_coordinator() {
     let driver = driver();
     driver.advance_early(blank(1, 2)).expect("fine");
     let error = driver.advance(blank(2, 2)).expect_err("a fork");
@@ -65,7 +65,7 @@ fn another_entry_than_the_one_sequenced_early_stops_the_coordinator() {
 }
 
 #[test]
-fn while_two_memberships_count_together_nobody_counts_acks() {
+fn acks_are_not_counted_during_joint_consensus() {
     let driver = driver();
     let voters = |driver: &SequencerDriver| driver.majority_for_next().map(|(_, it)| it.to_vec());
     assert_eq!(voters(&driver), Some(vec![1, 2, 3]));
@@ -76,11 +76,11 @@ fn while_two_memberships_count_together_nobody_counts_acks() {
 }
 
 #[tokio::test]
-async fn a_snapshot_waits_for_openraft_and_holds_counting_up_meanwhile() {
+async fn snapshot_waits_for_openraft_while_counting_pauses() {
     let driver = driver();
     driver.advance_early(blank(1, 2)).expect("fine");
     assert!(driver.snapshot().is_none(), "openraft does not know the newest entry");
-    let waiting = driver.hold_for_snapshot(LONG);
+    let waiting = driver.pause_for_snapshot(LONG);
     let catching_up = async {
         tokio::task::yield_now().await;
         assert_eq!(driver.advance_early(blank(1, 3)).expect("fine"), None, "held up");
@@ -92,13 +92,13 @@ async fn a_snapshot_waits_for_openraft_and_holds_counting_up_meanwhile() {
         tokio::task::yield_now().await;
         driver.snapshot().expect("in step").0.last_log_id.map(|last| last.index)
     };
-    let ((), last) = tokio::join!(driver.let_go_after_snapshot(LONG), taking);
+    let ((), last) = tokio::join!(driver.resume_after_snapshot(LONG), taking);
     assert_eq!(last, Some(2));
     assert_eq!(driver.advance_early(blank(1, 3)).expect("fine"), Some(0), "it goes on");
 }
 
 #[test]
-fn a_snapshot_that_is_behind_what_was_sequenced_early_takes_nothing_back() {
+fn older_snapshot_keeps_entries_sequenced_early() {
     let (ahead, behind) = (driver(), driver());
     behind.advance(blank(1, 2)).expect("committed");
     let (meta, state) = behind.snapshot().expect("in step");

@@ -1,4 +1,4 @@
-//! What is told of the own disk, and when.
+//! Tests when the local durable position is published.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,39 +25,39 @@ const SMALL: Options = Options {
 
 fn open(disk: &MemDisk) -> (LogStore, ReplicationProgress) {
     let log = Log::open_on(Arc::new(disk.clone()), Path::new("/mem"), SMALL).expect("a good log");
-    let board = ReplicationProgress::new(1, Acks::AllToAll);
-    let store = LogStore::new(log, Metrics::for_coordinator(), board.clone());
-    (store.expect("readable"), board)
+    let progress = ReplicationProgress::new(1, Acks::AllToAll);
+    let store = LogStore::new(log, Metrics::for_coordinator(), progress.clone());
+    (store.expect("readable"), progress)
 }
 
-fn newest(board: &ReplicationProgress) -> Option<Ack> {
-    *board.own().borrow()
+fn newest(progress: &ReplicationProgress) -> Option<Ack> {
+    *progress.own().borrow()
 }
 
 #[tokio::test]
-async fn nothing_is_told_of_an_entry_before_the_disk_has_it_and_a_restart_tells_it_again() {
+async fn ack_follows_the_flush_or_the_restart() {
     let disk = MemDisk::default();
-    let (mut store, board) = open(&disk);
+    let (mut store, progress) = open(&disk);
     store.save_vote(&Vote::new_committed(1, 1)).await.expect("a good disk");
-    assert_eq!(newest(&board), None, "there is no entry yet");
+    assert_eq!(newest(&progress), None, "there is no entry yet");
     disk.hold_syncs(true);
     store.append([blank(1, 0)], IOFlushed::noop()).await.expect("queued");
-    assert_eq!(newest(&board), None, "it is not durable yet");
+    assert_eq!(newest(&progress), None, "it is not durable yet");
     disk.hold_syncs(false);
-    let mut own = board.own();
-    let told = tokio::time::timeout(Duration::from_secs(60), own.wait_for(Option::is_some)).await;
-    let told = *told.expect("the flush ends").expect("the board is there");
+    let mut own = progress.own();
+    let ack = tokio::time::timeout(Duration::from_secs(60), own.wait_for(Option::is_some)).await;
+    let ack = *ack.expect("the flush ends").expect("the progress exists");
     assert_eq!(
-        told.map(|ack| (ack.index, ack.is_elected, ack.vote == ack.last)),
+        ack.map(|ack| (ack.index, ack.is_elected, ack.vote == ack.last)),
         Some((0, true, true))
     );
     drop(store);
-    assert_eq!(newest(&open(&disk).1), told);
+    assert_eq!(newest(&open(&disk).1), ack);
 }
 
 #[tokio::test]
-async fn who_goes_by_the_leaders_word_tells_nothing() {
-    let board = ReplicationProgress::new(1, Acks::Leader);
-    board.opened(Some(Vote::new_committed(1, 1)), Some(blank(1, 0).log_id));
-    assert_eq!(newest(&board), None);
+async fn leader_mode_sends_no_acks() {
+    let progress = ReplicationProgress::new(1, Acks::Leader);
+    progress.on_open(Some(Vote::new_committed(1, 1)), Some(blank(1, 0).log_id));
+    assert_eq!(newest(&progress), None);
 }

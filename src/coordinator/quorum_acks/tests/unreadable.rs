@@ -1,4 +1,4 @@
-//! CommitTask when the log cannot be read.
+//! Tests `CommitTask` while the log cannot be read.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::rpc::Tcp;
 use crate::task::Tasks;
 use crate::telemetry::Metrics;
 
-/// Nothing that is on the disk stays in memory.
+/// Nothing on the disk stays in memory.
 const UNCACHED: Options =
     Options { segment_bytes: 64 << 10, grow_bytes: 4 << 10, queue_bytes: 1 << 20, cache_bytes: 0 };
 
@@ -35,12 +35,12 @@ async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 #[tokio::test]
-async fn counting_goes_on_when_the_log_can_be_read_again_and_says_so_meanwhile() {
+async fn counting_resumes_when_the_log_is_readable() {
     let (disk, driver) = (MemDisk::default(), driver());
     let log = Log::open_on(Arc::new(disk.clone()), Path::new("/mem"), UNCACHED).expect("a log");
-    let (board, metrics) =
+    let (progress, metrics) =
         (ReplicationProgress::new(1, Acks::AllToAll), Metrics::for_coordinator());
-    let mut store = LogStore::new(log, Arc::clone(&metrics), board.clone()).expect("readable");
+    let mut store = LogStore::new(log, Arc::clone(&metrics), progress.clone()).expect("readable");
     let cluster = "00000000-0000-4000-8000-000000000001".parse().expect("a UUID");
     let peers = PeerDirectory::new(Arc::new(Tcp), cluster, BTreeMap::new(), LONG);
     let (traffic_guard, tasks) = (RaftTrafficGuard::new(1, "a", peers), Tasks::default());
@@ -50,15 +50,15 @@ async fn counting_goes_on_when_the_log_can_be_read_again_and_says_so_meanwhile()
     store.append(entries, IOFlushed::noop()).await.expect("a good disk");
     store.flushed().await.expect("a good disk");
     disk.fail_reads(true);
-    CommitTask::start(&board, &traffic_guard, &driver, &store, &metrics, &tasks);
-    let own = *board.own().borrow();
+    CommitTask::start(&progress, &traffic_guard, &driver, &store, &metrics, &tasks);
+    let own = *progress.own().borrow();
     let own = own.expect("it is durable");
-    board.heard(2, &own);
-    wait_until("it has tried twice", || disk.failed_reads() >= 2).await;
+    progress.record(2, &own);
+    wait_until("two failed reads", || disk.failed_reads() >= 2).await;
     let counts = &metrics.coordinator.counts_acks;
     assert_eq!((counts.get(), next(&driver)), (0, 2));
     disk.fail_reads(false);
-    wait_until("it counts again", || counts.get() == 1).await;
-    wait_until("what was acked is sequenced", || next(&driver) == 3).await;
+    wait_until("the count resumes", || counts.get() == 1).await;
+    wait_until("the acked entry is sequenced", || next(&driver) == 3).await;
     tasks.shut_down().await;
 }

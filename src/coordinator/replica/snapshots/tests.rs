@@ -1,4 +1,4 @@
-//! Claims about the snapshot file: whole or refused, and never half after a power cut.
+//! Tests of the snapshot file: whole or refused, and never half after a power cut.
 
 use std::io;
 use std::path::Path;
@@ -8,7 +8,7 @@ use openraft::vote::RaftLeaderId as _;
 
 use crate::coordinator::log::tests::crash::power_cuts;
 use crate::coordinator::log::tests::mem_disk::{Image, MemDisk};
-use crate::coordinator::replica::snapshots::{ASIDE, FILE, LogId, SnapshotMeta, Snapshots};
+use crate::coordinator::replica::snapshots::{FILE, LogId, SnapshotMeta, Snapshots, UNREADABLE};
 
 fn on(disk: &MemDisk) -> Snapshots {
     Snapshots::new(Arc::new(disk.clone()), Path::new("/mem"))
@@ -19,14 +19,14 @@ fn upto(index: u64) -> SnapshotMeta {
     SnapshotMeta { last_log_id: Some(LogId::new(leader, index)), ..SnapshotMeta::default() }
 }
 
-/// Newest index and state; `None` without a snapshot.
+/// Returns the newest index and state; `None` without a snapshot.
 fn held(snapshots: &Snapshots) -> io::Result<Option<(u64, bytes::Bytes)>> {
     let snapshot = snapshots.load()?;
     Ok(snapshot.map(|it| (it.meta.last_log_id.expect("it has one").index, it.snapshot)))
 }
 
 #[test]
-fn a_damaged_snapshot_is_put_aside_only_where_the_log_reaches_back_to_the_start() {
+fn damaged_snapshot_is_set_aside_beside_a_whole_log() {
     let disk = MemDisk::default();
     let snapshots = on(&disk);
     snapshots.check(None).expect("neither is there");
@@ -45,11 +45,11 @@ fn a_damaged_snapshot_is_put_aside_only_where_the_log_reaches_back_to_the_start(
     assert!(disk.trace().is_empty(), "nothing was changed");
     snapshots.check(None).expect("the log has everything");
     let names = disk.image().names;
-    assert!(!names.contains_key(FILE) && names.contains_key(ASIDE));
+    assert!(!names.contains_key(FILE) && names.contains_key(UNREADABLE));
 }
 
 #[test]
-fn a_snapshot_is_read_back_whole_and_every_flip_and_cut_is_found() {
+fn flipped_or_cut_snapshot_is_found() {
     let disk = MemDisk::default();
     let snapshots = on(&disk);
     assert!(held(&snapshots).expect("no file is fine").is_none());
@@ -69,10 +69,10 @@ fn a_snapshot_is_read_back_whole_and_every_flip_and_cut_is_found() {
     }
 }
 
-/// Every prefix of what saving does, every subset of what was not synced, torn last writes; and the
-/// same once more from each of those, since what a crash left lies in the way of the next attempt.
+/// Tries every prefix of a save, every subset of unsynced operations and torn last writes; then the
+/// same again from each of those leftovers.
 #[test]
-fn a_power_cut_at_any_moment_leaves_the_old_snapshot_or_the_new_one() {
+fn power_cut_leaves_the_old_or_the_new_snapshot() {
     let state = |index: u64| index.to_be_bytes().repeat(300);
     let save = |image: &Image, index: u64| {
         let disk = MemDisk::of(image.clone());

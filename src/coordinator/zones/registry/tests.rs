@@ -1,4 +1,4 @@
-//! Claims about what is known of the zones.
+//! Tests of the zone registry and its reports.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use pghc_api::limits::ZONES_MAX;
 use tokio::time::Instant;
 
 use crate::coordinator::zones::registry::{
-    Feed, Inhabited, Refusal, SILENT_AFTER, State, UNKNOWN_FOR, UNKNOWN_MAX, Zones,
+    Feed, MemberZones, Refusal, SILENT_AFTER, State, UNKNOWN_FOR, UNKNOWN_MAX, Zones,
 };
 use crate::rpc::v1::ZoneReport;
 use crate::sequencer::{Sequencer, ZoneAct, ZoneChange, Zones as Registry};
@@ -34,17 +34,17 @@ fn registry(acts: &[(ZoneAct, &str)]) -> Arc<Registry> {
 fn zones_of(names: &[&str], since: Instant) -> (watch::Sender<Arc<Registry>>, Zones) {
     let acts: Vec<_> = names.iter().map(|name| (ZoneAct::Register, *name)).collect();
     let (sender, receiver) = watch::channel(registry(&acts));
-    (sender, Zones::new(receiver, (Vec::new(), inhabited(&[])), since))
+    (sender, Zones::new(receiver, (Vec::new(), member_zones(&[])), since))
 }
 
-fn inhabited(names: &[&str]) -> Inhabited {
+fn member_zones(names: &[&str]) -> MemberZones {
     let names: BTreeSet<ZoneName> =
         names.iter().map(|name| name.parse().expect("a plain name")).collect();
     Box::new(move || names.clone())
 }
 
 #[test]
-fn a_zone_not_yet_heard_of_is_waited_for_like_one_that_has_just_fallen_silent() {
+fn zone_without_report_is_awaited_like_a_silent_one() {
     let now = Instant::now();
     let (_registry, zones) = zones_of(&["eu", "us"], now);
     zones.report(report("eu", 9), now).expect("taken");
@@ -53,7 +53,7 @@ fn a_zone_not_yet_heard_of_is_waited_for_like_one_that_has_just_fallen_silent() 
 }
 
 #[test]
-fn only_a_zone_that_lives_and_can_be_fed_is_waited_for() {
+fn only_live_feedable_zone_is_awaited() {
     let now = Instant::now();
     let (registry_changes, zones) = zones_of(&["eu", "us", "ap", "sa", "gone"], now);
     for (zone, frontier) in [("eu", 3), ("us", 9), ("gone", 3)] {
@@ -71,7 +71,7 @@ fn only_a_zone_that_lives_and_can_be_fed_is_waited_for() {
 }
 
 #[test]
-fn a_standby_speaks_for_its_zone_only_when_no_applier_does() {
+fn standby_state_counts_only_without_an_applier() {
     let now = Instant::now();
     let (_registry, zones) = zones_of(&[], now);
     zones.report(report("eu", 3), now).expect("taken");
@@ -84,52 +84,52 @@ fn a_standby_speaks_for_its_zone_only_when_no_applier_does() {
 }
 
 #[test]
-fn nothing_is_needless_before_every_registered_zone_was_heard_of() {
+fn log_is_kept_until_every_zone_has_reported() {
     let now = Instant::now();
     let (_registry, zones) = zones_of(&["eu", "us"], now);
     zones.report(report("eu", 3), now).expect("taken");
-    assert_eq!(zones.needless(ALL), None);
+    assert_eq!(zones.unneeded_up_to(ALL), None);
     zones.report(report("us", 2), now).expect("taken");
     zones.report(report("not-registered", 1), now).expect_err("not known");
-    assert_eq!(zones.needless(ALL), Some(2));
+    assert_eq!(zones.unneeded_up_to(ALL), Some(2));
 }
 
 #[test]
-fn before_any_zone_is_registered_those_that_are_known_hold_the_log() {
+fn known_zones_hold_the_log_before_registration() {
     let now = Instant::now();
     let (registry_changes, receiver) = watch::channel(registry(&[]));
     let expected = vec!["us".parse().expect("a plain name")];
-    let zones = Zones::new(receiver, (expected, inhabited(&[])), now);
-    assert_eq!(zones.needless(ALL), None);
+    let zones = Zones::new(receiver, (expected, member_zones(&[])), now);
+    assert_eq!(zones.unneeded_up_to(ALL), None);
     zones.report(report("eu", 3), now).expect("taken");
-    assert_eq!(zones.needless(ALL), None, "us has a coordinator and was not heard of");
+    assert_eq!(zones.unneeded_up_to(ALL), None, "us has a coordinator and no report");
     zones.report(report("us", 2), now).expect("taken");
-    assert_eq!(zones.needless(ALL), Some(2));
+    assert_eq!(zones.unneeded_up_to(ALL), Some(2));
     registry_changes.send_replace(registry(&[(ZoneAct::Register, "eu")]));
-    assert_eq!(zones.needless(ALL), Some(3));
+    assert_eq!(zones.unneeded_up_to(ALL), Some(3));
     let (_registry, nobody) = zones_of(&[], now);
-    assert_eq!(nobody.needless(ALL), None, "whoever comes may need everything");
+    assert_eq!(nobody.unneeded_up_to(ALL), None, "a new zone may need everything");
 }
 
 #[test]
-fn a_standby_heard_before_its_applier_makes_its_zone_neither_detached_nor_needless() {
+fn standby_report_alone_does_not_detach_its_zone() {
     let now = Instant::now();
     let (_registry, zones) = zones_of(&["eu"], now);
     zones.report(ZoneReport { is_applier: false, ..report("eu", 3) }, now).expect("taken");
     let far = Feed { first_id: 50, log_first_id: 50, ..ALL };
-    assert_eq!(zones.needless(far), None);
+    assert_eq!(zones.unneeded_up_to(far), None);
     assert_eq!(zones.views(far, now)[0].state(), State::Lagging);
     assert_eq!(zones.behind(4, far, now), ["eu"]);
 }
 
 #[test]
-fn a_zone_that_the_log_no_longer_reaches_holds_nothing_back() {
+fn detached_zone_holds_back_nothing() {
     let now = Instant::now();
     let (_registry, zones) = zones_of(&["eu", "us"], now);
     zones.report(report("eu", 30), now).expect("taken");
     zones.report(report("us", 2), now).expect("taken");
-    assert_eq!(zones.needless(Feed { log_first_id: 3, ..ALL }), Some(2));
-    assert_eq!(zones.needless(Feed { log_first_id: 4, ..ALL }), Some(30));
+    assert_eq!(zones.unneeded_up_to(Feed { log_first_id: 3, ..ALL }), Some(2));
+    assert_eq!(zones.unneeded_up_to(Feed { log_first_id: 4, ..ALL }), Some(30));
     let in_memory = zones.views(Feed { log_first_id: 4, ..ALL }, now);
     assert!(in_memory.iter().all(|view| view.state() == State::Live), "{in_memory:?}");
     let states = zones.views(Feed { first_id: 4, ..ALL }, now);
@@ -138,28 +138,28 @@ fn a_zone_that_the_log_no_longer_reaches_holds_nothing_back() {
 }
 
 #[test]
-fn a_removed_zone_is_refused_and_forgotten_until_it_is_added() {
+fn removed_zone_is_refused_until_added() {
     let now = Instant::now();
     let (registry_changes, zones) = zones_of(&["eu", "us"], now);
     zones.report(report("eu", 30), now).expect("taken");
     zones.report(report("us", 2), now).expect("taken");
     let acts = [(ZoneAct::Register, "eu"), (ZoneAct::Add, "us"), (ZoneAct::Remove, "us")];
     registry_changes.send_replace(registry(&acts));
-    assert_eq!(zones.needless(ALL), Some(30));
+    assert_eq!(zones.unneeded_up_to(ALL), Some(30));
     assert_eq!(zones.views(ALL, now).len(), 1, "it is not shown");
     let refusal = zones.report(report("us", 2), now).expect_err("refused");
     assert!(refusal.to_string().contains("pghc zone add us"), "{refusal}");
     assert!(zones.unregistered().is_empty());
     registry_changes.send_replace(registry(&acts[..2]));
     zones.report(report("us", 2), now).expect("taken again");
-    assert_eq!(zones.needless(ALL), Some(2));
+    assert_eq!(zones.unneeded_up_to(ALL), Some(2));
 }
 
 #[test]
-fn the_zone_of_a_member_is_a_newcomer_until_it_is_registered() {
+fn members_zone_is_a_newcomer_until_registered() {
     let now = Instant::now();
     let (registry_changes, receiver) = watch::channel(registry(&[(ZoneAct::Register, "eu")]));
-    let zones = Zones::new(receiver, (Vec::new(), inhabited(&["eu", "us"])), now);
+    let zones = Zones::new(receiver, (Vec::new(), member_zones(&["eu", "us"])), now);
     let mut newcomers = zones.newcomers();
     zones.report(report("us", 3), now).expect("taken");
     assert!(newcomers.has_changed().expect("there"));
@@ -172,14 +172,14 @@ fn the_zone_of_a_member_is_a_newcomer_until_it_is_registered() {
 }
 
 #[test]
-fn a_zone_that_nobody_added_is_refused_and_counts_for_nothing() {
+fn unknown_zone_is_refused() {
     let now = Instant::now();
     let (registry_changes, zones) = zones_of(&["eu"], now);
     zones.report(report("eu", 9), now).expect("taken");
-    let refusal = zones.report(report("uk", 3), now).expect_err("a slip of the pen");
+    let refusal = zones.report(report("uk", 3), now).expect_err("unknown");
     assert!(refusal.to_string().contains("pghc zone add uk"), "{refusal}");
     assert!(zones.unregistered().is_empty(), "no leader registers it by itself");
-    assert_eq!((zones.needless(ALL), zones.behind(9, ALL, now)), (Some(9), Vec::new()));
+    assert_eq!((zones.unneeded_up_to(ALL), zones.behind(9, ALL, now)), (Some(9), Vec::new()));
     let shown = |now| -> Vec<(String, bool)> {
         zones.views(ALL, now).into_iter().map(|it| (it.zone, it.registered)).collect()
     };
@@ -187,27 +187,27 @@ fn a_zone_that_nobody_added_is_refused_and_counts_for_nothing() {
     for number in 0..2 * UNKNOWN_MAX {
         zones.report(report(&format!("z{number}"), 3), now).expect_err("not known");
     }
-    assert_eq!(shown(now).len(), 1 + UNKNOWN_MAX, "what is remembered is bounded");
+    assert_eq!(shown(now).len(), 1 + UNKNOWN_MAX, "unknown zones are bounded");
     let later = now + UNKNOWN_FOR;
     zones.report(report("uk", 3), later).expect_err("not known");
     assert_eq!(shown(later).len(), 2, "the silent ones are forgotten");
     registry_changes.send_replace(registry(&[(ZoneAct::Register, "eu"), (ZoneAct::Add, "uk")]));
     zones.report(report("uk", 3), later).expect("taken");
-    assert_eq!(zones.needless(ALL), Some(3));
+    assert_eq!(zones.unneeded_up_to(ALL), Some(3));
 }
 
 #[test]
-fn a_removed_zone_is_forgotten_when_no_member_is_there() {
+fn removed_zone_is_forgotten_without_members() {
     let acts = [(ZoneAct::Register, "eu"), (ZoneAct::Register, "us"), (ZoneAct::Remove, "us")];
     for (members, forgettable) in [(&["eu", "us"][..], 0), (&["eu"], 1)] {
         let (_changes, receiver) = watch::channel(registry(&acts));
-        let zones = Zones::new(receiver, (Vec::new(), inhabited(members)), Instant::now());
+        let zones = Zones::new(receiver, (Vec::new(), member_zones(members)), Instant::now());
         assert_eq!(zones.forgettable().len(), forgettable);
     }
 }
 
 #[test]
-fn a_report_of_a_second_process_of_one_name_is_refused() {
+fn second_process_of_one_name_is_refused() {
     let now = Instant::now();
     let (_registry, zones) = zones_of(&["eu"], now);
     let of = |session: u8, place: &str, frontier| ZoneReport {
@@ -218,17 +218,17 @@ fn a_report_of_a_second_process_of_one_name_is_refused() {
     zones.report(of(1, "a", 3), now).expect("taken");
     let refusal = zones.report(of(2, "b", 9), now).expect_err("another has the name");
     assert!(refusal.to_string().contains("eu-1 is in use by another process"), "{refusal}");
-    assert_eq!(zones.views(ALL, now)[0].frontier, 3, "its word does not count");
+    assert_eq!(zones.views(ALL, now)[0].frontier, 3, "the second report is dropped");
 }
 
 #[test]
-fn a_zone_too_many_and_a_name_that_is_none_are_refused() {
+fn excess_zone_or_invalid_name_is_refused() {
     let now = Instant::now();
     let names: Vec<String> = (0..ZONES_MAX).map(|number| format!("z{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let acts: Vec<_> = names.iter().map(|name| (ZoneAct::Register, *name)).collect();
     let (_registry, receiver) = watch::channel(registry(&acts));
-    let zones = Zones::new(receiver, (Vec::new(), inhabited(&["more"])), now);
+    let zones = Zones::new(receiver, (Vec::new(), member_zones(&["more"])), now);
     zones.report(report("z7", 1), now).expect("known");
     let refusal = zones.report(report("more", 1), now).expect_err("one too many");
     assert!(matches!(refusal, Refusal::Full(_)), "{refusal}");
