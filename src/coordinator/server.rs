@@ -131,7 +131,7 @@ impl Coordinator {
     }
 
     /// Transfers leadership if this coordinator leads, then stops serving, stops Raft and flushes the
-    /// log. The transfer takes at most [`RETIRE_MAX`] and ends when no other coordinator runs.
+    /// log. The transfer takes at most 8 s and ends when no other coordinator runs.
     pub async fn retire(self) {
         let targets: BTreeSet<u64> = self.raft.voter_ids().collect();
         if leader(&self.raft) == Some(self.id) && targets.len() > 1 {

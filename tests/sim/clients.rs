@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pghc::zone::{NewWrite, Node, OrderResult, ReadRequirement, Service as _, SubmitError};
+use pghc::zone::{self, NewWrite, Node, ReadRequirement, Service as _, SubmitError};
 use pghc_history::{Fingerprint, Operation, OrderResult, ReadOutcome, What};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -141,9 +141,9 @@ async fn write_at(node: Arc<Node>, write: NewWrite, until: Instant) -> OrderResu
         Err(_) => return OrderResult::Refused,
     };
     let (id, digest, repeated) = match outcome {
-        OrderResult::Ordered(head) => (head.id, Some(head.digest), false),
-        OrderResult::Repeated(id) => (id, None, true),
-        OrderResult::KeyReused(_) => return OrderResult::Refused,
+        zone::OrderResult::Ordered(head) => (head.id, Some(head.digest), false),
+        zone::OrderResult::Repeated(id) => (id, None, true),
+        zone::OrderResult::KeyReused(_) => return OrderResult::Refused,
     };
     if node.wait_applied(id.get(), until).await.is_err() {
         return OrderResult::Committed { id: id.get() };
