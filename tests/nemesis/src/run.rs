@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::check::{Checker, Evidence};
 use crate::cluster::{Build, Cluster, Ground, Unit, View};
-use crate::faults::{Class, Needs, Scene, versions};
+use crate::faults::{Class, Needs, Scene, clock, versions};
 use crate::load::{Load, Rates};
 use crate::report::{EpochReport, Happening, RunReport};
 use crate::schedule::{Board, LANES, fault_schedule};
@@ -58,6 +58,7 @@ impl Run {
         let classes: Vec<Class> = crate::faults::catalogue(ground.old.is_some())
             .into_iter()
             .filter(|class| ground.sandbox || class.reduced)
+            .filter(|class| class.number != clock::NUMBER || clock::is_available())
             .filter(|class| ground.only.is_empty() || ground.only.iter().any(|it| it == class.name))
             .collect();
         anyhow::ensure!(!classes.is_empty(), "no class has one of these names: {:?}", ground.only);

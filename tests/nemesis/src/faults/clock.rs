@@ -14,7 +14,10 @@ use tokio::process::Command;
 use super::{Aim, Class, Needs, Outcome, Scene, until};
 use crate::cluster::{Ground, Unit};
 
-/// Where packages put it.
+/// Number of the classes of clocks in the matrix of faults.
+pub const NUMBER: &str = "F25";
+
+/// Path of libfaketime as Debian's package installs it.
 const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
 /// Longest time until the leader's clock shows in commit times.
@@ -22,13 +25,15 @@ const STAMPED_MAX: Duration = Duration::from_secs(6);
 /// Longest time until a coordinator that starts has logged something.
 const LOGGED_MAX: Duration = Duration::from_secs(30);
 
+/// Whether libfaketime is installed.
+pub fn is_available() -> bool {
+    Path::new(LIBRARY).exists()
+}
+
 pub(super) fn classes() -> Vec<Class> {
-    if !Path::new(LIBRARY).exists() {
-        return Vec::new();
-    }
     let class = |name, aim, hold_ms, run| Class {
         name,
-        number: "F25",
+        number: NUMBER,
         reduced: false,
         hold_ms,
         aim,
@@ -48,7 +53,7 @@ fn file(ground: &Ground, zone: usize) -> PathBuf {
 
 /// Puts a coordinator's clock under our hand.
 pub fn preload(command: &mut Command, ground: &Ground, zone: usize) {
-    if !ground.sandbox || !Path::new(LIBRARY).exists() {
+    if !ground.sandbox || !is_available() {
         return;
     }
     let file = file(ground, zone);
