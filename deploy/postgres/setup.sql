@@ -21,9 +21,13 @@ grant pghc_owner, pghc_applier, pghc_reader, pghc_auditor to pghc_setup;
 grant pghc_applier, pghc_reader to pghc_node;
 grant pghc_auditor, pghc_reader to pghc_check;
 
+-- A database of another role may hold more than pghc's chain, so it is not taken over.
+select format('do $$begin raise exception %L using hint = %L; end$$',
+    format('database %s exists and belongs to %s, not to pghc_setup', datname, rolname),
+    format('name another database, or, if it is for pghc alone: alter database %I owner to pghc_setup', datname))
+  from pg_database join pg_roles on pg_roles.oid = datdba
+  where datname = :'database' and rolname <> 'pghc_setup' \gexec
 select format('create database %I owner pghc_setup encoding ''UTF8'' template template0', :'database')
   where not exists (select from pg_database where datname = :'database') \gexec
 revoke all on database :"database" from public;
 grant connect on database :"database" to pghc_node, pghc_check;
--- A database that was there before belongs to another role.
-grant connect, create, temporary on database :"database" to pghc_setup;

@@ -1,7 +1,8 @@
 //! Pages whose commands a reader types, run as they stand but for ports, paths and the build.
 
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use pghc::dev::postgres::{Server, ServerOptions};
 use pghc::dev::scratch::Scratch;
@@ -27,6 +28,24 @@ fn commands(page: &str) -> String {
     commands
 }
 
+/// The words of psql that ends early at `setup.sql`.
+fn setup_on(server: &Server, setup: &str) -> String {
+    let socket = server.socket_dir().display().to_string();
+    let port = server.port().to_string();
+    let mut psql = Command::new("psql");
+    psql.args(["-X", "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-v", "database=pghc"]);
+    psql.args(["-h", &socket, "-p", &port, "-d", "postgres", "-c", "select 1", "-f", "-"]);
+    psql.stdin(Stdio::piped()).stderr(Stdio::piped()).stdout(Stdio::null());
+    let mut child = psql.spawn().expect("psql is installed");
+    let mut input = child.stdin.take().expect("piped");
+    // psql ends before it has read all of it.
+    let _ = input.write_all(setup.as_bytes());
+    drop(input);
+    let output = child.wait_with_output().expect("it ends");
+    assert!(!output.status.success(), "setup.sql took a database of another role");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn own_postgresql_page_works_as_written() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -39,7 +58,12 @@ async fn own_postgresql_page_works_as_written() {
     let access = server.data_dir().join("pg_hba.conf");
     let own = std::fs::read_to_string(&access).expect("readable");
     std::fs::write(&access, format!("local all all trust\n{own}")).expect("writable");
-    query(&server.dsn(), "select pg_reload_conf()").await;
+    query(&server.dsn_of("postgres"), "select pg_reload_conf()").await;
+    // A database of another role is refused by setup.sql; the page makes its own.
+    let setup = std::fs::read_to_string(root.join("deploy/postgres/setup.sql")).expect("the file");
+    let refused = setup_on(&server, &setup);
+    assert!(refused.contains("database pghc exists and belongs to postgres"), "{refused}");
+    query(&server.dsn_of("postgres"), "drop database pghc").await;
 
     let (coordinator, api) = (free_port(), free_port());
     let data = scratch.path().join("coordinator");
