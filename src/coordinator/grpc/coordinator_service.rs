@@ -22,7 +22,7 @@ use crate::coordinator::replica::driver::SequencerDriver;
 use crate::coordinator::replica::reply_cache::{BatchId, Lookup, OrderResults};
 use crate::coordinator::zones::progress_view::ZoneProgressView;
 use crate::coordinator::zones::registry::{Refusal, Zones};
-use crate::rpc::NOT_TAKEN;
+use crate::rpc::NOT_PROPOSED;
 use crate::rpc::v1::coordinator_server;
 use crate::rpc::v1::order_result::Kind;
 use crate::rpc::v1::{
@@ -312,7 +312,7 @@ async fn wait_for_leader(
 /// Status of a call of which nothing was proposed; the caller may retry.
 fn no_leader() -> Status {
     let mut status = Status::unavailable("no coordinator leads");
-    status.metadata_mut().insert(NOT_TAKEN, MetadataValue::from_static("1"));
+    status.metadata_mut().insert(NOT_PROPOSED, MetadataValue::from_static("1"));
     status
 }
 
@@ -320,7 +320,7 @@ fn no_leader() -> Status {
 fn no_space() -> Status {
     let mut status =
         Status::resource_exhausted("the disk of the coordinator that leads is nearly full");
-    status.metadata_mut().insert(NOT_TAKEN, MetadataValue::from_static("1"));
+    status.metadata_mut().insert(NOT_PROPOSED, MetadataValue::from_static("1"));
     status
 }
 
