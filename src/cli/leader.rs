@@ -11,9 +11,9 @@ use comfy_table::Table;
 use super::process::USAGE;
 use super::reach::{Client, Failure, Reach, refused, view};
 use super::view;
-use crate::coordinator::survey;
+use crate::coordinator::topology;
 use crate::geo::model::Commit;
-use crate::geo::survey::{Prediction, Survey};
+use crate::geo::topology::{Prediction, Topology};
 use crate::rpc::v1::change_request::Kind;
 use crate::rpc::v1::{ChangeRequest, PlacementView, SwitchPlacementRequest};
 
@@ -99,27 +99,29 @@ fn auto(seen: &PlacementView) -> String {
 }
 
 fn show(seen: &PlacementView) {
-    let (survey, commit) = survey(seen);
+    let (topology, commit) = topology(seen);
     let leader = leader(seen);
-    let all = survey.predictions(commit);
-    let zone = survey.sites().iter().find(|site| site.id == leader).map(|site| site.zone.as_str());
+    let all = topology.predictions(commit);
+    let zone =
+        topology.sites().iter().find(|site| site.id == leader).map(|site| site.zone.as_str());
     let term = seen.group.as_ref().map_or(0, |group| group.term);
     view::print(&format!(
         "coordinator {leader} in {} leads in term {term}; zones learn of commits from {}",
         zone.unwrap_or("no known zone"),
         told_by(commit)
     ));
-    view::print(&format!("\nround trips in ms, as measured\n{}", round_trips(&survey)));
-    view::print(&format!("\n{}", figures(&survey, &all, leader)));
+    view::print(&format!("\nround trips in ms, as measured\n{}", round_trips(&topology)));
+    view::print(&format!("\n{}", figures(&topology, &all, leader)));
     view::print(
         "measured: from taking a batch to having it ordered, median of 30 s; predicted: ms of network \
          alone; > leads, * best",
     );
-    if !survey.is_weighted() {
+    if !topology.is_weighted() {
         view::print("there are too few writes to weigh zones by: all count alike");
     }
     let other = if seen.acks { Commit::LeaderPush } else { Commit::AcksToAll };
-    if let (Some(now), Some(then)) = (mean(&all, leader), mean(&survey.predictions(other), leader))
+    if let (Some(now), Some(then)) =
+        (mean(&all, leader), mean(&topology.predictions(other), leader))
     {
         let other = told_by(other);
         view::print(&format!("predicted mean {now:.1} ms; if told by {other} {then:.1} ms"));
@@ -146,15 +148,15 @@ fn ms(value: Option<f64>) -> String {
     value.filter(|ms| ms.is_finite()).map_or("-".to_owned(), |ms| format!("{ms:.1}"))
 }
 
-fn round_trips(survey: &Survey) -> Table {
-    let name = |site: &crate::geo::survey::Site| format!("{} {}", site.id, site.zone);
+fn round_trips(topology: &Topology) -> Table {
+    let name = |site: &crate::geo::topology::TopologyNode| format!("{} {}", site.id, site.zone);
     let heads: Vec<String> =
-        std::iter::once(String::new()).chain(survey.sites().iter().map(name)).collect();
+        std::iter::once(String::new()).chain(topology.sites().iter().map(name)).collect();
     let mut table = view::table(&heads.iter().map(String::as_str).collect::<Vec<_>>());
-    for (place, site) in survey.sites().iter().enumerate() {
-        let cells = (0..survey.sites().len()).map(|other| match other == place {
+    for (place, site) in topology.sites().iter().enumerate() {
+        let cells = (0..topology.sites().len()).map(|other| match other == place {
             true => String::new(),
-            false => ms(survey.round_trip_ms(place, other)),
+            false => ms(topology.round_trip_ms(place, other)),
         });
         table.add_row(std::iter::once(name(site)).chain(cells));
     }
@@ -162,21 +164,21 @@ fn round_trips(survey: &Survey) -> Table {
 }
 
 /// Zones down, leaders across: what is measured, and what is predicted under each.
-fn figures(survey: &Survey, all: &[Prediction], leader: u64) -> Table {
+fn figures(topology: &Topology, all: &[Prediction], leader: u64) -> Table {
     let best = all.first().map(|it| it.leader);
     let shown = all.iter().filter(|it| it.leader == leader);
     let others = all.iter().filter(|it| it.leader != leader).take(LEADERS_SHOWN);
     let shown: Vec<&Prediction> = shown.chain(others).collect();
     let head = |it: &&Prediction| {
         let (leads, is_best) = (it.leader == leader, Some(it.leader) == best);
-        let zone = &survey.sites()[it.place].zone;
+        let zone = &topology.sites()[it.place].zone;
         let (before, after) = (if leads { ">" } else { "" }, if is_best { " *" } else { "" });
         format!("{before}{} {zone}{after}", it.leader)
     };
     let fixed = ["id", "zone", "role", "writes/s", "measured"].map(str::to_owned);
     let heads: Vec<String> = fixed.into_iter().chain(shown.iter().map(head)).collect();
     let mut table = view::table(&heads.iter().map(String::as_str).collect::<Vec<_>>());
-    for (place, site) in survey.sites().iter().enumerate() {
+    for (place, site) in topology.sites().iter().enumerate() {
         let role = match (site.id == leader, site.voter) {
             (true, _) => "leader",
             (false, true) => "voter",
@@ -192,30 +194,31 @@ fn figures(survey: &Survey, all: &[Prediction], leader: u64) -> Table {
         let predicted = shown.iter().map(|it| ms(Some(it.sites_ms[place])));
         table.add_row(row.into_iter().chain(predicted));
     }
-    let total = format!("{:.1}", survey.rate());
+    let total = format!("{:.1}", topology.rate());
     let means = shown.iter().map(|it| ms(Some(it.mean_ms)));
-    let row = ["", "mean by writes", "", &total, &ms(measured_mean(survey))].map(str::to_owned);
+    let row = ["", "mean by writes", "", &total, &ms(measured_mean(topology))].map(str::to_owned);
     table.add_row(row.into_iter().chain(means));
     table
 }
 
 /// The mean of the measured medians by writes; `None` when nothing was written.
-fn measured_mean(survey: &Survey) -> Option<f64> {
-    let known = || survey.sites().iter().filter_map(|site| Some((site.p50_ms?, site.writes_per_s)));
+fn measured_mean(topology: &Topology) -> Option<f64> {
+    let known =
+        || topology.sites().iter().filter_map(|site| Some((site.p50_ms?, site.writes_per_s)));
     let weight: f64 = known().map(|(_, rate)| rate).sum();
     (weight > 0.0).then(|| known().map(|(ms, rate)| ms * rate).sum::<f64>() / weight)
 }
 
 /// The voter that `to` names: an id, or the best of a zone.
-fn find(survey: &Survey, all: &[Prediction], to: &str) -> Result<u64, Failure> {
+fn find(topology: &Topology, all: &[Prediction], to: &str) -> Result<u64, Failure> {
     if let Ok(id) = to.parse() {
         return Ok(id);
     }
-    let in_zone = |it: &&Prediction| survey.sites()[it.place].zone == to;
+    let in_zone = |it: &&Prediction| topology.sites()[it.place].zone == to;
     if let Some(it) = all.iter().find(in_zone) {
         return Ok(it.leader);
     }
-    let mut sites = survey.sites().iter().filter(|site| site.zone == to);
+    let mut sites = topology.sites().iter().filter(|site| site.zone == to);
     let site = sites.clone().find(|site| site.voter).or_else(|| sites.next());
     site.map(|site| site.id)
         .ok_or_else(|| Failure::Refused(format!("no coordinator is in zone {to:?}")))
@@ -227,7 +230,7 @@ async fn lead(
     to: &str,
     dry_run: bool,
 ) -> Result<(), Failure> {
-    let (survey_before, commit) = survey(before);
+    let (survey_before, commit) = topology(before);
     let all = survey_before.predictions(commit);
     let (now, to) = (leader(before), find(&survey_before, &all, to)?);
     let of = |leader: u64| all.iter().find(|it| it.leader == leader);
@@ -253,7 +256,7 @@ async fn lead(
     view::print(&format!("measuring for {} s", MEASURE.as_secs()));
     tokio::time::sleep(MEASURE).await;
     let after = view(client).await.map_err(|status| refused(&status))?;
-    let survey_after = survey(&after).0;
+    let survey_after = topology(&after).0;
     let mut table = view::table(&["zone", "measured before", "predicted", "measured after"]);
     for site in survey_after.sites() {
         let old = survey_before.sites().iter().position(|old| old.id == site.id);

@@ -20,7 +20,7 @@ use crate::lab::site::Site;
 /// Drives a parade with writes and reports how long they took.
 #[derive(Debug, Parser)]
 #[command(name = "geo-load", version)]
-struct Cli {
+pub(super) struct Cli {
     #[command(subcommand)]
     command: Command,
 }

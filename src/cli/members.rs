@@ -207,7 +207,7 @@ async fn ask(
         match done {
             Ok(()) => return Ok(()),
             // Nothing was sent there: the next may answer.
-            Err(status) if rpc::never_sent(&status) => {
+            Err(status) if rpc::is_connection_refused(&status) => {
                 unreached.push(format!("{url}: no answer"));
             }
             Err(status) => {

@@ -21,6 +21,8 @@ pub mod place;
 pub mod process;
 mod reach;
 pub mod recover;
+#[cfg(test)]
+mod reference;
 pub mod reseed;
 mod site_args;
 pub mod status;

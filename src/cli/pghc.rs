@@ -12,7 +12,7 @@ use crate::private;
 /// A consensus-ordered write layer over plain PostgreSQL with a verifiable hash chain.
 #[derive(Debug, Parser)]
 #[command(name = "pghc", version, about, propagate_version = true, arg_required_else_help = true)]
-struct Arguments {
+pub(super) struct Arguments {
     #[command(subcommand)]
     command: Command,
 }

@@ -9,10 +9,10 @@ use clap::Args;
 use super::process::USAGE;
 use super::reach::{Failure, Reach};
 use super::view;
-use crate::coordinator::survey;
+use crate::coordinator::topology;
 use crate::geo::choose::{self, Choice};
 use crate::geo::model::{Commit, Model};
-use crate::geo::survey::Survey;
+use crate::geo::topology::Topology;
 use crate::wan::Matrix;
 
 /// Number of voter sets shown of each size, with a given size and without.
@@ -74,7 +74,7 @@ async fn question(arguments: &Arguments) -> Result<Question, Failure> {
             let why = "say which distances: --matrix aws9, or --against DIR for a running parade";
             return Err(Failure::Unreached(why.to_owned()));
         }
-        None => measured(&survey(&arguments.reach.view().await?.1).0)?,
+        None => measured(&topology(&arguments.reach.view().await?.1).0)?,
     };
     for (zone, weight) in &arguments.weights {
         let place = question.names.iter().position(|name| name == zone);
@@ -89,18 +89,18 @@ async fn question(arguments: &Arguments) -> Result<Question, Failure> {
 }
 
 /// The coordinators that reach each other, with the writes that enter there.
-fn measured(survey: &Survey) -> Result<Question, Failure> {
-    let count = survey.sites().len();
+fn measured(topology: &Topology) -> Result<Question, Failure> {
+    let count = topology.sites().len();
     let reached = |place: &usize| {
-        (0..count).any(|other| other != *place && survey.round_trip_ms(*place, other).is_some())
+        (0..count).any(|other| other != *place && topology.round_trip_ms(*place, other).is_some())
     };
     let kept: Vec<usize> = (0..count).filter(reached).collect();
-    let sites: Vec<_> = kept.iter().map(|place| survey.sites()[*place].clone()).collect();
-    for site in survey.sites().iter().filter(|site| sites.iter().all(|kept| kept.id != site.id)) {
+    let sites: Vec<_> = kept.iter().map(|place| topology.sites()[*place].clone()).collect();
+    for site in topology.sites().iter().filter(|site| sites.iter().all(|kept| kept.id != site.id)) {
         view::print(&format!("coordinator {} in {} is silent and left out", site.id, site.zone));
     }
-    let place = |id: u64| survey.sites().iter().position(|site| site.id == id);
-    let cut = Survey::new(sites, |a, b| survey.round_trip_ms(place(a)?, place(b)?));
+    let place = |id: u64| topology.sites().iter().position(|site| site.id == id);
+    let cut = Topology::new(sites, |a, b| topology.round_trip_ms(place(a)?, place(b)?));
     let missing =
         (0..kept.len()).any(|a| (0..kept.len()).any(|b| cut.round_trip_ms(a, b).is_none()));
     if kept.is_empty() || missing {

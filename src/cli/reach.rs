@@ -91,7 +91,7 @@ impl Reach {
             let mut client = MembersClient::new(caller);
             match view(&mut client).await {
                 Ok(view) => return Ok((client, view)),
-                Err(status) if rpc::never_sent(&status) => {
+                Err(status) if rpc::is_connection_refused(&status) => {
                     unreached.push(format!("{url}: no answer"));
                 }
                 Err(status) => return Err(refused(&status)),

@@ -44,7 +44,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// behind, a coordinator that does not answer, or a tail that only one source holds), 3 usage.
 #[derive(Debug, Parser)]
 #[command(name = "chain-verify", version)]
-struct Args {
+pub(super) struct Args {
     /// A zone and where to read it: its PostgreSQL or one of its API nodes.
     #[arg(long = "zone", value_name = "NAME=postgres://…|http://…", value_parser = zone)]
     zones: Vec<(String, Place)>,

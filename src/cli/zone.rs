@@ -171,7 +171,7 @@ impl Coordinators {
                 .map_err(|error| Failure::usage(format!("{url}: {error}")))?;
             match question(ZonesClient::new(caller)).await {
                 Ok(answer) => return Ok(answer),
-                Err(status) if rpc::never_sent(&status) => {}
+                Err(status) if rpc::is_connection_refused(&status) => {}
                 Err(status) => return Err(Failure::of(url, &status)),
             }
         }

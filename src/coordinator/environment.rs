@@ -21,7 +21,7 @@ pub type Clock = Arc<dyn Fn() -> Micros + Send + Sync>;
 pub type Serve = Box<dyn FnOnce(Routes, &Tasks) + Send>;
 
 /// Dependencies of a coordinator.
-pub struct Host {
+pub struct Environment {
     /// Directory of the log.
     pub log: Arc<dyn Disk>,
     /// Directory of the snapshot.
@@ -34,7 +34,7 @@ pub struct Host {
     pub clock: Clock,
 }
 
-impl Host {
+impl Environment {
     /// Uses this machine: files below `data`, TCP, the system's clock.
     ///
     /// # Errors

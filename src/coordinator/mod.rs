@@ -28,9 +28,9 @@ mod settings;
 mod small_file;
 mod zones;
 
-pub use environment::{Clock, Host, Serve};
+pub use environment::{Clock, Environment, Serve};
 pub use placement::timing_advisor::measured;
-pub use placement::topology_view::survey;
+pub use placement::topology_view::topology;
 pub use quorum_acks::Acks;
 pub use server::Coordinator;
 pub use settings::{Geo, Retention, Settings, StartError, Timing};

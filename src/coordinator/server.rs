@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use super::admission::identity::DataDirIdentity;
 use super::assembly::{Consensus, Parts, Services, Storage, spawn_background};
-use super::environment::Host;
+use super::environment::Environment;
 use super::log::Log;
 use super::log::disk::Directory;
 use super::peers::directory::PeerDirectory;
@@ -59,7 +59,7 @@ impl Coordinator {
         let listener = TcpListener::bind(settings.listen).await;
         let listener = listener.map_err(|error| StartError::Listen(settings.listen, error))?;
         let address = listener.local_addr().map_err(|e| StartError::Listen(settings.listen, e))?;
-        let host = Host::machine_with(&settings.data, listener, connections)
+        let host = Environment::machine_with(&settings.data, listener, connections)
             .map_err(|error| StartError::Data(settings.data.clone(), error))?;
         Self::start_on(host, address, settings).await
     }
@@ -69,11 +69,11 @@ impl Coordinator {
     /// # Errors
     /// See [`StartError`].
     pub async fn start_on(
-        host: Host,
+        host: Environment,
         address: SocketAddr,
         settings: Settings,
     ) -> Result<Self, StartError> {
-        let Host { log, snapshots, dial, serve, clock } = host;
+        let Environment { log, snapshots, dial, serve, clock } = host;
         let tasks = Tasks::default();
         let storage = Storage::open(log, Arc::clone(&snapshots), &settings).await?;
         let consensus = Consensus::start(&settings, dial, &storage).await?;

@@ -7,5 +7,5 @@
 pub mod choose;
 pub mod model;
 pub mod placement;
-pub mod survey;
 pub mod timing;
+pub mod topology;

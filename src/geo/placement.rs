@@ -9,7 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::model::Commit;
-use super::survey::Survey;
+use super::topology::Topology;
 
 /// Length of a window.
 pub const WINDOW: Duration = Duration::from_secs(30);
@@ -26,9 +26,9 @@ const GAIN_SHARE_MIN: f64 = 0.10;
 
 /// Measurements of the leader at the end of a window.
 #[derive(Debug)]
-pub struct Window<'a> {
+pub struct PlacementInput<'a> {
     /// Distances and writes.
-    pub survey: &'a Survey,
+    pub topology: &'a Topology,
     /// Source from which a zone learns that a write is committed.
     pub commit: Commit,
     /// The leader's id.
@@ -41,7 +41,7 @@ pub struct Window<'a> {
 
 /// Decision, with its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum PlacementDecision {
     /// Nothing.
     Stay(String),
     /// Have this coordinator lead.
@@ -53,7 +53,7 @@ pub enum Verdict {
     },
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for PlacementDecision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stay(why) => write!(f, "stays: {why}"),
@@ -64,26 +64,26 @@ impl fmt::Display for Verdict {
 
 /// Watches the windows of one leader; a new leader begins with a new judge.
 #[derive(Debug, Clone, Default)]
-pub struct Judge {
+pub struct LeaderPlacementPolicy {
     windows: u32,
     /// Windows in a row in which each coordinator would have been enough better.
     better: BTreeMap<u64, u32>,
 }
 
-impl Judge {
+impl LeaderPlacementPolicy {
     /// Takes in one window and says what to do.
-    pub fn judge(&mut self, window: &Window<'_>) -> Verdict {
+    pub fn judge(&mut self, window: &PlacementInput<'_>) -> PlacementDecision {
         self.windows = self.windows.saturating_add(1);
-        let stay = |why: String| Verdict::Stay(why);
+        let stay = |why: String| PlacementDecision::Stay(why);
         if let Some(why) = window.hold {
             self.better.clear();
             return stay(why.to_owned());
         }
-        if !window.survey.is_weighted() {
+        if !window.topology.is_weighted() {
             self.better.clear();
             return stay("there are too few writes to judge by".to_owned());
         }
-        let all = window.survey.predictions(window.commit);
+        let all = window.topology.predictions(window.commit);
         let Some(now) = all.iter().find(|it| it.leader == window.leader) else {
             self.better.clear();
             return stay("not enough round trips are measured".to_owned());
@@ -104,7 +104,7 @@ impl Judge {
         let Some(best) = fit.iter().find(|it| lasting(it.leader)).or(fit.first()) else {
             return stay(self.nothing_better(window, &all, now.mean_ms));
         };
-        let zone = &window.survey.sites()[best.place].zone;
+        let zone = &window.topology.sites()[best.place].zone;
         let reason = format!(
             "coordinator {} in {zone} would make the predicted mean {:.1} ms instead of {:.1} ms",
             best.leader, best.mean_ms, now.mean_ms
@@ -116,13 +116,16 @@ impl Judge {
         if self.windows <= COOL_DOWN {
             return stay(format!("{reason}, but the leader changed a short time ago"));
         }
-        Verdict::Move { to: best.leader, reason: format!("{reason}, for {windows} windows") }
+        PlacementDecision::Move {
+            to: best.leader,
+            reason: format!("{reason}, for {windows} windows"),
+        }
     }
 
     fn nothing_better(
         &self,
-        window: &Window<'_>,
-        all: &[super::survey::Prediction],
+        window: &PlacementInput<'_>,
+        all: &[super::topology::Prediction],
         now_ms: f64,
     ) -> String {
         let best = all.first().filter(|best| best.leader != window.leader);
@@ -145,22 +148,23 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::model::Commit;
-    use super::super::survey::tests::three;
-    use super::super::survey::{Site, Survey};
-    use super::{COOL_DOWN, Judge, Verdict, WINDOWS, Window};
+    use super::super::topology::tests::three;
+    use super::super::topology::{Topology, TopologyNode};
+    use super::{COOL_DOWN, LeaderPlacementPolicy, PlacementDecision, PlacementInput, WINDOWS};
 
     /// Decisions over windows with these writes a second; the leader is 1 until it moves, and each
     /// new leader has a new policy state.
     fn run(rates: impl IntoIterator<Item = [f64; 3]>) -> Vec<(usize, u64)> {
-        let (mut judge, mut leader, mut moves) = (Judge::default(), 1, Vec::new());
+        let (mut judge, mut leader, mut moves) = (LeaderPlacementPolicy::default(), 1, Vec::new());
         let unfit = BTreeMap::new();
         for (place, rates) in rates.into_iter().enumerate() {
-            let survey = three(rates);
+            let topology = three(rates);
             let commit = Commit::LeaderPush;
-            let window = Window { survey: &survey, commit, leader, unfit: &unfit, hold: None };
-            if let Verdict::Move { to, .. } = judge.judge(&window) {
+            let window =
+                PlacementInput { topology: &topology, commit, leader, unfit: &unfit, hold: None };
+            if let PlacementDecision::Move { to, .. } = judge.judge(&window) {
                 moves.push((place, to));
-                (judge, leader) = (Judge::default(), to);
+                (judge, leader) = (LeaderPlacementPolicy::default(), to);
             }
         }
         moves
@@ -203,37 +207,39 @@ mod tests {
         });
         let moves = run(wobble);
         assert!(moves.len() <= 1, "{moves:?}");
-        let site = |id: u64, writes_per_s| Site {
+        let site = |id: u64, writes_per_s| TopologyNode {
             id,
             zone: format!("z{id}"),
             voter: true,
             writes_per_s,
-            ..Site::default()
+            ..TopologyNode::default()
         };
         let sites = vec![site(1, 1.0), site(2, 1000.0), site(3, 1.0)];
-        let near = Survey::new(sites, |_, _| Some(4.0));
-        let (mut judge, unfit) = (Judge::default(), BTreeMap::new());
+        let near = Topology::new(sites, |_, _| Some(4.0));
+        let (mut judge, unfit) = (LeaderPlacementPolicy::default(), BTreeMap::new());
         for _ in 0..50 {
             let commit = Commit::LeaderPush;
-            let window = Window { survey: &near, commit, leader: 1, unfit: &unfit, hold: None };
+            let window =
+                PlacementInput { topology: &near, commit, leader: 1, unfit: &unfit, hold: None };
             let verdict = judge.judge(&window);
-            assert!(matches!(&verdict, Verdict::Stay(why) if why.contains("not enough")));
+            assert!(matches!(&verdict, PlacementDecision::Stay(why) if why.contains("not enough")));
         }
     }
 
     #[test]
     fn unfit_member_is_never_chosen_as_leader() {
-        let survey = three(EU);
+        let topology = three(EU);
         let judge = |unfit: &[(u64, &str)], hold: Option<&str>| {
             let unfit = unfit.iter().map(|(id, why)| (*id, (*why).to_owned())).collect();
-            let mut judge = Judge::default();
+            let mut judge = LeaderPlacementPolicy::default();
             let commit = Commit::LeaderPush;
-            let window = Window { survey: &survey, commit, leader: 3, unfit: &unfit, hold };
+            let window =
+                PlacementInput { topology: &topology, commit, leader: 3, unfit: &unfit, hold };
             (0..10).map(|_| judge.judge(&window)).last().expect("ten windows")
         };
-        let to = |verdict: &Verdict| match verdict {
-            Verdict::Move { to, .. } => Some(*to),
-            Verdict::Stay(_) => None,
+        let to = |verdict: &PlacementDecision| match verdict {
+            PlacementDecision::Move { to, .. } => Some(*to),
+            PlacementDecision::Stay(_) => None,
         };
         assert_eq!(to(&judge(&[], None)), Some(2));
         assert_eq!(to(&judge(&[(2, "its disk is nearly full")], None)), Some(1));

@@ -10,11 +10,11 @@ pub use channel::{
 };
 
 /// Metadata key of a rejection: nothing of the call was handed to a leader.
-pub const NOT_TAKEN: &str = "pghc-not-taken";
+pub const NOT_PROPOSED: &str = "pghc-not-taken";
 
 /// Whether the address refused the connection: then nothing of the call was sent.
 #[must_use]
-pub fn never_sent(status: &tonic::Status) -> bool {
+pub fn is_connection_refused(status: &tonic::Status) -> bool {
     let mut source = std::error::Error::source(status);
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<std::io::Error>()

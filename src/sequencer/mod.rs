@@ -18,5 +18,5 @@ pub use entry::{Batch, BatchHeader, Entry, EntryError, SessionId, Write};
 pub use marks::{COARSEST, MIDDLE, Marks};
 pub use positions::{Position, Positions};
 pub use snapshot::{SnapshotError, View};
-pub use state::{Outcome, Sequenced, Sequencer, extend};
+pub use state::{OrderResult, Sequenced, Sequencer, extend};
 pub use zones::{ENTRY_FORMAT, Registration, ZoneAct, ZoneChange, Zones};

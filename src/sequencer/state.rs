@@ -15,7 +15,7 @@ use crate::sabotage::{self, Bug};
 
 /// Result of ordering one write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum OrderResult {
     /// A new link with these chain values.
     Ordered(Head),
     /// An earlier write with the same key and payload has this id.
@@ -33,7 +33,7 @@ pub struct Sequenced {
     /// The batch's bytes.
     pub bytes: Bytes,
     /// One per write; empty if the batch was stale and nothing was ordered.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<OrderResult>,
     /// Positions of the writes without an id, ascending.
     pub skipped_positions: Vec<u32>,
     /// Head of the chain after it.
@@ -131,7 +131,7 @@ impl Sequencer {
             Seen::Stale => Vec::new(),
             Seen::New => self.order(&batch, written_at),
         };
-        let is_new = |outcome: &Outcome| matches!(outcome, Outcome::Ordered(_));
+        let is_new = |outcome: &OrderResult| matches!(outcome, OrderResult::Ordered(_));
         let skipped_positions: Vec<u32> = (0_u32..)
             .zip(0..batch.writes.len())
             .filter(|(_, at)| !outcomes.get(*at).is_some_and(is_new))
@@ -148,7 +148,7 @@ impl Sequencer {
         Ok(Some(Sequenced { batch, bytes, outcomes, skipped_positions, head, first_id }))
     }
 
-    fn order(&mut self, batch: &Batch, written_at: Micros) -> Vec<Outcome> {
+    fn order(&mut self, batch: &Batch, written_at: Micros) -> Vec<OrderResult> {
         let mut outcomes = Vec::with_capacity(batch.writes.len());
         for write in &batch.writes {
             outcomes.push(self.order_one(batch, write, written_at));
@@ -156,12 +156,12 @@ impl Sequencer {
         outcomes
     }
 
-    fn order_one(&mut self, batch: &Batch, write: &Write, written_at: Micros) -> Outcome {
+    fn order_one(&mut self, batch: &Batch, write: &Write, written_at: Micros) -> OrderResult {
         let payload = write.payload.as_deref().map(payload_digest);
         let known = write.key.as_deref().and_then(|key| self.keys.get(key));
         if let Some((known_payload, id)) = known {
             let same = known_payload == fingerprint(payload);
-            return if same { Outcome::Repeated(id) } else { Outcome::KeyReused(id) };
+            return if same { OrderResult::Repeated(id) } else { OrderResult::KeyReused(id) };
         }
         let head =
             Head::extend(self.head.as_ref(), &self.cluster, &batch.node, written_at, payload);
@@ -170,7 +170,7 @@ impl Sequencer {
         }
         self.marks.record(&head);
         self.head = Some(head);
-        Outcome::Ordered(head)
+        OrderResult::Ordered(head)
     }
 }
 
@@ -214,12 +214,12 @@ pub fn extend(
     Ok(Some((bytes, after)))
 }
 
-fn record(sequence: u64, first_id: Option<WriteId>, outcomes: &[Outcome]) -> BatchRecord {
+fn record(sequence: u64, first_id: Option<WriteId>, outcomes: &[OrderResult]) -> BatchRecord {
     let skipped_positions =
         (0_u32..).zip(outcomes).filter_map(|(position, outcome)| match outcome {
-            Outcome::Ordered(_) => None,
-            Outcome::Repeated(id) => Some((position, *id, false)),
-            Outcome::KeyReused(id) => Some((position, *id, true)),
+            OrderResult::Ordered(_) => None,
+            OrderResult::Repeated(id) => Some((position, *id, false)),
+            OrderResult::KeyReused(id) => Some((position, *id, true)),
         });
     BatchRecord {
         sequence,
@@ -229,16 +229,16 @@ fn record(sequence: u64, first_id: Option<WriteId>, outcomes: &[Outcome]) -> Bat
     }
 }
 
-fn repeat(record: &BatchRecord) -> Vec<Outcome> {
+fn repeat(record: &BatchRecord) -> Vec<OrderResult> {
     let mut skipped_positions = record.skipped_positions.iter().peekable();
     let mut next = record.first_id;
     let outcome = |position| {
         if let Some((_, id, reused)) = skipped_positions.next_if(|(at, _, _)| *at == position) {
-            return if *reused { Outcome::KeyReused(*id) } else { Outcome::Repeated(*id) };
+            return if *reused { OrderResult::KeyReused(*id) } else { OrderResult::Repeated(*id) };
         }
         let id = next.expect("a batch with a new write has a first id");
         next = Some(id.next());
-        Outcome::Repeated(id)
+        OrderResult::Repeated(id)
     };
     (0..record.writes).map(outcome).collect()
 }

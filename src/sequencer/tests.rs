@@ -7,8 +7,8 @@ use pghc_api::time::Micros;
 use proptest::prelude::*;
 
 use super::{
-    Batch, Entry, EntryError, Outcome, Registration, Sequenced, Sequencer, SnapshotError, Write,
-    ZoneAct, ZoneChange, extend,
+    Batch, Entry, EntryError, OrderResult, Registration, Sequenced, Sequencer, SnapshotError,
+    Write, ZoneAct, ZoneChange, extend,
 };
 
 fn cluster() -> ClusterId {
@@ -34,10 +34,10 @@ fn register(act: ZoneAct, zone: &str) -> Bytes {
 }
 
 fn ids(sequenced: &Sequenced) -> Vec<(char, u64)> {
-    let id = |outcome: &Outcome| match outcome {
-        Outcome::Ordered(head) => ('o', head.id.get()),
-        Outcome::Repeated(id) => ('r', id.get()),
-        Outcome::KeyReused(id) => ('x', id.get()),
+    let id = |outcome: &OrderResult| match outcome {
+        OrderResult::Ordered(head) => ('o', head.id.get()),
+        OrderResult::Repeated(id) => ('r', id.get()),
+        OrderResult::KeyReused(id) => ('x', id.get()),
     };
     sequenced.outcomes.iter().map(id).collect()
 }
@@ -133,7 +133,7 @@ fn any_writes() -> impl Strategy<Value = Vec<Write>> {
 }
 
 /// Sequences `writes` in batches of the given sizes, repeated as needed.
-fn in_batches(writes: &[Write], sizes: &[usize]) -> (Vec<Outcome>, Sequencer, Vec<Bytes>) {
+fn in_batches(writes: &[Write], sizes: &[usize]) -> (Vec<OrderResult>, Sequencer, Vec<Bytes>) {
     let mut sequencer = Sequencer::new(cluster());
     let (mut outcomes, mut log) = (Vec::new(), Vec::new());
     let (mut rest, mut sizes) = (writes, sizes.iter().cycle());
@@ -202,7 +202,7 @@ proptest! {
         prop_assert_eq!(&one_by_one, &batched);
         prop_assert_eq!(alone.head(), together.head());
         let new: Vec<u64> = batched.iter().filter_map(|outcome| match outcome {
-            Outcome::Ordered(head) => Some(head.id.get()),
+            OrderResult::Ordered(head) => Some(head.id.get()),
             _ => None,
         }).collect();
         prop_assert_eq!(new.clone(), (1..=new.len() as u64).collect::<Vec<_>>());

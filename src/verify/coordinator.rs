@@ -132,7 +132,7 @@ impl Coordinators {
     fn why(&self, status: &Status) -> String {
         let cluster = &self.cluster;
         match status.code() {
-            _ if rpc::never_sent(status) => {
+            _ if rpc::is_connection_refused(status) => {
                 "does not answer: no process listens there; start it, or leave it out".to_owned()
             }
             Code::DeadlineExceeded | Code::Cancelled => {
@@ -168,7 +168,8 @@ async fn call(
         match answer.unwrap_or_else(|_| Err(late())) {
             Ok(reply) => return Ok(reply.into_inner()),
             Err(status) => {
-                let is_passing = status.code() == Code::Unavailable && !rpc::never_sent(&status);
+                let is_passing =
+                    status.code() == Code::Unavailable && !rpc::is_connection_refused(&status);
                 if !is_passing || Instant::now() + RETRY_PAUSE >= until {
                     return Err(status);
                 }

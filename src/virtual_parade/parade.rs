@@ -18,7 +18,7 @@ use super::database::MemDatabase;
 use super::disk::MemDisk;
 use super::link_model::WanLinkModel;
 use super::net::{Net, url};
-use crate::coordinator::{Acks, Coordinator, Geo, Host, Retention, Settings, Timing};
+use crate::coordinator::{Acks, Coordinator, Environment, Geo, Retention, Settings, Timing};
 use crate::task::Tasks;
 use crate::task::process::Process;
 use crate::telemetry::Metrics;
@@ -219,7 +219,7 @@ impl Parade {
         let net = self.0.net.clone();
         net.up(zone, &process);
         let started = self.0.started;
-        let host = Host {
+        let host = Environment {
             log: Arc::new(member.log.mount()),
             snapshots: Arc::new(member.snapshots.mount()),
             dial: Arc::new(net.dialer(zone)),

@@ -14,11 +14,12 @@ mod read;
 mod reports;
 mod submit;
 
+pub use crate::sequencer::OrderResult;
 pub use audit::background::Settings as Audit;
 pub use node::{Node, Outside, OwnChain, Settings};
 
 use futures::future::BoxFuture;
-use pghc_api::chain::{Head, Link, LinkHash};
+use pghc_api::chain::{Link, LinkHash};
 use pghc_api::id::{ClusterId, IdempotencyKey, NodeName, WriteId, ZoneName};
 use pghc_api::wire::Status;
 use tokio::time::Instant;
@@ -30,17 +31,6 @@ pub struct NewWrite {
     pub key: Option<IdempotencyKey>,
     /// One valid JSON value, byte for byte.
     pub payload: Option<bytes::Bytes>,
-}
-
-/// Result of ordering one write.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OrderResult {
-    /// A new link with these chain values.
-    Ordered(Head),
-    /// This key was ordered before, under this id.
-    Repeated(WriteId),
-    /// This key was used for another payload, by this id. Nothing was written.
-    KeyReused(WriteId),
 }
 
 /// Why requests should go to another node.

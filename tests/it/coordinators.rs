@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pghc::coordinator::{Acks, Coordinator, Geo, Host, Retention, Settings, Timing};
+use pghc::coordinator::{Acks, Coordinator, Environment, Geo, Retention, Settings, Timing};
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
 use pghc::rpc::v1::order_result::Kind;
 use pghc::rpc::v1::{
@@ -94,8 +94,9 @@ impl Group {
                 None => Coordinator::start(settings.clone()).await,
                 Some(dial) => {
                     let listener = tokio::net::TcpListener::bind(settings.listen).await.ok()?;
-                    let host = Host::machine(&settings.data, listener).expect("its own directory");
-                    let host = Host { dial: Arc::clone(dial), ..host };
+                    let host =
+                        Environment::machine(&settings.data, listener).expect("its own directory");
+                    let host = Environment { dial: Arc::clone(dial), ..host };
                     Coordinator::start_on(host, settings.listen, settings.clone()).await
                 }
             })
@@ -151,7 +152,7 @@ async fn submit(
         call.set_timeout(Duration::from_secs(20));
         match client.submit(call).await {
             Ok(reply) => Some(reply.into_inner().outcomes),
-            Err(status) if status.metadata().contains_key(rpc::NOT_TAKEN) => None,
+            Err(status) if status.metadata().contains_key(rpc::NOT_PROPOSED) => None,
             Err(status) => panic!("not ordered: {status:?}"),
         }
     })
@@ -272,7 +273,7 @@ async fn a_dead_address_is_told_from_a_lost_answer() {
     let url = format!("http://{}", free_addresses(1)[0]);
     let caller = rpc::connect(&url, &cluster(), Duration::from_secs(10)).expect("a URL");
     let error = CoordinatorClient::new(caller).submit(batch(1, 1)).await.expect_err("dead");
-    assert!(rpc::never_sent(&error), "{error:?}");
+    assert!(rpc::is_connection_refused(&error), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,7 +291,7 @@ async fn submit_without_leader_reports_not_proposed_in_time() {
         let mut call = tonic::Request::new(request);
         call.set_timeout(Duration::from_millis(400));
         let error = group.client(left).submit(call).await.err()?;
-        error.metadata().contains_key(rpc::NOT_TAKEN).then_some(())
+        error.metadata().contains_key(rpc::NOT_PROPOSED).then_some(())
     })
     .await;
 }

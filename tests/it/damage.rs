@@ -85,7 +85,7 @@ async fn submit(coordinator: &Coordinator, sequence: u64) {
         call.set_timeout(Duration::from_secs(20));
         match client(coordinator).submit(call).await {
             Ok(_) => Some(()),
-            Err(status) if status.metadata().contains_key(rpc::NOT_TAKEN) => None,
+            Err(status) if status.metadata().contains_key(rpc::NOT_PROPOSED) => None,
             Err(status) => panic!("not ordered: {status:?}"),
         }
     })

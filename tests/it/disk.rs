@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use pghc::coordinator::log::disk::{Disk, DiskFile};
-use pghc::coordinator::{Acks, Coordinator, Geo, Host, Retention, Settings, Timing};
+use pghc::coordinator::{Acks, Coordinator, Environment, Geo, Retention, Settings, Timing};
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
 use pghc::rpc::v1::{Cluster, SubmitRequest, ZoneReport};
 use pghc::rpc::{self, Caller};
@@ -157,7 +157,7 @@ impl Group {
         listener.set_nonblocking(true).expect("a socket");
         let start = runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).expect("a socket");
-            let mut host = Host::machine(&data, listener).expect("a directory");
+            let mut host = Environment::machine(&data, listener).expect("a directory");
             host.log = Arc::new(Metered { disk: host.log, free });
             Coordinator::start_on(host, address, settings).await.expect("started")
         });
@@ -250,7 +250,7 @@ async fn writes_are_refused_until_disks_have_space() {
             (error.code() == tonic::Code::ResourceExhausted).then_some(error)
         })
         .await;
-        assert!(refused.metadata().contains_key(rpc::NOT_TAKEN), "{refused:?}");
+        assert!(refused.metadata().contains_key(rpc::NOT_PROPOSED), "{refused:?}");
     }
     (0..3).for_each(|place| group.set_free(place, PLENTY));
     assert_eq!(group.ordered(1, 2).await, 2);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use pghc::coordinator::{Acks, Coordinator, Geo, Retention, Settings, Timing, measured, survey};
+use pghc::coordinator::{Acks, Coordinator, Geo, Retention, Settings, Timing, measured, topology};
 use pghc::dev::parade::{Parade, ParadeOptions, Profile};
 use pghc::rpc::v1::change_request::Kind as ChangeKind;
 use pghc::rpc::v1::coordinator_client::CoordinatorClient;
@@ -205,9 +205,9 @@ async fn leader_is_kept_at_300_ms_with_jitter_plus_loss() {
         assert!(excused, "somebody stood for election; longest pause {longest:?}");
     }
     wait_for("the whole matrix, by any coordinator", async || {
-        let (survey, _) = survey(&group.view(2).await?);
+        let (topology, _) = topology(&group.view(2).await?);
         let pairs = [(0, 1), (0, 2), (1, 2)];
-        let known = pairs.map(|(a, b)| survey.round_trip_ms(a, b));
+        let known = pairs.map(|(a, b)| topology.round_trip_ms(a, b));
         println!("{known:?}");
         known.iter().all(|ms| ms.is_some_and(|ms| (300.0..450.0).contains(&ms))).then_some(())
     })

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pghc::coordinator::{Acks, Coordinator, Geo, Host, Retention, Settings, Timing};
+use pghc::coordinator::{Acks, Coordinator, Environment, Geo, Retention, Settings, Timing};
 use pghc::task::Tasks;
 use pghc::task::process::Process;
 use pghc::telemetry::Metrics;
@@ -252,7 +252,7 @@ impl SimCluster {
         drop(running);
         self.net.up(place, &process);
         let (net, skew, started) = (self.net.clone(), Arc::clone(&machine.skew_us), self.started);
-        let host = Host {
+        let host = Environment {
             log: Arc::new(machine.log.mount()),
             snapshots: Arc::new(machine.snapshots.mount()),
             dial: Arc::new(self.net.dialer(place)),

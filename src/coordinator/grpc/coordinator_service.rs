@@ -19,19 +19,19 @@ use crate::coordinator::ordering::read_index::ReadIndexBarrier;
 use crate::coordinator::ordering::tail::Tails;
 use crate::coordinator::placement::write_rates::WriteRates;
 use crate::coordinator::replica::driver::SequencerDriver;
-use crate::coordinator::replica::reply_cache::{BatchId, Lookup, Outcomes};
+use crate::coordinator::replica::reply_cache::{BatchId, Lookup, OrderResults};
 use crate::coordinator::zones::progress_view::ZoneProgressView;
 use crate::coordinator::zones::registry::{Refusal, Zones};
-use crate::rpc::NOT_TAKEN;
+use crate::rpc::NOT_PROPOSED;
 use crate::rpc::v1::coordinator_server;
 use crate::rpc::v1::order_result::Kind;
 use crate::rpc::v1::{
-    AwaitReply, AwaitRequest, Cluster, Member, OrderResult, ProposeReply, ProposeRequest,
-    ReadIndexReply, ReadIndexRequest, SubmitReply, SubmitRequest, TailBatch, TailRequest,
-    VouchReply, VouchRequest, Vouched, ZoneReport,
+    self, AwaitReply, AwaitRequest, Cluster, Member, ProposeReply, ProposeRequest, ReadIndexReply,
+    ReadIndexRequest, SubmitReply, SubmitRequest, TailBatch, TailRequest, VouchReply, VouchRequest,
+    Vouched, ZoneReport,
 };
 use crate::sabotage::{self, Bug};
-use crate::sequencer::{BatchHeader, EntryError, Outcome, ZoneChange};
+use crate::sequencer::{BatchHeader, EntryError, OrderResult, ZoneChange};
 use crate::task::watch;
 
 /// Bytes of batches in flight through one coordinator; further batches wait.
@@ -107,7 +107,7 @@ impl CoordinatorService {
         name: BatchId,
         batch: Bytes,
         give_up_at: Instant,
-    ) -> Result<Outcomes, Status> {
+    ) -> Result<OrderResults, Status> {
         let mut leadership = self.leader_client.leadership();
         let mut maybe_proposed = false;
         loop {
@@ -312,7 +312,7 @@ async fn wait_for_leader(
 /// Status of a call of which nothing was proposed; the caller may retry.
 fn no_leader() -> Status {
     let mut status = Status::unavailable("no coordinator leads");
-    status.metadata_mut().insert(NOT_TAKEN, MetadataValue::from_static("1"));
+    status.metadata_mut().insert(NOT_PROPOSED, MetadataValue::from_static("1"));
     status
 }
 
@@ -320,7 +320,7 @@ fn no_leader() -> Status {
 fn no_space() -> Status {
     let mut status =
         Status::resource_exhausted("the disk of the coordinator that leads is nearly full");
-    status.metadata_mut().insert(NOT_TAKEN, MetadataValue::from_static("1"));
+    status.metadata_mut().insert(NOT_PROPOSED, MetadataValue::from_static("1"));
     status
 }
 
@@ -338,23 +338,26 @@ fn read_index_reply(head: Option<Head>) -> ReadIndexReply {
 }
 
 /// Converts the outcomes to messages. The chain values share one allocation.
-fn replies(outcomes: &[Outcome]) -> Vec<OrderResult> {
-    let without_link =
-        |kind: Kind, id: u64| OrderResult { kind: kind.into(), id, ..OrderResult::default() };
+fn replies(outcomes: &[OrderResult]) -> Vec<v1::OrderResult> {
+    let without_link = |kind: Kind, id: u64| v1::OrderResult {
+        kind: kind.into(),
+        id,
+        ..v1::OrderResult::default()
+    };
     let mut values = BytesMut::with_capacity(outcomes.len() * (HASH_BYTES + DIGEST_BYTES));
-    let reply = |outcome: &Outcome| match outcome {
-        Outcome::Ordered(head) => {
+    let reply = |outcome: &OrderResult| match outcome {
+        OrderResult::Ordered(head) => {
             values.put_slice(&head.hash.0);
             values.put_slice(&head.digest.0);
-            OrderResult {
+            v1::OrderResult {
                 written_at: head.written_at.0,
                 ..without_link(Kind::Ordered, head.id.get())
             }
         }
-        Outcome::Repeated(id) => without_link(Kind::Repeated, id.get()),
-        Outcome::KeyReused(id) => without_link(Kind::KeyReused, id.get()),
+        OrderResult::Repeated(id) => without_link(Kind::Repeated, id.get()),
+        OrderResult::KeyReused(id) => without_link(Kind::KeyReused, id.get()),
     };
-    let mut replies: Vec<OrderResult> = outcomes.iter().map(reply).collect();
+    let mut replies: Vec<v1::OrderResult> = outcomes.iter().map(reply).collect();
     let mut values = values.freeze();
     for reply in replies.iter_mut().filter(|reply| reply.kind() == Kind::Ordered) {
         reply.hash = values.split_to(HASH_BYTES);

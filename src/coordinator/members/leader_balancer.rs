@@ -7,9 +7,9 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::service::MembersService;
-use crate::coordinator::placement::topology_view::{TopologyView, survey, unfit};
+use crate::coordinator::placement::topology_view::{TopologyView, topology, unfit};
 use crate::coordinator::raft::handle::Raft;
-use crate::geo::placement::{Judge, Verdict, WINDOW, Window};
+use crate::geo::placement::{LeaderPlacementPolicy, PlacementDecision, PlacementInput, WINDOW};
 
 /// Loop of automatic placement.
 pub(crate) struct LeaderBalancer {
@@ -26,7 +26,7 @@ impl LeaderBalancer {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first tick is immediate.
         tick.tick().await;
-        let (mut judge, mut judged_term) = (Judge::default(), 0);
+        let (mut judge, mut judged_term) = (LeaderPlacementPolicy::default(), 0);
         loop {
             tick.tick().await;
             let (leader, term) = {
@@ -39,17 +39,17 @@ impl LeaderBalancer {
                 continue;
             }
             if judged_term != term {
-                (judge, judged_term) = (Judge::default(), term);
+                (judge, judged_term) = (LeaderPlacementPolicy::default(), term);
             }
             let verdict = self.judge(&mut judge);
             *self.topology_view.status_text.lock() = verdict.to_string();
             tracing::debug!(%verdict, "leader placement evaluated");
-            if let Verdict::Move { to, reason } = verdict
+            if let PlacementDecision::Move { to, reason } = verdict
                 && self.topology_view.rtt_monitor().auto_placement().auto
             {
                 tracing::info!(to, reason, "automatic transfer started");
                 let done = self.members.transfer_to(to).await;
-                judge = Judge::default();
+                judge = LeaderPlacementPolicy::default();
                 match done {
                     Ok(result) => tracing::info!(to, result, "automatic transfer finished"),
                     Err(status) => tracing::warn!(to, %status, "automatic transfer failed"),
@@ -58,11 +58,17 @@ impl LeaderBalancer {
         }
     }
 
-    fn judge(&self, judge: &mut Judge) -> Verdict {
+    fn judge(&self, judge: &mut LeaderPlacementPolicy) -> PlacementDecision {
         let view = self.topology_view.view(self.members.list_now());
-        let (survey, commit) = survey(&view);
+        let (topology, commit) = topology(&view);
         let (unfit, hold) = (unfit(&view), self.members.is_changing());
         let hold = hold.then_some("the members are being changed");
-        judge.judge(&Window { survey: &survey, commit, leader: self.id, unfit: &unfit, hold })
+        judge.judge(&PlacementInput {
+            topology: &topology,
+            commit,
+            leader: self.id,
+            unfit: &unfit,
+            hold,
+        })
     }
 }

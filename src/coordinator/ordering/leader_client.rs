@@ -14,7 +14,7 @@ use crate::coordinator::raft::format_support::FormatSupport;
 use crate::coordinator::raft::handle::Raft;
 use crate::rpc::v1::coordinator_client::CoordinatorClient;
 use crate::rpc::v1::{ProposeReply, ProposeRequest};
-use crate::rpc::{Caller, MESSAGE_BYTES_MAX, never_sent};
+use crate::rpc::{Caller, MESSAGE_BYTES_MAX, is_connection_refused};
 use crate::sequencer::{BatchHeader, Entry, ZoneChange};
 use crate::task::Tasks;
 use crate::task::watch;
@@ -178,7 +178,7 @@ fn classify(answer: Result<ProposeReply, tonic::Status>) -> ProposeResult {
         Ok(reply) if reply.no_space => ProposeResult::NoSpace,
         Ok(reply) if reply.not_readable => ProposeResult::NotReadable,
         Ok(_) => ProposeResult::NotProposed,
-        Err(status) if never_sent(&status) => ProposeResult::NotProposed,
+        Err(status) if is_connection_refused(&status) => ProposeResult::NotProposed,
         Err(_) => ProposeResult::Unknown,
     }
 }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::rtt_monitor::RttMonitor;
 use crate::geo::model::Commit;
-use crate::geo::survey::{Site, Survey};
+use crate::geo::topology::{Topology, TopologyNode};
 use crate::rpc::v1::{MemberList, NodeMeasurements, PlacementView};
 
 /// Most entries by which a leadership transfer target may be behind: a few WAN round trips at full
@@ -52,24 +52,24 @@ impl TopologyView {
 
 /// Converts a view to the survey and the commit rule of `geo`.
 #[must_use]
-pub fn survey(view: &PlacementView) -> (Survey, Commit) {
+pub fn topology(view: &PlacementView) -> (Topology, Commit) {
     let empty = MemberList::default();
     let members = &view.group.as_ref().unwrap_or(&empty).members;
-    let site = |member: &crate::rpc::v1::MemberView| Site {
+    let site = |member: &crate::rpc::v1::MemberView| TopologyNode {
         id: member.coordinator_id,
         zone: member.zone.clone(),
         voter: member.voter,
-        ..Site::default()
+        ..TopologyNode::default()
     };
-    let mut sites: Vec<Site> = members.iter().map(site).collect();
+    let mut sites: Vec<TopologyNode> = members.iter().map(site).collect();
     for measurements in &view.measurements {
         for traffic in &measurements.traffic {
             record(&mut sites, measurements.coordinator_id, traffic);
         }
     }
     let measured: BTreeMap<(u64, u64), f64> = view.measurements.iter().flat_map(row).collect();
-    let survey = Survey::new(sites, |a, b| measured.get(&(a, b)).copied());
-    (survey, commit(view.acks))
+    let topology = Topology::new(sites, |a, b| measured.get(&(a, b)).copied());
+    (topology, commit(view.acks))
 }
 
 fn row(measurements: &NodeMeasurements) -> impl Iterator<Item = ((u64, u64), f64)> {
@@ -81,8 +81,8 @@ fn row(measurements: &NodeMeasurements) -> impl Iterator<Item = ((u64, u64), f64
 
 /// Adds a zone's writes to the coordinator in that zone, else to the coordinator that accepted
 /// them.
-fn record(sites: &mut [Site], through: u64, traffic: &crate::rpc::v1::Traffic) {
-    let own = |site: &Site| site.id == through && site.zone == traffic.zone;
+fn record(sites: &mut [TopologyNode], through: u64, traffic: &crate::rpc::v1::Traffic) {
+    let own = |site: &TopologyNode| site.id == through && site.zone == traffic.zone;
     let place = sites
         .iter()
         .position(own)
@@ -121,7 +121,7 @@ pub(crate) fn unfit(view: &PlacementView) -> BTreeMap<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{LAG_ENTRIES_MAX, survey, unfit};
+    use super::{LAG_ENTRIES_MAX, topology, unfit};
     use crate::rpc::v1::{
         Distance, MemberList, MemberView, NodeMeasurements, PlacementView, Traffic,
     };
@@ -169,13 +169,13 @@ mod tests {
 
     #[test]
     fn writes_count_for_the_coordinator_of_their_zone() {
-        let (survey, _) = survey(&view());
-        let rates: Vec<f64> = survey.sites().iter().map(|site| site.writes_per_s).collect();
+        let (topology, _) = topology(&view());
+        let rates: Vec<f64> = topology.sites().iter().map(|site| site.writes_per_s).collect();
         assert_eq!(rates, [12.0, 20.0, 3.0], "mars has no coordinator of its own");
-        assert_eq!(survey.sites()[1].p50_ms, Some(140.0));
-        assert_eq!(survey.round_trip_ms(0, 1), Some(71.0));
-        assert_eq!(survey.round_trip_ms(2, 0), Some(150.0), "one direction is enough");
-        assert_eq!(survey.round_trip_ms(1, 2), None);
+        assert_eq!(topology.sites()[1].p50_ms, Some(140.0));
+        assert_eq!(topology.round_trip_ms(0, 1), Some(71.0));
+        assert_eq!(topology.round_trip_ms(2, 0), Some(150.0), "one direction is enough");
+        assert_eq!(topology.round_trip_ms(1, 2), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::coordinator::consensus::codec::decode;
 use crate::coordinator::consensus::type_config::{Entry, LogId, Member, Vote};
 use crate::coordinator::log::Offline;
 use crate::coordinator::replica::snapshots::Snapshots;
-use crate::sequencer::{Outcome, Sequencer};
+use crate::sequencer::{OrderResult, Sequencer};
 
 /// Bytes of one log read.
 const READ_BYTES: usize = 8 << 20;
@@ -195,7 +195,7 @@ impl<'a> Replay<'a> {
                 let sequenced = self.sequencer.advance(entry.log_id.index, proposal.0);
                 let sequenced = sequenced.map_err(io::Error::other)?;
                 for outcome in sequenced.map(|it| it.outcomes).unwrap_or_default() {
-                    if let Outcome::Ordered(head) = outcome {
+                    if let OrderResult::Ordered(head) = outcome {
                         self.note(head);
                     }
                 }

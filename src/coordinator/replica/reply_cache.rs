@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::sequencer::{Outcome, SessionId};
+use crate::sequencer::{OrderResult, SessionId};
 
 /// Writes whose outcomes are kept: about 10 MB.
 const WRITES_MAX: usize = 65_536;
@@ -16,21 +16,21 @@ const WRITES_MAX: usize = 65_536;
 /// Name of a batch.
 pub(crate) type BatchId = (SessionId, u64);
 
-/// Outcomes of one batch; empty if it was stale.
-pub(crate) type Outcomes = Arc<Vec<Outcome>>;
+/// OrderResults of one batch; empty if it was stale.
+pub(crate) type OrderResults = Arc<Vec<OrderResult>>;
 
 #[derive(Debug, Default)]
 pub(crate) struct ReplyCache {
-    outcomes: HashMap<BatchId, Outcomes>,
+    outcomes: HashMap<BatchId, OrderResults>,
     in_order: VecDeque<BatchId>,
     writes: usize,
-    waiting: HashMap<BatchId, Vec<oneshot::Sender<Outcomes>>>,
+    waiting: HashMap<BatchId, Vec<oneshot::Sender<OrderResults>>>,
 }
 
 /// Result of a lookup: now or later.
 pub(crate) enum Lookup {
-    Hit(Outcomes),
-    Pending(oneshot::Receiver<Outcomes>),
+    Hit(OrderResults),
+    Pending(oneshot::Receiver<OrderResults>),
 }
 
 impl ReplyCache {
@@ -57,7 +57,7 @@ impl ReplyCache {
     }
 
     /// Records a batch's outcomes the first time it is sequenced and wakes its waiters.
-    pub(crate) fn sequenced(&mut self, batch: BatchId, outcomes: Vec<Outcome>) {
+    pub(crate) fn sequenced(&mut self, batch: BatchId, outcomes: Vec<OrderResult>) {
         let fresh = Arc::new(outcomes);
         let outcomes = Arc::clone(self.outcomes.entry(batch).or_insert_with(|| {
             self.writes += fresh.len();
@@ -79,7 +79,7 @@ mod tests {
     use pghc_api::id::WriteId;
 
     use super::{Lookup, ReplyCache};
-    use crate::sequencer::Outcome;
+    use crate::sequencer::OrderResult;
 
     #[test]
     fn repeated_batch_keeps_its_first_outcomes() {
@@ -87,9 +87,9 @@ mod tests {
         let Lookup::Pending(mut coming) = reply_cache.lookup(([1; 16], 1)) else {
             panic!("not known")
         };
-        reply_cache.sequenced(([1; 16], 1), vec![Outcome::KeyReused(WriteId::FIRST)]);
-        reply_cache.sequenced(([1; 16], 1), vec![Outcome::Repeated(WriteId::FIRST)]);
-        let first = vec![Outcome::KeyReused(WriteId::FIRST)];
+        reply_cache.sequenced(([1; 16], 1), vec![OrderResult::KeyReused(WriteId::FIRST)]);
+        reply_cache.sequenced(([1; 16], 1), vec![OrderResult::Repeated(WriteId::FIRST)]);
+        let first = vec![OrderResult::KeyReused(WriteId::FIRST)];
         assert_eq!(*coming.try_recv().expect("told"), first);
         let Lookup::Hit(known) = reply_cache.lookup(([1; 16], 1)) else { panic!("known") };
         assert_eq!(*known, first);

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use super::pending::PendingRequest;
 use crate::rpc::v1::order_result::Kind;
 use crate::rpc::v1::{self, SubmitReply, SubmitRequest};
-use crate::rpc::{NOT_TAKEN, never_sent};
+use crate::rpc::{NOT_PROPOSED, is_connection_refused};
 use crate::sabotage::{self, Bug};
 use crate::sequencer::Batch;
 use crate::zone::coordinators::Coordinators;
@@ -193,10 +193,10 @@ impl Attempts {
     }
 
     fn note_refusal(&mut self, status: &tonic::Status) {
-        let is_not_appended = status.metadata().contains_key(NOT_TAKEN);
+        let is_not_appended = status.metadata().contains_key(NOT_PROPOSED);
         self.was_refused = true;
         self.has_no_space = is_not_appended && status.code() == tonic::Code::ResourceExhausted;
-        self.may_be_appended |= !is_not_appended && !never_sent(status);
+        self.may_be_appended |= !is_not_appended && !is_connection_refused(status);
     }
 
     /// The answer to requests that are past their deadline. "Nothing was handed over" holds only if no attempt may
@@ -237,13 +237,13 @@ fn result_of(result: &v1::OrderResult) -> Option<OrderResult> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Attempts, NOT_TAKEN, SubmitError};
+    use super::{Attempts, NOT_PROPOSED, SubmitError};
 
     fn refusal(is_not_appended: bool, code: tonic::Code) -> tonic::Status {
         let mut status = tonic::Status::new(code, "refused");
         if is_not_appended {
             let yes = tonic::metadata::MetadataValue::from_static("1");
-            status.metadata_mut().insert(NOT_TAKEN, yes);
+            status.metadata_mut().insert(NOT_PROPOSED, yes);
         }
         status
     }

@@ -7,7 +7,7 @@ const RATE_MIN: f64 = 1.0;
 
 /// One coordinator.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Site {
+pub struct TopologyNode {
     /// Its id.
     pub id: u64,
     /// Zone of the coordinator.
@@ -25,8 +25,8 @@ pub struct Site {
 
 /// All of them, and the distances between them.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Survey {
-    sites: Vec<Site>,
+pub struct Topology {
+    sites: Vec<TopologyNode>,
     /// Row-major, in ms; infinite where nothing was measured.
     round_trips: Vec<f64>,
 }
@@ -44,7 +44,7 @@ pub struct Prediction {
     pub mean_ms: f64,
 }
 
-impl Distances for Survey {
+impl Distances for Topology {
     fn count(&self) -> usize {
         self.sites.len()
     }
@@ -53,17 +53,19 @@ impl Distances for Survey {
     }
 }
 
-impl Survey {
+impl Topology {
     /// A survey; `measured` returns the round trip that the first coordinator has measured to the
     /// second, in ms. The mean of both directions counts, or the known one.
     #[must_use]
-    pub fn new(sites: Vec<Site>, measured: impl Fn(u64, u64) -> Option<f64>) -> Self {
-        let cell = |a: &Site, b: &Site| match (measured(a.id, b.id), measured(b.id, a.id)) {
-            _ if a.id == b.id => 0.0,
-            (Some(there), Some(back)) => (there + back) / 2.0,
-            (Some(one), None) | (None, Some(one)) => one,
-            (None, None) => f64::INFINITY,
-        };
+    pub fn new(sites: Vec<TopologyNode>, measured: impl Fn(u64, u64) -> Option<f64>) -> Self {
+        let cell =
+            |a: &TopologyNode, b: &TopologyNode| match (measured(a.id, b.id), measured(b.id, a.id))
+            {
+                _ if a.id == b.id => 0.0,
+                (Some(there), Some(back)) => (there + back) / 2.0,
+                (Some(one), None) | (None, Some(one)) => one,
+                (None, None) => f64::INFINITY,
+            };
         let cell = &cell;
         let rows = sites.iter().flat_map(|a| sites.iter().map(move |b| cell(a, b)));
         let round_trips = rows.collect();
@@ -72,7 +74,7 @@ impl Survey {
 
     /// The coordinators.
     #[must_use]
-    pub fn sites(&self) -> &[Site] {
+    pub fn sites(&self) -> &[TopologyNode] {
         &self.sites
     }
 
@@ -138,19 +140,19 @@ impl Survey {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::model::Commit;
-    use super::{Site, Survey};
+    use super::{Topology, TopologyNode};
 
     /// Coordinators 1, 2, 3 in us, eu, ap, as far apart as on the globe, with these writes a second.
-    pub(in crate::geo) fn three(rates: [f64; 3]) -> Survey {
-        let site = |(place, (zone, rate)): (u64, (&str, f64))| Site {
+    pub(in crate::geo) fn three(rates: [f64; 3]) -> Topology {
+        let site = |(place, (zone, rate)): (u64, (&str, f64))| TopologyNode {
             id: place,
             zone: zone.to_owned(),
             voter: true,
             writes_per_s: rate,
-            ..Site::default()
+            ..TopologyNode::default()
         };
         let zones = ["us", "eu", "ap"].into_iter().zip(rates);
-        Survey::new((1..).zip(zones).map(site).collect(), |a, b| match (a, b) {
+        Topology::new((1..).zip(zones).map(site).collect(), |a, b| match (a, b) {
             (1, 2) => Some(69.6),
             (1, 3) => Some(149.2),
             (2, 3) => Some(201.0),
@@ -173,11 +175,11 @@ pub(super) mod tests {
         let mut sites = three([5.0; 3]).sites;
         sites[2].writes_per_s = 0.0;
         let known = |a, b| ((a, b) == (1, 2)).then_some(70.0);
-        let survey = Survey::new(sites, known);
-        let all = survey.predictions(Commit::AcksToAll);
+        let topology = Topology::new(sites, known);
+        let all = topology.predictions(Commit::AcksToAll);
         assert_eq!(all.iter().map(|it| it.leader).collect::<Vec<_>>(), [1, 2]);
         assert!((all[0].sites_ms[0] - 70.0).abs() < 1e-9 && all[0].sites_ms[2].is_infinite());
-        let alone = Survey::new(survey.sites, |_, _| None);
+        let alone = Topology::new(topology.sites, |_, _| None);
         assert!(alone.predictions(Commit::AcksToAll).is_empty(), "no majority is reached");
     }
 }
