@@ -152,7 +152,8 @@ async fn a_node_that_stands_by_soon_shows_no_unordered_link() {
     cluster.node_named("us", "us-2", &us, &["--audit-rows", "0"]);
     wait_for("a second node", async || {
         let logged = cluster.node_of("us-2").logged();
-        (logged.contains("standing by") && logged.contains("chain proven by the coordinators")).then_some(())
+        (logged.contains("standing by") && logged.contains("chain proven by the coordinators"))
+            .then_some(())
     })
     .await;
     query(&cluster.dsn("us"), &tamper::append_unordered(2)).await;
