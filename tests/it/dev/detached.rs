@@ -93,7 +93,9 @@ async fn processes_of_dead_supervisor_are_stopped() {
     signal(supervisor.pid, Signal::SIGKILL);
     let output = detach.wait_with_output().unwrap();
     check(&output, 1, &["the parade is not up", "signal: 9", "supervisor.log"]);
-    check(&stop(&data), 0, &["nothing is left running"]);
+    // A group of processes that is orphaned while one of them is stopped gets SIGHUP and SIGCONT from the kernel, so
+    // the coordinator may have ended before.
+    check(&stop(&data), 0, &["nothing ", " running"]);
     nothing_is_left(&data, &record);
 }
 
