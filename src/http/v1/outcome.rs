@@ -211,8 +211,12 @@ fn not_applied(id: WriteId, why: &str) -> ApiError {
 /// The answer to a write without a result.
 pub(crate) fn unwritten(error: &SubmitError) -> ApiError {
     let (code, detail) = match error {
-        SubmitError::Halted(why) => return ApiError::new(ErrorCode::ZoneHalted, why.clone()),
-        SubmitError::Refused(why) => return ApiError::new(ErrorCode::NotReady, why.clone()),
+        SubmitError::Halted(why) => {
+            return ApiError::new(ErrorCode::ZoneHalted, format!("nothing was handed over: {why}"));
+        }
+        SubmitError::Refused(why) => {
+            return ApiError::new(ErrorCode::NotReady, format!("nothing was handed over: {why}"));
+        }
         SubmitError::Overloaded => (ErrorCode::Overloaded, "the queue of this node is full"),
         SubmitError::Draining => (ErrorCode::Draining, "nothing was handed over"),
         SubmitError::NoSpace => {
