@@ -6,11 +6,11 @@
 use bytes::Bytes;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use pghc::sequencer::{Batch, Entry, Write};
 use pghc_api::chain::{Digest, Head, LinkHash, link_digest, link_hash, payload_digest};
 use pghc_api::id::{ClusterId, NodeName, WriteId};
 use pghc_api::payload;
 use pghc_api::time::Micros;
+use pghc_server::sequencer::{Batch, Entry, Write};
 
 /// Sizes of payloads in bytes.
 const SIZES: [usize; 3] = [200, 4_096, 65_536];

@@ -7,11 +7,11 @@
 use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesOrdered, StreamExt as _};
-use pghc::postgres::{Acquired, Applier, Batch, Commit, Dsn, Role, migrate};
-use pghc::task::Tasks;
 use pghc_api::chain::{Head, Link, payload_digest};
 use pghc_api::id::{ClusterId, NodeName};
 use pghc_api::time::Micros;
+use pghc_postgres::{Acquired, Applier, Batch, Commit, Dsn, Role, migrate};
+use pghc_runtime::task::Tasks;
 use tokio_postgres::Client;
 
 const CLUSTER: &str = "00000000-0000-4000-8000-000000000001";
@@ -96,7 +96,7 @@ async fn guarded(
         let mut under_way = FuturesOrdered::new();
         for batch in &batches {
             if under_way.len() == depth {
-                let lap: Result<Duration, pghc::postgres::ApplyError> =
+                let lap: Result<Duration, pghc_postgres::ApplyError> =
                     under_way.next().await.expect("some are under way");
                 laps.push(lap?);
             }

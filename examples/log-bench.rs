@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
-use pghc::coordinator::log::{Log, Options, Record};
+use pghc_server::coordinator::log::{Log, Options, Record};
 
 const SECONDS: u64 = 3;
 const CONCURRENT: usize = 64;

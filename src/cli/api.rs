@@ -9,16 +9,15 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use pghc_api::id::{ClusterId, NodeName, ZoneName};
 use pghc_api::limits::PAYLOAD_BYTES_MAX;
+use pghc_postgres::{Commit, Dsn};
+use pghc_runtime::connections::{TooFew, room_for};
+use pghc_runtime::program::{Ends, SIGTERM, USAGE, complain, serves, url};
+use pghc_runtime::task::Tasks;
+use pghc_runtime::telemetry::Metrics;
+use pghc_server::http::{Api, Cors, LOCALHOST, Limits, REQUEST_BYTES_DEFAULT, serve};
+use pghc_server::zone::audit::walk::Rate;
+use pghc_server::zone::{Audit, Identity, Node, Settings};
 use tokio::net::TcpListener;
-
-use super::process::{Ends, SIGTERM, USAGE, complain, serves, url};
-use crate::connections::{TooFew, room_for};
-use crate::http::{Api, Cors, LOCALHOST, Limits, REQUEST_BYTES_DEFAULT, serve};
-use crate::postgres::{Commit, Dsn};
-use crate::task::Tasks;
-use crate::telemetry::Metrics;
-use crate::zone::audit::walk::Rate;
-use crate::zone::{Audit, Identity, Node, Settings};
 
 /// Serves HTTP in a zone and applies the ordered writes to its PostgreSQL.
 ///

@@ -8,14 +8,14 @@ use std::process::ExitCode;
 
 use clap::Args;
 use pghc_api::id::WriteId;
+use pghc_postgres::Dsn;
+use pghc_runtime::program::url;
+use pghc_runtime::task::Tasks;
+use pghc_server::zone::audit::inspect::{InspectError, Inspected, inspect};
 
 use super::found::{Cluster, Found};
 use super::parades::{only_parade, parade};
-use super::process::url;
 use super::view;
-use crate::postgres::Dsn;
-use crate::task::Tasks;
-use crate::zone::audit::inspect::{InspectError, Inspected, inspect};
 
 /// The question cannot be right.
 pub(super) const USAGE: u8 = 3;

@@ -9,16 +9,15 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use pghc_api::id::{ClusterId, ZoneName};
-use tokio::net::TcpListener;
-
-use super::process::{USAGE, complain, complain_of, serves, told_to_end, url};
-use crate::coordinator::{
+use pghc_runtime::geo::timing::ROUND_TRIP_MS_MAX;
+use pghc_runtime::program::{USAGE, complain, complain_of, serves, told_to_end, url};
+use pghc_runtime::task::Tasks;
+use pghc_runtime::telemetry::Metrics;
+use pghc_server::coordinator::{
     Acks, Coordinator, Geo, Retention, Settings, StartError, Timing, measured,
 };
-use crate::geo::timing::ROUND_TRIP_MS_MAX;
-use crate::http::serve_metrics;
-use crate::task::Tasks;
-use crate::telemetry::Metrics;
+use pghc_server::http::serve_metrics;
+use tokio::net::TcpListener;
 
 /// Orders writes: one member of the Raft group.
 ///

@@ -13,17 +13,17 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use pghc_api::id::ZoneName;
+use pghc_dev::observe::{Node, Observer};
+use pghc_dev::parade::{
+    self, Acks, Change, Error, Event, Parade, ParadeOptions, Profile, ZONES_MAX, default_zones,
+    zones_of,
+};
+use pghc_wan::{Matrix, Wan};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::broadcast::error::RecvError;
 
 use self::screen::Screen;
 use super::view;
-use crate::dev::observe::{Node, Observer};
-use crate::dev::parade::{
-    self, Acks, Change, Error, Event, Parade, ParadeOptions, Profile, ZONES_MAX, default_zones,
-    zones_of,
-};
-use crate::wan::{Matrix, Wan};
 
 /// Wait for readiness before the missing processes are printed.
 const READY_PATIENCE: Duration = Duration::from_secs(30);

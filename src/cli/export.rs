@@ -11,13 +11,13 @@ use std::process::ExitCode;
 
 use clap::Args;
 use pghc_api::id::WriteId;
+use pghc_runtime::output;
+use pghc_runtime::program::{USAGE, with_causes};
+use pghc_runtime::task::Tasks;
+use pghc_verify::{Begun, Extract, ExtractError, Extracted, Place, begun, extract};
 
-use super::process::{USAGE, with_causes};
 use super::verify::place;
 use super::view;
-use crate::output;
-use crate::task::Tasks;
-use crate::verify::{Begun, Extract, ExtractError, Extracted, Place, begun, extract};
 
 /// Bytes collected before they are written.
 const BUFFER_BYTES: usize = 1 << 20;

@@ -21,12 +21,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use pghc_api::id::ClusterId;
+use pghc_dev::record::{self, ParadeRecord};
+use pghc_runtime::program::url;
 use toml::{Table, Value};
 
 use super::coordinator::MemberArg;
 use super::parades::only_parade;
-use super::process::url;
-use crate::dev::record::{self, ParadeRecord};
 
 /// Where the settings of this machine's processes are.
 const ETC: &str = "/etc/pghc";

@@ -22,6 +22,6 @@ pub fn arguments(input: &[u8]) {
     // Help is printed as it is.
     let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     if error.use_stderr() && !is_help {
-        assert!(!super::process::one_line(&error).is_empty());
+        assert!(!pghc_runtime::program::one_line(&error).is_empty());
     }
 }

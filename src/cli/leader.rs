@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Table;
+use pghc_runtime::geo::model::Commit;
+use pghc_runtime::geo::topology::{Prediction, Topology};
+use pghc_runtime::program::USAGE;
+use pghc_runtime::rpc::v1::change_request::Kind;
+use pghc_runtime::rpc::v1::{ChangeRequest, PlacementView, SwitchPlacementRequest};
+use pghc_server::coordinator::topology;
 
-use super::process::USAGE;
 use super::reach::{Client, Failure, Reach, refused, view};
 use super::view;
-use crate::coordinator::topology;
-use crate::geo::model::Commit;
-use crate::geo::topology::{Prediction, Topology};
-use crate::rpc::v1::change_request::Kind;
-use crate::rpc::v1::{ChangeRequest, PlacementView, SwitchPlacementRequest};
 
 /// How long is measured after a move: what counts as recent, and a little for word to get around.
 const MEASURE: Duration = Duration::from_secs(8);
@@ -149,7 +149,8 @@ fn ms(value: Option<f64>) -> String {
 }
 
 fn round_trips(topology: &Topology) -> Table {
-    let name = |site: &crate::geo::topology::TopologyNode| format!("{} {}", site.id, site.zone);
+    let name =
+        |site: &pghc_runtime::geo::topology::TopologyNode| format!("{} {}", site.id, site.zone);
     let heads: Vec<String> =
         std::iter::once(String::new()).chain(topology.sites().iter().map(name)).collect();
     let mut table = view::table(&heads.iter().map(String::as_str).collect::<Vec<_>>());

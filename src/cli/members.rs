@@ -7,17 +7,17 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use pghc_api::id::ClusterId;
+use pghc_runtime::program::USAGE;
 
 use super::coordinator::MemberArg;
-use super::process::USAGE;
 use super::reach::Reach;
 use super::view;
 use tonic::Code;
 
-use crate::rpc;
-use crate::rpc::v1::change_request::Kind;
-use crate::rpc::v1::members_client::MembersClient;
-use crate::rpc::v1::{ChangeRequest, ListMembersRequest};
+use pghc_runtime::rpc;
+use pghc_runtime::rpc::v1::change_request::Kind;
+use pghc_runtime::rpc::v1::members_client::MembersClient;
+use pghc_runtime::rpc::v1::{ChangeRequest, ListMembersRequest};
 
 /// Longest a coordinator may take to answer at all.
 const PATIENCE: Duration = Duration::from_secs(5);

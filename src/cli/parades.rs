@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::dev::record::ParadeRecord;
+use pghc_dev::record::ParadeRecord;
 
 /// The record of the parade on `data`.
 ///

@@ -3,16 +3,16 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use pghc_runtime::config::Keys;
+use pghc_runtime::private;
+use pghc_runtime::program::{USAGE, complain, conclude, finish, parse};
 
-use super::process::{USAGE, complain, conclude, finish, parse};
 use super::{api, audit, coordinator, dev, export, leader, members, place, recover, status, zone};
-use crate::config::Keys;
-use crate::private;
 
 /// A consensus-ordered write layer over plain PostgreSQL with a verifiable hash chain.
 #[derive(Debug, Parser)]
 #[command(name = "pghc", version, about, propagate_version = true, arg_required_else_help = true)]
-pub(super) struct Arguments {
+pub struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
@@ -48,7 +48,7 @@ fn keys(args: &[std::ffi::OsString]) -> Keys {
         (Some("coordinator" | "api"), _) => Keys::All,
         (Some("recover"), _) => Keys::Only(&["data"]),
         // The record of a parade says where coordinators are, and has no keys.
-        (Some("zone"), Some("audit")) if crate::config::is_record(args) => Keys::None,
+        (Some("zone"), Some("audit")) if pghc_runtime::config::is_record(args) => Keys::None,
         (Some("zone"), Some("audit")) => Keys::Only(&["database", "coordinator"]),
         (Some("zone"), Some("reseed" | "adopt")) => Keys::Only(&["database"]),
         _ => Keys::None,
@@ -87,15 +87,17 @@ fn run() -> ExitCode {
     if filter.is_empty() && !serves {
         "warn".clone_into(&mut filter);
     }
-    if let Err(error) = crate::telemetry::set_up_logging(&filter, &variable("PGHC_LOG_FORMAT")) {
+    if let Err(error) =
+        pghc_runtime::telemetry::set_up_logging(&filter, &variable("PGHC_LOG_FORMAT"))
+    {
         return complain(&error, USAGE);
     }
-    crate::task::end_on_panic();
-    crate::connections::raise_limit();
+    pghc_runtime::task::end_on_panic();
+    pghc_runtime::connections::raise_limit();
     let is_set = |variable: &str| std::env::var_os(variable).is_some();
     let args: Vec<_> = std::env::args_os().collect();
     let keys = keys(&args);
-    let words = match crate::config::with_file(args, &keys, is_set) {
+    let words = match pghc_runtime::config::with_file(args, &keys, is_set) {
         Ok(words) => words,
         Err(error) => return complain(&error, USAGE),
     };

@@ -5,15 +5,15 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use pghc_runtime::geo::choose::{self, Choice};
+use pghc_runtime::geo::model::{Commit, Model};
+use pghc_runtime::geo::topology::Topology;
+use pghc_runtime::program::USAGE;
+use pghc_server::coordinator::topology;
+use pghc_wan::Matrix;
 
-use super::process::USAGE;
 use super::reach::{Failure, Reach};
 use super::view;
-use crate::coordinator::topology;
-use crate::geo::choose::{self, Choice};
-use crate::geo::model::{Commit, Model};
-use crate::geo::topology::Topology;
-use crate::wan::Matrix;
 
 /// Number of voter sets shown of each size, with a given size and without.
 const SHOWN: usize = 5;

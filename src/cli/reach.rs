@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use clap::Args;
 use pghc_api::id::ClusterId;
+use pghc_dev::record::ParadeRecord;
+use pghc_runtime::program::{url, with_causes};
+use pghc_runtime::rpc;
+use pghc_runtime::rpc::v1::members_client::MembersClient;
+use pghc_runtime::rpc::v1::{PlacementRequest, PlacementView};
 
 use super::found::{Cluster, Found};
-use super::process::url;
-use crate::lab::target::read_record;
-use crate::rpc;
-use crate::rpc::v1::members_client::MembersClient;
-use crate::rpc::v1::{PlacementRequest, PlacementView};
 
 /// Longest a coordinator may take to answer, a round trip to the leader and an election included.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -55,7 +55,7 @@ impl Reach {
     /// A sentence for people.
     pub(super) fn named(&self) -> Result<(ClusterId, Vec<String>), String> {
         if let Some(path) = &self.against {
-            let record = read_record(path).map_err(|error| format!("{error:#}"))?;
+            let record = ParadeRecord::find(path).map_err(|error| with_causes(&error))?;
             return Cluster::of_parade(record).reach();
         }
         match (&self.cluster_id, self.coordinator.is_empty()) {

@@ -9,12 +9,12 @@ use std::process::ExitCode;
 use clap::Args;
 use pghc_api::chain::{Head, Link};
 use pghc_api::id::{WriteId, ZoneName};
+use pghc_postgres::{Dsn, ReadError, Reader};
+use pghc_runtime::output;
+use pghc_runtime::program::{USAGE, complain};
+use pghc_server::coordinator::recover::{Obstacle, Plan, Survivor, ZoneChain, write};
 
-use super::process::{USAGE, complain};
 use super::view;
-use crate::coordinator::recover::{Obstacle, Plan, Survivor, ZoneChain, write};
-use crate::output;
-use crate::postgres::{Dsn, ReadError, Reader};
 
 /// Exit code when something is in the way.
 const REFUSED: u8 = 1;

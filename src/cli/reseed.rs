@@ -7,11 +7,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 use pghc_api::id::ZoneName;
+use pghc_postgres::Dsn;
+use pghc_postgres::reseed::{Operator, ReseedError, Standing};
+use pghc_runtime::task::Tasks;
 
 use super::view;
-use crate::postgres::Dsn;
-use crate::postgres::reseed::{Operator, ReseedError, Standing};
-use crate::task::Tasks;
 
 /// Set the chain of a zone's database aside unchanged, and put an empty one in its place, which the
 /// zone's API nodes backfill: from the coordinators' log, or from another zone where the log does

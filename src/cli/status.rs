@@ -8,16 +8,16 @@ use std::process::ExitCode;
 
 use clap::Args;
 use pghc_api::id::ZoneName;
+use pghc_dev::observe::{Node, Observer, Overview};
+use pghc_dev::postgres::socket_of;
+use pghc_dev::record::ParadeRecord;
+use pghc_runtime::program::url;
 use serde::Serialize;
 
 use super::found::{Cluster, Found};
 use super::parades::parade;
-use super::process::url;
 use super::view::{self, Format};
 use super::zone;
-use crate::dev::observe::{Node, Observer, Overview};
-use crate::dev::postgres::socket_of;
-use crate::dev::record::ParadeRecord;
 
 /// Arguments of `pghc status`.
 #[derive(Debug, Args)]

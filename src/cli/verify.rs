@@ -13,12 +13,12 @@ use clap::{Parser, ValueEnum};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use pghc_api::id::{ClusterId, WriteId, ZoneName};
 use pghc_api::token::Token;
+use pghc_runtime::output;
+use pghc_runtime::program::{complain_of, conclude, finish, help, one_line, set_up_plain, url};
+use pghc_runtime::task::Tasks;
+use pghc_verify::{Conclusion, Place, Progress, Range, Report, Request};
 
 use super::found::{Cluster, Found};
-use super::process::{complain_of, conclude, finish, help, one_line, set_up_plain, url};
-use crate::output;
-use crate::task::Tasks;
-use crate::verify::{self, Place, Progress, Range, Report, Request};
 
 /// Exit code of a request that makes no sense.
 const USAGE: u8 = 3;
@@ -44,7 +44,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// behind, a coordinator that does not answer, or a tail that only one source holds), 3 usage.
 #[derive(Debug, Parser)]
 #[command(name = "chain-verify", version)]
-pub(super) struct Args {
+pub struct Args {
     /// A zone and where to read it: its PostgreSQL or one of its API nodes.
     #[arg(long = "zone", value_name = "NAME=postgres://…|http://…", value_parser = zone)]
     zones: Vec<(String, Place)>,
@@ -164,7 +164,7 @@ pub(super) fn place(url: &str) -> Result<Place, String> {
         return Err("https is not spoken yet; want http://host:port".to_owned());
     }
     // The connection string itself is not repeated: it may hold a password.
-    url.parse::<crate::postgres::Dsn>().map_err(|error| error.to_string())?;
+    url.parse::<pghc_postgres::Dsn>().map_err(|error| error.to_string())?;
     Ok(Place::Database(url.to_owned()))
 }
 
@@ -223,7 +223,7 @@ fn run() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) if !error.use_stderr() => {
-            let incomplete = verify::Conclusion::Incomplete.exit_code();
+            let incomplete = Conclusion::Incomplete.exit_code();
             return finish("chain-verify", help(&error), incomplete);
         }
         Err(error) => return usage(&one_line(&error)),
@@ -243,11 +243,11 @@ fn run() -> ExitCode {
     }
 }
 
-async fn verify_and_show(request: Request) -> Result<Report, verify::UsageError> {
+async fn verify_and_show(request: Request) -> Result<Report, pghc_verify::UsageError> {
     let tasks = Tasks::default();
     let progress = Arc::new(Progress::default());
     let mut bars = Bars::new(Arc::clone(&progress));
-    let mut run = std::pin::pin!(verify::run(request, progress, &tasks));
+    let mut run = std::pin::pin!(pghc_verify::run(request, progress, &tasks));
     let result = loop {
         tokio::select! {
             result = &mut run => break result,
@@ -270,7 +270,7 @@ fn print(report: &Report, format: Format) -> ExitCode {
     output::put(&text);
     // A reader that closed our output still gets the verdict by the exit code.
     let unheard = match report.exit_code {
-        0 => verify::Conclusion::Incomplete.exit_code(),
+        0 => Conclusion::Incomplete.exit_code(),
         code => code,
     };
     finish("chain-verify", ExitCode::from(report.exit_code), unheard)
@@ -281,7 +281,7 @@ fn usage(text: &str) -> ExitCode {
 }
 
 fn refused(text: &str) -> ExitCode {
-    let code = verify::Conclusion::Incomplete.exit_code();
+    let code = Conclusion::Incomplete.exit_code();
     complain_of("chain-verify", &format!("{text}; nothing was checked"), code)
 }
 

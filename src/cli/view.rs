@@ -4,12 +4,11 @@ use clap::ValueEnum;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{ContentArrangement, Table};
 use pghc_api::wire::{ZoneReading, ZoneState};
-
-use super::process::with_causes;
-use crate::dev::observe::Overview;
-use crate::dev::record::ParadeRecord;
-pub(super) use crate::output::print;
-use crate::rpc::v1::MemberList;
+use pghc_dev::observe::Overview;
+use pghc_dev::record::ParadeRecord;
+pub(super) use pghc_runtime::output::print;
+use pghc_runtime::program::with_causes;
+use pghc_runtime::rpc::v1::MemberList;
 
 /// Age of the data from which on the age is shown.
 const AGE_SHOWN_MS: u64 = 5_000;
@@ -33,7 +32,7 @@ pub(super) fn table(header: &[&str]) -> Table {
 
 /// Prints a line for people to standard error.
 pub(super) fn complain(text: &str) {
-    super::process::remark(text);
+    pghc_runtime::program::remark(text);
 }
 
 /// Where everything of a parade is.
@@ -121,7 +120,7 @@ pub(super) fn line(overview: &Overview) -> String {
         (Some(id), None) => format!("leader {id}, term {}", overview.term),
         (None, _) => "no leader".to_owned(),
     };
-    let zone = |zone: &crate::dev::observe::ZoneView| {
+    let zone = |zone: &pghc_dev::observe::ZoneView| {
         let state = match zone.state {
             ZoneState::Live => String::new(),
             other => format!(" {}", state(other)),

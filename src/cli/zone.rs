@@ -9,21 +9,21 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use pghc_api::id::{ClusterId, ZoneName};
+use pghc_runtime::program::USAGE;
+use pghc_runtime::rpc::v1::change_zone_request;
+use pghc_runtime::rpc::v1::zone_view::State;
+use pghc_runtime::rpc::v1::zones_client::ZonesClient;
+use pghc_runtime::rpc::v1::{ChangeZoneRequest, ListZonesReply, ListZonesRequest, ZoneView};
+use pghc_runtime::rpc::{self, Caller};
 use serde::Serialize;
 use tonic::{Code, Request, Status};
 
 use super::audit::{self, Audit};
 use super::found::Cluster;
 use super::parades::parade;
-use super::process::USAGE;
 use super::reach::Reach;
 use super::reseed::{self, Adopt, Reseed};
 use super::view::{self, Format};
-use crate::rpc::v1::change_zone_request;
-use crate::rpc::v1::zone_view::State;
-use crate::rpc::v1::zones_client::ZonesClient;
-use crate::rpc::v1::{ChangeZoneRequest, ListZonesReply, ListZonesRequest, ZoneView};
-use crate::rpc::{self, Caller};
 
 /// Longest time one coordinator may take to be reached.
 const CONNECT_MAX: Duration = Duration::from_secs(2);

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use pghc_api::error::Problem;
 use pghc_api::wire::{Status, ZoneReading, ZoneState};
+use pghc_runtime::http_client::{Bounds, Failure, HttpClient};
 use serde::Serialize;
 
 use super::record::ParadeRecord;
-use crate::http_client::{Bounds, Failure, HttpClient};
 
 /// Longest time one answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(3);

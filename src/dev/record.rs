@@ -3,13 +3,12 @@
 //! The file is there while its parade runs, and every version of it that can be read is whole: it is
 //! replaced, never written in place.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use pghc_api::id::{ClusterId, ZoneName};
+use pghc_runtime::private;
 use serde::{Deserialize, Serialize};
-
-use crate::private;
 
 /// Name of the file in the parade's data directory.
 pub const FILE: &str = "parade.json";
@@ -25,6 +24,27 @@ pub struct ParadeRecord {
     /// have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wan: Option<String>,
+}
+
+/// Why a file is not taken as the record of a parade.
+#[derive(Debug, thiserror::Error)]
+pub enum NoRecord {
+    /// It cannot be read.
+    #[error("cannot read {}; is a parade running there?", .file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It holds something else.
+    #[error("{} is not the record of a parade", .file.display())]
+    Malformed {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
 }
 
 /// One zone of a parade.
@@ -61,6 +81,17 @@ impl ParadeRecord {
     pub fn read(data: &Path) -> io::Result<Self> {
         let text = fs::read(data.join(FILE))?;
         serde_json::from_slice(&text).map_err(io::Error::from)
+    }
+
+    /// Reads `path`: a `parade.json`, or that of a directory.
+    ///
+    /// # Errors
+    /// When there is none, or it is not a record.
+    pub fn find(path: &Path) -> Result<Self, NoRecord> {
+        let file = if path.is_dir() { path.join(FILE) } else { path.to_owned() };
+        let text = fs::read(&file)
+            .map_err(|source| NoRecord::Unreadable { file: file.clone(), source })?;
+        serde_json::from_slice(&text).map_err(|source| NoRecord::Malformed { file, source })
     }
 
     /// Replaces the record in `data`.

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use crate::private;
+use pghc_runtime::private;
 
 /// A new empty directory under the system's temporary directory, removed with all it holds when
 /// this value is dropped.

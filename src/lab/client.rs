@@ -215,8 +215,9 @@ pub fn post(host: &str, path: &str, media_type: &str, key: Option<&str>, body: &
 
 #[cfg(test)]
 mod tests {
+    use pghc_runtime::task::Tasks;
+
     use super::{Connection, get, post};
-    use crate::task::Tasks;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     /// Sends `answer` in pieces of `piece` bytes to one request and says what the client made of it.

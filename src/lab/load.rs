@@ -24,9 +24,11 @@ pub(super) struct WriteTag {
 }
 
 /// Why a write was not acknowledged.
-pub(super) struct Failure {
-    pub(super) result: WriteResult,
-    pub(super) kind: String,
+pub struct Failure {
+    /// Result of the write, as far as it is known.
+    pub result: WriteResult,
+    /// Kind of the failure, as reports group them.
+    pub kind: String,
 }
 
 /// Classifies a response: 2xx is written, 4xx is refused, any other status leaves the result

@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use comfy_table::{Cell, Table, presets};
+use pghc_dev::record::ParadeRecord;
+use pghc_runtime::http_client::{Bounds, HttpClient};
+use pghc_wan::Cut;
+use pghc_wan::conditions::Change;
+use pghc_wan::control::Net;
 use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-
-use super::target::read_record;
-use crate::http_client::{Bounds, HttpClient};
-use crate::wan::Cut;
-use crate::wan::conditions::Change;
-use crate::wan::control::Net;
 
 /// Longest wait for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -44,7 +43,7 @@ impl Remote {
     /// # Errors
     /// When there is no such file, or its parade has no distances.
     pub fn of(path: &Path) -> anyhow::Result<Self> {
-        let url = read_record(path)?.wan.with_context(|| {
+        let url = ParadeRecord::find(path)?.wan.with_context(|| {
             format!("the parade of {} has no distances; start it with --wan", path.display())
         })?;
         Ok(Self::at(&url))

@@ -8,11 +8,10 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use pghc_wan::wake_on_time;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::mpsc;
-
-use crate::wan::wake_on_time;
 
 /// Longest time until it is noticed that a run is stopped.
 const LOOK: Duration = Duration::from_millis(100);

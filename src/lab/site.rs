@@ -6,14 +6,12 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use pghc_api::id::ZoneName;
+use pghc_dev::parade::{Acks, Parade, ParadeOptions, Profile, ZONES_MAX, default_zones, zones_of};
+use pghc_dev::record::ParadeRecord;
+use pghc_wan::{Matrix, Wan};
 
 use super::net::Remote;
-use super::target::{Target, read_record};
-use crate::dev::parade::{
-    Acks, Parade, ParadeOptions, Profile, ZONES_MAX, default_zones, zones_of,
-};
-use crate::dev::record::ParadeRecord;
-use crate::wan::{Matrix, Wan};
+use super::target::Target;
 
 /// Longest wait until a new parade serves.
 const READY_MAX: Duration = Duration::from_secs(90);
@@ -92,7 +90,7 @@ impl Site {
             return Ok(Some(Self::of(target)));
         }
         let Some(path) = &options.against else { return Ok(None) };
-        let record = read_record(path)?;
+        let record = ParadeRecord::find(path)?;
         Ok(Some(Self { target: Target::of(&record).await?, own: None, record: Some(record) }))
     }
 
@@ -203,8 +201,9 @@ fn choose_zones(
 
 #[cfg(test)]
 mod tests {
+    use pghc_wan::Matrix;
+
     use super::choose_zones;
-    use crate::wan::Matrix;
 
     fn check(matrix: Option<&Matrix>, wanted: Option<usize>, held: Option<&str>) -> String {
         let held = held.map(|zone| vec![zone.parse().expect("a plain name")]);

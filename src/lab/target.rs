@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use pghc_api::wire;
+use pghc_dev::record::ParadeRecord;
 
 use super::client::{Connection, get};
-use crate::dev::record::{self, ParadeRecord};
 
 /// Longest wait for the answer to a read.
 pub const FETCH_MAX: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ impl Target {
     /// When the file cannot be read or names no zone with an API node.
     pub async fn read(path: &Path) -> anyhow::Result<Self> {
         let damaged = || format!("{} is not the record of a parade", path.display());
-        Self::of(&read_record(path)?).await.with_context(damaged)
+        Self::of(&ParadeRecord::find(path)?).await.with_context(damaged)
     }
 
     /// The parade of a record.
@@ -105,18 +105,6 @@ impl Target {
         }
         Err(newest.context("no API node reports the cluster's status"))
     }
-}
-
-/// Reads `parade.json`, or that of a directory.
-///
-/// # Errors
-/// When there is none, or it is not a record.
-pub fn read_record(path: &Path) -> anyhow::Result<ParadeRecord> {
-    let file = if path.is_dir() { path.join(record::FILE) } else { path.to_owned() };
-    let text = std::fs::read(&file)
-        .with_context(|| format!("cannot read {}; is a parade running there?", file.display()))?;
-    serde_json::from_slice(&text)
-        .with_context(|| format!("{} is not the record of a parade", file.display()))
 }
 
 impl Endpoint {

@@ -88,7 +88,7 @@ pub async fn read_chain(
 }
 
 /// Compares books with a chain that is at hand: ids and payloads.
-pub(super) fn compare<'a>(
+pub fn compare<'a>(
     run: &str,
     client_writes: &[ClientWrites<'_>],
     chain: impl Iterator<Item = (u64, &'a str)>,
@@ -155,7 +155,7 @@ impl<'a> ChainScan<'a> {
 #[cfg(test)]
 mod tests {
     use super::{ChainScan, ClientWrites, WriteAudit};
-    use crate::lab::load::WriteResult;
+    use crate::load::WriteResult;
 
     fn check(results: &[WriteResult], chain: &[(u64, &str, u64)], wanted: WriteAudit) {
         let mut client_writes = ChainScan::new("r", &[ClientWrites { name: "eu", results }]);

@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use pghc_api::chain::{Digest, Head, Link};
 use pghc_api::id::{NodeName, WriteId};
+use pghc_runtime::failpoint::{self, Point};
+use pghc_runtime::mutation::{self, Mutant};
+use pghc_runtime::task::Tasks;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
@@ -18,9 +21,6 @@ use tokio_postgres::{Client, Row, Statement};
 use super::column::{Bytes32, Hex, JsonText, Timestamp, WrongColumn, get};
 use super::connect::{ConnectError, Dsn, Role, STATEMENT_MAX};
 use super::remedy::Replaced;
-use crate::failpoint::{self, Point};
-use crate::sabotage::{self, Bug};
-use crate::task::Tasks;
 
 /// SQLSTATE with which the schema refuses what would damage the chain, or does not continue it.
 pub const CHAIN_DAMAGED: &str = "PH002";
@@ -248,7 +248,7 @@ impl Applier {
         node: &NodeName,
         expired: Option<u64>,
     ) -> Result<Acquired, ApplyError> {
-        if sabotage::is(Bug::ForeignLockObeyed) {
+        if mutation::is_active(Mutant::ForeignLockObeyed) {
             let lock = "select pg_try_advisory_lock(1885825123, epoch::int) from pghc.frontier";
             if !get::<bool>(&answered(self.client.query_one(lock, &[])).await?, 0, "a lock")? {
                 return Ok(Acquired::Held { epoch: 0, applier: None });

@@ -18,10 +18,11 @@ use super::connect_error::is_passing;
 pub use super::dsn::{BadDsn, Dsn};
 use super::remedy;
 pub use super::role::{LOCK_MAX, Role, STATEMENT_MAX};
+use pghc_runtime::task::Tasks;
+use pghc_runtime::telemetry::describe;
+
 use super::secret::Login;
 use super::session::{self, Unusable};
-use crate::task::Tasks;
-use crate::telemetry::describe;
 
 /// Longest time one attempt to log in to one server may take.
 pub const CONNECT_MAX: Duration = Duration::from_secs(5);

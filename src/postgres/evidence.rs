@@ -5,14 +5,14 @@ use std::fmt;
 
 use pghc_api::id::NodeName;
 use pghc_api::verify::{Violation, ViolationKind};
+use pghc_runtime::failpoint::{self, Point};
+use pghc_runtime::task::Tasks;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::column::{WrongColumn, get};
 use super::connect::{ConnectError, Dsn, Role};
 use super::read_error::ReadError;
-use crate::failpoint::{self, Point};
-use crate::task::Tasks;
 
 /// Why a zone is fenced.
 #[derive(Debug, Clone, PartialEq, Eq)]

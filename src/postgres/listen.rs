@@ -11,13 +11,13 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::poll_fn;
 use futures::stream::{self, BoxStream};
+use pghc_runtime::mutation::{self, Mutant};
 use tokio_postgres::{AsyncMessage, Client};
 
 use super::apply::unsigned;
 use super::column::get;
 use super::connect::{ConnectError, Driver, Dsn, Role, STATEMENT_MAX, polling};
 use super::read::ReadError;
-use crate::sabotage::{self, Bug};
 
 /// Longest time between two looks at the frontier.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ struct Connection {
     error: Option<tokio_postgres::Error>,
     /// Whether the bell rang since the last look.
     rang: bool,
-    /// Payload of the notification; `None` but for a deliberate bug.
+    /// Payload of the notification; `None` but for a mutant.
     believed: Option<u64>,
 }
 
@@ -137,7 +137,7 @@ impl Connection {
                 Poll::Pending => return,
                 Poll::Ready(Some(Ok(AsyncMessage::Notification(bell)))) => {
                     self.rang = true;
-                    if sabotage::is(Bug::BellBelieved) {
+                    if mutation::is_active(Mutant::BellBelieved) {
                         self.believed = bell.payload().parse().ok().or(self.believed);
                     }
                 }

@@ -10,10 +10,11 @@ use tokio_postgres::Client;
 
 use super::connect::{Dsn, Role};
 pub use super::migrate_error::MigrateError;
+use pghc_runtime::failpoint::{self, Point};
+use pghc_runtime::task::Tasks;
+
 use super::preflight::{self, Finding};
 use super::steps;
-use crate::failpoint::{self, Point};
-use crate::task::Tasks;
 
 /// Longest time to wait for another node that migrates.
 const TURN_MAX: Duration = Duration::from_secs(60);

@@ -119,7 +119,7 @@ impl Pool {
             }
             match self.shared.dsn.open(self.shared.role, "reader").await {
                 Ok((client, driver)) => {
-                    let driver = crate::task::spawn(drive(driver, "reader".to_owned()));
+                    let driver = pghc_runtime::task::spawn(drive(driver, "reader".to_owned()));
                     let counted = Arc::clone(&self.shared.sessions);
                     let statements = HashMap::new();
                     return Ok(Session { client, statements, driver, _counted: counted });

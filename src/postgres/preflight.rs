@@ -10,9 +10,10 @@ use tokio_postgres::{Client, GenericClient, Row};
 use super::column::get;
 use super::connect::{Dsn, Role};
 pub use super::finding::Finding;
+use pghc_runtime::mutation::{self, Mutant};
+use pghc_runtime::task::Tasks;
+
 use super::migrate_error::MigrateError;
-use crate::sabotage::{self, Bug};
-use crate::task::Tasks;
 
 /// Oldest PostgreSQL that will do, as `server_version_num`.
 const VERSION_MIN: i32 = 140_000;
@@ -60,7 +61,7 @@ fn server_findings(row: &Row) -> Vec<Finding> {
 
 /// Compares the schema with the one that the migrations make.
 pub(super) async fn schema(client: &Client) -> Result<Vec<Finding>, tokio_postgres::Error> {
-    if sabotage::is(Bug::NoEpoch) {
+    if mutation::is_active(Mutant::NoEpoch) {
         return Ok(Vec::new());
     }
     let rows = client.query(include_str!("../../sql/queries/schema.sql"), &[]).await?;
@@ -83,7 +84,7 @@ fn lines(rows: &[Row]) -> BTreeSet<String> {
 
 /// Every line of what `sql/queries/schema.sql` answered that is missing or not ours.
 pub(super) fn compare_rows(rows: &[Row]) -> Vec<Finding> {
-    if sabotage::is(Bug::NoEpoch) { Vec::new() } else { compare(&lines(rows)) }
+    if mutation::is_active(Mutant::NoEpoch) { Vec::new() } else { compare(&lines(rows)) }
 }
 
 /// Every line that is missing or not ours.

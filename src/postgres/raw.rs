@@ -13,12 +13,12 @@ use bytes::{Buf as _, Bytes};
 use futures::stream::{Stream, StreamExt as _, TryStreamExt as _};
 use pghc_api::time::Micros;
 use pghc_api::verify;
+use pghc_runtime::task::Tasks;
 use tokio_postgres::{Client, Row};
 
 use super::column::{POSTGRES_EPOCH, Timestamp, get};
 use super::connect::{ConnectError, Dsn, Role};
 use super::read::ReadError;
-use crate::task::Tasks;
 
 /// Links read under one snapshot.
 const PIECE_LINKS: i64 = 20_000;

@@ -61,7 +61,7 @@ pub enum ReadError {
 
 impl ReadError {
     /// The link that was changed, removed or hidden, if the read failed for that.
-    pub(crate) fn changed_link(&self) -> Option<WriteId> {
+    pub fn changed_link(&self) -> Option<WriteId> {
         let id = match *self {
             Self::Damaged { id, .. } => id.cast_unsigned(),
             Self::Missing { id } | Self::Altered { id } => id,

@@ -6,6 +6,8 @@
 //! in the same moment, so that nodes go on whose login may not create one.
 
 use pghc_api::id::{ClusterId, ZoneName};
+use pghc_runtime::failpoint::{self, Point};
+use pghc_runtime::task::Tasks;
 use tokio_postgres::{Client, Row};
 
 use super::column::{WrongColumn, get};
@@ -13,8 +15,6 @@ use super::connect::{ConnectError, Dsn, Role, is_gone};
 use super::evidence::Evidence;
 use super::migrate::{MigrateError, prepare};
 use super::read::ReadError;
-use crate::failpoint::{self, Point};
-use crate::task::Tasks;
 
 /// How a zone's database stands.
 #[derive(Debug, Clone, PartialEq)]

@@ -148,7 +148,7 @@ pub(super) fn major(words: Option<&str>) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::{major, options};
-    use crate::postgres::Role;
+    use crate::Role;
 
     #[test]
     fn session_starts_with_the_settings_of_its_version() {

@@ -7,13 +7,13 @@
 
 use pghc_api::chain::payload_digest;
 use pghc_api::id::{ClusterId, ZoneName};
+use pghc_runtime::failpoint::{self, Point};
+use pghc_runtime::mutation::{self, Mutant};
 use tokio_postgres::{GenericClient, Row, Transaction};
 
 use super::column::get;
 use super::migrate_error::MigrateError;
 use super::preflight;
-use crate::failpoint::{self, Point};
-use crate::sabotage::{self, Bug};
 
 /// Every file of `sql/migrations`, in order: name and text.
 const MIGRATIONS: &[(&str, &str)] = &[
@@ -39,7 +39,7 @@ impl Migration {
 fn migrations() -> Vec<Migration> {
     let read = |(version, &(name, sql)): (i32, &(&'static str, &str))| {
         let mut sql = sql.to_owned();
-        if sabotage::is(Bug::NoEpoch) {
+        if mutation::is_active(Mutant::NoEpoch) {
             sql = sql.replace("f.epoch = apply.epoch", "true").replace("f.backend_pid = ", "0 < ");
         }
         Migration { version, name, sql }
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn every_migration_file_is_embedded_in_order() {
-        let mut files: Vec<String> = std::fs::read_dir("sql/migrations")
+        let mut files: Vec<String> = std::fs::read_dir("../../sql/migrations")
             .unwrap()
             .map(|file| file.unwrap().file_name().into_string().unwrap())
             .collect();

@@ -8,12 +8,12 @@ use std::time::Duration;
 use pghc_api::error::{ErrorCode, Problem};
 use pghc_api::limits::PAGE_LINKS_MAX;
 use pghc_api::wire::Status;
+use pghc_runtime::http_client::{self, Bounds, HttpClient};
+use pghc_runtime::telemetry::describe;
 use serde::Deserialize;
 
 use super::reading::{ID_MAX, ReadError, Sink, Standing};
 use super::record::{RECORD_BYTES_MAX, Record};
-use crate::http_client::{self, Bounds, HttpClient};
-use crate::telemetry::describe;
 
 /// Requested size of a page; an answer over the limit of [`BOUNDS`] is refused.
 const PAGE_BYTES: usize = 4 << 20;
@@ -177,11 +177,11 @@ mod tests {
     use axum::extract::{Query, State};
     use axum::routing::get;
     use axum::{Json, Router};
+    use pghc_runtime::task::Tasks;
     use serde_json::{Value, json};
 
     use super::super::reading::ReadError;
     use super::Api;
-    use crate::task::Tasks;
 
     type Parameters = std::collections::HashMap<String, u64>;
 

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use pghc_api::chain::Head;
 use pghc_api::id::{ClusterId, WriteId};
 use pghc_api::verify::{Known, RawLink, Verifier, Violation};
+use pghc_runtime::mutation::{self, Mutant};
 
 use super::compare::{Grid, Mark};
 use super::progress::Lane;
 use super::reading::ReadError;
 use super::source::Source;
-use crate::sabotage::{self, Bug};
 
 /// Links between two updates of the progress.
 const PROGRESS_LINKS: u64 = 1024;
@@ -94,7 +94,7 @@ async fn links(
             ControlFlow::Break(())
         }
     };
-    let to = task.to - u64::from(sabotage::is(Bug::VerifySkipsLast));
+    let to = task.to - u64::from(mutation::is_active(Mutant::VerifySkipsLast));
     let read = source.read(start, to, sink).await;
     lane.checked.store(checked, Ordering::Relaxed);
     match violation {

@@ -12,15 +12,15 @@ use futures::future::join_all;
 use pghc_api::chain::Digest;
 use pghc_api::id::ClusterId;
 use pghc_api::verify::{RawLink, Violation, ViolationKind};
+use pghc_runtime::rpc::v1::coordinator_client::CoordinatorClient;
+use pghc_runtime::rpc::v1::{VouchReply, VouchRequest};
+use pghc_runtime::rpc::{self, Caller};
 use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Request, Status};
 
 use super::compare::Mark;
 use super::reading::ID_MAX;
 use super::source::Source;
-use crate::rpc::v1::coordinator_client::CoordinatorClient;
-use crate::rpc::v1::{VouchReply, VouchRequest};
-use crate::rpc::{self, Caller};
 
 /// Longest wait for all that one coordinator answers to one question, elections included.
 const ANSWER_MAX: Duration = Duration::from_secs(10);

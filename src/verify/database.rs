@@ -11,13 +11,13 @@ use std::time::Duration;
 use futures::stream::StreamExt as _;
 use pghc_api::chain::Head;
 use pghc_api::verify::{Violation, ViolationKind};
+use pghc_postgres::raw::{RawChain, RawHead};
+use pghc_postgres::shape::{self, Altered};
+use pghc_postgres::{Dsn, ReadError as SqlError};
+use pghc_runtime::task::Tasks;
 use tokio::time::timeout;
 
 use super::reading::{ReadError, Sink, Standing};
-use crate::postgres::raw::{RawChain, RawHead};
-use crate::postgres::shape::{self, Altered};
-use crate::postgres::{self, Dsn};
-use crate::task::Tasks;
 
 /// Longest silence of the database before it counts as unreadable.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -128,13 +128,11 @@ async fn look(chain: &RawChain) -> Result<RawHead, ReadError> {
 }
 
 /// Runs a short query in bounded time.
-async fn answered<T>(
-    question: impl Future<Output = Result<T, postgres::ReadError>>,
-) -> Result<T, ReadError> {
+async fn answered<T>(question: impl Future<Output = Result<T, SqlError>>) -> Result<T, ReadError> {
     let silent = |_| ReadError::Unreadable("the database does not answer".to_owned());
     let answer = timeout(SILENCE_MAX, question).await.map_err(silent)?;
     answer.map_err(|error| match error {
-        postgres::ReadError::Refused { sqlstate, message } if sqlstate == "42P01" => {
+        SqlError::Refused { sqlstate, message } if sqlstate == "42P01" => {
             ReadError::Unreadable(format!("{message}: this is not the database of a zone"))
         }
         other => unreadable(&other),

@@ -12,12 +12,12 @@ use pghc_api::chain::{Digest, Head};
 use pghc_api::id::{ClusterId, WriteId};
 use pghc_api::token::Token;
 use pghc_api::verify::{RawLink, Verifier, Violation, ViolationKind};
+use pghc_runtime::task::Tasks;
 
 use super::export::Export;
 use super::header::Header;
 use super::reading::ReadError;
 use super::source::{Place, Source};
-use crate::task::Tasks;
 
 /// Request for an export.
 #[derive(Debug, Clone)]

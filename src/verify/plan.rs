@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pghc_api::id::ClusterId;
 use pghc_api::verify::{Known, Violation};
+use pghc_runtime::task::Tasks;
 
 use super::check::{Checked, Task, check};
 use super::compare::{Grid, Seen, Side, first_difference, see};
@@ -14,7 +15,6 @@ use super::progress::Lane;
 use super::reading::{ReadError, Standing};
 use super::request::{Range, Request, UsageError};
 use super::source::{Place, Source};
-use crate::task::Tasks;
 
 /// A source on its way through a verification.
 #[derive(Debug)]

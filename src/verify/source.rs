@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pghc_api::chain::Head;
+use pghc_runtime::task::Tasks;
 use tokio::time::Instant;
 
 use super::api::Api;
 use super::database::Database;
 use super::export::Export;
 use super::reading::{ReadError, Sink, Standing};
-use crate::task::Tasks;
 
 /// Pause between two polls of a zone that is behind.
 const LOOK_PAUSE: Duration = Duration::from_millis(100);

@@ -10,13 +10,13 @@ use pghc_api::id::{ClusterId, WriteId};
 use pghc_api::time::Micros;
 use pghc_api::token::Token;
 use pghc_api::verify::ViolationKind;
+use pghc_runtime::task::Tasks;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
 use super::header::Header;
 use super::{Conclusion, Place, Progress, Range, Report, Request, UsageError, run};
-use crate::task::Tasks;
 
 fn cluster(last: u8) -> ClusterId {
     format!("0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6{last:02x}").parse().expect("a UUID")

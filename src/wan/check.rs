@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pghc_runtime::task::Tasks;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,7 +15,6 @@ use super::lines::Lane;
 use super::proxy::{self, Route};
 use super::stats::Counters;
 use super::timer::Timer;
-use crate::task::Tasks;
 
 /// Pings of one check.
 const PINGS: u32 = 200;

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use pghc_api::id::ZoneName;
+use pghc_runtime::task::Tasks;
 use tokio::net::TcpListener;
 
 use super::check::{self, SelfCheck};
@@ -14,7 +15,6 @@ use super::matrix::Matrix;
 use super::proxy::{self, Route};
 use super::stats::{Counters, Stats};
 use super::timer::Timer;
-use crate::task::Tasks;
 
 /// A running emulator. Clones are the same emulator.
 #[derive(Debug, Clone)]

@@ -184,7 +184,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::{Line, QUEUE_MAX, RETRANSMISSION_MIN};
-    use crate::wan::conditions::{Bandwidth, Conditions, Jitter};
+    use crate::conditions::{Bandwidth, Conditions, Jitter};
 
     const MS: Duration = Duration::from_millis(1);
 

@@ -288,9 +288,9 @@ fn pairs<'a>(from: &'a [usize], to: &'a [usize]) -> impl Iterator<Item = (usize,
 #[cfg(test)]
 mod tests {
     use super::{Cut, Lines, Way};
-    use crate::wan::conditions::{Bandwidth, Change};
-    use crate::wan::line::How;
-    use crate::wan::matrix::Matrix;
+    use crate::conditions::{Bandwidth, Change};
+    use crate::line::How;
+    use crate::matrix::Matrix;
 
     fn lines() -> Lines {
         let matrix: Matrix =

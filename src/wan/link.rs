@@ -113,8 +113,8 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::{Handshake, Link, PAYLOAD_COST_MIN, PAYLOADS_MAX, WINDOW_BYTES};
-    use crate::wan::conditions::{Conditions, Jitter};
-    use crate::wan::line::Line;
+    use crate::conditions::{Conditions, Jitter};
+    use crate::line::Line;
 
     const MS: Duration = Duration::from_millis(1);
 

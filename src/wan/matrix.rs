@@ -8,9 +8,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use pghc_api::id::ZoneName;
+use pghc_runtime::geo::model::Distances;
 
 use super::line::LineView;
-use crate::geo::model::Distances;
 
 /// Most zones a matrix may have.
 pub const ZONES_MAX: usize = 256;

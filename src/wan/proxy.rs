@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use parking_lot::Mutex;
+use pghc_runtime::task::Tasks;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -22,7 +23,6 @@ use super::lines::Lane;
 use super::link::{Handshake, Link, PAYLOADS_MAX};
 use super::stats::Counters;
 use super::timer::{Frame, Timer};
-use crate::task::Tasks;
 
 /// Most connections one route carries at a time; more wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 1_024;

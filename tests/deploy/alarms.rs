@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use pghc::telemetry::Metrics;
+use pghc_runtime::telemetry::Metrics;
 
 use super::deploy;
 

@@ -2,12 +2,13 @@
 //! inputs to start from and words to mix in. The bounded runs of CI and libFuzzer share this table.
 
 use bytes::Bytes;
-use pghc::sequencer::{Batch, Entry, Sequencer, Write, ZoneAct, ZoneChange};
-use pghc::{cli, coordinator, http, verify};
+use pghc::cli;
 use pghc_api::chain::{Digest, Head, LinkHash};
 use pghc_api::id::{ClusterId, NodeName, WriteId, ZoneName};
 use pghc_api::time::Micros;
 use pghc_api::token::Token;
+use pghc_server::sequencer::{Batch, Entry, Sequencer, Write, ZoneAct, ZoneChange};
+use pghc_server::{coordinator, http};
 
 /// A parser under test.
 pub(crate) struct Target {
@@ -129,7 +130,7 @@ pub(crate) const TARGETS: &[Target] = &[
         seeds: || texts(&[include_str!("../../deploy/wan/aws3.csv")]),
         words: &[",", "\n", "-1", "1e99", "NaN", "0"],
     },
-    Target { name: "export", run: verify::fuzzing::export, seeds: exports, words: JSON },
+    Target { name: "export", run: pghc_verify::fuzzing::export, seeds: exports, words: JSON },
 ];
 
 fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
@@ -288,7 +289,7 @@ fn config(input: &[u8]) {
     std::fs::write(&path, input).expect("written");
     let args = ["pghc", "api", "--zone=eu", "--config"].map(Into::into);
     let args = args.into_iter().chain([path.clone().into_os_string()]).collect();
-    match pghc::config::with_file(args, &pghc::config::Keys::All, |_| false) {
+    match pghc_runtime::config::with_file(args, &pghc_runtime::config::Keys::All, |_| false) {
         Ok(words) => assert_eq!(words.origin("--zone"), None, "the command line gave it"),
         Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
     }
@@ -298,5 +299,5 @@ fn config(input: &[u8]) {
 /// A table of distances between zones.
 fn distances(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    let _ = text.parse::<pghc::wan::Matrix>();
+    let _ = text.parse::<pghc_wan::Matrix>();
 }

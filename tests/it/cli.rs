@@ -4,45 +4,13 @@ mod output;
 mod parades;
 mod zones;
 
-use std::process::{Command, Output, Stdio};
+use pghc_dev::scratch::Scratch;
 
-use pghc::dev::scratch::Scratch;
-
+use crate::harness::console::{PASSWORD, refuses, run};
 use crate::harness::free_port;
 
 const CLUSTER: &str = "0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7";
 const OTHER_CLUSTER: &str = "0290a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7";
-/// In every connection string that must never be printed.
-const PASSWORD: &str = "sesame";
-
-/// Runs a program with arguments, split at spaces.
-fn run(program: &str, line: &str) -> Output {
-    let path = match program {
-        "pghc" => env!("CARGO_BIN_EXE_pghc"),
-        "chain-verify" => env!("CARGO_BIN_EXE_chain-verify"),
-        _ => env!("CARGO_BIN_EXE_geo-load"),
-    };
-    let mut command = Command::new(path);
-    command.args(line.split(' ').filter(|word| !word.is_empty())).stdin(Stdio::null());
-    command.output().expect("it was built")
-}
-
-/// Checks that a command line is refused with `code`, in one line that holds each of `names`.
-#[track_caller]
-fn refuses(program: &str, line: &str, code: i32, names: &[&str]) {
-    let output = run(program, line);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(code), "{program} {line}: {said}");
-    let last = said.trim_end().lines().next_back().unwrap_or_default();
-    let about: Vec<&str> = said.lines().filter(|line| *line != "starting a parade").collect();
-    assert_eq!(about.len(), 1, "{program} {line}: one line:\n{said}");
-    for name in names {
-        assert!(last.contains(name), "{program} {line}: {name:?} is not in {last:?}");
-    }
-    let all = said + &String::from_utf8_lossy(&output.stdout);
-    assert!(!all.contains(PASSWORD), "{program} {line}: a password was printed");
-}
-
 #[test]
 fn program_refuses_unknown_option_by_name() {
     refuses("pghc", "--nope", 2, &["'--nope'"]);
@@ -58,14 +26,6 @@ fn program_refuses_unknown_option_by_name() {
     refuses("pghc", "status --data /no/such", 2, &["no parade runs on /no/such"]);
     refuses("pghc", "status --api nonsense", 2, &["--api", "\"nonsense\" is not a URL"]);
     refuses("pghc", "coordinator", 2, &["--cluster-id", "--id", "--member"]);
-    refuses("geo-load", "quick --nope", 2, &["'--nope'"]);
-    refuses("geo-load", "quick --rate 0", 2, &["--rate", "above 0"]);
-    refuses("geo-load", "quick --wan /no/such.csv", 2, &["/no/such.csv", "No such file"]);
-    refuses("geo-load", "quick --against /no/such", 2, &["/no/such"]);
-    refuses("geo-load", "bench --only fast", 2, &["--only", "fast"]);
-    refuses("geo-load", "bench --rounds 0", 2, &["--rounds", "1..=100"]);
-    refuses("geo-load", "bench --synchronous-commit no", 2, &["'no'", "on, off"]);
-    refuses("geo-load", "bench scale --zones 1,12", 2, &["--zones", "\"12\"", "1 to 9"]);
     refuses("chain-verify", "", 3, &["--zone, --api or --file"]);
     refuses("chain-verify", "--nope", 3, &["'--nope'"]);
     refuses("chain-verify", "--zone eu", 3, &["--zone", "NAME=URL"]);
@@ -82,18 +42,16 @@ fn program_refuses_unknown_option_by_name() {
     refuses("pghc", &format!("{audit} --context nowhere"), 3, &["there is no", "config.toml"]);
     refuses("pghc", &format!("{audit} --config /no/such.json"), 3, &["/no/such.json"]);
     refuses("chain-verify", "--file Cargo.toml", 3, &["Cargo.toml", "nothing was checked"]);
-    for program in ["pghc", "chain-verify", "geo-load"] {
+    for program in ["pghc", "chain-verify"] {
         for flag in ["--help", "--version"] {
             let output = run(program, flag);
             assert!(output.status.success() && !output.stdout.is_empty(), "{program} {flag}");
             assert!(output.stderr.is_empty());
         }
     }
-    for program in ["pghc", "geo-load"] {
-        let output = run(program, "");
-        assert_eq!(output.status.code(), Some(2));
-        assert!(String::from_utf8_lossy(&output.stderr).contains("Commands:"), "the help");
-    }
+    let output = run("pghc", "");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Commands:"), "the help");
 }
 
 #[test]
@@ -234,7 +192,6 @@ fn a_matrix_that_is_none_is_refused_with_its_place() {
     ] {
         std::fs::write(&path, text).expect("written");
         refuses("pghc", &format!("dev --wan {file}"), 2, &[&file, names[0], names[1]]);
-        refuses("geo-load", &format!("quick --wan {file}"), 2, &[&file, names[0], names[1]]);
     }
     std::fs::write(&path, "zone,eu,us\neu,0,1\nus,1,0\n").expect("written");
     refuses("pghc", &format!("dev --zones 3 --wan {file}"), 2, &["2 zones, not 3"]);

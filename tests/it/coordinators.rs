@@ -7,16 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pghc::coordinator::{Acks, Coordinator, Environment, Geo, Retention, Settings, Timing};
-use pghc::rpc::v1::coordinator_client::CoordinatorClient;
-use pghc::rpc::v1::order_result::Kind;
-use pghc::rpc::v1::{
+use pghc_api::id::{ClusterId, ZoneName};
+use pghc_runtime::rpc::v1::coordinator_client::CoordinatorClient;
+use pghc_runtime::rpc::v1::order_result::Kind;
+use pghc_runtime::rpc::v1::{
     OrderResult, ReadIndexRequest, SubmitRequest, TailBatch, TailRequest, ZoneReport,
 };
-use pghc::rpc::{self, Caller, Dial};
-use pghc::sequencer::{Batch, Write};
-use pghc::telemetry::Metrics;
-use pghc_api::id::{ClusterId, ZoneName};
+use pghc_runtime::rpc::{self, Caller, Dial};
+use pghc_runtime::telemetry::Metrics;
+use pghc_server::coordinator::{Acks, Coordinator, Environment, Geo, Retention, Settings, Timing};
+use pghc_server::sequencer::{Batch, Write};
 
 use crate::harness::{free_addresses, unless_held, wait_for};
 

@@ -8,14 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pghc::coordinator::recover::Survivor;
-use pghc::coordinator::{Acks, Coordinator, Geo, Retention, Settings, Timing};
-use pghc::rpc::v1::coordinator_client::CoordinatorClient;
-use pghc::rpc::v1::{SubmitRequest, ZoneReport};
-use pghc::rpc::{self, Caller};
-use pghc::sequencer::{Batch, Write};
-use pghc::telemetry::Metrics;
 use pghc_api::id::ClusterId;
+use pghc_runtime::rpc::v1::coordinator_client::CoordinatorClient;
+use pghc_runtime::rpc::v1::{SubmitRequest, ZoneReport};
+use pghc_runtime::rpc::{self, Caller};
+use pghc_runtime::telemetry::Metrics;
+use pghc_server::coordinator::recover::Survivor;
+use pghc_server::coordinator::{Acks, Coordinator, Geo, Retention, Settings, Timing};
+use pghc_server::sequencer::{Batch, Write};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -115,7 +115,7 @@ async fn fill(data: &Path, purged: bool) {
         };
         client(&coordinator).report(report).await.expect("reported");
         wait_for("a purge", async || {
-            let request = pghc::rpc::v1::TailRequest::default();
+            let request = pghc_runtime::rpc::v1::TailRequest::default();
             let mut stream = client(&coordinator).tail(request).await.ok()?.into_inner();
             stream.message().await.err().map(|_| ())
         })

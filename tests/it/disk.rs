@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pghc::coordinator::log::disk::{Disk, DiskFile};
-use pghc::coordinator::{Acks, Coordinator, Environment, Geo, Retention, Settings, Timing};
-use pghc::rpc::v1::coordinator_client::CoordinatorClient;
-use pghc::rpc::v1::{Cluster, SubmitRequest, ZoneReport};
-use pghc::rpc::{self, Caller};
-use pghc::sequencer::{Batch, Write};
-use pghc::telemetry::Metrics;
 use pghc_api::id::{ClusterId, ZoneName};
+use pghc_runtime::rpc::v1::coordinator_client::CoordinatorClient;
+use pghc_runtime::rpc::v1::{Cluster, SubmitRequest, ZoneReport};
+use pghc_runtime::rpc::{self, Caller};
+use pghc_runtime::telemetry::Metrics;
+use pghc_server::coordinator::log::disk::{Disk, DiskFile};
+use pghc_server::coordinator::{Acks, Coordinator, Environment, Geo, Retention, Settings, Timing};
+use pghc_server::sequencer::{Batch, Write};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 

@@ -5,20 +5,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use pghc::coordinator::{Acks, Coordinator, Geo, Retention, Settings, Timing, measured, topology};
-use pghc::dev::parade::{Parade, ParadeOptions, Profile};
-use pghc::rpc::v1::change_request::Kind as ChangeKind;
-use pghc::rpc::v1::coordinator_client::CoordinatorClient;
-use pghc::rpc::v1::members_client::MembersClient;
-use pghc::rpc::v1::{ChangeRequest, PlacementRequest, PlacementView, SubmitRequest, ZoneReport};
-use pghc::rpc::{self, Caller};
-use pghc::sequencer::{Batch, Write};
-use pghc::task::Tasks;
-use pghc::telemetry::Metrics;
-use pghc::wan::conditions::Change;
-use pghc::wan::{Matrix, Wan};
 use pghc_api::id::{ClusterId, ZoneName};
 use pghc_api::wire::{HeadBody, Status};
+use pghc_dev::parade::{Parade, ParadeOptions, Profile};
+use pghc_runtime::rpc::v1::change_request::Kind as ChangeKind;
+use pghc_runtime::rpc::v1::coordinator_client::CoordinatorClient;
+use pghc_runtime::rpc::v1::members_client::MembersClient;
+use pghc_runtime::rpc::v1::{
+    ChangeRequest, PlacementRequest, PlacementView, SubmitRequest, ZoneReport,
+};
+use pghc_runtime::rpc::{self, Caller};
+use pghc_runtime::task::Tasks;
+use pghc_runtime::telemetry::Metrics;
+use pghc_server::coordinator::{
+    Acks, Coordinator, Geo, Retention, Settings, Timing, measured, topology,
+};
+use pghc_server::sequencer::{Batch, Write};
+use pghc_wan::conditions::Change;
+use pghc_wan::{Matrix, Wan};
 
 use crate::harness::{PATIENCE, binary, check_zone, free_addresses, unless_held, wait_for};
 

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pghc::rpc;
-use pghc::rpc::v1::SubmitRequest;
-use pghc::rpc::v1::coordinator_client::CoordinatorClient;
-use pghc::sequencer::{Batch, Write};
 use pghc_api::id::ClusterId;
+use pghc_runtime::rpc;
+use pghc_runtime::rpc::v1::SubmitRequest;
+use pghc_runtime::rpc::v1::coordinator_client::CoordinatorClient;
+use pghc_server::sequencer::{Batch, Write};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -288,7 +288,6 @@ fn the_last_event_of_a_json_log_says_why() {
         (pghc, "api --config /no/such.toml", 2, "/no/such.toml"),
         (pghc, "status --data /no/such", 2, "/no/such"),
         (env!("CARGO_BIN_EXE_chain-verify"), "--file a --last 0", 3, "--last"),
-        (env!("CARGO_BIN_EXE_geo-load"), "quick --rate 0", 2, "--rate"),
     ] {
         let mut child = Command::new(program)
             .args(words.split_whitespace())

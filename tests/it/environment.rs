@@ -11,12 +11,12 @@ mod settings;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
-use pghc::dev::postgres::{Server, ServerOptions};
-use pghc::dev::scratch::Scratch;
-use pghc::postgres::{Applier, Batch, Commit, Dsn, Finding, MigrateError, Role, migrate};
-use pghc::task::Tasks;
-use pghc::telemetry::describe;
 use pghc_api::chain::Link;
+use pghc_dev::postgres::{Server, ServerOptions};
+use pghc_dev::scratch::Scratch;
+use pghc_postgres::{Applier, Batch, Commit, Dsn, Finding, MigrateError, Role, migrate};
+use pghc_runtime::task::Tasks;
+use pghc_runtime::telemetry::describe;
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt as _;
 
-use pghc::failpoint::Point;
+use pghc_runtime::failpoint::Point;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 

@@ -1,7 +1,6 @@
 //! Integration tests against real processes and real PostgreSQL servers.
 
 mod api_contract;
-mod bench;
 mod cli;
 mod coordinators;
 mod damage;
@@ -13,7 +12,6 @@ mod environment;
 #[cfg(debug_assertions)]
 mod failpoints;
 mod harness;
-mod lab;
 mod members;
 mod original;
 mod pages;
@@ -21,6 +19,13 @@ mod postgres;
 mod recover;
 mod survive;
 mod verify;
-mod virtual_time;
-mod wan;
 mod zones;
+
+/// Where a program of ours was built.
+fn path_of(program: &str) -> &'static str {
+    match program {
+        "pghc" => env!("CARGO_BIN_EXE_pghc"),
+        "chain-verify" => env!("CARGO_BIN_EXE_chain-verify"),
+        other => panic!("{other} has its tests in tests/lab"),
+    }
+}

@@ -16,7 +16,8 @@ async fn group_is_founded_once_all_founders_are_present() {
     group.waits(1).await;
     group.waits(2).await;
     let mut client = group.client(1);
-    let view = client.report(pghc::rpc::v1::ZoneReport::default()).await.expect("it serves");
+    let view =
+        client.report(pghc_runtime::rpc::v1::ZoneReport::default()).await.expect("it serves");
     assert_eq!((view.get_ref().leader, view.get_ref().members.len()), (0, 0));
     group.run(3);
     group.leader().await;

@@ -4,8 +4,8 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use pghc::dev::postgres::{Server, ServerOptions};
-use pghc::dev::scratch::Scratch;
+use pghc_dev::postgres::{Server, ServerOptions};
+use pghc_dev::scratch::Scratch;
 
 use crate::harness::{binary, free_port};
 use crate::zones::query;

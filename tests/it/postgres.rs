@@ -10,17 +10,17 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use pghc::dev::postgres::{Server, ServerOptions};
-use pghc::dev::scratch::Scratch;
-use pghc::postgres::raw::RawChain;
-use pghc::postgres::{
-    Acquired, Applier, ApplyError, Batch, Commit, Dsn, Finding, MigrateError, Reader, Role, listen,
-    migrate, preflight,
-};
-use pghc::task::Tasks;
 use pghc_api::chain::{Head, Link, payload_digest};
 use pghc_api::id::{ClusterId, WriteId};
 use pghc_api::time::Micros;
+use pghc_dev::postgres::{Server, ServerOptions};
+use pghc_dev::scratch::Scratch;
+use pghc_postgres::raw::RawChain;
+use pghc_postgres::{
+    Acquired, Applier, ApplyError, Batch, Commit, Dsn, Finding, MigrateError, Reader, Role, listen,
+    migrate, preflight,
+};
+use pghc_runtime::task::Tasks;
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
 

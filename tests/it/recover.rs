@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use futures::future::join_all;
 use nix::sys::signal::Signal;
-use pghc::dev::parade::Part;
+use pghc_dev::parade::Part;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;

@@ -3,8 +3,8 @@
 use futures::future::join_all;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use pghc::dev::parade::Part;
 use pghc_api::wire::LinkBody;
+use pghc_dev::parade::Part;
 
 use crate::harness::{ClientPool, PATIENCE, Site, wait_for};
 

@@ -4,10 +4,10 @@
 
 use std::process::Command;
 
-use pghc::dev::postgres::{Server, ServerOptions};
-use pghc::dev::scratch::Scratch;
-use pghc::postgres::migrate;
-use pghc::task::Tasks;
+use pghc_dev::postgres::{Server, ServerOptions};
+use pghc_dev::scratch::Scratch;
+use pghc_postgres::migrate;
+use pghc_runtime::task::Tasks;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio_postgres::NoTls;

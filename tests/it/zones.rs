@@ -8,7 +8,7 @@ mod reads;
 mod replica;
 pub(crate) mod tamper;
 
-use pghc::task::Tasks;
+use pghc_runtime::task::Tasks;
 use tokio_postgres::NoTls;
 
 use crate::harness::wait_for;

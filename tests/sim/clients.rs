@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pghc::zone::{self, NewWrite, Node, ReadRequirement, Service as _, SubmitError};
 use pghc_history::{Fingerprint, Operation, OrderResult, ReadOutcome, What};
+use pghc_server::zone::{self, NewWrite, Node, ReadRequirement, Service as _, SubmitError};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::SimCluster;

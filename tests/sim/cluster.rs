@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pghc::coordinator::{Acks, Coordinator, Environment, Geo, Retention, Settings, Timing};
-use pghc::task::Tasks;
-use pghc::task::process::Process;
-use pghc::telemetry::Metrics;
-use pghc::zone::{Identity, Node, Outside};
 use pghc_api::chain::Link;
 use pghc_api::id::{ClusterId, ZoneName};
 use pghc_api::time::Micros;
 use pghc_history::History;
+use pghc_runtime::task::Tasks;
+use pghc_runtime::task::process::Process;
+use pghc_runtime::telemetry::Metrics;
+use pghc_server::coordinator::{Acks, Coordinator, Environment, Geo, Retention, Settings, Timing};
+use pghc_server::zone::{Identity, Node, Outside};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -281,7 +281,9 @@ impl SimCluster {
                         }
                     }
                 }
-                Err(error) => format!("does not start: {}", pghc::telemetry::describe(&error)),
+                Err(error) => {
+                    format!("does not start: {}", pghc_runtime::telemetry::describe(&error))
+                }
             };
             cluster.refused(place, &why);
             cluster.end_coordinator(place, &owner);

@@ -4,15 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pghc::dev::postgres::{Server, ServerOptions};
-use pghc::dev::scratch::Scratch;
-use pghc::postgres::{Acquired, ApplyError, Batch, Commit, Dsn, Role};
-use pghc::task::Tasks;
-use pghc::zone::Identity;
-use pghc::zone::database::{Database, Postgres, Session};
 use pghc_api::chain::{Digest, Head, Link, payload_digest};
 use pghc_api::id::WriteId;
 use pghc_api::time::Micros;
+use pghc_dev::postgres::{Server, ServerOptions};
+use pghc_dev::scratch::Scratch;
+use pghc_postgres::{Acquired, ApplyError, Batch, Commit, Dsn, Role};
+use pghc_runtime::task::Tasks;
+use pghc_server::zone::Identity;
+use pghc_server::zone::database::{Database, Postgres, Session};
 use tokio_postgres::Client;
 
 use super::cluster::cluster_id;

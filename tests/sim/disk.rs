@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pghc::coordinator::log::disk::{Disk, DiskFile};
+use pghc_server::coordinator::log::disk::{Disk, DiskFile};
 
 use super::rng::SeededRng;
 

@@ -5,12 +5,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use pghc::rpc::Dial as _;
-use pghc::rpc::v1::ZoneReport;
-use pghc::rpc::v1::coordinator_client::CoordinatorClient;
-use pghc::zone::{ReadError, ReadRequirement, Service as _};
 use pghc_api::id::WriteId;
 use pghc_history::Reset;
+use pghc_runtime::rpc::Dial as _;
+use pghc_runtime::rpc::v1::ZoneReport;
+use pghc_runtime::rpc::v1::coordinator_client::CoordinatorClient;
+use pghc_server::zone::{ReadError, ReadRequirement, Service as _};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::cluster_id;

@@ -15,10 +15,10 @@ mod forgery;
 mod many;
 mod members;
 mod model;
+mod mutants;
 mod net;
 mod rng;
 mod run;
-mod sabotage;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -68,10 +68,10 @@ enum What {
         #[arg(long)]
         limit: Option<u64>,
     },
-    /// Commits deliberate bugs (feature `sabotage`), each in one seed after the other until caught.
-    Sabotage {
-        /// Names of bugs; none: all that a simulation can meet.
-        bugs: Vec<String>,
+    /// Runs mutants (`--features pghc-runtime/mutation`), each in one seed after the other until caught.
+    Mutants {
+        /// Names of mutants; none: all that a simulation can meet.
+        only: Vec<String>,
         #[arg(long, default_value_t = 1)]
         from: u64,
         #[arg(long, default_value_t = 100)]
@@ -110,8 +110,8 @@ fn main() -> ExitCode {
             let jobs = if jobs == 0 { cores() } else { jobs };
             with_io(many::run(many::Plan { from, count, seconds, jobs, limit }))
         }
-        What::Sabotage { bugs, from, seeds, seconds } => {
-            with_io(sabotage::run(&bugs, from, seeds, seconds))
+        What::Mutants { only, from, seeds, seconds } => {
+            with_io(mutants::run(&only, from, seeds, seconds))
         }
         What::Meta { seed, seconds } => meta(seed, seconds),
         What::Contract { seed, steps } => {
@@ -136,7 +136,7 @@ impl tracing_subscriber::fmt::time::FormatTime for SimulatedTime {
         let now = tokio::time::Instant::now();
         let since = *self.0.get_or_init(|| now);
         write!(w, "{:10.4}", (now - since).as_secs_f64())?;
-        match pghc::task::process::Process::current() {
+        match pghc_runtime::task::process::Process::current() {
             Some(process) => write!(w, " [{}]", process.name()),
             None => Ok(()),
         }

@@ -87,10 +87,10 @@ pub(crate) enum Ended {
 }
 
 /// Runs one seed in a process of its own, which ends with the future.
-pub(crate) async fn seed(seed: u64, seconds: u64, sabotage: &str) -> Ended {
+pub(crate) async fn seed(seed: u64, seconds: u64, mutant: &str) -> Ended {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
     command.args(["run", "--json", "--seed", &seed.to_string()]);
-    command.args(["--seconds", &seconds.to_string()]).env("PGHC_SABOTAGE", sabotage);
+    command.args(["--seconds", &seconds.to_string()]).env("PGHC_MUTANT", mutant);
     // An interrupt is for this process: the others end with it.
     command.kill_on_drop(true).process_group(0).stdin(Stdio::null());
     let Ok(output) = timeout(SEED_MAX, command.output()).await else {

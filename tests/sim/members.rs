@@ -4,10 +4,10 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use pghc::rpc::Dial as _;
-use pghc::rpc::v1::ChangeRequest;
-use pghc::rpc::v1::change_request::Kind;
-use pghc::virtual_parade::members::{ANSWER_MAX, give, is_done, order};
+use pghc_runtime::rpc::Dial as _;
+use pghc_runtime::rpc::v1::ChangeRequest;
+use pghc_runtime::rpc::v1::change_request::Kind;
+use pghc_sim::members::{ANSWER_MAX, give, is_done, order};
 use tokio::time::{Instant, sleep};
 
 use super::cluster::{Owner, Standing, cluster_id};

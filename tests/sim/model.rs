@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use pghc::postgres::{
-    Acquired, ApplyError, Batch, ConnectError, Face, Finding, Lease, MigrateError, Page, ReadError,
-};
-use pghc::task::watch;
-use pghc::virtual_parade::{Links, heard};
-use pghc::zone::database::{Database, Heard, Session};
-use pghc::zone::{Identity, Recent};
 use pghc_api::chain::{Head, Link, payload_digest};
 use pghc_api::id::{NodeName, WriteId};
+use pghc_postgres::{
+    Acquired, ApplyError, Batch, ConnectError, Face, Finding, Lease, MigrateError, Page, ReadError,
+};
+use pghc_runtime::task::watch;
+use pghc_server::zone::database::{Database, Heard, Session};
+use pghc_server::zone::{Identity, Recent};
+use pghc_sim::{Links, heard};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 

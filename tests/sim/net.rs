@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pghc::task::process::Process;
-use pghc::virtual_parade::net::{self, Channel, Dialer, LinkState};
-pub(crate) use pghc::virtual_parade::net::{unowned, url};
+use pghc_runtime::task::process::Process;
+use pghc_sim::net::{self, Channel, Dialer, LinkState};
+pub(crate) use pghc_sim::net::{unowned, url};
 use tokio::time::Instant;
 use tonic::service::Routes;
 

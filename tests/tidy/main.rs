@@ -1,75 +1,92 @@
-//! Checks rules of the source tree: layers, module comments, sizes, and restricted names.
+//! Checks rules of the source tree: arrows between crates and modules, module comments, sizes, and
+//! restricted names.
 
 mod imports;
 mod prose;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use imports::Crate;
+use toml::Table;
 
 /// Longest source file in lines.
 const FILE_LINES_MAX: usize = 600;
 
-/// Modules from the lowest layer up; ARCHITECTURE.md shows the same table.
-const LAYERS: &[(usize, &[&str])] = &[
-    (
-        1,
-        &[
-            "config",
-            "connections",
-            "failpoint",
-            "geo",
-            "http_client",
-            "linger",
-            "output",
-            "private",
-            "rpc",
-            "sabotage",
-            "task",
-            "telemetry",
-        ],
-    ),
-    (2, &["postgres", "sequencer", "wan"]),
-    (3, &["coordinator", "zone"]),
-    (4, &["http", "verify"]),
-    (5, &["dev", "virtual_parade"]),
-    (6, &["lab"]),
-    (7, &["cli"]),
-];
+/// Modules of a crate, each with those that it may need.
+type Modules = &'static [(&'static str, &'static [&'static str])];
 
-/// Modules that deal with processes, not with their insides: what they may import beside layer 1.
-const OUTSIDERS: &[(&str, &[&str])] =
-    &[("dev", &["wan"]), ("lab", &["wan", "dev", "virtual_parade"])];
+/// Crates of which each module may only need some others; cargo keeps the crates apart.
+const MODULES: &[(&str, Modules)] = &[(
+    "src/server",
+    &[
+        ("linger", &[]),
+        ("sequencer", &[]),
+        ("coordinator", &["linger", "sequencer"]),
+        ("zone", &["linger", "sequencer"]),
+        ("http", &["zone"]),
+    ],
+)];
 
-/// Words that only some modules may name.
+/// Words that only files below some folders may name.
 const OWNED: &[(&str, &[&str])] = &[
-    ("openraft::", &["coordinator"]),
-    ("axum::", &["http"]),
-    ("tokio_postgres::", &["postgres", "dev", "lab"]),
+    ("openraft::", &["src/server/coordinator"]),
+    ("axum::", &["src/server/http"]),
+    ("tokio_postgres::", &["src/postgres", "src/dev", "src/lab"]),
 ];
 
 struct Source {
+    /// Below the root of the repository.
     path: PathBuf,
-    module: String,
     text: String,
 }
 
+impl Source {
+    /// Whether the file is in one of our crates and no test of its own.
+    fn is_product(&self) -> bool {
+        let is_test = |part: &OsStr| {
+            ["build.rs", "tests", "tests.rs", "tampering.rs"].iter().any(|it| part == *it)
+        };
+        self.path.starts_with("src") && !self.path.iter().any(is_test)
+    }
+
+    /// The code without its comments and its tests.
+    fn code(&self) -> String {
+        code(self.text.split("#[cfg(test)]").next().unwrap_or_default())
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
 fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = Vec::new();
-    for folder in ["src", "api/src", "tests", "examples"] {
-        walk(&root.join(folder), &mut found);
+    for folder in ["src", "api/src", "tests", "examples", "benches"] {
+        walk(&root().join(folder), &mut found);
     }
     let source = |path: PathBuf| {
         let text = fs::read_to_string(&path).expect("readable");
-        let short = path.strip_prefix(root).expect("below the root").to_owned();
-        let inside = short.strip_prefix("src").ok().and_then(|path| path.iter().next());
-        let module = inside.map(|name| name.to_string_lossy().replace(".rs", ""));
-        Source { path: short, module: module.unwrap_or_default(), text }
+        Source { path: path.strip_prefix(root()).expect("below the root").to_owned(), text }
     };
     found.into_iter().map(source).collect()
+}
+
+/// Folders of the crates below `src/`, and the crates of ours that each needs, by its manifest.
+fn crates() -> BTreeMap<String, BTreeSet<String>> {
+    let mut crates = BTreeMap::new();
+    for entry in fs::read_dir(root().join("src")).expect("readable") {
+        let folder = entry.expect("readable").path();
+        let Ok(manifest) = fs::read_to_string(folder.join("Cargo.toml")) else { continue };
+        let manifest: Table = manifest.parse().expect("TOML");
+        let needed = manifest["dependencies"].as_table().expect("a table").keys();
+        let needed = needed.filter_map(|name| name.strip_prefix("pghc-")).map(str::to_owned);
+        let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
+        crates.insert(name, needed.collect());
+    }
+    crates
 }
 
 fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -128,28 +145,19 @@ fn imports(code: &str) -> BTreeSet<String> {
 #[test]
 fn no_files_need_each_other() {
     let sources = sources();
-    for root in ["src", "api/src"] {
-        let files = sources.iter().map(|source| (source.path.as_path(), source.text.as_str()));
+    let mut roots: Vec<String> = crates().keys().map(|name| format!("src/{name}")).collect();
+    roots.extend(["src".to_owned(), "api/src".to_owned()]);
+    for root in &roots {
+        // The crate of `src/` itself is the files that lie in no other.
+        let is_inside = |path: &Path| match root.as_str() {
+            "src" => roots.iter().filter(|it| *it != "src").all(|it| !path.starts_with(it)),
+            _ => true,
+        };
+        let files = sources.iter().filter(|source| is_inside(&source.path));
+        let files = files.map(|source| (source.path.as_path(), source.text.as_str()));
         let files = Crate::read(Path::new(root), files);
         let circles = files.circles();
         assert!(circles.is_empty(), "{} circles below {root}: {circles:#?}", circles.len());
-    }
-}
-
-fn layer(module: &str) -> Option<usize> {
-    LAYERS.iter().find(|(_, modules)| modules.contains(&module)).map(|(layer, _)| *layer)
-}
-
-fn may_import(from: &str, to: &str) -> bool {
-    if from == to {
-        return true;
-    }
-    let (Some(low), Some(high)) = (layer(to), layer(from)) else { return true };
-    let outsider = OUTSIDERS.iter().find(|(module, _)| *module == from);
-    match outsider {
-        Some((_, allowed)) => low == 1 || allowed.contains(&to),
-        // Layer 1 is flat: its members may lean on each other.
-        None => low < high || (low == 1 && high == 1),
     }
 }
 
@@ -161,16 +169,24 @@ fn imports_are_read_from_single_or_grouped_uses() {
 }
 
 #[test]
-fn no_module_imports_from_beside_or_above() {
+fn modules_of_a_crate_import_only_lower_ones() {
     let mut wrong = Vec::new();
-    for source in sources() {
-        if source.module.is_empty() || ["main", "bin", "lib"].contains(&source.module.as_str()) {
-            continue;
-        }
-        assert!(layer(&source.module).is_some(), "{} has no layer", source.path.display());
-        for named in imports(&code(&source.text)) {
-            if layer(&named).is_some() && !may_import(&source.module, &named) {
-                wrong.push(format!("{} imports {named}", source.path.display()));
+    let sources = sources();
+    for (folder, modules) in MODULES {
+        for source in sources.iter().filter(|source| source.path.starts_with(folder)) {
+            let inside = source.path.strip_prefix(folder).expect("it begins so");
+            let module = inside.iter().next().expect("a file").to_string_lossy();
+            let Some(module) = module.strip_suffix(".rs").or(Some(&*module)) else { continue };
+            if module == "lib" || module == "Cargo.toml" {
+                continue;
+            }
+            let lower = modules.iter().find(|(name, _)| *name == module);
+            let Some((_, lower)) = lower else { panic!("{module} of {folder} has no row here") };
+            for named in imports(&code(&source.text)) {
+                let is_known = modules.iter().any(|(name, _)| *name == named);
+                if is_known && named != module && !lower.contains(&named.as_str()) {
+                    wrong.push(format!("{} imports {named}", source.path.display()));
+                }
             }
         }
     }
@@ -178,28 +194,24 @@ fn no_module_imports_from_beside_or_above() {
 }
 
 #[test]
-fn the_layers_here_are_those_of_the_architecture_page() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("the page");
-    for (layer, modules) in LAYERS {
-        let rows: String =
-            page.lines().filter(|line| line.starts_with(&format!("| {layer} |"))).collect();
-        for module in *modules {
-            assert!(rows.contains(&format!("`{module}`")), "{module} is missing in layer {layer}");
-        }
+fn architecture_page_shows_the_arrows_of_the_crates() {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the page");
+    for (name, needed) in crates() {
+        let row = page.lines().find(|line| line.starts_with(&format!("| `src/{name}` |")));
+        let row = row.unwrap_or_else(|| panic!("ARCHITECTURE.md has no row of src/{name}"));
+        let shown = row.trim_end_matches(" |").rsplit(" | ").next().expect("a cell");
+        let needed: Vec<String> = needed.into_iter().collect();
+        assert_eq!(shown, needed.join(" "), "what src/{name} needs, in ARCHITECTURE.md");
     }
 }
 
 #[test]
-fn external_crates_are_named_only_in_their_modules() {
+fn external_crates_are_named_only_in_their_folders() {
     let mut wrong = Vec::new();
-    for source in sources().into_iter().filter(|source| !source.module.is_empty()) {
-        if source.path.iter().any(|part| part == "tests" || part == "tests.rs") {
-            continue;
-        }
-        let code = code(source.text.split("#[cfg(test)]").next().unwrap_or_default());
-        for (word, modules) in OWNED {
-            if code.contains(word) && !modules.contains(&source.module.as_str()) {
+    for source in sources().iter().filter(|source| source.is_product()) {
+        let code = source.code();
+        for (word, folders) in OWNED {
+            if code.contains(word) && !folders.iter().any(|it| source.path.starts_with(it)) {
                 wrong.push(format!("{} names {word}", source.path.display()));
             }
         }
@@ -233,7 +245,9 @@ fn nothing_unfinished_is_left_lying_about() {
 fn every_select_in_simulated_code_is_biased() {
     let mut wrong = Vec::new();
     for source in sources() {
-        if !["coordinator", "zone", "task", "virtual_parade"].contains(&source.module.as_str()) {
+        let simulated =
+            ["src/server/coordinator", "src/server/zone", "src/runtime/task", "src/sim"];
+        if !simulated.iter().any(|folder| source.path.starts_with(folder)) {
             continue;
         }
         for (place, rest) in source.text.match_indices("select! {") {
@@ -252,16 +266,12 @@ fn every_select_in_simulated_code_is_biased() {
 fn everything_that_is_printed_goes_through_one_module() {
     let words = ["print!(", "println!(", "stdout().lock", "stdout(), ", "stderr(), ", ".print()"];
     let mut wrong = Vec::new();
-    for source in sources().into_iter().filter(|source| !source.module.is_empty()) {
-        let tests = ["tests", "tests.rs", "tampering.rs"];
-        let is_test = source.path.iter().any(|part| tests.iter().any(|name| part == *name));
-        if is_test || ["output", "bin"].contains(&source.module.as_str()) {
-            continue;
-        }
-        let code = code(source.text.split("#[cfg(test)]").next().unwrap_or_default());
+    let printer = Path::new("src/runtime/output.rs");
+    for source in sources().iter().filter(|it| it.is_product() && it.path != printer) {
+        let code = source.code();
         for word in words.iter().filter(|word| code.contains(**word)) {
             wrong.push(format!("{} has {word}", source.path.display()));
         }
     }
-    assert!(wrong.is_empty(), "print by crate::output: {wrong:#?}");
+    assert!(wrong.is_empty(), "print by pghc_runtime::output: {wrong:#?}");
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::sources;
+use super::{root, sources};
 
 /// Longest name of a test, in characters.
 const TEST_NAME_MAX: usize = 60;
@@ -17,7 +17,7 @@ const OPENERS: &[&str] = &["What", "Who", "Whoever", "That", "Nobody", "Somebody
 #[test]
 fn no_comment_begins_without_a_subject() {
     let mut wrong = Vec::new();
-    for source in sources().iter().filter(|source| !source.module.is_empty()) {
+    for source in sources().iter().filter(|source| source.path.starts_with("src")) {
         for (number, line) in source.text.lines().enumerate() {
             let Some(comment) = line.trim_start().strip_prefix("//") else { continue };
             let comment = comment.trim_start_matches(['/', '!']).trim_start();
@@ -28,6 +28,28 @@ fn no_comment_begins_without_a_subject() {
         }
     }
     assert!(wrong.is_empty(), "{} comments: {wrong:#?}", wrong.len());
+}
+
+/// Folders of the repository whose files pages name by their path.
+const FOLDERS: &[&str] = &["api/", "deploy/", "docs/", "scripts/", "sql/", "src/", "tests/"];
+
+#[test]
+fn files_that_pages_name_exist() {
+    let mut wrong = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).expect("readable");
+        let words = text.split(|c: char| c.is_whitespace() || "`()[]|,;:#".contains(c));
+        for word in words.map(|word| word.trim_end_matches(['.', '\''])) {
+            let is_path = FOLDERS.iter().any(|folder| word.starts_with(folder));
+            let is_pattern = word.contains(['*', '<', '{', '…']);
+            let is_there =
+                [root(), page.parent().expect("a folder")].iter().any(|it| it.join(word).exists());
+            if is_path && !is_pattern && !is_there {
+                wrong.push(format!("{}: {word}", page.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
@@ -52,13 +74,8 @@ fn test_names_fit() {
 
 #[test]
 fn markdown_lines_fit() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut pages = Vec::new();
-    for folder in ["", "api", "deploy", "docs", "src", "tests"] {
-        walk(&root.join(folder), folder.is_empty(), &mut pages);
-    }
     let mut wrong = Vec::new();
-    for page in pages {
+    for page in pages() {
         let text = fs::read_to_string(&page).expect("readable");
         let mut is_code = false;
         for (number, line) in text.lines().enumerate() {
@@ -68,12 +85,21 @@ fn markdown_lines_fit() {
             let is_table = line.trim_start().starts_with('|');
             let is_block = is_code || is_table || line.starts_with("    ") || line.starts_with('[');
             if !is_block && line.chars().count() > MARKDOWN_LINE_MAX {
-                let short = page.strip_prefix(root).expect("below the root").display();
+                let short = page.strip_prefix(root()).expect("below the root").display();
                 wrong.push(format!("{short}:{}", number + 1));
             }
         }
     }
     assert!(wrong.is_empty(), "{} lines are too long: {wrong:#?}", wrong.len());
+}
+
+/// Every page of Markdown in the repository.
+fn pages() -> Vec<PathBuf> {
+    let mut pages = Vec::new();
+    for folder in ["", "api", "deploy", "docs", "src", "tests"] {
+        walk(&root().join(folder), folder.is_empty(), &mut pages);
+    }
+    pages
 }
 
 fn walk(folder: &Path, is_flat: bool, found: &mut Vec<PathBuf>) {

@@ -10,14 +10,14 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use pghc_dev::parade::{self, Error, Supervisor};
+use pghc_dev::process::signal as send;
+use pghc_runtime::private;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::cli::view;
-use crate::dev::parade::{self, Error, Supervisor};
-use crate::dev::process::signal as send;
-use crate::private;
 
 /// Longest wait for a supervisor, which gives a parade up earlier; it is killed then.
 const READY_MAX: Duration = Duration::from_secs(420);
@@ -45,7 +45,7 @@ fn io_failure(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Failu
 }
 
 async fn start(data: &Path) -> Result<(), Failure> {
-    let refused = |error: Error| (crate::cli::process::with_causes(&error), 2);
+    let refused = |error: Error| (pghc_runtime::program::with_causes(&error), 2);
     parade::prepare(data).await.map_err(refused)?;
     let log = data.join("log/supervisor.log");
     let output = private::append(&log).map_err(io_failure("open", &log))?;
@@ -129,7 +129,7 @@ impl Waiting {
         // A log that cannot be read is named when the supervisor fails.
         let bytes = read().unwrap_or_default();
         self.told += bytes.len() as u64;
-        crate::output::put(&String::from_utf8_lossy(&bytes));
+        pghc_runtime::output::put(&String::from_utf8_lossy(&bytes));
     }
 
     fn ended(&self, status: ExitStatus) -> Failure {

@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use pghc_runtime::telemetry::describe;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::process_table::{Change, Member, ProcessTable};
 use super::program::Body;
-use crate::telemetry::describe;
 
 /// A child that lived this long is started again at once.
 const LONG_LIFE: Duration = Duration::from_secs(10);

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::dev::postgres;
+use crate::postgres;
 
 /// Why something about a parade failed. The chain's data is not changed by any of these.
 #[derive(Debug, thiserror::Error)]

@@ -16,9 +16,9 @@ use super::process_table::{Member, Part};
 use super::program::{Body, Program};
 use super::routes::Routes;
 use super::stale_processes::postgres_dir;
-use crate::dev::postgres::{Server, ServerOptions};
-use crate::dev::process::Process;
-use crate::dev::record::{ParadeRecord, Pids, ZoneRecord};
+use crate::postgres::{Server, ServerOptions};
+use crate::process::Process;
+use crate::record::{ParadeRecord, Pids, ZoneRecord};
 
 /// The inputs of all command lines.
 pub(super) struct LaunchPlan<'a> {

@@ -41,13 +41,14 @@ use self::routes::Routes;
 pub use self::stop::stop;
 use self::supervisor::Taken;
 pub use self::supervisor::{Supervisor, prepare};
+use pghc_runtime::task::Tasks;
+use pghc_wan::Wan;
+
 use self::voters::Voters;
 use super::observe::{Node, Observer};
 use super::postgres::tail;
 use super::record::ParadeRecord;
 use super::scratch::Scratch;
-use crate::task::Tasks;
-use crate::wan::Wan;
 
 /// A child that ended this often in a row, each time soon after its start, will not get better.
 const SHORT_LIVES_MAX: u32 = 6;

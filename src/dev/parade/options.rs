@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use pghc_api::id::ZoneName;
+use pghc_wan::Matrix;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use crate::wan::Matrix;
 
 /// Most zones of a parade; each is a PostgreSQL server on this machine.
 pub const ZONES_MAX: usize = 9;

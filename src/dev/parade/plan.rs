@@ -7,8 +7,8 @@ use pghc_api::id::{ClusterId, ZoneName};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use crate::dev::ports::Ports;
-use crate::dev::record::replace;
+use crate::ports::Ports;
+use crate::record::replace;
 
 const FILE: &str = "cluster.json";
 

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use pghc_api::id::ZoneName;
 use tokio::sync::broadcast;
 
-use crate::dev::record::{ParadeRecord, Pids};
+use crate::record::{ParadeRecord, Pids};
 
 /// Changes a slow listener may fall behind; it then misses the oldest.
 const EVENTS_MAX: usize = 256;
@@ -123,7 +123,7 @@ impl ProcessTable {
     pub(super) fn withdraw(&self) {
         let mut state = self.state.lock();
         state.published = false;
-        if let Err(error) = std::fs::remove_file(self.data.join(crate::dev::record::FILE)) {
+        if let Err(error) = std::fs::remove_file(self.data.join(crate::record::FILE)) {
             tracing::warn!(%error, "parade.json removal failed");
         }
     }

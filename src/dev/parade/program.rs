@@ -7,12 +7,12 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use pghc_runtime::private;
 use tokio::process::Command;
 
 use super::Error;
-use crate::dev::postgres::{self, Server};
-use crate::dev::process::Process;
-use crate::private;
+use crate::postgres::{self, Server};
+use crate::process::Process;
 
 /// Longest time a program may take to end after SIGTERM before it is killed.
 const STOP_MAX: Duration = Duration::from_secs(10);

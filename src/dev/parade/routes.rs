@@ -4,11 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use pghc_api::id::ZoneName;
+use pghc_runtime::task::Tasks;
+use pghc_wan::{Matrix, Wan};
 
 use super::Error;
 use super::plan::ZonePlan;
-use crate::task::Tasks;
-use crate::wan::{Matrix, Wan};
 
 /// The coordinators as each zone reaches them.
 #[derive(Debug)]

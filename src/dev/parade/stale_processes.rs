@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use super::Error;
 use super::plan::Plan;
-use crate::dev::ports::is_free;
-use crate::dev::postgres;
-use crate::dev::process::{self, command_line, identity, signal};
-use crate::dev::record::{FILE, ParadeRecord};
+use crate::ports::is_free;
+use crate::postgres;
+use crate::process::{self, command_line, identity, signal};
+use crate::record::{FILE, ParadeRecord};
 
 /// Time a stale process has after SIGTERM, and again after SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::plan::Plan;
 use super::supervisor::{Supervisor, forget, try_lock};
 use super::{Error, stale_processes};
-use crate::dev::process::signal;
+use crate::process::signal;
 
 /// Signals to the supervisor, with the wait after each: stop the children one after another, kill
 /// them, die.

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pghc_runtime::private;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::Error;
-use crate::dev::postgres::make_directory;
-use crate::dev::process::identity;
-use crate::dev::record::replace;
-use crate::private;
+use crate::postgres::make_directory;
+use crate::process::identity;
+use crate::record::replace;
 
 const LOCK: &str = "supervisor.lock";
 const FILE: &str = "supervisor.json";
@@ -180,7 +180,7 @@ pub(super) fn try_lock(data: &Path) -> Result<Option<File>, Error> {
 #[cfg(test)]
 mod tests {
     use super::{Supervisor, free, take};
-    use crate::dev::parade::Error;
+    use crate::parade::Error;
 
     #[tokio::test]
     async fn directory_is_locked_by_one_supervisor() {

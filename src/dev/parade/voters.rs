@@ -9,7 +9,7 @@ use pghc_api::id::ZoneName;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::dev::record::ParadeRecord;
+use crate::record::ParadeRecord;
 
 /// Longest one change may take.
 const CHANGE_MAX: Duration = Duration::from_secs(60);

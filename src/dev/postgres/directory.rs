@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::unistd::{Uid, User};
+use pghc_runtime::private;
 use tokio::process::Command;
 
 use super::error::Error;
@@ -14,8 +15,7 @@ use super::install::{Install, Owner};
 use super::options::{SUPERUSER, ServerOptions};
 use super::socket::SocketDirectory;
 use super::template::Template;
-use crate::dev::process::Process;
-use crate::private;
+use crate::process::Process;
 
 /// Variables of our environment that would change what PostgreSQL's programs do.
 const FOREIGN: &[&str] = &["PG", "LC_"];
@@ -38,7 +38,7 @@ pub(super) fn prepare_parent(data_dir: &Path, owner: Option<Owner>) -> Result<Pa
 ///
 /// # Errors
 /// Errors of the file system; [`Error::NoUser`].
-pub(in crate::dev) fn make_directory(directory: &Path) -> Result<(), Error> {
+pub(crate) fn make_directory(directory: &Path) -> Result<(), Error> {
     let owner = Owner::choose(directory)?;
     create_passable(directory, owner)?;
     let metadata = fs::metadata(directory).map_err(Error::io("look at a directory"))?;

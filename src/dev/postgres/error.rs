@@ -119,7 +119,7 @@ impl Error {
 }
 
 /// The last lines of a log, up to 2,000 bytes.
-pub(in crate::dev) fn tail(log: &Path) -> io::Result<String> {
+pub(crate) fn tail(log: &Path) -> io::Result<String> {
     tail_from(log, 0)
 }
 

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::{fs, process};
 
 use nix::unistd::{Gid, Uid, User};
+use pghc_runtime::private;
 
 use super::error::Error;
 use super::options::VERSION_MIN;
-use crate::private;
 
 /// Environment variable that names the one directory of binaries to use: for trying pghc on another
 /// version of PostgreSQL than the newest that is installed.

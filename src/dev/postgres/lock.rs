@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::error::Error;
 use super::options::POLL;
-use crate::dev::process::{command_line, exists, identity, signal};
+use crate::process::{command_line, exists, identity, signal};
 
 /// Stops a server that a killed owner left running on `data_dir`. Removes a lock file whose process
 /// is dying or whose process id was reused. Returns whether a server ran.

@@ -15,7 +15,7 @@ use super::error::Error;
 use super::lock;
 use super::options::{DATABASE, POLL, SUPERUSER, ServerOptions};
 use super::template::Template;
-use crate::dev::process::Process;
+use crate::process::Process;
 
 /// Longest time a server may take to accept connections; crash recovery is part of it.
 pub const READY_MAX: Duration = Duration::from_secs(60);

@@ -5,7 +5,7 @@ use std::{fs, io};
 
 use super::error::Error;
 use super::install::Owner;
-use crate::dev::scratch::Scratch;
+use crate::scratch::Scratch;
 
 /// Longest path of a socket in bytes, on every system that we know; Linux takes four more.
 const PATH_BYTES_MAX: usize = 103;

@@ -1,11 +1,12 @@
 //! Physical replicas of a server.
 
+use pghc_runtime::private;
+
 use super::directory::prepare_parent;
 use super::error::Error;
 use super::options::{SUPERUSER, ServerOptions};
 use super::server::Server;
-use crate::dev::process::Process;
-use crate::private;
+use crate::process::Process;
 
 impl Server {
     /// Copies this server by `pg_basebackup` and starts the copy as a streaming replica that calls

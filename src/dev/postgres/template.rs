@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::{fs, io};
 
+use pghc_runtime::private;
 use tokio::sync::Mutex;
 
 use super::error::Error;
 use super::install::Owner;
-use crate::dev::scratch::Scratch;
-use crate::private;
+use crate::scratch::Scratch;
 
 /// The newest; gone with the last server that was made from it.
 static TEMPLATE: Mutex<Weak<Template>> = Mutex::const_new(Weak::new());
@@ -54,7 +54,7 @@ impl Template {
     pub(super) async fn copy(self: &Arc<Self>, to: &Path) -> Result<(), Error> {
         let (template, to) = (Arc::clone(self), to.to_owned());
         let copy = move || copy_tree(&template.scratch.path().join("data"), &to, template.owner);
-        let copied = crate::task::blocking(copy).await;
+        let copied = pghc_runtime::task::blocking(copy).await;
         copied.and_then(|copied| copied).map_err(Error::io("copy a fresh data directory"))
     }
 }

@@ -2,14 +2,14 @@
 //! throughput lost to round trips.
 
 use anyhow::Context as _;
+use pghc_wan::conditions::Change;
 
 use super::closed::Tally;
 use super::load::{self, Bulk};
 use super::measure::Measure;
 use super::sample::Sample;
 use super::zones::Zones;
-use crate::lab::net::Remote;
-use crate::wan::conditions::Change;
+use crate::net::Remote;
 
 /// The regions: a matrix that comes with the program.
 pub(super) const MATRIX: &str = "aws3";

@@ -1,7 +1,7 @@
 //! Closed-loop workers: each repeats one operation for the length of a phase.
 //!
 //! A closed loop finds the highest rate a system takes; it says nothing of latency under a load
-//! that does not wait, for which there is [`crate::lab::run::drive`]. An operation that straddles a
+//! that does not wait, for which there is [`crate::run::drive`]. An operation that straddles a
 //! border of the measured window counts for the share of its time inside, so large operations do
 //! not make the rate jump.
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use futures::future::try_join_all;
 
-use crate::lab::histogram::Latencies;
+use crate::histogram::Latencies;
 
 /// Failed operations after which a worker gives up: the phase would measure refusals.
 const FAILURES_MAX: u64 = 100;

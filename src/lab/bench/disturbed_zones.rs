@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use nix::sys::signal::Signal;
+use pghc_dev::parade::{Parade, Part};
+use pghc_dev::process::signal;
 
 use super::closed::{Tally, Window};
 use super::load;
 use super::measure::Measure;
 use super::sample::Sample;
 use super::zones::{SETTLED_MAX, Zones, per_second};
-use crate::dev::parade::{Parade, Part};
-use crate::dev::process::signal;
-use crate::lab::target::Target;
+use crate::target::Target;
 
 /// Longest wait for the end of a stopped process.
 const ENDED_MAX: Duration = Duration::from_secs(30);
@@ -170,10 +170,10 @@ pub(super) async fn slow_zone(
 mod tests {
     use std::time::Duration;
 
+    use pghc_dev::process::Process;
     use tokio::process::Command;
 
     use super::{Frozen, children};
-    use crate::dev::process::Process;
 
     fn state(pid: u32) -> Option<char> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -209,7 +209,7 @@ mod tests {
         for pid in [parent, child] {
             reaches(pid, |state| state != 'T').await;
         }
-        crate::dev::process::signal(child, nix::sys::signal::Signal::SIGKILL);
+        pghc_dev::process::signal(child, nix::sys::signal::Signal::SIGKILL);
         process.kill().await.expect("it is reaped");
     }
 }

@@ -4,17 +4,17 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use pghc_dev::parade::Parade;
+use pghc_dev::scratch::Scratch;
+use pghc_runtime::task::Tasks;
 
 use super::bulk_over_wan;
 use super::case::BenchEnvironment;
 use super::servers::Servers;
 use super::zones::Zones;
-use crate::dev::parade::Parade;
-use crate::dev::scratch::Scratch;
-use crate::lab::net::Remote;
-use crate::lab::site::{Site, SiteOptions};
-use crate::lab::target::Target;
-use crate::task::Tasks;
+use crate::net::Remote;
+use crate::site::{Site, SiteOptions};
+use crate::target::Target;
 
 /// The environments of a run. The owner must close the value, also after an error; a dropped value
 /// stops its servers without a checkpoint and kills its parade.

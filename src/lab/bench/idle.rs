@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use pghc_dev::parade::Parade;
+use pghc_dev::record::ParadeRecord;
+
 use super::closed::Window;
 use super::load;
 use super::measure::Measure;
 use super::memory::processes;
 use super::probe::cpu_of;
 use super::sample::Sample;
-use crate::dev::parade::Parade;
-use crate::dev::record::ParadeRecord;
 
 /// Time for which one client writes: a chain of nothing could not be proved.
 const USE: Duration = Duration::from_secs(1);

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use super::closed::{Outcome, Tally, Window, together, work};
 use super::measure::payload;
 use super::open;
-use crate::lab::client::{Connection, post, post_empty};
-use crate::lab::target::{Endpoint, Target};
+use crate::client::{Connection, post, post_empty};
+use crate::target::{Endpoint, Target};
 
 /// Connections of the single-write benchmark cases, over all zones.
 pub(super) const CONNECTIONS: usize = 64;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::closed::Window;
-use crate::lab::target::Target;
+use crate::target::Target;
 
 /// Bytes of every payload, but where a table is of payload sizes.
 pub(super) const PAYLOAD_BYTES: usize = 200;

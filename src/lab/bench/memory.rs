@@ -8,14 +8,15 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use pghc_dev::parade::Parade;
+use pghc_dev::record::ParadeRecord;
+use pghc_runtime::output;
+
 use super::closed::Window;
 use super::load;
 use super::measure::Measure;
 use super::options::Options;
 use super::sample::{Curve, Sample};
-use crate::dev::parade::Parade;
-use crate::dev::record::ParadeRecord;
-use crate::output;
 
 /// Time between two polls.
 const LOOK: Duration = Duration::from_secs(1);

@@ -44,8 +44,9 @@ pub use self::report::{Report, Row};
 pub use self::sample::{Curve, Round, Sample, Turn};
 pub use self::spread::Spread;
 pub use self::targets::{PerformanceTarget, Side};
+use pghc_runtime::output;
+
 use super::chain_check::{self, CheckResult};
-use crate::output;
 
 /// Runs all rounds, verifies the written chain with `chain-verify`, and reports.
 ///

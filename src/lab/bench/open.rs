@@ -13,10 +13,10 @@ use tokio::sync::{Mutex, mpsc};
 
 use super::closed::{Outcome, Tally, Window};
 use super::measure::payload;
-use crate::lab::client::{Connection, post};
-use crate::lab::histogram::Latencies;
-use crate::lab::pacer::{self, Arrival, Due, Lane, Plan};
-use crate::lab::target::{Endpoint, Target};
+use crate::client::{Connection, post};
+use crate::histogram::Latencies;
+use crate::pacer::{self, Arrival, Due, Lane, Plan};
+use crate::target::{Endpoint, Target};
 
 /// Sends of one client that may be overdue; more are dropped, and the client then has failed.
 const OVERDUE_MAX: usize = 1_024;
@@ -274,12 +274,12 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::{Duration, Instant};
 
+    use pghc_runtime::task::Tasks;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::{Crowd, Seen, alone};
-    use crate::lab::bench::closed::{Outcome, Window};
-    use crate::lab::target::{Endpoint, Target, Zone};
-    use crate::task::Tasks;
+    use crate::bench::closed::{Outcome, Window};
+    use crate::target::{Endpoint, Target, Zone};
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn stall_is_charged_to_writes_planned_meanwhile() {

@@ -13,7 +13,7 @@ use super::load;
 use super::measure::Measure;
 use super::open::{Crowd, SLOT, Seen, Slot};
 use super::sample::{Curve, Sample};
-use crate::lab::histogram::Latencies;
+use crate::histogram::Latencies;
 
 /// How many times the peak the crowd asks for.
 const TIMES: f64 = 10.0;
@@ -141,7 +141,7 @@ mod tests {
     use std::time::Duration;
 
     use super::{SLOT, recovery};
-    use crate::lab::bench::open::Slot;
+    use crate::bench::open::Slot;
 
     /// Slots of 250 ms with these median latencies in milliseconds; 0: a failed write.
     fn check(medians: &[u64], ended: Duration) -> f64 {

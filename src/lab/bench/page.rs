@@ -1,9 +1,9 @@
-//! A run as a page: see [`crate::lab::html`].
+//! A run as a page: see [`crate::html`].
 
 use super::case::BenchmarkCase;
 use super::report::{Report, Row, told, told_or_dash};
 use super::targets::{PerformanceTarget, Side};
-use crate::lab::html::{Bar, Curves, Line, Page, Tone};
+use crate::html::{Bar, Curves, Line, Page, Tone};
 
 impl Report {
     /// The report as one self-contained HTML page.

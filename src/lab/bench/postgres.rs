@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use pghc_runtime::task::Tasks;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
@@ -10,7 +11,6 @@ use super::closed::{Outcome, Tally, Window, together, work};
 use super::measure::{PAYLOAD_BYTES, payload};
 use super::servers::Servers;
 use super::{load, open};
-use crate::task::Tasks;
 
 const INSERT_BATCH: &str = include_str!("../../../sql/bench/insert_batch.sql");
 const INSERT_ONE: &str = include_str!("../../../sql/bench/insert_one.sql");

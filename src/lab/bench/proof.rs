@@ -18,8 +18,8 @@ use super::measure::Measure;
 use super::memory::peak_rss_mib;
 use super::sample::Sample;
 use super::zones::{Zones, per_second};
-use crate::lab::chain_check::sibling;
-use crate::lab::target::Target;
+use crate::chain_check::sibling;
+use crate::target::Target;
 
 /// Links verified in one turn; of a shorter chain all of it.
 const LINKS: u64 = 200_000;

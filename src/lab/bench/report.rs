@@ -11,7 +11,7 @@ use super::sample::Round;
 use super::spread::Spread;
 use super::targets::{PerformanceTarget, Side, targets};
 use super::warnings::warnings;
-use crate::lab::chain_check::CheckResult;
+use crate::chain_check::CheckResult;
 
 /// A whole run.
 #[derive(Debug, Clone, Serialize)]

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::case::BenchmarkCase;
 use super::closed::Tally;
 use super::probe::Probe;
-use crate::lab::histogram::Summary;
+use crate::histogram::Summary;
 
 /// Figures of one turn of a benchmark case.
 #[derive(Debug, Clone, Default, Serialize)]

@@ -8,6 +8,8 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use pghc_runtime::output;
+use pghc_runtime::task::Tasks;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -17,11 +19,9 @@ use super::report::{row, table, told, told_or_dash};
 use super::spread::Spread;
 use super::zones::Zones;
 use super::{disturbed_zones, load, proof};
-use crate::lab::chain_check::{self, CheckResult};
-use crate::lab::html::{Curves, Line, Page, Tone};
-use crate::lab::site::{Site, SiteOptions};
-use crate::output;
-use crate::task::Tasks;
+use crate::chain_check::{self, CheckResult};
+use crate::html::{Curves, Line, Page, Tone};
+use crate::site::{Site, SiteOptions};
 
 /// Zones of the parades whose payloads and chain grow.
 const ZONES: usize = 3;

@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures::future::try_join_all;
+use pghc_dev::postgres::{Server, ServerOptions};
+use pghc_runtime::task::Tasks;
 use tokio_postgres::{Client, NoTls};
-
-use crate::dev::postgres::{Server, ServerOptions};
-use crate::task::Tasks;
 
 const TABLE: &str = include_str!("../../../sql/bench/table.sql");
 

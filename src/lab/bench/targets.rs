@@ -155,9 +155,9 @@ impl PerformanceTarget {
 #[cfg(test)]
 mod tests {
     use super::targets;
-    use crate::lab::bench::case::BenchmarkCase::{self, Overload, Plain, Single};
-    use crate::lab::bench::probe::Probe;
-    use crate::lab::bench::sample::{Round, Sample, Turn};
+    use crate::bench::case::BenchmarkCase::{self, Overload, Plain, Single};
+    use crate::bench::probe::Probe;
+    use crate::bench::sample::{Round, Sample, Turn};
 
     fn turn(case: BenchmarkCase, sample: Sample) -> Turn {
         let machine = Probe { cpu_ms: 1.0, flush_ms: 1.0 };

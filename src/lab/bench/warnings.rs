@@ -72,10 +72,10 @@ fn has_failed(turn: &Turn) -> bool {
 #[cfg(test)]
 mod tests {
     use super::warnings;
-    use crate::lab::bench::case::BenchmarkCase;
-    use crate::lab::bench::probe::Probe;
-    use crate::lab::bench::sample::{Round, Sample, Turn};
-    use crate::lab::bench::targets::targets;
+    use crate::bench::case::BenchmarkCase;
+    use crate::bench::probe::Probe;
+    use crate::bench::sample::{Round, Sample, Turn};
+    use crate::bench::targets::targets;
 
     fn round(single: f64, cpu_ms: f64, failures: u64) -> Round {
         let machine = Probe { cpu_ms, flush_ms: 0.1 };

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use futures::future::try_join_all;
+use pghc_runtime::task::Tasks;
 use tokio_postgres::Client;
 
 use super::closed::Window;
 use super::servers::connect_to;
-use crate::lab::target::{Target, Zone};
-use crate::task::Tasks;
+use crate::target::{Target, Zone};
 
 const FRONTIER: &str = "select applied_id from pghc.frontier";
 

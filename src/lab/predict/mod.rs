@@ -6,10 +6,10 @@ use std::fmt;
 
 use anyhow::{Context as _, ensure};
 use comfy_table::{Cell, CellAlignment, Table, presets};
+use pghc_wan::Matrix;
 use serde::Serialize;
 
 use self::model::{Commit, Model};
-use crate::wan::Matrix;
 
 /// The voting zones.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -155,8 +155,9 @@ impl fmt::Display for Prediction {
 
 #[cfg(test)]
 mod tests {
+    use pghc_wan::Matrix;
+
     use super::{Question, Voters, predict};
-    use crate::wan::Matrix;
 
     #[test]
     fn prediction_names_best_leader_with_limit_ratio() {

@@ -2,13 +2,14 @@
 //! this one.
 
 #[cfg(test)]
-use crate::geo::model::Distances;
-pub use crate::geo::model::{Commit, Model};
+use pghc_runtime::geo::model::Distances;
+pub use pghc_runtime::geo::model::{Commit, Model};
 
 #[cfg(test)]
 mod tests {
+    use pghc_wan::Matrix;
+
     use super::{Commit, Distances, Model};
-    use crate::wan::Matrix;
 
     fn model(name: &str) -> (Model, Vec<String>) {
         let matrix = Matrix::find(name).expect("a built-in matrix");

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::svg::{Plot, colour, escape, number};
-use crate::lab::run::outcome::{Outcome, Point, ZoneOutcome};
+use crate::run::outcome::{Outcome, Point, ZoneOutcome};
 
 /// The distribution is drawn up to this multiple of the slowest zone's median.
 const FAR_MAX: f64 = 4.0;

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::charts::{card, legend};
 use super::svg::escape;
-use crate::lab::run::outcome::{Outcome, ZoneOutcome};
+use crate::run::outcome::{Outcome, ZoneOutcome};
 
 /// Places of regions.
 const REGIONS: &str = include_str!("../../../deploy/wan/regions.csv");
@@ -220,8 +220,9 @@ fn star(x: f64, y: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use pghc_wan::Matrix;
+
     use super::{find, star};
-    use crate::wan::Matrix;
 
     #[test]
     fn every_zone_of_the_built_in_matrices_is_on_the_map() {

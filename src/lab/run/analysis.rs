@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use pghc_wan::Matrix;
+
 use super::drive::{Log, Op, Sample};
 use super::faults::Event;
 use super::outcome::{Judged, Outcome, Point, ReadOutcome, Visible, ZoneOutcome, at, summary_of};
 use super::scenario::Scenario;
 use super::watch::{LeaderTerm, Steps};
-use crate::lab::histogram::{Latencies, Summary};
-use crate::lab::load::WriteResult;
-use crate::lab::predict::model::Model;
-use crate::wan::Matrix;
+use crate::histogram::{Latencies, Summary};
+use crate::load::WriteResult;
+use crate::predict::model::Model;
 
 /// Lateness of the generator above which latencies are doubtful.
 const SLIP_P99_MS_MAX: f64 = 1.0;
@@ -387,13 +388,14 @@ pub fn evaluate(scenario: &Scenario, outcome: &Outcome) -> Vec<Judged> {
 mod tests {
     use std::time::Duration;
 
+    use pghc_wan::Matrix;
+
     use super::Raw;
-    use crate::lab::load::WriteResult;
-    use crate::lab::run::drive::{Log, Op, Sample, Write};
-    use crate::lab::run::faults::Event;
-    use crate::lab::run::scenario::Scenario;
-    use crate::lab::run::watch::{LeaderTerm, Steps};
-    use crate::wan::Matrix;
+    use crate::load::WriteResult;
+    use crate::run::drive::{Log, Op, Sample, Write};
+    use crate::run::faults::Event;
+    use crate::run::scenario::Scenario;
+    use crate::run::watch::{LeaderTerm, Steps};
 
     const MS: Duration = Duration::from_millis(1);
 

@@ -2,9 +2,9 @@
 
 use anyhow::{bail, ensure};
 use pghc_api::id::ZoneName;
+use pghc_dev::parade::Acks;
 
 use super::scenario::{ClusterPart, Placement};
-use crate::dev::parade::Acks;
 
 impl Default for ClusterPart {
     fn default() -> Self {

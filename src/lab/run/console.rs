@@ -5,8 +5,8 @@ use std::fmt;
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
 use super::outcome::{Outcome, ZoneOutcome};
-use crate::lab::histogram::Summary;
-use crate::lab::write_audit::WriteAudit;
+use crate::histogram::Summary;
+use crate::write_audit::WriteAudit;
 
 fn right(text: impl ToString) -> Cell {
     Cell::new(text.to_string()).set_alignment(CellAlignment::Right)

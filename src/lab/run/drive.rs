@@ -20,27 +20,28 @@ use tokio_util::sync::CancellationToken;
 use super::plan::{Curve, Times, seed_of};
 use super::scenario::{Clients, Mix, Scenario};
 use super::scenario_values::ValueGenerator;
-use crate::lab::client::{Connection, get, post};
-use crate::lab::histogram::Latencies;
-use crate::lab::load::{Failure, WriteResult, classify};
-use crate::lab::pacer::{self, Lane};
-use crate::lab::target::{Endpoint, Target, Zone};
+use crate::client::{Connection, get, post};
+use crate::histogram::Latencies;
+use crate::load::{Failure, WriteResult, classify};
+use crate::pacer::{self, Lane};
+use crate::target::{Endpoint, Target, Zone};
 
 /// Requests of one group that may wait for a free connection; more are dropped and counted.
-pub(in crate::lab) const BACKLOG_MAX: usize = 8_192;
+pub const BACKLOG_MAX: usize = 8_192;
 
 /// Time between the making of the plan and its first request.
 const LEAD: Duration = Duration::from_millis(50);
 
-/// First pause before a request is sent again; doubled each time, up to the longest.
-pub(in crate::lab) const PAUSE_MIN: Duration = Duration::from_millis(50);
-pub(in crate::lab) const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// First pause before a request is sent again; doubled each time.
+pub const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Longest pause before a request is sent again.
+pub const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Time for answers to what is under way when a run is stopped early.
 pub const GRACE: Duration = Duration::from_secs(5);
 
 /// Most kinds of failure told apart by one group.
-pub(in crate::lab) const KINDS_MAX: usize = 16;
+pub const KINDS_MAX: usize = 16;
 
 /// Most parts of a server's time told apart by one group.
 const PARTS_MAX: usize = 16;
@@ -64,7 +65,7 @@ impl Op {
     pub const ALL: [Self; 4] = [Self::Write, Self::ReadLocal, Self::ReadSession, Self::ReadLinear];
 
     /// Draws a kind by its share.
-    pub(in crate::lab) fn draw(mix: &Mix, rng: &mut StdRng) -> Self {
+    pub fn draw(mix: &Mix, rng: &mut StdRng) -> Self {
         let shares = [mix.write, mix.read_local, mix.read_session, mix.read_linear];
         let mut drawn = rng.random_range(0.0..shares.iter().sum::<f64>());
         let op = Self::ALL.into_iter().zip(shares).find(|(_, share)| {
@@ -420,18 +421,12 @@ impl<'a> Group<'a> {
 }
 
 /// The id to read: `key` links behind the newest.
-pub(in crate::lab) fn behind(newest: u64, key: u64) -> u64 {
+pub fn behind(newest: u64, key: u64) -> u64 {
     newest.saturating_sub(key).max(1)
 }
 
 /// The payload of a write, which names it.
-pub(in crate::lab) fn payload(
-    run: &str,
-    name: &str,
-    number: usize,
-    key: u64,
-    size: usize,
-) -> String {
+pub fn payload(run: &str, name: &str, number: usize, key: u64, size: usize) -> String {
     let mut payload =
         format!(r#"{{"run":"{run}","zone":"{name}","n":{number},"key":{key},"pad":""#);
     let pad = size.saturating_sub(payload.len() + 2);

@@ -3,10 +3,10 @@
 
 use std::fs;
 
+use pghc_wan::SelfCheck;
 use serde::Serialize;
 
 use super::outcome::Outcome;
-use crate::wan::SelfCheck;
 
 /// Machine and program of a run. Values that the system does not report are absent.
 #[derive(Debug, Clone, Serialize)]

@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use nix::sys::signal::Signal;
 use pghc_api::wire::Status;
+use pghc_dev::parade::Parade;
+use pghc_dev::record::ParadeRecord;
+use pghc_wan::conditions::Change;
+use pghc_wan::{Cut, LineView};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
@@ -15,14 +19,10 @@ use tokio_util::sync::CancellationToken;
 use super::scenario::{Fault, LineChange};
 use super::scenario_values::ProcessName;
 use super::watch::seconds_from;
-use crate::dev::parade::Parade;
-use crate::dev::record::ParadeRecord;
-use crate::lab::chain_check::sibling;
-use crate::lab::net::Remote;
-use crate::lab::site::Site;
-use crate::lab::target::Target;
-use crate::wan::conditions::Change;
-use crate::wan::{Cut, LineView};
+use crate::chain_check::sibling;
+use crate::net::Remote;
+use crate::site::Site;
+use crate::target::Target;
 
 /// Longest time that a move of leadership may take.
 const LEAD_MAX: Duration = Duration::from_secs(60);
@@ -48,19 +48,19 @@ pub struct Event {
 
 impl Event {
     /// Of a fault, `now` seconds after the end of the warm-up.
-    pub(in crate::lab) fn new(fault: &Fault, now: f64) -> Self {
+    pub fn new(fault: &Fault, now: f64) -> Self {
         let what = fault.sentence();
         Self { what, zones: Vec::new(), from_s: now, to_s: now, error: None, unavailable_s: 0.0 }
     }
 
     /// The same, which was not done because the run was over before.
-    pub(in crate::lab) fn missed(mut self) -> Self {
+    pub fn missed(mut self) -> Self {
         self.error = Some("everything had been sent before its time".to_owned());
         self
     }
 
     /// Adds the struck zone to the name, once the leader is known.
-    pub(in crate::lab) fn name_leader(&mut self) {
+    pub fn name_leader(&mut self) {
         if let Some(zone) = self.zones.first() {
             self.what = self.what.replace("leader", zone);
         }

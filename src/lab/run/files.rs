@@ -46,7 +46,7 @@ pub fn write(directory: &Path, scenario: &Scenario, finished: &Finished) -> anyh
     put("report.txt", format!("{outcome}\n").as_bytes())?;
     let names: Vec<&str> = outcome.zones.iter().map(|zone| zone.zone.as_str()).collect();
     put("latency.hlog", &histograms(scenario, &finished.logs, &names)?)?;
-    put(REPORT, crate::lab::report::page(outcome).as_bytes())
+    put(REPORT, crate::report::page(outcome).as_bytes())
 }
 
 /// Reads the outcome of a run from its directory, or from the file itself.

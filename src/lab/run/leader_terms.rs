@@ -7,7 +7,7 @@ use super::analysis::Raw;
 use super::drive::Op;
 use super::outcome::at;
 use super::watch::LeaderTerm;
-use crate::lab::predict::model::Model;
+use crate::predict::model::Model;
 
 impl Raw<'_> {
     /// Notes the zones' medians, by their writes, of what was planned in each leader term after the warm-up,

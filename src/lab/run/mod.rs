@@ -24,6 +24,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use pghc_runtime::output;
+use pghc_wan::{Matrix, SelfCheck, Stats};
 use tokio_util::sync::CancellationToken;
 
 use self::analysis::Raw;
@@ -36,8 +38,6 @@ use super::chain_check::{self, CheckResult};
 use super::site::{OwnSite, Site, SiteOptions};
 use super::target::Target;
 use super::write_audit::{self, ClientWrites, WriteAudit};
-use crate::output;
-use crate::wan::{Matrix, SelfCheck, Stats};
 
 /// Longest wait, after the run, until every zone has applied everything.
 const CALM_MAX: Duration = Duration::from_secs(120);
@@ -164,23 +164,35 @@ pub async fn run(
 }
 
 /// Data of a finished run.
-pub(super) struct Known {
-    pub(super) started: String,
-    pub(super) is_virtual: bool,
-    pub(super) interrupted: bool,
-    pub(super) logs: Vec<Log>,
-    pub(super) steps: Vec<Steps>,
-    pub(super) leader_terms: Vec<LeaderTerm>,
-    pub(super) events: Vec<Event>,
-    pub(super) audit: WriteAudit,
-    pub(super) verify: CheckResult,
-    pub(super) emulator: Option<Stats>,
-    pub(super) emulator_check: Option<SelfCheck>,
-    pub(super) cpu: Option<f64>,
+pub struct Known {
+    /// When it began, for people.
+    pub started: String,
+    /// Whether time was virtual.
+    pub is_virtual: bool,
+    /// Whether it was stopped early.
+    pub interrupted: bool,
+    /// Each group of clients, in the order of the scenario.
+    pub logs: Vec<Log>,
+    /// Each node's frontier over time.
+    pub steps: Vec<Steps>,
+    /// Every change of the leader.
+    pub leader_terms: Vec<LeaderTerm>,
+    /// Faults, and what they did.
+    pub events: Vec<Event>,
+    /// Acknowledged writes against the chain.
+    pub audit: WriteAudit,
+    /// Result of chain-verify over all zones.
+    pub verify: CheckResult,
+    /// Counts of the emulator of distances.
+    pub emulator: Option<Stats>,
+    /// Lateness of the emulator before the run.
+    pub emulator_check: Option<SelfCheck>,
+    /// Processor time of the machine, 0 to 1.
+    pub cpu: Option<f64>,
 }
 
 /// Computes the figures of a run and evaluates them.
-pub(super) fn figures(
+pub fn figures(
     scenario: &Scenario,
     zones: &[String],
     matrix: Option<&Matrix>,

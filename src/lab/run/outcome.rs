@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
+use pghc_wan::{SelfCheck, Stats};
 use serde::{Deserialize, Serialize};
 
 use super::drive::Op;
 use super::faults::Event;
 use super::watch::LeaderTerm;
-use crate::lab::chain_check::CheckResult;
-use crate::lab::histogram::Summary;
-use crate::lab::predict::model::Commit;
-use crate::lab::write_audit::WriteAudit;
-use crate::wan::{SelfCheck, Stats};
+use crate::chain_check::CheckResult;
+use crate::histogram::Summary;
+use crate::predict::model::Commit;
+use crate::write_audit::WriteAudit;
 
 /// Version of `summary.json`; it grows when a field changes its meaning.
 pub const VERSION: u32 = 1;

@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::scenario::{Phase, Scenario};
-use crate::lab::pacer::Arrival;
+use crate::pacer::Arrival;
 
 /// A rate over the time of a run.
 #[derive(Debug, Clone)]
@@ -147,8 +147,8 @@ mod tests {
     use std::time::Duration;
 
     use super::{Curve, Times, seed_of};
-    use crate::lab::pacer::Arrival;
-    use crate::lab::run::scenario::Scenario;
+    use crate::pacer::Arrival;
+    use crate::run::scenario::Scenario;
 
     fn curve(phases: &str) -> Curve {
         let text = format!(

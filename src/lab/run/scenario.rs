@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use pghc_api::id::ZoneName;
+use pghc_dev::parade::Acks;
+use pghc_wan::conditions::{Bandwidth, Change, Jitter};
+use pghc_wan::{Cut, Matrix};
 use serde::{Deserialize, Serialize};
 
 use super::scenario_values::{Draw, ProcessName, Sizes, Time};
-use crate::dev::parade::Acks;
-use crate::lab::pacer::Arrival;
-use crate::lab::predict::model::Commit;
-use crate::wan::conditions::{Bandwidth, Change, Jitter};
-use crate::wan::{Cut, Matrix};
+use crate::pacer::Arrival;
+use crate::predict::model::Commit;
 
 /// Longest run, warm-up included.
 const RUN_MAX: Duration = Duration::from_secs(6 * 3600);
@@ -392,7 +392,7 @@ impl Scenario {
             let matrix = matrix.first(zones.unwrap_or(usize::MAX));
             return Ok((matrix.zones().to_vec(), Some(matrix)));
         }
-        let names = crate::dev::parade::default_zones(zones.unwrap_or(3));
+        let names = pghc_dev::parade::default_zones(zones.unwrap_or(3));
         let matrix = round_trip.map(|time| Matrix::even(names.clone(), time.0));
         Ok((names, matrix))
     }

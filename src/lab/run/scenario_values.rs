@@ -4,12 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use pghc_dev::parade::Part;
+use pghc_wan::conditions::{parse_duration, show_duration};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
-
-use crate::dev::parade::Part;
-use crate::wan::conditions::{parse_duration, show_duration};
 
 /// Largest payload of a scenario in bytes.
 pub const VALUE_BYTES_MAX: usize = 1_000_000;

@@ -2,10 +2,11 @@
 
 use std::str::FromStr;
 
+use pghc_wan::conditions::parse_duration;
+
 use super::outcome::Outcome;
 use super::scenario::{ArrivalWord, Scenario};
-use crate::lab::report::Step;
-use crate::wan::conditions::parse_duration;
+use crate::report::Step;
 
 /// Most runs of a search.
 pub const RUNS_MAX: usize = 16;
@@ -142,8 +143,8 @@ impl Search {
 #[cfg(test)]
 mod tests {
     use super::{Search, Until, at_rate};
-    use crate::lab::report::Step;
-    use crate::lab::run::scenario::Scenario;
+    use crate::report::Step;
+    use crate::run::scenario::Scenario;
 
     #[test]
     fn a_search_finds_the_highest_rate_that_goes_well() {

@@ -6,8 +6,8 @@ use pghc_api::wire::Status;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::lab::client::{Connection, get};
-use crate::lab::target::{Endpoint, Target};
+use crate::client::{Connection, get};
+use crate::target::{Endpoint, Target};
 
 /// Longest wait of one request for the next link.
 const WAIT_MS: u64 = 2_000;
@@ -144,7 +144,7 @@ pub async fn leaders(
 
 /// Records the `known` leader zone and term at `at` seconds. Without any answer, the last term is
 /// extended.
-pub(in crate::lab) fn note_leader_term(
+pub fn note_leader_term(
     leader_terms: &mut Vec<LeaderTerm>,
     at: f64,
     known: Option<(Option<String>, u64)>,

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::{BadDsn, Dsn};
-use crate::postgres::secret::{Login, Surroundings};
+use crate::secret::{Login, Surroundings};
 
 fn nowhere() -> Surroundings {
     Surroundings::of(&[])

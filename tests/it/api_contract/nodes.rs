@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use nix::sys::signal::Signal;
-use pghc::dev::parade::Part;
 use pghc_api::wire::Status;
+use pghc_dev::parade::Part;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;

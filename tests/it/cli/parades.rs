@@ -4,14 +4,15 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
-use pghc::dev::parade::Part;
-use pghc::dev::process::{command_line, signal};
-use pghc::dev::record::{FILE, ParadeRecord};
-use pghc::dev::scratch::Scratch;
+use pghc_dev::parade::Part;
+use pghc_dev::process::{command_line, signal};
+use pghc_dev::record::{FILE, ParadeRecord};
+use pghc_dev::scratch::Scratch;
 use serde_json::Value;
 
-use super::{OTHER_CLUSTER, refuses, run};
+use super::OTHER_CLUSTER;
 use crate::api_contract::Got;
+use crate::harness::console::{refuses, run};
 use crate::harness::free_port;
 use crate::harness::{PATIENCE, Site, binary, client, wait_for};
 
@@ -256,7 +257,7 @@ async fn when_healthy(data: &Path) -> (ParadeRecord, Value) {
 }
 
 fn pids(record: &ParadeRecord) -> Vec<u32> {
-    let of = |zone: &pghc::dev::record::ZoneRecord| {
+    let of = |zone: &pghc_dev::record::ZoneRecord| {
         let mut pids = vec![zone.pids.postgres, zone.pids.coordinator];
         pids.extend(&zone.pids.api);
         pids

@@ -1,10 +1,10 @@
 //! `pghc zone` against a running parade: what an operator sees and does.
 
 use nix::sys::signal::Signal;
-use pghc::dev::parade::Part;
+use pghc_dev::parade::Part;
 use serde_json::Value;
 
-use super::{refuses, run};
+use crate::harness::console::{refuses, run};
 use crate::harness::{Site, wait_for};
 
 /// Runs `pghc zone` and answers what it printed, which must succeed.

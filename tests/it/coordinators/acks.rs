@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use pghc::rpc::v1::change_request::Kind as ChangeKind;
-use pghc::rpc::v1::members_client::MembersClient;
-use pghc::rpc::v1::{ChangeRequest, ReadIndexRequest};
-use pghc::task::Tasks;
-use pghc::wan::{Matrix, Wan};
+use pghc_runtime::rpc::v1::change_request::Kind as ChangeKind;
+use pghc_runtime::rpc::v1::members_client::MembersClient;
+use pghc_runtime::rpc::v1::{ChangeRequest, ReadIndexRequest};
+use pghc_runtime::task::Tasks;
+use pghc_wan::{Matrix, Wan};
 
 use super::{
     Acks, Arc, BTreeMap, Coordinator, CoordinatorClient, Metrics, Retention, Timing, ZONES,

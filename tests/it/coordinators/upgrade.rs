@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use pghc::rpc::v1::change_zone_request::Act;
-use pghc::rpc::{Carrier, CarryError, Dial, Tcp};
+use pghc_runtime::rpc::v1::change_zone_request::Act;
+use pghc_runtime::rpc::{Carrier, CarryError, Dial, Tcp};
 use tower::Service as _;
 use tower::util::BoxCloneSyncService;
 

@@ -1,10 +1,10 @@
 //! Zones come and go: registered, held for, left behind, removed; and no foreign chain is fed.
 
-use pghc::coordinator::Retention;
-use pghc::rpc::v1::change_zone_request::Act;
-use pghc::rpc::v1::zone_view::State;
-use pghc::rpc::v1::zones_client::ZonesClient;
-use pghc::rpc::v1::{AwaitRequest, ChangeZoneRequest, ListZonesReply, ListZonesRequest};
+use pghc_runtime::rpc::v1::change_zone_request::Act;
+use pghc_runtime::rpc::v1::zone_view::State;
+use pghc_runtime::rpc::v1::zones_client::ZonesClient;
+use pghc_runtime::rpc::v1::{AwaitRequest, ChangeZoneRequest, ListZonesReply, ListZonesRequest};
+use pghc_server::coordinator::Retention;
 use tonic::{Code, Status};
 
 use super::*;

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use nix::sys::signal::Signal;
-use pghc::dev::parade::Supervisor;
-use pghc::dev::postgres::Install;
-use pghc::dev::process::{identity, signal};
-use pghc::dev::record::{FILE, ParadeRecord};
-use pghc::dev::scratch::Scratch;
+use pghc_dev::parade::Supervisor;
+use pghc_dev::postgres::Install;
+use pghc_dev::process::{identity, signal};
+use pghc_dev::record::{FILE, ParadeRecord};
+use pghc_dev::scratch::Scratch;
 
 use super::parade::{BROKEN, OBEDIENT, pids, script, until};
 use crate::harness::{binary, client};

@@ -8,11 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use pghc::dev::parade::{Error, Parade, ParadeOptions, Part, Profile, default_zones};
-use pghc::dev::process::{command_line, signal};
-use pghc::dev::record::{FILE, ParadeRecord};
-use pghc::dev::scratch::Scratch;
-use pghc::wan::Matrix;
+use pghc_dev::parade::{Error, Parade, ParadeOptions, Part, Profile, default_zones};
+use pghc_dev::process::{command_line, signal};
+use pghc_dev::record::{FILE, ParadeRecord};
+use pghc_dev::scratch::Scratch;
+use pghc_wan::Matrix;
 
 /// A script that ends at the end of its lifeline.
 pub(super) const OBEDIENT: &str = "obedient.sh";
@@ -50,7 +50,7 @@ pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 pub(super) fn pids(record: &ParadeRecord) -> Vec<u32> {
-    let of_zone = |zone: &pghc::dev::record::ZoneRecord| {
+    let of_zone = |zone: &pghc_dev::record::ZoneRecord| {
         let mut pids = vec![zone.pids.postgres, zone.pids.coordinator];
         pids.extend(&zone.pids.api);
         pids
@@ -244,5 +244,5 @@ fn children_of(parent: u32) -> Vec<u32> {
             stat.rsplit_once(") ").map(|(_, fields)| fields.to_owned()).unwrap_or_default();
         fields.split(' ').nth(1) == Some(&parent.to_string())
     };
-    pghc::dev::process::all().into_iter().filter(is_child).collect()
+    pghc_dev::process::all().into_iter().filter(is_child).collect()
 }

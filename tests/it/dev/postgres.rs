@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::time::Duration;
 
-use pghc::dev::postgres::{Server, ServerOptions};
-use pghc::dev::scratch::Scratch;
+use pghc_dev::postgres::{Server, ServerOptions};
+use pghc_dev::scratch::Scratch;
 use tokio_postgres::NoTls;
 
 use crate::harness::free_port;
@@ -40,7 +40,7 @@ async fn killed_server_restarts_with_committed_data() {
     assert_ne!(server.pid(), Some(before));
     assert_eq!(query(&dsn, "select n from t").await, ["7"]);
     server.stop().await.expect("it stops");
-    assert!(pghc::dev::process::command_line(before).is_none());
+    assert!(pghc_dev::process::command_line(before).is_none());
     server.restart().await.expect("it starts on the directory it stopped on");
     server.wait_ready(Duration::from_secs(5)).await.expect("it is ready");
 }
@@ -107,7 +107,7 @@ async fn a_zombie_in_the_lock_file_does_not_block_the_next_start() {
         zombie.uid(owner.uid()).gid(owner.gid());
     }
     let mut zombie = zombie.spawn().expect("true is there");
-    while pghc::dev::process::identity(zombie.id()).is_some() {
+    while pghc_dev::process::identity(zombie.id()).is_some() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     for file in ["postmaster.pid", &format!(".s.PGSQL.{}.lock", server.port())] {

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use nix::unistd::Uid;
-use pghc::dev::postgres::Install;
-use pghc::dev::record::{FILE, ParadeRecord};
-use pghc::dev::scratch::Scratch;
+use pghc_dev::postgres::Install;
+use pghc_dev::record::{FILE, ParadeRecord};
+use pghc_dev::scratch::Scratch;
 
 use crate::harness::{binary, client};
 

@@ -1,12 +1,12 @@
 //! Changed columns: every statement of pghc answers or reports the column; none panics.
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use pghc::dev::parade::Part;
-use pghc::postgres::raw::RawChain;
-use pghc::postgres::reseed::Operator;
-use pghc::postgres::{Applier, Commit, Dsn, MigrateError, Reader, Role, listen};
-use pghc::telemetry::describe;
 use pghc_api::id::WriteId;
+use pghc_dev::parade::Part;
+use pghc_postgres::raw::RawChain;
+use pghc_postgres::reseed::Operator;
+use pghc_postgres::{Applier, Commit, Dsn, MigrateError, Reader, Role, listen};
+use pghc_runtime::telemetry::describe;
 
 use super::Place;
 use crate::harness::{Site, wait_for};
@@ -105,7 +105,7 @@ async fn a_zone_name_of_another_type_is_a_finding_in_words() {
 #[tokio::test]
 async fn a_node_halts_with_words_when_a_column_was_changed() {
     let site = Site::start(1).await;
-    let (record, tasks) = (site.record(), pghc::task::Tasks::default());
+    let (record, tasks) = (site.record(), pghc_runtime::task::Tasks::default());
     let zone = &record.zones[0];
     let dsn: Dsn = zone.dsn.parse().unwrap();
     let admin = dsn.connect(Role::Login, "test", &tasks).await.expect("it connects");

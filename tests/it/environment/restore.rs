@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::Arc;
 
-use pghc::dev::postgres::Install;
-use pghc::dev::scratch::Scratch;
-use pghc::postgres::{Finding, MigrateError};
+use pghc_dev::postgres::Install;
+use pghc_dev::scratch::Scratch;
+use pghc_postgres::{Finding, MigrateError};
 
 use super::{Place, dsn_of, start};
 

@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
-use pghc::dev::scratch::Scratch;
-use pghc::postgres::{Applier, Commit, Dsn, Reader, Role};
-use pghc::telemetry::describe;
+use pghc_dev::scratch::Scratch;
+use pghc_postgres::{Applier, Commit, Dsn, Reader, Role};
+use pghc_runtime::telemetry::describe;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 

@@ -2,9 +2,9 @@
 //! out, and collations: none of them reaches a session of ours.
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use pghc::postgres::raw::RawChain;
-use pghc::postgres::reseed::Operator;
-use pghc::postgres::{Batch, Dsn, Finding, Reader, Role, listen};
+use pghc_postgres::raw::RawChain;
+use pghc_postgres::reseed::Operator;
+use pghc_postgres::{Batch, Dsn, Finding, Reader, Role, listen};
 
 use super::Place;
 use crate::harness::wait_for;

@@ -3,24 +3,19 @@
 
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with the test")]
 
+mod basics;
 mod clients;
+pub(crate) mod console;
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
 
-use pghc::coordinator::StartError;
-use pghc::dev::parade::{Parade, ParadeOptions, Part};
-use pghc::dev::record::ParadeRecord;
 use pghc_api::wire::Status;
-use tokio::time::Instant;
+use pghc_dev::parade::{Parade, ParadeOptions, Part};
+use pghc_dev::record::ParadeRecord;
+use pghc_server::coordinator::StartError;
 
+pub(crate) use basics::{PATIENCE, client, free_addresses, free_port, wait_for};
 pub(crate) use clients::{AckedWrite, ClientPool};
-
-/// Longest wait for any state: a loaded two-core machine keeps it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running parade in a directory of its own.
 pub(crate) struct Site {
@@ -154,7 +149,7 @@ pub(crate) const PASSWORD: &str = "sesame";
 
 /// Runs `deploy/postgres/setup.sql` for `database` as a DBA would, and gives its logins a [`PASSWORD`].
 pub(crate) async fn set_up(superuser: &str, database: &str) {
-    let install = pghc::dev::postgres::Install::find().expect("PostgreSQL is installed");
+    let install = pghc_dev::postgres::Install::find().expect("PostgreSQL is installed");
     let mut psql = tokio::process::Command::new(install.bin.join("psql"));
     let logins = ["pghc_setup", "pghc_node", "pghc_check"];
     let password =
@@ -185,40 +180,6 @@ pub(crate) async fn checker(dsn: &str) -> String {
 /// The `pghc` under test.
 pub(crate) fn binary() -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_pghc")).to_owned()
-}
-
-pub(crate) fn client() -> reqwest::Client {
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(25)).no_proxy();
-    client.build().expect("a client")
-}
-
-/// A free port of loopback that is given out once: neither again by this process, nor by the system
-/// as an ephemeral port, nor to a parade.
-pub(crate) fn free_port() -> u16 {
-    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random()));
-    loop {
-        let port = 2_048 + NEXT.fetch_add(1, Ordering::Relaxed) % 7_900;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
-/// `count` addresses with a [`free_port`] each.
-pub(crate) fn free_addresses(count: usize) -> Vec<SocketAddr> {
-    (0..count).map(|_| ([127, 0, 0, 1], free_port()).into()).collect()
-}
-
-/// Waits for a state, at most [`PATIENCE`].
-pub(crate) async fn wait_for<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look().await {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Result of a start; `None` while another process has the port or the log. A child started by

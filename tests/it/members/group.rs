@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pghc::rpc::v1::coordinator_client::CoordinatorClient;
-use pghc::rpc::v1::members_client::MembersClient;
-use pghc::rpc::v1::{ListMembersRequest, MemberList, SubmitRequest, TailRequest, ZoneReport};
-use pghc::rpc::{self, Caller};
-use pghc::sequencer::{Batch, Write};
 use pghc_api::id::ClusterId;
+use pghc_runtime::rpc::v1::coordinator_client::CoordinatorClient;
+use pghc_runtime::rpc::v1::members_client::MembersClient;
+use pghc_runtime::rpc::v1::{
+    ListMembersRequest, MemberList, SubmitRequest, TailRequest, ZoneReport,
+};
+use pghc_runtime::rpc::{self, Caller};
+use pghc_server::sequencer::{Batch, Write};
 
 use crate::harness::{binary, free_port, wait_for};
 

@@ -1,6 +1,6 @@
 //! How the reads of a zone are planned while its tables are empty: a prepared statement keeps that plan.
 
-use pghc::postgres::Role;
+use pghc_postgres::Role;
 use tokio_postgres::SimpleQueryMessage;
 
 use super::Database;

@@ -1,7 +1,7 @@
 //! Rights of pghc's roles and of a foreign login: every object in the database, from a login
 //! without grants to the applier's own role.
 
-use pghc::postgres::ReadError;
+use pghc_postgres::ReadError;
 
 use super::*;
 

@@ -6,20 +6,20 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pghc::coordinator::{Acks, Coordinator, Geo, Retention, Settings, Timing};
-use pghc::dev::postgres::{Server, ServerOptions};
-use pghc::dev::process::Process;
-use pghc::dev::scratch::Scratch;
-use pghc::postgres::migrate;
-use pghc::rpc;
-use pghc::rpc::v1::change_zone_request::Act;
-use pghc::rpc::v1::coordinator_client::CoordinatorClient;
-use pghc::rpc::v1::zones_client::ZonesClient;
-use pghc::rpc::v1::{ChangeZoneRequest, TailRequest};
-use pghc::task::Tasks;
-use pghc::telemetry::Metrics;
 use pghc_api::id::{ClusterId, ZoneName};
 use pghc_api::wire::HeadBody;
+use pghc_dev::postgres::{Server, ServerOptions};
+use pghc_dev::process::Process;
+use pghc_dev::scratch::Scratch;
+use pghc_postgres::migrate;
+use pghc_runtime::rpc;
+use pghc_runtime::rpc::v1::change_zone_request::Act;
+use pghc_runtime::rpc::v1::coordinator_client::CoordinatorClient;
+use pghc_runtime::rpc::v1::zones_client::ZonesClient;
+use pghc_runtime::rpc::v1::{ChangeZoneRequest, TailRequest};
+use pghc_runtime::task::Tasks;
+use pghc_runtime::telemetry::Metrics;
+use pghc_server::coordinator::{Acks, Coordinator, Geo, Retention, Settings, Timing};
 use tokio_postgres::NoTls;
 
 use crate::harness::free_port;
@@ -295,7 +295,7 @@ impl SmallCluster {
         self.server.dsn_of(name)
     }
 
-    /// Directory of the armed fail points of a zone's processes; see `pghc::failpoint`.
+    /// Directory of the armed fail points of a zone's processes; see `pghc_runtime::failpoint`.
     pub(crate) fn failpoints(&self, zone: &str) -> PathBuf {
         self.scratch.path().join(format!("{zone}-failpoints"))
     }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use pghc::postgres::migrate;
-use pghc::task::Tasks;
+use pghc_postgres::migrate;
+use pghc_runtime::task::Tasks;
 
 use super::cluster::SmallCluster;
 use super::query;

@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
-use pghc::dev::postgres::{Install, Server, ServerOptions};
 use pghc_api::wire::{HeadBody, LinkBody};
+use pghc_dev::postgres::{Install, Server, ServerOptions};
 
 use super::cluster::{SmallCluster, query};
 use super::tamper::rewrite_from;

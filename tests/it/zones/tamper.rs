@@ -4,15 +4,15 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use pghc::dev::postgres::{Server, ServerOptions};
-use pghc::dev::scratch::Scratch;
-use pghc::postgres::{Acquired, Applier, Batch, Commit, Dsn, RawChain, migrate};
-use pghc::task::Tasks;
-use pghc::zone::audit::walk::{Checked, Rate, Reference, check, locate};
 use pghc_api::chain::{Digest, Head, Link, payload_digest};
 use pghc_api::id::{ClusterId, WriteId};
 use pghc_api::time::Micros;
 use pghc_api::verify::{Violation, ViolationKind};
+use pghc_dev::postgres::{Server, ServerOptions};
+use pghc_dev::scratch::Scratch;
+use pghc_postgres::{Acquired, Applier, Batch, Commit, Dsn, RawChain, migrate};
+use pghc_runtime::task::Tasks;
+use pghc_server::zone::audit::walk::{Checked, Rate, Reference, check, locate};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio_postgres::{Client, NoTls};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
-use pghc::geo::timing::Timing;
+use pghc_runtime::geo::timing::Timing;
 use serde::Serialize;
 
 use crate::load::{Book, Tally};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pghc::task::Tasks;
+use pghc_runtime::task::Tasks;
 use tokio::time::Instant;
 
 use crate::check::{Checker, Evidence};

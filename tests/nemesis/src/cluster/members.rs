@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use pghc::rpc;
-use pghc::rpc::v1::members_client::MembersClient;
-use pghc::rpc::v1::{ListMembersRequest, MemberList};
+use pghc_runtime::rpc;
+use pghc_runtime::rpc::v1::members_client::MembersClient;
+use pghc_runtime::rpc::v1::{ListMembersRequest, MemberList};
 use tokio::process::Command;
 
 use super::{Build, Cluster, ZONES};

@@ -16,9 +16,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use pghc::dev::postgres::{DATABASE, Install, SUPERUSER};
-use pghc::rpc::v1::ZoneReport;
-use pghc::rpc::v1::coordinator_client::CoordinatorClient;
+use pghc_dev::postgres::{DATABASE, Install, SUPERUSER};
+use pghc_runtime::rpc::v1::ZoneReport;
+use pghc_runtime::rpc::v1::coordinator_client::CoordinatorClient;
 use tokio::process::Command;
 use tokio_postgres::NoTls;
 
@@ -151,7 +151,7 @@ impl Cluster {
     /// First id that the coordinator of a zone can feed other zones with; `None` when it does not answer.
     pub async fn log_first(&self, zone: usize) -> Option<u64> {
         let url = format!("http://{}", self.ground.coordinator(zone));
-        let caller = pghc::rpc::connect(&url, &self.id.parse().ok()?, ANSWER_MAX).ok()?;
+        let caller = pghc_runtime::rpc::connect(&url, &self.id.parse().ok()?, ANSWER_MAX).ok()?;
         let mut client = CoordinatorClient::new(caller);
         let asked = client.report(ZoneReport::default());
         let answer = tokio::time::timeout(ANSWER_MAX, asked).await.ok()?.ok()?;
@@ -181,7 +181,7 @@ impl Zone {
 /// A connection and its task; both end when this is dropped.
 pub struct Sql {
     client: tokio_postgres::Client,
-    _tasks: pghc::task::Tasks,
+    _tasks: pghc_runtime::task::Tasks,
 }
 
 /// Longest time that one statement of ours may take.
@@ -191,7 +191,7 @@ async fn connect(dsn: &str) -> anyhow::Result<Sql> {
     let connecting = tokio_postgres::connect(dsn, NoTls);
     let connected = tokio::time::timeout(Duration::from_secs(3), connecting).await;
     let (client, connection) = connected.context("PostgreSQL does not answer")??;
-    let tasks = pghc::task::Tasks::default();
+    let tasks = pghc_runtime::task::Tasks::default();
     tasks.spawn("connection", async move {
         // The caller that waits for a statement gets the error.
         let _ = connection.await;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use pghc::dev::postgres::{DATABASE, Install, SUPERUSER};
-use pghc::dev::process::Process;
+use pghc_dev::postgres::{DATABASE, Install, SUPERUSER};
+use pghc_dev::process::Process;
 use tokio::process::Command;
 
 use super::{Cluster, Ground, NAMES, Replacements, Volume, connect, unit};

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use nix::sys::signal::Signal;
 use parking_lot::Mutex as Lock;
-use pghc::dev::process::Process;
+use pghc_dev::process::Process;
 use tokio::process::Command;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;

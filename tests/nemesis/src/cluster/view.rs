@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use parking_lot::Mutex;
-use pghc::lab::client::{Connection, get};
 use pghc_api::wire::{Status, ZoneState};
+use pghc_lab::client::{Connection, get};
 
 use super::{Cluster, ZONES};
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use pghc::dev::process::signal;
+use pghc_dev::process::signal;
 
 use crate::ext4;
 use crate::sandbox::tool;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{bail, ensure};
 use futures::FutureExt as _;
 use nix::sys::signal::Signal;
-use pghc::dev::process::signal;
+use pghc_dev::process::signal;
 
 use super::{Aim, Class, Needs, Outcome, Scene, until};
 

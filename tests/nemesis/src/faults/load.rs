@@ -104,7 +104,7 @@ async fn garbage(scene: Scene) -> Outcome {
 /// Extra clients connect to every port of a zone and stay silent; its log must advance
 /// nevertheless.
 async fn silence(scene: Scene) -> Outcome {
-    pghc::connections::raise_limit();
+    pghc_runtime::connections::raise_limit();
     let ground = &scene.cluster.ground;
     let coordinator = ground.coordinator(scene.zone);
     let up = until("it listens", UP_MAX, async || TcpStream::connect(coordinator).await.ok());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use futures::FutureExt as _;
-use pghc::rpc::v1::MemberView;
+use pghc_runtime::rpc::v1::MemberView;
 
 use super::{Aim, Class, Needs, Outcome, Scene, until};
 use crate::cluster::ZONES;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use nix::sys::signal::Signal;
-use pghc::dev::process::Process;
+use pghc_dev::process::Process;
 use pghc_history::Reset;
 
 use super::{Aim, Class, Needs, Outcome, Scene, until};

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use pghc::lab::client::{Connection, get, post};
 use pghc_api::chain::Digest;
 use pghc_api::wire::HeadBody;
 use pghc_history::{Fingerprint, Operation, OrderResult, ReadOutcome, What};
+use pghc_lab::client::{Connection, get, post};
 use rand::RngExt as _;
 use serde::Deserialize;
 use std::sync::atomic::Ordering;

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pghc::lab::client::Connection;
-use pghc::task::Tasks;
+use pghc_lab::client::Connection;
+use pghc_runtime::task::Tasks;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;

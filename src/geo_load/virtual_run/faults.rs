@@ -1,0 +1,179 @@
+//! Breaking things in virtual time, on schedule, and mending them again.
+
+use anyhow::{Context as _, anyhow, ensure};
+use pghc_api::id::ZoneName;
+use pghc_lab::run::faults::Event;
+use pghc_lab::run::scenario::{Fault, LineChange};
+use pghc_lab::run::scenario_values::{PartName, ProcessName};
+use pghc_sim::Parade;
+use pghc_wan::conditions::Change;
+use pghc_wan::{Cut, LineView};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::time::since;
+
+/// Handles that faults act on.
+#[derive(Clone)]
+pub(super) struct Tools {
+    pub(super) parade: Parade,
+    pub(super) zones: Vec<ZoneName>,
+    /// The end of the warm-up.
+    pub(super) zero: Instant,
+}
+
+/// How a fault is undone.
+enum Undo {
+    Nothing,
+    Heal(u64),
+    Start(usize, PartName),
+    Continue(usize, PartName),
+    Change(Vec<LineView>),
+}
+
+/// Action on a process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Act {
+    Kill,
+    Stop,
+    Pause,
+}
+
+impl Tools {
+    /// Does one fault at its time, and undoes it.
+    pub(super) async fn run(self, fault: Fault, done: CancellationToken) -> Event {
+        let on_time = tokio::select! {
+            biased;
+            () = done.cancelled() => false,
+            () = sleep_until(self.zero + fault.at.0) => true,
+        };
+        let mut event = Event::new(&fault, since(self.zero));
+        if !on_time {
+            return event.missed();
+        }
+        match self.begin(&fault, &mut event.zones).await {
+            Ok(undo) => {
+                event.name_leader();
+                let end = self.zero + fault.at.0 + fault.lasting.unwrap_or_default().0;
+                tokio::select! {
+                    biased;
+                    () = done.cancelled() => {}
+                    () = sleep_until(end) => {}
+                }
+                event.error = self.undo(undo).err().map(|error| format!("{error:#}"));
+            }
+            Err(error) => event.error = Some(format!("{error:#}")),
+        }
+        event.to_s = since(self.zero);
+        event
+    }
+
+    async fn begin(&self, fault: &Fault, struck: &mut Vec<String>) -> anyhow::Result<Undo> {
+        let link_model = self.parade.link_model();
+        if let Some(cut) = &fault.cut {
+            let cut = Cut {
+                from: self.names(&cut.from).await?,
+                to: self.names(&cut.to).await?,
+                ..cut.clone()
+            };
+            struck.clone_from(&cut.from);
+            let number = link_model.cut(cut).map_err(anyhow::Error::msg)?;
+            self.parade.note();
+            return Ok(Undo::Heal(number));
+        }
+        if let Some(LineChange { from, to, change }) = &fault.change {
+            let before = link_model.view();
+            link_model.set(from, to, change).map_err(anyhow::Error::msg)?;
+            let undo = if fault.lasting.is_some() { Undo::Change(before) } else { Undo::Nothing };
+            return Ok(undo);
+        }
+        if let Some(zone) = &fault.lead {
+            self.parade.lead(self.place(zone)?).await.map_err(anyhow::Error::msg)?;
+            return Ok(Undo::Nothing);
+        }
+        let by = [(&fault.kill, Act::Kill), (&fault.stop, Act::Stop), (&fault.pause, Act::Pause)];
+        let act = by.into_iter().find_map(|(who, by)| Some((who.as_ref()?, by)));
+        let (who, by) = act.context("the fault names no action")?;
+        let zone = self.resolve(&who.zone).await?;
+        struck.push(zone.clone());
+        self.strike(self.place(&zone)?, who, by).await
+    }
+
+    async fn strike(&self, zone: usize, who: &ProcessName, by: Act) -> anyhow::Result<Undo> {
+        let (parade, part) = (&self.parade, who.part);
+        let process = match part {
+            PartName::Coordinator => parade.coordinator(zone),
+            PartName::Api(node) => parade.node(zone, node).map(|(process, _)| process),
+            PartName::Postgres => {
+                ensure!(by != Act::Pause, "a database in memory cannot be paused");
+                parade.database(zone).stop();
+                return Ok(Undo::Start(zone, part));
+            }
+        };
+        let process = process.with_context(|| format!("{who} was not running"))?;
+        match (by, part) {
+            (Act::Pause, _) => {
+                process.pause();
+                parade.note();
+                return Ok(Undo::Continue(zone, part));
+            }
+            (Act::Stop, PartName::Coordinator) => parade.stop_coordinator(zone).await,
+            (_, PartName::Coordinator) => parade.kill_coordinator(zone),
+            (_, PartName::Api(node)) => parade.kill_node(zone, node),
+            (_, PartName::Postgres) => {}
+        }
+        Ok(Undo::Start(zone, part))
+    }
+
+    fn undo(&self, undo: Undo) -> anyhow::Result<()> {
+        let (parade, link_model) = (&self.parade, self.parade.link_model());
+        match undo {
+            Undo::Nothing => {}
+            Undo::Heal(number) => {
+                link_model.heal(number);
+                parade.note();
+            }
+            Undo::Start(zone, PartName::Coordinator) => parade.start_coordinator(zone),
+            Undo::Start(zone, PartName::Api(node)) => parade.start_node(zone, node),
+            Undo::Start(zone, PartName::Postgres) => parade.database(zone).start(),
+            Undo::Continue(zone, part) => {
+                let process = match part {
+                    PartName::Api(node) => parade.node(zone, node).map(|(process, _)| process),
+                    _ => parade.coordinator(zone),
+                };
+                process.context("the process has ended")?.resume();
+                parade.note();
+            }
+            Undo::Change(before) => {
+                for line in before {
+                    let change = Change::from(&line);
+                    let set = link_model.set(line.from.as_str(), line.to.as_str(), &change);
+                    set.map_err(anyhow::Error::msg)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&self, zone: &str) -> anyhow::Result<usize> {
+        let place = self.zones.iter().position(|name| name.as_str() == zone);
+        place.ok_or_else(|| anyhow!("there is no zone {zone}"))
+    }
+
+    async fn resolve(&self, zone: &str) -> anyhow::Result<String> {
+        if zone != "leader" {
+            return Ok(zone.to_owned());
+        }
+        let leader = self.parade.leader().await;
+        let (leader, _) = leader.context("no leader is known, so its zone cannot be struck")?;
+        Ok(self.zones[leader].to_string())
+    }
+
+    async fn names(&self, names: &[String]) -> anyhow::Result<Vec<String>> {
+        let mut resolved = Vec::with_capacity(names.len());
+        for name in names {
+            resolved.push(self.resolve(name).await?);
+        }
+        Ok(resolved)
+    }
+}

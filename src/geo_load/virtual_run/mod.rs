@@ -1,0 +1,219 @@
+//! `geo-load run --virtual`: a scenario on a parade in one thread and in virtual time.
+//!
+//! The same plan, books, figures and files as of a run on real processes; the same seed gives the
+//! same bytes. Clients call the API nodes' service; HTTP is left out.
+//!
+//! Invariant: nothing that is reported depends on real time.
+
+mod check;
+mod clients;
+mod faults;
+mod time;
+
+use std::io::IsTerminal as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, ensure};
+use pghc_api::id::ZoneName;
+use pghc_dev::parade::Acks;
+use pghc_lab::run::drive::Progress;
+use pghc_lab::run::scenario::{Placement, Scenario};
+use pghc_lab::run::watch::{LeaderTerm, Steps, note_leader_term};
+use pghc_lab::run::{Finished, Known, figures};
+use pghc_lab::write_audit::{self, ClientWrites};
+use pghc_runtime::output;
+use pghc_runtime::task;
+use pghc_sim::{Parade, Plan, clock};
+use pghc_wan::Matrix;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use self::clients::{Ground, Group};
+use self::faults::Tools;
+use self::time::since;
+
+/// Longest wait, after the run, until every zone has applied everything.
+const CALM_MAX: Duration = Duration::from_secs(120);
+const CALM_EVERY: Duration = Duration::from_secs(1);
+
+/// Time between two polls of the leader.
+const LEADER_EVERY: Duration = Duration::from_millis(200);
+
+/// Runs the scenario in virtual time.
+///
+/// # Errors
+/// When it asks for what is not there in virtual time, or the parade does not come to life.
+///
+/// Once `stop` is cancelled no more is sent, and the outcome is of what was.
+pub async fn run(scenario: &Scenario, stop: &CancellationToken) -> anyhow::Result<Finished> {
+    let (zones, matrix) = scenario.distances()?;
+    let matrix = matrix.unwrap_or_else(|| Matrix::even(zones.clone(), Duration::ZERO));
+    let scenario = Arc::new(scenario.clone());
+    let (tell, told) = oneshot::channel();
+    let stop = stop.clone();
+    // An interrupted run does not wait for this thread; it ends with the program.
+    let thread = std::thread::Builder::new().name("virtual run".to_owned());
+    thread.spawn(move || {
+        let work = move || watched(scenario, zones, matrix, stop);
+        let ended = clock::run(work).context("no thread for virtual time");
+        let _ = tell.send(ended.and_then(|ended| ended));
+    })?;
+    told.await.map_err(|_| anyhow!("the run in virtual time has panicked"))?
+}
+
+async fn watched(
+    scenario: Arc<Scenario>,
+    zones: Vec<ZoneName>,
+    matrix: Matrix,
+    stop: CancellationToken,
+) -> anyhow::Result<Finished> {
+    let place = |name: &str| zones.iter().position(|zone| zone.as_str() == name);
+    let voters = match &scenario.cluster.voters {
+        all if all.is_empty() => (0..zones.len()).collect(),
+        some => some.iter().filter_map(|name| place(name)).collect(),
+    };
+    let leader = scenario.cluster.leader.as_deref().and_then(place);
+    let api_nodes = scenario.cluster.api_nodes;
+    let all_to_all = scenario.cluster.acks == Acks::AllToAll;
+    let auto = scenario.cluster.placement == Placement::Auto;
+    let seed = scenario.seed;
+    let plan = Plan { seed, matrix: matrix.clone(), voters, all_to_all, auto, api_nodes };
+    let parade = Parade::start(plan);
+    parade.settle(leader).await.map_err(anyhow::Error::msg)?;
+    parade.link_model().set("*", "*", &scenario.conditions()).map_err(anyhow::Error::msg)?;
+    let name = format!("virtual-{:016x}", scenario.seed);
+    let (progress, done) = (Arc::<Progress>::default(), CancellationToken::new());
+    let start = Instant::now() + Duration::from_millis(50);
+    let zero = start + scenario.warmup.0;
+    let leader_terms = task::spawn(leader_terms(parade.clone(), zones.clone(), zero, done.clone()));
+    let tools = Tools { parade: parade.clone(), zones: zones.clone(), zero };
+    let faults = scenario.faults.iter().cloned();
+    let events = faults.map(|fault| task::spawn(tools.clone().run(fault, done.clone()))).collect();
+    let show = task::spawn(show(Arc::clone(&scenario), start, Arc::clone(&progress), done.clone()));
+    let ground = Ground {
+        parade: parade.clone(),
+        scenario: Arc::clone(&scenario),
+        run: name.clone(),
+        start,
+        progress: Arc::clone(&progress),
+        stop,
+        cut: Arc::default(),
+    };
+    let names: Vec<String> = zones.iter().map(ToString::to_string).collect();
+    let groups = Group::all(&ground, &names);
+    joined(groups.iter().map(|group| task::spawn(Arc::clone(group).drive())).collect()).await?;
+    done.cancel();
+    let events = joined(events).await?;
+    let leader_terms = leader_terms.await.context("polling the leader")?;
+    show.await.context("showing the progress")?;
+    calm(&parade, zones.len()).await?;
+    let ended = parade.ended();
+    ensure!(ended.is_empty(), "{}", ended.join("; "));
+    let logs: Vec<_> = groups.iter().map(|group| group.take_log()).collect();
+    let client_writes: Vec<_> =
+        logs.iter().map(|log| ClientWrites { name: &log.name, results: &log.results }).collect();
+    let links = parade.database(0).links();
+    let chain = links.iter().map(|link| (link.id.get(), link.payload.as_deref().unwrap_or("")));
+    let audit = write_audit::compare(&name, &client_writes, chain);
+    let verify = check::verify(&parade, &names, &links);
+    let followed = if scenario.cluster.visibility { zones.len() } else { 0 };
+    let steps = (0..followed).map(|zone| Steps(steps(&parade, zone, start))).collect();
+    let known = Known {
+        started: "in virtual time".to_owned(),
+        is_virtual: true,
+        interrupted: ground.cut.get().is_some(),
+        logs,
+        steps,
+        leader_terms,
+        events,
+        audit,
+        verify,
+        emulator: None,
+        emulator_check: None,
+        cpu: None,
+    };
+    let cut = ground.cut.get().map(|at| scenario.cut(*at));
+    Ok(figures(cut.as_ref().unwrap_or(&scenario), &names, Some(&matrix), known))
+}
+
+async fn joined<T>(tasks: Vec<tokio::task::JoinHandle<T>>) -> anyhow::Result<Vec<T>> {
+    let mut all = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        all.push(task.await.context("a task of the run")?);
+    }
+    Ok(all)
+}
+
+/// The frontier of a zone over time, from the start of the warm-up.
+fn steps(parade: &Parade, zone: usize, start: Instant) -> Vec<(Duration, u64)> {
+    let steps = parade.database(zone).steps().into_iter();
+    steps.map(|(at, frontier)| (at.saturating_duration_since(start), frontier)).collect()
+}
+
+/// Polls the leader until `done`.
+async fn leader_terms(
+    parade: Parade,
+    zones: Vec<ZoneName>,
+    zero: Instant,
+    done: CancellationToken,
+) -> Vec<LeaderTerm> {
+    let mut leader_terms: Vec<LeaderTerm> = Vec::new();
+    loop {
+        let known = parade.leader().await.map(|(zone, term)| (Some(zones[zone].to_string()), term));
+        note_leader_term(&mut leader_terms, since(zero), known);
+        tokio::select! {
+            biased;
+            () = done.cancelled() => return leader_terms,
+            () = sleep(LEADER_EVERY) => {}
+        }
+    }
+}
+
+/// A line for people each virtual second, on a terminal only.
+async fn show(
+    scenario: Arc<Scenario>,
+    start: Instant,
+    progress: Arc<Progress>,
+    done: CancellationToken,
+) {
+    let length = scenario.length().as_secs();
+    while std::io::stderr().is_terminal() && !done.is_cancelled() {
+        let (ok, failed) =
+            (progress.ok.load(Ordering::Relaxed), progress.failed.load(Ordering::Relaxed));
+        let since = start.elapsed().as_secs().min(length);
+        let line = format!("{since:>4} of {length} virtual s: {ok} ok, {failed} failed");
+        output::show(&format!("\r{line:<70}"));
+        tokio::select! {
+            biased;
+            () = done.cancelled() => {}
+            () = sleep(Duration::from_secs(1)) => {}
+        }
+        if done.is_cancelled() {
+            output::show(&format!("\r{:<70}\r", ""));
+        }
+    }
+}
+
+/// Waits until every zone has applied the same.
+async fn calm(parade: &Parade, zones: usize) -> anyhow::Result<()> {
+    let until = Instant::now() + CALM_MAX;
+    // A write that its client gave up may still be ordered.
+    let mut before = Vec::new();
+    loop {
+        let frontiers: Vec<u64> = (0..zones).map(|zone| parade.database(zone).frontier()).collect();
+        let alike = frontiers.windows(2).all(|two| two[0] == two[1]);
+        if alike && frontiers == before {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < until,
+            "the zones are not alike after {CALM_MAX:?}: {frontiers:?}; {}",
+            parade.ended().join("; ")
+        );
+        before = frontiers;
+        sleep(CALM_EVERY).await;
+    }
+}
