@@ -89,7 +89,7 @@ fn a_single_zone_is_proved_by_the_token_of_its_newest_link() {
 }
 
 #[test]
-#[ignore = "loads all cores: cargo test --release --test it bench::disturbed -- --ignored --nocapture"]
+#[ignore = "loads all cores: cargo test --release -p geo-load bench::disturbed -- --ignored --nocapture"]
 fn disturbed_zones_recover_after_measurement() {
     let named = ["catch-up / raw limit", "frozen zone / healthy", "back after overload"];
     check("raw-one,single,bulk,catch-up,slow-zone,overload", &named);

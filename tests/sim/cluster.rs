@@ -118,8 +118,7 @@ pub(crate) fn cluster_id() -> ClusterId {
 }
 
 /// Runs one seed again; how long it runs changes what happens.
-pub(crate) const REPLAY: &str = "cargo --config tests/sim/profile.toml test \
-    --no-default-features --features simulation --test sim -- run";
+pub(crate) const REPLAY: &str = "cargo --config tests/sim/profile.toml run -p pghc-seeds -- run";
 
 /// Ends the run: a promise is broken.
 pub(crate) fn fail((seed, seconds): (u64, u64), started: Instant, what: &str) -> ! {
