@@ -314,7 +314,7 @@ impl Row {
             State::Detached => "detached",
             State::Reseeding => "reseeding",
         };
-        let message = [&zone.halted, &zone.trouble].into_iter().find(|why| !why.is_empty());
+        let message = [&zone.halted, &zone.degraded_reason].into_iter().find(|why| !why.is_empty());
         Self {
             zone: zone.zone.clone(),
             state,

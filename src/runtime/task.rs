@@ -1,8 +1,8 @@
 //! Supervised tasks: every background task has a name, ends with its owner, and a panic in one ends
 //! the process, because a half-alive node is worse than a dead one.
 
+pub mod fair_watch;
 pub mod process;
-pub mod watch;
 
 use std::future::Future;
 use std::io;

@@ -14,7 +14,7 @@ use pghc_api::id::{NodeName, WriteId};
 use pghc_postgres::{
     Acquired, ApplyError, Batch, ConnectError, Face, Finding, Lease, MigrateError, Page, ReadError,
 };
-use pghc_runtime::task::watch;
+use pghc_runtime::task::fair_watch;
 use pghc_server::zone::database::{Database, Heard, Session};
 use pghc_server::zone::{Identity, Recent};
 use tokio::time::Instant;
@@ -43,7 +43,7 @@ struct State {
 struct Inner {
     state: Mutex<State>,
     /// Run and frontier.
-    heard: watch::Sender<(u64, u64)>,
+    heard: fair_watch::Sender<(u64, u64)>,
 }
 
 /// A database with a zone's chain. Clones are the same one.

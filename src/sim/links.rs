@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use pghc_api::chain::{Head, Link};
 use pghc_api::id::WriteId;
 use pghc_postgres::{Face, Page};
-use pghc_runtime::task::watch;
+use pghc_runtime::task::fair_watch;
 use pghc_server::zone::database::Heard;
 use pghc_server::zone::{Identity, Recent};
 
@@ -92,7 +92,7 @@ impl Links {
 /// The frontier from `first` on, as `told` of it together with the number of the server's start, until
 /// that is another than `run`.
 #[must_use]
-pub fn heard(told: watch::Receiver<(u64, u64)>, run: u64, first: u64) -> Heard {
+pub fn heard(told: fair_watch::Receiver<(u64, u64)>, run: u64, first: u64) -> Heard {
     let later = futures::stream::unfold((told, first), move |(mut told, newest)| async move {
         loop {
             told.changed().await.ok()?;

@@ -16,8 +16,8 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use parking_lot::Mutex;
 use pghc_runtime::rpc::{Carrier, CarryError, Dial};
+use pghc_runtime::task::fair_watch;
 use pghc_runtime::task::process::Process;
-use pghc_runtime::task::watch;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -89,7 +89,7 @@ struct Host {
 pub struct Net {
     link_model: Arc<dyn LinkModel>,
     hosts: Arc<Mutex<Vec<Host>>>,
-    changed: watch::Sender<()>,
+    changed: fair_watch::Sender<()>,
 }
 
 /// URL of a host.
@@ -104,7 +104,7 @@ impl Net {
     pub fn new(hosts: usize, link_model: Arc<dyn LinkModel>) -> Self {
         let host = |_| Host { process: None, routes: None, is_powered: true };
         let hosts = Arc::new(Mutex::new((0..hosts).map(host).collect()));
-        Self { link_model, hosts, changed: watch::Sender::new(()) }
+        Self { link_model, hosts, changed: fair_watch::Sender::new(()) }
     }
 
     fn change<T>(&self, act: impl FnOnce(&mut Vec<Host>) -> T) -> T {

@@ -313,7 +313,7 @@ impl SimCluster {
 
     /// Batches that coordinators sequenced by acks, before the leader reported the commit.
     pub(crate) fn early(&self) -> u64 {
-        self.metrics.lock().iter().map(|it| it.coordinator.sequenced_by_acks.get()).sum()
+        self.metrics.lock().iter().map(|it| it.coordinator.commits_from_acks().get()).sum()
     }
 
     /// Whether the coordinators of a seed count acks: all in most seeds, none in some, and each

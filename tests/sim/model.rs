@@ -16,7 +16,7 @@ use pghc_api::id::{NodeName, WriteId};
 use pghc_postgres::{
     Acquired, ApplyError, Batch, ConnectError, Face, Finding, Lease, MigrateError, Page, ReadError,
 };
-use pghc_runtime::task::watch;
+use pghc_runtime::task::fair_watch;
 use pghc_server::zone::database::{Database, Heard, Session};
 use pghc_server::zone::{Identity, Recent};
 use pghc_sim::{Links, heard};
@@ -59,7 +59,7 @@ struct State {
 
 struct Inner {
     state: Mutex<State>,
-    heard: watch::Sender<(u64, u64)>,
+    heard: fair_watch::Sender<(u64, u64)>,
     rng: SeededRng,
     committed: Committed,
     /// Whether commits wait for the disk.
@@ -104,7 +104,7 @@ impl ModelDatabase {
             latency_us: (150, 900),
             identity: None,
         };
-        let heard = watch::Sender::new((1, 0));
+        let heard = fair_watch::Sender::new((1, 0));
         Self(Arc::new(Inner { state: Mutex::new(state), heard, rng, committed, on_disk }))
     }
 

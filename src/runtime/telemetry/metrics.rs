@@ -90,10 +90,9 @@ pub struct Coordinator {
     pub is_short_of_disk: IdGauge,
     /// Time of each flush of the log.
     pub flush_seconds: Histogram,
-    /// Batches whose commit was learned from acks of a majority, before the leader reported it.
-    pub sequenced_by_acks: Counter,
-    /// Batches whose commit was learned from the leader.
-    pub sequenced_by_leader: Counter,
+    /// Batches whose commit was learned, by source: [`Coordinator::commits_from_acks`] and
+    /// [`Coordinator::commits_from_leader`].
+    commits_learned: Family<[(&'static str, &'static str); 1], Counter>,
     /// 1 while acks of the others are counted, 0 while that is off or waits for the log to be readable.
     pub counts_acks: IdGauge,
     /// Vote requests withheld because the leader's longer timeouts have not passed.
@@ -105,6 +104,18 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
+    /// Batches whose commit was learned from acks of a majority, before the leader reported it.
+    #[must_use]
+    pub fn commits_from_acks(&self) -> Counter {
+        self.commits_learned.get_or_create_owned(&[("source", "quorum_acks")])
+    }
+
+    /// Batches whose commit was learned from the leader.
+    #[must_use]
+    pub fn commits_from_leader(&self) -> Counter {
+        self.commits_learned.get_or_create_owned(&[("source", "leader")])
+    }
+
     /// The gauge of whether `zone` is detached. The label is not `zone`: that is the scraped target's own.
     #[must_use]
     pub fn detached(&self, zone: &str) -> IdGauge {
@@ -175,8 +186,7 @@ impl Metrics {
                 disk_free_bytes: IdGauge::default(),
                 is_short_of_disk: IdGauge::default(),
                 flush_seconds: histogram(STEP_SECONDS),
-                sequenced_by_acks: Counter::default(),
-                sequenced_by_leader: Counter::default(),
+                commits_learned: Family::default(),
                 counts_acks: IdGauge::default(),
                 elections_deferred: Counter::default(),
                 zones: Family::default(),
@@ -222,11 +232,13 @@ impl Metrics {
         add.metric("pghc_coordinator_disk_free_bytes", "Bytes free on the disk of the log", disk_free_bytes);
         add.metric("pghc_coordinator_disk_short", "1 while the disk is below its reserve and writes are refused", is_short_of_disk);
         add.metric("pghc_coordinator_flush_seconds", "Seconds of each flush of the log to disk", flush_seconds);
-        add.metric("pghc_coordinator_sequenced_by_acks", "Batches whose commit was learned from acks of a majority, before the leader reported it", &self.coordinator.sequenced_by_acks);
-        add.metric("pghc_coordinator_sequenced_by_leader", "Batches whose commit was learned from the leader", &self.coordinator.sequenced_by_leader);
+        add.metric("pghc_coordinator_commits_learned", "Batches whose commit was learned: from acks of a majority (quorum_acks) or, where that is later, from the leader", &self.coordinator.commits_learned);
         add.metric("pghc_coordinator_counts_acks", "1 while acks of other coordinators are counted, 0 while disabled or the log cannot be read", &self.coordinator.counts_acks);
         add.metric("pghc_coordinator_elections_deferred", "Vote requests withheld because the leader's longer timeouts have not passed", &self.coordinator.elections_deferred);
         let zones = &self.coordinator.zones;
+        // A series exists from its first use on, and a counter that is absent cannot be told from zero.
+        self.coordinator.commits_from_acks().inc_by(0);
+        self.coordinator.commits_from_leader().inc_by(0);
         for state in 0..ZONE_STATES.len() {
             self.coordinator.zones_in(state).set(0);
         }
@@ -261,7 +273,9 @@ mod tests {
         assert!(!text.contains("pghc_coordinator"));
         let coordinator = Metrics::for_coordinator().exposition();
         assert!(coordinator.contains("pghc_coordinator_flush_seconds_bucket"));
-        assert!(coordinator.contains("pghc_coordinator_sequenced_by_acks_total 0"));
+        assert!(
+            coordinator.contains("pghc_coordinator_commits_learned_total{source=\"leader\"} 0")
+        );
         assert!(coordinator.contains("pghc_coordinator_zones{state=\"detached\"} 0"));
         assert!(!coordinator.contains("pghc_zone") && !coordinator.contains("pghc_http"));
     }

@@ -12,7 +12,7 @@ use pghc_runtime::rpc::v1::members_server::MembersServer;
 use pghc_runtime::rpc::v1::raft_server::RaftServer;
 use pghc_runtime::rpc::v1::zones_server::ZonesServer;
 use pghc_runtime::rpc::{BATCH_MESSAGE_BYTES_MAX, ClusterCheck, Dial, MESSAGE_BYTES_MAX};
-use pghc_runtime::task::{Tasks, watch};
+use pghc_runtime::task::{Tasks, fair_watch};
 use pghc_runtime::telemetry::Metrics;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
@@ -327,11 +327,11 @@ pub(super) fn spawn_background(
     consensus: &Consensus,
     parts: Parts,
     tasks: &Tasks,
-) -> watch::Receiver<Option<String>> {
+) -> fair_watch::Receiver<Option<String>> {
     let metrics = &settings.metrics;
     let Storage { identity, disk_reserve, store, peer_history, driver, .. } = storage;
     let Consensus { raft, peers, traffic_guard, me, .. } = consensus;
-    let (refusal, refused) = watch::channel(None);
+    let (refusal, refused) = fair_watch::channel(None);
     let admission = Admission {
         me: me.clone(),
         raft: raft.clone(),

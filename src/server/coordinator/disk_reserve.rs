@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pghc_runtime::task::{Tasks, watch};
+use pghc_runtime::task::{Tasks, fair_watch};
 use pghc_runtime::telemetry::Metrics;
 use tokio::time::{Instant, sleep};
 
@@ -105,7 +105,12 @@ impl DiskReserve {
     }
 
     /// Polls until dropped. `appended` changes with every entry.
-    async fn watch(self, raft: Raft, mut appended: watch::Receiver<u64>, metrics: Arc<Metrics>) {
+    async fn watch(
+        self,
+        raft: Raft,
+        mut appended: fair_watch::Receiver<u64>,
+        metrics: Arc<Metrics>,
+    ) {
         let mut transfer_at = Instant::now();
         loop {
             if let Some(free_bytes) = self.poll() {

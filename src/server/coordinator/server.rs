@@ -10,7 +10,7 @@ use pghc_runtime::connections::{kept_for_files, room_for};
 use pghc_runtime::rpc::doors::CONNECTIONS_MAX;
 use pghc_runtime::rpc::v1::GetNodeInfoRequest;
 use pghc_runtime::rpc::v1::raft_client::RaftClient;
-use pghc_runtime::task::{Tasks, watch};
+use pghc_runtime::task::{Tasks, fair_watch};
 use tokio::net::TcpListener;
 
 use super::admission::identity::DataDirIdentity;
@@ -36,7 +36,7 @@ pub struct Coordinator {
     raft: Raft,
     peers: PeerDirectory,
     /// Reason of a rejected admission.
-    refused: watch::Receiver<Option<String>>,
+    refused: fair_watch::Receiver<Option<String>>,
     log: Log,
     address: SocketAddr,
     tasks: Tasks,

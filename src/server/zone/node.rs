@@ -304,8 +304,8 @@ impl Node {
         }
         zones.retain(|zone| zone.zone != own);
         let (frontier, halted) = (self.node_state.frontier.id(), self.node_state.frontier.halted());
-        let trouble = self.node_state.trouble();
-        let state = match (&halted, &trouble) {
+        let degraded_reason = self.node_state.degraded_reason();
+        let state = match (&halted, &degraded_reason) {
             (Some(_), _) => ZoneState::Halted,
             (None, Some(_)) => ZoneState::Stalled,
             (None, None) => ZoneState::Live,
@@ -316,7 +316,7 @@ impl Node {
             frontier,
             lag_ids: head.saturating_sub(frontier),
             applier: self.node_state.is_applier().then(|| self.identity.node.to_string()),
-            message: halted.or(trouble),
+            message: halted.or(degraded_reason),
         });
         zones.sort_by(|one, other| one.zone.cmp(&other.zone));
     }
@@ -342,7 +342,7 @@ fn zone_state(zone: &ZoneView) -> ZoneState {
         _ if zone.silent_ms > SILENT_MS => ZoneState::Silent,
         _ if !zone.halted.is_empty() => ZoneState::Halted,
         State::Reseeding => ZoneState::Reseeding,
-        _ if !zone.trouble.is_empty() => ZoneState::Stalled,
+        _ if !zone.degraded_reason.is_empty() => ZoneState::Stalled,
         State::Lagging => ZoneState::Lagging,
         State::Live => ZoneState::Live,
     }
@@ -356,7 +356,7 @@ fn zone_status(zone: ZoneView, head: u64) -> ZoneStatus {
         frontier: zone.frontier,
         lag_ids: head.saturating_sub(zone.frontier),
         applier: Some(zone.applier).filter(|applier| !applier.is_empty()),
-        message: [zone.halted, zone.trouble].into_iter().find(|why| !why.is_empty()),
+        message: [zone.halted, zone.degraded_reason].into_iter().find(|why| !why.is_empty()),
     }
 }
 
@@ -378,7 +378,7 @@ impl Service for Node {
     }
 
     fn may_read(&self) -> Result<(), ReadError> {
-        match (self.node_state.frontier.halted(), self.node_state.database_trouble()) {
+        match (self.node_state.frontier.halted(), self.node_state.database_error()) {
             (Some(why), _) => Err(ReadError::Halted(why)),
             (None, Some(why)) if !self.reads.has_replica() => Err(ReadError::Database(why)),
             (None, _) => Ok(()),
@@ -392,7 +392,7 @@ impl Service for Node {
                 Err(why.unwrap_or_else(|| "no replica may be read".to_owned()).into())
             }
             Ok(()) => {
-                let why = self.node_state.refused().or_else(|| self.node_state.filling());
+                let why = self.node_state.refused().or_else(|| self.node_state.backfill());
                 why.map_or(Ok(()), |why| Err(why.into()))
             }
             Err(ReadError::Halted(why)) => Err(Unready::Halted(why)),
@@ -405,7 +405,8 @@ impl Service for Node {
         if let Some(why) = self.node_state.frontier.halted() {
             return Err(Unready::Halted(why));
         }
-        if let Some(why) = self.node_state.trouble().or_else(|| self.node_state.filling()) {
+        if let Some(why) = self.node_state.degraded_reason().or_else(|| self.node_state.backfill())
+        {
             return Err(why.into());
         }
         self.leaderless().map_or(Ok(()), |why| Err(why.to_owned().into()))

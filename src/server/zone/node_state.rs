@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use pghc_api::id::WriteId;
 use pghc_postgres::{Finding, MigrateError};
-use pghc_runtime::task::watch;
+use pghc_runtime::task::fair_watch;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
@@ -18,7 +18,7 @@ use super::read::frontier::Frontier;
 /// Most links that are remembered to be what was ordered: those of the newest batches.
 const KNOWN_MAX: usize = 256;
 
-/// How far the filling of a zone from another one is.
+/// How far the backfill of a zone from another one is.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct BackfillProgress {
     /// The zone it is filled from.
@@ -34,7 +34,7 @@ pub(crate) struct BackfillProgress {
 impl std::fmt::Display for BackfillProgress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { zone, at, target, rate } = self;
-        write!(f, "filling from zone {zone}: at id {at} of {target}, {rate:.0} ids/s")
+        write!(f, "backfilling from zone {zone}: at id {at} of {target}, {rate:.0} ids/s")
     }
 }
 
@@ -48,10 +48,10 @@ pub(crate) struct NodeState {
     conditions: Mutex<Conditions>,
     /// Findings about the schema of the database, and whether a node that starts would halt for them.
     schema: Mutex<Option<(String, bool)>>,
-    /// How far the filling from another zone is; `None` while there is none.
-    filling: Mutex<Option<BackfillProgress>>,
+    /// How far the backfill from another zone is; `None` while there is none.
+    backfill: Mutex<Option<BackfillProgress>>,
     /// Why this zone must be fenced, as the guard or the auditor found it.
-    fenced: watch::Sender<Option<String>>,
+    fenced: fair_watch::Sender<Option<String>>,
     /// The answer of each coordinator to the last report: the reason of a refusal, if it refused.
     said: Mutex<BTreeMap<usize, Option<String>>>,
     /// Why a node of this zone would not start, as it was logged last.
@@ -68,7 +68,7 @@ pub(crate) struct NodeState {
     /// System identifier of the database's server, as last seen; empty while it is not known.
     system: Mutex<String>,
     /// Why it is not known whether the chain is the one that was ordered; `None` while it is proven.
-    doubt: watch::Sender<Option<String>>,
+    doubt: fair_watch::Sender<Option<String>>,
 }
 
 impl NodeState {
@@ -82,8 +82,8 @@ impl NodeState {
             flushed: AtomicU64::new(0),
             conditions: Mutex::new(conditions),
             schema: Mutex::new(None),
-            filling: Mutex::new(None),
-            fenced: watch::Sender::new(None),
+            backfill: Mutex::new(None),
+            fenced: fair_watch::Sender::new(None),
             said: Mutex::default(),
             unfit: Mutex::default(),
             known: Mutex::default(),
@@ -91,7 +91,7 @@ impl NodeState {
             recheck: Notify::new(),
             changed: Mutex::default(),
             system: Mutex::default(),
-            doubt: watch::Sender::new(Some("the chain was not compared yet".to_owned())),
+            doubt: fair_watch::Sender::new(Some("the chain was not compared yet".to_owned())),
         }
     }
 
@@ -210,15 +210,15 @@ impl NodeState {
     }
 
     /// Why the database cannot be used at the moment.
-    pub(crate) fn database_trouble(&self) -> Option<String> {
+    pub(crate) fn database_error(&self) -> Option<String> {
         self.reason(Condition::DatabaseUnreachable)
     }
 
     /// Returns why this zone does not advance: its database, the coordinators, its schema, or its
     /// feed.
-    pub(crate) fn trouble(&self) -> Option<String> {
-        let trouble = self.conditions.lock().first().map(str::to_owned);
-        trouble.or_else(|| self.schema_trouble()).or_else(|| self.doubted())
+    pub(crate) fn degraded_reason(&self) -> Option<String> {
+        let condition = self.conditions.lock().first().map(str::to_owned);
+        condition.or_else(|| self.schema_error()).or_else(|| self.doubted())
     }
 
     /// Why most coordinators refuse this node's reports; `None` while they take them. A node that is refused takes no
@@ -227,14 +227,14 @@ impl NodeState {
         self.reason(Condition::ReportsRefused)
     }
 
-    /// How far the filling from another zone is; `None` while there is none.
-    pub(crate) fn filling(&self) -> Option<String> {
-        self.filling.lock().as_ref().map(ToString::to_string)
+    /// How far the backfill from another zone is; `None` while there is none.
+    pub(crate) fn backfill(&self) -> Option<String> {
+        self.backfill.lock().as_ref().map(ToString::to_string)
     }
 
-    pub(crate) fn set_filling(&self, filling: Option<BackfillProgress>) {
-        let ends = filling.is_none();
-        let before = std::mem::replace(&mut *self.filling.lock(), filling);
+    pub(crate) fn set_backfill(&self, backfill: Option<BackfillProgress>) {
+        let ends = backfill.is_none();
+        let before = std::mem::replace(&mut *self.backfill.lock(), backfill);
         if let Some(before) = before.filter(|_| ends) {
             tracing::info!(last = %before, "backfill ended");
         }
@@ -331,7 +331,7 @@ impl NodeState {
     }
 
     /// Returns the findings about the schema for which a node that starts would halt.
-    pub(crate) fn schema_trouble(&self) -> Option<String> {
+    pub(crate) fn schema_error(&self) -> Option<String> {
         self.schema.lock().clone().filter(|(_, is_fatal)| *is_fatal).map(|(why, _)| why)
     }
 
@@ -390,7 +390,7 @@ mod tests {
         node_state.prove();
         let refused = |place, said| {
             node_state.report_answered(place, said);
-            node_state.trouble()
+            node_state.degraded_reason()
         };
         assert_eq!(refused(0, Some(Ok(()))), None);
         assert_eq!(refused(1, Some(Err("not known"))), None, "one of two");
@@ -411,13 +411,13 @@ mod tests {
         node_state.prove();
         let after = "trigger after CREATE TRIGGER audit AFTER INSERT ON pghc.chain";
         node_state.schema_differs(&[Finding::Foreign(after.to_owned())]);
-        assert_eq!(node_state.trouble(), None);
+        assert_eq!(node_state.degraded_reason(), None);
         assert!(node_state.schema_warning().is_some_and(|why| why.contains(after)));
         let hidden = Finding::Foreign("policy pghc.chain hide".to_owned());
         node_state.schema_differs(&[hidden]);
-        assert!(node_state.trouble().is_some_and(|why| why.contains("hide")));
+        assert!(node_state.degraded_reason().is_some_and(|why| why.contains("hide")));
         node_state.schema_differs(&[]);
-        assert_eq!((node_state.trouble(), node_state.schema_warning()), (None, None));
+        assert_eq!((node_state.degraded_reason(), node_state.schema_warning()), (None, None));
     }
 
     #[tokio::test(start_paused = true)]
@@ -431,8 +431,11 @@ mod tests {
         assert!(may && begun.elapsed() == second);
         node_state.doubt("it was changed");
         assert!(!node_state.is_proven());
-        assert_eq!(node_state.trouble().as_deref(), Some("the database was not reached yet"));
+        assert_eq!(
+            node_state.degraded_reason().as_deref(),
+            Some("the database was not reached yet")
+        );
         node_state.database_is_well();
-        assert_eq!(node_state.trouble().as_deref(), Some("it was changed"));
+        assert_eq!(node_state.degraded_reason().as_deref(), Some("it was changed"));
     }
 }

@@ -113,12 +113,12 @@ impl Far {
         quickest
     }
 
-    /// Batches sequenced at [`WRITER`] by acks and by the leader's word, once all are counted; one that
+    /// Batches sequenced at [`WRITER`] by acks and by the leader, once all are counted; one that
     /// was sent again is counted again.
     async fn sequenced(&self) -> (u64, u64) {
         let metrics = &self.metrics[usize::try_from(WRITER).expect("small") - 1].coordinator;
         wait_for("all to be counted", async || {
-            let counted = (metrics.sequenced_by_acks.get(), metrics.sequenced_by_leader.get());
+            let counted = (metrics.commits_from_acks().get(), metrics.commits_from_leader().get());
             (counted.0 + counted.1 >= WRITES).then_some(counted)
         })
         .await

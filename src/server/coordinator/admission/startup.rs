@@ -11,7 +11,7 @@ use futures::future::join_all;
 use openraft::errors::{InitializeError, RaftError};
 use pghc_runtime::rpc::v1::raft_client::RaftClient;
 use pghc_runtime::rpc::v1::{CheckAdmissionReply, NodeInfo};
-use pghc_runtime::task::watch;
+use pghc_runtime::task::fair_watch;
 
 use super::identity::DataDirIdentity;
 use super::peer_history::PeerHistory;
@@ -37,7 +37,7 @@ pub(crate) struct Admission {
     pub(crate) log: LogStore,
     pub(crate) peer_history: PeerHistory,
     /// Publishes a rejection.
-    pub(crate) refused: watch::Sender<Option<String>>,
+    pub(crate) refused: fair_watch::Sender<Option<String>>,
 }
 
 impl Admission {

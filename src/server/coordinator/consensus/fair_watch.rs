@@ -1,8 +1,8 @@
-//! Adapts [`pghc_runtime::task::watch`] to openraft; it wakes its waiters in the order of their calls.
+//! Adapts [`pghc_runtime::task::fair_watch`] to openraft; it wakes its waiters in the order of their calls.
 
 use openraft::async_runtime::watch::{RecvError, SendError, Watch, WatchReceiver, WatchSender};
 use openraft::{OptionalSend, OptionalSync};
-use pghc_runtime::task::watch::{Receiver, Ref, Sender, channel};
+use pghc_runtime::task::fair_watch::{Receiver, Ref, Sender, channel};
 
 /// Watch channel with a fixed wake-up order.
 #[derive(Debug)]

@@ -16,7 +16,7 @@ use pghc_runtime::rpc::v1::{
     ReadIndexRequest, SubmitReply, SubmitRequest, TailBatch, TailRequest, VouchReply, VouchRequest,
     Vouched, ZoneReport,
 };
-use pghc_runtime::task::watch;
+use pghc_runtime::task::fair_watch;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
@@ -300,7 +300,7 @@ impl Drop for WaiterGuard<'_> {
 
 /// Waits up to `pause` for a leadership change.
 async fn wait_for_leader(
-    leadership: &mut watch::Receiver<Leadership>,
+    leadership: &mut fair_watch::Receiver<Leadership>,
     pause: Duration,
 ) -> Result<(), Status> {
     match tokio::time::timeout(pause, leadership.changed()).await {

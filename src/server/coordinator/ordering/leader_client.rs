@@ -9,7 +9,7 @@ use pghc_runtime::rpc::v1::coordinator_client::CoordinatorClient;
 use pghc_runtime::rpc::v1::{ProposeReply, ProposeRequest};
 use pghc_runtime::rpc::{Caller, MESSAGE_BYTES_MAX, is_connection_refused};
 use pghc_runtime::task::Tasks;
-use pghc_runtime::task::watch;
+use pghc_runtime::task::fair_watch;
 use pghc_runtime::telemetry::Metrics;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -37,7 +37,7 @@ pub(crate) struct LeaderClient {
     proposer: Proposer,
     peers: PeerDirectory,
     format_support: FormatSupport,
-    leadership: watch::Receiver<Leadership>,
+    leadership: fair_watch::Receiver<Leadership>,
     metrics: Arc<Metrics>,
     clock: Clock,
     permits: Arc<Semaphore>,
@@ -73,7 +73,7 @@ impl LeaderClient {
     }
 
     /// Returns the known leader and its changes.
-    pub(crate) fn leadership(&self) -> watch::Receiver<Leadership> {
+    pub(crate) fn leadership(&self) -> fair_watch::Receiver<Leadership> {
         self.leadership.clone()
     }
 
@@ -189,9 +189,9 @@ fn watch_leadership(
     gauges: Arc<Metrics>,
     peers: PeerDirectory,
     tasks: &Tasks,
-) -> watch::Receiver<Leadership> {
+) -> fair_watch::Receiver<Leadership> {
     let mut metrics = raft.server_metrics();
-    let (sender, receiver) = watch::channel(Leadership::default());
+    let (sender, receiver) = fair_watch::channel(Leadership::default());
     tasks.spawn("leadership", async move {
         loop {
             let now = {

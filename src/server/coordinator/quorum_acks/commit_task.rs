@@ -105,7 +105,7 @@ impl CommitTask {
             match self.driver.advance_early(entry).map_err(CommitError::SequencerDriver)? {
                 // openraft was faster, or pauses early sequencing: check again.
                 None => return Ok(true),
-                Some(batches) => self.metrics.coordinator.sequenced_by_acks.inc_by(batches),
+                Some(batches) => self.metrics.coordinator.commits_from_acks().inc_by(batches),
             };
         }
         Ok(count > 0 && last <= mark.index)

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use parking_lot::Mutex;
 use pghc_runtime::mutation::{self, Mutant};
-use pghc_runtime::task::watch;
+use pghc_runtime::task::fair_watch;
 use tokio::sync::Notify;
 
 use super::Acks;
@@ -22,7 +22,7 @@ struct Inner {
     /// Newest vote given to the log.
     vote: Mutex<Option<Vote>>,
     /// Newest own ack; an unsent older one is dropped, because only the newest counts.
-    own: watch::Sender<Option<Ack>>,
+    own: fair_watch::Sender<Option<Ack>>,
     tracker: Mutex<QuorumTracker>,
     /// Signals a new ack, or an appended entry that a majority already holds.
     changed: Notify,
@@ -37,7 +37,7 @@ impl ReplicationProgress {
             id,
             mode,
             vote: Mutex::default(),
-            own: watch::Sender::new(None),
+            own: fair_watch::Sender::new(None),
             tracker: Mutex::default(),
             changed: Notify::new(),
             counted: AtomicU64::new(0),
@@ -103,7 +103,7 @@ impl ReplicationProgress {
     }
 
     /// Returns this coordinator's acks, for a sender.
-    pub(crate) fn own(&self) -> watch::Receiver<Option<Ack>> {
+    pub(crate) fn own(&self) -> fair_watch::Receiver<Option<Ack>> {
         let mut own = self.0.own.subscribe();
         own.mark_changed();
         own

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use openraft::raft::AppendEntriesRequest;
-use pghc_runtime::task::watch;
+use pghc_runtime::task::fair_watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::coordinator::consensus::type_config::TypeConfig;
@@ -28,7 +28,7 @@ type Request = AppendEntriesRequest<TypeConfig>;
 /// are never late. A probe's stream at the end of the log ends [`LINGER`] later.
 pub(crate) fn piggyback_commits<S>(
     input: S,
-    appended: Option<watch::Receiver<u64>>,
+    appended: Option<fair_watch::Receiver<u64>>,
     gone: CancellationToken,
 ) -> impl Stream<Item = Request> + Send
 where
@@ -41,7 +41,7 @@ where
 
 struct CommitPiggyback<S> {
     input: S,
-    appended: watch::Receiver<u64>,
+    appended: fair_watch::Receiver<u64>,
     gone: CancellationToken,
     /// Index of the last entry of the last request, if it has entries.
     sent: Option<u64>,
@@ -70,7 +70,7 @@ mod tests {
     use openraft::EntryPayload;
     use openraft::entry::RaftEntry as _;
     use openraft::vote::RaftLeaderId as _;
-    use pghc_runtime::task::watch;
+    use pghc_runtime::task::fair_watch;
     use tokio::time::Instant;
     use tokio_util::sync::CancellationToken;
 
@@ -88,7 +88,7 @@ mod tests {
 
     /// Returns the delay of a second request after `first`, when entry `appended` already exists.
     async fn waited(first: Request, appended: Option<u64>) -> std::time::Duration {
-        let sender = watch::Sender::new(appended.unwrap_or_default());
+        let sender = fair_watch::Sender::new(appended.unwrap_or_default());
         let (mut input, output) = mpsc::channel(2);
         let appended = appended.map(|_| sender.subscribe());
         let mut piggyback_commits =
@@ -108,7 +108,7 @@ mod tests {
             waited(request(Some(7)), Some(8)).await.is_zero(),
             "there is an entry to go with it"
         );
-        let (sender, appended) = watch::channel(7);
+        let (sender, appended) = fair_watch::channel(7);
         let (mut input, output) = mpsc::channel(2);
         let mut piggyback_commits =
             Box::pin(piggyback_commits(output, Some(appended), CancellationToken::new()));
@@ -132,7 +132,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_request_is_pulled_after_the_replies_are_dropped() {
-        let (_sender, appended) = watch::channel(7);
+        let (_sender, appended) = fair_watch::channel(7);
         let (mut input, output) = mpsc::channel(2);
         let gone = CancellationToken::new();
         let mut piggyback_commits =

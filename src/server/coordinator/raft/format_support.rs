@@ -11,7 +11,7 @@ use futures::future::join_all;
 use parking_lot::Mutex;
 use pghc_runtime::rpc::v1::raft_client::RaftClient;
 use pghc_runtime::rpc::v1::{GetNodeInfoRequest, NodeInfo};
-use pghc_runtime::task::watch;
+use pghc_runtime::task::fair_watch;
 
 use super::handle::Raft;
 use super::membership::Memberships;
@@ -34,7 +34,7 @@ pub(crate) struct FormatSupport {
     id: u64,
     raft: Raft,
     peers: PeerDirectory,
-    registry: watch::Receiver<Arc<Zones>>,
+    registry: fair_watch::Receiver<Arc<Zones>>,
     /// Members already logged as lacking the format.
     named: Arc<Mutex<Vec<u64>>>,
 }
@@ -45,7 +45,7 @@ impl FormatSupport {
         id: u64,
         raft: &Raft,
         peers: &PeerDirectory,
-        registry: watch::Receiver<Arc<Zones>>,
+        registry: fair_watch::Receiver<Arc<Zones>>,
     ) -> Self {
         Self { id, raft: raft.clone(), peers: peers.clone(), registry, named: Arc::default() }
     }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use parking_lot::Mutex;
 use pghc_runtime::geo::timing::Timing;
-use pghc_runtime::task::{Tasks, watch};
+use pghc_runtime::task::{Tasks, fair_watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::handle::Raft;
@@ -60,7 +60,7 @@ pub(crate) struct IdleHeartbeats {
     timing: Timing,
     leader_contact: LeaderContact,
     /// Index of the newest entry given to the log.
-    appended: watch::Receiver<u64>,
+    appended: fair_watch::Receiver<u64>,
 }
 
 impl IdleHeartbeats {
@@ -138,7 +138,7 @@ impl IdleHeartbeats {
 
 /// Resolves after [`QUIET`] without an entry. Polls once in that time: waking for every entry would
 /// cost more than the ticker.
-async fn quiet(appended: &mut watch::Receiver<u64>) {
+async fn quiet(appended: &mut fair_watch::Receiver<u64>) {
     loop {
         let before = *appended.borrow_and_update();
         sleep(QUIET).await;

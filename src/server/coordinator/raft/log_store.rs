@@ -9,7 +9,7 @@ use std::time::Instant;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{LogState, OptionalSend, RaftLogReader};
 use pghc_runtime::mutation::{self, Mutant};
-use pghc_runtime::task::watch;
+use pghc_runtime::task::fair_watch;
 use pghc_runtime::telemetry::Metrics;
 use tokio::sync::oneshot;
 
@@ -47,7 +47,7 @@ pub(crate) struct LogStore {
     metrics: Arc<Metrics>,
     acks: ReplicationProgress,
     /// Index of the newest entry given to the log since it was opened.
-    appended: watch::Sender<u64>,
+    appended: fair_watch::Sender<u64>,
 }
 
 impl LogStore {
@@ -60,7 +60,7 @@ impl LogStore {
         metrics: Arc<Metrics>,
         acks: ReplicationProgress,
     ) -> io::Result<Self> {
-        let store = Self { log, metrics, acks, appended: watch::Sender::new(0) };
+        let store = Self { log, metrics, acks, appended: fair_watch::Sender::new(0) };
         store.acks.on_open(store.vote()?, store.last()?);
         Ok(store)
     }
@@ -96,7 +96,7 @@ impl LogStore {
 
     /// Returns the index of the newest entry given to the log, and its changes; 0 before the first
     /// since it was opened.
-    pub(crate) fn appended(&self) -> watch::Receiver<u64> {
+    pub(crate) fn appended(&self) -> fair_watch::Receiver<u64> {
         self.appended.subscribe()
     }
 

@@ -24,7 +24,7 @@ use openraft::{OptionalSend, RaftNetworkFactory};
 use pghc_runtime::rpc::v1::Frame;
 use pghc_runtime::rpc::v1::raft_client::RaftClient;
 use pghc_runtime::rpc::{Caller, MESSAGE_BYTES_MAX};
-use pghc_runtime::task::watch;
+use pghc_runtime::task::fair_watch;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -55,7 +55,7 @@ pub(crate) struct Network {
     peers: PeerDirectory,
     traffic_guard: RaftTrafficGuard,
     vote_withholding: VoteWithholding,
-    appended: Option<watch::Receiver<u64>>,
+    appended: Option<fair_watch::Receiver<u64>>,
 }
 
 impl Network {
@@ -64,7 +64,7 @@ impl Network {
         peers: PeerDirectory,
         traffic_guard: RaftTrafficGuard,
         vote_withholding: VoteWithholding,
-        appended: Option<watch::Receiver<u64>>,
+        appended: Option<fair_watch::Receiver<u64>>,
     ) -> Self {
         Self { peers, traffic_guard, vote_withholding, appended }
     }
@@ -146,7 +146,7 @@ pub(crate) struct Peer {
     client: Option<RaftClient<Caller>>,
     traffic_guard: RaftTrafficGuard,
     vote_withholding: VoteWithholding,
-    appended: Option<watch::Receiver<u64>>,
+    appended: Option<fair_watch::Receiver<u64>>,
     retry: Duration,
     reopen: ReopenBackoff,
     /// Open call for heartbeats, while none is in flight.

@@ -14,7 +14,7 @@ use pghc_api::chain::{Digest, Head};
 use pghc_api::id::ClusterId;
 use pghc_api::limits::TAIL_QUEUE_BYTES_MAX;
 use pghc_runtime::rpc::v1::TailBatch;
-use pghc_runtime::task::watch;
+use pghc_runtime::task::fair_watch;
 use tokio::sync::Notify;
 
 use super::batch_cache::{BatchCache, CacheLookup};
@@ -28,10 +28,10 @@ const TAIL_BATCHES: usize = 64;
 
 pub(crate) struct SequencerDriver {
     inner: Mutex<Inner>,
-    head_id: watch::Sender<u64>,
+    head_id: fair_watch::Sender<u64>,
     /// Index after the newest sequenced entry.
-    next_index: watch::Sender<u64>,
-    zones: watch::Sender<Arc<Zones>>,
+    next_index: fair_watch::Sender<u64>,
+    zones: fair_watch::Sender<Arc<Zones>>,
     /// Signals, during a pause, that no entry is unconfirmed or that a snapshot was taken.
     caught_up: Notify,
 }
@@ -90,23 +90,23 @@ impl SequencerDriver {
             batch_cache: BatchCache::starting_after(0, ring_bytes),
             reply_cache: ReplyCache::default(),
         };
-        let (head_id, zones) = (watch::Sender::new(0), watch::Sender::default());
-        let (next_index, caught_up) = (watch::Sender::new(0), Notify::new());
+        let (head_id, zones) = (fair_watch::Sender::new(0), fair_watch::Sender::default());
+        let (next_index, caught_up) = (fair_watch::Sender::new(0), Notify::new());
         Self { inner: Mutex::new(inner), head_id, next_index, zones, caught_up }
     }
 
     /// Returns the sequenced registry of zones and its changes.
-    pub(crate) fn zones(&self) -> watch::Receiver<Arc<Zones>> {
+    pub(crate) fn zones(&self) -> fair_watch::Receiver<Arc<Zones>> {
         self.zones.subscribe()
     }
 
     /// Returns the newest sequenced id and its changes.
-    pub(crate) fn head_id(&self) -> watch::Receiver<u64> {
+    pub(crate) fn head_id(&self) -> fair_watch::Receiver<u64> {
         self.head_id.subscribe()
     }
 
     /// Returns the index after the newest sequenced entry, and its changes.
-    pub(crate) fn next_index(&self) -> watch::Receiver<u64> {
+    pub(crate) fn next_index(&self) -> fair_watch::Receiver<u64> {
         self.next_index.subscribe()
     }
 

@@ -74,7 +74,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         while let Some((entry, responder)) = entries.try_next().await? {
             let batches = self.driver.advance(entry)?;
-            self.metrics.coordinator.sequenced_by_leader.inc_by(batches);
+            self.metrics.coordinator.commits_from_leader().inc_by(batches);
             if let Some(responder) = responder {
                 responder.send(());
             }

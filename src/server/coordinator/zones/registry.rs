@@ -10,7 +10,7 @@ use pghc_api::id::{BadId, ZoneName};
 use pghc_api::limits::ZONES_MAX;
 use pghc_runtime::rpc::v1::zone_view::State;
 use pghc_runtime::rpc::v1::{ZoneReport, ZoneView};
-use pghc_runtime::task::watch;
+use pghc_runtime::task::fair_watch;
 use tokio::time::Instant;
 
 use super::names::{NameTaken, Names};
@@ -50,9 +50,9 @@ struct Zone {
     flushed: u64,
     applier: String,
     halted: String,
-    trouble: String,
+    degraded_reason: String,
     api_url: String,
-    filling: bool,
+    backfilling: bool,
     reported: Instant,
     /// Time of its applier's last report.
     applier_reported: Option<Instant>,
@@ -65,9 +65,9 @@ impl Zone {
             flushed: 0,
             applier: String::new(),
             halted: String::new(),
-            trouble: String::new(),
+            degraded_reason: String::new(),
             api_url: String::new(),
-            filling: false,
+            backfilling: false,
             reported: now,
             applier_reported: None,
         }
@@ -85,7 +85,7 @@ pub(crate) type MemberZones = Box<dyn Fn() -> BTreeSet<ZoneName> + Send + Sync>;
 /// All zones by name.
 pub(crate) struct Zones {
     /// Registry as sequenced here.
-    registry: watch::Receiver<Arc<sequencer::Zones>>,
+    registry: fair_watch::Receiver<Arc<sequencer::Zones>>,
     /// Initial zones while none is registered.
     expected: Vec<ZoneName>,
     /// Returns the zones of the group's members.
@@ -95,25 +95,25 @@ pub(crate) struct Zones {
     reported: Mutex<BTreeMap<ZoneName, Zone>>,
     names: Mutex<Names>,
     heads: Mutex<Heads>,
-    changed: watch::Sender<()>,
-    newcomer: watch::Sender<()>,
+    changed: fair_watch::Sender<()>,
+    newcomer: fair_watch::Sender<()>,
 }
 
 impl Zones {
     /// `expected` are the zones that count before any is registered. Afterwards the members' zones
     /// and those added by an operator count.
     pub(crate) fn new(
-        registry: watch::Receiver<Arc<sequencer::Zones>>,
+        registry: fair_watch::Receiver<Arc<sequencer::Zones>>,
         (expected, member_zones): (Vec<ZoneName>, MemberZones),
         since: Instant,
     ) -> Self {
-        let (changed, newcomer) = (watch::Sender::new(()), watch::Sender::new(()));
+        let (changed, newcomer) = (fair_watch::Sender::new(()), fair_watch::Sender::new(()));
         let (reported, names, heads) = (Mutex::default(), Mutex::default(), Mutex::default());
         Self { registry, expected, member_zones, since, reported, names, heads, changed, newcomer }
     }
 
     /// Returns the sequenced registry and its changes.
-    pub(crate) fn registry(&self) -> watch::Receiver<Arc<sequencer::Zones>> {
+    pub(crate) fn registry(&self) -> fair_watch::Receiver<Arc<sequencer::Zones>> {
         self.registry.clone()
     }
 
@@ -160,15 +160,15 @@ impl Zones {
             zone.flushed = report.flushed;
             zone.applier = report.node;
             zone.halted = report.halted;
-            zone.trouble = report.trouble;
+            zone.degraded_reason = report.degraded_reason;
             zone.api_url = report.api_url;
-            zone.filling = report.filling;
+            zone.backfilling = report.backfilling;
             zone.applier_reported = Some(now);
         } else if now - zone.applier_reported.unwrap_or(self.since) > SILENT_AFTER {
             // Without an applier the other nodes' state is the newest.
             zone.halted = report.halted;
-            zone.trouble = report.trouble;
-            zone.filling = report.filling;
+            zone.degraded_reason = report.degraded_reason;
+            zone.backfilling = report.backfilling;
         }
         drop(zones);
         self.changed.send_replace(());
@@ -187,7 +187,7 @@ impl Zones {
         let live = |(name, zone): &(&ZoneName, &Zone)| {
             now - zone.reported < SILENT_AFTER
                 && zone.halted.is_empty()
-                && !zone.filling
+                && !zone.backfilling
                 && zone.known_frontier().is_none_or(|frontier| feed.reaches(frontier))
                 && (registry.is_empty() || registry.get(name) == Some(Registration::Registered))
         };
@@ -245,12 +245,12 @@ impl Zones {
     }
 
     /// Changes when [`Zones::unregistered`] may return a new zone.
-    pub(crate) fn newcomers(&self) -> watch::Receiver<()> {
+    pub(crate) fn newcomers(&self) -> fair_watch::Receiver<()> {
         self.newcomer.subscribe()
     }
 
     /// Resolves when a report has arrived since `receiver` was last read.
-    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+    pub(crate) fn changes(&self) -> fair_watch::Receiver<()> {
         self.changed.subscribe()
     }
 
@@ -278,17 +278,17 @@ impl Zones {
             let zone = zones.get(name);
             let silent = now - zone.map_or(self.since, |zone| zone.reported);
             let frontier = zone.and_then(Zone::known_frontier);
-            let filling = zone.is_some_and(|zone| zone.filling);
+            let backfilling = zone.is_some_and(|zone| zone.backfilling);
             let text = |of: fn(&Zone) -> &String| zone.map(of).cloned().unwrap_or_default();
             ZoneView {
                 zone: name.to_string(),
                 frontier: frontier.unwrap_or_default(),
                 applier: text(|zone| &zone.applier),
                 halted: text(|zone| &zone.halted),
-                trouble: text(|zone| &zone.trouble),
+                degraded_reason: text(|zone| &zone.degraded_reason),
                 api_url: text(|zone| &zone.api_url),
                 silent_ms: u64::try_from(silent.as_millis()).unwrap_or(u64::MAX),
-                state: State::into(state(ZoneProgress { frontier, filling, silent }, feed)),
+                state: State::into(state(ZoneProgress { frontier, backfilling, silent }, feed)),
                 registered,
             }
         };

@@ -22,7 +22,7 @@ pub(crate) struct ZoneProgress {
     /// Newest applied id; `None` without a report since this process started.
     pub(crate) frontier: Option<u64>,
     /// Whether a backfill from another zone is under way.
-    pub(crate) filling: bool,
+    pub(crate) backfilling: bool,
     /// Time since its last report.
     pub(crate) silent: Duration,
 }
@@ -54,7 +54,7 @@ impl Feed {
 pub(crate) fn state(zone: ZoneProgress, feed: Feed) -> State {
     let is_silent = zone.silent >= SILENT_AFTER;
     match zone.frontier {
-        _ if zone.filling && !is_silent => State::Reseeding,
+        _ if zone.backfilling && !is_silent => State::Reseeding,
         None => State::Lagging,
         Some(frontier) if !feed.reaches(frontier) => State::Detached,
         Some(frontier) if is_silent || frontier < feed.earlier_head => State::Lagging,
@@ -102,7 +102,7 @@ mod tests {
     const FEED: Feed = Feed { first_id: 100, log_first_id: 200, earlier_head: 500 };
 
     fn at(frontier: u64) -> ZoneProgress {
-        ZoneProgress { frontier: Some(frontier), filling: false, silent: Duration::ZERO }
+        ZoneProgress { frontier: Some(frontier), backfilling: false, silent: Duration::ZERO }
     }
 
     #[test]
@@ -123,9 +123,12 @@ mod tests {
 
     #[test]
     fn zone_is_reseeding_while_its_applier_reports_it() {
-        let filling = ZoneProgress { filling: true, ..at(3) };
-        assert_eq!(state(filling, FEED), State::Reseeding);
-        assert_eq!(state(ZoneProgress { silent: SILENT_AFTER, ..filling }, FEED), State::Detached);
+        let backfilling = ZoneProgress { backfilling: true, ..at(3) };
+        assert_eq!(state(backfilling, FEED), State::Reseeding);
+        assert_eq!(
+            state(ZoneProgress { silent: SILENT_AFTER, ..backfilling }, FEED),
+            State::Detached
+        );
     }
 
     #[test]

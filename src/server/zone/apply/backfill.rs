@@ -44,7 +44,7 @@ const PIECE_BYTES: usize = 256 << 10;
 const HELD_LINKS: usize = 4_096;
 const HELD_BYTES: usize = 16 << 20;
 
-/// How a turn of filling ended.
+/// How a turn of the backfill ended.
 pub(crate) enum BackfillResult {
     /// The applier has dropped its end of the queue.
     Unread,
@@ -163,7 +163,7 @@ impl Backfill {
                 }
             }
         }
-        self.node_state.set_filling(None);
+        self.node_state.set_backfill(None);
         BackfillResult::Stuck(why)
     }
 
@@ -276,7 +276,7 @@ impl Backfill {
 
     fn progress(&mut self, source: &Source, head: Option<&Head>) {
         let at = head.map_or(0, |head| head.id.get());
-        if self.node_state.filling().is_none() {
+        if self.node_state.backfill().is_none() {
             self.began = None;
         }
         let (since, first) = *self.began.get_or_insert_with(|| {
@@ -288,11 +288,11 @@ impl Backfill {
         let target = self.witness.views.head();
         if self.logged.is_none_or(|logged| logged.elapsed() >= LOG_PERIOD) {
             let left = target.saturating_sub(at);
-            tracing::info!(zone = source.zone, at, left, ids_per_second = rate, "filling");
+            tracing::info!(zone = source.zone, at, left, ids_per_second = rate, "backfilling");
             self.logged = Some(Instant::now());
         }
         let zone = source.zone.clone();
-        self.node_state.set_filling(Some(BackfillProgress { zone, at, target, rate }));
+        self.node_state.set_backfill(Some(BackfillProgress { zone, at, target, rate }));
     }
 }
 

@@ -234,7 +234,7 @@ impl TailSession<'_> {
 
     fn clear_failure(&self) {
         self.feed.node_state.feed_fails(None);
-        self.feed.node_state.set_filling(None);
+        self.feed.node_state.set_backfill(None);
     }
 }
 

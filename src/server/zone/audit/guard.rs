@@ -209,7 +209,7 @@ impl Guard {
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
-            if let Some(why) = self.node_state.schema_trouble() {
+            if let Some(why) = self.node_state.schema_error() {
                 self.node_state.doubt(&why);
                 tokio::time::sleep(RETRY_MAX).await;
                 continue;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use pghc_runtime::task::watch;
+use pghc_runtime::task::fair_watch;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
@@ -28,10 +28,10 @@ fn short(mut why: String) -> String {
 #[derive(Debug)]
 pub(crate) struct Frontier {
     waiting: Mutex<Waiting>,
-    id: watch::Sender<u64>,
+    id: fair_watch::Sender<u64>,
     /// The newest it ever was: what readers may have seen, whatever became of the database since.
     seen: AtomicU64,
-    halted: watch::Sender<Option<String>>,
+    halted: fair_watch::Sender<Option<String>>,
 }
 
 #[derive(Debug, Default)]
@@ -44,9 +44,9 @@ impl Frontier {
     pub(crate) fn new() -> Self {
         Self {
             waiting: Mutex::default(),
-            id: watch::Sender::new(0),
+            id: fair_watch::Sender::new(0),
             seen: AtomicU64::new(0),
-            halted: watch::Sender::new(None),
+            halted: fair_watch::Sender::new(None),
         }
     }
 
@@ -66,12 +66,12 @@ impl Frontier {
     }
 
     /// The id and its changes.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> fair_watch::Receiver<u64> {
         self.id.subscribe()
     }
 
     /// Why the zone has halted, and its changes.
-    pub(crate) fn halts(&self) -> watch::Receiver<Option<String>> {
+    pub(crate) fn halts(&self) -> fair_watch::Receiver<Option<String>> {
         self.halted.subscribe()
     }
 

@@ -3,7 +3,7 @@
 //! A zone that no log reaches is filled by reading another zone at the URL that its applier advertises. A wrong URL
 //! would show only then, when it is needed. So every node asks each advertised URL for `/v1/status`: [`RETRY`] after
 //! a failure, [`PERIOD`] after a success, at most [`AT_ONCE`] at a time. The findings stand in `/v1/status` and in
-//! the metric `pghc_zone_can_read`. They decide nothing: filling tries each source anew.
+//! the metric `pghc_zone_can_read`. They decide nothing: the backfill tries each source anew.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ pub(crate) struct Readings(Mutex<BTreeMap<String, Finding>>);
 struct Finding {
     url: String,
     /// Why the zone cannot be read; `None`: it can.
-    trouble: Option<String>,
+    error: Option<String>,
     due: Instant,
 }
 
@@ -51,8 +51,8 @@ impl Readings {
         let reading = |(zone, finding): (&String, &Finding)| ZoneReading {
             zone: zone.clone(),
             url: Some(finding.url.clone()).filter(|url| !url.is_empty()),
-            reads: finding.trouble.is_none(),
-            message: finding.trouble.clone(),
+            reads: finding.error.is_none(),
+            message: finding.error.clone(),
         };
         self.0.lock().iter().map(reading).collect()
     }
@@ -71,16 +71,16 @@ impl Readings {
     }
 
     /// Takes in what an attempt found; logs it where it is new.
-    fn note(&self, source: Source, trouble: Option<String>, now: Instant) {
+    fn note(&self, source: Source, error: Option<String>, now: Instant) {
         let Source { zone, url, .. } = source;
-        let due = now + if trouble.is_none() { PERIOD } else { RETRY };
-        let finding = Finding { url: url.clone(), trouble: trouble.clone(), due };
+        let due = now + if error.is_none() { PERIOD } else { RETRY };
+        let finding = Finding { url: url.clone(), error: error.clone(), due };
         let before = self.0.lock().insert(zone.clone(), finding);
-        let before = before.filter(|before| before.url == url).map(|before| before.trouble);
-        match (before, trouble) {
+        let before = before.filter(|before| before.url == url).map(|before| before.error);
+        match (before, error) {
             (Some(before), now) if before.is_none() == now.is_none() => {}
-            (_, Some(trouble)) => {
-                tracing::warn!(zone, url, trouble, "zone not readable by this node");
+            (_, Some(error)) => {
+                tracing::warn!(zone, url, error, "zone not readable by this node");
             }
             (_, None) => tracing::info!(zone, url, "zone readable"),
         }
@@ -107,14 +107,14 @@ impl Trying {
                 self.metrics.zone.can_read.remove(&[("of_zone", zone)]);
             }
             let attempts = futures::stream::iter(due).map(async |source| {
-                let trouble = self.attempt(&source).await.err();
-                (source, trouble)
+                let error = self.attempt(&source).await.err();
+                (source, error)
             });
             let mut attempts = std::pin::pin!(attempts.buffer_unordered(AT_ONCE));
-            while let Some((source, trouble)) = attempts.next().await {
+            while let Some((source, error)) = attempts.next().await {
                 let gauge = self.metrics.zone.can_read_of(&source.zone);
-                gauge.set(u64::from(trouble.is_none()));
-                self.readings.note(source, trouble, Instant::now());
+                gauge.set(u64::from(error.is_none()));
+                self.readings.note(source, error, Instant::now());
             }
         }
     }

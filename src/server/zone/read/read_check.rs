@@ -112,7 +112,7 @@ mod tests {
         let changing = async {
             let look = async || {
                 tokio::time::sleep(Duration::from_secs(2)).await;
-                node_state.trouble()
+                node_state.degraded_reason()
             };
             assert_eq!(look().await, None);
             database.0.store(true, Ordering::Relaxed);

@@ -152,7 +152,7 @@ impl Reads {
             .filter(|r| r.may_be_read())
             .map(|r| (Arc::clone(&r.database), Some(&**r)))
             .collect();
-        let is_away = self.node_state.database_trouble().is_some();
+        let is_away = self.node_state.database_error().is_some();
         let is_asked = self.node_state.is_proven() && (!is_away || replicas.is_empty());
         let primary = is_asked.then(|| (Arc::clone(&self.primary), None));
         if replicas_first || is_away {

@@ -59,7 +59,7 @@ impl Replica {
                 Err(error) => Some(describe(&error)),
             };
             // A change of the primary's schema is a change of the replica's.
-            let why = node_state.schema_trouble().or(why);
+            let why = node_state.schema_error().or(why);
             let is_fit = why.is_none();
             self.is_fit.store(is_fit, Ordering::Relaxed);
             if known.as_ref() != Some(&why) {

@@ -104,8 +104,8 @@ impl Reporter {
     }
 
     fn report(&self) -> ZoneReport {
-        let filling = self.node_state.filling();
-        let trouble = self.node_state.trouble().or_else(|| filling.clone());
+        let backfill = self.node_state.backfill();
+        let degraded_reason = self.node_state.degraded_reason().or_else(|| backfill.clone());
         ZoneReport {
             zone: self.identity.zone.to_string(),
             node: self.identity.node.to_string(),
@@ -113,9 +113,9 @@ impl Reporter {
             frontier: self.node_state.frontier.id(),
             flushed: self.node_state.flushed(),
             halted: self.node_state.frontier.halted().unwrap_or_default(),
-            trouble: trouble.unwrap_or_default(),
+            degraded_reason: degraded_reason.unwrap_or_default(),
             api_url: self.identity.api_url.clone(),
-            filling: filling.is_some(),
+            backfilling: backfill.is_some(),
             session: self.session.to_vec().into(),
             place: self.identity.place.clone(),
         }

@@ -95,7 +95,7 @@ impl Views {
             }
         }
         let is_source = |zone: &ZoneView| {
-            let is_well = zone.halted.is_empty() && zone.trouble.is_empty();
+            let is_well = zone.halted.is_empty() && zone.degraded_reason.is_empty();
             is_well
                 && zone.silent_ms < SOURCE_SILENT_MS
                 && !zone.api_url.is_empty()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pghc_api::id::{ClusterId, ZoneName};
 use pghc_api::limits::ZONES_MAX;
 use pghc_runtime::rpc::v1::ZoneReport;
-use pghc_runtime::task::watch;
+use pghc_runtime::task::fair_watch;
 use tokio::time::Instant;
 
 use crate::coordinator::zones::registry::{
@@ -31,9 +31,9 @@ fn registry(acts: &[(ZoneAct, &str)]) -> Arc<Registry> {
     Arc::new(sequencer.zones().clone())
 }
 
-fn zones_of(names: &[&str], since: Instant) -> (watch::Sender<Arc<Registry>>, Zones) {
+fn zones_of(names: &[&str], since: Instant) -> (fair_watch::Sender<Arc<Registry>>, Zones) {
     let acts: Vec<_> = names.iter().map(|name| (ZoneAct::Register, *name)).collect();
-    let (sender, receiver) = watch::channel(registry(&acts));
+    let (sender, receiver) = fair_watch::channel(registry(&acts));
     (sender, Zones::new(receiver, (Vec::new(), member_zones(&[])), since))
 }
 
@@ -61,7 +61,7 @@ fn only_live_feedable_zone_is_awaited() {
     }
     let halted = ZoneReport { halted: "why".to_owned(), ..report("ap", 2) };
     zones.report(halted, now).expect("taken");
-    zones.report(ZoneReport { filling: true, ..report("sa", 2) }, now).expect("taken");
+    zones.report(ZoneReport { backfilling: true, ..report("sa", 2) }, now).expect("taken");
     assert_eq!(zones.behind(4, ALL, now), ["eu", "gone"]);
     let acts = [(ZoneAct::Register, "eu"), (ZoneAct::Add, "gone"), (ZoneAct::Remove, "gone")];
     registry_changes.send_replace(registry(&acts));
@@ -75,12 +75,12 @@ fn standby_state_counts_only_without_an_applier() {
     let now = Instant::now();
     let (_registry, zones) = zones_of(&[], now);
     zones.report(report("eu", 3), now).expect("taken");
-    let trouble = "its own connection".to_owned();
-    let standby = ZoneReport { is_applier: false, trouble, ..report("eu", 3) };
+    let degraded_reason = "its own connection".to_owned();
+    let standby = ZoneReport { is_applier: false, degraded_reason, ..report("eu", 3) };
     zones.report(standby.clone(), now).expect("taken");
-    assert_eq!(zones.views(ALL, now)[0].trouble, "");
+    assert_eq!(zones.views(ALL, now)[0].degraded_reason, "");
     zones.report(standby, now + SILENT_AFTER * 2).expect("taken");
-    assert_eq!(zones.views(ALL, now + SILENT_AFTER * 2)[0].trouble, "its own connection");
+    assert_eq!(zones.views(ALL, now + SILENT_AFTER * 2)[0].degraded_reason, "its own connection");
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn log_is_kept_until_every_zone_has_reported() {
 #[test]
 fn known_zones_hold_the_log_before_registration() {
     let now = Instant::now();
-    let (registry_changes, receiver) = watch::channel(registry(&[]));
+    let (registry_changes, receiver) = fair_watch::channel(registry(&[]));
     let expected = vec!["us".parse().expect("a plain name")];
     let zones = Zones::new(receiver, (expected, member_zones(&[])), now);
     assert_eq!(zones.unneeded_up_to(ALL), None);
@@ -158,7 +158,7 @@ fn removed_zone_is_refused_until_added() {
 #[test]
 fn members_zone_is_a_newcomer_until_registered() {
     let now = Instant::now();
-    let (registry_changes, receiver) = watch::channel(registry(&[(ZoneAct::Register, "eu")]));
+    let (registry_changes, receiver) = fair_watch::channel(registry(&[(ZoneAct::Register, "eu")]));
     let zones = Zones::new(receiver, (Vec::new(), member_zones(&["eu", "us"])), now);
     let mut newcomers = zones.newcomers();
     zones.report(report("us", 3), now).expect("taken");
@@ -200,7 +200,7 @@ fn unknown_zone_is_refused() {
 fn removed_zone_is_forgotten_without_members() {
     let acts = [(ZoneAct::Register, "eu"), (ZoneAct::Register, "us"), (ZoneAct::Remove, "us")];
     for (members, forgettable) in [(&["eu", "us"][..], 0), (&["eu"], 1)] {
-        let (_changes, receiver) = watch::channel(registry(&acts));
+        let (_changes, receiver) = fair_watch::channel(registry(&acts));
         let zones = Zones::new(receiver, (Vec::new(), member_zones(members)), Instant::now());
         assert_eq!(zones.forgettable().len(), forgettable);
     }
@@ -227,7 +227,7 @@ fn excess_zone_or_invalid_name_is_refused() {
     let names: Vec<String> = (0..ZONES_MAX).map(|number| format!("z{number}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let acts: Vec<_> = names.iter().map(|name| (ZoneAct::Register, *name)).collect();
-    let (_registry, receiver) = watch::channel(registry(&acts));
+    let (_registry, receiver) = fair_watch::channel(registry(&acts));
     let zones = Zones::new(receiver, (Vec::new(), member_zones(&["more"])), now);
     zones.report(report("z7", 1), now).expect("known");
     let refusal = zones.report(report("more", 1), now).expect_err("one too many");
