@@ -262,7 +262,7 @@ pub async fn run(args: Arguments) -> ExitCode {
         }
         why = coordinator.stopped() => {
             coordinator.stop().await;
-            complain_of("error", &why, 1)
+            complain_of("pghc", &why, 1)
         }
     }
 }

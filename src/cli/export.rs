@@ -80,7 +80,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         // Either the reader has gone and wants no more, or the end of the program says what failed.
         Err(ExtractError::Output(_)) if output::has_ended() => ExitCode::SUCCESS,
         Err(error) => {
-            view::complain(&format!("error: {}", with_causes(&error)));
+            view::complain(&format!("pghc: {}", with_causes(&error)));
             ExitCode::from(if matches!(error, ExtractError::Violation(_)) { 1 } else { USAGE })
         }
     }

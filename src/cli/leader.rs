@@ -70,7 +70,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Err(Failure::Refused(why)) => (why, 1),
         Err(Failure::Unreached(why)) => (why, USAGE),
     };
-    view::complain(&format!("error: {why}"));
+    view::complain(&format!("pghc: {why}"));
     ExitCode::from(code)
 }
 

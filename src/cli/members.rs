@@ -153,7 +153,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     let (cluster, mut urls) = match reach.named() {
         Ok(named) => named,
         Err(why) => {
-            view::complain(&format!("error: {why}"));
+            view::complain(&format!("pghc: {why}"));
             return ExitCode::from(USAGE);
         }
     };
@@ -179,7 +179,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
             Failure::Lost(why) | Failure::Refused(why) => (why, 1),
             Failure::Unreached(why) => (why, USAGE),
         };
-        view::complain(&format!("error: {why}"));
+        view::complain(&format!("pghc: {why}"));
         return ExitCode::from(code);
     }
 }

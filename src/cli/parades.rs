@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use pghc_dev::parade::Supervisor;
 use pghc_dev::record::ParadeRecord;
 
 /// The record of the parade on `data`.
@@ -36,7 +37,9 @@ fn temporary_parades() -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(std::env::temp_dir()) else { return Vec::new() };
     let is_parade = |path: &PathBuf| {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-        name.is_some_and(|name| name.starts_with("pghc-dev-")) && ParadeRecord::read(path).is_ok()
+        // A killed parade leaves its record behind.
+        let runs = || matches!(Supervisor::read(path), Ok(Some(supervisor)) if supervisor.runs());
+        name.is_some_and(|name| name.starts_with("pghc-dev-")) && runs()
     };
     entries.filter_map(Result::ok).map(|entry| entry.path()).filter(is_parade).collect()
 }

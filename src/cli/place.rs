@@ -22,8 +22,8 @@ const SHOWN_OF_EACH: usize = 2;
 /// Arguments of `pghc place`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// aws3, aws5, aws9, or a CSV file of round trips in ms; without it the group that is named is
-    /// measured
+    /// aws3, aws5, aws9, azure48, or a CSV file of round trips in ms; without it the group that is
+    /// named is measured
     #[arg(long, value_name = "MATRIX", conflicts_with_all = ["against", "coordinator", "config", "context"])]
     matrix: Option<String>,
     /// How many zones vote [default: 3, 5 and all]
@@ -57,7 +57,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
         Err(Failure::Refused(why)) => (why, 1),
         Err(Failure::Unreached(why)) => (why, USAGE),
     };
-    view::complain(&format!("error: {why}"));
+    view::complain(&format!("pghc: {why}"));
     ExitCode::from(code)
 }
 

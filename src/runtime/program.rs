@@ -89,15 +89,15 @@ pub async fn told_to_end(lifeline: bool) -> &'static str {
     Ends::new(lifeline).told().await
 }
 
-/// Prints an error with its causes on one line.
+/// Prints an error of `pghc` with its causes on one line.
 pub fn complain(error: &dyn std::error::Error, code: u8) -> ExitCode {
-    complain_of("error", &with_causes(error), code)
+    complain_of("pghc", &with_causes(error), code)
 }
 
-/// Prints why the process ends, behind a word and a colon; a JSON log gets it with [`conclude`] instead.
-pub fn complain_of(word: &str, why: &str, code: u8) -> ExitCode {
+/// Prints why the process ends, behind the program's name and a colon; a JSON log gets it with [`conclude`] instead.
+pub fn complain_of(program: &str, why: &str, code: u8) -> ExitCode {
     if !logs_json() {
-        say(&format!("{word}: {why}"));
+        say(&format!("{program}: {why}"));
     }
     *COMPLAINT.lock() = Some(why.to_owned());
     ExitCode::from(code)
@@ -149,7 +149,7 @@ pub fn set_up_plain() {
         let filter = std::env::var("PGHC_LOG").ok().filter(|filter| !filter.is_empty());
         let filter = filter.unwrap_or_else(|| "warn".to_owned());
         if let Err(error) = crate::telemetry::set_up_logging(&filter, "json") {
-            say(&format!("error: {error}"));
+            say(&format!("PGHC_LOG: {error}"));
         }
     }
     crate::task::end_on_panic();

@@ -319,6 +319,8 @@ mod tests {
                 assert!(matrix.round_trip(a, b) > Duration::from_millis(20), "{name}: {a} {b}");
             }
         }
+        // Measured in both directions, so its two halves differ.
+        assert_eq!(Matrix::find("azure48").expect("built in").zones().len(), 48);
         assert_eq!(Matrix::built_in().count(), 4);
         assert!(Matrix::find("aws4").is_err());
         let error = "# a\nzone,a\n# b\na,x".parse::<Matrix>().expect_err("x is no number");

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::OTHER_CLUSTER;
 use crate::api_contract::Got;
-use crate::harness::console::{refuses, run};
+use crate::harness::console::{command, refuses, run};
 use crate::harness::free_port;
 use crate::harness::{PATIENCE, Site, binary, client, wait_for};
 
@@ -288,7 +288,14 @@ fn is_complete(status: &Value, record: &ParadeRecord, head: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn pghc_dev_resumes_after_sigkill() {
     let scratch = Scratch::new("cli").expect("a directory");
-    let data = scratch.path().join("data");
+    let data = scratch.path().join("pghc-dev-it");
+    // A person who has started `pghc dev` without --data asks so.
+    let status_of_only_parade = || {
+        let mut status = command("pghc status");
+        status.current_dir(scratch.path()).env("TMPDIR", scratch.path());
+        status.env("HOME", scratch.path()).env_remove("XDG_CONFIG_HOME");
+        status.output().expect("it was built")
+    };
     let mut supervisor = dev(&data);
     let (first, status) = when_healthy(&data).await;
     is_complete(&status, &first, 0);
@@ -297,7 +304,11 @@ async fn pghc_dev_resumes_after_sigkill() {
         Got::of(client().post(url)).await.is(200)
     };
     let before = write(&first, 1).await;
+    assert!(status_of_only_parade().status.success());
     supervisor.kill();
+    let unfound = status_of_only_parade();
+    let said = String::from_utf8_lossy(&unfound.stderr).into_owned();
+    assert!(unfound.status.code() == Some(2) && said.contains("no cluster was found"), "{said}");
     let mut supervisor = dev(&data);
     let gone = async || pids(&first).iter().all(|pid| command_line(*pid).is_none()).then_some(());
     wait_for("the children of the first to end", gone).await;

@@ -178,7 +178,7 @@ impl Group {
     pub(super) async fn refuses(&mut self, id: u64, words: &str) {
         let (status, said) = self.ended(id).await;
         assert_eq!(status.code(), Some(1), "{said}");
-        let error = said.lines().rfind(|line| line.starts_with("error: ")).unwrap_or_default();
+        let error = said.lines().rfind(|line| line.starts_with("pghc: ")).unwrap_or_default();
         assert!(error.contains(words), "{words:?} in {said}");
     }
 
