@@ -46,6 +46,58 @@ fn setup_on(server: &Server, setup: &str) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// Runs the commands of a page with bash, each text on the left replaced by the one on the right; returns what
+/// they print.
+async fn run_page(page: &str, substitutions: &[(&str, &str)]) -> String {
+    let mut script = commands(page);
+    for (written, here) in substitutions {
+        assert!(script.contains(written), "{written} is not in the page");
+        script = script.replace(written, here);
+    }
+    let script = format!("set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null' EXIT\n{script}");
+    let mut shell = Command::new("timeout");
+    shell.args(["120", "bash", "-c", &script]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = tokio::task::spawn_blocking(move || shell.output()).await.expect("it ends");
+    let output = output.expect("bash is there");
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{script}\n{said}");
+    said
+}
+
+/// The first of nine free ports in a row, as `pghc dev --base-port` takes them.
+fn nine_free_ports() -> u16 {
+    let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let found = (0..100).map(|_| free_port()).find(|first| (1..9).all(|at| is_free(first + at)));
+    found.expect("a free range of ports")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quickstart_page_works_as_written() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/quickstart.md")).expect("the page");
+    let scratch = Scratch::new("page").expect("a temporary directory");
+    let data = scratch.path().join("data");
+    let programs = binary();
+    let programs = programs.parent().expect("a folder").display().to_string();
+    let page =
+        page.replace("%2Ftmp%2Fpghc-quickstart", &data.display().to_string().replace('/', "%2F"));
+    let ports = nine_free_ports();
+    let ports: Vec<(String, String)> =
+        (0..9).map(|at| (format!("{}", 24_000 + at), format!("{}", ports + at))).collect();
+    let page = ports.iter().fold(page, |page, (written, here)| page.replace(written, here));
+    let substitutions = [
+        ("cargo build --bins", ":"),
+        ("/tmp/pghc-quickstart", &data.display().to_string()),
+        ("/tmp/write.json", &scratch.path().join("write.json").display().to_string()),
+        ("target/debug", &programs),
+    ];
+    let said = run_page(&page, &substitutions).await;
+    for words in ["\"id\":1", "PROVED: ", "eu-coordinator runs again", "(1 row)", "nothing is left"]
+    {
+        assert!(said.contains(words), "{words:?} is not in {said}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn own_postgresql_page_works_as_written() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -77,18 +129,7 @@ async fn own_postgresql_page_works_as_written() {
         ("7101", &coordinator.to_string()),
         ("8080", &api.to_string()),
     ];
-    let mut script = commands(&page);
-    for (written, here) in substitutions {
-        assert!(script.contains(written), "{written} is not in the page");
-        script = script.replace(written, here);
-    }
-    let script = format!("set -euo pipefail\ntrap 'kill $(jobs -p)' EXIT\n{script}");
-    let mut shell = Command::new("timeout");
-    shell.args(["60", "bash", "-c", &script]).current_dir(root);
-    let output = tokio::task::spawn_blocking(move || shell.output()).await.expect("it ends");
-    let output = output.expect("bash is there");
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{script}\n{said}");
+    let said = run_page(&page, &substitutions).await;
     assert!(said.contains("\"id\":1") && said.contains("here-1"), "{said}");
     assert!(said.contains("(0 rows)"), "pghc.verify finds nothing: {said}");
     server.stop().await.expect("it stops");
