@@ -20,7 +20,6 @@ pub mod sweep;
 pub mod watch;
 
 use std::io::IsTerminal as _;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -29,15 +28,17 @@ use pghc_wan::{Matrix, SelfCheck, Stats};
 use tokio_util::sync::CancellationToken;
 
 use self::analysis::Raw;
-use self::drive::{Log, Progress, RunContext};
+use self::drive::RunContext;
 use self::faults::{Event, Tools};
 use self::outcome::{Outcome, VERSION};
 use self::scenario::{Placement, Scenario};
 use self::watch::{LeaderTerm, Steps};
 use super::chain_check::{self, CheckResult};
+use super::load::{Log, Progress};
 use super::site::{OwnSite, Site, SiteOptions};
 use super::target::Target;
-use super::write_audit::{self, ClientWrites, WriteAudit};
+use super::transport::Http;
+use super::write_audit::{self, WriteAudit};
 
 /// Longest wait, after the run, until every zone has applied everything.
 const CALM_MAX: Duration = Duration::from_secs(120);
@@ -135,12 +136,7 @@ pub async fn run(
     let scenario = &seen.cut.map_or_else(|| scenario.clone(), |at| scenario.cut(at));
     calm(target).await?;
     let node = &target.zones[0].nodes[0];
-    let client_writes: Vec<_> = seen
-        .logs
-        .iter()
-        .map(|log| ClientWrites { name: &log.name, results: &log.results })
-        .collect();
-    let audit = write_audit::read_chain(node, newest, &name, &client_writes).await?;
+    let audit = write_audit::read_chain(node, newest, &name, &seen.logs).await?;
     let verify = chain_check::verify(target).await?;
     let zones: Vec<String> = target.zones.iter().map(|zone| zone.name.clone()).collect();
     let matrix = matrix_of(site, scenario, &zones).await;
@@ -278,20 +274,14 @@ async fn watched(
     let (done, progress) = (CancellationToken::new(), Progress::default());
     let leader = parking_lot::Mutex::new(target.status().await?.leader_zone);
     let tools = Tools::new(site, &scenario.faults, &leader)?;
-    let start = RunContext::start_from_now();
+    let start = Instant::now() + drive::LEAD;
     let zero = start + scenario.warmup.0;
-    let context =
-        RunContext { target, scenario, run: name, newest, start, progress: &progress, stop };
+    let zones: Vec<String> = target.zones.iter().map(|zone| zone.name.clone()).collect();
+    let (zones, progress) = (&zones[..], &progress);
+    let context = RunContext { zones, scenario, run: name, newest, start, progress, stop };
     let before = processors();
     let sending = async {
-        let mut driving = std::pin::pin!(drive::drive(context));
-        let ended = tokio::select! {
-            logs = &mut driving => (logs, None),
-            () = stop.cancelled() => {
-                let cut = start.elapsed();
-                (driving.await, Some(cut))
-            }
-        };
+        let ended = drive::drive(context, &Http::new(target)).await;
         done.cancel();
         ended
     };
@@ -307,31 +297,37 @@ async fn watched(
         breaking,
         following,
         watch::leaders(target, zero, &done, &leader),
-        show(scenario, start, &progress, &done),
+        show(&done, progress_line(scenario, start, progress)),
     );
     let cpu = before.zip(processors()).and_then(|(before, after)| share(before, after));
     Ok(Seen { logs, steps, leader_terms, events, cpu, cut })
 }
 
-/// A line for people each second, on a terminal only.
-async fn show(scenario: &Scenario, start: Instant, progress: &Progress, done: &CancellationToken) {
+/// The line that shows the progress of a run in real time.
+fn progress_line(
+    scenario: &Scenario,
+    start: Instant,
+    progress: &Progress,
+) -> impl FnMut() -> String {
     let length = scenario.length().as_secs();
     let mut before = 0;
-    while std::io::stderr().is_terminal() {
-        let (ok, failed) =
-            (progress.ok.load(Ordering::Relaxed), progress.failed.load(Ordering::Relaxed));
+    move || {
+        let (ok, failed) = progress.counts();
         let since = start.elapsed().as_secs().min(length);
         let warm = if since < scenario.warmup.0.as_secs() { ", warming up" } else { "" };
-        let rate = ok - before;
-        before = ok;
-        let line = format!("{since:>4} of {length} s{warm}: {ok} ok ({rate}/s), {failed} failed");
-        output::show(&format!("\r{line:<70}"));
+        let rate = ok - std::mem::replace(&mut before, ok);
+        format!("{since:>4} of {length} s{warm}: {ok} ok ({rate}/s), {failed} failed")
+    }
+}
+
+/// Shows a line for people each second until `done`, on a terminal only.
+pub async fn show(done: &CancellationToken, mut line: impl FnMut() -> String) {
+    while std::io::stderr().is_terminal() {
+        output::show(&format!("\r{:<70}", line()));
         tokio::select! {
+            biased;
+            () = done.cancelled() => return output::show(&format!("\r{:<70}\r", "")),
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
-            () = done.cancelled() => {
-                output::show(&format!("\r{:<70}\r", ""));
-                return;
-            }
         }
     }
 }

@@ -65,7 +65,7 @@ pub async fn frontier(
 ) -> Steps {
     let mut steps = Steps::default();
     let following = async {
-        let (mut newest, mut connection) = (from, None);
+        let (mut newest, mut connection) = (from, Connection::to(node.address));
         while steps.0.len() < STEPS_MAX {
             match next(node, newest, &mut connection).await {
                 Ok(Some(frontier)) => {
@@ -74,10 +74,7 @@ pub async fn frontier(
                     tokio::time::sleep(STEP_EVERY).await;
                 }
                 Ok(None) => {}
-                Err(_) => {
-                    connection = None;
-                    tokio::time::sleep(PAUSE).await;
-                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
     };
@@ -92,16 +89,12 @@ pub async fn frontier(
 async fn next(
     node: &Endpoint,
     newest: u64,
-    kept: &mut Option<Connection>,
+    connection: &mut Connection,
 ) -> anyhow::Result<Option<u64>> {
     #[derive(Deserialize)]
     struct Head {
         frontier: u64,
     }
-    let mut connection = match kept.take() {
-        Some(connection) => connection,
-        None => Connection::open(node.address).await?,
-    };
     let path = format!("/v1/chain/head?at_least={}&timeout={WAIT_MS}", newest + 1);
     let request = get(&node.host, &path);
     let limit = Duration::from_millis(2 * WAIT_MS);
@@ -111,9 +104,6 @@ async fn next(
         504 => None,
         status => anyhow::bail!("unexpected status {status}"),
     };
-    if !answer.closes {
-        *kept = Some(connection);
-    }
     Ok(frontier.filter(|frontier| *frontier > newest))
 }
 
