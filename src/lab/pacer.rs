@@ -1,16 +1,13 @@
 //! The clock of an open-loop run: it calls each request at its planned time, whatever became of
 //! the ones before.
 //!
-//! A thread of its own, because tokio's timers have a grain of 1 ms. The plan is a pure function of
-//! the seed. Invariant: a planned request is either handed over or counted as dropped.
+//! A thread of its own, because tokio's timers have a grain of 1 ms. Invariant: a planned request is either handed over or counted as dropped.
 
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use pghc_wan::wake_on_time;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -35,58 +32,6 @@ impl FromStr for Arrival {
             "uniform" => Ok(Self::Uniform),
             _ => Err(format!("{text:?} is neither `poisson` nor `uniform`")),
         }
-    }
-}
-
-/// The planned times of one zone's requests, from the start of the run.
-#[derive(Debug)]
-pub struct Plan {
-    arrival: Arrival,
-    gap: Duration,
-    end: Duration,
-    next: Duration,
-    random: StdRng,
-}
-
-impl Plan {
-    /// A plan of `rate` requests a second for `length`, from `seed` and the zone's `place`.
-    ///
-    /// # Panics
-    /// If the rate is not above 0.
-    #[must_use]
-    pub fn new(arrival: Arrival, rate: f64, length: Duration, seed: u64, place: usize) -> Self {
-        assert!(rate > 0.0, "a plan needs a rate above 0, not {rate}");
-        let gap = Duration::from_secs_f64(1.0 / rate);
-        // Zones differ by their place; the odd factor keeps neighbouring seeds apart.
-        let random =
-            StdRng::seed_from_u64(seed ^ (place as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let mut plan = Self { arrival, gap, end: length, next: Duration::ZERO, random };
-        plan.next = match arrival {
-            Arrival::Poisson => plan.draw(),
-            // Zones shall not send all at once.
-            Arrival::Uniform => gap.mul_f64(plan.random.random_range(0.0..1.0)),
-        };
-        plan
-    }
-
-    fn draw(&mut self) -> Duration {
-        match self.arrival {
-            Arrival::Uniform => self.gap,
-            // 1 - x is never 0, so its logarithm is finite.
-            Arrival::Poisson => {
-                self.gap.mul_f64(-(1.0 - self.random.random_range(0.0..1.0_f64)).ln())
-            }
-        }
-    }
-}
-
-impl Iterator for Plan {
-    type Item = Duration;
-    fn next(&mut self) -> Option<Duration> {
-        let now = self.next;
-        let gap = self.draw();
-        self.next += gap;
-        (now < self.end).then_some(now)
     }
 }
 
@@ -207,31 +152,14 @@ mod tests {
 
     use tokio_util::sync::CancellationToken;
 
-    use super::{Arrival, Lane, Paced, Plan, run};
-
-    fn plan(arrival: Arrival, seed: u64, place: usize) -> Vec<Duration> {
-        Plan::new(arrival, 100.0, Duration::from_secs(100), seed, place).collect()
-    }
-
-    #[test]
-    fn arrival_plan_is_deterministic_by_seed() {
-        for arrival in [Arrival::Poisson, Arrival::Uniform] {
-            let times = plan(arrival, 7, 0);
-            assert_eq!(times, plan(arrival, 7, 0));
-            assert_ne!(times, plan(arrival, 7, 1));
-            assert_ne!(times, plan(arrival, 8, 0));
-            assert!(times.is_sorted());
-            // Ten thousand expected; five standard deviations of a Poisson count are 500.
-            assert!((9_500..10_500).contains(&times.len()), "{arrival:?}: {}", times.len());
-        }
-    }
+    use super::{Lane, Paced, run};
 
     #[test]
     fn full_lane_drops_writes_without_delaying_others() {
         let length = Duration::from_millis(20);
-        let plan = |place| Plan::new(Arrival::Uniform, 1_000.0, length, 1, place);
-        let (full, _kept) = Lane::new(plan(0), 1);
-        let (free, mut received) = Lane::new(plan(1), 100);
+        let plan = || (0..20).map(Duration::from_millis);
+        let (full, _kept) = Lane::new(plan(), 1);
+        let (free, mut received) = Lane::new(plan(), 100);
         let start = Instant::now();
         let paced = run(start, vec![full, free], &CancellationToken::new());
         assert!(start.elapsed() >= Duration::from_millis(19));

@@ -8,21 +8,20 @@
 mod check;
 mod clients;
 mod faults;
-mod time;
 
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
+use futures::future::join_all;
 use pghc_api::id::ZoneName;
 use pghc_dev::parade::Acks;
 use pghc_lab::histogram::Latencies;
 use pghc_lab::load::Progress;
 use pghc_lab::run::drive::{LEAD, RunContext, drive};
 use pghc_lab::run::scenario::{Placement, Scenario};
-use pghc_lab::run::watch::{LeaderTerm, Steps, note_leader_term};
-use pghc_lab::run::{Finished, Known, figures, show};
+use pghc_lab::run::watch::{Steps, leaders};
+use pghc_lab::run::{Finished, Known, Seen, faults as run_faults, figures, show};
 use pghc_lab::write_audit;
-use pghc_runtime::task;
 use pghc_sim::{Parade, Plan, clock};
 use pghc_wan::Matrix;
 use tokio::sync::oneshot;
@@ -31,14 +30,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::clients::Calls;
 use self::faults::Tools;
-use self::time::since;
 
 /// Longest wait, after the run, until every zone has applied everything.
 const CALM_MAX: Duration = Duration::from_secs(120);
 const CALM_EVERY: Duration = Duration::from_secs(1);
-
-/// Time between two polls of the leader.
-const LEADER_EVERY: Duration = Duration::from_millis(200);
 
 /// Runs the scenario in virtual time.
 ///
@@ -72,11 +67,14 @@ async fn watched(
     let name = format!("virtual-{:016x}", scenario.seed);
     let (progress, done) = (Progress::default(), CancellationToken::new());
     let start = Instant::now() + LEAD;
-    let zero = start + scenario.warmup.0;
-    let leader_terms = task::spawn(leader_terms(parade.clone(), zones.clone(), zero, done.clone()));
-    let tools = Tools { parade: parade.clone(), zones: zones.clone(), zero };
-    let faults = scenario.faults.iter().cloned();
-    let events = faults.map(|fault| task::spawn(tools.clone().run(fault, done.clone()))).collect();
+    let zero = (start + scenario.warmup.0).into_std();
+    let tools = Tools { parade: parade.clone(), zones: zones.clone() };
+    let faults = scenario.faults.iter();
+    let breaking = join_all(faults.map(|fault| run_faults::run(&tools, fault, zero, &done)));
+    let leading = async || {
+        let known = parade.leader().await;
+        known.map(|(zone, term)| (Some(zones[zone].to_string()), term))
+    };
     let names: Vec<String> = zones.iter().map(ToString::to_string).collect();
     let context = RunContext {
         zones: &names,
@@ -99,11 +97,15 @@ async fn watched(
         let since = start.elapsed().as_secs().min(length);
         format!("{since:>4} of {length} virtual s: {ok} ok, {failed} failed")
     };
-    let ((mut logs, cut), ()) = tokio::join!(biased; driving, show(&done, line));
+    let ((mut logs, cut), events, leader_terms, ()) = tokio::join!(
+        biased;
+        driving,
+        breaking,
+        leaders(zero, &done, leading),
+        show(&done, line),
+    );
     // A request that waits for a connection does so by its scenario, not by a late generator.
     logs.iter_mut().for_each(|log| log.slip = Latencies::default());
-    let events = joined(events).await?;
-    let leader_terms = leader_terms.await.context("polling the leader")?;
     calm(&parade, zones.len()).await?;
     let ended = parade.ended();
     ensure!(ended.is_empty(), "{}", ended.join("; "));
@@ -116,19 +118,13 @@ async fn watched(
     let known = Known {
         started: "in virtual time".to_owned(),
         is_virtual: true,
-        interrupted: cut.is_some(),
-        logs,
-        steps,
-        leader_terms,
-        events,
+        seen: Seen { logs, steps, leader_terms, events, cpu: None, cut },
         audit,
         verify,
         emulator: None,
         emulator_check: None,
-        cpu: None,
     };
-    let cut = cut.map(|at| scenario.cut(at));
-    Ok(figures(cut.as_ref().unwrap_or(&scenario), &names, Some(&matrix), known))
+    Ok(figures(&scenario, &names, Some(&matrix), known))
 }
 
 /// Starts the parade of a scenario and waits for its leader.
@@ -152,37 +148,10 @@ async fn start(scenario: &Scenario, zones: &[ZoneName], matrix: &Matrix) -> anyh
     Ok(parade)
 }
 
-async fn joined<T>(tasks: Vec<tokio::task::JoinHandle<T>>) -> anyhow::Result<Vec<T>> {
-    let mut all = Vec::with_capacity(tasks.len());
-    for task in tasks {
-        all.push(task.await.context("a task of the run")?);
-    }
-    Ok(all)
-}
-
 /// The frontier of a zone over time, from the start of the warm-up.
 fn steps(parade: &Parade, zone: usize, start: Instant) -> Vec<(Duration, u64)> {
     let steps = parade.database(zone).steps().into_iter();
     steps.map(|(at, frontier)| (at.saturating_duration_since(start), frontier)).collect()
-}
-
-/// Polls the leader until `done`.
-async fn leader_terms(
-    parade: Parade,
-    zones: Vec<ZoneName>,
-    zero: Instant,
-    done: CancellationToken,
-) -> Vec<LeaderTerm> {
-    let mut leader_terms: Vec<LeaderTerm> = Vec::new();
-    loop {
-        let known = parade.leader().await.map(|(zone, term)| (Some(zones[zone].to_string()), term));
-        note_leader_term(&mut leader_terms, since(zero), known);
-        tokio::select! {
-            biased;
-            () = done.cancelled() => return leader_terms,
-            () = sleep(LEADER_EVERY) => {}
-        }
-    }
 }
 
 /// Waits until every zone has applied the same.

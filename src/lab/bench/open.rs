@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::closed::{Outcome, Tally, Window};
 use super::measure::single_request;
 use crate::histogram::Latencies;
-use crate::pacer::{self, Arrival, Due, Lane, Plan};
+use crate::pacer::{self, Arrival, Due, Lane};
 use crate::pool::{Broken, Pool};
+use crate::run::plan::{Curve, Times};
 use crate::target::{Target, Zone};
 
 /// Sends of one client that may be overdue; more are dropped, and the client then has failed.
@@ -41,7 +42,7 @@ pub(super) async fn alone(
 ) -> anyhow::Result<Tally> {
     let (start, stop) = (Instant::now(), CancellationToken::new());
     let length = window.end().saturating_duration_since(start);
-    let (lane, mut due) = Lane::new(Plan::new(Arrival::Uniform, rate, length, 1, 0), OVERDUE_MAX);
+    let (lane, mut due) = Lane::new(evenly(rate, length, 0), OVERDUE_MAX);
     let mut tally = Tally { seconds: window.seconds(), ..Tally::default() };
     let working = async {
         while let Some(Due { planned, .. }) = due.recv().await {
@@ -72,6 +73,11 @@ pub(super) async fn alone(
         "one client was over {OVERDUE_MAX} sends behind its plan"
     );
     Ok(tally)
+}
+
+/// Planned times of the zone at `place`: zones shall not send all at once.
+fn evenly(rate: f64, length: Duration, place: usize) -> Times {
+    Times::new(Curve::even(rate), Arrival::Uniform, length, place as u64)
 }
 
 /// Time of one slot of a timeline.
@@ -138,9 +144,9 @@ impl Crowd {
         let seen = Mutex::new(Seen::default());
         let (mut lanes, mut writing) = (Vec::new(), Vec::new());
         for (place, nodes) in zones.iter().enumerate() {
-            let plan = Plan::new(Arrival::Uniform, rate, self.length, 1, place);
             // A long queue here would only show its own waiting.
-            let (lane, due) = Lane::new(plan, (self.connections / 8).max(1));
+            let (lane, due) =
+                Lane::new(evenly(rate, self.length, place), (self.connections / 8).max(1));
             lanes.push(lane);
             let seen = &seen;
             writing.push(pacer::each(due, self.connections, move |due| async move {

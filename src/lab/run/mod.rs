@@ -106,17 +106,6 @@ async fn prepare(scenario: &Scenario, site: &Site) -> anyhow::Result<()> {
     }
 }
 
-/// Data recorded beside the load.
-struct Seen {
-    logs: Vec<Log>,
-    steps: Vec<Steps>,
-    leader_terms: Vec<LeaderTerm>,
-    events: Vec<Event>,
-    cpu: Option<f64>,
-    /// When it was stopped early, from the start of the warm-up.
-    cut: Option<Duration>,
-}
-
 /// Runs the scenario.
 ///
 /// # Errors
@@ -133,7 +122,6 @@ pub async fn run(
     let newest = write_audit::frontier(&target.zones[0].nodes[0]).await?;
     let name = uuid::Uuid::now_v7().simple().to_string();
     let seen = watched(scenario, site, newest, &name, stop).await?;
-    let scenario = &seen.cut.map_or_else(|| scenario.clone(), |at| scenario.cut(at));
     calm(target).await?;
     let node = &target.zones[0].nodes[0];
     let audit = write_audit::read_chain(node, newest, &name, &seen.logs).await?;
@@ -141,32 +129,12 @@ pub async fn run(
     let zones: Vec<String> = target.zones.iter().map(|zone| zone.name.clone()).collect();
     let matrix = matrix_of(site, scenario, &zones).await;
     let (emulator, emulator_check) = emulator(site).await;
-    let Seen { logs, steps, leader_terms, events, cpu, cut } = seen;
-    let known = Known {
-        started,
-        is_virtual: false,
-        interrupted: cut.is_some(),
-        logs,
-        steps,
-        leader_terms,
-        events,
-        audit,
-        verify,
-        emulator,
-        emulator_check,
-        cpu,
-    };
+    let known = Known { started, is_virtual: false, seen, audit, verify, emulator, emulator_check };
     Ok(figures(scenario, &zones, matrix.as_ref(), known))
 }
 
-/// Data of a finished run.
-pub struct Known {
-    /// When it began, for people.
-    pub started: String,
-    /// Whether time was virtual.
-    pub is_virtual: bool,
-    /// Whether it was stopped early.
-    pub interrupted: bool,
+/// Data recorded while the load was there.
+pub struct Seen {
     /// Each group of clients, in the order of the scenario.
     pub logs: Vec<Log>,
     /// Each node's frontier over time.
@@ -175,6 +143,20 @@ pub struct Known {
     pub leader_terms: Vec<LeaderTerm>,
     /// Faults, and what they did.
     pub events: Vec<Event>,
+    /// Processor time of the machine, 0 to 1.
+    pub cpu: Option<f64>,
+    /// When it was stopped early, from the start of the warm-up.
+    pub cut: Option<Duration>,
+}
+
+/// Data of a finished run.
+pub struct Known {
+    /// When it began, for people.
+    pub started: String,
+    /// Whether time was virtual.
+    pub is_virtual: bool,
+    /// The record of it.
+    pub seen: Seen,
     /// Acknowledged writes against the chain.
     pub audit: WriteAudit,
     /// Result of chain-verify over all zones.
@@ -183,27 +165,22 @@ pub struct Known {
     pub emulator: Option<Stats>,
     /// Lateness of the emulator before the run.
     pub emulator_check: Option<SelfCheck>,
-    /// Processor time of the machine, 0 to 1.
-    pub cpu: Option<f64>,
 }
 
-/// Computes the figures of a run and evaluates them.
+/// Computes the figures of a run and evaluates them: of one that was stopped early, as if it had been
+/// planned to end then.
 pub fn figures(
     scenario: &Scenario,
     zones: &[String],
     matrix: Option<&Matrix>,
-    mut known: Known,
+    known: Known,
 ) -> Finished {
-    let raw = Raw {
-        scenario,
-        zones,
-        matrix,
-        logs: &known.logs,
-        steps: &known.steps,
-        leader_terms: &known.leader_terms,
-    };
-    raw.measure_faults(&mut known.events);
-    let mut leader_terms = known.leader_terms.clone();
+    let Seen { logs, steps, leader_terms, mut events, cpu, cut } = known.seen;
+    let scenario = &cut.map_or_else(|| scenario.clone(), |at| scenario.cut(at));
+    let (logs_of, steps, terms) = (&logs[..], &steps[..], &leader_terms[..]);
+    let raw = Raw { scenario, zones, matrix, logs: logs_of, steps, leader_terms: terms };
+    raw.measure_faults(&mut events);
+    let mut leader_terms = leader_terms.clone();
     raw.measure_leader_terms(matrix.map(|matrix| raw.model(matrix)).as_ref(), &mut leader_terms);
     let (by_zone, all) = raw.zones();
     let (visibility, visible_everywhere) = raw.visibility();
@@ -215,7 +192,7 @@ pub fn figures(
         seed: scenario.seed,
         started: known.started,
         is_virtual: known.is_virtual,
-        interrupted: known.interrupted,
+        interrupted: cut.is_some(),
         seconds: scenario.duration.0.as_secs_f64(),
         warmup_s: scenario.warmup.0.as_secs_f64(),
         program: env!("CARGO_PKG_VERSION").to_owned(),
@@ -233,7 +210,7 @@ pub fn figures(
         leader: raw.leader(),
         leader_terms,
         timeline: raw.timeline(),
-        events: known.events,
+        events,
         visibility,
         visible_everywhere,
         audit: known.audit,
@@ -241,7 +218,7 @@ pub fn figures(
         slip: raw.slip(),
         emulator: known.emulator,
         emulator_check: known.emulator_check,
-        cpu: known.cpu,
+        cpu,
         warm_up_failures: raw.warm_up_failures(),
         invalid: Vec::new(),
         slo: Vec::new(),
@@ -259,7 +236,7 @@ pub fn figures(
         && outcome.verify.passed
         && outcome.events.iter().all(|event| event.error.is_none())
         && outcome.slo.iter().all(|judged| judged.ok);
-    Finished { outcome, logs: known.logs }
+    Finished { outcome, logs }
 }
 
 /// Sends, watches, breaks and mends.
@@ -286,17 +263,24 @@ async fn watched(
         ended
     };
     let breaking = futures::future::join_all(
-        scenario.faults.iter().map(|fault| tools.run(fault, zero, &done)),
+        scenario.faults.iter().map(|fault| faults::run(&tools, fault, zero, &done)),
     );
     let followed = if scenario.cluster.visibility { &target.zones[..] } else { &[] };
     let following = futures::future::join_all(
         followed.iter().map(|zone| watch::frontier(&zone.nodes[0], start, newest, &done)),
     );
+    let leading = async || {
+        let known = watch::leader(target).await;
+        if let Some((zone, _)) = &known {
+            leader.lock().clone_from(zone);
+        }
+        known
+    };
     let ((logs, cut), events, steps, leader_terms, ()) = tokio::join!(
         sending,
         breaking,
         following,
-        watch::leaders(target, zero, &done, &leader),
+        watch::leaders(zero, &done, leading),
         show(&done, progress_line(scenario, start, progress)),
     );
     let cpu = before.zip(processors()).and_then(|(before, after)| share(before, after));

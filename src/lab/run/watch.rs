@@ -107,34 +107,44 @@ async fn next(
     Ok(frontier.filter(|frontier| *frontier > newest))
 }
 
-/// Polls the leader until `done`; seconds count from `zero`.
+/// Zone of the leader and its term, as the best informed node of `target` knows them; `None`
+/// without any answer.
+pub(super) async fn leader(target: &Target) -> Option<(Option<String>, u64)> {
+    let statuses = target.zones.iter().map(|zone| status(&zone.nodes[0]));
+    let statuses = futures::future::join_all(statuses).await;
+    let newest = statuses.into_iter().flatten().max_by_key(|status| {
+        // Within one term, a node that knows a leader is better informed.
+        (status.term, status.leader_zone.is_some())
+    });
+    newest.map(|status| (status.leader_zone, status.term))
+}
+
+/// Asks `poll` for the leader zone and term until `done`; seconds count from `zero`.
 pub async fn leaders(
-    target: &Target,
     zero: Instant,
     done: &CancellationToken,
-    now: &parking_lot::Mutex<Option<String>>,
+    poll: impl AsyncFn() -> Option<(Option<String>, u64)>,
 ) -> Vec<LeaderTerm> {
     let mut leader_terms: Vec<LeaderTerm> = Vec::new();
     loop {
-        let statuses = target.zones.iter().map(|zone| status(&zone.nodes[0]));
-        let statuses = futures::future::join_all(statuses).await;
-        let newest = statuses.into_iter().flatten().max_by_key(|status| {
-            // Within one term, a node that knows a leader is better informed.
-            (status.term, status.leader_zone.is_some())
-        });
-        let known = newest.map(|status| (status.leader_zone, status.term));
-        note_leader_term(&mut leader_terms, seconds_from(zero, Instant::now()), known);
-        now.lock().clone_from(&leader_terms.last().and_then(|last| last.zone.clone()));
+        let known = poll().await;
+        note_leader_term(&mut leader_terms, seconds_from(zero, now()), known);
         tokio::select! {
-            () = tokio::time::sleep(LEADER_EVERY) => {}
+            biased;
             () = done.cancelled() => return leader_terms,
+            () = tokio::time::sleep(LEADER_EVERY) => {}
         }
     }
 }
 
+/// The time, which may be virtual.
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// Records the `known` leader zone and term at `at` seconds. Without any answer, the last term is
 /// extended.
-pub fn note_leader_term(
+fn note_leader_term(
     leader_terms: &mut Vec<LeaderTerm>,
     at: f64,
     known: Option<(Option<String>, u64)>,
@@ -159,7 +169,7 @@ pub fn note_leader_term(
 
 /// Seconds from `zero` to `now`, below 0 before it.
 #[must_use]
-pub fn seconds_from(zero: Instant, now: Instant) -> f64 {
+pub(super) fn seconds_from(zero: Instant, now: Instant) -> f64 {
     match now.checked_duration_since(zero) {
         Some(since) => since.as_secs_f64(),
         None => -(zero - now).as_secs_f64(),
