@@ -37,7 +37,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Time for answers to what is under way when a run is stopped early.
-const GRACE: Duration = Duration::from_secs(5);
+pub const GRACE: Duration = Duration::from_secs(5);
 
 /// Data shared by all groups.
 #[derive(Debug, Clone, Copy)]
