@@ -1,4 +1,5 @@
-//! A lean HTTP/1.1 client: one keep-alive connection, requests as prepared bytes.
+//! A lean HTTP/1.1 client: one keep-alive connection, requests as prepared bytes. A connection that
+//! broke, or whose exchange was given up, is closed, and the next exchange opens another one.
 //!
 //! The generator shares the machine with the measured system, so a request costs one write, one
 //! read and no allocation. The parser handles only the HTTP of pghc's answers: a status line,
@@ -22,10 +23,12 @@ const BODY_BYTES_MAX: usize = 64 << 20;
 /// client.
 const WRITE_FIRST_BYTES_MAX: usize = 16 << 10;
 
-/// An open connection. After an error its state is unknown: drop it.
+/// A connection to one address, open or not.
 #[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    address: SocketAddr,
+    /// Taken out during an exchange, so that only a whole one keeps the stream.
+    stream: Option<TcpStream>,
     received: Vec<u8>,
 }
 
@@ -36,8 +39,6 @@ pub struct Answer<'a> {
     pub status: u16,
     /// The body, without chunk borders.
     pub body: &'a [u8],
-    /// The server closes this connection now.
-    pub closes: bool,
     /// The server's own timing, as sent (`Server-Timing`).
     pub timing: Option<&'a str>,
 }
@@ -55,35 +56,58 @@ struct Head {
 }
 
 impl Connection {
+    /// A connection that the first exchange opens.
+    #[must_use]
+    pub const fn to(address: SocketAddr) -> Self {
+        Self { address, stream: None, received: Vec::new() }
+    }
+
     /// Connects.
     ///
     /// # Errors
     /// When the connection is refused. Nothing was sent.
     pub async fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        Ok(Self { stream, received: Vec::with_capacity(4 << 10) })
+        let (stream, received) = (Some(connect(address).await?), Vec::with_capacity(4 << 10));
+        Ok(Self { address, stream, received })
+    }
+
+    /// Whether the next exchange needs no new connection, as far as is known.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.stream.is_some()
     }
 
     /// Sends one whole request, head and body, and waits for its answer. The caller bounds the wait.
     ///
     /// # Errors
-    /// When the connection broke or the answer is not HTTP; whether the server acted is unknown.
+    /// When the connection was refused or broke, or the answer is not HTTP; whether the server
+    /// acted is unknown.
     pub async fn exchange(&mut self, request: &[u8]) -> io::Result<Answer<'_>> {
         self.received.clear();
+        let mut stream = match self.stream.take() {
+            Some(stream) => stream,
+            None => connect(self.address).await?,
+        };
         let head = if request.len() <= WRITE_FIRST_BYTES_MAX {
-            self.stream.write_all(request).await?;
-            receive(&mut self.stream.split().0, &mut self.received).await?
+            stream.write_all(request).await?;
+            receive(&mut stream.split().0, &mut self.received).await?
         } else {
-            let (mut read, mut write) = self.stream.split();
+            let (mut read, mut write) = stream.split();
             let receiving = receive(&mut read, &mut self.received);
             tokio::try_join!(write.write_all(request), receiving)?.1
         };
+        self.stream = (!head.closes).then_some(stream);
         let body = &self.received[head.bytes..head.bytes + head.length];
         let timing = head.timing.and_then(|(from, to)| self.received.get(from..to));
         let timing = timing.and_then(|bytes| std::str::from_utf8(bytes).ok());
-        Ok(Answer { status: head.status, body, closes: head.closes, timing })
+        Ok(Answer { status: head.status, body, timing })
     }
+}
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// Reads one answer into `received`; chunks are joined in place. `length` of the head answered is
@@ -236,7 +260,8 @@ mod tests {
         });
         let mut connection = Connection::open(address).await?;
         let got = connection.exchange(&get("host", "/")).await?;
-        Ok((got.status, String::from_utf8_lossy(got.body).into_owned(), got.closes))
+        let (status, body) = (got.status, String::from_utf8_lossy(got.body).into_owned());
+        Ok((status, body, !connection.is_open()))
     }
 
     #[tokio::test]

@@ -131,7 +131,7 @@ impl Endpoint {
     /// When there is no answer or its status is not 200.
     pub async fn fetch(&self, path: &str) -> anyhow::Result<Vec<u8>> {
         let fetching = async {
-            let mut connection = Connection::open(self.address).await?;
+            let mut connection = Connection::to(self.address);
             let answer = connection.exchange(&get(&self.host, path)).await?;
             if answer.status != 200 {
                 bail!("status {}: {}", answer.status, String::from_utf8_lossy(answer.body));

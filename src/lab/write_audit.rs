@@ -7,20 +7,11 @@ use anyhow::Context as _;
 use pghc_api::wire::{HeadBody, Page};
 use serde::{Deserialize, Serialize};
 
-use super::load::{WriteResult, WriteTag};
+use super::load::{Log, Write, WriteResult, WriteTag};
 use super::target::Endpoint;
 
 /// Links asked for at a time.
 const PAGE_LINKS: usize = 1_000;
-
-/// Record of one client: the result of each of its writes, in the order of their numbers.
-#[derive(Debug, Clone, Copy)]
-pub struct ClientWrites<'a> {
-    /// Name of the client: the `zone` in its payloads.
-    pub name: &'a str,
-    /// Result of each write.
-    pub results: &'a [WriteResult],
-}
 
 /// Result of the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -67,9 +58,9 @@ pub async fn read_chain(
     node: &Endpoint,
     after: u64,
     run: &str,
-    client_writes: &[ClientWrites<'_>],
+    logs: &[Log],
 ) -> anyhow::Result<WriteAudit> {
-    let mut client_writes = ChainScan::new(run, client_writes);
+    let mut scan = ChainScan::new(run, logs);
     let mut after = after;
     loop {
         let path = format!("/v1/chain?after={after}&limit={PAGE_LINKS}&linearizable=true");
@@ -77,12 +68,12 @@ pub async fn read_chain(
         let page: Page = serde_json::from_slice(&body).context("the page is not one of pghc")?;
         for link in &page.links {
             let payload = link.payload.as_ref().map_or("", |payload| payload.get());
-            client_writes.see(link.id, payload);
+            scan.see(link.id, payload);
         }
         match page.next_after {
             Some(next) if next > after => after = next,
             Some(_) => anyhow::bail!("the page after link {after} leads nowhere"),
-            None => return Ok(client_writes.close()),
+            None => return Ok(scan.close()),
         }
     }
 }
@@ -90,26 +81,25 @@ pub async fn read_chain(
 /// Compares books with a chain that is at hand: ids and payloads.
 pub fn compare<'a>(
     run: &str,
-    client_writes: &[ClientWrites<'_>],
+    logs: &[Log],
     chain: impl Iterator<Item = (u64, &'a str)>,
 ) -> WriteAudit {
-    let mut client_writes = ChainScan::new(run, client_writes);
-    chain.for_each(|(id, payload)| client_writes.see(id, payload));
-    client_writes.close()
+    let mut scan = ChainScan::new(run, logs);
+    chain.for_each(|(id, payload)| scan.see(id, payload));
+    scan.close()
 }
 
 /// The books of a run while the chain is read.
 struct ChainScan<'a> {
     run: &'a str,
-    zones: HashMap<&'a str, (&'a [WriteResult], Vec<bool>)>,
+    zones: HashMap<&'a str, (&'a [Write], Vec<bool>)>,
     audit: WriteAudit,
 }
 
 impl<'a> ChainScan<'a> {
-    fn new(run: &'a str, client_writes: &[ClientWrites<'a>]) -> Self {
-        let zones = client_writes
-            .iter()
-            .map(|book| (book.name, (book.results, vec![false; book.results.len()])));
+    fn new(run: &'a str, logs: &'a [Log]) -> Self {
+        let writes = |log: &'a Log| (log.writes.as_slice(), vec![false; log.writes.len()]);
+        let zones = logs.iter().map(|log| (log.name.as_str(), writes(log)));
         Self { run, zones: zones.collect(), audit: WriteAudit::default() }
     }
 
@@ -123,7 +113,7 @@ impl<'a> ChainScan<'a> {
         audit.found += 1;
         let place = usize::try_from(tag.n).unwrap_or(usize::MAX);
         let entry = self.zones.get_mut(tag.zone.as_str());
-        let Some((results, seen)) = entry.filter(|(results, _)| place < results.len()) else {
+        let Some((writes, seen)) = entry.filter(|(writes, _)| place < writes.len()) else {
             audit.unwanted += 1;
             return;
         };
@@ -131,20 +121,20 @@ impl<'a> ChainScan<'a> {
             audit.repeated += 1;
             return;
         }
-        match results[place] {
+        match writes[place].result {
             WriteResult::Written(answered) => audit.misnumbered += u64::from(answered != id),
-            WriteResult::Refused | WriteResult::Dropped => audit.unwanted += 1,
+            WriteResult::Refused => audit.unwanted += 1,
             WriteResult::Unknown => audit.unknown_written += 1,
         }
     }
 
     fn close(mut self) -> WriteAudit {
-        for (results, seen) in self.zones.values() {
-            for (result, _) in results.iter().zip(seen).filter(|(_, seen)| !**seen) {
-                match result {
+        for (writes, seen) in self.zones.values() {
+            for (write, _) in writes.iter().zip(seen).filter(|(_, seen)| !**seen) {
+                match write.result {
                     WriteResult::Written(_) => self.audit.lost += 1,
                     WriteResult::Unknown => self.audit.unknown_absent += 1,
-                    WriteResult::Refused | WriteResult::Dropped => {}
+                    WriteResult::Refused => {}
                 }
             }
         }
@@ -154,16 +144,21 @@ impl<'a> ChainScan<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ChainScan, ClientWrites, WriteAudit};
-    use crate::load::WriteResult;
+    use std::time::Duration;
+
+    use super::{WriteAudit, compare};
+    use crate::load::{Log, Write, WriteResult};
 
     fn check(results: &[WriteResult], chain: &[(u64, &str, u64)], wanted: WriteAudit) {
-        let mut client_writes = ChainScan::new("r", &[ClientWrites { name: "eu", results }]);
-        for (id, run, n) in chain {
-            client_writes.see(*id, &format!(r#"{{"run":"{run}","zone":"eu","n":{n},"pad":"x"}}"#));
-        }
-        client_writes.see(9, "");
-        assert_eq!(client_writes.close(), wanted, "{results:?} against {chain:?}");
+        let write = |result: &WriteResult| Write { planned: Duration::ZERO, result: *result };
+        let writes = results.iter().map(write).collect();
+        let log = Log { name: "eu".to_owned(), writes, ..Log::default() };
+        let payload = |(id, run, n): &(u64, &str, u64)| {
+            (*id, format!(r#"{{"run":"{run}","zone":"eu","n":{n},"pad":"x"}}"#))
+        };
+        let links: Vec<_> = chain.iter().map(payload).chain([(9, String::new())]).collect();
+        let links = links.iter().map(|(id, payload)| (*id, payload.as_str()));
+        assert_eq!(compare("r", &[log], links), wanted, "{results:?} against {chain:?}");
     }
 
     #[test]
@@ -176,7 +171,7 @@ mod tests {
         let twice = [(5, "r", 0), (6, "r", 0)];
         check(&[WriteResult::Written(5)], &twice, WriteAudit { found: 2, repeated: 1, ..none });
         check(&[WriteResult::Refused], &[(5, "r", 0)], WriteAudit { unwanted: 1, ..one });
-        check(&[WriteResult::Refused, WriteResult::Dropped], &[], none);
+        check(&[WriteResult::Refused], &[], none);
         check(&[], &[(5, "r", 0)], WriteAudit { unwanted: 1, ..one });
         check(&[WriteResult::Unknown], &[(5, "r", 0)], WriteAudit { unknown_written: 1, ..one });
         check(&[WriteResult::Unknown], &[], WriteAudit { unknown_absent: 1, ..none });

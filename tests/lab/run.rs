@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Query, State};
@@ -16,11 +16,12 @@ use pghc_api::id::{ClusterId, WriteId};
 use pghc_api::time::Micros;
 use pghc_api::token::Token;
 use pghc_api::wire::{HeadBody, LinkBody, Page, Status, WriteRequest};
-use pghc_lab::load::WriteResult;
-use pghc_lab::run::drive::{Log, Op, Progress, RunContext, Sample, drive};
+use pghc_lab::load::{Log, Op, Progress, Sample, WriteResult};
+use pghc_lab::run::drive::{LEAD, RunContext, drive};
 use pghc_lab::run::{outcome, run, scenario::Scenario};
 use pghc_lab::site::Site;
 use pghc_lab::target::{Endpoint, Target, Zone};
+use pghc_lab::transport::Http;
 use pghc_lab::write_audit::{self, WriteAudit};
 use pghc_runtime::task::Tasks;
 use tokio_util::sync::CancellationToken;
@@ -162,23 +163,18 @@ async fn run_scenario(
     );
     let scenario = Scenario::parse(&text, &[]).expect(&text);
     let target = target(treatment, tasks).await;
-    let (progress, start) = (Progress::default(), RunContext::start_from_now());
-    let (target_of, of) = (&target, &scenario);
+    let (progress, start) = (Progress::default(), Instant::now() + LEAD);
     let context = RunContext {
-        target: target_of,
-        scenario: of,
+        zones: &["eu".to_owned()],
+        scenario: &scenario,
         run: "run2",
         newest: 0,
         start,
         progress: &progress,
         stop: &CancellationToken::new(),
     };
-    let logs = drive(context).await;
-    let client_writes: Vec<_> = logs
-        .iter()
-        .map(|log| write_audit::ClientWrites { name: &log.name, results: &log.results })
-        .collect();
-    let audit = write_audit::read_chain(&target.zones[0].nodes[0], 0, "run2", &client_writes).await;
+    let (logs, _) = drive(context, &Http::new(&target)).await;
+    let audit = write_audit::read_chain(&target.zones[0].nodes[0], 0, "run2", &logs).await;
     (logs, audit.expect("the stand-in answers"))
 }
 
@@ -194,7 +190,7 @@ async fn open_loop_writes_match_their_audit() {
     assert!(log.samples.iter().all(|sample| sample.ok), "{:?}", log.failures);
     let writes = log.samples.iter().filter(|sample| sample.op == Op::Write).count();
     assert!(writes.abs_diff(log.samples.len() / 2) < 80, "{writes}");
-    assert_eq!((log.results.len(), log.writes.len()), (writes, writes));
+    assert_eq!(log.writes.len(), writes);
     assert_eq!(audit, WriteAudit { found: writes as u64, ..WriteAudit::default() });
     let (sum, count) = log.timing["apply"];
     assert!((sum / count as f64 - 1.5).abs() < 1e-9, "what the server tells is kept");
@@ -211,22 +207,19 @@ async fn closed_loop_audit_records_refused_writes() {
         _ => Treat::Write,
     };
     let (logs, audit) = run_scenario(treat, clients, &tasks).await;
-    let count =
-        |wanted: fn(&WriteResult) -> bool| logs[0].results.iter().filter(|f| wanted(f)).count();
-    let (written, refused) = (
-        count(|result| matches!(result, WriteResult::Written(_))),
-        count(|result| *result == WriteResult::Refused),
-    );
+    let log = &logs[0];
+    let refused = count(log, |result| *result == WriteResult::Refused);
+    let written = count(log, is_written);
     assert!(written > 0 && refused > 0, "{written} {refused}");
-    assert_eq!(written + refused, logs[0].results.len());
+    assert_eq!(written + refused, log.writes.len());
     assert_eq!(audit.found + audit.lost, written as u64, "{audit:?}");
     assert!(audit.lost > 0 && !audit.agrees(), "{audit:?}");
-    assert_eq!(logs[0].failures["429 overloaded"], refused as u64);
+    assert_eq!(log.failures["429 overloaded"], refused as u64);
     tasks.shut_down().await;
 }
 
 fn count(log: &Log, wanted: impl Fn(&WriteResult) -> bool) -> usize {
-    log.results.iter().filter(|result| wanted(result)).count()
+    log.writes.iter().filter(|write| wanted(&write.result)).count()
 }
 
 fn is_written(result: &WriteResult) -> bool {
@@ -244,9 +237,9 @@ async fn a_stall_shows_in_every_write_that_was_planned_meanwhile() {
     };
     let (logs, audit) = run_scenario(stall, one, &tasks).await;
     let log = &logs[0];
-    assert!(log.results.len().abs_diff(750) < 3, "a second and a half: {}", log.results.len());
-    assert_eq!(count(log, is_written), log.results.len(), "{:?}", log.failures);
-    assert_eq!(audit.found, log.results.len() as u64);
+    assert!(log.writes.len().abs_diff(750) < 3, "a second and a half: {}", log.writes.len());
+    assert_eq!(count(log, is_written), log.writes.len(), "{:?}", log.failures);
+    assert_eq!(audit.found, log.writes.len() as u64);
     let p90_ms = |of: fn(&Sample) -> Duration| {
         let micros = log.samples.iter().map(|it| u64::try_from(of(it).as_micros()));
         let mut micros: Vec<u64> = micros.map(|us| us.expect("short")).collect();
@@ -276,7 +269,7 @@ async fn unacknowledged_writes_are_looked_up_in_chain() {
     );
     assert_eq!(undecided, (10, 5), "{:?}", log.failures);
     assert_eq!(log.failures.get("429 overloaded"), Some(&10));
-    let found = log.results.len() as u64 - 10;
+    let found = log.writes.len() as u64 - 10;
     assert_eq!(audit, WriteAudit { found, unknown_written: 5, ..WriteAudit::default() });
     assert!(audit.agrees());
     tasks.shut_down().await;

@@ -1,29 +1,22 @@
-//! Breaking things in virtual time, on schedule, and mending them again.
+//! Breaking things in virtual time, and mending them again.
 
 use anyhow::{Context as _, anyhow, ensure};
 use pghc_api::id::ZoneName;
-use pghc_lab::run::faults::Event;
+use pghc_lab::run::faults::Breaker;
 use pghc_lab::run::scenario::{Fault, LineChange};
 use pghc_lab::run::scenario_values::{PartName, ProcessName};
 use pghc_sim::Parade;
 use pghc_wan::conditions::Change;
 use pghc_wan::{Cut, LineView};
-use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
-
-use super::time::since;
 
 /// Handles that faults act on.
-#[derive(Clone)]
 pub(super) struct Tools {
     pub(super) parade: Parade,
     pub(super) zones: Vec<ZoneName>,
-    /// The end of the warm-up.
-    pub(super) zero: Instant,
 }
 
 /// How a fault is undone.
-enum Undo {
+pub(super) enum Undo {
     Nothing,
     Heal(u64),
     Start(usize, PartName),
@@ -39,34 +32,8 @@ enum Act {
     Pause,
 }
 
-impl Tools {
-    /// Does one fault at its time, and undoes it.
-    pub(super) async fn run(self, fault: Fault, done: CancellationToken) -> Event {
-        let on_time = tokio::select! {
-            biased;
-            () = done.cancelled() => false,
-            () = sleep_until(self.zero + fault.at.0) => true,
-        };
-        let mut event = Event::new(&fault, since(self.zero));
-        if !on_time {
-            return event.missed();
-        }
-        match self.begin(&fault, &mut event.zones).await {
-            Ok(undo) => {
-                event.name_leader();
-                let end = self.zero + fault.at.0 + fault.lasting.unwrap_or_default().0;
-                tokio::select! {
-                    biased;
-                    () = done.cancelled() => {}
-                    () = sleep_until(end) => {}
-                }
-                event.error = self.undo(undo).err().map(|error| format!("{error:#}"));
-            }
-            Err(error) => event.error = Some(format!("{error:#}")),
-        }
-        event.to_s = since(self.zero);
-        event
-    }
+impl Breaker for Tools {
+    type Undo = Undo;
 
     async fn begin(&self, fault: &Fault, struck: &mut Vec<String>) -> anyhow::Result<Undo> {
         let link_model = self.parade.link_model();
@@ -99,33 +66,7 @@ impl Tools {
         self.strike(self.place(&zone)?, who, by).await
     }
 
-    async fn strike(&self, zone: usize, who: &ProcessName, by: Act) -> anyhow::Result<Undo> {
-        let (parade, part) = (&self.parade, who.part);
-        let process = match part {
-            PartName::Coordinator => parade.coordinator(zone),
-            PartName::Api(node) => parade.node(zone, node).map(|(process, _)| process),
-            PartName::Postgres => {
-                ensure!(by != Act::Pause, "a database in memory cannot be paused");
-                parade.database(zone).stop();
-                return Ok(Undo::Start(zone, part));
-            }
-        };
-        let process = process.with_context(|| format!("{who} was not running"))?;
-        match (by, part) {
-            (Act::Pause, _) => {
-                process.pause();
-                parade.note();
-                return Ok(Undo::Continue(zone, part));
-            }
-            (Act::Stop, PartName::Coordinator) => parade.stop_coordinator(zone).await,
-            (_, PartName::Coordinator) => parade.kill_coordinator(zone),
-            (_, PartName::Api(node)) => parade.kill_node(zone, node),
-            (_, PartName::Postgres) => {}
-        }
-        Ok(Undo::Start(zone, part))
-    }
-
-    fn undo(&self, undo: Undo) -> anyhow::Result<()> {
+    async fn undo(&self, undo: Undo) -> anyhow::Result<()> {
         let (parade, link_model) = (&self.parade, self.parade.link_model());
         match undo {
             Undo::Nothing => {}
@@ -153,6 +94,34 @@ impl Tools {
             }
         }
         Ok(())
+    }
+}
+
+impl Tools {
+    async fn strike(&self, zone: usize, who: &ProcessName, by: Act) -> anyhow::Result<Undo> {
+        let (parade, part) = (&self.parade, who.part);
+        let process = match part {
+            PartName::Coordinator => parade.coordinator(zone),
+            PartName::Api(node) => parade.node(zone, node).map(|(process, _)| process),
+            PartName::Postgres => {
+                ensure!(by != Act::Pause, "a database in memory cannot be paused");
+                parade.database(zone).stop();
+                return Ok(Undo::Start(zone, part));
+            }
+        };
+        let process = process.with_context(|| format!("{who} was not running"))?;
+        match (by, part) {
+            (Act::Pause, _) => {
+                process.pause();
+                parade.note();
+                return Ok(Undo::Continue(zone, part));
+            }
+            (Act::Stop, PartName::Coordinator) => parade.stop_coordinator(zone).await,
+            (_, PartName::Coordinator) => parade.kill_coordinator(zone),
+            (_, PartName::Api(node)) => parade.kill_node(zone, node),
+            (_, PartName::Postgres) => {}
+        }
+        Ok(Undo::Start(zone, part))
     }
 
     fn place(&self, zone: &str) -> anyhow::Result<usize> {

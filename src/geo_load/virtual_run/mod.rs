@@ -8,39 +8,32 @@
 mod check;
 mod clients;
 mod faults;
-mod time;
 
-use std::io::IsTerminal as _;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
+use futures::future::join_all;
 use pghc_api::id::ZoneName;
 use pghc_dev::parade::Acks;
-use pghc_lab::run::drive::Progress;
+use pghc_lab::histogram::Latencies;
+use pghc_lab::load::Progress;
+use pghc_lab::run::drive::{LEAD, RunContext, drive};
 use pghc_lab::run::scenario::{Placement, Scenario};
-use pghc_lab::run::watch::{LeaderTerm, Steps, note_leader_term};
-use pghc_lab::run::{Finished, Known, figures};
-use pghc_lab::write_audit::{self, ClientWrites};
-use pghc_runtime::output;
-use pghc_runtime::task;
+use pghc_lab::run::watch::{Steps, leaders};
+use pghc_lab::run::{Finished, Known, Seen, faults as run_faults, figures, show};
+use pghc_lab::write_audit;
 use pghc_sim::{Parade, Plan, clock};
 use pghc_wan::Matrix;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use self::clients::{Ground, Group};
+use self::clients::Calls;
 use self::faults::Tools;
-use self::time::since;
 
 /// Longest wait, after the run, until every zone has applied everything.
 const CALM_MAX: Duration = Duration::from_secs(120);
 const CALM_EVERY: Duration = Duration::from_secs(1);
-
-/// Time between two polls of the leader.
-const LEADER_EVERY: Duration = Duration::from_millis(200);
 
 /// Runs the scenario in virtual time.
 ///
@@ -51,9 +44,8 @@ const LEADER_EVERY: Duration = Duration::from_millis(200);
 pub async fn run(scenario: &Scenario, stop: &CancellationToken) -> anyhow::Result<Finished> {
     let (zones, matrix) = scenario.distances()?;
     let matrix = matrix.unwrap_or_else(|| Matrix::even(zones.clone(), Duration::ZERO));
-    let scenario = Arc::new(scenario.clone());
+    let (scenario, stop) = (scenario.clone(), stop.clone());
     let (tell, told) = oneshot::channel();
-    let stop = stop.clone();
     // An interrupted run does not wait for this thread; it ends with the program.
     let thread = std::thread::Builder::new().name("virtual run".to_owned());
     thread.spawn(move || {
@@ -65,136 +57,101 @@ pub async fn run(scenario: &Scenario, stop: &CancellationToken) -> anyhow::Resul
 }
 
 async fn watched(
-    scenario: Arc<Scenario>,
+    scenario: Scenario,
     zones: Vec<ZoneName>,
     matrix: Matrix,
     stop: CancellationToken,
 ) -> anyhow::Result<Finished> {
-    let place = |name: &str| zones.iter().position(|zone| zone.as_str() == name);
-    let voters = match &scenario.cluster.voters {
-        all if all.is_empty() => (0..zones.len()).collect(),
-        some => some.iter().filter_map(|name| place(name)).collect(),
-    };
-    let leader = scenario.cluster.leader.as_deref().and_then(place);
-    let api_nodes = scenario.cluster.api_nodes;
-    let all_to_all = scenario.cluster.acks == Acks::AllToAll;
-    let auto = scenario.cluster.placement == Placement::Auto;
-    let seed = scenario.seed;
-    let plan = Plan { seed, matrix: matrix.clone(), voters, all_to_all, auto, api_nodes };
-    let parade = Parade::start(plan);
-    parade.settle(leader).await.map_err(anyhow::Error::msg)?;
+    let parade = start(&scenario, &zones, &matrix).await?;
     parade.link_model().set("*", "*", &scenario.conditions()).map_err(anyhow::Error::msg)?;
     let name = format!("virtual-{:016x}", scenario.seed);
-    let (progress, done) = (Arc::<Progress>::default(), CancellationToken::new());
-    let start = Instant::now() + Duration::from_millis(50);
-    let zero = start + scenario.warmup.0;
-    let leader_terms = task::spawn(leader_terms(parade.clone(), zones.clone(), zero, done.clone()));
-    let tools = Tools { parade: parade.clone(), zones: zones.clone(), zero };
-    let faults = scenario.faults.iter().cloned();
-    let events = faults.map(|fault| task::spawn(tools.clone().run(fault, done.clone()))).collect();
-    let show = task::spawn(show(Arc::clone(&scenario), start, Arc::clone(&progress), done.clone()));
-    let ground = Ground {
-        parade: parade.clone(),
-        scenario: Arc::clone(&scenario),
-        run: name.clone(),
-        start,
-        progress: Arc::clone(&progress),
-        stop,
-        cut: Arc::default(),
+    let (progress, done) = (Progress::default(), CancellationToken::new());
+    let start = Instant::now() + LEAD;
+    let zero = (start + scenario.warmup.0).into_std();
+    let tools = Tools { parade: parade.clone(), zones: zones.clone() };
+    let faults = scenario.faults.iter();
+    let breaking = join_all(faults.map(|fault| run_faults::run(&tools, fault, zero, &done)));
+    let leading = async || {
+        let known = parade.leader().await;
+        known.map(|(zone, term)| (Some(zones[zone].to_string()), term))
     };
     let names: Vec<String> = zones.iter().map(ToString::to_string).collect();
-    let groups = Group::all(&ground, &names);
-    joined(groups.iter().map(|group| task::spawn(Arc::clone(group).drive())).collect()).await?;
-    done.cancel();
-    let events = joined(events).await?;
-    let leader_terms = leader_terms.await.context("polling the leader")?;
-    show.await.context("showing the progress")?;
+    let context = RunContext {
+        zones: &names,
+        scenario: &scenario,
+        run: &name,
+        newest: 0,
+        start: start.into_std(),
+        progress: &progress,
+        stop: &stop,
+    };
+    let calls = Calls { parade: parade.clone(), nodes: scenario.cluster.api_nodes };
+    let driving = async {
+        let ended = drive(context, &calls).await;
+        done.cancel();
+        ended
+    };
+    let line = || {
+        let (ok, failed) = progress.counts();
+        let length = scenario.length().as_secs();
+        let since = start.elapsed().as_secs().min(length);
+        format!("{since:>4} of {length} virtual s: {ok} ok, {failed} failed")
+    };
+    let ((mut logs, cut), events, leader_terms, ()) = tokio::join!(
+        biased;
+        driving,
+        breaking,
+        leaders(zero, &done, leading),
+        show(&done, line),
+    );
+    // A request that waits for a connection does so by its scenario, not by a late generator.
+    logs.iter_mut().for_each(|log| log.slip = Latencies::default());
     calm(&parade, zones.len()).await?;
     let ended = parade.ended();
     ensure!(ended.is_empty(), "{}", ended.join("; "));
-    let logs: Vec<_> = groups.iter().map(|group| group.take_log()).collect();
-    let client_writes: Vec<_> =
-        logs.iter().map(|log| ClientWrites { name: &log.name, results: &log.results }).collect();
     let links = parade.database(0).links();
     let chain = links.iter().map(|link| (link.id.get(), link.payload.as_deref().unwrap_or("")));
-    let audit = write_audit::compare(&name, &client_writes, chain);
+    let audit = write_audit::compare(&name, &logs, chain);
     let verify = check::verify(&parade, &names, &links);
     let followed = if scenario.cluster.visibility { zones.len() } else { 0 };
     let steps = (0..followed).map(|zone| Steps(steps(&parade, zone, start))).collect();
     let known = Known {
         started: "in virtual time".to_owned(),
         is_virtual: true,
-        interrupted: ground.cut.get().is_some(),
-        logs,
-        steps,
-        leader_terms,
-        events,
+        seen: Seen { logs, steps, leader_terms, events, cpu: None, cut },
         audit,
         verify,
         emulator: None,
         emulator_check: None,
-        cpu: None,
     };
-    let cut = ground.cut.get().map(|at| scenario.cut(*at));
-    Ok(figures(cut.as_ref().unwrap_or(&scenario), &names, Some(&matrix), known))
+    Ok(figures(&scenario, &names, Some(&matrix), known))
 }
 
-async fn joined<T>(tasks: Vec<tokio::task::JoinHandle<T>>) -> anyhow::Result<Vec<T>> {
-    let mut all = Vec::with_capacity(tasks.len());
-    for task in tasks {
-        all.push(task.await.context("a task of the run")?);
-    }
-    Ok(all)
+/// Starts the parade of a scenario and waits for its leader.
+async fn start(scenario: &Scenario, zones: &[ZoneName], matrix: &Matrix) -> anyhow::Result<Parade> {
+    let cluster = &scenario.cluster;
+    let place = |name: &str| zones.iter().position(|zone| zone.as_str() == name);
+    let voters = match &cluster.voters {
+        all if all.is_empty() => (0..zones.len()).collect(),
+        some => some.iter().filter_map(|name| place(name)).collect(),
+    };
+    let parade = Parade::start(Plan {
+        seed: scenario.seed,
+        matrix: matrix.clone(),
+        voters,
+        all_to_all: cluster.acks == Acks::AllToAll,
+        auto: cluster.placement == Placement::Auto,
+        api_nodes: cluster.api_nodes,
+    });
+    let leader = cluster.leader.as_deref().and_then(place);
+    parade.settle(leader).await.map_err(anyhow::Error::msg)?;
+    Ok(parade)
 }
 
 /// The frontier of a zone over time, from the start of the warm-up.
 fn steps(parade: &Parade, zone: usize, start: Instant) -> Vec<(Duration, u64)> {
     let steps = parade.database(zone).steps().into_iter();
     steps.map(|(at, frontier)| (at.saturating_duration_since(start), frontier)).collect()
-}
-
-/// Polls the leader until `done`.
-async fn leader_terms(
-    parade: Parade,
-    zones: Vec<ZoneName>,
-    zero: Instant,
-    done: CancellationToken,
-) -> Vec<LeaderTerm> {
-    let mut leader_terms: Vec<LeaderTerm> = Vec::new();
-    loop {
-        let known = parade.leader().await.map(|(zone, term)| (Some(zones[zone].to_string()), term));
-        note_leader_term(&mut leader_terms, since(zero), known);
-        tokio::select! {
-            biased;
-            () = done.cancelled() => return leader_terms,
-            () = sleep(LEADER_EVERY) => {}
-        }
-    }
-}
-
-/// A line for people each virtual second, on a terminal only.
-async fn show(
-    scenario: Arc<Scenario>,
-    start: Instant,
-    progress: Arc<Progress>,
-    done: CancellationToken,
-) {
-    let length = scenario.length().as_secs();
-    while std::io::stderr().is_terminal() && !done.is_cancelled() {
-        let (ok, failed) =
-            (progress.ok.load(Ordering::Relaxed), progress.failed.load(Ordering::Relaxed));
-        let since = start.elapsed().as_secs().min(length);
-        let line = format!("{since:>4} of {length} virtual s: {ok} ok, {failed} failed");
-        output::show(&format!("\r{line:<70}"));
-        tokio::select! {
-            biased;
-            () = done.cancelled() => {}
-            () = sleep(Duration::from_secs(1)) => {}
-        }
-        if done.is_cancelled() {
-            output::show(&format!("\r{:<70}\r", ""));
-        }
-    }
 }
 
 /// Waits until every zone has applied the same.

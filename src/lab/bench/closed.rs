@@ -1,7 +1,7 @@
 //! Closed-loop workers: each repeats one operation for the length of a phase.
 //!
 //! A closed loop finds the highest rate a system takes; it says nothing of latency under a load
-//! that does not wait, for which there is [`crate::run::drive`]. An operation that straddles a
+//! that does not wait, for which there is [`super::open`]. An operation that straddles a
 //! border of the measured window counts for the share of its time inside, so large operations do
 //! not make the rate jump.
 
@@ -73,6 +73,12 @@ impl Tally {
         self.units / self.seconds
     }
 
+    /// Counts an operation that failed.
+    pub(super) fn fail(&mut self, reason: String) {
+        self.failures += 1;
+        self.first_failure.get_or_insert(reason);
+    }
+
     fn merge(mut self, other: Self) -> Self {
         self.units += other.units;
         self.latencies.merge(&other.latencies);
@@ -107,11 +113,10 @@ pub(super) async fn work(
         let units = match outcome {
             Outcome::Done(units) => units,
             Outcome::Refused(units, reason) => {
-                tally.failures += 1;
-                if tally.failures >= FAILURES_MAX {
+                if tally.failures + 1 >= FAILURES_MAX {
                     bail!("{FAILURES_MAX} operations of one worker were refused: {reason}");
                 }
-                tally.first_failure.get_or_insert(reason);
+                tally.fail(reason);
                 units
             }
         };

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use serde::Deserialize;
 
 use super::closed::{Outcome, Tally, Window, together, work};
-use super::measure::payload;
+use super::measure::{payload, single_request};
 use super::open;
 use crate::client::{Connection, post, post_empty};
 use crate::target::{Endpoint, Target};
@@ -127,11 +127,6 @@ async fn closed(
         work(window, async || exchange(&mut connection, &request).await).await
     });
     together(window, workers).await
-}
-
-fn single_request(node: &Endpoint, payload_bytes: usize) -> Vec<u8> {
-    let body = format!(r#"{{"payload":{}}}"#, payload(0, payload_bytes));
-    post(&node.host, "/v1/chain", "application/json", None, body.as_bytes())
 }
 
 async fn exchange(connection: &mut Connection, request: &[u8]) -> anyhow::Result<Outcome> {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::closed::Window;
-use crate::target::Target;
+use crate::client::post;
+use crate::target::{Endpoint, Target};
 
 /// Bytes of every payload, but where a table is of payload sizes.
 pub(super) const PAYLOAD_BYTES: usize = 200;
@@ -38,6 +39,12 @@ pub(super) fn payload(number: usize, bytes: usize) -> String {
     let start = format!(r#"{{"n":{number},"pad":""#);
     let pad = "x".repeat(bytes.saturating_sub(start.len() + 2));
     format!(r#"{start}{pad}"}}"#)
+}
+
+/// Bytes of a write of a payload of this size.
+pub(super) fn single_request(node: &Endpoint, payload_bytes: usize) -> Vec<u8> {
+    let body = format!(r#"{{"payload":{}}}"#, payload(0, payload_bytes));
+    post(&node.host, "/v1/chain", "application/json", None, body.as_bytes())
 }
 
 #[cfg(test)]

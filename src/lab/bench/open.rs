@@ -3,20 +3,21 @@
 //!
 //! [`alone`] is one connection. [`Crowd`] is many over all zones, and notes what happened when.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use futures::future::join_all;
-use tokio::sync::{Mutex, mpsc};
+use parking_lot::Mutex;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::closed::{Outcome, Tally, Window};
-use super::measure::payload;
-use crate::client::{Connection, post};
+use super::measure::single_request;
 use crate::histogram::Latencies;
-use crate::pacer::{self, Arrival, Due, Lane, Plan};
-use crate::target::{Endpoint, Target};
+use crate::pacer::{self, Arrival, Due, Lane};
+use crate::pool::{Broken, Pool};
+use crate::run::plan::{Curve, Times};
+use crate::target::{Target, Zone};
 
 /// Sends of one client that may be overdue; more are dropped, and the client then has failed.
 const OVERDUE_MAX: usize = 1_024;
@@ -26,15 +27,6 @@ const LATE_MAX: Duration = Duration::from_secs(5);
 
 /// Longest wait for an answer; a write without one by then is a failure.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-
-/// Ends the pacer's thread when its run is over or given up.
-struct StopOnDrop(Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 /// Repeats `operation` on one connection, `rate` times a second, until the window ends. Only
 /// operations planned inside the window count. Operations still overdue 5 s after the window count
@@ -48,42 +40,44 @@ pub(super) async fn alone(
     window: Window,
     mut operation: impl AsyncFnMut() -> anyhow::Result<Outcome>,
 ) -> anyhow::Result<Tally> {
-    let start = Instant::now();
+    let (start, stop) = (Instant::now(), CancellationToken::new());
     let length = window.end().saturating_duration_since(start);
-    let (sender, mut due) = mpsc::channel(OVERDUE_MAX);
-    let plan = Plan::new(Arrival::Uniform, rate, length, 1, 0);
-    let stop = StopOnDrop(Arc::default());
-    let flag = Arc::clone(&stop.0);
-    let pacing = tokio::task::spawn_blocking(move || {
-        pacer::run(start, vec![Lane { plan: Box::new(plan), sender }], &flag)
-    });
+    let (lane, mut due) = Lane::new(evenly(rate, length, 0), OVERDUE_MAX);
     let mut tally = Tally { seconds: window.seconds(), ..Tally::default() };
-    while let Some(Due { planned, .. }) = due.recv().await {
-        let is_too_late = Instant::now() >= window.end() + LATE_MAX;
-        let outcome = if is_too_late {
-            tally.latencies.record(planned.elapsed());
-            Outcome::Refused(0, format!("given up {LATE_MAX:?} after the end: too far behind"))
-        } else {
-            operation().await?
-        };
-        if planned < window.begin() {
-            continue;
-        }
-        match outcome {
-            Outcome::Done(_) => {
-                tally.units += 1.0;
+    let working = async {
+        while let Some(Due { planned, .. }) = due.recv().await {
+            let is_too_late = Instant::now() >= window.end() + LATE_MAX;
+            let outcome = if is_too_late {
                 tally.latencies.record(planned.elapsed());
+                Outcome::Refused(0, format!("given up {LATE_MAX:?} after the end: too far behind"))
+            } else {
+                operation().await?
+            };
+            if planned < window.begin() {
+                continue;
             }
-            Outcome::Refused(_, reason) => {
-                tally.failures += 1;
-                tally.first_failure.get_or_insert(reason);
+            match outcome {
+                Outcome::Done(_) => {
+                    tally.units += 1.0;
+                    tally.latencies.record(planned.elapsed());
+                }
+                Outcome::Refused(_, reason) => tally.fail(reason),
             }
         }
-    }
-    let paced = pacing.await.context("the pacer panicked")?;
-    let dropped: u64 = paced.iter().map(|paced| paced.dropped).sum();
-    anyhow::ensure!(dropped == 0, "one client was over {OVERDUE_MAX} sends behind its plan");
+        anyhow::Ok(())
+    };
+    let pacing = async { Ok(pacer::pace(start, vec![lane], &stop).await) };
+    let ((), paced) = tokio::try_join!(working, pacing)?;
+    anyhow::ensure!(
+        paced[0].dropped == 0,
+        "one client was over {OVERDUE_MAX} sends behind its plan"
+    );
     Ok(tally)
+}
+
+/// Planned times of the zone at `place`: zones shall not send all at once.
+fn evenly(rate: f64, length: Duration, place: usize) -> Times {
+    Times::new(Curve::even(rate), Arrival::Uniform, length, place as u64)
 }
 
 /// Time of one slot of a timeline.
@@ -117,165 +111,118 @@ pub(super) struct Crowd {
 /// Results of an open loop with many connections.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seen {
+    /// All writes: as units those acknowledged after the warm-up and before the last write was
+    /// planned, and the latencies of all that were acknowledged.
+    pub(super) tally: Tally,
     /// Slots of [`SLOT`] by the planned time, from the start.
     pub(super) slots: Vec<Slot>,
-    /// Acknowledged after the warm-up and before the last write was planned.
-    pub(super) written_in_time: u64,
     /// Writes that were due.
     pub(super) planned: u64,
     /// Planned writes that were not sent, because all connections were busy and the queue was full.
     pub(super) dropped: u64,
-    /// Sent, and refused or broken off.
-    pub(super) failures: u64,
-    /// The text of the first failure.
-    pub(super) first_failure: Option<String>,
-}
-
-impl Seen {
-    fn slot(&mut self, planned: Instant, start: Instant) -> &mut Slot {
-        let place = planned.saturating_duration_since(start).as_nanos() / SLOT.as_nanos();
-        let place = usize::try_from(place).unwrap_or_default();
-        if self.slots.len() <= place {
-            self.slots.resize_with(place + 1, Slot::default);
-        }
-        &mut self.slots[place]
-    }
-}
-
-/// When a crowd began, was warm, and plans its last write.
-#[derive(Debug, Clone, Copy)]
-struct Term {
-    start: Instant,
-    warm: Instant,
-    end: Instant,
 }
 
 impl Crowd {
-    /// Drives all zones of `target` until every planned write is answered or `stop` is set, after
-    /// which nothing new is sent.
+    /// Drives all zones of `target` until every planned write is answered or `stop` is cancelled,
+    /// after which nothing new is sent.
     ///
     /// # Errors
     /// When a node cannot be reached at the start. Later failures are counted.
     pub(super) async fn drive(
         self,
         target: &Target,
-        stop: &Arc<AtomicBool>,
+        stop: &CancellationToken,
     ) -> anyhow::Result<Seen> {
-        let stop = StopOnDrop(Arc::clone(stop));
         let mut zones = Vec::new();
         for zone in &target.zones {
-            let nodes = (0..self.connections).map(|place| &zone.nodes[place % zone.nodes.len()]);
-            let opened = join_all(nodes.map(async |node| {
-                let connection = Connection::open(node.address).await;
-                connection.with_context(|| format!("cannot reach http://{}", node.host))
-            }));
-            let opened: Vec<_> = opened.await.into_iter().collect::<Result<_, _>>()?;
-            zones.push((zone, opened));
+            zones.push(self.connect(zone).await?);
         }
         let start = Instant::now();
-        let term = Term { start, warm: start + self.warm_up, end: start + self.length };
         #[expect(clippy::cast_precision_loss, reason = "zones are few")]
-        let rate = self.rate / target.zones.len() as f64;
-        // All workers are one task; a histogram for each would take gigabytes.
-        let seen = parking_lot::Mutex::new(Seen::default());
-        let (mut lanes, mut workers) = (Vec::new(), Vec::new());
-        for (place, (zone, opened)) in zones.into_iter().enumerate() {
+        let rate = self.rate / zones.len() as f64;
+        // All writes are one task; a histogram for each connection would take gigabytes.
+        let seen = Mutex::new(Seen::default());
+        let (mut lanes, mut writing) = (Vec::new(), Vec::new());
+        for (place, nodes) in zones.iter().enumerate() {
             // A long queue here would only show its own waiting.
-            let (sender, due) = mpsc::channel((self.connections / 8).max(1));
-            let plan = Plan::new(Arrival::Uniform, rate, self.length, 1, place);
-            lanes.push(Lane { plan: Box::new(plan), sender });
-            let due = Arc::new(Mutex::new(due));
-            for (number, connection) in opened.into_iter().enumerate() {
-                let node = &zone.nodes[number % zone.nodes.len()];
-                let worker = Worker { node, term, payload_bytes: self.payload_bytes, seen: &seen };
-                workers.push(worker.work(connection, Arc::clone(&due)));
-            }
+            let (lane, due) =
+                Lane::new(evenly(rate, self.length, place), (self.connections / 8).max(1));
+            lanes.push(lane);
+            let seen = &seen;
+            writing.push(pacer::each(due, self.connections, move |due| async move {
+                let node = usize::try_from(due.number).unwrap_or_default() % nodes.len();
+                let failure = write(&nodes[node]).await.err();
+                self.note(&mut seen.lock(), start, due.planned, failure);
+            }));
         }
-        let flag = Arc::clone(&stop.0);
-        let pacing = tokio::task::spawn_blocking(move || pacer::run(start, lanes, &flag));
-        join_all(workers).await;
+        let (paced, _) = tokio::join!(pacer::pace(start, lanes, stop), join_all(writing));
         let mut seen = seen.into_inner();
-        let paced = pacing.await.context("the pacer panicked")?;
+        seen.tally.seconds = (self.length - self.warm_up).as_secs_f64();
+        seen.slots.iter().for_each(|slot| seen.tally.latencies.merge(&slot.latencies));
         seen.planned = paced.iter().map(|lane| lane.planned).sum();
         seen.dropped = paced.iter().map(|lane| lane.dropped).sum();
         Ok(seen)
     }
-}
 
-/// One connection of the open loop.
-struct Worker<'a> {
-    node: &'a Endpoint,
-    term: Term,
-    payload_bytes: usize,
-    seen: &'a parking_lot::Mutex<Seen>,
-}
-
-impl Worker<'_> {
-    /// Sends what is due over `connection`, and over a new one when that broke.
-    async fn work(self, connection: Connection, due: Arc<Mutex<mpsc::Receiver<Due>>>) {
-        let body = format!(r#"{{"payload":{}}}"#, payload(0, self.payload_bytes));
-        let request = post(&self.node.host, "/v1/chain", "application/json", None, body.as_bytes());
-        let mut kept = Some(connection);
-        loop {
-            let next = due.lock().await.recv().await;
-            let Some(Due { planned, .. }) = next else { return };
-            let exchanging = exchange(self.node, &mut kept, &request);
-            let failure = match tokio::time::timeout(ANSWER_MAX, exchanging).await {
-                Ok(Ok(200 | 201)) => None,
-                Ok(Ok(status)) => Some(format!("answered {status}")),
-                Ok(Err(error)) => Some(format!("broken: {error}")),
-                Err(_) => Some(format!("no answer within {ANSWER_MAX:?}")),
-            };
-            if failure.as_ref().is_some_and(|reason| !reason.starts_with("answered")) {
-                kept = None;
-            }
-            self.note(planned, failure);
+    /// Opens the connections to a zone's nodes.
+    async fn connect(self, zone: &Zone) -> anyhow::Result<Vec<Node>> {
+        let mut nodes = Vec::new();
+        for (place, node) in zone.nodes.iter().enumerate() {
+            let pool = Pool::new(node.address);
+            let count = self.connections.saturating_sub(place).div_ceil(zone.nodes.len());
+            let filled = pool.fill(count).await;
+            filled.with_context(|| format!("cannot reach http://{}", node.host))?;
+            nodes.push(Node { pool, request: single_request(node, self.payload_bytes) });
         }
+        Ok(nodes)
     }
 
-    fn note(&self, planned: Instant, failure: Option<String>) {
-        let (now, mut seen) = (Instant::now(), self.seen.lock());
-        let slot = seen.slot(planned, self.term.start);
+    fn note(self, seen: &mut Seen, start: Instant, planned: Instant, failure: Option<String>) {
+        let now = Instant::now();
+        let place = planned.saturating_duration_since(start).as_nanos() / SLOT.as_nanos();
+        let place = usize::try_from(place).unwrap_or_default();
+        if seen.slots.len() <= place {
+            seen.slots.resize_with(place + 1, Slot::default);
+        }
+        let slot = &mut seen.slots[place];
         match failure {
             None => {
                 slot.latencies.record(now - planned);
-                let in_time = (self.term.warm..=self.term.end).contains(&now);
-                seen.written_in_time += u64::from(in_time);
+                let in_time = (start + self.warm_up..=start + self.length).contains(&now);
+                seen.tally.units += f64::from(u8::from(in_time));
             }
             Some(reason) => {
                 slot.failures += 1;
-                seen.failures += 1;
-                seen.first_failure.get_or_insert(reason);
+                seen.tally.fail(reason);
             }
         }
     }
 }
 
-async fn exchange(
-    node: &Endpoint,
-    kept: &mut Option<Connection>,
-    request: &[u8],
-) -> std::io::Result<u16> {
-    let connection = match kept {
-        Some(connection) => connection,
-        None => kept.insert(Connection::open(node.address).await?),
-    };
-    let answer = connection.exchange(request).await?;
-    let (status, closes) = (answer.status, answer.closes);
-    if closes {
-        *kept = None;
+/// An API node with the bytes of a write to it.
+struct Node {
+    pool: Pool,
+    request: Vec<u8>,
+}
+
+/// Writes once; the error is a line for a report.
+async fn write(node: &Node) -> Result<(), String> {
+    let exchange = node.pool.exchange(&node.request, |answer| answer.status);
+    match timeout(ANSWER_MAX, exchange).await {
+        Ok(Ok(200 | 201)) => Ok(()),
+        Ok(Ok(status)) => Err(format!("answered {status}")),
+        Ok(Err(Broken { error, .. })) => Err(format!("broken: {error}")),
+        Err(_) => Err(format!("no answer within {ANSWER_MAX:?}")),
     }
-    Ok(status)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::{Duration, Instant};
 
     use pghc_runtime::task::Tasks;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_util::sync::CancellationToken;
 
     use super::{Crowd, Seen, alone};
     use crate::bench::closed::{Outcome, Window};
@@ -327,7 +274,7 @@ mod tests {
         Target { zones: vec![Zone { name: "eu".to_owned(), dsn: String::new(), nodes }] }
     }
 
-    async fn drive(answer: Option<&'static str>, stop: &Arc<AtomicBool>) -> Seen {
+    async fn drive(answer: Option<&'static str>, stop: &CancellationToken) -> Seen {
         let tasks = Tasks::default();
         let target = zone_that_answers(answer, &tasks).await;
         let length = Duration::from_millis(600);
@@ -341,22 +288,23 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn every_planned_write_of_a_crowd_is_written_refused_or_dropped() {
         for answer in [Some("201 Created"), Some("429 Too Many Requests"), None] {
-            let seen = drive(answer, &Arc::default()).await;
+            let seen = drive(answer, &CancellationToken::new()).await;
             let written: u64 = seen.slots.iter().map(|slot| slot.latencies.count()).sum();
             let failed: u64 = seen.slots.iter().map(|slot| slot.failures).sum();
             assert_eq!(seen.planned, 300, "{answer:?}");
             assert_eq!(written + failed + seen.dropped, seen.planned, "{answer:?}");
-            assert_eq!(failed, seen.failures);
+            assert_eq!(failed, seen.tally.failures);
+            assert_eq!(written, seen.tally.latencies.count());
             assert!(seen.slots.len() <= 3, "600 ms are three slots");
             let is_good = answer == Some("201 Created");
-            assert_eq!((written > 0, failed > 0), (is_good, !is_good), "{:?}", seen.first_failure);
+            assert_eq!((written > 0, failed > 0), (is_good, !is_good), "{:?}", seen.tally);
         }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_crowd_that_is_told_to_stop_plans_nothing_new() {
-        let stop = Arc::new(AtomicBool::new(false));
-        stop.store(true, Ordering::Relaxed);
+        let stop = CancellationToken::new();
+        stop.cancel();
         assert_eq!(drive(Some("201 Created"), &stop).await.planned, 0);
     }
 }

@@ -4,16 +4,16 @@
 //! loop with bounded connections: writes due while all connections wait are dropped and counted, as
 //! by a client that gives up.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
 
 use super::closed::Window;
 use super::load;
 use super::measure::Measure;
 use super::open::{Crowd, SLOT, Seen, Slot};
 use super::sample::{Curve, Sample};
-use crate::histogram::Latencies;
+use super::zones::per_second;
 
 /// How many times the peak the crowd asks for.
 const TIMES: f64 = 10.0;
@@ -41,7 +41,7 @@ const BACK_MS: f64 = 2.0;
 /// When a node cannot be reached.
 pub(super) async fn overload(measure: &Measure<'_>) -> anyhow::Result<Sample> {
     let (target, bytes) = (measure.target, measure.payload_bytes);
-    let stop = Arc::<AtomicBool>::default();
+    let stop = CancellationToken::new();
     let loads = 2 * (measure.warm_up + measure.length);
     // An answer may take half a minute; then the steady clients must still be there.
     let longest = BEFORE + loads + AFTER + Duration::from_secs(90);
@@ -65,7 +65,7 @@ pub(super) async fn overload(measure: &Measure<'_>) -> anyhow::Result<Sample> {
             payload_bytes: bytes,
         };
         let begun = start.elapsed();
-        let seen = crowd.drive(target, &Arc::default()).await?;
+        let seen = crowd.drive(target, &CancellationToken::new()).await?;
         // The crowd's last answers may come later; what counts is when it stopped sending.
         let ended = begun + crowd.length;
         tokio::time::sleep(AFTER.saturating_sub(start.elapsed().saturating_sub(ended))).await;
@@ -73,25 +73,16 @@ pub(super) async fn overload(measure: &Measure<'_>) -> anyhow::Result<Sample> {
     };
     let steps = async {
         let done = steps.await;
-        stop.store(true, Ordering::Relaxed);
+        stop.cancel();
         done
     };
     let (seen, steps) = tokio::join!(steady.drive(target, &stop), steps);
     let (seen, (peak, crowd, begun, ended)) = (seen?, steps?);
-    let length = measure.length.as_secs_f64();
-    let planned_for = (measure.warm_up + measure.length).as_secs_f64();
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let (written, planned) = (crowd.written_in_time as f64, crowd.planned as f64);
-    let mut sample = Sample::new(written / length);
-    sample.failures = crowd.failures;
-    sample.first_failure = crowd.first_failure.clone();
+    let planned_for = measure.warm_up + measure.length;
+    let mut sample = Sample::of(crowd.tally);
     sample.figure("peak_per_second", peak);
-    sample.figure("offered_per_second", planned / planned_for);
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    sample.figure("not_sent_per_second", crowd.dropped as f64 / planned_for);
-    let mut latencies = Latencies::default();
-    crowd.slots.iter().for_each(|slot| latencies.merge(&slot.latencies));
-    sample.latency = Some(latencies.summary());
+    sample.figure("offered_per_second", per_second(crowd.planned, planned_for));
+    sample.figure("not_sent_per_second", per_second(crowd.dropped, planned_for));
     sample.figure("recovery_s", recovery(&seen.slots, ended));
     sample.curves.push(curve(&seen, begun, ended));
     Ok(sample)

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use pghc_wan::Matrix;
 
-use super::drive::{Log, Op, Sample};
 use super::faults::Event;
 use super::outcome::{Judged, Outcome, Point, ReadOutcome, Visible, ZoneOutcome, at, summary_of};
 use super::scenario::Scenario;
 use super::watch::{LeaderTerm, Steps};
 use crate::histogram::{Latencies, Summary};
-use crate::load::WriteResult;
+use crate::load::{Log, Op, Sample, WriteResult};
 use crate::predict::model::Model;
 
 /// Lateness of the generator above which latencies are doubtful.
@@ -121,14 +120,11 @@ impl Raw<'_> {
                 let entry = timing.entry(part).or_default();
                 *entry = (entry.0 + sum, entry.1 + count);
             }
-            for (write, result) in log.writes.iter().zip(&log.results) {
-                if write.planned < self.scenario.warmup.0 {
-                    continue;
-                }
+            for write in log.writes.iter().filter(|write| write.planned >= self.scenario.warmup.0) {
                 zone.sent += 1;
-                match result {
+                match write.result {
                     WriteResult::Written(_) => zone.ok += 1,
-                    WriteResult::Refused | WriteResult::Dropped => zone.refused += 1,
+                    WriteResult::Refused => zone.refused += 1,
                     WriteResult::Unknown => zone.unknown += 1,
                 }
             }
@@ -211,13 +207,11 @@ impl Raw<'_> {
         for (place, from) in self.zones.iter().enumerate() {
             let mut times = vec![Vec::new(); self.zones.len()];
             for log in self.of_zone(place) {
-                let measured = log.writes.iter().zip(&log.results);
-                let measured =
-                    measured.filter(|(write, _)| write.planned >= self.scenario.warmup.0);
-                for (write, result) in measured {
-                    let WriteResult::Written(id) = result else { continue };
+                let warmup = self.scenario.warmup.0;
+                for write in log.writes.iter().filter(|write| write.planned >= warmup) {
+                    let WriteResult::Written(id) = write.result else { continue };
                     let seen: Vec<Option<Duration>> =
-                        self.steps.iter().map(|steps| steps.reached(*id)).collect();
+                        self.steps.iter().map(|steps| steps.reached(id)).collect();
                     for (times, at) in times.iter_mut().zip(&seen) {
                         times.extend(at.map(|at| micros(at.saturating_sub(write.planned))));
                     }
@@ -290,14 +284,12 @@ impl Raw<'_> {
     /// Writes of the warm-up that were not acknowledged.
     #[must_use]
     pub fn warm_up_failures(&self) -> u64 {
-        let failed = |log: &Log| {
-            let both = log.writes.iter().zip(&log.results);
-            let failed = both.filter(|(write, result)| {
-                write.planned < self.scenario.warmup.0 && !matches!(result, WriteResult::Written(_))
-            });
-            failed.count() as u64
-        };
-        self.logs.iter().map(failed).sum()
+        let writes = self.logs.iter().flat_map(|log| &log.writes);
+        let failed = writes.filter(|write| {
+            write.planned < self.scenario.warmup.0
+                && !matches!(write.result, WriteResult::Written(_))
+        });
+        failed.count() as u64
     }
 
     /// By how much the medians of the warm-up's halves differ, and the later one; `None` when there
@@ -391,8 +383,7 @@ mod tests {
     use pghc_wan::Matrix;
 
     use super::Raw;
-    use crate::load::WriteResult;
-    use crate::run::drive::{Log, Op, Sample, Write};
+    use crate::load::{Log, Op, Sample, Write, WriteResult};
     use crate::run::faults::Event;
     use crate::run::scenario::Scenario;
     use crate::run::watch::{LeaderTerm, Steps};
@@ -412,8 +403,8 @@ mod tests {
             let planned = number * 100 * MS;
             let stalled = (50..71).contains(&number);
             let latency = if stalled { 7_150 * MS - planned } else { 100 * MS };
-            log.writes.push(Write { planned });
-            log.results.push(WriteResult::Written(u64::from(number) + 1));
+            let result = WriteResult::Written(u64::from(number) + 1);
+            log.writes.push(Write { planned, result });
             log.samples.push(Sample {
                 op: Op::Write,
                 planned,

@@ -14,11 +14,12 @@ use pghc_wan::conditions::Change;
 use pghc_wan::{Cut, LineView};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use super::scenario::{Fault, LineChange};
 use super::scenario_values::ProcessName;
-use super::watch::seconds_from;
+use super::watch::{now, seconds_from};
 use crate::chain_check::sibling;
 use crate::net::Remote;
 use crate::site::Site;
@@ -48,35 +49,85 @@ pub struct Event {
 
 impl Event {
     /// Of a fault, `now` seconds after the end of the warm-up.
-    pub fn new(fault: &Fault, now: f64) -> Self {
+    fn new(fault: &Fault, now: f64) -> Self {
         let what = fault.sentence();
         Self { what, zones: Vec::new(), from_s: now, to_s: now, error: None, unavailable_s: 0.0 }
     }
 
     /// The same, which was not done because the run was over before.
-    pub fn missed(mut self) -> Self {
+    fn missed(mut self) -> Self {
         self.error = Some("everything had been sent before its time".to_owned());
         self
     }
 
     /// Adds the struck zone to the name, once the leader is known.
-    pub fn name_leader(&mut self) {
+    fn name_leader(&mut self) {
         if let Some(zone) = self.zones.first() {
             self.what = self.what.replace("leader", zone);
         }
     }
 }
 
-/// Handles that faults act on.
+/// Does faults to a parade, and undoes them.
+pub trait Breaker {
+    /// How a fault is undone.
+    type Undo;
+
+    /// Does a fault now; adds the zones that it strikes to `zones`.
+    fn begin(
+        &self,
+        fault: &Fault,
+        zones: &mut Vec<String>,
+    ) -> impl Future<Output = anyhow::Result<Self::Undo>>;
+
+    /// Undoes a fault.
+    fn undo(&self, undo: Self::Undo) -> impl Future<Output = anyhow::Result<()>>;
+}
+
+/// Does one fault at its time, and undoes it. `zero` is the end of the warm-up.
+pub async fn run(
+    breaker: &impl Breaker,
+    fault: &Fault,
+    zero: Instant,
+    done: &CancellationToken,
+) -> Event {
+    let on_time = tokio::select! {
+        biased;
+        () = done.cancelled() => false,
+        () = sleep_until((zero + fault.at.0).into()) => true,
+    };
+    let mut event = Event::new(fault, seconds_from(zero, now()));
+    if !on_time {
+        return event.missed();
+    }
+    match breaker.begin(fault, &mut event.zones).await {
+        Ok(undo) => {
+            event.name_leader();
+            let end = zero + fault.at.0 + fault.lasting.unwrap_or_default().0;
+            tokio::select! {
+                biased;
+                () = done.cancelled() => {}
+                () = sleep_until(end.into()) => {}
+            }
+            event.error = breaker.undo(undo).await.err().map(|error| format!("{error:#}"));
+        }
+        Err(error) => event.error = Some(format!("{error:#}")),
+    }
+    event.to_s = seconds_from(zero, now());
+    event
+}
+
+/// Handles that faults on real processes act on.
 #[derive(Debug)]
-pub struct Tools<'a> {
+pub(super) struct Tools<'a> {
     site: &'a Site,
     remote: Option<Remote>,
     leader: &'a parking_lot::Mutex<Option<String>>,
 }
 
 /// How a fault is undone.
-enum Undo {
+#[derive(Debug)]
+pub(super) enum Undo {
     Nothing,
     Heal(u64),
     Resume(String, ProcessName),
@@ -89,7 +140,7 @@ impl<'a> Tools<'a> {
     ///
     /// # Errors
     /// When the site cannot do what a fault asks for.
-    pub fn new(
+    pub(super) fn new(
         site: &'a Site,
         faults: &[Fault],
         leader: &'a parking_lot::Mutex<Option<String>>,
@@ -114,31 +165,30 @@ impl<'a> Tools<'a> {
         Ok(Self { site, remote, leader })
     }
 
-    /// Does one fault at its time, and undoes it. `zero` is the end of the warm-up.
-    pub async fn run(&self, fault: &Fault, zero: Instant, done: &CancellationToken) -> Event {
-        let on_time = tokio::select! {
-            () = tokio::time::sleep_until((zero + fault.at.0).into()) => true,
-            () = done.cancelled() => false,
-        };
-        let mut event = Event::new(fault, seconds_from(zero, Instant::now()));
-        if !on_time {
-            return event.missed();
-        }
-        match self.begin(fault, &mut event.zones).await {
-            Ok(undo) => {
-                event.name_leader();
-                let end = zero + fault.at.0 + fault.lasting.unwrap_or_default().0;
-                tokio::select! {
-                    () = tokio::time::sleep_until(end.into()) => {}
-                    () = done.cancelled() => {}
-                }
-                event.error = self.undo(undo).await.err().map(|error| format!("{error:#}"));
-            }
-            Err(error) => event.error = Some(format!("{error:#}")),
-        }
-        event.to_s = seconds_from(zero, Instant::now());
-        event
+    fn net(&self) -> anyhow::Result<&Remote> {
+        self.remote.as_ref().context("this parade has no distances")
     }
+
+    fn parade(&self) -> anyhow::Result<&Parade> {
+        self.site.parade().context("this parade was not started for the run")
+    }
+
+    fn zone(&self, name: &str) -> anyhow::Result<String> {
+        if name != "leader" {
+            return Ok(name.to_owned());
+        }
+        self.leader.lock().clone().context("no leader is known, so its zone cannot be struck")
+    }
+
+    fn resolve(&self, cut: &Cut) -> anyhow::Result<Cut> {
+        let names = |names: &[String]| names.iter().map(|name| self.zone(name)).collect();
+        let (from, to): (anyhow::Result<_>, anyhow::Result<_>) = (names(&cut.from), names(&cut.to));
+        Ok(Cut { from: from?, to: to?, ..cut.clone() })
+    }
+}
+
+impl Breaker for Tools<'_> {
+    type Undo = Undo;
 
     async fn begin(&self, fault: &Fault, zones: &mut Vec<String>) -> anyhow::Result<Undo> {
         if let Some(cut) = &fault.cut {
@@ -195,27 +245,6 @@ impl<'a> Tools<'a> {
             }
         }
         Ok(())
-    }
-
-    fn net(&self) -> anyhow::Result<&Remote> {
-        self.remote.as_ref().context("this parade has no distances")
-    }
-
-    fn parade(&self) -> anyhow::Result<&Parade> {
-        self.site.parade().context("this parade was not started for the run")
-    }
-
-    fn zone(&self, name: &str) -> anyhow::Result<String> {
-        if name != "leader" {
-            return Ok(name.to_owned());
-        }
-        self.leader.lock().clone().context("no leader is known, so its zone cannot be struck")
-    }
-
-    fn resolve(&self, cut: &Cut) -> anyhow::Result<Cut> {
-        let names = |names: &[String]| names.iter().map(|name| self.zone(name)).collect();
-        let (from, to): (anyhow::Result<_>, anyhow::Result<_>) = (names(&cut.from), names(&cut.to));
-        Ok(Cut { from: from?, to: to?, ..cut.clone() })
     }
 }
 

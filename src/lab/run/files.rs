@@ -11,10 +11,10 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
 use super::Finished;
-use super::drive::{Log, Op};
 use super::environment::Environment;
 use super::outcome::Outcome;
 use super::scenario::Scenario;
+use crate::load::{Log, Op};
 
 /// Name of the file that holds the outcome.
 pub const SUMMARY: &str = "summary.json";

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use super::analysis::Raw;
-use super::drive::Op;
 use super::outcome::at;
 use super::watch::LeaderTerm;
+use crate::load::Op;
 use crate::predict::model::Model;
 
 impl Raw<'_> {

@@ -20,7 +20,6 @@ pub mod sweep;
 pub mod watch;
 
 use std::io::IsTerminal as _;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -29,15 +28,17 @@ use pghc_wan::{Matrix, SelfCheck, Stats};
 use tokio_util::sync::CancellationToken;
 
 use self::analysis::Raw;
-use self::drive::{Log, Progress, RunContext};
+use self::drive::RunContext;
 use self::faults::{Event, Tools};
 use self::outcome::{Outcome, VERSION};
 use self::scenario::{Placement, Scenario};
 use self::watch::{LeaderTerm, Steps};
 use super::chain_check::{self, CheckResult};
+use super::load::{Log, Progress};
 use super::site::{OwnSite, Site, SiteOptions};
 use super::target::Target;
-use super::write_audit::{self, ClientWrites, WriteAudit};
+use super::transport::Http;
+use super::write_audit::{self, WriteAudit};
 
 /// Longest wait, after the run, until every zone has applied everything.
 const CALM_MAX: Duration = Duration::from_secs(120);
@@ -105,17 +106,6 @@ async fn prepare(scenario: &Scenario, site: &Site) -> anyhow::Result<()> {
     }
 }
 
-/// Data recorded beside the load.
-struct Seen {
-    logs: Vec<Log>,
-    steps: Vec<Steps>,
-    leader_terms: Vec<LeaderTerm>,
-    events: Vec<Event>,
-    cpu: Option<f64>,
-    /// When it was stopped early, from the start of the warm-up.
-    cut: Option<Duration>,
-}
-
 /// Runs the scenario.
 ///
 /// # Errors
@@ -132,45 +122,19 @@ pub async fn run(
     let newest = write_audit::frontier(&target.zones[0].nodes[0]).await?;
     let name = uuid::Uuid::now_v7().simple().to_string();
     let seen = watched(scenario, site, newest, &name, stop).await?;
-    let scenario = &seen.cut.map_or_else(|| scenario.clone(), |at| scenario.cut(at));
     calm(target).await?;
     let node = &target.zones[0].nodes[0];
-    let client_writes: Vec<_> = seen
-        .logs
-        .iter()
-        .map(|log| ClientWrites { name: &log.name, results: &log.results })
-        .collect();
-    let audit = write_audit::read_chain(node, newest, &name, &client_writes).await?;
+    let audit = write_audit::read_chain(node, newest, &name, &seen.logs).await?;
     let verify = chain_check::verify(target).await?;
     let zones: Vec<String> = target.zones.iter().map(|zone| zone.name.clone()).collect();
     let matrix = matrix_of(site, scenario, &zones).await;
     let (emulator, emulator_check) = emulator(site).await;
-    let Seen { logs, steps, leader_terms, events, cpu, cut } = seen;
-    let known = Known {
-        started,
-        is_virtual: false,
-        interrupted: cut.is_some(),
-        logs,
-        steps,
-        leader_terms,
-        events,
-        audit,
-        verify,
-        emulator,
-        emulator_check,
-        cpu,
-    };
+    let known = Known { started, is_virtual: false, seen, audit, verify, emulator, emulator_check };
     Ok(figures(scenario, &zones, matrix.as_ref(), known))
 }
 
-/// Data of a finished run.
-pub struct Known {
-    /// When it began, for people.
-    pub started: String,
-    /// Whether time was virtual.
-    pub is_virtual: bool,
-    /// Whether it was stopped early.
-    pub interrupted: bool,
+/// Data recorded while the load was there.
+pub struct Seen {
     /// Each group of clients, in the order of the scenario.
     pub logs: Vec<Log>,
     /// Each node's frontier over time.
@@ -179,6 +143,20 @@ pub struct Known {
     pub leader_terms: Vec<LeaderTerm>,
     /// Faults, and what they did.
     pub events: Vec<Event>,
+    /// Processor time of the machine, 0 to 1.
+    pub cpu: Option<f64>,
+    /// When it was stopped early, from the start of the warm-up.
+    pub cut: Option<Duration>,
+}
+
+/// Data of a finished run.
+pub struct Known {
+    /// When it began, for people.
+    pub started: String,
+    /// Whether time was virtual.
+    pub is_virtual: bool,
+    /// The record of it.
+    pub seen: Seen,
     /// Acknowledged writes against the chain.
     pub audit: WriteAudit,
     /// Result of chain-verify over all zones.
@@ -187,27 +165,22 @@ pub struct Known {
     pub emulator: Option<Stats>,
     /// Lateness of the emulator before the run.
     pub emulator_check: Option<SelfCheck>,
-    /// Processor time of the machine, 0 to 1.
-    pub cpu: Option<f64>,
 }
 
-/// Computes the figures of a run and evaluates them.
+/// Computes the figures of a run and evaluates them: of one that was stopped early, as if it had been
+/// planned to end then.
 pub fn figures(
     scenario: &Scenario,
     zones: &[String],
     matrix: Option<&Matrix>,
-    mut known: Known,
+    known: Known,
 ) -> Finished {
-    let raw = Raw {
-        scenario,
-        zones,
-        matrix,
-        logs: &known.logs,
-        steps: &known.steps,
-        leader_terms: &known.leader_terms,
-    };
-    raw.measure_faults(&mut known.events);
-    let mut leader_terms = known.leader_terms.clone();
+    let Seen { logs, steps, leader_terms, mut events, cpu, cut } = known.seen;
+    let scenario = &cut.map_or_else(|| scenario.clone(), |at| scenario.cut(at));
+    let (logs_of, steps, terms) = (&logs[..], &steps[..], &leader_terms[..]);
+    let raw = Raw { scenario, zones, matrix, logs: logs_of, steps, leader_terms: terms };
+    raw.measure_faults(&mut events);
+    let mut leader_terms = leader_terms.clone();
     raw.measure_leader_terms(matrix.map(|matrix| raw.model(matrix)).as_ref(), &mut leader_terms);
     let (by_zone, all) = raw.zones();
     let (visibility, visible_everywhere) = raw.visibility();
@@ -219,7 +192,7 @@ pub fn figures(
         seed: scenario.seed,
         started: known.started,
         is_virtual: known.is_virtual,
-        interrupted: known.interrupted,
+        interrupted: cut.is_some(),
         seconds: scenario.duration.0.as_secs_f64(),
         warmup_s: scenario.warmup.0.as_secs_f64(),
         program: env!("CARGO_PKG_VERSION").to_owned(),
@@ -237,7 +210,7 @@ pub fn figures(
         leader: raw.leader(),
         leader_terms,
         timeline: raw.timeline(),
-        events: known.events,
+        events,
         visibility,
         visible_everywhere,
         audit: known.audit,
@@ -245,7 +218,7 @@ pub fn figures(
         slip: raw.slip(),
         emulator: known.emulator,
         emulator_check: known.emulator_check,
-        cpu: known.cpu,
+        cpu,
         warm_up_failures: raw.warm_up_failures(),
         invalid: Vec::new(),
         slo: Vec::new(),
@@ -263,7 +236,7 @@ pub fn figures(
         && outcome.verify.passed
         && outcome.events.iter().all(|event| event.error.is_none())
         && outcome.slo.iter().all(|judged| judged.ok);
-    Finished { outcome, logs: known.logs }
+    Finished { outcome, logs }
 }
 
 /// Sends, watches, breaks and mends.
@@ -278,60 +251,67 @@ async fn watched(
     let (done, progress) = (CancellationToken::new(), Progress::default());
     let leader = parking_lot::Mutex::new(target.status().await?.leader_zone);
     let tools = Tools::new(site, &scenario.faults, &leader)?;
-    let start = RunContext::start_from_now();
+    let start = Instant::now() + drive::LEAD;
     let zero = start + scenario.warmup.0;
-    let context =
-        RunContext { target, scenario, run: name, newest, start, progress: &progress, stop };
+    let zones: Vec<String> = target.zones.iter().map(|zone| zone.name.clone()).collect();
+    let (zones, progress) = (&zones[..], &progress);
+    let context = RunContext { zones, scenario, run: name, newest, start, progress, stop };
     let before = processors();
     let sending = async {
-        let mut driving = std::pin::pin!(drive::drive(context));
-        let ended = tokio::select! {
-            logs = &mut driving => (logs, None),
-            () = stop.cancelled() => {
-                let cut = start.elapsed();
-                (driving.await, Some(cut))
-            }
-        };
+        let ended = drive::drive(context, &Http::new(target)).await;
         done.cancel();
         ended
     };
     let breaking = futures::future::join_all(
-        scenario.faults.iter().map(|fault| tools.run(fault, zero, &done)),
+        scenario.faults.iter().map(|fault| faults::run(&tools, fault, zero, &done)),
     );
     let followed = if scenario.cluster.visibility { &target.zones[..] } else { &[] };
     let following = futures::future::join_all(
         followed.iter().map(|zone| watch::frontier(&zone.nodes[0], start, newest, &done)),
     );
+    let leading = async || {
+        let known = watch::leader(target).await;
+        if let Some((zone, _)) = &known {
+            leader.lock().clone_from(zone);
+        }
+        known
+    };
     let ((logs, cut), events, steps, leader_terms, ()) = tokio::join!(
         sending,
         breaking,
         following,
-        watch::leaders(target, zero, &done, &leader),
-        show(scenario, start, &progress, &done),
+        watch::leaders(zero, &done, leading),
+        show(&done, progress_line(scenario, start, progress)),
     );
     let cpu = before.zip(processors()).and_then(|(before, after)| share(before, after));
     Ok(Seen { logs, steps, leader_terms, events, cpu, cut })
 }
 
-/// A line for people each second, on a terminal only.
-async fn show(scenario: &Scenario, start: Instant, progress: &Progress, done: &CancellationToken) {
+/// The line that shows the progress of a run in real time.
+fn progress_line(
+    scenario: &Scenario,
+    start: Instant,
+    progress: &Progress,
+) -> impl FnMut() -> String {
     let length = scenario.length().as_secs();
     let mut before = 0;
-    while std::io::stderr().is_terminal() {
-        let (ok, failed) =
-            (progress.ok.load(Ordering::Relaxed), progress.failed.load(Ordering::Relaxed));
+    move || {
+        let (ok, failed) = progress.counts();
         let since = start.elapsed().as_secs().min(length);
         let warm = if since < scenario.warmup.0.as_secs() { ", warming up" } else { "" };
-        let rate = ok - before;
-        before = ok;
-        let line = format!("{since:>4} of {length} s{warm}: {ok} ok ({rate}/s), {failed} failed");
-        output::show(&format!("\r{line:<70}"));
+        let rate = ok - std::mem::replace(&mut before, ok);
+        format!("{since:>4} of {length} s{warm}: {ok} ok ({rate}/s), {failed} failed")
+    }
+}
+
+/// Shows a line for people each second until `done`, on a terminal only.
+pub async fn show(done: &CancellationToken, mut line: impl FnMut() -> String) {
+    while std::io::stderr().is_terminal() {
+        output::show(&format!("\r{:<70}", line()));
         tokio::select! {
+            biased;
+            () = done.cancelled() => return output::show(&format!("\r{:<70}\r", "")),
             () = tokio::time::sleep(Duration::from_secs(1)) => {}
-            () = done.cancelled() => {
-                output::show(&format!("\r{:<70}\r", ""));
-                return;
-            }
         }
     }
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use pghc_wan::{SelfCheck, Stats};
 use serde::{Deserialize, Serialize};
 
-use super::drive::Op;
 use super::faults::Event;
 use super::watch::LeaderTerm;
 use crate::chain_check::CheckResult;
 use crate::histogram::Summary;
+use crate::load::Op;
 use crate::predict::model::Commit;
 use crate::write_audit::WriteAudit;
 

@@ -27,6 +27,12 @@ impl Curve {
         Self { base, phases, warmup: scenario.warmup.0 }
     }
 
+    /// The same rate all the time.
+    #[must_use]
+    pub const fn even(rate: f64) -> Self {
+        Self { base: rate, phases: Vec::new(), warmup: Duration::ZERO }
+    }
+
     /// Requests a second at `at`, counted from the start of the warm-up.
     #[must_use]
     pub fn at(&self, at: Duration) -> f64 {

@@ -65,7 +65,7 @@ pub async fn frontier(
 ) -> Steps {
     let mut steps = Steps::default();
     let following = async {
-        let (mut newest, mut connection) = (from, None);
+        let (mut newest, mut connection) = (from, Connection::to(node.address));
         while steps.0.len() < STEPS_MAX {
             match next(node, newest, &mut connection).await {
                 Ok(Some(frontier)) => {
@@ -74,10 +74,7 @@ pub async fn frontier(
                     tokio::time::sleep(STEP_EVERY).await;
                 }
                 Ok(None) => {}
-                Err(_) => {
-                    connection = None;
-                    tokio::time::sleep(PAUSE).await;
-                }
+                Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
     };
@@ -92,16 +89,12 @@ pub async fn frontier(
 async fn next(
     node: &Endpoint,
     newest: u64,
-    kept: &mut Option<Connection>,
+    connection: &mut Connection,
 ) -> anyhow::Result<Option<u64>> {
     #[derive(Deserialize)]
     struct Head {
         frontier: u64,
     }
-    let mut connection = match kept.take() {
-        Some(connection) => connection,
-        None => Connection::open(node.address).await?,
-    };
     let path = format!("/v1/chain/head?at_least={}&timeout={WAIT_MS}", newest + 1);
     let request = get(&node.host, &path);
     let limit = Duration::from_millis(2 * WAIT_MS);
@@ -111,40 +104,47 @@ async fn next(
         504 => None,
         status => anyhow::bail!("unexpected status {status}"),
     };
-    if !answer.closes {
-        *kept = Some(connection);
-    }
     Ok(frontier.filter(|frontier| *frontier > newest))
 }
 
-/// Polls the leader until `done`; seconds count from `zero`.
+/// Zone of the leader and its term, as the best informed node of `target` knows them; `None`
+/// without any answer.
+pub(super) async fn leader(target: &Target) -> Option<(Option<String>, u64)> {
+    let statuses = target.zones.iter().map(|zone| status(&zone.nodes[0]));
+    let statuses = futures::future::join_all(statuses).await;
+    let newest = statuses.into_iter().flatten().max_by_key(|status| {
+        // Within one term, a node that knows a leader is better informed.
+        (status.term, status.leader_zone.is_some())
+    });
+    newest.map(|status| (status.leader_zone, status.term))
+}
+
+/// Asks `poll` for the leader zone and term until `done`; seconds count from `zero`.
 pub async fn leaders(
-    target: &Target,
     zero: Instant,
     done: &CancellationToken,
-    now: &parking_lot::Mutex<Option<String>>,
+    poll: impl AsyncFn() -> Option<(Option<String>, u64)>,
 ) -> Vec<LeaderTerm> {
     let mut leader_terms: Vec<LeaderTerm> = Vec::new();
     loop {
-        let statuses = target.zones.iter().map(|zone| status(&zone.nodes[0]));
-        let statuses = futures::future::join_all(statuses).await;
-        let newest = statuses.into_iter().flatten().max_by_key(|status| {
-            // Within one term, a node that knows a leader is better informed.
-            (status.term, status.leader_zone.is_some())
-        });
-        let known = newest.map(|status| (status.leader_zone, status.term));
-        note_leader_term(&mut leader_terms, seconds_from(zero, Instant::now()), known);
-        now.lock().clone_from(&leader_terms.last().and_then(|last| last.zone.clone()));
+        let known = poll().await;
+        note_leader_term(&mut leader_terms, seconds_from(zero, now()), known);
         tokio::select! {
-            () = tokio::time::sleep(LEADER_EVERY) => {}
+            biased;
             () = done.cancelled() => return leader_terms,
+            () = tokio::time::sleep(LEADER_EVERY) => {}
         }
     }
 }
 
+/// The time, which may be virtual.
+pub(super) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// Records the `known` leader zone and term at `at` seconds. Without any answer, the last term is
 /// extended.
-pub fn note_leader_term(
+fn note_leader_term(
     leader_terms: &mut Vec<LeaderTerm>,
     at: f64,
     known: Option<(Option<String>, u64)>,
@@ -169,7 +169,7 @@ pub fn note_leader_term(
 
 /// Seconds from `zero` to `now`, below 0 before it.
 #[must_use]
-pub fn seconds_from(zero: Instant, now: Instant) -> f64 {
+pub(super) fn seconds_from(zero: Instant, now: Instant) -> f64 {
     match now.checked_duration_since(zero) {
         Some(since) => since.as_secs_f64(),
         None => -(zero - now).as_secs_f64(),

@@ -159,19 +159,14 @@ impl Load {
     /// One exchange on a kept connection; `None` without a complete answer in time.
     async fn ask(&self, place: usize, request: &[u8]) -> Option<(u16, Vec<u8>)> {
         let kept = self.connections[place].lock().pop();
-        let exchange = async {
-            let mut connection = match kept {
-                Some(connection) => connection,
-                None => Connection::open(self.nodes[place].1).await.ok()?,
-            };
-            let answer = connection.exchange(request).await.ok()?;
-            let (status, body, closes) = (answer.status, answer.body.to_vec(), answer.closes);
-            if !closes {
-                self.connections[place].lock().push(connection);
-            }
-            Some((status, body))
-        };
-        tokio::time::timeout(ANSWER_MAX, exchange).await.ok().flatten()
+        let mut connection = kept.unwrap_or_else(|| Connection::to(self.nodes[place].1));
+        let answer =
+            tokio::time::timeout(ANSWER_MAX, connection.exchange(request)).await.ok()?.ok()?;
+        let answer = (answer.status, answer.body.to_vec());
+        if connection.is_open() {
+            self.connections[place].lock().push(connection);
+        }
+        Some(answer)
     }
 }
 
