@@ -17,9 +17,12 @@ mod links;
 pub mod members;
 pub mod net;
 mod parade;
+mod rng;
 
 pub use ask::{Answer, Ask};
 pub use database::MemDatabase;
+pub use disk::SimDisk;
 pub use link_model::WanLinkModel;
 pub use links::{Links, heard};
 pub use parade::{Parade, Plan, cluster, timing};
+pub use rng::SeededRng;

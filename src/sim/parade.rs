@@ -21,9 +21,10 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::database::MemDatabase;
-use super::disk::MemDisk;
+use super::disk::SimDisk;
 use super::link_model::WanLinkModel;
 use super::net::{Net, url};
+use super::rng::SeededRng;
 
 /// Wall clock at the start of every run, in microseconds.
 const EPOCH_US: i64 = 1_700_000_000_000_000;
@@ -59,8 +60,8 @@ pub struct Plan {
 
 /// A member of the group and its machine.
 struct Member {
-    log: MemDisk,
-    snapshots: MemDisk,
+    log: SimDisk,
+    snapshots: SimDisk,
     /// With the token that stops it gracefully.
     running: Mutex<Option<(Process, CancellationToken)>>,
 }
@@ -81,7 +82,7 @@ struct Inner {
     net: Net,
     link_model: Arc<WanLinkModel>,
     zones: Vec<Zone>,
-    random: Mutex<Process>,
+    rng: SeededRng,
     started: Instant,
     /// Coordinators that ended without a request.
     ended: Mutex<Vec<String>>,
@@ -132,8 +133,8 @@ impl Parade {
         let hosts = zone_of.len();
         let link_model = Arc::new(WanLinkModel::new(&plan.matrix, zone_of, plan.seed));
         let member = || Member {
-            log: MemDisk::default(),
-            snapshots: MemDisk::default(),
+            log: SimDisk::default(),
+            snapshots: SimDisk::default(),
             running: Mutex::default(),
         };
         let zone = |name: &ZoneName| Zone {
@@ -148,7 +149,7 @@ impl Parade {
             net: Net::new(hosts, Arc::clone(&link_model) as Arc<_>),
             link_model,
             zones,
-            random: Mutex::new(Process::new("seeds", plan.seed)),
+            rng: SeededRng::raw(plan.seed),
             started: Instant::now(),
             ended: Mutex::default(),
             plan,
@@ -197,7 +198,7 @@ impl Parade {
     }
 
     fn random(&self) -> u64 {
-        self.0.random.lock().random()
+        self.0.rng.next_u64()
     }
 
     fn node_host(&self, zone: usize, node: usize) -> usize {

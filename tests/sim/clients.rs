@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use pghc_history::{Fingerprint, Operation, OrderResult, ReadOutcome, What};
 use pghc_server::zone::{self, NewWrite, Node, ReadRequirement, Service as _, SubmitError};
+use pghc_sim::SeededRng;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::SimCluster;
-use super::rng::SeededRng;
 
 /// A node that has not answered this long after the deadline is given up.
 const GRACE: Duration = Duration::from_secs(1);

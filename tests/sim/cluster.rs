@@ -17,13 +17,12 @@ use pghc_runtime::task::process::Process;
 use pghc_runtime::telemetry::Metrics;
 use pghc_server::coordinator::{Acks, Coordinator, Environment, Geo, Retention, Settings, Timing};
 use pghc_server::zone::{Identity, Node, Outside};
+use pghc_sim::{SeededRng, SimDisk};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::disk::SimDisk;
 use super::model::ModelDatabase;
 use super::net::{Net, url};
-use super::rng::SeededRng;
 
 /// Wall clock at the start of every run, in microseconds.
 const EPOCH_US: i64 = 1_700_000_000_000_000;
@@ -165,8 +164,8 @@ impl SimCluster {
         let founder = |place: usize| Owner { id: place as u64 + 1, standing: Standing::Sound };
         let machine = |place: usize| Machine {
             owner: Mutex::new((place < founders).then(|| founder(place))),
-            log: SimDisk::new(rng.fork()),
-            snapshots: SimDisk::new(rng.fork()),
+            log: SimDisk::faulty(rng.fork()),
+            snapshots: SimDisk::faulty(rng.fork()),
             directory: directory.join(format!("c{}", place + 1)),
             running: Mutex::default(),
             skew_us: Arc::default(),

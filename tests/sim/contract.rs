@@ -13,11 +13,11 @@ use pghc_postgres::{Acquired, ApplyError, Batch, Commit, Dsn, Role};
 use pghc_runtime::task::Tasks;
 use pghc_server::zone::Identity;
 use pghc_server::zone::database::{Database, Postgres, Session};
+use pghc_sim::SeededRng;
 use tokio_postgres::Client;
 
 use super::cluster::cluster_id;
 use super::model::ModelDatabase;
-use super::rng::SeededRng;
 
 /// Sessions at a time.
 const SESSIONS: usize = 3;

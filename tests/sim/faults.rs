@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use pghc_history::Reset;
+use pghc_sim::SeededRng;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::SimCluster;
-use super::rng::SeededRng;
 
 /// Faults under way at a time.
 const AT_ONCE_MAX: usize = 4;

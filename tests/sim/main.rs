@@ -9,7 +9,6 @@
 mod clients;
 mod cluster;
 mod contract;
-mod disk;
 mod faults;
 mod forgery;
 mod many;
@@ -17,7 +16,6 @@ mod members;
 mod model;
 mod mutants;
 mod net;
-mod rng;
 mod run;
 
 use std::path::PathBuf;

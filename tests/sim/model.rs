@@ -19,13 +19,12 @@ use pghc_postgres::{
 use pghc_runtime::task::fair_watch;
 use pghc_server::zone::database::{Database, Heard, Session};
 use pghc_server::zone::{Identity, Recent};
-use pghc_sim::{Links, heard};
+use pghc_sim::{Links, SeededRng, heard};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::cluster::cluster_id;
 use super::net::unowned;
-use super::rng::SeededRng;
 
 /// Longest a client waits for an answer, as `postgres::apply` does.
 const ANSWER_MAX: Duration = Duration::from_secs(15);

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use pghc_runtime::task::process::Process;
+use pghc_sim::SeededRng;
 use pghc_sim::net::{self, Channel, Dialer, LinkState};
 pub(crate) use pghc_sim::net::{unowned, url};
 use tokio::time::Instant;
 use tonic::service::Routes;
-
-use super::rng::SeededRng;
 
 /// Retransmission after a cut ends, at most, in milliseconds.
 const RETRANSMIT_MS: u64 = 200;
