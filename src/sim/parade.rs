@@ -1,39 +1,26 @@
-//! The parade itself: coordinators with their disks, databases and API nodes by zone; starting,
-//! breaking and mending them.
+//! The parade itself: a [`Cluster`] without faults of its own, one coordinator in each zone, on the
+//! network links of a matrix.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pghc_api::id::{ClusterId, ZoneName};
-use pghc_api::time::Micros;
+use pghc_api::id::ZoneName;
 use pghc_api::wire::Status;
-use pghc_runtime::task::Tasks;
 use pghc_runtime::task::process::Process;
-use pghc_runtime::telemetry::Metrics;
-use pghc_server::coordinator::{Acks, Coordinator, Environment, Geo, Retention, Settings, Timing};
-use pghc_server::zone::{Identity, Node, Outside, Service as _};
+use pghc_server::coordinator::{Acks, Geo, Settings, Timing};
+use pghc_server::zone::{Node, Service as _};
 use pghc_wan::Matrix;
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 
-use super::database::MemDatabase;
-use super::disk::SimDisk;
+use super::cluster::{Cluster, Machine, Zone, cluster_id};
+use super::database::SimDatabase;
 use super::link_model::WanLinkModel;
-use super::net::{Net, url};
+use super::net::url;
 use super::rng::SeededRng;
-
-/// Wall clock at the start of every run, in microseconds.
-const EPOCH_US: i64 = 1_700_000_000_000_000;
 
 /// Time between two polls of a condition.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-
-/// A coordinator that has not stopped this long after the request is killed.
-const RETIRE_MAX: Duration = Duration::from_secs(15);
 
 /// Round trips up to which the settings for one place do.
 const NEAR: Duration = Duration::from_millis(20);
@@ -58,32 +45,10 @@ pub struct Plan {
     pub api_nodes: usize,
 }
 
-/// A member of the group and its machine.
-struct Member {
-    log: SimDisk,
-    snapshots: SimDisk,
-    /// With the token that stops it gracefully.
-    running: Mutex<Option<(Process, CancellationToken)>>,
-}
-
-type Running = Option<(Process, Option<Arc<Node>>)>;
-
-/// One zone.
-pub(super) struct Zone {
-    pub(super) name: ZoneName,
-    member: Member,
-    pub(super) database: MemDatabase,
-    nodes: Vec<Mutex<Running>>,
-}
-
 struct Inner {
     plan: Plan,
-    timing: Timing,
-    net: Net,
+    cluster: Arc<Cluster>,
     link_model: Arc<WanLinkModel>,
-    zones: Vec<Zone>,
-    rng: SeededRng,
-    started: Instant,
     /// Coordinators that ended without a request.
     ended: Mutex<Vec<String>>,
 }
@@ -92,18 +57,8 @@ struct Inner {
 #[derive(Clone)]
 pub struct Parade(Arc<Inner>);
 
-/// The cluster of every parade in virtual time.
-///
-/// # Panics
-/// Never: it is a UUID.
-#[must_use]
-pub fn cluster() -> ClusterId {
-    "00000000-0000-4000-8000-000000000001".parse().expect("a UUID")
-}
-
 /// Raft's clocks for these distances: a heartbeat must outlast a round trip.
-#[must_use]
-pub fn timing(matrix: &Matrix) -> Timing {
+fn timing(matrix: &Matrix) -> Timing {
     let zones = matrix.zones();
     let pairs = zones.iter().flat_map(|a| zones.iter().map(move |b| matrix.round_trip(a, b)));
     let longest = pairs.max().unwrap_or_default();
@@ -127,34 +82,26 @@ impl Parade {
     /// called in virtual time.
     #[must_use]
     pub fn start(plan: Plan) -> Self {
-        let (count, api_nodes) = (plan.matrix.zones().len(), plan.api_nodes);
-        let nodes = (0..count).flat_map(|zone| std::iter::repeat_n(zone, api_nodes));
-        let zone_of: Vec<usize> = (0..count).chain(nodes).collect();
-        let hosts = zone_of.len();
+        let (names, api_nodes) = (plan.matrix.zones(), plan.api_nodes);
+        let nodes = (0..names.len()).flat_map(|zone| std::iter::repeat_n(zone, api_nodes));
+        let zone_of: Vec<usize> = (0..names.len()).chain(nodes).collect();
         let link_model = Arc::new(WanLinkModel::new(&plan.matrix, zone_of, plan.seed));
-        let member = || Member {
-            log: SimDisk::default(),
-            snapshots: SimDisk::default(),
-            running: Mutex::default(),
-        };
         let zone = |name: &ZoneName| Zone {
             name: name.clone(),
-            member: member(),
-            database: MemDatabase::default(),
-            nodes: (0..api_nodes).map(|_| Mutex::default()).collect(),
+            database: SimDatabase::default(),
+            api_nodes,
         };
-        let zones = plan.matrix.zones().iter().map(zone).collect();
-        let parade = Self(Arc::new(Inner {
-            timing: timing(&plan.matrix),
-            net: Net::new(hosts, Arc::clone(&link_model) as Arc<_>),
-            link_model,
-            zones,
-            rng: SeededRng::raw(plan.seed),
-            started: Instant::now(),
-            ended: Mutex::default(),
-            plan,
-        }));
-        for zone in 0..count {
+        let cluster = Cluster::new(
+            SeededRng::raw(plan.seed),
+            Arc::clone(&link_model) as Arc<_>,
+            timing(&plan.matrix),
+            plan.voters.clone(),
+            names.iter().map(|_| Machine::default()).collect(),
+            names.iter().map(zone).collect(),
+        );
+        let zones = names.len();
+        let parade = Self(Arc::new(Inner { plan, cluster, link_model, ended: Mutex::default() }));
+        for zone in 0..zones {
             parade.start_coordinator(zone);
             (0..api_nodes).for_each(|node| parade.start_node(zone, node));
         }
@@ -167,12 +114,6 @@ impl Parade {
         &self.0.plan
     }
 
-    /// Raft's clocks.
-    #[must_use]
-    pub fn timing(&self) -> Timing {
-        self.0.timing
-    }
-
     /// The network between the zones. After a cut or a healing the parade must be
     /// [notified](Self::note).
     #[must_use]
@@ -182,13 +123,13 @@ impl Parade {
 
     /// The network links have changed.
     pub fn note(&self) {
-        self.0.net.note();
+        self.0.cluster.net.note();
     }
 
     /// The database of a zone.
     #[must_use]
-    pub fn database(&self, zone: usize) -> &MemDatabase {
-        &self.0.zones[zone].database
+    pub fn database(&self, zone: usize) -> &SimDatabase {
+        &self.0.cluster.zones[zone].database
     }
 
     /// Coordinators that ended without a request, in sentences.
@@ -197,115 +138,28 @@ impl Parade {
         self.0.ended.lock().clone()
     }
 
-    fn random(&self) -> u64 {
-        self.0.rng.next_u64()
-    }
-
-    fn node_host(&self, zone: usize, node: usize) -> usize {
-        self.0.zones.len() + zone * self.0.plan.api_nodes + node
+    fn place(&self, zone: usize, node: usize) -> usize {
+        zone * self.0.plan.api_nodes + node
     }
 
     /// Starts a coordinator that does not run.
     pub fn start_coordinator(&self, zone: usize) {
-        let member = &self.0.zones[zone].member;
-        let mut running = member.running.lock();
-        if running.is_some() {
-            return;
-        }
-        let name = &self.0.zones[zone].name;
-        let process = Process::new(&format!("coordinator {name}"), self.random());
-        let retire = CancellationToken::new();
-        *running = Some((process.clone(), retire.clone()));
-        drop(running);
-        let net = self.0.net.clone();
-        net.up(zone, &process);
-        let started = self.0.started;
-        let host = Environment {
-            log: Arc::new(member.log.mount()),
-            snapshots: Arc::new(member.snapshots.mount()),
-            dial: Arc::new(net.dialer(zone)),
-            serve: Box::new(move |routes, _| net.listen(zone, routes)),
-            clock: Arc::new(move || {
-                let since = i64::try_from(started.elapsed().as_micros()).unwrap_or(i64::MAX / 2);
-                Micros(EPOCH_US + since)
-            }),
+        let Plan { auto, all_to_all, .. } = self.0.plan;
+        let settings = Settings {
+            geo: Geo { auto, ..Geo::default() },
+            acks: if all_to_all { Acks::AllToAll } else { Acks::Leader },
+            ..self.0.cluster.settings(zone, zone as u64 + 1)
         };
-        let (settings, parade) = (self.settings(zone), self.clone());
-        drop(process.spawn(async move {
-            let why = match Coordinator::start_on(host, settings.listen, settings).await {
-                Ok(coordinator) => tokio::select! {
-                    biased;
-                    why = coordinator.stopped() => why,
-                    () = retire.cancelled() => {
-                        coordinator.retire().await;
-                        return parade.kill_coordinator(zone);
-                    }
-                },
-                Err(error) => pghc_runtime::telemetry::describe(&error),
-            };
-            let name = &parade.0.zones[zone].name;
-            parade.0.ended.lock().push(format!("the coordinator of {name} ended: {why}"));
-        }));
-    }
-
-    fn settings(&self, zone: usize) -> Settings {
-        let Plan { matrix, voters, .. } = &self.0.plan;
-        let named = |zone: usize| (zone as u64 + 1, (matrix.zones()[zone].clone(), url(zone)));
-        Settings {
-            cluster: cluster(),
-            id: zone as u64 + 1,
-            data: PathBuf::from(format!("c{}", zone + 1)),
-            listen: SocketAddr::from(([127, 0, 0, 1], 1)),
-            members: voters.iter().copied().chain([zone]).map(named).collect::<BTreeMap<_, _>>(),
-            join: !voters.contains(&zone),
-            zones: matrix.zones().to_vec(),
-            timing: self.0.timing,
-            geo: Geo { auto: self.0.plan.auto, ..Geo::default() },
-            retention: Retention::default(),
-            acks: if self.0.plan.all_to_all { Acks::AllToAll } else { Acks::Leader },
-            metrics: Metrics::for_coordinator(),
-        }
+        let parade = self.clone();
+        self.0.cluster.start_coordinator(zone, settings, move |why| {
+            let name = &parade.zones()[zone].name;
+            parade.0.ended.lock().push(format!("the coordinator of {name} {why}"));
+        });
     }
 
     /// Starts an API node that does not run.
     pub fn start_node(&self, zone: usize, node: usize) {
-        let at = &self.0.zones[zone];
-        let mut running = at.nodes[node].lock();
-        if running.is_some() {
-            return;
-        }
-        let name = format!("{}-{}", at.name, node + 1);
-        let process = Process::new(&name, self.random());
-        *running = Some((process.clone(), None));
-        drop(running);
-        let host = self.node_host(zone, node);
-        self.0.net.up(host, &process);
-        let session = u128::from(self.random()) << 64 | u128::from(self.random());
-        let outside = Outside {
-            database: Arc::new(at.database.clone()),
-            dial: Arc::new(self.0.net.dialer(host)),
-            session: session.to_be_bytes(),
-            own: None,
-        };
-        let identity = Identity {
-            cluster: cluster(),
-            zone: at.name.clone(),
-            node: name.parse().expect("a zone's name and a number"),
-            api_url: String::new(),
-            place: name,
-        };
-        let (coordinators, parade, own) = (self.nearest(zone), self.clone(), process.clone());
-        drop(process.spawn(async move {
-            let (tasks, metrics) = (Tasks::default(), Metrics::for_api_node(&[]));
-            let started = Node::start_in(outside, identity, &coordinators, metrics, &tasks);
-            let started = Arc::new(started.expect("these are URLs"));
-            if let Some((_, slot)) = parade.0.zones[zone].nodes[node].lock().as_mut()
-                && !own.is_killed()
-            {
-                *slot = Some(started);
-            }
-            std::future::pending::<()>().await;
-        }));
+        self.0.cluster.start_node(self.place(zone, node), self.nearest(zone));
     }
 
     /// URLs of the coordinators, nearest first.
@@ -322,44 +176,29 @@ impl Parade {
     /// An API node and its process, if it runs.
     #[must_use]
     pub fn node(&self, zone: usize, node: usize) -> Option<(Process, Arc<Node>)> {
-        let running = self.0.zones[zone].nodes[node].lock().clone()?;
-        Some((running.0, running.1?))
+        let (process, node) = self.0.cluster.node(self.place(zone, node))?;
+        Some((process, node?))
     }
 
     /// The process of a coordinator, if it runs.
     #[must_use]
     pub fn coordinator(&self, zone: usize) -> Option<Process> {
-        self.0.zones[zone].member.running.lock().as_ref().map(|(process, _)| process.clone())
+        self.0.cluster.coordinator(zone)
     }
 
     /// Tells a coordinator to hand leadership over and to stop, and kills it when it does not.
     pub async fn stop_coordinator(&self, zone: usize) {
-        let running = &self.0.zones[zone].member.running;
-        let Some((_, retire)) = running.lock().clone() else { return };
-        retire.cancel();
-        let until = Instant::now() + RETIRE_MAX;
-        while running.lock().is_some() && Instant::now() < until {
-            sleep(LOOK_EVERY).await;
-        }
-        self.kill_coordinator(zone);
+        self.0.cluster.retire_coordinator(zone).await;
     }
 
     /// Ends a coordinator at this instant. Its disk stays.
     pub fn kill_coordinator(&self, zone: usize) {
-        let running = self.0.zones[zone].member.running.lock().take();
-        if let Some((process, _)) = running {
-            process.kill();
-            self.0.net.down(zone, true);
-        }
+        self.0.cluster.kill_coordinator(zone, false);
     }
 
     /// Ends an API node at this instant.
     pub fn kill_node(&self, zone: usize, node: usize) {
-        let running = self.0.zones[zone].nodes[node].lock().take();
-        if let Some((process, _)) = running {
-            process.kill();
-            self.0.net.down(self.node_host(zone, node), true);
-        }
+        self.0.cluster.kill_node(self.place(zone, node));
     }
 
     /// Status of the group, as reported by the first API node of a zone.
@@ -371,13 +210,14 @@ impl Parade {
     /// Caller of a coordinator, for commands: as from an API node of its zone.
     pub(super) fn caller(&self, zone: usize) -> Option<pghc_runtime::rpc::Caller> {
         use pghc_runtime::rpc::Dial as _;
-        let dialer = self.0.net.dialer(self.node_host(zone, 0));
-        dialer.caller(&url(zone), &cluster(), Duration::from_secs(5)).ok()
+        let cluster = &self.0.cluster;
+        let dialer = cluster.net.dialer(cluster.host(self.place(zone, 0)));
+        dialer.caller(&url(zone), &cluster_id(), Duration::from_secs(5)).ok()
     }
 
     /// The zones.
     pub(super) fn zones(&self) -> &[Zone] {
-        &self.0.zones
+        &self.0.cluster.zones
     }
 
     /// Waits until `is` says yes; returns whether it did within `most`.

@@ -88,7 +88,8 @@ impl Client {
         let place = self.rng.below(self.cluster.places.len());
         let within = self.rng.millis(200, 3000);
         let (started, token) = (self.cluster.now(), self.token);
-        let on_disk = self.cluster.zones[self.cluster.places[place].zone].on_disk;
+        let zone = &self.cluster.zones[self.cluster.places[place].zone];
+        let on_disk = zone.database.is_on_disk();
         let seen =
             self.at(place, within, move |node, until| read_at(node, linearizable, token, until));
         let Some(seen) = seen.await else { return };

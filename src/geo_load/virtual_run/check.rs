@@ -3,7 +3,7 @@
 
 use pghc_api::chain::{Head, Link, payload_digest};
 use pghc_lab::chain_check::CheckResult;
-use pghc_sim::{Parade, cluster};
+use pghc_sim::{Parade, cluster_id};
 
 /// Checks `links`, the chain of the first zone, and that every other zone has the same.
 pub(super) fn verify(parade: &Parade, zones: &[String], links: &[Link]) -> CheckResult {
@@ -21,7 +21,7 @@ pub(super) fn verify(parade: &Parade, zones: &[String], links: &[Link]) -> Check
 
 /// Recomputes a chain from its first link on.
 fn sound(links: &[Link]) -> Result<Option<Head>, String> {
-    let cluster = cluster();
+    let cluster = cluster_id();
     let mut head: Option<Head> = None;
     for link in links {
         if head.is_some_and(|head| link.written_at < head.written_at) {

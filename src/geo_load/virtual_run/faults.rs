@@ -106,7 +106,7 @@ impl Tools {
             PartName::Api(node) => parade.node(zone, node).map(|(process, _)| process),
             PartName::Postgres => {
                 ensure!(by != Act::Pause, "a database in memory cannot be paused");
-                parade.database(zone).stop();
+                parade.database(zone).crash();
                 return Ok(Undo::Start(zone, part));
             }
         };
