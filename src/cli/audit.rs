@@ -13,8 +13,8 @@ use pghc_runtime::program::url;
 use pghc_runtime::task::Tasks;
 use pghc_server::zone::audit::inspect::{InspectError, Inspected, inspect};
 
+use super::deployments::{deployment, only_deployment};
 use super::found::{Cluster, Found};
-use super::parades::{only_parade, parade};
 use super::view;
 
 /// The question cannot be right.
@@ -37,7 +37,7 @@ pub struct Audit {
     #[arg(long, env = "PGHC_COORDINATOR", value_name = "URL", value_delimiter = ',',
           value_parser = url)]
     coordinator: Vec<String>,
-    /// Data directory of a parade on this machine, whose coordinators are asked
+    /// Data directory of a deployment on this machine, whose coordinators are asked
     #[arg(long, env = "PGHC_DATA", value_name = "DIR", conflicts_with = "coordinator")]
     data: Option<PathBuf>,
     #[command(flatten)]
@@ -80,11 +80,13 @@ fn coordinators(arguments: &Audit) -> Result<Vec<String>, String> {
         return Ok(arguments.coordinator.clone());
     }
     if let Some(data) = &arguments.data {
-        return Ok(Cluster::of_parade(parade(data)?).coordinators);
+        return Ok(Cluster::of_deployment(deployment(data)?).coordinators);
     }
     // Without any, a sound chain is called incomplete.
-    let found =
-        arguments.found.configured()?.or_else(|| only_parade().ok().map(Cluster::of_parade));
+    let found = arguments
+        .found
+        .configured()?
+        .or_else(|| only_deployment().ok().map(Cluster::of_deployment));
     Ok(found.map(|found| found.coordinators).unwrap_or_default())
 }
 

@@ -1,6 +1,6 @@
-//! `pghc dev`: a parade in the foreground until Ctrl-C, or behind a supervisor in the background.
+//! `pghc dev`: a deployment in the foreground until Ctrl-C, or behind a supervisor in the background.
 //!
-//! Invariant: whichever way this command ends, no process of the parade is left, unless `--detach` says
+//! Invariant: whichever way this command ends, no process of the deployment is left, unless `--detach` says
 //! that it runs. Exit codes: 0 done as asked, 1 a part does not stay up or does not stop, 2 it could not
 //! be started or there is none.
 
@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use pghc_api::id::ZoneName;
-use pghc_dev::observe::{Node, Observer};
-use pghc_dev::parade::{
-    self, Acks, Change, Error, Event, Parade, ParadeOptions, Profile, ZONES_MAX, default_zones,
-    zones_of,
+use pghc_dev::deployment::{
+    self, Acks, Change, Deployment, DeploymentOptions, Error, Event, Profile, ZONES_MAX,
+    default_zones, zones_of,
 };
+use pghc_dev::observe::{Node, Observer};
 use pghc_wan::{Matrix, Wan};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::broadcast::error::RecvError;
@@ -27,7 +27,7 @@ use super::view;
 
 /// Wait for readiness before the missing processes are printed.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
-/// Longest wait for the readiness of a parade in the background.
+/// Longest wait for the readiness of a deployment in the background.
 const READY_MAX: Duration = Duration::from_secs(300);
 
 /// Arguments of `pghc dev`.
@@ -56,11 +56,11 @@ pub struct Arguments {
     /// How coordinators know that writes are committed
     #[arg(long, env = "PGHC_ACKS", value_name = "HOW", default_value = "all-to-all")]
     acks: Acks,
-    /// Return when every node takes writes, and leave the parade to a supervisor in the background
+    /// Return when every node takes writes, and leave the deployment to a supervisor in the background
     /// with the log DIR/log/supervisor.log
     #[arg(long, requires = "data")]
     detach: bool,
-    /// Stop the parade that runs on DIR, and return when nothing of it is left
+    /// Stop the deployment that runs on DIR, and return when nothing of it is left
     #[arg(long, value_name = "DIR", conflicts_with = "detach")]
     stop: Option<PathBuf>,
     /// Be the supervisor of --detach
@@ -71,7 +71,7 @@ pub struct Arguments {
     binary: Option<PathBuf>,
 }
 
-/// Runs a parade until an end signal, or starts it in the background, or stops it.
+/// Runs a deployment until an end signal, or starts it in the background, or stops it.
 pub async fn run(arguments: Arguments) -> ExitCode {
     match (&arguments.stop, &arguments.data) {
         (Some(data), _) => stop(data).await,
@@ -80,20 +80,20 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-/// Stops the parade of another process.
+/// Stops the deployment of another process.
 async fn stop(data: &Path) -> ExitCode {
-    match parade::stop(data).await {
+    match deployment::stop(data).await {
         Ok(true) => view::print("stopped, nothing is left running"),
         Ok(false) => view::print(&format!("nothing was running on {}", data.display())),
         Err(error) => {
             view::complain(&view::error(&error));
-            return ExitCode::from(if matches!(error, Error::NoParade { .. }) { 2 } else { 1 });
+            return ExitCode::from(if matches!(error, Error::NoDeployment { .. }) { 2 } else { 1 });
         }
     }
     ExitCode::SUCCESS
 }
 
-/// Runs a parade until an end signal.
+/// Runs a deployment until an end signal.
 async fn supervise(arguments: Arguments) -> ExitCode {
     let is_detached = arguments.supervise;
     if is_detached {
@@ -116,24 +116,24 @@ async fn supervise(arguments: Arguments) -> ExitCode {
     let count = options.zones.len();
     view::print(&format!("starting {count} zones: {}", names(&options.zones)));
     let started = Instant::now();
-    let parade = tokio::select! {
-        parade = Parade::start(options) => parade,
+    let deployment = tokio::select! {
+        deployment = Deployment::start(options) => deployment,
         () = stop.asked() => {
             view::print("stopped while starting");
             return ExitCode::SUCCESS;
         }
     };
-    let parade = match parade {
-        Ok(parade) => parade,
+    let deployment = match deployment {
+        Ok(deployment) => deployment,
         Err(error) => {
             view::complain(&view::error(&error));
             return ExitCode::from(2);
         }
     };
-    get_node_info(&parade, count);
+    get_node_info(&deployment, count);
     let screen = if is_detached { Screen::log() } else { Screen::new() };
     let code = tokio::select! {
-        error = attend(&parade, &screen, started) => {
+        error = attend(&deployment, &screen, started) => {
             screen.say(&view::error(&error));
             if let Some(end) = error.log_end() {
                 screen.say(&end);
@@ -149,10 +149,10 @@ async fn supervise(arguments: Arguments) -> ExitCode {
         "stopping; press Ctrl-C again to stop at once"
     });
     tokio::select! {
-        () = parade.stop() => view::print("stopped, nothing is left running"),
+        () = deployment.stop() => view::print("stopped, nothing is left running"),
         () = stop.asked() => {
-            parade.abort();
-            parade.stop().await;
+            deployment.abort();
+            deployment.stop().await;
             view::print("killed, nothing is left running");
         }
     }
@@ -160,16 +160,18 @@ async fn supervise(arguments: Arguments) -> ExitCode {
 }
 
 /// Says what runs where.
-fn get_node_info(parade: &Parade, count: usize) {
+fn get_node_info(deployment: &Deployment, count: usize) {
     if count.is_multiple_of(2) {
         let less = count - 1;
         view::complain(&format!(
             "pghc: warning: {count} coordinators survive no more losses than {less}"
         ));
     }
-    view::print(&view::endpoints(&parade.record()).to_string());
-    view::print(&format!("data: {}", parade.data().display()));
-    if let (Some(url), Some(check)) = (parade.record().wan, parade.wan().and_then(Wan::checked)) {
+    view::print(&view::endpoints(&deployment.record()).to_string());
+    view::print(&format!("data: {}", deployment.data().display()));
+    if let (Some(url), Some(check)) =
+        (deployment.record().wan, deployment.wan().and_then(Wan::checked))
+    {
         let late = |us: u64| Duration::from_micros(us).as_secs_f64() * 1e3;
         let (p50, p99) = (late(check.late_p50_us), late(check.late_p99_us));
         view::print(&format!(
@@ -179,7 +181,7 @@ fn get_node_info(parade: &Parade, count: usize) {
 }
 
 /// Converts the arguments to options of the library; errors are for people.
-fn options(arguments: Arguments) -> Result<ParadeOptions, String> {
+fn options(arguments: Arguments) -> Result<DeploymentOptions, String> {
     let matrix = arguments.wan.as_deref().map(Matrix::find).transpose();
     let matrix = matrix.map_err(|error| view::error(&error))?;
     let held = arguments.data.as_deref().map(zones_of).transpose();
@@ -199,7 +201,7 @@ fn options(arguments: Arguments) -> Result<ParadeOptions, String> {
         (None, Some(count), Some(held)) if count == held.len() => held,
         (None, count, _) => default_zones(count.unwrap_or(3).min(usize::from(u8::MAX))),
     };
-    Ok(ParadeOptions {
+    Ok(DeploymentOptions {
         zones,
         voters: (!arguments.voters.is_empty()).then_some(arguments.voters),
         data: arguments.data,
@@ -219,9 +221,9 @@ fn names(zones: &[ZoneName]) -> String {
 }
 
 /// Waits for readiness and then shows the status; ends only when a part does not stay up.
-async fn attend(parade: &Parade, screen: &Screen, started: Instant) -> Error {
+async fn attend(deployment: &Deployment, screen: &Screen, started: Instant) -> Error {
     let tell = async {
-        let mut events = parade.events();
+        let mut events = deployment.events();
         loop {
             match events.recv().await {
                 Ok(event) => screen.say(&sentence(&event)),
@@ -232,11 +234,11 @@ async fn attend(parade: &Parade, screen: &Screen, started: Instant) -> Error {
     };
     let show = async {
         loop {
-            match parade.ready(READY_PATIENCE).await {
+            match deployment.ready(READY_PATIENCE).await {
                 Ok(()) => break,
                 Err(error @ Error::NotReady { .. })
                     if screen.pause().is_some()
-                        || parade.has_halted()
+                        || deployment.has_halted()
                         || started.elapsed() < READY_MAX =>
                 {
                     screen.say(&view::error(&error));
@@ -246,12 +248,12 @@ async fn attend(parade: &Parade, screen: &Screen, started: Instant) -> Error {
         }
         let seconds = started.elapsed().as_secs_f64();
         let Some(pause) = screen.pause() else {
-            let data = parade.data().display();
+            let data = deployment.data().display();
             screen.say(&format!("ready after {seconds:.1} s; stop with: pghc dev --stop {data}"));
             return std::future::pending().await;
         };
         screen.say(&format!("ready after {seconds:.1} s; stop with Ctrl-C"));
-        let observer = Observer::new(Node::of_record(&parade.record()));
+        let observer = Observer::new(Node::of_record(&deployment.record()));
         loop {
             screen.show(&view::line(&observer.look().await));
             tokio::time::sleep(pause).await;

@@ -6,7 +6,7 @@
 //! 2. `parade.json` in the current directory;
 //! 3. the client file `~/.config/pghc/config.toml`;
 //! 4. `/etc/pghc/coordinator.toml` and `/etc/pghc/api.toml`, the processes of this machine;
-//! 5. the only parade that runs in a temporary directory.
+//! 5. the only deployment that runs in a temporary directory.
 //!
 //! ```toml
 //! context = "prod"                    # the one that is meant without --context
@@ -21,12 +21,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use pghc_api::id::ClusterId;
-use pghc_dev::record::{self, ParadeRecord};
+use pghc_dev::record::{self, DeploymentRecord};
 use pghc_runtime::program::url;
 use toml::{Table, Value};
 
 use super::coordinator::MemberArg;
-use super::parades::only_parade;
+use super::deployments::only_deployment;
 
 /// Where the settings of this machine's processes are.
 const ETC: &str = "/etc/pghc";
@@ -55,8 +55,8 @@ pub(super) struct Cluster {
     pub(super) coordinators: Vec<String>,
     /// Base URLs of API nodes.
     pub(super) nodes: Vec<String>,
-    /// The parade of this machine that it is.
-    pub(super) parade: Option<ParadeRecord>,
+    /// The deployment of this machine that it is.
+    pub(super) deployment: Option<DeploymentRecord>,
 }
 
 /// Where is looked.
@@ -87,7 +87,7 @@ impl Found {
         if let Some(found) = self.configured()? {
             return Ok(found);
         }
-        only_parade().map(Cluster::of_parade).map_err(|why| {
+        only_deployment().map(Cluster::of_deployment).map_err(|why| {
             format!(
                 "{why}; looked for --config, ./parade.json, ~/.config/pghc/config.toml and {ETC}/*.toml; \
                  say which cluster: PGHC_CONFIG=FILE, --config FILE, or see --help"
@@ -141,13 +141,13 @@ impl Found {
 }
 
 impl Cluster {
-    /// A parade of this machine.
-    pub(super) fn of_parade(record: ParadeRecord) -> Self {
+    /// A deployment of this machine.
+    pub(super) fn of_deployment(record: DeploymentRecord) -> Self {
         Self {
             id: Some(record.cluster_id.clone()),
             coordinators: record.zones.iter().map(|zone| zone.coordinator.clone()).collect(),
             nodes: record.zones.iter().flat_map(|zone| zone.api.clone()).collect(),
-            parade: Some(record),
+            deployment: Some(record),
         }
     }
 
@@ -172,8 +172,8 @@ fn read(file: &Path, context: Option<&str>) -> Result<Option<Cluster>, String> {
     };
     let said = if file.extension().is_some_and(|end| end == "json") {
         serde_json::from_str(&text)
-            .map(Cluster::of_parade)
-            .map_err(|error| format!("it is not the record of a parade: {error}"))
+            .map(Cluster::of_deployment)
+            .map_err(|error| format!("it is not the record of a deployment: {error}"))
     } else {
         // The parser quotes the line of a fault, which may hold a password.
         text.parse::<Table>()
@@ -229,7 +229,7 @@ fn of_process(table: &Table) -> Result<Cluster, String> {
     if coordinators.is_empty() && nodes.is_empty() {
         return Err("it names neither a coordinator nor an API node".to_owned());
     }
-    Ok(Cluster { id, coordinators, nodes, parade: None })
+    Ok(Cluster { id, coordinators, nodes, deployment: None })
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ pub mod fuzzing;
 
 pub mod leader;
 
+mod deployments;
 pub mod members;
-mod parades;
 pub mod pghc;
 pub mod place;
 

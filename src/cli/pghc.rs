@@ -19,9 +19,9 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a whole parade on this machine: databases, coordinators and API nodes in every zone.
+    /// Run a whole deployment on this machine: databases, coordinators and API nodes in every zone.
     Dev(dev::Arguments),
-    /// Show how a running parade is doing. Exit code 0: healthy, 1: something is wrong, 2: nothing
+    /// Show how a running deployment is doing. Exit code 0: healthy, 1: something is wrong, 2: nothing
     /// answers.
     Status(status::Arguments),
     /// Show or change the members of the Raft group. Exit code 0: done, 1: refused, 2: nothing
@@ -47,7 +47,7 @@ fn keys(args: &[std::ffi::OsString]) -> Keys {
     match (word(1), word(2)) {
         (Some("coordinator" | "api"), _) => Keys::All,
         (Some("recover"), _) => Keys::Only(&["data"]),
-        // The record of a parade says where coordinators are, and has no keys.
+        // The record of a deployment says where coordinators are, and has no keys.
         (Some("zone"), Some("audit")) if pghc_runtime::config::is_record(args) => Keys::None,
         (Some("zone"), Some("audit")) => Keys::Only(&["database", "coordinator"]),
         (Some("zone"), Some("reseed" | "adopt")) => Keys::Only(&["database"]),

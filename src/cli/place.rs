@@ -71,7 +71,8 @@ async fn question(arguments: &Arguments) -> Result<Question, Failure> {
             Question { model: Model::new(&matrix), names, weights }
         }
         None if !arguments.reach.is_named() && arguments.reach.named().is_err() => {
-            let why = "say which distances: --matrix aws9, or --against DIR for a running parade";
+            let why =
+                "say which distances: --matrix aws9, or --against DIR for a running deployment";
             return Err(Failure::Unreached(why.to_owned()));
         }
         None => measured(&topology(&arguments.reach.view().await?.1).0)?,

@@ -1,11 +1,11 @@
-//! How commands reach a running group: named by its coordinators, by the parade it is of, or found.
+//! How commands reach a running group: named by its coordinators, by the deployment it is of, or found.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use pghc_api::id::ClusterId;
-use pghc_dev::record::ParadeRecord;
+use pghc_dev::record::DeploymentRecord;
 use pghc_runtime::program::{url, with_causes};
 use pghc_runtime::rpc;
 use pghc_runtime::rpc::v1::members_client::MembersClient;
@@ -25,7 +25,7 @@ pub(super) struct Reach {
     /// Base URL of a coordinator; may be repeated: the first that answers is used.
     #[arg(long, env = "PGHC_COORDINATOR", value_name = "URL", value_delimiter = ',', value_parser = url, global = true)]
     coordinator: Vec<String>,
-    /// Instead of both: a running parade of this machine, its data directory or `parade.json`.
+    /// Instead of both: a running deployment of this machine, its data directory or `parade.json`.
     #[arg(long, value_name = "DIR", global = true)]
     against: Option<PathBuf>,
     #[command(flatten)]
@@ -55,8 +55,8 @@ impl Reach {
     /// A sentence for people.
     pub(super) fn named(&self) -> Result<(ClusterId, Vec<String>), String> {
         if let Some(path) = &self.against {
-            let record = ParadeRecord::find(path).map_err(|error| with_causes(&error))?;
-            return Cluster::of_parade(record).reach();
+            let record = DeploymentRecord::find(path).map_err(|error| with_causes(&error))?;
+            return Cluster::of_deployment(record).reach();
         }
         match (&self.cluster_id, self.coordinator.is_empty()) {
             (Some(cluster), false) => return Ok((cluster.clone(), self.coordinator.clone())),

@@ -1,4 +1,4 @@
-//! `pghc status`: how a running parade is doing, as a table or as JSON.
+//! `pghc status`: how a running deployment is doing, as a table or as JSON.
 //!
 //! Exit codes: 0 healthy, 1 something is wrong, 2 nothing answers or the question is not clear.
 //! Which cluster is meant where no flag says so: `found`.
@@ -10,12 +10,12 @@ use clap::Args;
 use pghc_api::id::ZoneName;
 use pghc_dev::observe::{Node, Observer, Overview};
 use pghc_dev::postgres::socket_of;
-use pghc_dev::record::ParadeRecord;
+use pghc_dev::record::DeploymentRecord;
 use pghc_runtime::program::url;
 use serde::Serialize;
 
+use super::deployments::deployment;
 use super::found::{Cluster, Found};
-use super::parades::parade;
 use super::view::{self, Format};
 use super::zone;
 
@@ -23,7 +23,7 @@ use super::zone;
 #[derive(Debug, Args)]
 #[command(after_help = FOUND)]
 pub struct Arguments {
-    /// Data directory of a parade on this machine
+    /// Data directory of a deployment on this machine
     #[arg(long, env = "PGHC_DATA", value_name = "DIR", conflicts_with = "api")]
     data: Option<PathBuf>,
     /// Base URL of an API node, for example http://127.0.0.1:8080; may be repeated
@@ -38,7 +38,7 @@ pub struct Arguments {
 
 const FOUND: &str = "Commands that are not told which cluster is meant take the first of: the file of \
 --config or PGHC_CONFIG, ./parade.json, the context of ~/.config/pghc/config.toml, \
-/etc/pghc/coordinator.toml with /etc/pghc/api.toml, the only parade that runs in a temporary directory.";
+/etc/pghc/coordinator.toml with /etc/pghc/api.toml, the only deployment that runs in a temporary directory.";
 
 /// The JSON form.
 #[derive(Serialize)]
@@ -46,7 +46,8 @@ struct Answer<'a> {
     #[serde(flatten)]
     overview: &'a Overview,
     #[serde(skip_serializing_if = "Option::is_none")]
-    parade: Option<&'a ParadeRecord>,
+    #[serde(rename = "parade")]
+    deployment: Option<&'a DeploymentRecord>,
 }
 
 /// Asks and prints.
@@ -68,7 +69,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     match arguments.format {
         Format::Table => print_table(&overview, record.as_ref()),
         Format::Json => {
-            let answer = Answer { overview: &overview, parade: record.as_ref() };
+            let answer = Answer { overview: &overview, deployment: record.as_ref() };
             let text = serde_json::to_string_pretty(&answer);
             view::print(&text.expect("these structures are plain JSON"));
         }
@@ -82,7 +83,7 @@ pub async fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn print_table(overview: &Overview, record: Option<&ParadeRecord>) {
+fn print_table(overview: &Overview, record: Option<&DeploymentRecord>) {
     if let Some(cluster) = &overview.cluster_id {
         view::print(&format!("cluster {cluster}"));
         view::print(&view::line(overview));
@@ -100,8 +101,8 @@ fn print_table(overview: &Overview, record: Option<&ParadeRecord>) {
     }
 }
 
-/// The API nodes to query, and their parade when it is on this machine.
-async fn find(arguments: &Arguments) -> Result<(Vec<Node>, Option<ParadeRecord>), String> {
+/// The API nodes to query, and their deployment when it is on this machine.
+async fn find(arguments: &Arguments) -> Result<(Vec<Node>, Option<DeploymentRecord>), String> {
     let named = |urls: &[String]| {
         urls.iter().map(|url| Node { zone: None, url: url.clone() }).collect::<Vec<_>>()
     };
@@ -109,10 +110,10 @@ async fn find(arguments: &Arguments) -> Result<(Vec<Node>, Option<ParadeRecord>)
         return Ok((named(&arguments.api), None));
     }
     let found = match &arguments.data {
-        Some(data) => Cluster::of_parade(parade(data)?),
+        Some(data) => Cluster::of_deployment(deployment(data)?),
         None => arguments.found.cluster()?,
     };
-    if let Some(record) = found.parade {
+    if let Some(record) = found.deployment {
         return Ok((Node::of_record(&record), Some(record)));
     }
     if !found.nodes.is_empty() {
@@ -134,7 +135,7 @@ fn halted_nodes(overview: &Overview) -> Vec<String> {
 }
 
 /// Databases and coordinators that take no connection: an API node may not have noticed yet.
-async fn unreachable_parts(record: &ParadeRecord) -> Vec<String> {
+async fn unreachable_parts(record: &DeploymentRecord) -> Vec<String> {
     let tries = record.zones.iter().flat_map(|zone| {
         let coordinator = zone.coordinator.trim_start_matches("http://").to_owned();
         let server = zone.dsn.rsplit_once('@').map(|(_, rest)| rest).unwrap_or_default();

@@ -1,11 +1,11 @@
-//! A parade in words: tables, one-line summaries and errors with their causes.
+//! A deployment in words: tables, one-line summaries and errors with their causes.
 
 use clap::ValueEnum;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{ContentArrangement, Table};
 use pghc_api::wire::{ZoneReading, ZoneState};
 use pghc_dev::observe::Overview;
-use pghc_dev::record::ParadeRecord;
+use pghc_dev::record::DeploymentRecord;
 pub(super) use pghc_runtime::output::print;
 use pghc_runtime::program::with_causes;
 use pghc_runtime::rpc::v1::MemberList;
@@ -35,8 +35,8 @@ pub(super) fn complain(text: &str) {
     pghc_runtime::program::remark(text);
 }
 
-/// Where everything of a parade is.
-pub(super) fn endpoints(record: &ParadeRecord) -> Table {
+/// Where everything of a deployment is.
+pub(super) fn endpoints(record: &DeploymentRecord) -> Table {
     let mut table = table(&["zone", "API nodes", "PostgreSQL", "coordinator"]);
     for zone in &record.zones {
         let row = [zone.name.to_string(), zone.api.join("\n"), zone.dsn.clone()];

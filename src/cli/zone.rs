@@ -19,8 +19,8 @@ use serde::Serialize;
 use tonic::{Code, Request, Status};
 
 use super::audit::{self, Audit};
+use super::deployments::deployment;
 use super::found::Cluster;
-use super::parades::parade;
 use super::reach::Reach;
 use super::reseed::{self, Adopt, Reseed};
 use super::view::{self, Format};
@@ -53,11 +53,11 @@ enum Act {
     Adopt(Adopt),
 }
 
-/// The coordinators to use: those of a parade on this machine, the named ones, or the configured
+/// The coordinators to use: those of a deployment on this machine, the named ones, or the configured
 /// ones.
 #[derive(Debug, Args)]
 pub(super) struct Place {
-    /// Data directory of a parade on this machine
+    /// Data directory of a deployment on this machine
     #[arg(long, env = "PGHC_DATA", value_name = "DIR", conflicts_with = "coordinator")]
     data: Option<PathBuf>,
     #[command(flatten)]
@@ -152,7 +152,7 @@ struct Coordinators {
 impl Place {
     fn coordinators(self) -> Result<Coordinators, Failure> {
         let named = match &self.data {
-            Some(data) => parade(data).and_then(|it| Cluster::of_parade(it).reach()),
+            Some(data) => deployment(data).and_then(|it| Cluster::of_deployment(it).reach()),
             None => self.reach.named(),
         };
         let (cluster, urls) = named.map_err(Failure::usage)?;

@@ -1,4 +1,4 @@
-//! Looking at a parade from outside, over HTTP only: what its API nodes say of it.
+//! Looking at a deployment from outside, over HTTP only: what its API nodes say of it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use pghc_api::wire::{Status, ZoneReading, ZoneState};
 use pghc_runtime::http_client::{Bounds, Failure, HttpClient};
 use serde::Serialize;
 
-use super::record::ParadeRecord;
+use super::record::DeploymentRecord;
 
 /// Longest time one answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
@@ -29,9 +29,9 @@ pub struct Node {
 }
 
 impl Node {
-    /// All API nodes of a parade.
+    /// All API nodes of a deployment.
     #[must_use]
-    pub fn of_record(record: &ParadeRecord) -> Vec<Self> {
+    pub fn of_record(record: &DeploymentRecord) -> Vec<Self> {
         let zone = |zone: &super::record::ZoneRecord| {
             let name = zone.name.to_string();
             let node = move |url: &String| Self { zone: Some(name.clone()), url: url.clone() };
@@ -61,7 +61,7 @@ pub struct NodeView {
     pub status: Option<Status>,
 }
 
-/// State of one zone as its parade sees it.
+/// State of one zone as its deployment sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ZoneView {
     /// Name of the zone.
@@ -78,7 +78,7 @@ pub struct ZoneView {
     pub message: Option<String>,
 }
 
-/// A whole parade at one moment, put together from what its nodes answered.
+/// A whole deployment at one moment, put together from what its nodes answered.
 #[derive(Debug, Clone, Serialize)]
 pub struct Overview {
     /// Whether nothing is wrong: `problems` is empty.
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn parade_is_unhealthy_without_leader_zone_or_nodes() {
+    fn deployment_is_unhealthy_without_leader_zone_or_nodes() {
         assert!(!Overview::of(vec![node("eu", 2, None, 4, ZoneState::Live)]).healthy);
         assert!(!Overview::of(vec![node("eu", 2, Some(1), 4, ZoneState::Silent)]).healthy);
         assert!(!Overview::of(vec![node("eu", 2, Some(1), 4, ZoneState::Halted)]).healthy);

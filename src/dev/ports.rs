@@ -6,7 +6,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 
-use super::parade::Error;
+use super::deployment::Error;
 
 /// Range searched for free ports when no base is given; ports for outgoing connections are above
 /// it.

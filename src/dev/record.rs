@@ -1,6 +1,6 @@
-//! `parade.json`: where everything of a running parade is, for scripts and people.
+//! `parade.json`: where everything of a running deployment is, for scripts and people.
 //!
-//! The file is there while its parade runs, and every version of it that can be read is whole: it is
+//! The file is there while its deployment runs, and every version of it that can be read is whole: it is
 //! replaced, never written in place.
 
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use pghc_api::id::{ClusterId, ZoneName};
 use pghc_runtime::private;
 use serde::{Deserialize, Serialize};
 
-/// Name of the file in the parade's data directory.
+/// Name of the file in the deployment's data directory.
 pub const FILE: &str = "parade.json";
 
-/// A parade: what runs where.
+/// A deployment: what runs where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ParadeRecord {
+pub struct DeploymentRecord {
     /// Identity of the cluster.
     pub cluster_id: ClusterId,
     /// Its zones; the first is the one that was named first.
@@ -26,11 +26,11 @@ pub struct ParadeRecord {
     pub wan: Option<String>,
 }
 
-/// Why a file is not taken as the record of a parade.
+/// Why a file is not taken as the record of a deployment.
 #[derive(Debug, thiserror::Error)]
 pub enum NoRecord {
     /// It cannot be read.
-    #[error("cannot read {}; is a parade running there?", .file.display())]
+    #[error("cannot read {}; is a deployment running there?", .file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
@@ -38,7 +38,7 @@ pub enum NoRecord {
         source: io::Error,
     },
     /// It holds something else.
-    #[error("{} is not the record of a parade", .file.display())]
+    #[error("{} is not the record of a deployment", .file.display())]
     Malformed {
         /// The file.
         file: PathBuf,
@@ -47,12 +47,12 @@ pub enum NoRecord {
     },
 }
 
-/// One zone of a parade.
+/// One zone of a deployment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ZoneRecord {
     /// Name of the zone.
     pub name: ZoneName,
-    /// Connection string of its database's superuser, for the user who started the parade.
+    /// Connection string of its database's superuser, for the user who started the deployment.
     pub dsn: String,
     /// Base URLs of its API nodes, `http://127.0.0.1:…`.
     pub api: Vec<String>,
@@ -73,8 +73,8 @@ pub struct Pids {
     pub api: Vec<u32>,
 }
 
-impl ParadeRecord {
-    /// Reads the record of the parade that runs on `data`.
+impl DeploymentRecord {
+    /// Reads the record of the deployment that runs on `data`.
     ///
     /// # Errors
     /// `NotFound` when none runs there; `InvalidData` when the file is not a record.
@@ -118,13 +118,13 @@ pub(super) fn replace(file: &Path, value: &impl Serialize) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::ParadeRecord;
+    use super::DeploymentRecord;
 
     /// Scripts outside this repository read this file; the text is the one they were promised.
     #[test]
     fn the_record_keeps_the_form_that_scripts_rely_on() {
         let text = r#"{"cluster_id":"0190a1b2-c3d4-7e5f-8091-a2b3c4d5e6f7","zones":[{"name":"eu","dsn":"postgres://postgres@%2Fd%2Fzones%2Feu%2Fpg:23000/pghc","api":["http://127.0.0.1:23002"],"coordinator":"http://127.0.0.1:23001","pids":{"postgres":11,"coordinator":12,"api":[13]}}]}"#;
-        let record: ParadeRecord = serde_json::from_str(text).unwrap();
+        let record: DeploymentRecord = serde_json::from_str(text).unwrap();
         assert_eq!(serde_json::to_string(&record).unwrap(), text);
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct Bench {
     seconds: u32,
     /// Only these benchmark cases, with commas between: raw, raw-one, plain, replicas, replicas-alone,
     /// original, single, bulk, alone, catch-up, verify, slow-zone, overload, far, idle, memory
-    /// [default: all but far, idle and memory; with --against, those that need no parade of their
+    /// [default: all but far, idle and memory; with --against, those that need no deployment of their
     /// own; far always starts one with three regions of AWS]
     #[arg(long, value_name = "NAME", value_delimiter = ',', env = "PGHC_LOAD_ONLY")]
     only: Vec<BenchmarkCase>,
@@ -153,7 +153,7 @@ impl Bench {
     fn usual(&self) -> Vec<BenchmarkCase> {
         let is_ours = self.site.options().against.is_none();
         let usual = BenchmarkCase::ALL.iter().copied().filter(|one| one.is_usual());
-        usual.filter(|one| is_ours || !one.needs_own_parade()).collect()
+        usual.filter(|one| is_ours || !one.needs_own_deployment()).collect()
     }
 
     /// A missed target is printed and fails nothing; a chain that does not verify does.

@@ -1,7 +1,7 @@
 //! `geo-load`: arguments in, exit code out.
 //!
 //! Exit 0: the run passed. 1: it ran and did not pass, or was interrupted. 2: it could not run, or the
-//! arguments are wrong. A parade that was started for the run is stopped in every case, also on Ctrl-C.
+//! arguments are wrong. A deployment that was started for the run is stopped in every case, also on Ctrl-C.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ use super::experiments::{Compare, Net, On, Predict, Report, Run, Sweep, once, wi
 use super::interrupt::interruptible;
 use super::site_args::SiteArgs;
 
-/// Drives a parade with writes and reports how long they took.
+/// Drives a deployment with writes and reports how long they took.
 #[derive(Debug, Parser)]
 #[command(name = "geo-load", version)]
 pub struct Cli {
@@ -39,7 +39,7 @@ enum Command {
     Report(Report),
     /// Limits and predictions for the distances of a matrix; nothing is started
     Predict(Predict),
-    /// Show and change the distances of a running parade
+    /// Show and change the distances of a running deployment
     Net(Net),
     /// pghc and PostgreSQL side by side, in rounds: rates, ratios and marks
     Bench(Bench),
@@ -90,7 +90,7 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 
 impl Quick {
     fn scenario(&self) -> anyhow::Result<Scenario> {
-        // A real parade without --wan has no distances; in virtual time nothing would be left to see.
+        // A real deployment without --wan has no distances; in virtual time nothing would be left to see.
         let file = self.site.wan.as_deref().or(self.is_virtual.then_some("aws3"));
         let file = file.map(|file| format!("file = {}\n", toml::Value::from(file)));
         let zones = self.site.zones.map(|zones| format!("zones = {zones}\n"));

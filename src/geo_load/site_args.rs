@@ -1,4 +1,4 @@
-//! Arguments of `geo-load` that say which parade is driven, and how the report is printed.
+//! Arguments of `geo-load` that say which deployment is driven, and how the report is printed.
 
 use std::path::PathBuf;
 
@@ -9,26 +9,26 @@ use pghc_runtime::output;
 
 #[derive(Debug, Args)]
 pub(super) struct SiteArgs {
-    /// Drive the running parade of this parade.json (or the directory that holds it) instead of an
+    /// Drive the running deployment of this parade.json (or the directory that holds it) instead of an
     /// own one
     #[arg(long, value_name = "FILE", env = "PGHC_LOAD_AGAINST",
           conflicts_with_all = ["zones", "wan", "data", "base_port"])]
     pub(super) against: Option<PathBuf>,
-    /// Drive the running parade of these API nodes, one or more for each zone, instead of an own one
+    /// Drive the running deployment of these API nodes, one or more for each zone, instead of an own one
     #[arg(long, value_name = "ZONE=URL", value_parser = target,
           conflicts_with_all = ["against", "zones", "wan", "data", "base_port"])]
     pub(super) target: Vec<(String, String)>,
-    /// Zones of the own parade [default: those of --data, else 3]
+    /// Zones of the own deployment [default: those of --data, else 3]
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=9), env = "PGHC_LOAD_ZONES")]
     pub(super) zones: Option<u8>,
     /// Emulate the distances of this matrix, and use its zones: aws3, aws5, aws9, or a CSV file of
     /// round trips in ms with a header `zone,<z1>,<z2>,…`
     #[arg(long, value_name = "MATRIX", env = "PGHC_LOAD_WAN")]
     pub(super) wan: Option<String>,
-    /// Keep the own parade's data in this directory [default: a temporary one]
+    /// Keep the own deployment's data in this directory [default: a temporary one]
     #[arg(long, value_name = "DIR", env = "PGHC_LOAD_DATA")]
     data: Option<PathBuf>,
-    /// First port of the own parade [default: any free ones]
+    /// First port of the own deployment [default: any free ones]
     #[arg(long, value_name = "PORT", env = "PGHC_LOAD_BASE_PORT")]
     base_port: Option<u16>,
     /// How the report is printed

@@ -1,4 +1,4 @@
-//! A client of the emulator's control interface: changes distances and cuts of a running parade.
+//! A client of the emulator's control interface: changes distances and cuts of a running deployment.
 
 use std::fmt;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use comfy_table::{Cell, Table, presets};
-use pghc_dev::record::ParadeRecord;
+use pghc_dev::record::DeploymentRecord;
 use pghc_runtime::http_client::{Bounds, HttpClient};
 use pghc_wan::Cut;
 use pghc_wan::conditions::Change;
@@ -20,7 +20,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 const BOUNDS: Bounds =
     Bounds { connect: ANSWER_MAX, silence: ANSWER_MAX, whole: ANSWER_MAX, answer_bytes: 16 << 20 };
 
-/// The emulator of a running parade.
+/// The emulator of a running deployment.
 #[derive(Debug, Clone)]
 pub struct Remote {
     http: HttpClient,
@@ -38,13 +38,13 @@ impl Remote {
         Self { http, url: url.trim_end_matches('/').to_owned() }
     }
 
-    /// The emulator of the parade whose `parade.json`, or the directory that holds it, is `path`.
+    /// The emulator of the deployment whose `parade.json`, or the directory that holds it, is `path`.
     ///
     /// # Errors
-    /// When there is no such file, or its parade has no distances.
+    /// When there is no such file, or its deployment has no distances.
     pub fn of(path: &Path) -> anyhow::Result<Self> {
-        let url = ParadeRecord::find(path)?.wan.with_context(|| {
-            format!("the parade of {} has no distances; start it with --wan", path.display())
+        let url = DeploymentRecord::find(path)?.wan.with_context(|| {
+            format!("the deployment of {} has no distances; start it with --wan", path.display())
         })?;
         Ok(Self::at(&url))
     }

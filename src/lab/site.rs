@@ -1,4 +1,4 @@
-//! The parade of a run: one of its own, started for it and stopped after it, or one that runs
+//! The deployment of a run: one of its own, started for it and stopped after it, or one that runs
 //! already and is left as it is.
 
 use std::path::PathBuf;
@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use pghc_api::id::ZoneName;
-use pghc_dev::parade::{Acks, Parade, ParadeOptions, Profile, ZONES_MAX, default_zones, zones_of};
-use pghc_dev::record::ParadeRecord;
+use pghc_dev::deployment::{
+    Acks, Deployment, DeploymentOptions, Profile, ZONES_MAX, default_zones, zones_of,
+};
+use pghc_dev::record::DeploymentRecord;
 use pghc_wan::{Matrix, Wan};
 
 use super::net::Remote;
 use super::target::Target;
 
-/// Longest wait until a new parade serves.
+/// Longest wait until a new deployment serves.
 const READY_MAX: Duration = Duration::from_secs(90);
 
 /// Zones when nothing says how many.
@@ -22,21 +24,21 @@ const ZONES_DEFAULT: usize = 3;
 /// Where a run takes place.
 #[derive(Debug, Clone, Default)]
 pub struct SiteOptions {
-    /// `parade.json` of a running parade, or the directory that holds it; `None`: an own one.
+    /// `parade.json` of a running deployment, or the directory that holds it; `None`: an own one.
     pub against: Option<PathBuf>,
-    /// Zones of an own parade; `None`: those its data is of, else three.
+    /// Zones of an own deployment; `None`: those its data is of, else three.
     pub zones: Option<usize>,
-    /// Latency matrix of an own parade, a built-in name or a file; its zones give their names.
+    /// Latency matrix of an own deployment, a built-in name or a file; its zones give their names.
     pub wan: Option<String>,
-    /// Data directory of an own parade, kept; `None`: a temporary one, removed.
+    /// Data directory of an own deployment, kept; `None`: a temporary one, removed.
     pub data: Option<PathBuf>,
-    /// First port of an own parade; `None`: any.
+    /// First port of an own deployment; `None`: any.
     pub base_port: Option<u16>,
-    /// Zones of any parade and the URLs of their API nodes; empty: as the rest says.
+    /// Zones of any deployment and the URLs of their API nodes; empty: as the rest says.
     pub targets: Vec<(String, String)>,
 }
 
-/// A parade to start for a run, as its scenario says.
+/// A deployment to start for a run, as its scenario says.
 #[derive(Debug, Clone)]
 pub struct OwnSite {
     /// Its zones.
@@ -53,17 +55,17 @@ pub struct OwnSite {
     pub seed: u64,
 }
 
-/// A parade to drive.
+/// A deployment to drive.
 #[derive(Debug)]
 pub struct Site {
     target: Target,
-    own: Option<Parade>,
-    /// Of a parade that is found by its `parade.json`.
-    record: Option<ParadeRecord>,
+    own: Option<Deployment>,
+    /// Of a deployment that is found by its `parade.json`.
+    record: Option<DeploymentRecord>,
 }
 
 impl Site {
-    /// Starts a parade or finds the running one, and waits until it serves.
+    /// Starts a deployment or finds the running one, and waits until it serves.
     ///
     /// # Errors
     /// When there is none to drive; what was started is stopped again.
@@ -71,16 +73,16 @@ impl Site {
         if let Some(found) = Self::find(options).await? {
             return Ok(found);
         }
-        Self::start(parade_options(options)?).await
+        Self::start(deployment_options(options)?).await
     }
 
-    /// A running parade known only by its zones.
+    /// A running deployment known only by its zones.
     #[must_use]
     pub fn of(target: Target) -> Self {
         Self { target, own: None, record: None }
     }
 
-    /// The running parade that the options name, if they do.
+    /// The running deployment that the options name, if they do.
     ///
     /// # Errors
     /// When it is not there.
@@ -90,16 +92,16 @@ impl Site {
             return Ok(Some(Self::of(target)));
         }
         let Some(path) = &options.against else { return Ok(None) };
-        let record = ParadeRecord::find(path)?;
+        let record = DeploymentRecord::find(path)?;
         Ok(Some(Self { target: Target::of(&record).await?, own: None, record: Some(record) }))
     }
 
-    /// Starts a parade for a scenario and waits until it serves.
+    /// Starts a deployment for a scenario and waits until it serves.
     ///
     /// # Errors
     /// When it does not; what was started is stopped again.
     pub async fn open_own(options: &SiteOptions, own: OwnSite) -> anyhow::Result<Self> {
-        Self::start(ParadeOptions {
+        Self::start(DeploymentOptions {
             zones: own.zones,
             voters: own.voters,
             data: options.data.clone(),
@@ -109,22 +111,22 @@ impl Site {
             profile: if own.matrix.is_some() { Profile::Wan } else { Profile::Lan },
             wan: own.matrix,
             wan_seed: own.seed,
-            ..ParadeOptions::default()
+            ..DeploymentOptions::default()
         })
         .await
     }
 
-    async fn start(options: ParadeOptions) -> anyhow::Result<Self> {
-        let parade = Parade::start(options).await?;
+    async fn start(options: DeploymentOptions) -> anyhow::Result<Self> {
+        let deployment = Deployment::start(options).await?;
         let ready = async {
-            parade.ready(READY_MAX).await?;
-            Target::of(&parade.record()).await
+            deployment.ready(READY_MAX).await?;
+            Target::of(&deployment.record()).await
         };
         match ready.await {
-            Ok(target) => Ok(Self { target, own: Some(parade), record: None }),
+            Ok(target) => Ok(Self { target, own: Some(deployment), record: None }),
             Err(error) => {
-                parade.stop().await;
-                Err(error.context("the parade started for this run does not serve"))
+                deployment.stop().await;
+                Err(error.context("the deployment started for this run does not serve"))
             }
         }
     }
@@ -135,49 +137,49 @@ impl Site {
         &self.target
     }
 
-    /// Processes of the parade, when this run started it.
+    /// Processes of the deployment, when this run started it.
     #[must_use]
-    pub fn parade(&self) -> Option<&Parade> {
+    pub fn deployment(&self) -> Option<&Deployment> {
         self.own.as_ref()
     }
 
     /// The emulator between its zones, when this process runs one.
     #[must_use]
     pub fn emulator(&self) -> Option<&Wan> {
-        self.own.as_ref().and_then(Parade::wan)
+        self.own.as_ref().and_then(Deployment::wan)
     }
 
-    /// Record of the parade, when more than its API nodes is known.
+    /// Record of the deployment, when more than its API nodes is known.
     #[must_use]
-    pub fn record(&self) -> Option<ParadeRecord> {
-        self.own.as_ref().map(Parade::record).or_else(|| self.record.clone())
+    pub fn record(&self) -> Option<DeploymentRecord> {
+        self.own.as_ref().map(Deployment::record).or_else(|| self.record.clone())
     }
 
-    /// Control of the distances between its zones, if the parade has an emulator.
+    /// Control of the distances between its zones, if the deployment has an emulator.
     #[must_use]
     pub fn net(&self) -> Option<Remote> {
         self.record()?.wan.map(|url| Remote::at(&url))
     }
 
-    /// Stops an own parade; leaves another alone.
+    /// Stops an own deployment; leaves another alone.
     pub async fn close(self) {
-        if let Some(parade) = &self.own {
-            parade.stop().await;
+        if let Some(deployment) = &self.own {
+            deployment.stop().await;
         }
     }
 }
 
-fn parade_options(options: &SiteOptions) -> anyhow::Result<ParadeOptions> {
+fn deployment_options(options: &SiteOptions) -> anyhow::Result<DeploymentOptions> {
     let matrix = options.wan.as_deref().map(Matrix::find).transpose()?;
     let held = options.data.as_deref().map(zones_of).transpose()?.flatten();
-    Ok(ParadeOptions {
+    Ok(DeploymentOptions {
         zones: choose_zones(matrix.as_ref(), options.zones, held)?,
         data: options.data.clone(),
         base_port: options.base_port,
         profile: if matrix.is_some() { Profile::Wan } else { Profile::Lan },
         wan: matrix,
         wan_seed: rand::random(),
-        ..ParadeOptions::default()
+        ..DeploymentOptions::default()
     })
 }
 
@@ -225,7 +227,7 @@ mod tests {
         assert_eq!(check(None, None, None), "eu us ap");
         assert_eq!(check(None, Some(2), None), "eu us");
         assert_eq!(check(None, None, Some("x")), "x");
-        // The parade itself refuses another number of zones than its data is of.
+        // The deployment itself refuses another number of zones than its data is of.
         assert_eq!(check(None, Some(2), Some("x")), "eu us");
     }
 }

@@ -1,4 +1,4 @@
-//! Target of a run: the zones of a parade and the addresses of their API nodes.
+//! Target of a run: the zones of a deployment and the addresses of their API nodes.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use pghc_api::wire;
-use pghc_dev::record::ParadeRecord;
+use pghc_dev::record::DeploymentRecord;
 
 use super::client::{Connection, get};
 
@@ -22,7 +22,7 @@ pub struct Endpoint {
     pub host: String,
 }
 
-/// One zone of a parade, as a client sees it.
+/// One zone of a deployment, as a client sees it.
 #[derive(Debug, Clone)]
 pub struct Zone {
     /// Its name.
@@ -33,7 +33,7 @@ pub struct Zone {
     pub nodes: Vec<Endpoint>,
 }
 
-/// A parade, as a client sees it.
+/// A deployment, as a client sees it.
 #[derive(Debug, Clone)]
 pub struct Target {
     /// Its zones, at least one.
@@ -41,22 +41,22 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads where a running parade is: `path` is its `parade.json` or the directory that holds it.
+    /// Reads where a running deployment is: `path` is its `parade.json` or the directory that holds it.
     ///
     /// # Errors
     /// When the file cannot be read or names no zone with an API node.
     pub async fn read(path: &Path) -> anyhow::Result<Self> {
-        let damaged = || format!("{} is not the record of a parade", path.display());
-        Self::of(&ParadeRecord::find(path)?).await.with_context(damaged)
+        let damaged = || format!("{} is not the record of a deployment", path.display());
+        Self::of(&DeploymentRecord::find(path)?).await.with_context(damaged)
     }
 
-    /// The parade of a record.
+    /// The deployment of a record.
     ///
     /// # Errors
     /// When it names no zone with an API node.
-    pub async fn of(parade: &ParadeRecord) -> anyhow::Result<Self> {
-        let mut zones = Vec::with_capacity(parade.zones.len());
-        for zone in &parade.zones {
+    pub async fn of(deployment: &DeploymentRecord) -> anyhow::Result<Self> {
+        let mut zones = Vec::with_capacity(deployment.zones.len());
+        for zone in &deployment.zones {
             ensure!(!zone.api.is_empty(), "zone {} has no API node", zone.name);
             let mut nodes = Vec::with_capacity(zone.api.len());
             for url in &zone.api {
@@ -68,7 +68,7 @@ impl Target {
         Ok(Self { zones })
     }
 
-    /// A parade known by the URLs of its API nodes: zone and URL, a zone once for each node.
+    /// A deployment known by the URLs of its API nodes: zone and URL, a zone once for each node.
     /// `chain-verify` reads it through the first node of each zone.
     ///
     /// # Errors
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_target_is_read_from_the_record_of_a_parade() {
+    async fn a_target_is_read_from_the_record_of_a_deployment() {
         let text = zone(r#""http://127.0.0.1:25001", "http://127.0.0.1:25002/""#);
         let target = check(&text).await.expect("a good record");
         assert_eq!(target.zones[0].nodes[1].host, "127.0.0.1:25002");

@@ -8,7 +8,7 @@ use pghc_api::id::WriteId;
 use pghc_server::zone::{NewWrite, Node, OrderResult, ReadError, ReadRequirement, Service as _};
 use tokio::time::Instant;
 
-use super::parade::Parade;
+use super::deployment::Deployment;
 
 /// A request.
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ pub enum Answer {
     Failed(String),
 }
 
-impl Parade {
+impl Deployment {
     /// Asks a node and waits for its answer; the caller bounds the wait, `until` says for how long
     /// the node shall try.
     pub async fn ask(&self, zone: usize, node: usize, ask: Ask, until: Instant) -> Answer {

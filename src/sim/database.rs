@@ -1,74 +1,98 @@
-//! A zone's database in memory: the contract of `sql/` with the applier and readers, without delay.
-//! It stops and starts; applied links stay.
+//! The model of a zone's database: what `sql/` promises to the applier and to readers, in memory. A
+//! faulty one is slow, loses connections and, after a crash, what was not flushed.
+//! `tests/sim/contract.rs` holds it to what PostgreSQL does.
 //!
 //! Invariant: the chain is dense, and grows only in the newest epoch. Hashes are computed and
 //! compared by the applier, as for PostgreSQL.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use pghc_api::chain::Link;
-use pghc_api::id::{NodeName, WriteId};
-use pghc_postgres::{
-    Acquired, ApplyError, Batch, ConnectError, Face, Finding, Lease, MigrateError, Page, ReadError,
-};
+use pghc_api::id::WriteId;
+use pghc_postgres::{ConnectError, Face, Finding, Lease, MigrateError, Page, ReadError};
 use pghc_runtime::task::fair_watch;
 use pghc_server::zone::database::{Database, Heard, Session};
 use pghc_server::zone::{Identity, Recent};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::links::{self, Links};
+use super::rng::SeededRng;
+use super::session::SimSession;
+
+/// Called with every commit before its answer is sent: the zone's links, and the place from which on
+/// they are new.
+pub type Committed = Arc<dyn Fn(&[Link], usize) + Send + Sync>;
+
+/// How a database fails.
+pub struct Faults {
+    /// Decides when and how.
+    pub rng: SeededRng,
+    /// Whether commits wait for the disk.
+    pub on_disk: bool,
+    /// Receives every commit.
+    pub committed: Committed,
+}
 
 #[derive(Default)]
-struct State {
-    links: Links,
+pub(super) struct State {
+    pub(super) links: Links,
     /// The frontier over time.
-    steps: Vec<(Instant, u64)>,
-    epoch: u64,
-    applier: Option<String>,
-    renewals: i64,
-    /// The session with the newest epoch, while it lives.
-    holder: Option<u64>,
-    sessions: u64,
-    /// Counts starts.
+    pub(super) steps: Vec<(Instant, u64)>,
+    /// Links on disk.
+    pub(super) flushed: usize,
+    pub(super) epoch: u64,
+    pub(super) applier: Option<String>,
+    pub(super) renewals: i64,
+    /// The session that holds the lock of the newest epoch, while it lives.
+    pub(super) holder: Option<u64>,
+    pub(super) sessions: BTreeSet<u64>,
+    sessions_begun: u64,
+    /// Counts stops of the server.
     run: u64,
     is_down: bool,
+    /// Chance in a thousand that a statement's connection is lost.
+    pub(super) loss_per_mille: u64,
+    latency_us: (u64, u64),
     /// Identity of the zone, once claimed.
     identity: Option<Identity>,
 }
 
 #[derive(Default)]
-struct Inner {
-    state: Mutex<State>,
+pub(super) struct Inner {
+    pub(super) state: Mutex<State>,
     /// Run and frontier.
     heard: fair_watch::Sender<(u64, u64)>,
+    pub(super) faults: Option<Faults>,
 }
 
-/// A database with a zone's chain. Clones are the same one.
+/// A database server with a zone's chain. Clones are the same one. The default has no faults: its
+/// statements take no time, and a crash ends its sessions alone.
 #[derive(Clone, Default)]
-pub struct MemDatabase(Arc<Inner>);
+pub struct SimDatabase(pub(super) Arc<Inner>);
 
-struct MemSession {
-    database: MemDatabase,
-    id: u64,
-    run: u64,
-    /// The epoch it was let in with; 0: none.
-    epoch: AtomicU64,
-}
-
-impl State {
-    fn fenced(&self) -> ApplyError {
-        ApplyError::Fenced { epoch: self.epoch, applied_id: self.links.frontier() }
+impl SimDatabase {
+    /// An empty database that may fail.
+    #[must_use]
+    pub fn faulty(faults: Faults) -> Self {
+        let database = Self(Arc::new(Inner { faults: Some(faults), ..Inner::default() }));
+        database.trouble(0, (150, 900));
+        database
     }
-}
 
-impl MemDatabase {
+    /// Whether commits wait for the disk.
+    #[must_use]
+    pub fn is_on_disk(&self) -> bool {
+        self.0.faults.as_ref().is_none_or(|faults| faults.on_disk)
+    }
+
     /// All links of the zone.
     #[must_use]
     pub fn links(&self) -> Vec<Link> {
-        self.0.state.lock().links.to_vec()
+        self.0.state.lock().links.0.clone()
     }
 
     /// Newest applied id.
@@ -83,13 +107,17 @@ impl MemDatabase {
         self.0.state.lock().steps.clone()
     }
 
-    /// Stops the database; its sessions end.
-    pub fn stop(&self) {
+    /// Ends the server at this instant, or its machine; its sessions end, and what was not flushed is
+    /// lost.
+    pub fn crash(&self) {
         let told = {
             let mut state = self.0.state.lock();
             (state.is_down, state.holder) = (true, None);
             state.run += 1;
-            (state.run, state.links.frontier())
+            state.sessions.clear();
+            let flushed = state.flushed;
+            state.links.0.truncate(flushed);
+            (state.run, flushed as u64)
         };
         self.0.heard.send_replace(told);
     }
@@ -99,28 +127,69 @@ impl MemDatabase {
         self.0.state.lock().is_down = false;
     }
 
-    fn read<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(&State) -> T,
-    ) -> BoxFuture<'_, Result<T, ReadError>> {
-        let seen = {
-            let state = self.0.state.lock();
-            (!state.is_down).then(|| look(&state)).ok_or(ReadError::Unavailable(None))
-        };
-        Box::pin(std::future::ready(seen))
+    /// Changes the chain as a superuser may. Durable.
+    pub fn rewrite(&self, change: impl FnOnce(&mut Vec<Link>)) {
+        let mut state = self.0.state.lock();
+        change(&mut state.links.0);
+        state.flushed = state.links.0.len();
     }
 
-    /// The state, for a session that still lives.
-    fn with<T>(
-        &self,
-        run: u64,
-        act: impl FnOnce(&mut State) -> Result<T, ApplyError>,
-    ) -> Result<T, ApplyError> {
+    /// Sets how often connections to a faulty database are lost, and how long statements take, in
+    /// microseconds.
+    pub fn trouble(&self, loss_per_mille: u64, latency_us: (u64, u64)) {
         let mut state = self.0.state.lock();
-        if state.is_down || state.run != run {
-            return Err(ApplyError::Lost(None));
+        (state.loss_per_mille, state.latency_us) = (loss_per_mille, latency_us);
+    }
+
+    /// Makes a commit known to those that listen.
+    pub(super) fn tell(&self, state: &State) {
+        self.0.heard.send_replace((state.run, state.links.frontier()));
+    }
+
+    /// Time of one way between client and server.
+    pub(super) fn latency(&self) -> Duration {
+        let latency_us = self.0.state.lock().latency_us;
+        self.0.faults.as_ref().map_or(Duration::ZERO, |faults| faults.rng.micros(latency_us))
+    }
+
+    /// Lets `ways` ways of equal time pass.
+    pub(super) async fn travel(&self, ways: u32) {
+        if self.0.faults.is_some() {
+            sleep(self.latency() * ways).await;
         }
-        act(&mut state)
+    }
+
+    /// The state of a server that runs.
+    fn up<T>(&self, act: impl FnOnce(&mut State) -> T) -> Option<T> {
+        let mut state = self.0.state.lock();
+        (!state.is_down).then(|| act(&mut state))
+    }
+
+    /// Executes a statement of a session that lives, all of it or nothing.
+    pub(super) fn execute<T>(&self, session: u64, act: impl FnOnce(&mut State) -> T) -> Option<T> {
+        self.up(|state| state.sessions.contains(&session).then(|| act(state))).flatten()
+    }
+
+    /// Reads in one snapshot.
+    fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&State) -> T + Send + 'static,
+    ) -> BoxFuture<'_, Result<T, ReadError>> {
+        Box::pin(async move {
+            self.travel(1).await;
+            let seen = self.up(|state| look(state));
+            self.travel(1).await;
+            seen.ok_or(ReadError::Unavailable(None))
+        })
+    }
+
+    /// Ends a session.
+    pub(super) fn end(&self, session: u64) {
+        let mut state = self.0.state.lock();
+        state.sessions.remove(&session);
+        if state.holder == Some(session) {
+            state.holder = None;
+        }
     }
 }
 
@@ -128,46 +197,39 @@ fn unavailable() -> ConnectError {
     ConnectError::Unavailable { dsn: "memory".to_owned(), source: None }
 }
 
-impl Database for MemDatabase {
+impl Database for SimDatabase {
     fn migrate<'a>(
         &'a self,
         identity: &'a Identity,
     ) -> BoxFuture<'a, Result<Vec<Finding>, MigrateError>> {
-        let is_down = {
-            let mut state = self.0.state.lock();
-            if !state.is_down {
+        Box::pin(async {
+            self.travel(4).await;
+            let claimed = self.up(|state| {
                 state.identity.get_or_insert_with(|| identity.clone());
-            }
-            state.is_down
-        };
-        let done = if is_down { Err(MigrateError::Connect(unavailable())) } else { Ok(Vec::new()) };
-        Box::pin(std::future::ready(done))
+            });
+            claimed.map(|()| Vec::new()).ok_or_else(|| MigrateError::Connect(unavailable()))
+        })
     }
 
     fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Session>, ConnectError>> {
-        let mut state = self.0.state.lock();
-        let done = if state.is_down {
-            Err(unavailable())
-        } else {
-            state.sessions += 1;
-            let (id, run) = (state.sessions, state.run);
-            let (database, epoch) = (self.clone(), AtomicU64::new(0));
-            Ok(Arc::new(MemSession { database, id, run, epoch }) as Arc<dyn Session>)
-        };
-        drop(state);
-        Box::pin(std::future::ready(done))
+        Box::pin(async {
+            self.travel(2).await;
+            let begun = self.up(|state| {
+                state.sessions_begun += 1;
+                state.sessions.insert(state.sessions_begun);
+                state.sessions_begun
+            });
+            let id = begun.ok_or_else(unavailable)?;
+            Ok(Arc::new(SimSession::new(self.clone(), id)) as Arc<dyn Session>)
+        })
     }
 
     fn listen(&self) -> BoxFuture<'_, Result<Heard, ConnectError>> {
         Box::pin(async {
-            let (run, first, told) = {
-                let state = self.0.state.lock();
-                if state.is_down {
-                    return Err(unavailable());
-                }
-                (state.run, state.links.frontier(), self.0.heard.subscribe())
-            };
-            Ok(links::heard(told, run, first))
+            self.travel(2).await;
+            let known = self.up(|state| (state.run, state.links.frontier()));
+            let (run, first) = known.ok_or_else(unavailable)?;
+            Ok(links::heard(self.0.heard.subscribe(), run, first))
         })
     }
 
@@ -182,10 +244,8 @@ impl Database for MemDatabase {
 
     fn face(&self) -> BoxFuture<'_, Result<Face, ReadError>> {
         self.read(|state| {
-            state
-                .identity
-                .as_ref()
-                .map_or_else(Face::default, |identity| state.links.face(identity))
+            let identity = state.identity.as_ref();
+            identity.map_or_else(Face::default, |identity| state.links.face(identity))
         })
     }
 
@@ -203,73 +263,5 @@ impl Database for MemDatabase {
 
     fn recent(&self, count: usize) -> BoxFuture<'_, Result<(Vec<Recent>, u64), ReadError>> {
         self.read(move |state| state.links.recent(count))
-    }
-}
-
-impl Session for MemSession {
-    fn acquire<'a>(
-        &'a self,
-        node: &'a NodeName,
-        expired: Option<u64>,
-    ) -> BoxFuture<'a, Result<Acquired, ApplyError>> {
-        let acquired = self.database.with(self.run, |state| {
-            if expired != Some(state.epoch) && state.holder.is_some_and(|holder| holder != self.id)
-            {
-                let (epoch, applier) = (state.epoch, state.applier.clone());
-                return Ok(Acquired::Held { epoch, applier });
-            }
-            state.epoch += 1;
-            state.renewals += 1;
-            (state.applier, state.holder) = (Some(node.to_string()), Some(self.id));
-            self.epoch.store(state.epoch, Ordering::Relaxed);
-            Ok(Acquired::Granted { epoch: state.epoch, head: state.links.head() })
-        });
-        Box::pin(std::future::ready(acquired))
-    }
-
-    fn apply<'a>(&'a self, epoch: u64, batch: &'a Batch) -> BoxFuture<'a, Result<(), ApplyError>> {
-        let own = self.epoch.load(Ordering::Relaxed);
-        let applied = self.database.with(self.run, |state| {
-            let before = batch.links()[0].id.get() - 1;
-            if state.epoch != epoch || own != epoch || state.links.frontier() != before {
-                return Err(state.fenced());
-            }
-            if state.links.head().map(|head| head.digest) != batch.before() {
-                return Err(ApplyError::Forked { applied_id: before });
-            }
-            state.links.extend_from_slice(batch.links());
-            let frontier = state.links.frontier();
-            state.steps.push((Instant::now(), frontier));
-            Ok((state.run, frontier))
-        });
-        let applied = applied.map(|told| {
-            self.database.0.heard.send_replace(told);
-        });
-        Box::pin(std::future::ready(applied))
-    }
-
-    fn renew(&self, epoch: u64) -> BoxFuture<'_, Result<u64, ApplyError>> {
-        let own = self.epoch.load(Ordering::Relaxed);
-        let renewed = self.database.with(self.run, |state| {
-            if state.epoch != epoch || own != epoch {
-                return Err(state.fenced());
-            }
-            state.renewals += 1;
-            Ok(state.links.frontier())
-        });
-        Box::pin(std::future::ready(renewed))
-    }
-
-    fn flushed(&self) -> u64 {
-        self.database.frontier()
-    }
-}
-
-impl Drop for MemSession {
-    fn drop(&mut self) {
-        let mut state = self.database.0.state.lock();
-        if state.holder == Some(self.id) {
-            state.holder = None;
-        }
     }
 }

@@ -1,5 +1,5 @@
 //! The network links of a [`Matrix`]: delays, jitter, losses, bandwidth and cuts come from the engine that
-//! the emulator of real parades has ([`pghc_wan`]), message by message.
+//! the emulator of real deployments has ([`pghc_wan`]), message by message.
 
 use std::collections::VecDeque;
 

@@ -10,8 +10,8 @@ use pghc_runtime::rpc::v1::members_client::MembersClient;
 use pghc_server::zone::Service as _;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::deployment::Deployment;
 use super::net::url;
-use super::parade::Parade;
 
 /// Longest wait for the answer to a command.
 pub const ANSWER_MAX: Duration = Duration::from_secs(20);
@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// Longest wait for a joining learner within one command, in seconds.
 const CATCH_UP_S: u32 = 10;
 
-impl Parade {
+impl Deployment {
     /// Waits until the group is founded, adds the learners, transfers leadership to zone `leader`
     /// if given, and waits until every zone can read and write.
     ///

@@ -1,5 +1,5 @@
 //! The HTTP contract against real nodes, coordinators and databases: every status, field and byte
-//! that a client may rely on. A parade takes seconds to start, so one test makes many claims on it.
+//! that a client may rely on. A deployment takes seconds to start, so one test makes many claims on it.
 
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with the test")]
 
@@ -161,7 +161,7 @@ async fn write_is_read_equal_in_every_zone() {
     site.settle().await;
     let proof = site.verify().await;
     assert_eq!(proof.status.code(), Some(0), "{proof:?}");
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,7 +176,7 @@ async fn every_node_of_a_zone_serves_until_shutdown() {
     nodes::stopping_node_finishes_requests_in_flight(&site).await;
     never_finished.expect_408().await;
     site.settle().await;
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,5 +184,5 @@ async fn write_is_not_acknowledged_without_quorum() {
     let site = Site::start(1).await;
     site.post(0, "?wait=everywhere", "{}").await.is(201);
     nodes::without_a_quorum_nothing_is_acknowledged(&site).await;
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }

@@ -1,7 +1,7 @@
 //! The command lines: exit codes, and messages of one line that name the thing.
 
+mod deployments;
 mod output;
-mod parades;
 mod zones;
 
 use pghc_dev::scratch::Scratch;
@@ -23,7 +23,7 @@ fn program_refuses_unknown_option_by_name() {
     refuses("pghc", "dev --base-port 80", 2, &["1024 to 65535"]);
     refuses("pghc", "dev --wan /no/such.csv", 2, &["/no/such.csv", "No such file"]);
     refuses("pghc", "status --format xml", 2, &["'xml'", "table, json"]);
-    refuses("pghc", "status --data /no/such", 2, &["no parade runs on /no/such"]);
+    refuses("pghc", "status --data /no/such", 2, &["no deployment runs on /no/such"]);
     refuses("pghc", "status --api nonsense", 2, &["--api", "\"nonsense\" is not a URL"]);
     refuses("pghc", "coordinator", 2, &["--cluster-id", "--id", "--member"]);
     refuses("chain-verify", "", 3, &["--zone, --api or --file"]);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use pghc_api::id::{ClusterId, ZoneName};
 use pghc_api::wire::{HeadBody, Status};
-use pghc_dev::parade::{Parade, ParadeOptions, Profile};
+use pghc_dev::deployment::{Deployment, DeploymentOptions, Profile};
 use pghc_runtime::rpc::v1::change_request::Kind as ChangeKind;
 use pghc_runtime::rpc::v1::coordinator_client::CoordinatorClient;
 use pghc_runtime::rpc::v1::members_client::MembersClient;
@@ -290,17 +290,17 @@ async fn adaptive_timing_starts_from_saved_round_trips() {
 async fn zone_of_a_learner_reads_its_own_writes() {
     let zones: Vec<ZoneName> = ["eu", "us"].map(|name| name.parse().expect("a name")).to_vec();
     let matrix = Matrix::even(zones.clone(), Duration::from_millis(40));
-    let parade = Parade::start(ParadeOptions {
+    let deployment = Deployment::start(DeploymentOptions {
         zones: zones.clone(),
         voters: Some(zones[..1].to_vec()),
         wan: Some(matrix),
         profile: Profile::Wan,
         binary: Some(binary()),
-        ..ParadeOptions::default()
+        ..DeploymentOptions::default()
     });
-    let parade = parade.await.expect("the parade starts");
-    parade.ready(PATIENCE).await.expect("the parade gets ready");
-    let (record, http) = (parade.record(), crate::harness::client());
+    let deployment = deployment.await.expect("the deployment starts");
+    deployment.ready(PATIENCE).await.expect("the deployment gets ready");
+    let (record, http) = (deployment.record(), crate::harness::client());
     let us = &record.zones[1];
     let status = wait_for("one voter", async || {
         let url = format!("{}/v1/status", us.api[0]);
@@ -329,5 +329,5 @@ async fn zone_of_a_learner_reads_its_own_writes() {
         .await;
         check_zone(zone.name.as_str(), &zone.dsn, 5, &[]).await;
     }
-    parade.stop().await;
+    deployment.stop().await;
 }

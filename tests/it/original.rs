@@ -77,7 +77,7 @@ async fn the_originals_clients_run_unchanged() {
     site.settle().await;
     let proof = site.verify().await;
     assert_eq!(proof.status.code(), Some(0), "{proof:?}");
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 /// Creators in all zones, and in each zone a validator as long as they create.
@@ -158,7 +158,7 @@ async fn configuration_and_ping(site: &Site) {
     }
 }
 
-/// The original let any page of the web write through a person's browser. A development parade lets in
+/// The original let any page of the web write through a person's browser. A development deployment lets in
 /// pages of this machine only.
 async fn no_page_of_another_origin_may_call(site: &Site) {
     let ask = async |method: &Method, path: &str, origin: &str| {

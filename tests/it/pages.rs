@@ -54,7 +54,8 @@ async fn run_page(page: &str, substitutions: &[(&str, &str)]) -> String {
         assert!(script.contains(written), "{written} is not in the page");
         script = script.replace(written, here);
     }
-    let script = format!("set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || :' EXIT\n{script}");
+    let script =
+        format!("set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || :' EXIT\n{script}");
     let mut shell = Command::new("timeout");
     shell.args(["120", "bash", "-c", &script]).current_dir(env!("CARGO_MANIFEST_DIR"));
     let output = tokio::task::spawn_blocking(move || shell.output()).await.expect("it ends");

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use futures::future::join_all;
 use nix::sys::signal::Signal;
-use pghc_dev::parade::Part;
+use pghc_dev::deployment::Part;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
@@ -17,15 +17,15 @@ use crate::harness::{AckedWrite, ClientPool, Site, binary, checker, wait_for};
 const ZONES: [&str; 3] = ["eu", "us", "ap"];
 
 fn data(site: &Site, zone: &str) -> PathBuf {
-    site.parade.data().join("zones").join(zone).join("coordinator")
+    site.deployment.data().join("zones").join(zone).join("coordinator")
 }
 
 /// Ends a coordinator and keeps it from coming back.
 async fn end(site: &Site, zone: &str) {
     let part = Part::Coordinator;
-    site.parade.pause_supervision(zone, part).await.expect("a child of this parade");
-    site.parade.kill(zone, part, Signal::SIGKILL).await.expect("a child of this parade");
-    wait_for("its end", async || site.parade.pid(zone, part).is_none().then_some(())).await;
+    site.deployment.pause_supervision(zone, part).await.expect("a child of this deployment");
+    site.deployment.kill(zone, part, Signal::SIGKILL).await.expect("a child of this deployment");
+    wait_for("its end", async || site.deployment.pid(zone, part).is_none().then_some(())).await;
 }
 
 /// Runs `pghc recover` on the directory of `zone`, with every zone's database.
@@ -84,7 +84,7 @@ async fn group_recovers_from_last_coordinator_without_loss() {
     let term: u64 = term.and_then(|term| term.parse().ok()).expect("it says the term");
     assert!(term > 1 << 20, "beyond what the lost ones can have seen: {text}");
     let part = Part::Coordinator;
-    site.parade.resume_supervision("eu", part).await.expect("a child of this parade");
+    site.deployment.resume_supervision("eu", part).await.expect("a child of this deployment");
     let clients = ClientPool::start(&site, 1);
     // The client sends the same keys again first; the reply cache answers them.
     clients.progress(acked_writes.len() as u64 + 40).await;
@@ -110,7 +110,7 @@ async fn group_recovers_from_last_coordinator_without_loss() {
     let proof = site.verify().await;
     let text = String::from_utf8_lossy(&proof.stdout).into_owned();
     assert_eq!(proof.status.code(), Some(0), "chain-verify:\n{text}");
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,7 +161,7 @@ async fn ids_missing_on_survivor_need_explicit_count() {
     assert!(text.contains("the directories given are a majority"), "{text}");
     let (code, text) = recover(&site, "ap", &["--write", "--give-up-ids", &lost]);
     assert_eq!(code, 0, "{text}");
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 /// Leaves the coordinator of `zone`, which leads, with a write in its log that no majority confirmed;
@@ -171,7 +171,7 @@ async fn leave_a_tail(site: &Site, zone: &str) -> Option<u64> {
     let others: Vec<&str> = ZONES.into_iter().filter(|other| *other != zone).collect();
     for other in &others {
         let part = Part::Coordinator;
-        site.parade.pause_supervision(other, part).await.expect("a child of this parade");
+        site.deployment.pause_supervision(other, part).await.expect("a child of this deployment");
     }
     // The node takes writes while its last contact with the others is recent.
     join_all(others.iter().map(|other| site.kill(other, Part::Coordinator))).await;
@@ -181,7 +181,7 @@ async fn leave_a_tail(site: &Site, zone: &str) -> Option<u64> {
     assert!(!request.send().await.expect("an answer").status().is_success());
     end(site, zone).await;
     for other in others {
-        let pid = || site.parade.pid(other, Part::Coordinator);
+        let pid = || site.deployment.pid(other, Part::Coordinator);
         wait_for("its end", async || pid().is_none().then_some(())).await;
     }
     let (code, text) = recover(site, zone, &[]);
@@ -207,13 +207,16 @@ async fn survivor_keeps_acknowledged_writes_over_unacknowledged() {
             break;
         }
         for zone in ZONES {
-            site.parade.resume_supervision(zone, part).await.expect("a child of this parade");
+            site.deployment
+                .resume_supervision(zone, part)
+                .await
+                .expect("a child of this deployment");
         }
     }
     let (zone, newest) = left.expect("a tail within twenty attempts");
     let others: Vec<&str> = ZONES.into_iter().filter(|other| *other != zone).collect();
     for other in &others {
-        site.parade.resume_supervision(other, part).await.expect("a child of this parade");
+        site.deployment.resume_supervision(other, part).await.expect("a child of this deployment");
     }
     let clients = ClientPool::start(&site, 1);
     // The client sends the same keys again first; the reply cache answers them.
@@ -241,7 +244,7 @@ async fn survivor_keeps_acknowledged_writes_over_unacknowledged() {
     let (code, text) = recover(&site, &zone, &["--data", &other]);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains("are a majority") && !text.contains("another history"), "{text}");
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,15 +255,21 @@ async fn cluster_restarts_in_any_order_without_loss() {
     let mut parts = Vec::new();
     for zone in ["eu", "us", "ap"] {
         for part in [Part::Coordinator, Part::Api(0), Part::Postgres] {
-            site.parade.pause_supervision(zone, part).await.expect("a child of this parade");
+            site.deployment
+                .pause_supervision(zone, part)
+                .await
+                .expect("a child of this deployment");
             parts.push((zone, part));
         }
     }
     for (zone, part) in &parts {
-        site.parade.kill(zone, *part, Signal::SIGKILL).await.expect("a child of this parade");
+        site.deployment
+            .kill(zone, *part, Signal::SIGKILL)
+            .await
+            .expect("a child of this deployment");
     }
     wait_for("the end of all", async || {
-        parts.iter().all(|(zone, part)| site.parade.pid(zone, *part).is_none()).then_some(())
+        parts.iter().all(|(zone, part)| site.deployment.pid(zone, *part).is_none()).then_some(())
     })
     .await;
     let seed: u64 = rand::random();
@@ -268,14 +277,14 @@ async fn cluster_restarts_in_any_order_without_loss() {
     println!("seed {seed}: {parts:?}");
     let started = Instant::now();
     for (zone, part) in &parts {
-        site.parade.resume_supervision(zone, *part).await.expect("a child of this parade");
+        site.deployment.resume_supervision(zone, *part).await.expect("a child of this deployment");
     }
     clients.progress(1).await;
     println!("first answer {:?} after the first was started again", started.elapsed());
     let acked_writes = clients.finish().await;
     site.check(&acked_writes).await;
     for zone in ["eu", "us", "ap"] {
-        let log = site.parade.data().join("log").join(format!("{zone}-coordinator.log"));
+        let log = site.deployment.data().join("log").join(format!("{zone}-coordinator.log"));
         wait_for("its word", async || {
             let text = std::fs::read_to_string(&log).ok()?;
             let restart = text.rmatch_indices("coordinator started").next()?.0;
@@ -283,5 +292,5 @@ async fn cluster_restarts_in_any_order_without_loss() {
         })
         .await;
     }
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }

@@ -4,7 +4,7 @@ use futures::future::join_all;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use pghc_api::wire::LinkBody;
-use pghc_dev::parade::Part;
+use pghc_dev::deployment::Part;
 
 use crate::harness::{ClientPool, PATIENCE, Site, wait_for};
 
@@ -28,7 +28,7 @@ async fn kill_of_one_process_under_load_keeps_exactly_once() {
     clients.progress(100).await;
     let acked_writes = clients.finish().await;
     site.check(&acked_writes).await;
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,7 +44,7 @@ async fn kill_of_all_processes_under_load_keeps_exactly_once() {
     }
     let acked_writes = clients.finish().await;
     site.check(&acked_writes).await;
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,7 +66,7 @@ async fn frozen_applier_cannot_commit_after_replacement() {
         None
     };
     let frozen: usize = wait_for("an applier", async || applier(&eu.api).await).await;
-    let pid = site.parade.pid("eu", Part::Api(frozen - 1)).expect("it runs");
+    let pid = site.deployment.pid("eu", Part::Api(frozen - 1)).expect("it runs");
     let pid = Pid::from_raw(i32::try_from(pid).expect("a process id"));
     nix::sys::signal::kill(pid, Signal::SIGSTOP).expect("ours");
     let standby = 3 - frozen;
@@ -84,7 +84,7 @@ async fn frozen_applier_cannot_commit_after_replacement() {
     clients.progress(50).await;
     let acked_writes = clients.finish().await;
     site.check(&acked_writes).await;
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,7 +114,7 @@ async fn a_retry_with_the_same_key_in_any_other_zone_gets_the_same_id() {
     }))
     .await;
     assert!(at_once.iter().all(|id| *id == at_once[0]), "{at_once:?}");
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 /// Whether a database answers and a query finds a row there.
@@ -150,7 +150,7 @@ async fn a_database_that_dies_while_it_is_prepared_is_prepared_again() {
     clients.progress(30).await;
     let acked_writes = clients.finish().await;
     site.check(&acked_writes).await;
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,7 +173,7 @@ async fn a_lost_zone_database_is_filled_again_from_the_log() {
     clients.progress(60).await;
     let acked_writes = clients.finish().await;
     site.check(&acked_writes).await;
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,7 +184,7 @@ async fn reads_go_on_while_no_coordinator_lives() {
     let acked_writes = clients.finish().await;
     site.settle().await;
     for zone in ZONES {
-        site.parade.pause_supervision(zone, Part::Coordinator).await.expect("a child");
+        site.deployment.pause_supervision(zone, Part::Coordinator).await.expect("a child");
         site.kill(zone, Part::Coordinator).await;
     }
     wait_for("nodes that know", async || {
@@ -200,10 +200,10 @@ async fn reads_go_on_while_no_coordinator_lives() {
         }
     }
     for zone in ZONES {
-        site.parade.resume_supervision(zone, Part::Coordinator).await.expect("a child");
+        site.deployment.resume_supervision(zone, Part::Coordinator).await.expect("a child");
     }
     site.check(&acked_writes).await;
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,13 +213,16 @@ async fn rolling_coordinator_restart_causes_no_client_error() {
     clients.progress(50).await;
     for zone in ZONES {
         let by = Signal::SIGTERM;
-        site.parade.kill(zone, Part::Coordinator, by).await.expect("a child of this parade");
+        site.deployment
+            .kill(zone, Part::Coordinator, by)
+            .await
+            .expect("a child of this deployment");
         clients.progress(50).await;
-        site.parade.ready(PATIENCE).await.expect("all are ready again");
+        site.deployment.ready(PATIENCE).await.expect("all are ready again");
         clients.progress(50).await;
     }
     assert_eq!(clients.not_acknowledged(), 0, "answers other than 2xx");
     let acked_writes = clients.finish().await;
     site.check(&acked_writes).await;
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use pghc_history::{Fingerprint, Operation, OrderResult, ReadOutcome, What};
 use pghc_server::zone::{self, NewWrite, Node, ReadRequirement, Service as _, SubmitError};
+use pghc_sim::SeededRng;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::SimCluster;
-use super::rng::SeededRng;
 
 /// A node that has not answered this long after the deadline is given up.
 const GRACE: Duration = Duration::from_secs(1);
@@ -88,7 +88,8 @@ impl Client {
         let place = self.rng.below(self.cluster.places.len());
         let within = self.rng.millis(200, 3000);
         let (started, token) = (self.cluster.now(), self.token);
-        let on_disk = self.cluster.zones[self.cluster.places[place].zone].on_disk;
+        let zone = &self.cluster.zones[self.cluster.places[place].zone];
+        let on_disk = zone.database.is_on_disk();
         let seen =
             self.at(place, within, move |node, until| read_at(node, linearizable, token, until));
         let Some(seen) = seen.await else { return };

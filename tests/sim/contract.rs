@@ -13,11 +13,9 @@ use pghc_postgres::{Acquired, ApplyError, Batch, Commit, Dsn, Role};
 use pghc_runtime::task::Tasks;
 use pghc_server::zone::Identity;
 use pghc_server::zone::database::{Database, Postgres, Session};
+use pghc_sim::database::Faults;
+use pghc_sim::{SeededRng, SimDatabase, cluster_id, head_of};
 use tokio_postgres::Client;
-
-use super::cluster::cluster_id;
-use super::model::ModelDatabase;
-use super::rng::SeededRng;
 
 /// Sessions at a time.
 const SESSIONS: usize = 3;
@@ -210,10 +208,7 @@ impl Author {
     }
 
     fn learn(&mut self, step: &Step, answer: &str, frontier: (u64, Option<Link>)) {
-        self.head = frontier.1.map(|link| {
-            let Link { id, hash, digest, written_at, .. } = link;
-            Head { id, hash, digest, written_at }
-        });
+        self.head = frontier.1.as_ref().map(head_of);
         self.epoch = frontier.0;
         if answer.starts_with("Granted") {
             self.leader = match step {
@@ -248,8 +243,12 @@ pub(crate) async fn run(seed: u64, steps: usize) {
     };
     let postgres =
         Arc::new(Postgres::new(dsn, Commit::OnDisk, 2, &tasks).recomputing(&cluster_id()));
-    let model = Arc::new(ModelDatabase::new(rng.fork(), true, Arc::new(|_, _| {})));
-    let mut model = Side::new(model, &identity, None).await;
+    let model = SimDatabase::faulty(Faults {
+        rng: rng.fork(),
+        on_disk: true,
+        committed: Arc::new(|_, _| {}),
+    });
+    let mut model = Side::new(Arc::new(model), &identity, None).await;
     let mut postgres = Side::new(postgres, &identity, Some(admin)).await;
     let mut author = Author { rng, head: None, epoch: 0, leader: 0 };
     for number in 0..steps {

@@ -6,12 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use pghc_history::Reset;
+use pghc_sim::SeededRng;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::SimCluster;
-use super::rng::SeededRng;
 
 /// Faults under way at a time.
 const AT_ONCE_MAX: usize = 4;
@@ -100,7 +99,8 @@ pub(crate) async fn run(cluster: Arc<SimCluster>, calm: CancellationToken) {
     for fault in under_way {
         fault.await.expect("faults do not panic");
     }
-    cluster.net.mend_all();
+    cluster.routes.mend_all();
+    cluster.net.note();
 }
 
 /// Longest time from the first start to the first write in every zone.
@@ -111,11 +111,11 @@ const FOUND_MAX: Duration = Duration::from_secs(60);
 /// not know yet.
 pub(crate) async fn found(cluster: &Arc<SimCluster>) {
     let rng = cluster.rng.fork();
-    (0..cluster.places.len()).for_each(|place| cluster.start_node(place));
+    (0..cluster.places.len()).for_each(|place| cluster.start_api_node(place));
     let first = rng.below(cluster.founders);
     let patience = rng.pick(&[0, 20, 300]);
     for place in 0..cluster.founders {
-        cluster.start_coordinator((first + place) % cluster.founders);
+        cluster.start_owner((first + place) % cluster.founders);
         sleep(rng.millis(0, patience)).await;
     }
     let until = Instant::now() + FOUND_MAX;
@@ -134,7 +134,7 @@ pub(crate) async fn found(cluster: &Arc<SimCluster>) {
         cluster.fault(FOUNDER_DOWN);
         cluster.kill_coordinator(victim, true);
         sleep(rng.millis(1, 3000)).await;
-        cluster.start_coordinator(victim);
+        cluster.start_owner(victim);
     }
     while cluster.frontiers().1.contains(&0) {
         if Instant::now() > until {
@@ -181,11 +181,12 @@ impl Trouble {
     pub(crate) fn set(&self, links: &[(usize, usize)], is_cut: bool) {
         for (from, to) in links {
             if is_cut {
-                self.cluster.net.cut(*from, *to);
+                self.cluster.routes.cut(*from, *to);
             } else {
-                self.cluster.net.mend(*from, *to);
+                self.cluster.routes.mend(*from, *to);
             }
         }
+        self.cluster.net.note();
     }
 
     async fn split(self) {
@@ -236,18 +237,22 @@ impl Trouble {
         let from = self.rng.below(self.hosts());
         let to = self.coordinator_apart_from(from);
         let slow = self.rng.pick(&[(20_000, 80_000), (0, 300_000), (500_000, 900_000)]);
-        self.cluster.net.set_delay(from, to, slow);
-        self.cluster.net.set_delay(to, from, slow);
+        self.set_delay(from, to, slow);
         self.last(200, self.long_ms()).await;
-        self.cluster.net.set_delay(from, to, (200, 2_000));
-        self.cluster.net.set_delay(to, from, (200, 2_000));
+        self.set_delay(from, to, (200, 2_000));
+    }
+
+    fn set_delay(&self, one: usize, two: usize, delay_us: (u64, u64)) {
+        self.cluster.routes.set_delay(one, two, delay_us);
+        self.cluster.routes.set_delay(two, one, delay_us);
+        self.cluster.net.note();
     }
 
     async fn coordinator_down(self, with_power: bool) {
         let place = self.any_coordinator();
         self.cluster.kill_coordinator(place, with_power);
         self.last(1, self.long_ms()).await;
-        self.cluster.start_coordinator(place);
+        self.cluster.start_owner(place);
     }
 
     /// As an operator stops it: it hands leadership over first.
@@ -255,7 +260,7 @@ impl Trouble {
         let place = self.any_coordinator();
         self.cluster.retire_coordinator(place).await;
         self.last(1, self.long_ms()).await;
-        self.cluster.start_coordinator(place);
+        self.cluster.start_owner(place);
     }
 
     async fn coordinator_paused(self) {
@@ -270,21 +275,22 @@ impl Trouble {
     async fn slow_disk(self) {
         let place = self.any_coordinator();
         let (low, high) = self.rng.pick(&[(5_000, 50_000), (0, 400_000), (500_000, 2_000_000)]);
-        self.cluster.slow_disk(place, low, high);
+        self.cluster.machines[place].log.set_sync(low, high);
         self.last(100, self.long_ms()).await;
-        self.cluster.slow_disk(place, 200, 2_000);
+        self.cluster.machines[place].log.set_sync(200, 2_000);
     }
 
     fn clock_jump(&self) {
         let by_s = self.rng.pick(&[-5000, -1, 1, 3600, 86_400]);
-        self.cluster.skew(self.any_coordinator(), by_s * 1_000_000);
+        let machine = &self.cluster.machines[self.any_coordinator()];
+        machine.skew_us.store(by_s * 1_000_000, Ordering::Relaxed);
     }
 
     async fn node_killed(self) {
         let place = self.rng.below(self.cluster.places.len());
         self.cluster.kill_node(place);
         self.last(1, 4000).await;
-        self.cluster.start_node(place);
+        self.cluster.start_api_node(place);
     }
 
     async fn node_paused(self) {
@@ -302,9 +308,8 @@ impl Trouble {
         self.cluster.zones[zone].database.crash();
         self.last(100, 3000).await;
         self.cluster.zones[zone].database.start();
-        if !self.cluster.zones[zone].on_disk {
-            let (zone, ended) = (u16::try_from(zone).expect("three zones"), self.cluster.now());
-            self.cluster.history.lock().resets.push(Reset { zone, started, ended });
+        if !self.cluster.zones[zone].database.is_on_disk() {
+            self.cluster.was_reset(zone, started);
         }
     }
 
@@ -322,11 +327,11 @@ impl Trouble {
     async fn power_cut_of_slow_disks(self) {
         let (low, high) = self.rng.pick(&[(50_000, 150_000), (200_000, 400_000)]);
         let machines = self.cluster.machines.len();
-        (0..machines).for_each(|place| self.cluster.slow_disk(place, low, high));
+        (0..machines).for_each(|place| self.cluster.machines[place].log.set_sync(low, high));
         self.last(100, 1_500).await;
         let cluster = Arc::clone(&self.cluster);
         self.power_cut().await;
-        (0..machines).for_each(|place| cluster.slow_disk(place, 200, 2_000));
+        (0..machines).for_each(|place| cluster.machines[place].log.set_sync(200, 2_000));
     }
 
     /// Every machine loses power at one moment.
@@ -340,16 +345,14 @@ impl Trouble {
         self.last(1, 1500).await;
         self.cluster.zones.iter().for_each(|zone| zone.database.start());
         for (number, zone) in self.cluster.zones.iter().enumerate() {
-            if !zone.on_disk {
-                let zone = u16::try_from(number).expect("three zones");
-                let ended = self.cluster.now();
-                self.cluster.history.lock().resets.push(Reset { zone, started, ended });
+            if !zone.database.is_on_disk() {
+                self.cluster.was_reset(number, started);
             }
         }
         for place in 0..machines {
             self.last(0, 300).await;
-            self.cluster.start_coordinator(place);
+            self.cluster.start_owner(place);
         }
-        (0..places).for_each(|place| self.cluster.start_node(place));
+        (0..places).for_each(|place| self.cluster.start_api_node(place));
     }
 }

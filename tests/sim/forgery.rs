@@ -5,23 +5,41 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use pghc_api::chain::{Head, Link, payload_digest};
 use pghc_api::id::WriteId;
-use pghc_history::Reset;
 use pghc_runtime::rpc::Dial as _;
 use pghc_runtime::rpc::v1::ZoneReport;
 use pghc_runtime::rpc::v1::coordinator_client::CoordinatorClient;
 use pghc_server::zone::{ReadError, ReadRequirement, Service as _};
+use pghc_sim::net::url;
+use pghc_sim::{cluster_id, head_of};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::cluster::cluster_id;
 use super::faults::Trouble;
-use super::net::url;
 
 /// Name of the count of cases in which no log reaches back to the first rewritten link.
 pub(crate) const FORGED_BELOW_LOG: &str = "zone forged below every log";
 
 /// Longest wait for a coordinator's answer, and for a node's.
 const ANSWER_MAX: Duration = Duration::from_millis(200);
+
+/// Rewrites a chain from link `first` on so that it is sound in itself: another payload there, and the
+/// digests of all that follow.
+fn forge(links: &mut [Link], first: u64) {
+    let place = usize::try_from(first - 1).expect("small");
+    let (before, rewritten) = links.split_at_mut(place);
+    let mut before = before.last().map(head_of);
+    for link in rewritten {
+        if link.id.get() == first {
+            link.payload = Some("\"forged\"".into());
+        }
+        let payload = link.payload.as_ref().map(|payload| payload_digest(payload.as_bytes()));
+        let (node, at) = (&link.node, link.written_at);
+        let next = Head::extend(before.as_ref(), &cluster_id(), node, at, payload);
+        (link.hash, link.digest) = (next.hash, next.digest);
+        before = Some(next);
+    }
+}
 
 impl Trouble {
     /// Rewrites a zone from some link on and starts its nodes, often where they reach no coordinator at
@@ -38,7 +56,7 @@ impl Trouble {
         let last = if is_below { frontier.min(log_first - 1) } else { frontier };
         let first = self.rng.between(1, last);
         self.kill_nodes(zone);
-        database.forge(first);
+        database.rewrite(|links| forge(links, first));
         let started = cluster.now();
         if is_below {
             cluster.fault(FORGED_BELOW_LOG);
@@ -59,8 +77,7 @@ impl Trouble {
         }
         self.set(&roads, false);
         self.reseed(zone, frontier).await;
-        let (zone, ended) = (u16::try_from(zone).expect("three zones"), cluster.now());
-        cluster.history.lock().resets.push(Reset { zone, started, ended });
+        cluster.was_reset(zone, started);
         self.done();
     }
 
@@ -98,7 +115,7 @@ impl Trouble {
             self.wait(&mut calm_since, &format!("no zone follows to {frontier}")).await;
         };
         self.kill_nodes(zone);
-        self.cluster.zones[zone].database.replace(sound);
+        self.cluster.zones[zone].database.rewrite(|links| *links = sound);
         self.start_nodes(zone);
     }
 
@@ -128,7 +145,7 @@ impl Trouble {
     }
 
     fn start_nodes(&self, zone: usize) {
-        self.nodes(zone).for_each(|place| self.cluster.start_node(place));
+        self.nodes(zone).for_each(|place| self.cluster.start_api_node(place));
     }
 
     /// The roads from a zone's nodes to all coordinators.

@@ -9,15 +9,12 @@
 mod clients;
 mod cluster;
 mod contract;
-mod disk;
 mod faults;
 mod forgery;
 mod many;
 mod members;
-mod model;
 mod mutants;
 mod net;
-mod rng;
 mod run;
 
 use std::path::PathBuf;
@@ -168,7 +165,7 @@ fn one(seed: u64, seconds: u64, trace: Option<PathBuf>, debug: bool, json: bool)
     // The same names in every run: they are in messages.
     std::env::set_current_dir(directory.path()).expect("it was just made");
     // A thread of its own has hash maps that nothing before it has touched.
-    let run = move || run::run(seed, seconds, std::path::Path::new("."));
+    let run = move || run::run(seed, seconds);
     let summary = std::thread::spawn(run).join().expect("a panic has ended the process");
     let took = started.elapsed().as_secs_f64();
     if json {

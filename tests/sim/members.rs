@@ -7,12 +7,13 @@ use std::time::Duration;
 use pghc_runtime::rpc::Dial as _;
 use pghc_runtime::rpc::v1::ChangeRequest;
 use pghc_runtime::rpc::v1::change_request::Kind;
+use pghc_sim::cluster_id;
 use pghc_sim::members::{ANSWER_MAX, give, is_done, order};
+use pghc_sim::net::url;
 use tokio::time::{Instant, sleep};
 
-use super::cluster::{Owner, Standing, cluster_id};
+use super::cluster::{Owner, Standing};
 use super::faults::Trouble;
-use super::net::url;
 
 /// Time until a wiped disk is refused, or a command is done, after faults have ended.
 const DONE_MAX: Duration = Duration::from_secs(120);
@@ -27,7 +28,7 @@ impl Trouble {
         self.cluster.stands(place, Standing::Wiped);
         self.cluster.wipe(place);
         self.last(1, 2000).await;
-        self.cluster.start_coordinator(place);
+        self.cluster.start_owner(place);
         let mut calm_since = None;
         while self.cluster.owner(place).map(|owner| owner.standing) != Some(Standing::Refused) {
             let what = format!("coordinator {old} is not refused although its disks were wiped");
@@ -91,7 +92,7 @@ impl Trouble {
     /// others; returns its id.
     async fn bring(&self, place: usize, kind: Kind, old: u64, learner: bool) -> u64 {
         let new_id = self.cluster.pass_on(place, true);
-        self.cluster.start_coordinator(place);
+        self.cluster.start_owner(place);
         let (zone, url) = (self.cluster.zone_at(place).to_string(), url(place));
         let request = ChangeRequest { new_id, zone, url, learner, ..order(kind, old) };
         self.insist(&request).await;

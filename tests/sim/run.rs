@@ -1,17 +1,17 @@
 //! One run: faults, calm, convergence, and the final check.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pghc_api::chain::payload_digest;
 use pghc_history::{Chain, Link, Operation, Options, ReadOutcome, Snapshot, Verdict, What, check};
+use pghc_sim::{Zone, cluster_id};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::clients::Client;
-use super::cluster::{SimCluster, cluster_id};
+use super::cluster::SimCluster;
 use super::faults;
 use super::many::Summary;
 
@@ -19,15 +19,15 @@ use super::many::Summary;
 const CONVERGE_MAX: Duration = Duration::from_secs(30);
 
 /// Runs seed `seed` for `seconds` of simulated time, two thirds of them in trouble.
-pub(crate) fn run(seed: u64, seconds: u64, directory: &Path) -> Summary {
+pub(crate) fn run(seed: u64, seconds: u64) -> Summary {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime without I/O");
-    runtime.block_on(simulate(seed, seconds, directory))
+    runtime.block_on(simulate(seed, seconds))
 }
 
-async fn simulate(seed: u64, seconds: u64, directory: &Path) -> Summary {
-    let cluster = SimCluster::new(seed, seconds, directory);
+async fn simulate(seed: u64, seconds: u64) -> Summary {
+    let cluster = SimCluster::new(seed, seconds);
     let (stop, calm) = (CancellationToken::new(), CancellationToken::new());
     let count = u32::try_from(cluster.rng.between(3, 10)).expect("few");
     let clients: Vec<_> = (1..=count)
@@ -111,7 +111,7 @@ fn is_linearizable(operation: &Operation) -> bool {
 }
 
 fn judge(cluster: &SimCluster, converged_ms: u128) -> Summary {
-    let chain = |(zone, number): (&super::cluster::Zone, u16)| {
+    let chain = |(zone, number): (&Zone, u16)| {
         let link = |link: pghc_api::chain::Link| Link {
             id: link.id.get(),
             node: link.node,

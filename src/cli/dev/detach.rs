@@ -1,6 +1,6 @@
-//! `pghc dev --detach`: starts a supervisor, shows what it says, and returns when its parade is ready.
+//! `pghc dev --detach`: starts a supervisor, shows what it says, and returns when its deployment is ready.
 //!
-//! Invariant: it answers 0 only when the parade takes writes. Otherwise it says why, and nothing runs, unless
+//! Invariant: it answers 0 only when the deployment takes writes. Otherwise it says why, and nothing runs, unless
 //! zones have halted: their nodes must run to be healed.
 
 use std::fs::File;
@@ -10,7 +10,7 @@ use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use pghc_dev::parade::{self, Error, Supervisor};
+use pghc_dev::deployment::{self, Error, Supervisor};
 use pghc_dev::process::signal as send;
 use pghc_runtime::private;
 use tokio::process::{Child, Command};
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::cli::view;
 
-/// Longest wait for a supervisor, which gives a parade up earlier; it is killed then.
+/// Longest wait for a supervisor, which gives a deployment up earlier; it is killed then.
 const READY_MAX: Duration = Duration::from_secs(420);
 /// Longest wait until an interrupted supervisor has stopped what it started.
 const STOP_MAX: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ const POLL: Duration = Duration::from_millis(50);
 /// Bytes of the log that are shown at once, at most.
 const SHOWN_BYTES: u64 = 64 << 10;
 
-/// Starts the supervisor of `data` and waits until its parade is ready.
+/// Starts the supervisor of `data` and waits until its deployment is ready.
 pub(super) async fn run(data: &Path) -> ExitCode {
     match start(data).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,7 +46,7 @@ fn io_failure(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Failu
 
 async fn start(data: &Path) -> Result<(), Failure> {
     let refused = |error: Error| (pghc_runtime::program::with_causes(&error), 2);
-    parade::prepare(data).await.map_err(refused)?;
+    deployment::prepare(data).await.map_err(refused)?;
     let log = data.join("log/supervisor.log");
     let output = private::append(&log).map_err(io_failure("open", &log))?;
     let again = output.try_clone().map_err(io_failure("open", &log))?;
@@ -68,7 +68,7 @@ async fn start(data: &Path) -> Result<(), Failure> {
     }
 }
 
-/// A supervisor whose parade is not ready yet.
+/// A supervisor whose deployment is not ready yet.
 struct Waiting {
     child: Child,
     data: PathBuf,
@@ -112,8 +112,8 @@ impl Waiting {
     fn runs_halted(&self, why: &str) -> String {
         let data = self.data.display();
         format!(
-            "the parade runs, and not every zone takes writes: {why}. Heal the zone (pghc zone audit, pghc \
-             zone reseed), or stop the parade: pghc dev --stop {data}"
+            "the deployment runs, and not every zone takes writes: {why}. Heal the zone (pghc zone audit, pghc \
+             zone reseed), or stop the deployment: pghc dev --stop {data}"
         )
     }
 
@@ -136,7 +136,7 @@ impl Waiting {
         let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code > 0);
         let log = self.log.display();
         let why =
-            format!("the parade is not up: its supervisor ended ({status}); its log is {log}");
+            format!("the deployment is not up: its supervisor ended ({status}); its log is {log}");
         (why, code.unwrap_or(1))
     }
 
@@ -150,6 +150,6 @@ impl Waiting {
             let _ = self.child.kill().await;
         }
         self.tell();
-        Err((format!("{why}: the parade was stopped; the log is {}", self.log.display()), 1))
+        Err((format!("{why}: the deployment was stopped; the log is {}", self.log.display()), 1))
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn prepare_parent(data_dir: &Path, owner: Option<Owner>) -> Result<Pa
     Ok(parent.join(name))
 }
 
-/// Creates the directory of a parade, or of servers, and what is missing above it. They are private:
+/// Creates the directory of a deployment, or of servers, and what is missing above it. They are private:
 /// where PostgreSQL runs as another user, its group may pass through and not list.
 ///
 /// # Errors

@@ -86,16 +86,16 @@ mod tests {
 
     #[test]
     fn the_socket_of_a_connection_string_is_found() {
-        let socket = socket_of("postgres://me@%2Fsrv%2Fmy%20parade:24728/pghc");
-        assert_eq!(socket.as_deref(), Some(Path::new("/srv/my parade/.s.PGSQL.24728")));
+        let socket = socket_of("postgres://me@%2Fsrv%2Fmy%20deployment:24728/pghc");
+        assert_eq!(socket.as_deref(), Some(Path::new("/srv/my deployment/.s.PGSQL.24728")));
         assert_eq!(socket_of("postgres://me@127.0.0.1:24728/pghc"), None);
     }
 
     #[test]
     fn socket_is_in_the_data_directory_unless_too_long() {
         let of = |path: &str| SocketDirectory::of(Path::new(path), None).unwrap();
-        let short = of("/srv/my parade/zones/eu/pg");
-        assert_eq!(short.escaped(), "%2Fsrv%2Fmy%20parade%2Fzones%2Feu%2Fpg");
+        let short = of("/srv/my deployment/zones/eu/pg");
+        assert_eq!(short.escaped(), "%2Fsrv%2Fmy%20deployment%2Fzones%2Feu%2Fpg");
         let long = format!("/srv/{}/pg", "x".repeat(100));
         let other = of(&long);
         assert!(other.path().is_dir() && other.path() != Path::new(&long));

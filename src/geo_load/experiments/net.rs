@@ -1,4 +1,4 @@
-//! `geo-load net`: looking at and changing the distances of a running parade.
+//! `geo-load net`: looking at and changing the distances of a running deployment.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use pghc_wan::{Cut, Way};
 /// Arguments of `geo-load net`.
 #[derive(Debug, Args)]
 pub(crate) struct Net {
-    /// The running parade: its parade.json or the directory that holds it
+    /// The running deployment: its parade.json or the directory that holds it
     #[arg(long, value_name = "FILE", env = "PGHC_LOAD_AGAINST", global = true)]
     against: Option<PathBuf>,
     /// URL of the emulator, instead of --against; `pghc dev` and parade.json name it
@@ -89,7 +89,9 @@ impl Net {
         let remote = match (&self.url, &self.against) {
             (Some(url), _) => Remote::at(url),
             (None, Some(path)) => Remote::of(path)?,
-            (None, None) => anyhow::bail!("name the parade by --against or its emulator by --url"),
+            (None, None) => {
+                anyhow::bail!("name the deployment by --against or its emulator by --url")
+            }
         };
         match &self.act {
             Act::Show => output::print(&NetTable(remote.show().await?).to_string()),

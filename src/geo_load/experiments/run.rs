@@ -132,7 +132,7 @@ pub(crate) async fn with_site<T>(
     work: impl AsyncFnOnce(&On<'_>) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     if arguments.against.is_none() && arguments.target.is_empty() {
-        say("starting a parade");
+        say("starting a deployment");
     }
     let site = interruptible(None, open()).await?;
     let on = On::new(Some(&site));

@@ -3,11 +3,11 @@
 
 use pghc_api::chain::{Head, Link, payload_digest};
 use pghc_lab::chain_check::CheckResult;
-use pghc_sim::{Parade, cluster};
+use pghc_sim::{Deployment, cluster_id};
 
 /// Checks `links`, the chain of the first zone, and that every other zone has the same.
-pub(super) fn verify(parade: &Parade, zones: &[String], links: &[Link]) -> CheckResult {
-    let found = sound(links).and_then(|head| same(parade, zones, links).map(|()| head));
+pub(super) fn verify(deployment: &Deployment, zones: &[String], links: &[Link]) -> CheckResult {
+    let found = sound(links).and_then(|head| same(deployment, zones, links).map(|()| head));
     let (passed, report) = match found {
         Ok(head) => {
             let digest = head.map_or("none".to_owned(), |head| head.digest.to_string());
@@ -21,7 +21,7 @@ pub(super) fn verify(parade: &Parade, zones: &[String], links: &[Link]) -> Check
 
 /// Recomputes a chain from its first link on.
 fn sound(links: &[Link]) -> Result<Option<Head>, String> {
-    let cluster = cluster();
+    let cluster = cluster_id();
     let mut head: Option<Head> = None;
     for link in links {
         if head.is_some_and(|head| link.written_at < head.written_at) {
@@ -37,9 +37,9 @@ fn sound(links: &[Link]) -> Result<Option<Head>, String> {
     Ok(head)
 }
 
-fn same(parade: &Parade, zones: &[String], links: &[Link]) -> Result<(), String> {
+fn same(deployment: &Deployment, zones: &[String], links: &[Link]) -> Result<(), String> {
     for (place, zone) in zones.iter().enumerate().skip(1) {
-        let others = parade.database(place).links();
+        let others = deployment.database(place).links();
         if let Some((ours, _)) = links.iter().zip(&others).find(|(ours, other)| ours != other) {
             return Err(format!("{zone} has another link {}", ours.id));
         }

@@ -8,13 +8,13 @@ use futures::future::join_all;
 use pghc_lab::load::{Failure, WriteResult};
 use pghc_lab::pacer::{Lane, Paced};
 use pghc_lab::transport::{Ask, Reply, Transport};
-use pghc_sim::{Answer, Parade, clock};
+use pghc_sim::{Answer, Deployment, clock};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Requests to the nodes of a simulated parade.
+/// Requests to the nodes of a simulated deployment.
 pub(super) struct Calls {
-    pub(super) parade: Parade,
+    pub(super) deployment: Deployment,
     /// API nodes of each zone.
     pub(super) nodes: usize,
 }
@@ -44,15 +44,16 @@ impl Transport for Calls {
         deadline: Instant,
     ) -> Reply {
         let failed = |result, kind| Err(Failure { result, kind });
-        let (outcome, timing) = match self.parade.ask(zone, node, request.clone(), deadline).await {
-            Answer::Written { id, order, apply } => {
-                let [order, apply] = [order, apply].map(|spent| spent.as_secs_f64() * 1e3);
-                (Ok(id), Some(format!("order;dur={order}, apply;dur={apply}")))
-            }
-            Answer::Read(frontier) => (Ok(frontier), None),
-            Answer::Refused(kind) => (failed(WriteResult::Refused, kind), None),
-            Answer::Failed(kind) => (failed(WriteResult::Unknown, kind), None),
-        };
+        let (outcome, timing) =
+            match self.deployment.ask(zone, node, request.clone(), deadline).await {
+                Answer::Written { id, order, apply } => {
+                    let [order, apply] = [order, apply].map(|spent| spent.as_secs_f64() * 1e3);
+                    (Ok(id), Some(format!("order;dur={order}, apply;dur={apply}")))
+                }
+                Answer::Read(frontier) => (Ok(frontier), None),
+                Answer::Refused(kind) => (failed(WriteResult::Refused, kind), None),
+                Answer::Failed(kind) => (failed(WriteResult::Unknown, kind), None),
+            };
         Reply { outcome, timing, was_stale: false }
     }
 

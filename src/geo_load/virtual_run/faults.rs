@@ -5,13 +5,13 @@ use pghc_api::id::ZoneName;
 use pghc_lab::run::faults::Breaker;
 use pghc_lab::run::scenario::{Fault, LineChange};
 use pghc_lab::run::scenario_values::{PartName, ProcessName};
-use pghc_sim::Parade;
+use pghc_sim::Deployment;
 use pghc_wan::conditions::Change;
 use pghc_wan::{Cut, LineView};
 
 /// Handles that faults act on.
 pub(super) struct Tools {
-    pub(super) parade: Parade,
+    pub(super) deployment: Deployment,
     pub(super) zones: Vec<ZoneName>,
 }
 
@@ -36,7 +36,7 @@ impl Breaker for Tools {
     type Undo = Undo;
 
     async fn begin(&self, fault: &Fault, struck: &mut Vec<String>) -> anyhow::Result<Undo> {
-        let link_model = self.parade.link_model();
+        let link_model = self.deployment.link_model();
         if let Some(cut) = &fault.cut {
             let cut = Cut {
                 from: self.names(&cut.from).await?,
@@ -45,7 +45,7 @@ impl Breaker for Tools {
             };
             struck.clone_from(&cut.from);
             let number = link_model.cut(cut).map_err(anyhow::Error::msg)?;
-            self.parade.note();
+            self.deployment.note();
             return Ok(Undo::Heal(number));
         }
         if let Some(LineChange { from, to, change }) = &fault.change {
@@ -55,7 +55,7 @@ impl Breaker for Tools {
             return Ok(undo);
         }
         if let Some(zone) = &fault.lead {
-            self.parade.lead(self.place(zone)?).await.map_err(anyhow::Error::msg)?;
+            self.deployment.lead(self.place(zone)?).await.map_err(anyhow::Error::msg)?;
             return Ok(Undo::Nothing);
         }
         let by = [(&fault.kill, Act::Kill), (&fault.stop, Act::Stop), (&fault.pause, Act::Pause)];
@@ -67,23 +67,23 @@ impl Breaker for Tools {
     }
 
     async fn undo(&self, undo: Undo) -> anyhow::Result<()> {
-        let (parade, link_model) = (&self.parade, self.parade.link_model());
+        let (deployment, link_model) = (&self.deployment, self.deployment.link_model());
         match undo {
             Undo::Nothing => {}
             Undo::Heal(number) => {
                 link_model.heal(number);
-                parade.note();
+                deployment.note();
             }
-            Undo::Start(zone, PartName::Coordinator) => parade.start_coordinator(zone),
-            Undo::Start(zone, PartName::Api(node)) => parade.start_node(zone, node),
-            Undo::Start(zone, PartName::Postgres) => parade.database(zone).start(),
+            Undo::Start(zone, PartName::Coordinator) => deployment.start_coordinator(zone),
+            Undo::Start(zone, PartName::Api(node)) => deployment.start_node(zone, node),
+            Undo::Start(zone, PartName::Postgres) => deployment.database(zone).start(),
             Undo::Continue(zone, part) => {
                 let process = match part {
-                    PartName::Api(node) => parade.node(zone, node).map(|(process, _)| process),
-                    _ => parade.coordinator(zone),
+                    PartName::Api(node) => deployment.node(zone, node).map(|(process, _)| process),
+                    _ => deployment.coordinator(zone),
                 };
                 process.context("the process has ended")?.resume();
-                parade.note();
+                deployment.note();
             }
             Undo::Change(before) => {
                 for line in before {
@@ -99,13 +99,13 @@ impl Breaker for Tools {
 
 impl Tools {
     async fn strike(&self, zone: usize, who: &ProcessName, by: Act) -> anyhow::Result<Undo> {
-        let (parade, part) = (&self.parade, who.part);
+        let (deployment, part) = (&self.deployment, who.part);
         let process = match part {
-            PartName::Coordinator => parade.coordinator(zone),
-            PartName::Api(node) => parade.node(zone, node).map(|(process, _)| process),
+            PartName::Coordinator => deployment.coordinator(zone),
+            PartName::Api(node) => deployment.node(zone, node).map(|(process, _)| process),
             PartName::Postgres => {
                 ensure!(by != Act::Pause, "a database in memory cannot be paused");
-                parade.database(zone).stop();
+                deployment.database(zone).crash();
                 return Ok(Undo::Start(zone, part));
             }
         };
@@ -113,12 +113,12 @@ impl Tools {
         match (by, part) {
             (Act::Pause, _) => {
                 process.pause();
-                parade.note();
+                deployment.note();
                 return Ok(Undo::Continue(zone, part));
             }
-            (Act::Stop, PartName::Coordinator) => parade.stop_coordinator(zone).await,
-            (_, PartName::Coordinator) => parade.kill_coordinator(zone),
-            (_, PartName::Api(node)) => parade.kill_node(zone, node),
+            (Act::Stop, PartName::Coordinator) => deployment.stop_coordinator(zone).await,
+            (_, PartName::Coordinator) => deployment.kill_coordinator(zone),
+            (_, PartName::Api(node)) => deployment.kill_node(zone, node),
             (_, PartName::Postgres) => {}
         }
         Ok(Undo::Start(zone, part))
@@ -133,7 +133,7 @@ impl Tools {
         if zone != "leader" {
             return Ok(zone.to_owned());
         }
-        let leader = self.parade.leader().await;
+        let leader = self.deployment.leader().await;
         let (leader, _) = leader.context("no leader is known, so its zone cannot be struck")?;
         Ok(self.zones[leader].to_string())
     }

@@ -1,4 +1,4 @@
-//! `geo-load run --virtual`: a scenario on a parade in one thread and in virtual time.
+//! `geo-load run --virtual`: a scenario on a deployment in one thread and in virtual time.
 //!
 //! The same plan, books, figures and files as of a run on real processes; the same seed gives the
 //! same bytes. Clients call the API nodes' service; HTTP is left out.
@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, ensure};
 use futures::future::join_all;
 use pghc_api::id::ZoneName;
-use pghc_dev::parade::Acks;
+use pghc_dev::deployment::Acks;
 use pghc_lab::histogram::Latencies;
 use pghc_lab::load::Progress;
 use pghc_lab::run::drive::{LEAD, RunContext, drive};
@@ -22,7 +22,7 @@ use pghc_lab::run::scenario::{Placement, Scenario};
 use pghc_lab::run::watch::{Steps, leaders};
 use pghc_lab::run::{Finished, Known, Seen, faults as run_faults, figures, show};
 use pghc_lab::write_audit;
-use pghc_sim::{Parade, Plan, clock};
+use pghc_sim::{Deployment, Plan, clock};
 use pghc_wan::Matrix;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
@@ -38,7 +38,7 @@ const CALM_EVERY: Duration = Duration::from_secs(1);
 /// Runs the scenario in virtual time.
 ///
 /// # Errors
-/// When it asks for what is not there in virtual time, or the parade does not come to life.
+/// When it asks for what is not there in virtual time, or the deployment does not come to life.
 ///
 /// Once `stop` is cancelled no more is sent, and the outcome is of what was.
 pub async fn run(scenario: &Scenario, stop: &CancellationToken) -> anyhow::Result<Finished> {
@@ -62,17 +62,17 @@ async fn watched(
     matrix: Matrix,
     stop: CancellationToken,
 ) -> anyhow::Result<Finished> {
-    let parade = start(&scenario, &zones, &matrix).await?;
-    parade.link_model().set("*", "*", &scenario.conditions()).map_err(anyhow::Error::msg)?;
+    let deployment = start(&scenario, &zones, &matrix).await?;
+    deployment.link_model().set("*", "*", &scenario.conditions()).map_err(anyhow::Error::msg)?;
     let name = format!("virtual-{:016x}", scenario.seed);
     let (progress, done) = (Progress::default(), CancellationToken::new());
     let start = Instant::now() + LEAD;
     let zero = (start + scenario.warmup.0).into_std();
-    let tools = Tools { parade: parade.clone(), zones: zones.clone() };
+    let tools = Tools { deployment: deployment.clone(), zones: zones.clone() };
     let faults = scenario.faults.iter();
     let breaking = join_all(faults.map(|fault| run_faults::run(&tools, fault, zero, &done)));
     let leading = async || {
-        let known = parade.leader().await;
+        let known = deployment.leader().await;
         known.map(|(zone, term)| (Some(zones[zone].to_string()), term))
     };
     let names: Vec<String> = zones.iter().map(ToString::to_string).collect();
@@ -85,7 +85,7 @@ async fn watched(
         progress: &progress,
         stop: &stop,
     };
-    let calls = Calls { parade: parade.clone(), nodes: scenario.cluster.api_nodes };
+    let calls = Calls { deployment: deployment.clone(), nodes: scenario.cluster.api_nodes };
     let driving = async {
         let ended = drive(context, &calls).await;
         done.cancel();
@@ -106,15 +106,15 @@ async fn watched(
     );
     // A request that waits for a connection does so by its scenario, not by a late generator.
     logs.iter_mut().for_each(|log| log.slip = Latencies::default());
-    calm(&parade, zones.len()).await?;
-    let ended = parade.ended();
+    calm(&deployment, zones.len()).await?;
+    let ended = deployment.ended();
     ensure!(ended.is_empty(), "{}", ended.join("; "));
-    let links = parade.database(0).links();
+    let links = deployment.database(0).links();
     let chain = links.iter().map(|link| (link.id.get(), link.payload.as_deref().unwrap_or("")));
     let audit = write_audit::compare(&name, &logs, chain);
-    let verify = check::verify(&parade, &names, &links);
+    let verify = check::verify(&deployment, &names, &links);
     let followed = if scenario.cluster.visibility { zones.len() } else { 0 };
-    let steps = (0..followed).map(|zone| Steps(steps(&parade, zone, start))).collect();
+    let steps = (0..followed).map(|zone| Steps(steps(&deployment, zone, start))).collect();
     let known = Known {
         started: "in virtual time".to_owned(),
         is_virtual: true,
@@ -127,15 +127,19 @@ async fn watched(
     Ok(figures(&scenario, &names, Some(&matrix), known))
 }
 
-/// Starts the parade of a scenario and waits for its leader.
-async fn start(scenario: &Scenario, zones: &[ZoneName], matrix: &Matrix) -> anyhow::Result<Parade> {
+/// Starts the deployment of a scenario and waits for its leader.
+async fn start(
+    scenario: &Scenario,
+    zones: &[ZoneName],
+    matrix: &Matrix,
+) -> anyhow::Result<Deployment> {
     let cluster = &scenario.cluster;
     let place = |name: &str| zones.iter().position(|zone| zone.as_str() == name);
     let voters = match &cluster.voters {
         all if all.is_empty() => (0..zones.len()).collect(),
         some => some.iter().filter_map(|name| place(name)).collect(),
     };
-    let parade = Parade::start(Plan {
+    let deployment = Deployment::start(Plan {
         seed: scenario.seed,
         matrix: matrix.clone(),
         voters,
@@ -144,23 +148,24 @@ async fn start(scenario: &Scenario, zones: &[ZoneName], matrix: &Matrix) -> anyh
         api_nodes: cluster.api_nodes,
     });
     let leader = cluster.leader.as_deref().and_then(place);
-    parade.settle(leader).await.map_err(anyhow::Error::msg)?;
-    Ok(parade)
+    deployment.settle(leader).await.map_err(anyhow::Error::msg)?;
+    Ok(deployment)
 }
 
 /// The frontier of a zone over time, from the start of the warm-up.
-fn steps(parade: &Parade, zone: usize, start: Instant) -> Vec<(Duration, u64)> {
-    let steps = parade.database(zone).steps().into_iter();
+fn steps(deployment: &Deployment, zone: usize, start: Instant) -> Vec<(Duration, u64)> {
+    let steps = deployment.database(zone).steps().into_iter();
     steps.map(|(at, frontier)| (at.saturating_duration_since(start), frontier)).collect()
 }
 
 /// Waits until every zone has applied the same.
-async fn calm(parade: &Parade, zones: usize) -> anyhow::Result<()> {
+async fn calm(deployment: &Deployment, zones: usize) -> anyhow::Result<()> {
     let until = Instant::now() + CALM_MAX;
     // A write that its client gave up may still be ordered.
     let mut before = Vec::new();
     loop {
-        let frontiers: Vec<u64> = (0..zones).map(|zone| parade.database(zone).frontier()).collect();
+        let frontiers: Vec<u64> =
+            (0..zones).map(|zone| deployment.database(zone).frontier()).collect();
         let alike = frontiers.windows(2).all(|two| two[0] == two[1]);
         if alike && frontiers == before {
             return Ok(());
@@ -168,7 +173,7 @@ async fn calm(parade: &Parade, zones: usize) -> anyhow::Result<()> {
         ensure!(
             Instant::now() < until,
             "the zones are not alike after {CALM_MAX:?}: {frontiers:?}; {}",
-            parade.ended().join("; ")
+            deployment.ended().join("; ")
         );
         before = frontiers;
         sleep(CALM_EVERY).await;

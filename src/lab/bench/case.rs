@@ -12,16 +12,16 @@ pub(super) enum BenchEnvironment {
     Servers,
     /// A primary and two synchronous replicas.
     Replicas,
-    /// A parade.
-    Parade,
-    /// A parade whose zones are continents apart.
+    /// A deployment.
+    Deployment,
+    /// A deployment whose zones are continents apart.
     Continents,
 }
 
 impl BenchEnvironment {
     /// Whether pghc runs on it.
     pub(super) fn is_of_pghc(self) -> bool {
-        matches!(self, Self::Parade | Self::Continents)
+        matches!(self, Self::Deployment | Self::Continents)
     }
 }
 
@@ -69,32 +69,32 @@ cases! {
     /// The same with one client.
     ReplicasAlone = "replicas-alone", Replicas, "synchronous replicas: one client";
     /// `POST /chain`.
-    Original = "original", Parade, "pghc POST /chain, 64 connections";
+    Original = "original", Deployment, "pghc POST /chain, 64 connections";
     /// `POST /v1/chain`, one write a request.
-    Single = "single", Parade, "pghc POST /v1/chain, 64 connections";
+    Single = "single", Deployment, "pghc POST /v1/chain, 64 connections";
     /// `POST /v1/chain`, NDJSON.
-    Bulk = "bulk", Parade, "pghc bulk NDJSON, 4 streams a zone";
+    Bulk = "bulk", Deployment, "pghc bulk NDJSON, 4 streams a zone";
     /// One client, one write at a time.
-    Alone = "alone", Parade, "pghc single write, one client";
+    Alone = "alone", Deployment, "pghc single write, one client";
     /// A zone that was away.
-    CatchUp = "catch-up", Parade, "pghc catch-up of a zone that was away";
+    CatchUp = "catch-up", Deployment, "pghc catch-up of a zone that was away";
     /// `chain-verify` against `COPY` of the same rows.
-    Verify = "verify", Parade, "chain-verify, links a zone";
+    Verify = "verify", Deployment, "chain-verify, links a zone";
     /// Single writes in two zones while the database of another is frozen.
-    SlowZone = "slow-zone", Parade, "pghc single writes, another zone's database frozen";
+    SlowZone = "slow-zone", Deployment, "pghc single writes, another zone's database frozen";
     /// Ten times the peak.
-    Overload = "overload", Parade, "pghc goodput at ten times the peak";
+    Overload = "overload", Deployment, "pghc goodput at ten times the peak";
     /// Bulk writes as far apart as continents, and the same side by side.
     Far = "far", Continents, "pghc bulk NDJSON between continents, 64 streams a zone";
     /// Processor time of all idle processes, measured once for 30 s.
-    Idle = "idle", Parade, "pghc idle: processor time";
+    Idle = "idle", Deployment, "pghc idle: processor time";
     /// Memory of all processes under full load, once and for minutes.
-    Memory = "memory", Parade, "pghc full load for minutes: memory";
+    Memory = "memory", Deployment, "pghc full load for minutes: memory";
 }
 
 impl BenchmarkCase {
     /// Whether it runs unless `--only` says otherwise: all but those that take long, and the one that needs a
-    /// parade of its own.
+    /// deployment of its own.
     #[must_use]
     pub fn is_usual(self) -> bool {
         !matches!(self, Self::Idle | Self::Memory | Self::Far)
@@ -105,9 +105,9 @@ impl BenchmarkCase {
         matches!(self, Self::Idle | Self::Memory)
     }
 
-    /// Whether it stops, freezes or counts processes or changes distances, and so needs a parade of our own.
+    /// Whether it stops, freezes or counts processes or changes distances, and so needs a deployment of our own.
     #[must_use]
-    pub fn needs_own_parade(self) -> bool {
+    pub fn needs_own_deployment(self) -> bool {
         matches!(self, Self::CatchUp | Self::SlowZone | Self::Idle | Self::Memory | Self::Far)
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use nix::sys::signal::Signal;
-use pghc_dev::parade::{Parade, Part};
+use pghc_dev::deployment::{Deployment, Part};
 use pghc_dev::process::signal;
 
 use super::closed::{Tally, Window};
@@ -42,17 +42,17 @@ fn others(target: &Target, without: usize) -> Target {
 /// When the node does not end, or the zone does not catch up.
 pub(super) async fn catch_up(
     measure: &Measure<'_>,
-    parade: &Parade,
+    deployment: &Deployment,
     zones: &Zones,
 ) -> anyhow::Result<Sample> {
     let (place, zone) = victim(measure.target)?;
     let from = zones.settled().await?;
     let node = Part::Api(0);
-    parade.pause_supervision(zone, node).await?;
-    parade.kill(zone, node, Signal::SIGTERM).await?;
-    let missed = write_while_away(measure, parade, zones, place).await;
+    deployment.pause_supervision(zone, node).await?;
+    deployment.kill(zone, node, Signal::SIGTERM).await?;
+    let missed = write_while_away(measure, deployment, zones, place).await;
     let begun = Instant::now();
-    parade.resume_supervision(zone, node).await?;
+    deployment.resume_supervision(zone, node).await?;
     let target = missed?;
     let (first, first_at) = zones.passed(place, from, SETTLED_MAX).await?;
     let (last, last_at) = if first >= target {
@@ -69,7 +69,7 @@ pub(super) async fn catch_up(
     #[expect(clippy::cast_precision_loss, reason = "links of one turn are far below 2^52")]
     sample.figure("links", (last - from) as f64);
     sample.figure("wait_s", (first_at - begun).as_secs_f64());
-    parade.ready(SETTLED_MAX).await?;
+    deployment.ready(SETTLED_MAX).await?;
     zones.settled().await?;
     Ok(sample)
 }
@@ -77,13 +77,13 @@ pub(super) async fn catch_up(
 /// Writes in the other zones while the API node of zone `place` is away; returns the newest id.
 async fn write_while_away(
     measure: &Measure<'_>,
-    parade: &Parade,
+    deployment: &Deployment,
     zones: &Zones,
     place: usize,
 ) -> anyhow::Result<u64> {
     let zone = &measure.target.zones[place].name;
     let deadline = Instant::now() + ENDED_MAX;
-    while parade.pid(zone, Part::Api(0)).is_some() {
+    while deployment.pid(zone, Part::Api(0)).is_some() {
         if Instant::now() >= deadline {
             bail!("the API node of zone {zone} did not end within {ENDED_MAX:?}");
         }
@@ -147,21 +147,21 @@ fn children(parent: u32) -> std::io::Result<Vec<u32>> {
 /// When the server cannot be frozen, writes are refused, or the zone does not come back.
 pub(super) async fn slow_zone(
     measure: &Measure<'_>,
-    parade: &Parade,
+    deployment: &Deployment,
     zones: &Zones,
 ) -> anyhow::Result<Sample> {
     let (place, zone) = victim(measure.target)?;
     let rest = others(measure.target, place);
     let write = async |window: Window| load::single(&rest, measure.payload_bytes, window).await;
     let healthy: Tally = write(measure.window()).await?;
-    let postmaster = parade.pid(zone, Part::Postgres);
+    let postmaster = deployment.pid(zone, Part::Postgres);
     let postmaster = postmaster.with_context(|| format!("zone {zone} has no database"))?;
     let frozen = Frozen::new(postmaster)?;
     let tally = write(measure.window()).await;
     drop(frozen);
     let mut sample = Sample::of(tally?);
     sample.figure("healthy_per_second", healthy.rate());
-    parade.ready(SETTLED_MAX).await?;
+    deployment.ready(SETTLED_MAX).await?;
     zones.settled().await?;
     Ok(sample)
 }

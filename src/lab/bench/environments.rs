@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use pghc_dev::parade::Parade;
+use pghc_dev::deployment::Deployment;
 use pghc_dev::scratch::Scratch;
 use pghc_runtime::task::Tasks;
 
@@ -17,7 +17,7 @@ use crate::site::{Site, SiteOptions};
 use crate::target::Target;
 
 /// The environments of a run. The owner must close the value, also after an error; a dropped value
-/// stops its servers without a checkpoint and kills its parade.
+/// stops its servers without a checkpoint and kills its deployment.
 #[derive(Debug)]
 pub struct BenchEnvironments {
     // Before the directory that holds their data, which is removed last.
@@ -26,7 +26,7 @@ pub struct BenchEnvironments {
     site: Option<Site>,
     up: Option<BenchEnvironment>,
     options: SiteOptions,
-    own_parade: bool,
+    own_deployment: bool,
     tasks: Tasks,
     scratch: Scratch,
 }
@@ -38,11 +38,11 @@ impl BenchEnvironments {
     /// When the temporary directory cannot be written.
     pub fn new(options: &SiteOptions) -> anyhow::Result<Self> {
         let scratch = Scratch::new("bench").context("cannot make a temporary directory")?;
-        let own_parade = options.against.is_none();
+        let own_deployment = options.against.is_none();
         let mut options = options.clone();
-        if own_parade && options.data.is_none() {
-            // A directory of ours, so that the parade finds its chain again in each round.
-            options.data = Some(scratch.path().join("parade"));
+        if own_deployment && options.data.is_none() {
+            // A directory of ours, so that the deployment finds its chain again in each round.
+            options.data = Some(scratch.path().join("deployment"));
         }
         Ok(Self {
             bare: None,
@@ -50,15 +50,15 @@ impl BenchEnvironments {
             site: None,
             up: None,
             options,
-            own_parade,
+            own_deployment,
             tasks: Tasks::default(),
             scratch,
         })
     }
 
-    /// Whether the parade is one that this run starts and may stop.
-    pub(super) fn has_own_parade(&self) -> bool {
-        self.own_parade
+    /// Whether the deployment is one that this run starts and may stop.
+    pub(super) fn has_own_deployment(&self) -> bool {
+        self.own_deployment
     }
 
     /// Where probes may write.
@@ -90,7 +90,7 @@ impl BenchEnvironments {
                 Some(servers) => servers.wake(tasks).await?,
                 None => self.replicas = Some(Servers::replicated(directory, tasks).await?),
             },
-            BenchEnvironment::Parade => self.site = Some(Site::open(&self.options).await?),
+            BenchEnvironment::Deployment => self.site = Some(Site::open(&self.options).await?),
             BenchEnvironment::Continents => {
                 let options = SiteOptions {
                     wan: Some(bulk_over_wan::MATRIX.to_owned()),
@@ -104,7 +104,7 @@ impl BenchEnvironments {
         Ok(())
     }
 
-    /// Stops what runs. A parade that is not ours is left alone.
+    /// Stops what runs. A deployment that is not ours is left alone.
     async fn rest(&mut self) -> anyhow::Result<()> {
         match self.up.take() {
             Some(BenchEnvironment::Servers) => {
@@ -113,7 +113,7 @@ impl BenchEnvironments {
             Some(BenchEnvironment::Replicas) => {
                 self.replicas.as_mut().context("replicas were up")?.rest().await?;
             }
-            Some(BenchEnvironment::Parade | BenchEnvironment::Continents) | None => {}
+            Some(BenchEnvironment::Deployment | BenchEnvironment::Continents) | None => {}
         }
         if let Some(site) = self.site.take() {
             site.close().await;
@@ -134,32 +134,32 @@ impl BenchEnvironments {
         servers.context("no servers are up")
     }
 
-    /// The endpoints of the parade that is up.
+    /// The endpoints of the deployment that is up.
     ///
     /// # Errors
     /// When none is: a bug of the caller.
     pub(super) fn target(&self) -> anyhow::Result<&Target> {
-        Ok(self.site.as_ref().context("no parade is up")?.target())
+        Ok(self.site.as_ref().context("no deployment is up")?.target())
     }
 
-    /// Control of the distances in the parade that is up.
+    /// Control of the distances in the deployment that is up.
     ///
     /// # Errors
     /// When there are none: a bug of the caller.
     pub(super) fn net(&self) -> anyhow::Result<Remote> {
-        self.site.as_ref().and_then(Site::net).context("the parade that is up has no distances")
+        self.site.as_ref().and_then(Site::net).context("the deployment that is up has no distances")
     }
 
-    /// The processes of the parade that is up.
+    /// The processes of the deployment that is up.
     ///
     /// # Errors
     /// When there is none, or when it is not ours to stop.
-    pub(super) fn parade(&self) -> anyhow::Result<&Parade> {
-        let parade = self.site.as_ref().and_then(Site::parade);
-        parade.context("only a parade of our own may be stopped; leave out --against")
+    pub(super) fn deployment(&self) -> anyhow::Result<&Deployment> {
+        let deployment = self.site.as_ref().and_then(Site::deployment);
+        deployment.context("only a deployment of our own may be stopped; leave out --against")
     }
 
-    /// Connections to the databases of the parade that is up.
+    /// Connections to the databases of the deployment that is up.
     ///
     /// # Errors
     /// When one cannot be reached.

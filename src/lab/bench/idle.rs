@@ -1,11 +1,11 @@
-//! Processor time of an idle parade.
+//! Processor time of an idle deployment.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use pghc_dev::parade::Parade;
-use pghc_dev::record::ParadeRecord;
+use pghc_dev::deployment::Deployment;
+use pghc_dev::record::DeploymentRecord;
 
 use super::closed::Window;
 use super::load;
@@ -22,7 +22,7 @@ const REST: Duration = Duration::from_secs(10);
 const LENGTH_MIN: Duration = Duration::from_secs(30);
 
 /// Processor time of each process since its start; a PostgreSQL server includes its children.
-fn used(record: &ParadeRecord) -> BTreeMap<String, Duration> {
+fn used(record: &DeploymentRecord) -> BTreeMap<String, Duration> {
     let ours = processes(record).map(|(name, pid)| (name, cpu_of(pid)));
     let servers = record.zones.iter().map(|zone| {
         let server = zone.pids.postgres;
@@ -44,14 +44,14 @@ fn parent_of(pid: u32) -> Option<u32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Uses the parade for a moment, then leaves it alone and measures what that costs. Figures, in % of one core: the most that any
+/// Uses the deployment for a moment, then leaves it alone and measures what that costs. Figures, in % of one core: the most that any
 /// coordinator, any API node and any PostgreSQL server took. The rate is 0.
-pub(super) async fn idle(measure: &Measure<'_>, parade: &Parade) -> anyhow::Result<Sample> {
+pub(super) async fn idle(measure: &Measure<'_>, deployment: &Deployment) -> anyhow::Result<Sample> {
     load::alone(measure.target, measure.payload_bytes, Window::after(Duration::ZERO, USE)).await?;
     tokio::time::sleep(REST).await;
-    let (begun, before) = (tokio::time::Instant::now(), used(&parade.record()));
+    let (begun, before) = (tokio::time::Instant::now(), used(&deployment.record()));
     tokio::time::sleep(measure.length.max(LENGTH_MIN)).await;
-    let (seconds, after) = (begun.elapsed().as_secs_f64(), used(&parade.record()));
+    let (seconds, after) = (begun.elapsed().as_secs_f64(), used(&deployment.record()));
     let percent = |name: &String, used: &Duration| {
         let before = before.get(name).copied().unwrap_or_default();
         used.saturating_sub(before).as_secs_f64() / seconds * 100.0

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pghc_dev::parade::Parade;
-use pghc_dev::record::ParadeRecord;
+use pghc_dev::deployment::Deployment;
+use pghc_dev::record::DeploymentRecord;
 use pghc_runtime::output;
 
 use super::closed::Window;
@@ -48,7 +48,7 @@ fn status_mib(pid: u32, field: &str) -> Option<f64> {
 }
 
 /// The processes of pghc by name.
-pub(super) fn processes(record: &ParadeRecord) -> impl Iterator<Item = (String, u32)> {
+pub(super) fn processes(record: &DeploymentRecord) -> impl Iterator<Item = (String, u32)> {
     record.zones.iter().flat_map(|zone| {
         let coordinator = (format!("{} coordinator", zone.name), zone.pids.coordinator);
         let nodes = zone.pids.api.iter().enumerate();
@@ -59,10 +59,14 @@ pub(super) fn processes(record: &ParadeRecord) -> impl Iterator<Item = (String, 
 }
 
 /// Polls the memory of all processes until dropped.
-async fn watch(parade: &Parade, begun: Instant, curves: &mut BTreeMap<String, Vec<(f64, f64)>>) {
+async fn watch(
+    deployment: &Deployment,
+    begun: Instant,
+    curves: &mut BTreeMap<String, Vec<(f64, f64)>>,
+) {
     loop {
         let now = begun.elapsed().as_secs_f64();
-        for (name, pid) in processes(&parade.record()) {
+        for (name, pid) in processes(&deployment.record()) {
             if let Some(mib) = rss_mib(pid) {
                 curves.entry(name).or_default().push((now, mib));
             }
@@ -86,7 +90,7 @@ fn free_bytes(directory: &Path) -> Option<u64> {
 /// When a node cannot be reached or refuses most of what is sent.
 pub(super) async fn memory(
     measure: &Measure<'_>,
-    parade: &Parade,
+    deployment: &Deployment,
     options: &Options,
 ) -> anyhow::Result<Sample> {
     let length = options.memory_length;
@@ -96,7 +100,7 @@ pub(super) async fn memory(
     let loading = async {
         // In pieces, so that each ends soon after the disk gets short.
         while begun.elapsed() < length && !options.stop.is_cancelled() {
-            if free_bytes(parade.data()).is_some_and(|free| free < FREE_BYTES_MIN) {
+            if free_bytes(deployment.data()).is_some_and(|free| free < FREE_BYTES_MIN) {
                 output::complain(&format!(
                     "ending early: less than {} GiB of disk are left",
                     FREE_BYTES_MIN >> 30
@@ -114,7 +118,7 @@ pub(super) async fn memory(
     };
     tokio::select! {
         loaded = loading => loaded?,
-        () = watch(parade, begun, &mut curves) => unreachable!("it watches until it is dropped"),
+        () = watch(deployment, begun, &mut curves) => unreachable!("it watches until it is dropped"),
     }
     let minutes = begun.elapsed().as_secs_f64() / 60.0;
     let units: f64 = tallies.iter().map(|(single, _)| single.units).sum();

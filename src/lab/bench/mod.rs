@@ -51,17 +51,17 @@ use super::chain_check::{self, CheckResult};
 /// Runs all rounds, verifies the written chain with `chain-verify`, and reports.
 ///
 /// # Errors
-/// When a benchmark case cannot be set up, or needs a parade of its own and has none, when a node
+/// When a benchmark case cannot be set up, or needs a deployment of its own and has none, when a node
 /// refuses most writes, or when the run was stopped before its first turn. No report is written
 /// then.
 pub async fn run(
     environments: &mut BenchEnvironments,
     options: &Options,
 ) -> anyhow::Result<Report> {
-    let of_others = options.cases.iter().find(|one| one.needs_own_parade());
-    if let Some(one) = of_others.filter(|_| !environments.has_own_parade()) {
+    let of_others = options.cases.iter().find(|one| one.needs_own_deployment());
+    if let Some(one) = of_others.filter(|_| !environments.has_own_deployment()) {
         bail!(
-            "{} stops or watches processes or changes distances, which is done only to a parade of \
+            "{} stops or watches processes or changes distances, which is done only to a deployment of \
              our own; leave it out by --only, or leave out --against",
             one.key()
         );
@@ -91,7 +91,7 @@ pub async fn run(
         rounds.first_mut().expect("there is at least one round").turns.push(turn);
     }
     let mut proved: Option<CheckResult> = None;
-    for environment in [BenchEnvironment::Parade, BenchEnvironment::Continents] {
+    for environment in [BenchEnvironment::Deployment, BenchEnvironment::Continents] {
         // A failed check is the reported one.
         let may_go_on = proved.as_ref().is_none_or(|before| before.passed);
         if may_go_on && options.cases.iter().any(|one| one.environment() == environment) {
@@ -176,18 +176,20 @@ async fn of_pghc(
     };
     let sample = match case {
         BenchmarkCase::CatchUp => {
-            disturbed_zones::catch_up(&measure, environments.parade()?, &zones).await?
+            disturbed_zones::catch_up(&measure, environments.deployment()?, &zones).await?
         }
         BenchmarkCase::SlowZone => {
-            disturbed_zones::slow_zone(&measure, environments.parade()?, &zones).await?
+            disturbed_zones::slow_zone(&measure, environments.deployment()?, &zones).await?
         }
         BenchmarkCase::Verify => proof::verify(&measure, &zones).await?,
         BenchmarkCase::Overload => overload::overload(&measure).await?,
-        BenchmarkCase::Idle => idle::idle(&measure, environments.parade()?).await?,
+        BenchmarkCase::Idle => idle::idle(&measure, environments.deployment()?).await?,
         BenchmarkCase::Far => {
             bulk_over_wan::measure(&measure, &environments.net()?, &zones).await?
         }
-        BenchmarkCase::Memory => memory::memory(&measure, environments.parade()?, options).await?,
+        BenchmarkCase::Memory => {
+            memory::memory(&measure, environments.deployment()?, options).await?
+        }
         _ => {
             let (tally, applied) = tokio::try_join!(load, zones.applied_in(window))?;
             let mut sample = Sample::of(tally);

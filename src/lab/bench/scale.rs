@@ -23,7 +23,7 @@ use crate::chain_check::{self, CheckResult};
 use crate::html::{Curves, Line, Page, Tone};
 use crate::site::{Site, SiteOptions};
 
-/// Zones of the parades whose payloads and chain grow.
+/// Zones of the deployments whose payloads and chain grow.
 const ZONES: usize = 3;
 /// Size of a payload where something else grows.
 const PAYLOAD_BYTES: usize = measure::PAYLOAD_BYTES;
@@ -106,7 +106,7 @@ pub struct Report {
     pub payloads: Vec<Point>,
     /// By length of the chain.
     pub lengths: Vec<Length>,
-    /// Result of `chain-verify` for each parade.
+    /// Result of `chain-verify` for each deployment.
     pub verify: Vec<CheckResult>,
 }
 
@@ -118,7 +118,7 @@ impl Report {
     }
 }
 
-/// A parade while it is measured. The caller that opens a parade closes it.
+/// A deployment while it is measured. The caller that opens a deployment closes it.
 #[derive(Debug, Default)]
 pub struct Stage {
     site: Option<Site>,
@@ -134,7 +134,7 @@ impl Stage {
     }
 
     fn site(&self) -> anyhow::Result<&Site> {
-        self.site.as_ref().context("no parade is up")
+        self.site.as_ref().context("no deployment is up")
     }
 
     async fn zones(&self) -> anyhow::Result<Zones> {
@@ -157,7 +157,7 @@ impl Stage {
 /// Measures all tables.
 ///
 /// # Errors
-/// When a parade does not start, or refuses most of what is sent.
+/// When a deployment does not start, or refuses most of what is sent.
 pub async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<Report> {
     let mut report = Report {
         cores: std::thread::available_parallelism()?.get(),
@@ -281,15 +281,15 @@ async fn at_length(stage: &Stage, links: u64, options: &Options) -> anyhow::Resu
     }
     let measured = bulk(stage, &zones, PAYLOAD_BYTES, length).await?;
     let measure = Measure::new(target, length);
-    let parade = site.parade().context("the parade is our own")?;
-    let caught_up = disturbed_zones::catch_up(&measure, parade, &zones).await?;
+    let deployment = site.deployment().context("the deployment is our own")?;
+    let caught_up = disturbed_zones::catch_up(&measure, deployment, &zones).await?;
     let newest = zones.settled().await?;
     let verified = proof::verify_newest(target, &zones, newest, VERIFIED).await?;
     let client = zones.clients().next().context("there is a zone")?;
     let sizes = "select pg_table_size('pghc.chain'), pg_indexes_size('pghc.chain')";
     let sizes = client.query_one(sizes, &[]).await?;
     let zone = &target.zones[0].name;
-    let log = parade.data().join("zones").join(zone).join("coordinator");
+    let log = deployment.data().join("zones").join(zone).join("coordinator");
     Ok(Some(Length {
         links: newest,
         bulk_per_second: measured,

@@ -1,6 +1,6 @@
 //! PostgreSQL servers of our own: bare ones, and a primary with synchronous replicas.
 //!
-//! The table, the rows and the servers' settings are those of a parade. Servers are stopped while
+//! The table, the rows and the servers' settings are those of a deployment. Servers are stopped while
 //! another environment is up, so that their background work does not disturb its measurement.
 
 use std::net::Ipv4Addr;
@@ -15,7 +15,7 @@ use tokio_postgres::{Client, NoTls};
 
 const TABLE: &str = include_str!("../../../sql/bench/table.sql");
 
-/// Bare servers written to at once, as a parade of three zones does.
+/// Bare servers written to at once, as a deployment of three zones does.
 const BARE: usize = 3;
 
 /// Names of the replicas.

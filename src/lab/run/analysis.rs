@@ -1,4 +1,4 @@
-//! From raw logs to an [`Outcome`]: pure, so that it can be tested without a parade.
+//! From raw logs to an [`Outcome`]: pure, so that it can be tested without a deployment.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

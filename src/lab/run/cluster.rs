@@ -1,8 +1,8 @@
-//! The parade of a scenario: voters and leader.
+//! The deployment of a scenario: voters and leader.
 
 use anyhow::{bail, ensure};
 use pghc_api::id::ZoneName;
-use pghc_dev::parade::Acks;
+use pghc_dev::deployment::Acks;
 
 use super::scenario::{ClusterPart, Placement};
 

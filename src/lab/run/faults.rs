@@ -1,6 +1,6 @@
 //! Breaking things on schedule, and mending them again.
 //!
-//! A run that is interrupted stops its own parade; a cut in another's stays there until
+//! A run that is interrupted stops its own deployment; a cut in another's stays there until
 //! `geo-load net heal`.
 
 use std::time::{Duration, Instant};
@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use nix::sys::signal::Signal;
 use pghc_api::wire::Status;
-use pghc_dev::parade::Parade;
-use pghc_dev::record::ParadeRecord;
+use pghc_dev::deployment::Deployment;
+use pghc_dev::record::DeploymentRecord;
 use pghc_wan::conditions::Change;
 use pghc_wan::{Cut, LineView};
 use serde::{Deserialize, Serialize};
@@ -68,7 +68,7 @@ impl Event {
     }
 }
 
-/// Does faults to a parade, and undoes them.
+/// Does faults to a deployment, and undoes them.
 pub trait Breaker {
     /// How a fault is undone.
     type Undo;
@@ -151,26 +151,26 @@ impl<'a> Tools<'a> {
         let remote = site.net();
         ensure!(
             remote.is_some() || !faults.iter().any(of_net),
-            "this parade has no distances that could be cut or changed"
+            "this deployment has no distances that could be cut or changed"
         );
         ensure!(
-            site.parade().is_some() || !faults.iter().any(of_process),
-            "only processes of a parade that was started for the run are killed; leave --against \
+            site.deployment().is_some() || !faults.iter().any(of_process),
+            "only processes of a deployment that was started for the run are killed; leave --against \
              and --target away"
         );
         ensure!(
             site.record().is_some() || faults.iter().all(|fault| fault.lead.is_none()),
-            "cannot transfer leadership in a parade known by its API nodes only"
+            "cannot transfer leadership in a deployment known by its API nodes only"
         );
         Ok(Self { site, remote, leader })
     }
 
     fn net(&self) -> anyhow::Result<&Remote> {
-        self.remote.as_ref().context("this parade has no distances")
+        self.remote.as_ref().context("this deployment has no distances")
     }
 
-    fn parade(&self) -> anyhow::Result<&Parade> {
-        self.site.parade().context("this parade was not started for the run")
+    fn deployment(&self) -> anyhow::Result<&Deployment> {
+        self.site.deployment().context("this deployment was not started for the run")
     }
 
     fn zone(&self, name: &str) -> anyhow::Result<String> {
@@ -215,11 +215,11 @@ impl Breaker for Tools<'_> {
         let (who, by) = act.context("the fault names no action")?;
         let zone = self.zone(&who.zone)?;
         zones.push(zone.clone());
-        let parade = self.parade()?;
+        let deployment = self.deployment()?;
         if by != Signal::SIGSTOP {
-            parade.pause_supervision(&zone, who.part.into()).await?;
+            deployment.pause_supervision(&zone, who.part.into()).await?;
         }
-        let hit = parade.kill(&zone, who.part.into(), by).await?;
+        let hit = deployment.kill(&zone, who.part.into(), by).await?;
         ensure!(hit.is_some(), "{who} was not running");
         Ok(match by {
             Signal::SIGSTOP => Undo::Continue(zone, who.clone()),
@@ -232,10 +232,10 @@ impl Breaker for Tools<'_> {
             Undo::Nothing => {}
             Undo::Heal(number) => drop(self.net()?.heal(Some(number)).await?),
             Undo::Resume(zone, who) => {
-                self.parade()?.resume_supervision(&zone, who.part.into()).await?;
+                self.deployment()?.resume_supervision(&zone, who.part.into()).await?;
             }
             Undo::Continue(zone, who) => {
-                self.parade()?.kill(&zone, who.part.into(), Signal::SIGCONT).await?;
+                self.deployment()?.kill(&zone, who.part.into(), Signal::SIGCONT).await?;
             }
             Undo::Change(before) => {
                 for line in before {
@@ -253,7 +253,7 @@ impl Breaker for Tools<'_> {
 /// # Errors
 /// When it is not done in time.
 pub async fn lead(site: &Site, zone: &str) -> anyhow::Result<()> {
-    let record = site.record().context("the coordinators of this parade are not known")?;
+    let record = site.record().context("the coordinators of this deployment are not known")?;
     let target = site.target();
     let deadline = Instant::now() + LEAD_MAX;
     loop {
@@ -278,13 +278,13 @@ pub async fn lead(site: &Site, zone: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Enables automatic placement, in a parade that was started for the run.
+/// Enables automatic placement, in a deployment that was started for the run.
 ///
 /// # Errors
 /// When it is refused.
 pub async fn place_by_itself(site: &Site) -> anyhow::Result<()> {
-    let record = site.parade().map(Parade::record).context(
-        "cluster.placement is set only in a parade that is started for the run; switch this one with \
+    let record = site.deployment().map(Deployment::record).context(
+        "cluster.placement is set only in a deployment that is started for the run; switch this one with \
          `pghc leader auto`",
     )?;
     let mut command = to_coordinators(&record, "leader", &["auto", "on"])?;
@@ -294,9 +294,9 @@ pub async fn place_by_itself(site: &Site) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A command of `pghc` to the coordinators of a parade.
+/// A command of `pghc` to the coordinators of a deployment.
 fn to_coordinators(
-    record: &ParadeRecord,
+    record: &DeploymentRecord,
     command: &str,
     arguments: &[&str],
 ) -> anyhow::Result<Command> {

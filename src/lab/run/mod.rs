@@ -1,4 +1,4 @@
-//! `geo-load run`: runs a scenario against a parade and evaluates it.
+//! `geo-load run`: runs a scenario against a deployment and evaluates it.
 //!
 //! Invariant: before there is an outcome, every fault is undone and every acknowledged write has been
 //! looked up in the chain.
@@ -53,7 +53,7 @@ pub struct Finished {
     pub logs: Vec<Log>,
 }
 
-/// The parade of a scenario: the one that is named, or a new one.
+/// The deployment of a scenario: the one that is named, or a new one.
 ///
 /// # Errors
 /// When there is none, or it lacks zones of the scenario.
@@ -87,9 +87,9 @@ async fn prepare(scenario: &Scenario, site: &Site) -> anyhow::Result<()> {
     let known = |zone: &str| site.target().zones.iter().any(|other| other.name == zone);
     for clients in &scenario.clients {
         let zone = &clients.zone;
-        ensure!(zone == "*" || known(zone), "the parade has no zone {zone}");
+        ensure!(zone == "*" || known(zone), "the deployment has no zone {zone}");
     }
-    if site.parade().is_some()
+    if site.deployment().is_some()
         && let Some(net) = site.net()
     {
         net.set("*", "*", &scenario.conditions()).await?;
@@ -100,7 +100,7 @@ async fn prepare(scenario: &Scenario, site: &Site) -> anyhow::Result<()> {
     match &scenario.cluster.leader {
         Some(zone) if site.record().is_some() => faults::lead(site, zone).await,
         Some(zone) if site.target().status().await?.leader_zone.as_ref() != Some(zone) => {
-            bail!("{zone} does not lead, and a parade known by --target only is not changed")
+            bail!("{zone} does not lead, and a deployment known by --target only is not changed")
         }
         _ => Ok(()),
     }
@@ -109,7 +109,7 @@ async fn prepare(scenario: &Scenario, site: &Site) -> anyhow::Result<()> {
 /// Runs the scenario.
 ///
 /// # Errors
-/// When the parade cannot be driven or verified at all; a run that merely fails is an outcome.
+/// When the deployment cannot be driven or verified at all; a run that merely fails is an outcome.
 ///
 /// Once `stop` is cancelled no more is sent, and the outcome is of what was.
 pub async fn run(
@@ -342,12 +342,12 @@ async fn settled(target: &Target) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The distances that the run really had: the scenario's, if the parade was started for it.
+/// The distances that the run really had: the scenario's, if the deployment was started for it.
 async fn matrix_of(site: &Site, scenario: &Scenario, zones: &[String]) -> Option<Matrix> {
-    let matrix = match site.parade() {
-        Some(parade) => parade.wan().map(|wan| wan.matrix().clone()),
+    let matrix = match site.deployment() {
+        Some(deployment) => deployment.wan().map(|wan| wan.matrix().clone()),
         None => {
-            // Distances of the running parade's emulator, else those of the scenario.
+            // Distances of the running deployment's emulator, else those of the scenario.
             let links = match site.net() {
                 Some(net) => net.show().await.ok().map(|net| net.links),
                 None => None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use pghc_api::id::ZoneName;
-use pghc_dev::parade::Acks;
+use pghc_dev::deployment::Acks;
 use pghc_wan::conditions::{Bandwidth, Change, Jitter};
 use pghc_wan::{Cut, Matrix};
 use serde::{Deserialize, Serialize};
@@ -45,7 +45,7 @@ pub struct Scenario {
     /// Distances.
     #[serde(default)]
     pub matrix: MatrixPart,
-    /// The parade.
+    /// The deployment.
     #[serde(default)]
     pub cluster: ClusterPart,
     /// The client groups.
@@ -85,7 +85,7 @@ pub struct MatrixPart {
     pub bandwidth: Bandwidth,
 }
 
-/// The parade.
+/// The deployment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterPart {
@@ -392,7 +392,7 @@ impl Scenario {
             let matrix = matrix.first(zones.unwrap_or(usize::MAX));
             return Ok((matrix.zones().to_vec(), Some(matrix)));
         }
-        let names = pghc_dev::parade::default_zones(zones.unwrap_or(3));
+        let names = pghc_dev::deployment::default_zones(zones.unwrap_or(3));
         let matrix = round_trip.map(|time| Matrix::even(names.clone(), time.0));
         Ok((names, matrix))
     }

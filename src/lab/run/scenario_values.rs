@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use pghc_dev::parade::Part;
+use pghc_dev::deployment::Part;
 use pghc_wan::conditions::{parse_duration, show_duration};
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -38,7 +38,7 @@ pub enum Draw {
     Zipf(f64),
 }
 
-/// A process of the parade: `coordinator@eu`, `postgres@leader`, `api@us`, `api-2@us`.
+/// A process of the deployment: `coordinator@eu`, `postgres@leader`, `api@us`, `api-2@us`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ProcessName {

@@ -128,7 +128,7 @@ fn file_named(args: &[OsString]) -> Option<(PathBuf, std::ops::Range<usize>)> {
     None
 }
 
-/// Whether the file of `--config` is the record of a parade (`parade.json`) rather than TOML.
+/// Whether the file of `--config` is the record of a deployment (`parade.json`) rather than TOML.
 #[must_use]
 pub fn is_record(args: &[OsString]) -> bool {
     file_named(args).is_some_and(|(path, _)| path.extension().is_some_and(|end| end == "json"))

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use nix::sys::signal::Signal;
 use pghc_api::wire::Status;
-use pghc_dev::parade::Part;
+use pghc_dev::deployment::Part;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -238,8 +238,8 @@ pub(super) async fn stopping_node_finishes_requests_in_flight(site: &Site) {
             (site.get(0, "/v1/chain/head").await.frontier() > before).then_some(())
         })
         .await;
-        let old = site.parade.pid("us", Part::Api(node)).expect("it runs");
-        let term = site.parade.kill("us", Part::Api(node), Signal::SIGTERM).await;
+        let old = site.deployment.pid("us", Part::Api(node)).expect("it runs");
+        let term = site.deployment.kill("us", Part::Api(node), Signal::SIGTERM).await;
         assert_eq!(term.expect("a child"), Some(old));
         wait_for("the node to take no more connections", async || {
             TcpStream::connect(url.replace("http://", "")).await.err().map(drop)
@@ -249,7 +249,7 @@ pub(super) async fn stopping_node_finishes_requests_in_flight(site: &Site) {
         let link = under_way.await.expect("no panic").is(201);
         assert_eq!(id_of(&link), before + 1, "node {node}");
         wait_for("the node to run again", async || {
-            let pid = site.parade.pid("us", Part::Api(node));
+            let pid = site.deployment.pid("us", Part::Api(node));
             pid.filter(|pid| *pid != old).map(drop)
         })
         .await;
@@ -265,7 +265,7 @@ pub(super) async fn without_a_quorum_nothing_is_acknowledged(site: &Site) {
     let left = zones.iter().position(|zone| *zone != leader).expect("a follower");
     let gone = zones.iter().filter(|zone| **zone != zones[left]);
     for zone in gone.clone() {
-        site.parade.pause_supervision(zone, Part::Coordinator).await.expect("a child");
+        site.deployment.pause_supervision(zone, Part::Coordinator).await.expect("a child");
         site.kill(zone, Part::Coordinator).await;
     }
     // Neither is an acknowledgement; both say that the same request may be sent again.
@@ -286,7 +286,7 @@ pub(super) async fn without_a_quorum_nothing_is_acknowledged(site: &Site) {
         assert_eq!(read.status, 503, "{path}: {read:?}");
     }
     for zone in gone {
-        site.parade.resume_supervision(zone, Part::Coordinator).await.expect("a child");
+        site.deployment.resume_supervision(zone, Part::Coordinator).await.expect("a child");
     }
     let head = site.settle().await;
     assert!(head - before <= unknown, "a refused write was written: {before}, {unknown}, {head}");

@@ -1,7 +1,7 @@
-//! `pghc zone` against a running parade: what an operator sees and does.
+//! `pghc zone` against a running deployment: what an operator sees and does.
 
 use nix::sys::signal::Signal;
-use pghc_dev::parade::Part;
+use pghc_dev::deployment::Part;
 use serde_json::Value;
 
 use crate::harness::console::{refuses, run};
@@ -37,8 +37,8 @@ async fn zone_is_removed_then_added_again() {
     assert!(table.contains("head 0 | the log begins at id 1"), "{table}");
     refuses("pghc", &format!("zone remove us {place}"), 2, &["zone us runs", "--force"]);
     refuses("pghc", &format!("zone remove nowhere {place}"), 2, &["nowhere is not known"]);
-    site.parade.pause_supervision("us", Part::Api(0)).await.expect("a child");
-    site.parade.kill("us", Part::Api(0), Signal::SIGKILL).await.expect("a child");
+    site.deployment.pause_supervision("us", Part::Api(0)).await.expect("a child");
+    site.deployment.kill("us", Part::Api(0), Signal::SIGKILL).await.expect("a child");
     wait_for("us to be silent", async || {
         let output = run("pghc", &format!("zone remove us {place}"));
         output.status.success().then_some(())
@@ -48,7 +48,7 @@ async fn zone_is_removed_then_added_again() {
     assert_eq!(list_after["removed"], serde_json::json!(["us"]), "{list_after}");
     assert_eq!(list_after["zones"].as_array().expect("a list").len(), 2);
     assert!(says(&format!("zone remove us {place}")).contains("was removed already"));
-    site.parade.resume_supervision("us", Part::Api(0)).await.expect("a child");
+    site.deployment.resume_supervision("us", Part::Api(0)).await.expect("a child");
     let why = wait_for("the node to say why it is not ready", async || {
         let ready = site.http.get(format!("{}/readyz/write", site.api(1))).send().await.ok()?;
         let text = ready.text().await.ok()?;
@@ -58,13 +58,13 @@ async fn zone_is_removed_then_added_again() {
     assert!(says(&format!("zone add us {place}")).contains("zone us is registered"));
     assert!(says(&format!("zone add us {place}")).contains("registered already"));
     site.settle().await;
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 #[test]
 fn zone_command_refuses_invalid_input_in_one_line() {
     let cluster = super::CLUSTER;
-    refuses("pghc", "zone list --data /no/such", 2, &["no parade runs on /no/such"]);
+    refuses("pghc", "zone list --data /no/such", 2, &["no deployment runs on /no/such"]);
     refuses("pghc", "zone list --coordinator http://x:1", 2, &["--cluster-id"]);
     refuses("pghc", "zone add", 2, &["<ZONE>"]);
     refuses("pghc", "zone add 9", 2, &["ZONE", "letter"]);

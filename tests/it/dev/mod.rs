@@ -1,7 +1,7 @@
 //! The harness itself: what it starts dies, comes back and leaves nothing.
 
 mod demo;
+mod deployment;
 mod detached;
-mod parade;
 mod postgres;
 mod private;

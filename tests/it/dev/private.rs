@@ -1,4 +1,4 @@
-//! Files of a parade are private, whatever umask it inherits, and other users have no access.
+//! Files of a deployment are private, whatever umask it inherits, and other users have no access.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -8,12 +8,12 @@ use std::process::{Command, Output, Stdio};
 
 use nix::unistd::Uid;
 use pghc_dev::postgres::Install;
-use pghc_dev::record::{FILE, ParadeRecord};
+use pghc_dev::record::{DeploymentRecord, FILE};
 use pghc_dev::scratch::Scratch;
 
 use crate::harness::{binary, client};
 
-/// A user of this machine without any relation to the parade.
+/// A user of this machine without any relation to the deployment.
 const STRANGER: u32 = 54_321;
 
 /// `pghc dev --detach` under a umask and in an environment that is hard to live in.
@@ -86,13 +86,13 @@ fn everything_is_private(data: &Path) {
 
 async fn lives_with(umask: &str) {
     let scratch = Scratch::new("it").expect("a directory");
-    // Made by pghc: two directories above the parade's own.
-    let data = scratch.path().join("srv/new/parade");
+    // Made by pghc: two directories above the deployment's own.
+    let data = scratch.path().join("srv/new/deployment");
     let output = detach(&data, umask);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let log = fs::read_to_string(data.join("log/supervisor.log")).unwrap_or_default();
     assert!(output.status.success(), "{said}\n{log}");
-    let record = ParadeRecord::read(&data).expect("it runs");
+    let record = DeploymentRecord::read(&data).expect("it runs");
     let answer = client().post(format!("{}/chain", record.zones[0].api[0])).send().await;
     assert!(answer.expect("answered").status().is_success());
     everything_is_private(&data);
@@ -103,16 +103,16 @@ async fn lives_with(umask: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_parade_lives_with_a_umask_that_takes_everything() {
+async fn a_deployment_lives_with_a_umask_that_takes_everything() {
     lives_with("0777").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_parade_is_private_under_a_umask_that_takes_nothing() {
+async fn a_deployment_is_private_under_a_umask_that_takes_nothing() {
     lives_with("0000").await;
 }
 
-/// A program run by a user of this machine without any relation to the parade.
+/// A program run by a user of this machine without any relation to the deployment.
 fn as_stranger(program: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(program);
     command.args(arguments).uid(STRANGER).gid(STRANGER).current_dir("/").stdin(Stdio::null());
@@ -126,9 +126,9 @@ async fn other_user_has_no_access_to_any_file() {
         return;
     }
     let scratch = Scratch::new("it").unwrap();
-    let data = scratch.path().join("parade");
+    let data = scratch.path().join("deployment");
     assert!(detach(&data, "022").status.success());
-    let record = ParadeRecord::read(&data).expect("it runs");
+    let record = DeploymentRecord::read(&data).expect("it runs");
     let psql = Install::find().unwrap().bin.join("psql");
     let zone = &record.zones[0];
     let port = zone.dsn.rsplit_once(':').unwrap().1.split_once('/').unwrap().0;
@@ -139,8 +139,8 @@ async fn other_user_has_no_access_to_any_file() {
     }
     let log = data.join("zones/eu/coordinator/log");
     let segment = fs::read_dir(&log).unwrap().next().unwrap().unwrap().path();
-    let parade = data.join(FILE);
-    for path in [&parade, &segment, &data.join("log/eu-1.log"), &data.join("supervisor.json")] {
+    let deployment = data.join(FILE);
+    for path in [&deployment, &segment, &data.join("log/eu-1.log"), &data.join("supervisor.json")] {
         assert!(fs::read(path).is_ok(), "{} is there", path.display());
         let output = as_stranger(Path::new("/bin/cat"), &[path.to_str().unwrap()]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

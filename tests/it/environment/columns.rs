@@ -2,7 +2,7 @@
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use pghc_api::id::WriteId;
-use pghc_dev::parade::Part;
+use pghc_dev::deployment::Part;
 use pghc_postgres::raw::RawChain;
 use pghc_postgres::reseed::Operator;
 use pghc_postgres::{Applier, Commit, Dsn, MigrateError, Reader, Role, listen};

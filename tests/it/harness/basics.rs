@@ -18,7 +18,7 @@ pub(crate) fn client() -> reqwest::Client {
 }
 
 /// A free port of loopback that is given out once: neither again by this process, nor by the system
-/// as an ephemeral port, nor to a parade.
+/// as an ephemeral port, nor to a deployment.
 pub(crate) fn free_port() -> u16 {
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random()));
     loop {

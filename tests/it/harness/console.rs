@@ -28,7 +28,7 @@ pub(crate) fn refuses(program: &str, line: &str, code: i32, names: &[&str]) {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{program} {line}: {said}");
     let last = said.trim_end().lines().next_back().unwrap_or_default();
-    let about: Vec<&str> = said.lines().filter(|line| *line != "starting a parade").collect();
+    let about: Vec<&str> = said.lines().filter(|line| *line != "starting a deployment").collect();
     assert_eq!(about.len(), 1, "{program} {line}: one line:\n{said}");
     for name in names {
         assert!(last.contains(name), "{program} {line}: {name:?} is not in {last:?}");

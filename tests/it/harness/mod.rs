@@ -1,4 +1,4 @@
-//! A parade of the real binaries for one test, and a client pool of clients that remember what they were
+//! A deployment of the real binaries for one test, and a client pool of clients that remember what they were
 //! promised.
 
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with the test")]
@@ -10,16 +10,16 @@ pub(crate) mod console;
 use std::path::{Path, PathBuf};
 
 use pghc_api::wire::Status;
-use pghc_dev::parade::{Parade, ParadeOptions, Part};
-use pghc_dev::record::ParadeRecord;
+use pghc_dev::deployment::{Deployment, DeploymentOptions, Part};
+use pghc_dev::record::DeploymentRecord;
 use pghc_server::coordinator::StartError;
 
 pub(crate) use basics::{PATIENCE, client, free_addresses, free_port, wait_for};
 pub(crate) use clients::{AckedWrite, ClientPool};
 
-/// A running parade in a directory of its own.
+/// A running deployment in a directory of its own.
 pub(crate) struct Site {
-    pub(crate) parade: Parade,
+    pub(crate) deployment: Deployment,
     pub(crate) http: reqwest::Client,
 }
 
@@ -27,20 +27,20 @@ impl Site {
     /// Starts three zones with `api_nodes` each and waits until they serve.
     pub(crate) async fn start(api_nodes: usize) -> Self {
         let site = Self::launch(api_nodes).await;
-        site.parade.ready(PATIENCE).await.expect("the parade gets ready");
+        site.deployment.ready(PATIENCE).await.expect("the deployment gets ready");
         site
     }
 
     /// Starts the processes and does not wait until they serve.
     pub(crate) async fn launch(api_nodes: usize) -> Self {
         let options =
-            ParadeOptions { api_nodes, binary: Some(binary()), ..ParadeOptions::default() };
-        let parade = Parade::start(options).await.expect("the parade starts");
-        Self { parade, http: client() }
+            DeploymentOptions { api_nodes, binary: Some(binary()), ..DeploymentOptions::default() };
+        let deployment = Deployment::start(options).await.expect("the deployment starts");
+        Self { deployment, http: client() }
     }
 
-    pub(crate) fn record(&self) -> ParadeRecord {
-        self.parade.record()
+    pub(crate) fn record(&self) -> DeploymentRecord {
+        self.deployment.record()
     }
 
     /// URL of the first API node of zone number `zone`.
@@ -69,12 +69,12 @@ impl Site {
     /// Kills a child without ceremony; supervision starts it again.
     pub(crate) async fn kill(&self, zone: &str, part: Part) {
         let by = nix::sys::signal::Signal::SIGKILL;
-        self.parade.kill(zone, part, by).await.expect("a child of this parade");
+        self.deployment.kill(zone, part, by).await.expect("a child of this deployment");
     }
 
     /// Waits until every zone has applied everything that is committed; returns the head id.
     pub(crate) async fn settle(&self) -> u64 {
-        self.parade.ready(PATIENCE).await.expect("every node is ready again");
+        self.deployment.ready(PATIENCE).await.expect("every node is ready again");
         wait_for("equal frontiers", async || {
             let mut ids = Vec::new();
             for zone in 0..3 {

@@ -14,7 +14,7 @@ use super::plan::Plan;
 use crate::ports::is_free;
 use crate::postgres;
 use crate::process::{self, command_line, identity, signal};
-use crate::record::{FILE, ParadeRecord};
+use crate::record::{DeploymentRecord, FILE};
 
 /// Time a stale process has after SIGTERM, and again after SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ const POLL: Duration = Duration::from_millis(25);
 /// Ends the programs and servers of an earlier run on `data`, waits until their ports are free, and
 /// removes its `parade.json`; returns whether the earlier run was not stopped properly.
 pub(super) async fn clear(data: &Path, plan: &Plan) -> Result<bool, Error> {
-    let record = ParadeRecord::read(data);
+    let record = DeploymentRecord::read(data);
     let of_record = record.iter().flat_map(|record| &record.zones).map(|zone| &zone.pids);
     let of_record = of_record.flat_map(|pids| pids.api.iter().copied().chain([pids.coordinator]));
     let known: BTreeSet<u32> = of_record.collect();

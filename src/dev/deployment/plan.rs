@@ -1,4 +1,4 @@
-//! `cluster.json`: what a parade's data directory is: cluster, zones, ports. Kept over restarts.
+//! `cluster.json`: what a deployment's data directory is: cluster, zones, ports. Kept over restarts.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! One `pghc` process of a parade, other than PostgreSQL: its command line, its log, its life.
+//! One `pghc` process of a deployment, other than PostgreSQL: its command line, its log, its life.
 
 use std::ffi::OsString;
 use std::io;
@@ -46,7 +46,7 @@ impl Program {
     }
 }
 
-/// Any child of a parade.
+/// Any child of a deployment.
 #[derive(Debug)]
 pub(super) enum Body {
     Server { server: Box<Server>, zone: String },

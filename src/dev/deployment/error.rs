@@ -1,4 +1,4 @@
-//! Why a parade did not start or is not ready, sorted by what to do about it.
+//! Why a deployment did not start or is not ready, sorted by what to do about it.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::postgres;
 
-/// Why something about a parade failed. The chain's data is not changed by any of these.
+/// Why something about a deployment failed. The chain's data is not changed by any of these.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Ask for something else.
@@ -14,7 +14,7 @@ pub enum Error {
     BadOptions(String),
     /// Stop the other one first, or choose another directory.
     #[error(
-        "a parade already runs on {0}{1}; nothing was changed. Stop it (pghc dev --stop {0}) or \
+        "a deployment already runs on {0}{1}; nothing was changed. Stop it (pghc dev --stop {0}) or \
          choose another directory", data.display(), of_process(*supervisor)
     )]
     AlreadyRuns {
@@ -24,14 +24,14 @@ pub enum Error {
         supervisor: Option<u32>,
     },
     /// Name the directory that was given to `pghc dev --data`.
-    #[error("there is no parade in {}; nothing was stopped", data.display())]
-    NoParade {
+    #[error("there is no deployment in {}; nothing was stopped", data.display())]
+    NoDeployment {
         /// The directory.
         data: PathBuf,
     },
     /// Check that process: it belongs to another user, or the system cannot end it.
     #[error(
-        "the supervisor of {0}{1} does not end; its parade runs on. Stop it as the user who started \
+        "the supervisor of {0}{1} does not end; its deployment runs on. Stop it as the user who started \
          it, or as root", data.display(), of_process(*supervisor)
     )]
     DoesNotStop {
@@ -50,7 +50,7 @@ pub enum Error {
     },
     /// Use the zones that are there, or choose another directory.
     #[error(
-        "{} holds a parade of the zones {held}, not {wanted}; nothing was changed. Start it with \
+        "{} holds a deployment of the zones {held}, not {wanted}; nothing was changed. Start it with \
          its own zones or choose another directory", data.display()
     )]
     OtherZones {
@@ -63,7 +63,7 @@ pub enum Error {
     },
     /// Restore the file, or choose another directory.
     #[error(
-        "{} is not readable as a parade's identity; nothing was changed. Restore it from a copy or \
+        "{} is not readable as a deployment's identity; nothing was changed. Restore it from a copy or \
          choose another directory", file.display()
     )]
     BadPlan {
@@ -129,10 +129,10 @@ pub enum Error {
         log: Option<PathBuf>,
     },
     /// Correct the name.
-    #[error("the parade has no {0}")]
+    #[error("the deployment has no {0}")]
     NoSuchMember(String),
-    /// The parade was stopped meanwhile.
-    #[error("the parade is stopping")]
+    /// The deployment was stopped meanwhile.
+    #[error("the deployment is stopping")]
     Stopping,
     /// See the source.
     #[error("failed to {act} {}", path.display())]

@@ -1,4 +1,4 @@
-//! Process ids and restart counts of a parade's children, and the subscribers to changes.
+//! Process ids and restart counts of a deployment's children, and the subscribers to changes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use pghc_api::id::ZoneName;
 use tokio::sync::broadcast;
 
-use crate::record::{ParadeRecord, Pids};
+use crate::record::{DeploymentRecord, Pids};
 
 /// Changes a slow listener may fall behind; it then misses the oldest.
 const EVENTS_MAX: usize = 256;
@@ -25,7 +25,7 @@ pub enum Part {
     Api(usize),
 }
 
-/// One child of a parade. Prints as `eu-postgres`, `eu-coordinator`, `eu-1`.
+/// One child of a deployment. Prints as `eu-postgres`, `eu-coordinator`, `eu-1`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Member {
     /// Its zone.
@@ -79,21 +79,21 @@ pub(super) struct ProcessTable {
 
 #[derive(Debug)]
 struct State {
-    record: ParadeRecord,
+    record: DeploymentRecord,
     running: BTreeMap<Member, Option<u32>>,
     short_lives: BTreeMap<Member, u32>,
     published: bool,
 }
 
 impl ProcessTable {
-    pub(super) fn new(data: PathBuf, record: ParadeRecord) -> Self {
+    pub(super) fn new(data: PathBuf, record: DeploymentRecord) -> Self {
         let (running, short_lives) = (BTreeMap::new(), BTreeMap::new());
         let state = State { record, running, short_lives, published: false };
         let (events, _) = broadcast::channel(EVENTS_MAX);
         Self { data, state: Mutex::new(state), events }
     }
 
-    pub(super) fn record(&self) -> ParadeRecord {
+    pub(super) fn record(&self) -> DeploymentRecord {
         self.state.lock().record.clone()
     }
 

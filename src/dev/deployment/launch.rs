@@ -1,4 +1,4 @@
-//! Starting the children of a parade for the first time: databases, then coordinators, then API
+//! Starting the children of a deployment for the first time: databases, then coordinators, then API
 //! nodes. The command lines of `pghc coordinator` and `pghc api` are written here and nowhere else.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use super::routes::Routes;
 use super::stale_processes::postgres_dir;
 use crate::postgres::{Server, ServerOptions};
 use crate::process::Process;
-use crate::record::{ParadeRecord, Pids, ZoneRecord};
+use crate::record::{DeploymentRecord, Pids, ZoneRecord};
 
 /// The inputs of all command lines.
 pub(super) struct LaunchPlan<'a> {
@@ -119,7 +119,7 @@ impl LaunchPlan<'_> {
         for url in self.routes.nearest_first(&zone.name) {
             push(&mut line, "--coordinator", url);
         }
-        // Every zone of a parade reaches every other over loopback.
+        // Every zone of a deployment reaches every other over loopback.
         push(
             &mut line,
             "--advertise",
@@ -127,7 +127,7 @@ impl LaunchPlan<'_> {
         );
         // Pages of this machine; any other could write too.
         push(&mut line, "--cors-origin", "localhost");
-        // No load balancer polls a parade.
+        // No load balancer polls a deployment.
         push(&mut line, "--drain-s", "0");
         line
     }
@@ -170,7 +170,7 @@ pub(super) fn dsns(servers: &[(Member, Body)]) -> Dsns {
 }
 
 /// Where everything of `plan` will be; no process ids yet. `wan` is the emulator's URL.
-pub(super) fn record(plan: &Plan, dsns: &Dsns, wan: Option<String>) -> ParadeRecord {
+pub(super) fn record(plan: &Plan, dsns: &Dsns, wan: Option<String>) -> DeploymentRecord {
     let url = |port: u16| format!("http://{}", SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let zone = |zone: &ZonePlan| ZoneRecord {
         name: zone.name.clone(),
@@ -180,7 +180,7 @@ pub(super) fn record(plan: &Plan, dsns: &Dsns, wan: Option<String>) -> ParadeRec
         pids: Pids { api: vec![0; zone.api.len()], ..Pids::default() },
     };
     let zones = plan.zones.iter().map(zone).collect();
-    ParadeRecord { cluster_id: plan.cluster_id.clone(), zones, wan }
+    DeploymentRecord { cluster_id: plan.cluster_id.clone(), zones, wan }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Stopping the parade of another process, and whatever one that was killed left behind.
+//! Stopping the deployment of another process, and whatever one that was killed left behind.
 //!
-//! Invariant: when this answers without an error, no process of the parade is left.
+//! Invariant: when this answers without an error, no process of the deployment is left.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,14 +22,14 @@ const ORDERS: [(Signal, Duration); 3] = [
 ];
 const POLL: Duration = Duration::from_millis(25);
 
-/// Stops the parade that runs on `data`; returns whether there was anything to stop.
+/// Stops the deployment that runs on `data`; returns whether there was anything to stop.
 ///
 /// # Errors
-/// [`Error::NoParade`] when none was ever started there; others when something is left.
+/// [`Error::NoDeployment`] when none was ever started there; others when something is left.
 pub async fn stop(data: &Path) -> Result<bool, Error> {
-    let data = data.canonicalize().map_err(|_| Error::NoParade { data: data.to_owned() })?;
+    let data = data.canonicalize().map_err(|_| Error::NoDeployment { data: data.to_owned() })?;
     if Plan::read(&data)?.is_none() && Supervisor::read(&data)?.is_none() {
-        return Err(Error::NoParade { data });
+        return Err(Error::NoDeployment { data });
     }
     let mut was_running = false;
     let mut lock = try_lock(&data)?;

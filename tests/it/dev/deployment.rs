@@ -1,4 +1,4 @@
-//! A parade keeps its children alive and leaves nothing behind.
+//! A deployment keeps its children alive and leaves nothing behind.
 //!
 //! PostgreSQL is real here. A small script replaces `pghc coordinator` and `pghc api`, because the
 //! test is about supervision, not about the processes' work.
@@ -8,9 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use pghc_dev::parade::{Error, Parade, ParadeOptions, Part, Profile, default_zones};
+use pghc_dev::deployment::{Deployment, DeploymentOptions, Error, Part, Profile, default_zones};
 use pghc_dev::process::{command_line, signal};
-use pghc_dev::record::{FILE, ParadeRecord};
+use pghc_dev::record::{DeploymentRecord, FILE};
 use pghc_dev::scratch::Scratch;
 use pghc_wan::Matrix;
 
@@ -24,12 +24,12 @@ pub(super) fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/dev").join(name)
 }
 
-fn options(scratch: &Scratch, zones: usize, program: &str) -> ParadeOptions {
-    ParadeOptions {
+fn options(scratch: &Scratch, zones: usize, program: &str) -> DeploymentOptions {
+    DeploymentOptions {
         zones: default_zones(zones),
         data: Some(scratch.path().join("data")),
         binary: Some(script(program)),
-        ..ParadeOptions::default()
+        ..DeploymentOptions::default()
     }
 }
 
@@ -49,7 +49,7 @@ pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-pub(super) fn pids(record: &ParadeRecord) -> Vec<u32> {
+pub(super) fn pids(record: &DeploymentRecord) -> Vec<u32> {
     let of_zone = |zone: &pghc_dev::record::ZoneRecord| {
         let mut pids = vec![zone.pids.postgres, zone.pids.coordinator];
         pids.extend(&zone.pids.api);
@@ -58,109 +58,111 @@ pub(super) fn pids(record: &ParadeRecord) -> Vec<u32> {
     record.zones.iter().flat_map(of_zone).collect()
 }
 
-fn read(data: &Path) -> ParadeRecord {
-    ParadeRecord::read(data).expect("a parade runs here")
+fn read(data: &Path) -> DeploymentRecord {
+    DeploymentRecord::read(data).expect("a deployment runs here")
 }
 
 #[tokio::test]
 async fn killed_child_restarts_with_new_pid_in_record() {
     let scratch = Scratch::new("it").unwrap();
-    let parade = Parade::start(options(&scratch, 1, OBEDIENT)).await.unwrap();
-    let before = read(parade.data());
-    assert_eq!(before, parade.record());
+    let deployment = Deployment::start(options(&scratch, 1, OBEDIENT)).await.unwrap();
+    let before = read(deployment.data());
+    assert_eq!(before, deployment.record());
     for part in [Part::Postgres, Part::Coordinator, Part::Api(0)] {
-        let killed = parade.kill("eu", part, Signal::SIGKILL).await.unwrap();
+        let killed = deployment.kill("eu", part, Signal::SIGKILL).await.unwrap();
         assert!(killed.is_some_and(|pid| pids(&before).contains(&pid)));
-        until("it runs again", || parade.pid("eu", part).is_some_and(|pid| Some(pid) != killed))
-            .await;
+        until("it runs again", || {
+            deployment.pid("eu", part).is_some_and(|pid| Some(pid) != killed)
+        })
+        .await;
     }
-    let after = read(parade.data());
+    let after = read(deployment.data());
     assert!(pids(&after).iter().all(|pid| !pids(&before).contains(pid) && *pid > 1));
     let environment = std::fs::read(format!("/proc/{}/environ", after.zones[0].pids.coordinator));
     let environment = String::from_utf8(environment.unwrap()).unwrap();
     assert!(environment.contains("TOKIO_WORKER_THREADS="), "{environment}");
     assert_eq!(after.zones[0].dsn, before.zones[0].dsn);
-    parade.stop().await;
+    deployment.stop().await;
 }
 
 #[tokio::test]
-async fn stopped_parade_starts_again_with_same_identity() {
+async fn stopped_deployment_starts_again_with_same_identity() {
     let scratch = Scratch::new("it").unwrap();
     let options = options(&scratch, 2, OBEDIENT);
-    let parade = Parade::start(options.clone()).await.unwrap();
-    let first = parade.record();
-    parade.stop().await;
+    let deployment = Deployment::start(options.clone()).await.unwrap();
+    let first = deployment.record();
+    deployment.stop().await;
     assert!(pids(&first).iter().all(|pid| command_line(*pid).is_none()));
-    assert!(!parade.data().join(FILE).exists());
-    drop(parade);
-    let other = ParadeOptions { zones: default_zones(3), ..options.clone() };
-    assert!(matches!(Parade::start(other).await, Err(Error::OtherZones { .. })));
-    let parade = Parade::start(options).await.unwrap();
-    let second = parade.record();
+    assert!(!deployment.data().join(FILE).exists());
+    drop(deployment);
+    let other = DeploymentOptions { zones: default_zones(3), ..options.clone() };
+    assert!(matches!(Deployment::start(other).await, Err(Error::OtherZones { .. })));
+    let deployment = Deployment::start(options).await.unwrap();
+    let second = deployment.record();
     assert_eq!(second.cluster_id, first.cluster_id);
     assert_eq!(second.zones[1].dsn, first.zones[1].dsn, "ports are kept where they are free");
-    parade.stop().await;
+    deployment.stop().await;
 }
 
 #[tokio::test]
 async fn killed_child_stays_dead_while_supervision_is_paused() {
     let scratch = Scratch::new("it").unwrap();
-    let parade = Parade::start(options(&scratch, 1, OBEDIENT)).await.unwrap();
+    let deployment = Deployment::start(options(&scratch, 1, OBEDIENT)).await.unwrap();
     let part = Part::Coordinator;
-    parade.pause_supervision("eu", part).await.unwrap();
-    let mut events = parade.events();
-    parade.kill("eu", part, Signal::SIGKILL).await.unwrap();
-    until("it is dead", || parade.pid("eu", part).is_none()).await;
+    deployment.pause_supervision("eu", part).await.unwrap();
+    let mut events = deployment.events();
+    deployment.kill("eu", part, Signal::SIGKILL).await.unwrap();
+    until("it is dead", || deployment.pid("eu", part).is_none()).await;
     // An API node that comes back afterwards shows that time for the coordinator has passed too.
-    parade.kill("eu", Part::Api(0), Signal::SIGKILL).await.unwrap();
+    deployment.kill("eu", Part::Api(0), Signal::SIGKILL).await.unwrap();
     while events.recv().await.unwrap().member.part != Part::Api(0) {}
-    until("the API node runs again", || parade.pid("eu", Part::Api(0)).is_some()).await;
-    assert_eq!(parade.pid("eu", part), None);
-    assert_eq!(parade.kill("eu", part, Signal::SIGKILL).await.unwrap(), None);
-    parade.resume_supervision("eu", part).await.unwrap();
-    until("it runs again", || parade.pid("eu", part).is_some()).await;
-    parade.stop().await;
+    until("the API node runs again", || deployment.pid("eu", Part::Api(0)).is_some()).await;
+    assert_eq!(deployment.pid("eu", part), None);
+    assert_eq!(deployment.kill("eu", part, Signal::SIGKILL).await.unwrap(), None);
+    deployment.resume_supervision("eu", part).await.unwrap();
+    until("it runs again", || deployment.pid("eu", part).is_some()).await;
+    deployment.stop().await;
 }
 
 #[tokio::test]
 async fn a_program_that_never_stays_up_is_named_with_its_last_words() {
     let scratch = Scratch::new("it").unwrap();
-    let parade = Parade::start(options(&scratch, 1, BROKEN)).await.unwrap();
-    let error = parade.ready(Duration::from_secs(60)).await.expect_err("nothing listens");
+    let deployment = Deployment::start(options(&scratch, 1, BROKEN)).await.unwrap();
+    let error = deployment.ready(Duration::from_secs(60)).await.expect_err("nothing listens");
     assert!(matches!(error, Error::KeepsEnding { .. }), "{error}");
     assert!(error.to_string().contains("this cannot work"), "{error}");
-    parade.stop().await;
+    deployment.stop().await;
 }
 
 #[tokio::test]
-async fn a_temporary_parade_that_is_dropped_leaves_nothing() {
+async fn a_temporary_deployment_that_is_dropped_leaves_nothing() {
     let scratch = Scratch::new("it").unwrap();
-    let options = ParadeOptions { data: None, ..options(&scratch, 1, OBEDIENT) };
-    let parade = Parade::start(options).await.unwrap();
-    let (data, record) = (parade.data().to_owned(), parade.record());
-    drop(parade);
+    let options = DeploymentOptions { data: None, ..options(&scratch, 1, OBEDIENT) };
+    let deployment = Deployment::start(options).await.unwrap();
+    let (data, record) = (deployment.data().to_owned(), deployment.record());
+    drop(deployment);
     until("all have ended", || pids(&record).iter().all(|pid| command_line(*pid).is_none())).await;
     until("the directory is gone", || !data.exists()).await;
 }
 
 #[tokio::test]
-async fn parade_of_killed_supervisor_is_taken_over() {
+async fn deployment_of_killed_supervisor_is_taken_over() {
     let scratch = Scratch::new("it").unwrap();
     let options = options(&scratch, 1, OBEDIENT);
     let data = options.data.clone().unwrap();
     let mut supervisor = supervisor(&data);
-    until("it runs", || ParadeRecord::read(&data).is_ok()).await;
+    until("it runs", || DeploymentRecord::read(&data).is_ok()).await;
     let first = read(&data);
-    assert!(matches!(Parade::start(options.clone()).await, Err(Error::AlreadyRuns { .. })));
+    assert!(matches!(Deployment::start(options.clone()).await, Err(Error::AlreadyRuns { .. })));
     // A stopped process notices nothing, not even the end of its lifeline.
     signal(first.zones[0].pids.coordinator, Signal::SIGSTOP);
     supervisor.kill().unwrap();
     supervisor.wait().unwrap();
-    let parade = Parade::start(options).await.expect("what is left is ended first");
-    assert_eq!(parade.record().cluster_id, first.cluster_id);
+    let deployment = Deployment::start(options).await.expect("what is left is ended first");
+    assert_eq!(deployment.record().cluster_id, first.cluster_id);
     let is_gone = |pid: &u32| command_line(*pid).is_none();
     until("all of the first have ended", || pids(&first).iter().all(is_gone)).await;
-    parade.stop().await;
+    deployment.stop().await;
 }
 
 #[tokio::test]
@@ -184,13 +186,13 @@ async fn pghc_dev_ends_cleanly_on_sigterm_at_any_step_of_its_start() {
 async fn only_cross_zone_traffic_passes_the_emulator() {
     let scratch = Scratch::new("it").unwrap();
     let matrix: Matrix = "zone,eu,us,ap\neu,0,80,200\nus,80,0,150\nap,200,150,0\n".parse().unwrap();
-    let options = ParadeOptions {
+    let options = DeploymentOptions {
         wan: Some(matrix),
         profile: Profile::Wan,
         ..options(&scratch, 3, OBEDIENT)
     };
-    let parade = Parade::start(options).await.unwrap();
-    let record = parade.record();
+    let deployment = Deployment::start(options).await.unwrap();
+    let record = deployment.record();
     let line = command_line(record.zones[2].pids.api[0]).expect("it runs");
     let coordinators: Vec<&str> = line
         .windows(2)
@@ -206,16 +208,16 @@ async fn only_cross_zone_traffic_passes_the_emulator() {
     assert!(!line.contains(&format!("2=us={}", direct[1])));
     assert!(line.windows(2).any(|pair| pair == ["--profile", "wan"]));
     assert!(line.windows(2).any(|pair| pair == ["--round-trip-ms", "200"]));
-    parade.stop().await;
+    deployment.stop().await;
 }
 
 /// A zombie keeps its number in the lock files of PostgreSQL, and a dying process its ports.
 #[tokio::test]
-async fn a_parade_killed_whole_starts_again_at_once_on_its_ports() {
+async fn a_deployment_killed_whole_starts_again_at_once_on_its_ports() {
     let scratch = Scratch::new("it").unwrap();
     let data = scratch.path().join("data");
     let mut supervisor = supervisor(&data);
-    until("it runs", || ParadeRecord::read(&data).is_ok()).await;
+    until("it runs", || DeploymentRecord::read(&data).is_ok()).await;
     let first = read(&data);
     for _ in 0..5 {
         let before = read(&data);
@@ -226,7 +228,7 @@ async fn a_parade_killed_whole_starts_again_at_once_on_its_ports() {
         let mut next = self::supervisor(&data);
         until("another one runs", || {
             assert!(next.try_wait().unwrap().is_none(), "it ended instead of starting");
-            ParadeRecord::read(&data).is_ok_and(|now| now.zones[0].pids != before.zones[0].pids)
+            DeploymentRecord::read(&data).is_ok_and(|now| now.zones[0].pids != before.zones[0].pids)
         })
         .await;
         assert_eq!(read(&data).zones[0].dsn, first.zones[0].dsn);

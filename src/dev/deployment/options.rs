@@ -1,4 +1,4 @@
-//! Options of a parade, checked before any file or process is touched.
+//! Options of a deployment, checked before any file or process is touched.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 
-/// Most zones of a parade; each is a PostgreSQL server on this machine.
+/// Most zones of a deployment; each is a PostgreSQL server on this machine.
 pub const ZONES_MAX: usize = 9;
 /// Most API nodes in one zone.
 pub const API_NODES_MAX: usize = 8;
@@ -57,9 +57,9 @@ impl Acks {
     }
 }
 
-/// Options of a parade.
+/// Options of a deployment.
 #[derive(Debug, Clone)]
-pub struct ParadeOptions {
+pub struct DeploymentOptions {
     /// Names of its zones, 1 to [`ZONES_MAX`]; one coordinator in each.
     pub zones: Vec<ZoneName>,
     /// Zones whose coordinators vote; the others follow as learners. `None`: as it is, all at first.
@@ -84,7 +84,7 @@ pub struct ParadeOptions {
     pub settings: Vec<(String, String)>,
 }
 
-impl Default for ParadeOptions {
+impl Default for DeploymentOptions {
     /// Three zones with an API node each, in a temporary directory, without distances.
     fn default() -> Self {
         Self {
@@ -115,7 +115,7 @@ pub fn default_zones(count: usize) -> Vec<ZoneName> {
     (1..=count).map(|number| name(number).parse().expect("these are zone names")).collect()
 }
 
-impl ParadeOptions {
+impl DeploymentOptions {
     pub(super) fn check(&self) -> Result<(), Error> {
         let refuse = |text: String| Err(Error::BadOptions(text));
         let count = self.zones.len();
@@ -177,12 +177,12 @@ impl ParadeOptions {
 
 #[cfg(test)]
 mod tests {
-    use super::{ParadeOptions, default_zones};
+    use super::{DeploymentOptions, default_zones};
 
     #[test]
     fn invalid_options_are_refused_before_start() {
-        let check = |change: fn(&mut ParadeOptions)| {
-            let mut options = ParadeOptions::default();
+        let check = |change: fn(&mut DeploymentOptions)| {
+            let mut options = DeploymentOptions::default();
             change(&mut options);
             options.check().is_ok()
         };

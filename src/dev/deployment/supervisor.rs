@@ -1,4 +1,4 @@
-//! The process that has a parade's directory: a lock, and `supervisor.json`, which names the process.
+//! The process that has a deployment's directory: a lock, and `supervisor.json`, which names the process.
 //!
 //! The kernel frees the lock when the process dies. The file is valid only while the lock is taken
 //! and the named process has the named start time, so a reused process number is never signalled.
@@ -34,7 +34,7 @@ pub struct Supervisor {
     pub pid: u32,
     /// Start time of the process, which tells it from a later process with the same number.
     started: String,
-    /// Whether its parade takes writes, or did.
+    /// Whether its deployment takes writes, or did.
     pub ready: bool,
     /// Why it takes no writes until a person acts: zones that have halted. `None` while it may come up.
     pub halted: Option<String>,
@@ -84,7 +84,7 @@ impl Taken {
         &self.data
     }
 
-    /// Lets others know that the parade takes writes.
+    /// Lets others know that the deployment takes writes.
     pub(super) fn tell_ready(&self) -> Result<(), Error> {
         let mut own = self.own.lock();
         if own.ready {
@@ -94,7 +94,7 @@ impl Taken {
         self.write(&own)
     }
 
-    /// Lets others know that the parade runs and that a person must act before it takes writes.
+    /// Lets others know that the deployment runs and that a person must act before it takes writes.
     pub(super) fn tell_halted(&self, why: &str) -> Result<(), Error> {
         let mut own = self.own.lock();
         own.halted = Some(why.to_owned());
@@ -155,7 +155,7 @@ async fn free(data: &Path) -> Result<File, Error> {
     }
 }
 
-/// Creates the directories of a parade and of its logs.
+/// Creates the directories of a deployment and of its logs.
 ///
 /// # Errors
 /// [`Error::AlreadyRuns`] when one runs there; [`Error::Directory`], [`Error::Io`].
@@ -180,12 +180,12 @@ pub(super) fn try_lock(data: &Path) -> Result<Option<File>, Error> {
 #[cfg(test)]
 mod tests {
     use super::{Supervisor, free, take};
-    use crate::parade::Error;
+    use crate::deployment::Error;
 
     #[tokio::test]
     async fn directory_is_locked_by_one_supervisor() {
         let directory = tempfile::tempdir().unwrap();
-        let data = directory.path().join("new/parade");
+        let data = directory.path().join("new/deployment");
         let taken = take(&data).await.unwrap();
         let known = Supervisor::read(&data).unwrap().unwrap();
         assert!(known.pid == std::process::id() && known.runs() && !known.ready);

@@ -1,4 +1,4 @@
-//! Voting zones: a parade is founded with all coordinators as voters, and the learners are demoted
+//! Voting zones: a deployment is founded with all coordinators as voters, and the learners are demoted
 //! by the same command that operators use.
 
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use pghc_api::id::ZoneName;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::record::ParadeRecord;
+use crate::record::DeploymentRecord;
 
 /// Longest one change may take.
 const CHANGE_MAX: Duration = Duration::from_secs(60);
@@ -31,7 +31,7 @@ impl Voters {
     ///
     /// # Errors
     /// The error of the command.
-    pub(super) async fn settle(&self, record: &ParadeRecord) -> Result<(), String> {
+    pub(super) async fn settle(&self, record: &DeploymentRecord) -> Result<(), String> {
         if self.are_settled.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -47,7 +47,7 @@ impl Voters {
         Ok(())
     }
 
-    async fn change(&self, what: &str, id: usize, record: &ParadeRecord) -> Result<(), String> {
+    async fn change(&self, what: &str, id: usize, record: &DeploymentRecord) -> Result<(), String> {
         let mut command = Command::new(&self.binary);
         command.args(["members", "--cluster-id", record.cluster_id.as_str()]);
         for zone in &record.zones {

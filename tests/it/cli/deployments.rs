@@ -1,12 +1,12 @@
-//! The command lines against running parades: foreign databases, and the life of `pghc dev`.
+//! The command lines against running deployments: foreign databases, and the life of `pghc dev`.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::signal::Signal;
-use pghc_dev::parade::Part;
+use pghc_dev::deployment::Part;
 use pghc_dev::process::{command_line, signal};
-use pghc_dev::record::{FILE, ParadeRecord};
+use pghc_dev::record::{DeploymentRecord, FILE};
 use pghc_dev::scratch::Scratch;
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ use crate::harness::console::{command, refuses, run};
 use crate::harness::free_port;
 use crate::harness::{PATIENCE, Site, binary, client, wait_for};
 
-/// An API node beside those of a parade, killed when dropped.
+/// An API node beside those of a deployment, killed when dropped.
 struct Stray {
     child: Child,
     url: String,
@@ -104,7 +104,7 @@ async fn node_halts_on_database_of_another_cluster() {
         assert_eq!(contents(dsn).await, before);
     }
     site.settle().await;
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,12 +118,12 @@ async fn a_second_node_of_one_name_is_refused_with_words() {
     let write = site.http.post(format!("{}/chain?timeout=500ms", stray.url)).send().await;
     let write = write.expect("an answer").status();
     assert!(!write.is_success(), "a node that does not own its name took a write: {write}");
-    site.parade.ready(PATIENCE).await.expect("the first one stays ready");
+    site.deployment.ready(PATIENCE).await.expect("the first one stays ready");
     // A process that is started in the place of another takes its name over.
     site.kill("eu", Part::Api(0)).await;
     site.settle().await;
     stray.says("is in use by another process").await;
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,7 +134,7 @@ async fn mistyped_zone_is_refused_without_a_wait() {
     let coordinators: Vec<String> = record.zones.iter().map(|z| z.coordinator.clone()).collect();
     let nowhere = format!("postgres://postgres@127.0.0.1:{}/pghc", free_port());
     let stray = Stray::start(&cluster, "europe", &nowhere, &coordinators);
-    let place = format!("--data {}", site.parade.data().display());
+    let place = format!("--data {}", site.deployment.data().display());
     let list = wait_for("the zone to be shown", async || {
         let list = run("pghc", &format!("zone list {place}"));
         let list = String::from_utf8_lossy(&list.stdout).into_owned();
@@ -151,7 +151,7 @@ async fn mistyped_zone_is_refused_without_a_wait() {
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("healthy") && !shown.contains("europe"), "{shown}");
     drop(stray);
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,12 +161,12 @@ async fn status_shows_node_reports_while_coordinators_are_down() {
     Got::of(write).await.is(200);
     let head = site.settle().await;
     for zone in ["eu", "us", "ap"] {
-        site.parade.pause_supervision(zone, Part::Coordinator).await.expect("a child");
+        site.deployment.pause_supervision(zone, Part::Coordinator).await.expect("a child");
         site.kill(zone, Part::Coordinator).await;
     }
     // The node has reached no coordinator since its start.
     site.kill("us", Part::Api(0)).await;
-    let line = format!("status --format json --data {}", site.parade.data().display());
+    let line = format!("status --format json --data {}", site.deployment.data().display());
     wait_for("what the nodes know", async || {
         let status = run("pghc", &line);
         let status: Value = serde_json::from_slice(&status.stdout).ok()?;
@@ -177,7 +177,7 @@ async fn status_shows_node_reports_while_coordinators_are_down() {
         (zones == 3 && status["head"] == head && is_told).then_some(())
     })
     .await;
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,8 +198,8 @@ async fn a_command_finds_the_cluster_by_the_settings_of_its_processes() {
         + &format!("node = \"eu-1\"\ncoordinator = [\"{}\"]\n", zone.coordinator);
     let coordinator = file("coordinator.toml", cluster.clone() + &coordinator);
     let node = file("api.toml", cluster + &node);
-    let parade = site.parade.data().join(FILE).display().to_string();
-    for config in [coordinator, node, parade] {
+    let deployment = site.deployment.data().join(FILE).display().to_string();
+    for config in [coordinator, node, deployment] {
         for command in ["members list", "zone list", "leader show", "status"] {
             let said = run("pghc", &format!("{command} --config {config}"));
             let error = String::from_utf8_lossy(&said.stderr).into_owned();
@@ -215,7 +215,7 @@ async fn a_command_finds_the_cluster_by_the_settings_of_its_processes() {
         assert!(shown.contains("SOUND"), "{audit}: {shown}");
     }
     refuses("pghc", "members list --config /no/such.toml", 2, &["there is no /no/such.toml"]);
-    site.parade.stop().await;
+    site.deployment.stop().await;
 }
 
 /// A running `pghc dev`; killed when dropped, and its children end by themselves.
@@ -242,13 +242,13 @@ fn dev(data: &Path) -> Dev {
     Dev(command.spawn().expect("it was built"))
 }
 
-/// The record and the head of a parade that is ready, as `pghc status` tells them.
-async fn when_healthy(data: &Path) -> (ParadeRecord, Value) {
-    wait_for("a healthy parade", async || {
+/// The record and the head of a deployment that is ready, as `pghc status` tells them.
+async fn when_healthy(data: &Path) -> (DeploymentRecord, Value) {
+    wait_for("a healthy deployment", async || {
         let status = run("pghc", &format!("status --format json --data {}", data.display()));
         let said: Value = serde_json::from_slice(&status.stdout).ok()?;
         assert_eq!(status.status.success(), said["healthy"] == true, "{said}");
-        let record = ParadeRecord::read(data).ok()?;
+        let record = DeploymentRecord::read(data).ok()?;
         let zones = said["zones"].as_array()?;
         let applied = zones.len() == 3 && zones.iter().all(|zone| zone["applier"].is_string());
         (said["healthy"] == true && applied).then_some((record, said))
@@ -256,7 +256,7 @@ async fn when_healthy(data: &Path) -> (ParadeRecord, Value) {
     .await
 }
 
-fn pids(record: &ParadeRecord) -> Vec<u32> {
+fn pids(record: &DeploymentRecord) -> Vec<u32> {
     let of = |zone: &pghc_dev::record::ZoneRecord| {
         let mut pids = vec![zone.pids.postgres, zone.pids.coordinator];
         pids.extend(&zone.pids.api);
@@ -265,7 +265,7 @@ fn pids(record: &ParadeRecord) -> Vec<u32> {
     record.zones.iter().flat_map(of).collect()
 }
 
-fn is_complete(status: &Value, record: &ParadeRecord, head: u64) {
+fn is_complete(status: &Value, record: &DeploymentRecord, head: u64) {
     assert_eq!(status["cluster_id"], record.cluster_id.as_str());
     assert_eq!((&status["head"], &status["problems"]), (&head.into(), &Value::Array(Vec::new())));
     assert!(
@@ -281,8 +281,8 @@ fn is_complete(status: &Value, record: &ParadeRecord, head: u64) {
     }
     let nodes = status["nodes"].as_array().expect("nodes");
     assert!(nodes.len() == 3 && nodes.iter().all(|node| node["ready"] == true), "{status}");
-    let parade = serde_json::to_value(record).expect("plain data");
-    assert_eq!(status["parade"], parade);
+    let deployment = serde_json::to_value(record).expect("plain data");
+    assert_eq!(status["parade"], deployment);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -290,7 +290,7 @@ async fn pghc_dev_resumes_after_sigkill() {
     let scratch = Scratch::new("cli").expect("a directory");
     let data = scratch.path().join("pghc-dev-it");
     // A person who has started `pghc dev` without --data asks so.
-    let status_of_only_parade = || {
+    let status_of_only_deployment = || {
         let mut status = command("pghc status");
         status.current_dir(scratch.path()).env("TMPDIR", scratch.path());
         status.env("HOME", scratch.path()).env_remove("XDG_CONFIG_HOME");
@@ -299,14 +299,14 @@ async fn pghc_dev_resumes_after_sigkill() {
     let mut supervisor = dev(&data);
     let (first, status) = when_healthy(&data).await;
     is_complete(&status, &first, 0);
-    let write = async |record: &ParadeRecord, zone: usize| {
+    let write = async |record: &DeploymentRecord, zone: usize| {
         let url = format!("{}/chain?wait=everywhere", record.zones[zone].api[0]);
         Got::of(client().post(url)).await.is(200)
     };
     let before = write(&first, 1).await;
-    assert!(status_of_only_parade().status.success());
+    assert!(status_of_only_deployment().status.success());
     supervisor.kill();
-    let unfound = status_of_only_parade();
+    let unfound = status_of_only_deployment();
     let said = String::from_utf8_lossy(&unfound.stderr).into_owned();
     assert!(unfound.status.code() == Some(2) && said.contains("no cluster was found"), "{said}");
     let mut supervisor = dev(&data);
@@ -324,5 +324,5 @@ async fn pghc_dev_resumes_after_sigkill() {
     let left: Vec<u32> =
         pids(&second).into_iter().filter(|pid| command_line(*pid).is_some()).collect();
     assert!(left.is_empty() && !data.join(FILE).exists(), "left: {left:?}");
-    refuses("pghc", &format!("status --data {}", data.display()), 2, &["no parade runs"]);
+    refuses("pghc", &format!("status --data {}", data.display()), 2, &["no deployment runs"]);
 }

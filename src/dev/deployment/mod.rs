@@ -1,8 +1,8 @@
-//! A parade: one PostgreSQL server, one coordinator and some API nodes in each zone, as real
+//! A deployment: one PostgreSQL server, one coordinator and some API nodes in each zone, as real
 //! processes on loopback, kept alive.
 //!
 //! Invariant: one supervisor at a time owns a data directory, and all its processes end with it: on
-//! [`Parade::stop`], or through their lifelines when the supervisor is killed.
+//! [`Deployment::stop`], or through their lifelines when the supervisor is killed.
 
 mod child_supervisor;
 mod error;
@@ -32,7 +32,9 @@ use tokio_util::sync::CancellationToken;
 use self::child_supervisor::Command;
 pub use self::error::Error;
 use self::launch::LaunchPlan;
-pub use self::options::{API_NODES_MAX, Acks, ParadeOptions, Profile, ZONES_MAX, default_zones};
+pub use self::options::{
+    API_NODES_MAX, Acks, DeploymentOptions, Profile, ZONES_MAX, default_zones,
+};
 use self::plan::Plan;
 use self::process_table::ProcessTable;
 pub use self::process_table::{Change, Event, Member, Part};
@@ -47,7 +49,7 @@ use pghc_wan::Wan;
 use self::voters::Voters;
 use super::observe::{Node, Observer};
 use super::postgres::tail;
-use super::record::ParadeRecord;
+use super::record::DeploymentRecord;
 use super::scratch::Scratch;
 
 /// A child that ended this often in a row, each time soon after its start, will not get better.
@@ -56,9 +58,9 @@ const SHORT_LIVES_MAX: u32 = 6;
 const ORDERS_MAX: usize = 8;
 const POLL: Duration = Duration::from_millis(50);
 
-/// A running parade. Stop it by [`Parade::stop`]; one that is merely dropped has its children killed.
+/// A running deployment. Stop it by [`Deployment::stop`]; one that is merely dropped has its children killed.
 #[derive(Debug)]
-pub struct Parade {
+pub struct Deployment {
     data: PathBuf,
     process_table: Arc<ProcessTable>,
     child_supervisors: BTreeMap<Member, mpsc::Sender<Command>>,
@@ -66,7 +68,7 @@ pub struct Parade {
     wan: Option<Wan>,
     voters: Option<Voters>,
     tasks: Tasks,
-    /// The last owner, child supervisor or parade, frees the directory.
+    /// The last owner, child supervisor or deployment, frees the directory.
     hold: Arc<Hold>,
 }
 
@@ -77,7 +79,7 @@ struct Hold {
     _scratch: Option<Scratch>,
 }
 
-/// The zones of the parade whose data is in `data`; `None` when there is none.
+/// The zones of the deployment whose data is in `data`; `None` when there is none.
 ///
 /// # Errors
 /// [`Error::BadPlan`] when the directory is damaged.
@@ -86,14 +88,14 @@ pub fn zones_of(data: &Path) -> Result<Option<Vec<ZoneName>>, Error> {
     Ok(plan.map(|plan| plan.zones.into_iter().map(|zone| zone.name).collect()))
 }
 
-impl Parade {
-    /// Starts a parade. Existing data continues the same chain, on the same ports where they are
+impl Deployment {
+    /// Starts a deployment. Existing data continues the same chain, on the same ports where they are
     /// free. Processes left by a killed supervisor are ended first. Returns when every process
-    /// runs; [`Parade::ready`] waits until they serve.
+    /// runs; [`Deployment::ready`] waits until they serve.
     ///
     /// # Errors
     /// See [`Error`]; nothing runs then.
-    pub async fn start(options: ParadeOptions) -> Result<Self, Error> {
+    pub async fn start(options: DeploymentOptions) -> Result<Self, Error> {
         options.check()?;
         let binary = options.find_binary()?;
         let (data, scratch) = match &options.data {
@@ -143,11 +145,11 @@ impl Parade {
         let abort = CancellationToken::new();
         let wan = routes.emulator().cloned();
         let voters = options.voters.map(|zones| Voters::new(binary, zones));
-        let mut parade =
+        let mut deployment =
             Self { data, process_table, child_supervisors, abort, wan, voters, tasks, hold };
-        children.into_iter().for_each(|(member, body)| parade.supervise(member, body));
-        parade.process_table.publish();
-        Ok(parade)
+        children.into_iter().for_each(|(member, body)| deployment.supervise(member, body));
+        deployment.process_table.publish();
+        Ok(deployment)
     }
 
     fn supervise(&mut self, member: Member, body: Body) {
@@ -169,7 +171,7 @@ impl Parade {
     ///
     /// # Errors
     /// [`Error::KeepsEnding`] when a child never stays up, [`Error::NotReady`] after `timeout`. The
-    /// parade keeps running in both cases.
+    /// deployment keeps running in both cases.
     pub async fn ready(&self, timeout: Duration) -> Result<(), Error> {
         let observer = Observer::new(Node::of_record(&self.record()));
         let deadline = Instant::now() + timeout;
@@ -203,7 +205,7 @@ impl Parade {
         }
     }
 
-    /// Whether only halted zones kept the parade from being ready at the last poll.
+    /// Whether only halted zones kept the deployment from being ready at the last poll.
     #[must_use]
     pub fn has_halted(&self) -> bool {
         self.hold.taken.has_halted()
@@ -220,7 +222,7 @@ impl Parade {
 
     /// Where everything is now.
     #[must_use]
-    pub fn record(&self) -> ParadeRecord {
+    pub fn record(&self) -> DeploymentRecord {
         self.process_table.record()
     }
 
@@ -251,7 +253,7 @@ impl Parade {
     /// Sends a signal to a child; returns its process id, `None` when it does not run.
     ///
     /// # Errors
-    /// [`Error::NoSuchMember`]; [`Error::Stopping`] once the parade stops.
+    /// [`Error::NoSuchMember`]; [`Error::Stopping`] once the deployment stops.
     pub async fn kill(&self, zone: &str, part: Part, by: Signal) -> Result<Option<u32>, Error> {
         self.order(zone, part, |answer| Command::Signal(by, answer)).await
     }
@@ -259,7 +261,7 @@ impl Parade {
     /// From now on this child is not started again when it ends.
     ///
     /// # Errors
-    /// As [`Parade::kill`].
+    /// As [`Deployment::kill`].
     pub async fn pause_supervision(&self, zone: &str, part: Part) -> Result<(), Error> {
         self.order(zone, part, |answer| Command::Supervise(false, answer)).await
     }
@@ -267,7 +269,7 @@ impl Parade {
     /// From now on this child is started again when it ends; at once when it does not run.
     ///
     /// # Errors
-    /// As [`Parade::kill`].
+    /// As [`Deployment::kill`].
     pub async fn resume_supervision(&self, zone: &str, part: Part) -> Result<(), Error> {
         self.order(zone, part, |answer| Command::Supervise(true, answer)).await
     }
@@ -305,13 +307,13 @@ impl Parade {
         self.tasks.shut_down().await;
     }
 
-    /// Makes a [`Parade::stop`] that is under way kill instead of ask.
+    /// Makes a [`Deployment::stop`] that is under way kill instead of ask.
     pub fn abort(&self) {
         self.abort.cancel();
     }
 }
 
-impl Drop for Parade {
+impl Drop for Deployment {
     fn drop(&mut self) {
         self.tasks.signal().cancel();
     }
