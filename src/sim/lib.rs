@@ -20,7 +20,6 @@ mod links;
 pub mod members;
 pub mod net;
 mod rng;
-mod session;
 
 pub use ask::{Answer, Ask};
 pub use cluster::{Cluster, Machine, Place, Zone, cluster_id};

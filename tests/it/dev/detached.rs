@@ -66,7 +66,7 @@ async fn a_detached_deployment_takes_writes_until_it_is_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deployment_that_does_not_come_up_is_told_with_its_last_words() {
+async fn failed_deployment_is_reported_with_its_last_words() {
     let scratch = Scratch::new("it").unwrap();
     let data = scratch.path().join("deployment");
     let broken = script(BROKEN);
