@@ -10,9 +10,9 @@ cluster=$(cat /proc/sys/kernel/random/uuid)
 source "$here/machines.sh"
 
 # What every machine has beside this system: the checkout with its programs, and the service manager.
-mkdir -p "$work"/shared/{root/pghc/target/release,usr/local/bin}
+mkdir -p "$work"/shared/{root/pghc/target/dist,usr/local/bin}
 cp -r "$repository/deploy" "$work/shared/root/pghc/"
-cp "$binaries"/{pghc,chain-verify} "$work/shared/root/pghc/target/release/"
+cp "$binaries"/{pghc,chain-verify} "$work/shared/root/pghc/target/dist/"
 install -m 0755 "$here"/machine/* "$work/shared/usr/local/bin/"
 chmod 0700 "$work/shared/root"
 
