@@ -11,7 +11,7 @@
 //!   when the batch is full.
 //! - `share` halves when a hold times out, and returns to 1 when a hold ends with every client back. Every 2 s one
 //!   hold may use the full `linger_max`: clients that are out of step meet only in a hold as long as their round.
-//! - Below 500 writes/s, or where `hold` is shorter than 0.5 ms, the queue is not held.
+//! - Where `hold` is shorter than 0.5 ms, the queue is not held.
 //!
 //! A client is missing from its reply until its next write, for 50 ms at most. Open-loop clients return by chance
 //! only; their holds time out, so `share` stays small.
@@ -22,13 +22,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
-
-/// Writes per second below which the queue is not held: hardly any client would return in time. Low enough that a
-/// node slowed down by small batches still holds its queue, and so leaves that state.
-const HOLD_RATE_MIN: f64 = 500.0;
-
-/// Time constant of the write rate, in seconds.
-const RATE_SECONDS: f64 = 0.1;
 
 /// Shortest hold: a shorter one is not worth a timer.
 const HOLD_MIN: Duration = Duration::from_micros(500);
@@ -79,9 +72,6 @@ pub(crate) struct AdaptiveLinger {
     linger_share: f64,
     /// End of the last probe that timed out.
     probed_at: Option<Instant>,
-    /// Writes per second at `sent_at`.
-    rate: f64,
-    sent_at: Option<Instant>,
 }
 
 impl AdaptiveLinger {
@@ -97,8 +87,6 @@ impl AdaptiveLinger {
             all_returned: None,
             linger_share: 1.0,
             probed_at: None,
-            rate: 0.0,
-            sent_at: None,
         }
     }
 
@@ -113,7 +101,7 @@ impl AdaptiveLinger {
             self.all_returned = (self.held_since.is_some() && !self.has_expired).then_some(true);
             return None;
         }
-        if hold < HOLD_MIN || self.rate(now) < HOLD_RATE_MIN {
+        if hold < HOLD_MIN {
             return None;
         }
         if self.held_since.is_none() {
@@ -161,8 +149,8 @@ impl AdaptiveLinger {
         self.missing.iter().map(|(_, count)| count).sum()
     }
 
-    /// Records that a batch of `writes` was sent, and learns from the hold that it ended.
-    pub(crate) fn on_send(&mut self, writes: usize, now: Instant) {
+    /// Records that a batch was sent, and learns from the hold that it ended.
+    pub(crate) fn on_send(&mut self, now: Instant) {
         match self.all_returned.take() {
             Some(true) => self.linger_share = 1.0,
             Some(false) => {
@@ -173,10 +161,6 @@ impl AdaptiveLinger {
             }
             None => {}
         }
-        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        let writes = writes as f64;
-        self.rate = self.rate(now) + writes / RATE_SECONDS;
-        self.sent_at = Some(now);
         self.held_since = None;
     }
 
@@ -202,16 +186,6 @@ impl AdaptiveLinger {
     fn is_probe(&self, now: Instant) -> bool {
         self.probed_at.is_none_or(|at| now - at >= PROBE_INTERVAL)
     }
-
-    /// Seconds since the last batch was sent; 0 before the first.
-    fn age(&self, now: Instant) -> f64 {
-        self.sent_at.map_or(0.0, |at| (now - at).as_secs_f64())
-    }
-
-    /// Writes sent per second, at `now`.
-    fn rate(&self, now: Instant) -> f64 {
-        self.rate * (-self.age(now) / RATE_SECONDS).exp()
-    }
 }
 
 #[cfg(test)]
@@ -229,21 +203,17 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    /// Round trips grew from 1 to 8 ms, `writes` are sent every 8 ms, and ten clients were just answered.
-    fn after(writes: usize) -> (AdaptiveLinger, Instant) {
+    /// Round trips grew from 1 to 8 ms, a batch is sent every 8 ms, and ten clients were just answered.
+    fn busy() -> (AdaptiveLinger, Instant) {
         let (mut linger, mut now) = (AdaptiveLinger::new(LINGER_MAX), Instant::now());
         linger.record_rtt(ms(1));
         for _ in 0..100 {
             now += ms(8);
             linger.record_rtt(ms(8));
-            linger.on_send(writes, now);
+            linger.on_send(now);
         }
         linger.on_reply(10, now);
         (linger, now)
-    }
-
-    fn busy() -> (AdaptiveLinger, Instant) {
-        after(100)
     }
 
     fn arrive(linger: &mut AdaptiveLinger, count: usize) {
@@ -257,16 +227,9 @@ mod tests {
         for round_trip in [70, 71, 90, 80, 75] {
             linger.record_rtt(ms(round_trip));
             linger.on_reply(10, now);
-            linger.on_send(1_000, now);
+            linger.on_send(now);
             assert_eq!(linger.hold_until(1, now), None, "a long path is no load");
         }
-    }
-
-    #[test]
-    fn queue_is_not_held_at_low_rates() {
-        let (mut linger, now) = after(3);
-        arrive(&mut linger, 1);
-        assert_eq!(linger.hold_until(1, now), None, "375 writes a second");
     }
 
     #[test]
@@ -282,15 +245,15 @@ mod tests {
         );
         arrive(&mut linger, 4);
         assert_eq!(linger.hold_until(9, now + ms(1)), None, "all but a straggler are here");
-        linger.on_send(9, now + ms(1));
+        linger.on_send(now + ms(1));
         arrive(&mut linger, 1);
         assert_eq!(linger.hold_until(1, now + ms(2)), None, "the others are in flight");
-        linger.on_send(1, now + ms(2));
+        linger.on_send(now + ms(2));
         linger.on_reply(10, now + ms(9));
         arrive(&mut linger, 5);
         assert!(linger.hold_until(5, now + ms(9)).is_some());
         assert_eq!(linger.hold_until(5, now + ms(9) + LINGER_MAX), None, "the hold timed out");
-        linger.on_send(5, now + ms(9) + LINGER_MAX);
+        linger.on_send(now + ms(9) + LINGER_MAX);
         linger.on_reply(5, now + ms(20));
         arrive(&mut linger, 1);
         let held =
@@ -305,7 +268,7 @@ mod tests {
         for _ in 0..200 {
             now += ms(8);
             linger.record_rtt(Duration::from_micros(1_400));
-            linger.on_send(100, now);
+            linger.on_send(now);
         }
         linger.on_reply(10, now);
         let held = linger.hold_until(1, now).expect("0.1 ms too long") - now;
@@ -336,7 +299,7 @@ mod tests {
                 (waiting, now) = (waiting + more, until);
                 assert_eq!(linger.hold_until(waiting, now), None);
             }
-            linger.on_send(waiting, now);
+            linger.on_send(now);
             under_way.push_back((now + ms(8), waiting));
         }
         let share = held.as_secs_f64() / (now - begun).as_secs_f64();
@@ -350,17 +313,17 @@ mod tests {
             linger.on_reply(10, now);
             now = linger.hold_until(1, now).unwrap_or(now + LINGER_MAX);
             linger.hold_until(1, now);
-            linger.on_send(100, now);
+            linger.on_send(now);
         }
         linger.on_reply(10, now);
         assert_eq!(linger.hold_until(1, now), None, "the share is too small");
         now += PROBE_INTERVAL;
-        linger.on_send(100, now);
+        linger.on_send(now);
         linger.on_reply(10, now);
         assert_eq!(linger.hold_until(1, now), Some(now + LINGER_MAX), "a probe");
         arrive(&mut linger, 10);
         assert_eq!(linger.hold_until(10, now + ms(4)), None, "all are back");
-        linger.on_send(100, now + ms(4));
+        linger.on_send(now + ms(4));
         linger.on_reply(10, now + ms(12));
         assert_eq!(
             linger.hold_until(1, now + ms(12)),
@@ -370,26 +333,17 @@ mod tests {
     }
 
     #[test]
-    fn queue_is_not_held_after_a_pause() {
-        let (mut linger, now) = busy();
-        assert!(linger.hold_until(1, now + ms(10)).is_some());
-        linger.on_idle();
-        linger.on_reply(10, now + ms(2_000));
-        assert_eq!(linger.hold_until(1, now + ms(2_000)), None, "the rate has decayed");
-    }
-
-    #[test]
     fn departed_clients_expire_while_others_return() {
         let (mut linger, start) = busy();
         assert!(linger.hold_until(1, start).is_some());
-        linger.on_send(100, start);
+        linger.on_send(start);
         // Ten never come back; three do, again and again.
         let mut now = start;
         while now < start + REQUEST_RETURN_MAX {
             now += ms(5);
             linger.on_reply(3, now);
             arrive(&mut linger, 3);
-            linger.on_send(100, now);
+            linger.on_send(now);
         }
         assert_eq!(linger.missing(now), 0);
     }
@@ -400,7 +354,7 @@ mod tests {
         linger.linger_share = 0.8;
         assert!(linger.hold_until(1, now + REQUEST_RETURN_MAX - ms(4)).is_some());
         assert_eq!(linger.hold_until(1, now + REQUEST_RETURN_MAX), None, "all have expired");
-        linger.on_send(100, now + REQUEST_RETURN_MAX);
+        linger.on_send(now + REQUEST_RETURN_MAX);
         assert!(linger.linger_share <= 0.8, "{}", linger.linger_share);
     }
 

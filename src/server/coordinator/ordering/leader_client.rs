@@ -18,7 +18,7 @@ use crate::coordinator::environment::Clock;
 use crate::coordinator::peers::directory::PeerDirectory;
 use crate::coordinator::raft::format_support::FormatSupport;
 use crate::coordinator::raft::handle::Raft;
-use crate::sequencer::{BatchHeader, Entry, ZoneChange};
+use crate::sequencer::{Entry, ZoneChange};
 
 /// The leader that this coordinator knows, and its term.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -140,9 +140,8 @@ impl LeaderClient {
 
     /// Proposes `batch` if this coordinator leads; returns when it is committed.
     pub(crate) async fn propose(&self, batch: Bytes) -> ProposeResult {
-        let writes = BatchHeader::read(&batch).map_or(1, |header| header.count);
         let (entry, started) = (Entry { proposed_at: (self.clock)(), batch }, Instant::now());
-        let attempt = self.append(entry.encode(), writes).await;
+        let attempt = self.append(entry.encode()).await;
         if attempt == ProposeResult::Committed {
             self.metrics.coordinator.commit_seconds.observe(started.elapsed().as_secs_f64());
         }
@@ -155,16 +154,16 @@ impl LeaderClient {
         if !self.format_support.all_support().await {
             return ProposeResult::NotReadable;
         }
-        self.append(change.encode(), 1).await
+        self.append(change.encode()).await
     }
 
-    async fn append(&self, entry: Bytes, writes: usize) -> ProposeResult {
+    async fn append(&self, entry: Bytes) -> ProposeResult {
         // Connections may outlive a stopped consensus core. A stopped core gets no proposals, so
         // the caller learns that nothing was appended.
         if self.raft.metrics().borrow_watched().running_state.is_err() {
             return ProposeResult::NotProposed;
         }
-        self.proposer.propose(entry, writes).await
+        self.proposer.propose(entry).await
     }
 }
 

@@ -53,7 +53,6 @@ pub(crate) enum ProposeResult {
 /// An entry and the sender of its result.
 struct Proposed {
     entry: Bytes,
-    writes: usize,
     answer: oneshot::Sender<ProposeResult>,
     reservation: Reservation,
 }
@@ -96,14 +95,13 @@ impl Proposer {
         Self { queue, taken: Arc::default() }
     }
 
-    /// Proposes `entry` with `writes` writes if this coordinator leads; returns when it is
-    /// committed.
-    pub(crate) async fn propose(&self, entry: Bytes, writes: usize) -> ProposeResult {
+    /// Proposes `entry` if this coordinator leads; returns when it is committed.
+    pub(crate) async fn propose(&self, entry: Bytes) -> ProposeResult {
         let (answer, answered) = oneshot::channel();
         let Some(reservation) = Reservation::take(&self.taken, entry.len()) else {
             return ProposeResult::NotProposed;
         };
-        if self.queue.try_send(Proposed { entry, writes, answer, reservation }).is_err() {
+        if self.queue.try_send(Proposed { entry, answer, reservation }).is_err() {
             return ProposeResult::NotProposed;
         }
         answered.await.unwrap_or(ProposeResult::Unknown)
@@ -132,8 +130,7 @@ impl Worker {
                 let now = Instant::now();
                 held_until = self.linger.hold_until(waiting.len(), now).filter(|_| has_space);
                 if held_until.is_none() {
-                    let writes = waiting.iter().map(|proposed| proposed.writes).sum();
-                    self.linger.on_send(writes, now);
+                    self.linger.on_send(now);
                     groups.push(append(self.raft.clone(), std::mem::take(&mut waiting)));
                 }
             }

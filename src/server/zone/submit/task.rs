@@ -70,7 +70,7 @@ impl SubmitTask {
                 match self.step(&mut queue, in_flight.len()) {
                     Step::Send => {
                         let batch = self.batch(next_batch(&mut queue));
-                        self.linger.on_send(batch.writes(), Instant::now());
+                        self.linger.on_send(Instant::now());
                         in_flight.push(batch.send(self.coordinators.clone(), self.zone.clone()));
                     }
                     Step::Wait(until) => break until,
