@@ -52,6 +52,32 @@ fn files_that_pages_name_exist() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// A command whose package has moved runs no test and succeeds.
+#[test]
+fn cargo_test_commands_name_their_package() {
+    let manifest = fs::read_to_string(root().join("Cargo.toml")).expect("readable");
+    let texts =
+        pages().into_iter().map(|page| (fs::read_to_string(&page).expect("readable"), page));
+    let texts = texts.chain(sources().into_iter().map(|source| (source.text, source.path)));
+    let mut wrong = Vec::new();
+    for (text, path) in texts {
+        // Put together so that this file does not find itself.
+        for (at, _) in text.match_indices(&["cargo ", "test "].concat()) {
+            let command = text[at..].split(['`', '"', '\n', '#']).next().unwrap_or_default();
+            let words: Vec<&str> = command.split_whitespace().collect();
+            let has_package = words.iter().any(|word| ["-p", "--workspace"].contains(word));
+            let test = words.iter().position(|word| *word == "--test").map(|at| words.get(at + 1));
+            let is_ours = test.flatten().is_none_or(|name| {
+                *name == "NAME" || manifest.contains(&format!("[[test]]\nname = \"{name}\""))
+            });
+            if !has_package && (words.contains(&"--lib") || !is_ours) {
+                wrong.push(format!("{}: {command}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 #[test]
 fn test_names_fit() {
     let mut wrong = Vec::new();

@@ -59,11 +59,11 @@ impl Breaker for Tools {
             return Ok(Undo::Nothing);
         }
         let by = [(&fault.kill, Act::Kill), (&fault.stop, Act::Stop), (&fault.pause, Act::Pause)];
-        let act = by.into_iter().find_map(|(who, by)| Some((who.as_ref()?, by)));
-        let (who, by) = act.context("the fault names no action")?;
-        let zone = self.resolve(&who.zone).await?;
+        let act = by.into_iter().find_map(|(name, by)| Some((name.as_ref()?, by)));
+        let (name, by) = act.context("the fault names no action")?;
+        let zone = self.resolve(&name.zone).await?;
         struck.push(zone.clone());
-        self.strike(self.place(&zone)?, who, by).await
+        self.strike(self.place(&zone)?, name, by).await
     }
 
     async fn undo(&self, undo: Undo) -> anyhow::Result<()> {
@@ -98,8 +98,8 @@ impl Breaker for Tools {
 }
 
 impl Tools {
-    async fn strike(&self, zone: usize, who: &ProcessName, by: Act) -> anyhow::Result<Undo> {
-        let (deployment, part) = (&self.deployment, who.part);
+    async fn strike(&self, zone: usize, name: &ProcessName, by: Act) -> anyhow::Result<Undo> {
+        let (deployment, part) = (&self.deployment, name.part);
         let process = match part {
             PartName::Coordinator => deployment.coordinator(zone),
             PartName::Api(node) => deployment.node(zone, node).map(|(process, _)| process),
@@ -109,7 +109,7 @@ impl Tools {
                 return Ok(Undo::Start(zone, part));
             }
         };
-        let process = process.with_context(|| format!("{who} was not running"))?;
+        let process = process.with_context(|| format!("{name} was not running"))?;
         match (by, part) {
             (Act::Pause, _) => {
                 process.pause();

@@ -211,19 +211,19 @@ impl Breaker for Tools<'_> {
             (&fault.stop, Signal::SIGTERM),
             (&fault.pause, Signal::SIGSTOP),
         ];
-        let act = by.into_iter().find_map(|(who, by)| Some((who.as_ref()?, by)));
-        let (who, by) = act.context("the fault names no action")?;
-        let zone = self.zone(&who.zone)?;
+        let act = by.into_iter().find_map(|(name, by)| Some((name.as_ref()?, by)));
+        let (name, by) = act.context("the fault names no action")?;
+        let zone = self.zone(&name.zone)?;
         zones.push(zone.clone());
         let deployment = self.deployment()?;
         if by != Signal::SIGSTOP {
-            deployment.pause_supervision(&zone, who.part.into()).await?;
+            deployment.pause_supervision(&zone, name.part.into()).await?;
         }
-        let hit = deployment.kill(&zone, who.part.into(), by).await?;
-        ensure!(hit.is_some(), "{who} was not running");
+        let hit = deployment.kill(&zone, name.part.into(), by).await?;
+        ensure!(hit.is_some(), "{name} was not running");
         Ok(match by {
-            Signal::SIGSTOP => Undo::Continue(zone, who.clone()),
-            _ => Undo::Resume(zone, who.clone()),
+            Signal::SIGSTOP => Undo::Continue(zone, name.clone()),
+            _ => Undo::Resume(zone, name.clone()),
         })
     }
 
@@ -231,11 +231,11 @@ impl Breaker for Tools<'_> {
         match undo {
             Undo::Nothing => {}
             Undo::Heal(number) => drop(self.net()?.heal(Some(number)).await?),
-            Undo::Resume(zone, who) => {
-                self.deployment()?.resume_supervision(&zone, who.part.into()).await?;
+            Undo::Resume(zone, name) => {
+                self.deployment()?.resume_supervision(&zone, name.part.into()).await?;
             }
-            Undo::Continue(zone, who) => {
-                self.deployment()?.kill(&zone, who.part.into(), Signal::SIGCONT).await?;
+            Undo::Continue(zone, name) => {
+                self.deployment()?.kill(&zone, name.part.into(), Signal::SIGCONT).await?;
             }
             Undo::Change(before) => {
                 for line in before {

@@ -541,8 +541,8 @@ impl Fault {
             return format!("change {} to {}", change.from, change.to);
         }
         let acts = [("kill", &self.kill), ("stop", &self.stop), ("pause", &self.pause)];
-        match (acts.iter().find_map(|(act, who)| Some((act, who.as_ref()?))), &self.lead) {
-            (Some((act, who)), _) => format!("{act} {who}"),
+        match (acts.iter().find_map(|(act, process)| Some((act, process.as_ref()?))), &self.lead) {
+            (Some((act, process)), _) => format!("{act} {process}"),
             (None, Some(zone)) => format!("move the lead to {zone}"),
             (None, None) => "nothing".to_owned(),
         }

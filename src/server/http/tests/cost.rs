@@ -2,7 +2,7 @@
 //! stub in one run. The second means something on a busy machine too.
 //!
 //! Not part of the suite: it measures, needs `wrk` and means something in release only:
-//! `cargo test --release --lib cost -- --ignored --nocapture`.
+//! `cargo test --release -p pghc-server cost -- --ignored --nocapture`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -153,7 +153,7 @@ async fn wrk(url: String, body: &str) -> (f64, f64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "measures, and needs wrk: cargo test --release --lib cost -- --ignored --nocapture"]
+#[ignore = "measures, and needs wrk: cargo test --release -p pghc-server cost -- --ignored --nocapture"]
 async fn cost_of_a_write_against_a_bare_stub() {
     let tasks = Tasks::default();
     let (listener, stub) = listen().await;
