@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use pghc_dev::postgres::{Server, ServerOptions};
 use pghc_dev::scratch::Scratch;
 
-use crate::harness::{binary, free_port};
+use crate::harness::{binary, free_port, free_ports_in_a_row};
 use crate::zones::query;
 
 /// The blocks of commands of a page, without the indentation of a list.
@@ -65,13 +65,6 @@ async fn run_page(page: &str, substitutions: &[(&str, &str)]) -> String {
     said
 }
 
-/// The first of nine free ports in a row, as `pghc dev --base-port` takes them.
-fn nine_free_ports() -> u16 {
-    let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let found = (0..100).map(|_| free_port()).find(|first| (1..9).all(|at| is_free(first + at)));
-    found.expect("a free range of ports")
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn quickstart_page_works_as_written() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -82,7 +75,7 @@ async fn quickstart_page_works_as_written() {
     let programs = programs.parent().expect("a folder").display().to_string();
     let page =
         page.replace("%2Ftmp%2Fpghc-quickstart", &data.display().to_string().replace('/', "%2F"));
-    let ports = nine_free_ports();
+    let ports = free_ports_in_a_row(9);
     let ports: Vec<(String, String)> =
         (0..9).map(|at| (format!("{}", 24_000 + at), format!("{}", ports + at))).collect();
     let page = ports.iter().fold(page, |page, (written, here)| page.replace(written, here));

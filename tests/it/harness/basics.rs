@@ -20,11 +20,19 @@ pub(crate) fn client() -> reqwest::Client {
 /// A free port of loopback that is given out once: neither again by this process, nor by the system
 /// as an ephemeral port, nor to a deployment.
 pub(crate) fn free_port() -> u16 {
+    free_ports_in_a_row(1)
+}
+
+/// The first of `count` ports in a row as [`free_port`] gives one, for `pghc dev --base-port`.
+pub(crate) fn free_ports_in_a_row(count: u16) -> u16 {
+    /// Ports below 9948; deployments begin at 10000.
+    const LAST: u16 = 9_947;
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new(rand::random()));
+    let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
     loop {
-        let port = 2_048 + NEXT.fetch_add(1, Ordering::Relaxed) % 7_900;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
+        let first = 2_048 + NEXT.fetch_add(count, Ordering::Relaxed) % 7_900;
+        if first + count - 1 <= LAST && (first..first + count).all(is_free) {
+            return first;
         }
     }
 }

@@ -14,7 +14,9 @@ use pghc_dev::deployment::{Deployment, DeploymentOptions, Part};
 use pghc_dev::record::DeploymentRecord;
 use pghc_server::coordinator::StartError;
 
-pub(crate) use basics::{PATIENCE, client, free_addresses, free_port, wait_for};
+pub(crate) use basics::{
+    PATIENCE, client, free_addresses, free_port, free_ports_in_a_row, wait_for,
+};
 pub(crate) use clients::{AckedWrite, ClientPool};
 
 /// A running deployment in a directory of its own.
