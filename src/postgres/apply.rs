@@ -82,12 +82,6 @@ impl Batch {
         &self.links
     }
 
-    /// The links, given back.
-    #[must_use]
-    pub fn into_links(self) -> Vec<Link> {
-        self.links
-    }
-
     /// The chain's head when this batch has been applied.
     #[must_use]
     pub fn head(&self) -> Head {

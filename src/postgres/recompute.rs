@@ -2,7 +2,7 @@
 //! refused instead of served.
 //!
 //! This finds a link that does not follow from the one before it. A chain whose links were all computed anew
-//! behind a change follows; against that stand the coordinators' digests (`zone/guard.rs`).
+//! behind a change follows; against that stand the coordinators' digests (`src/server/zone/audit/guard.rs`).
 
 use pghc_api::chain::{Head, Link, LinkHash, link_hash, payload_digest};
 use pghc_api::id::{ClusterId, NodeName, WriteId};

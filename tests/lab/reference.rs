@@ -32,12 +32,15 @@ fn cell(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").replace('|', "\\|")
 }
 
-fn describe(command: &Command, path: &str, page: &mut String) {
+/// Appends a command and those below it. A global argument stands at the command that declares it;
+/// `inherited` holds the names of those above.
+fn describe(command: &Command, path: &str, inherited: &BTreeSet<String>, page: &mut String) {
     let about = command.get_about().map(ToString::to_string).unwrap_or_default();
     let _ = write!(page, "\n## {path}\n\n{}\n", wrapped(&about));
     let arguments: Vec<&Arg> = command
         .get_arguments()
-        .filter(|argument| !argument.is_hide_set() && !argument.is_global_set())
+        .filter(|argument| !argument.is_hide_set())
+        .filter(|argument| !inherited.contains(argument.get_id().as_str()))
         .filter(|argument| !["help", "version"].contains(&argument.get_id().as_str()))
         .collect();
     if !arguments.is_empty() {
@@ -60,8 +63,11 @@ fn describe(command: &Command, path: &str, page: &mut String) {
             cell(&help),
         );
     }
+    let global = command.get_arguments().filter(|argument| argument.is_global_set());
+    let mut inherited = inherited.clone();
+    inherited.extend(global.map(|argument| argument.get_id().to_string()));
     for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
-        describe(sub, &format!("{path} {}", sub.get_name()), page);
+        describe(sub, &format!("{path} {}", sub.get_name()), &inherited, page);
     }
 }
 
@@ -112,7 +118,7 @@ fn command_line_page_matches_the_code() {
         ("geo-load", load::Cli::command()),
     ] {
         command.build();
-        describe(&command, name, &mut page);
+        describe(&command, name, &BTreeSet::new(), &mut page);
     }
     check("command-line.md", &page);
 }
@@ -124,10 +130,12 @@ fn wrapped_line(line: &str) -> String {
 #[test]
 fn metrics_page_matches_the_code() {
     let mut page = format!("# Metrics\n\n{}\n", wrapped(GENERATED));
-    for (title, metrics) in [
-        ("API node", Metrics::for_api_node(&["/v1/chain"])),
-        ("coordinator", Metrics::for_coordinator()),
-    ] {
+    let (api_node, coordinator) =
+        (Metrics::for_api_node(&["/v1/chain"]), Metrics::for_coordinator());
+    // A family without a sample is not exposed.
+    let _ = api_node.zone.can_read_of("us");
+    let _ = coordinator.coordinator.detached("us");
+    for (title, metrics) in [("API node", api_node), ("coordinator", coordinator)] {
         let exposition = metrics.exposition();
         let mut rows = BTreeSet::new();
         for line in exposition.lines().filter_map(|line| line.strip_prefix("# HELP ")) {

@@ -52,6 +52,21 @@ fn files_that_pages_name_exist() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+#[test]
+fn relative_links_of_pages_lead_to_a_file() {
+    let mut wrong = Vec::new();
+    for page in pages() {
+        let text = fs::read_to_string(&page).expect("readable");
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            let is_elsewhere = link.is_empty() || link.contains("://");
+            if !is_elsewhere && !page.parent().expect("a folder").join(link).exists() {
+                wrong.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 /// A command whose package has moved runs no test and succeeds.
 #[test]
 fn cargo_test_commands_name_their_package() {

@@ -83,12 +83,6 @@ impl<T> Sender<T> {
         before
     }
 
-    /// Changes it in place.
-    pub fn send_modify(&self, change: impl FnOnce(&mut T)) {
-        self.value.send_modify(change);
-        self.bell.0.notify_waiters();
-    }
-
     /// Changes the value in place; wakes receivers only if `change` returns true. Returns that
     /// result.
     pub fn send_if_modified(&self, change: impl FnOnce(&mut T) -> bool) -> bool {

@@ -44,3 +44,16 @@ fn demo_names_failed_step_with_reason() {
         }
     }
 }
+
+/// `cargo build --bins` alone builds the programs of the root package only.
+#[test]
+fn demo_builds_every_program_that_it_runs() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/demo");
+    let text = std::fs::read_to_string(root).expect("the script");
+    let build = text.lines().find(|line| line.starts_with("cargo build")).expect("a build");
+    for (program, package) in [("pghc", "pghc"), ("chain-verify", "pghc"), ("geo-load", "geo-load")]
+    {
+        assert!(text.contains(&format!("\"$bin/{program}\"")), "{program} is not run");
+        assert!(build.contains(&format!("-p {package}")), "{build} builds no {package}");
+    }
+}
