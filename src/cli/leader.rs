@@ -17,7 +17,7 @@ use pghc_server::coordinator::topology;
 use super::reach::{Client, Failure, Reach, refused, view};
 use super::view;
 
-/// How long is measured after a move: what counts as recent, and a little for word to get around.
+/// Time measured after a move: the recent window, and one period for the reports to arrive.
 const MEASURE: Duration = Duration::from_secs(8);
 
 /// Leaders shown beside the present one, the best first.

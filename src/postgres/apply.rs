@@ -98,7 +98,7 @@ impl Batch {
 /// Result of an attempt to become the applier.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Acquired {
-    /// This session may apply, from behind `head`, until somebody acquires a newer epoch.
+    /// This session may apply, from behind `head`, until another session acquires a newer epoch.
     Granted {
         /// The new epoch.
         epoch: u64,

@@ -41,7 +41,7 @@ impl ConnectError {
     }
 }
 
-/// Whether the server may do later what it refused now, without anybody's help or with an
+/// Whether the server may do later what it refused now, without help or with an
 /// operator's (disk space): connection trouble, conflicts, lack of resources, operator's stop,
 /// I/O errors of the system, and a server that is (still) a replica.
 pub(super) fn is_passing(code: &SqlState) -> bool {

@@ -32,7 +32,8 @@ pub struct Evidence {
 /// Effect of keeping evidence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
-    /// The zone is fenced from then on.
+    /// The zone is fenced from then on, unless its chain was replaced after the finding: it ends
+    /// below the bad id, or has the expected link there.
     Fence,
     /// Newer words for a zone that is fenced; nothing when its database was replaced meanwhile.
     Refine,
@@ -61,8 +62,7 @@ impl Evidence {
         }
     }
 
-    /// Keeps it, and with it the row that it is about. Answers whether it was kept: newer words are
-    /// not when the zone is no longer fenced.
+    /// Keeps it, and with it the row that it is about. Returns whether it was kept; see [`Keep`].
     ///
     /// # Errors
     /// See [`KeepError`]; nothing was kept then.

@@ -100,7 +100,7 @@ impl Listener {
             if connection.rang || connection.has_ended { Poll::Ready(()) } else { Poll::Pending }
         });
         if tokio::time::timeout(LOOK_PERIOD, rings).await.is_err() {
-            // Time to look anyway; whoever rings next may have news.
+            // Time to look anyway; the next notification may carry a newer frontier.
             self.idle_bells = 0;
         }
         if !self.connection.has_ended {

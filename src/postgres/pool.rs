@@ -140,7 +140,7 @@ impl Pool {
         free.pop()
     }
 
-    /// Ends the sessions that nobody reads with: they are of a server that has gone.
+    /// Ends the sessions without a reader: they are of a server that has gone.
     pub(super) fn clear(&self) {
         self.shared.free.lock().clear();
     }

@@ -131,7 +131,7 @@ fn cause(is: &BTreeSet<String>, missing_roles: &[String]) -> Option<Vec<Finding>
     }
 }
 
-/// Refuses a database that belongs to another cluster or zone. `Ok(false)`: it belongs to nobody.
+/// Refuses a database that belongs to another cluster or zone. `Ok(false)`: it belongs to none.
 pub(super) async fn owner(
     client: &impl GenericClient,
     cluster: &ClusterId,

@@ -36,7 +36,7 @@ pub struct Page {
 /// The applier, as one look at the frontier shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// Newest epoch; 0 while nobody has ever applied.
+    /// Newest epoch; 0 while no node has ever applied.
     pub epoch: u64,
     /// Newest applied id.
     pub applied_id: u64,

@@ -19,9 +19,9 @@ use super::read::ReadError;
 /// How a zone's database stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Standing {
-    /// The cluster it belongs to; empty while nobody has claimed it.
+    /// The cluster it belongs to; empty while no cluster has claimed it.
     pub cluster: String,
-    /// The zone it belongs to; empty while nobody has claimed it.
+    /// The zone it belongs to; empty while no cluster has claimed it.
     pub zone: String,
     /// Newest applied id.
     pub applied_id: u64,
@@ -148,7 +148,7 @@ impl Operator {
     }
 
     /// Sets the chain aside under the schema name `aside`, and puts an empty one in its place, of the
-    /// cluster and zone in `claim`; of nobody without one.
+    /// cluster and zone in `claim`; of no cluster without one.
     ///
     /// # Errors
     /// [`ReseedError::Prepare`]; all of it happened, or nothing.

@@ -17,8 +17,8 @@ use pghc_dev::postgres::{Server, ServerOptions};
 use pghc_dev::scratch::Scratch;
 use pghc_postgres::raw::RawChain;
 use pghc_postgres::{
-    Acquired, Applier, ApplyError, Batch, Commit, Dsn, Finding, MigrateError, Reader, Role, listen,
-    migrate, preflight,
+    Acquired, Applier, ApplyError, Batch, Commit, Dsn, Evidence, Finding, Keep, MigrateError,
+    Reader, Role, listen, migrate, preflight,
 };
 use pghc_runtime::task::Tasks;
 use tokio::sync::Mutex;
@@ -191,6 +191,27 @@ async fn links_come_back_as_they_were_applied_byte_for_byte() {
     let view = database.admin.query_one("select max(zk_id) from public.chain", &[]).await.unwrap();
     assert_eq!(view.get::<_, i64>(0), 10);
     assert_eq!(database.verify().await, []);
+}
+
+/// A node may still look for the first bad link when `pghc zone reseed` puts an empty chain in place.
+#[tokio::test]
+async fn finding_in_a_replaced_chain_fences_nothing() {
+    let (database, links) = Database::with_links(10).await;
+    let reader = Reader::new(&database.dsn, 1);
+    let fork = |id: i64, expected: String| {
+        let (what, found, node) = ("fork".to_owned(), "none".to_owned(), "api-1".to_owned());
+        Evidence { id, what, expected, found, node }
+    };
+    let another = "0".repeat(64);
+    let is_past_the_end = fork(12, another.clone());
+    let is_right_by_now = fork(5, links[4].digest.to_string());
+    for evidence in [is_past_the_end, is_right_by_now] {
+        let kept = evidence.keep(Keep::Fence, &database.dsn, &database.tasks).await.unwrap();
+        assert_eq!((kept, reader.evidence().await.unwrap()), (false, None), "{evidence}");
+    }
+    let wrong = fork(5, another);
+    assert!(wrong.keep(Keep::Fence, &database.dsn, &database.tasks).await.unwrap());
+    assert_eq!(reader.evidence().await.unwrap(), Some(wrong));
 }
 
 #[tokio::test]

@@ -98,7 +98,7 @@ impl<T> Sender<T> {
         self.value.borrow()
     }
 
-    /// Whether anybody watches it now.
+    /// Whether a receiver watches it now.
     #[must_use]
     pub fn is_watched(&self) -> bool {
         self.value.receiver_count() > 0

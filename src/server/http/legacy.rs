@@ -1,5 +1,5 @@
 //! The interface of the original PGHC, so that its clients run unchanged: paths, fields and
-//! statuses are theirs. Tokens, frontiers and keys are there for who knows of them.
+//! statuses are theirs. Tokens, frontiers and keys are there for clients that use them.
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;

@@ -71,8 +71,8 @@ fn allows(cors: &Cors, origin: &str) -> bool {
     })
 }
 
-/// Whether a page is of this node itself, reached by an address. A name proves nothing: whoever owns it
-/// decides, after the page is loaded, that it means this machine.
+/// Whether a page is of this node itself, reached by an address. A name proves nothing: the owner
+/// of a domain can point it at this machine after the page has loaded.
 fn is_own(origin: &str, host: Option<&HeaderValue>) -> bool {
     let Some((name, whole)) = authority(origin) else { return false };
     let is_address = bare(name).parse::<std::net::IpAddr>().is_ok() || name == "localhost";

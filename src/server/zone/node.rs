@@ -259,7 +259,7 @@ impl Node {
         let (view, heard) = self.views.newest(place).unzip();
         let mut view = view.unwrap_or_default();
         let head = self.views.head().max(self.node_state.frontier.id());
-        // While none answers nobody knows of a leader.
+        // While no coordinator answers, no leader is known.
         let leader = Some(view.leader).filter(|it| *it != 0 && self.coordinators.any_answers());
         if let Some(heard) = heard {
             let age_ms = u64::try_from(heard.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -67,7 +67,7 @@ pub(crate) struct NodeState {
     changed: Mutex<Option<WriteId>>,
     /// System identifier of the database's server, as last seen; empty while it is not known.
     system: Mutex<String>,
-    /// Why it is not known whether the chain is the one that was ordered; `None` while it is proven.
+    /// Reason for which the chain is unproven; `None` while it is proven.
     doubt: fair_watch::Sender<Option<String>>,
 }
 
@@ -113,7 +113,8 @@ impl NodeState {
         self.known.lock().iter().rev().any(|known| *known == at)
     }
 
-    /// How far this zone is known to hold what was ordered; the frontier while this node knows no link.
+    /// Returns the newest id up to which this zone is known to hold the ordered chain; the frontier while
+    /// this node knows no link.
     pub(crate) fn known_frontier(&self) -> u64 {
         match self.known_id.load(Ordering::Acquire) {
             0 => self.frontier.id(),
@@ -121,7 +122,7 @@ impl NodeState {
         }
     }
 
-    /// This node takes over a database that ends with link `at`, which is looked at before it is shown.
+    /// Begins to apply to a database that ends with link `at`, which is compared before it is served.
     pub(crate) fn takes_over(&self, at: Option<Mark>) {
         if at.is_some_and(|at| !self.knows(at)) {
             self.doubt("this node took over; the newest link was not compared yet");
@@ -165,7 +166,7 @@ impl NodeState {
         }
     }
 
-    /// Whether it is, is not known, for this reason: nothing of it may be served.
+    /// Marks the chain unproven for `why`; reads are refused.
     pub(crate) fn doubt(&self, why: &str) {
         self.doubt.send_if_modified(|doubt| {
             let is_news = doubt.as_deref() != Some(why);
@@ -177,7 +178,7 @@ impl NodeState {
         });
     }
 
-    /// Why it is not known whether the chain is the one that was ordered; `None` while it is proven.
+    /// Returns the reason for which the chain is unproven; `None` while it is proven.
     pub(crate) fn doubted(&self) -> Option<String> {
         self.doubt.borrow().clone()
     }
@@ -187,7 +188,7 @@ impl NodeState {
         self.doubt.borrow().is_none()
     }
 
-    /// Waits until it is, at most until `deadline`; answers whether it is.
+    /// Waits until the chain is proven or `deadline` passes; returns whether it is proven.
     pub(crate) async fn proven(&self, deadline: Instant) -> bool {
         let mut doubt = self.doubt.subscribe();
         timeout_at(deadline, doubt.wait_for(Option::is_none)).await.is_ok()
@@ -245,12 +246,12 @@ impl NodeState {
         self.fenced.send_replace(Some(why));
     }
 
-    /// Whether the zone must be fenced and that is not dealt with.
+    /// Returns whether the zone must be fenced and the applier has not halted and resumed since.
     pub(crate) fn is_fenced(&self) -> bool {
         self.fenced.borrow().is_some()
     }
 
-    /// The fence is dealt with.
+    /// Clears the fence, after the database was replaced.
     pub(crate) fn unfence(&self) {
         self.fenced.send_replace(None);
     }

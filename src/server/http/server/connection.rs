@@ -22,8 +22,8 @@ use super::limits::Limits;
 /// No deadline.
 const NEVER: u64 = u64::MAX;
 
-/// The clock of one connection. Its own task moves it; who looks for a connection that can be closed reads
-/// it.
+/// The clock of one connection. The connection's task writes it; the task that closes idle connections
+/// reads it.
 #[derive(Debug)]
 pub(crate) struct Clock {
     origin: Instant,
@@ -66,7 +66,8 @@ impl Clock {
         Arc::new(clock)
     }
 
-    /// When the connection is to be closed if nothing changes; `None` while it is we who work.
+    /// When the connection is to be closed if nothing changes; `None` while the node works on a
+    /// request.
     pub(crate) fn due(&self) -> Option<Instant> {
         let read_by =
             if self.requests.load(Relaxed) == 0 { self.read_by.load(Relaxed) } else { NEVER };

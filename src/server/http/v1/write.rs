@@ -75,7 +75,7 @@ pub(crate) async fn write(
     Ok(response)
 }
 
-/// The node's own time, for who measures: until the outcome was known (queue, way to the leader, quorum
+/// The node's own time, for clients that measure: until the outcome was known (queue, way to the leader, quorum
 /// and back), and until it was applied as asked.
 fn server_timing((order, apply): (Duration, Duration)) -> (HeaderName, HeaderValue) {
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;

@@ -1,8 +1,8 @@
 //! The zone's applier: takes the right to apply, follows the tail, applies in id order.
 //!
-//! Every node of a zone runs one; the database grants one of them an epoch. Whoever is not granted
-//! stands by and follows the frontier by notification. A crash at any point leaves rows and
-//! frontier together, so whoever is granted next goes on from the frontier.
+//! Every node of a zone runs one; the database grants one of them an epoch. The others
+//! stand by and follow the frontier by notification. A crash at any point leaves rows and frontier
+//! together, so the next applier continues from the frontier.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -36,10 +36,10 @@ const STANDBY_PERIOD: Duration = Duration::from_millis(250);
 /// How often the applier renews its lease.
 const RENEW_PERIOD: Duration = Duration::from_secs(1);
 
-/// An applier whose lease stood still for so long is replaced even if its session lives.
+/// Time without renewal after which an applier is replaced, even if its session lives.
 const LEASE_MAX: Duration = Duration::from_secs(4);
 
-/// A transaction or renewal that is not answered for so long is told of.
+/// Time after which an unanswered transaction or renewal is reported.
 const STALL_AFTER: Duration = Duration::from_secs(2);
 
 /// Pause before the database is tried again.
@@ -92,7 +92,7 @@ impl ApplierTask {
     /// Runs until it is dropped. A zone that halts goes on when its database was replaced.
     pub(crate) async fn run(self) {
         let mut migrated = false;
-        // Whether this database ever was fit: then one that is not is being restored.
+        // Whether this database was fit before: an unfit one is then being restored.
         let mut was_fit = false;
         loop {
             let ended = if migrated {

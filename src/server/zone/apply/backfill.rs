@@ -1,10 +1,11 @@
-//! Filling this zone from another one, where no coordinator's log reaches back to its frontier.
+//! Backfill: copies missing links from another zone, where no coordinator's log reaches back to this
+//! zone's frontier.
 //!
-//! Invariant: nothing is filled on top of a chain that is not proven, nor from a zone that does not show
+//! Invariant: nothing is appended to a chain that is not proven, nor from a zone that does not show
 //! a digest which the coordinators vouch for. Every link is recomputed from this zone's own head on, and
 //! what is passed on leads to such a digest, except between marks that lie further apart than is held
 //! back; there the next mark decides. Which source, and for how long, is decided here; the tail decides
-//! when to fill.
+//! when to backfill.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ const FAILED_PAUSE: Duration = Duration::from_secs(10);
 /// logs reach.
 const TURN_MAX: Duration = Duration::from_secs(2);
 
-/// How often a running fill is logged.
+/// Time between two log lines of a running backfill.
 const LOG_PERIOD: Duration = Duration::from_secs(10);
 
 /// Links passed on at a time, and their payload bytes: what waits for the applier is bounded by this
@@ -167,8 +168,8 @@ impl Backfill {
         BackfillResult::Stuck(why)
     }
 
-    /// Has this zone's own chain compared before anything is put on top of it; `None` once it is the
-    /// one that was ordered. That no log reaches back may be its own fault.
+    /// Compares this zone's own chain before links are appended; `None` once it is proven. A forged chain
+    /// may be the reason for which no log reaches back.
     async fn prove(&mut self, head: Option<Head>) -> Option<BackfillResult> {
         let Some(head) = head else {
             self.is_proven = true;
@@ -192,8 +193,7 @@ impl Backfill {
         None
     }
 
-    /// Up to which link `source` may be read: the newest for which the coordinators vouch, if it has
-    /// that one.
+    /// Returns the newest link for which the coordinators vouch, if `source` has it: reads go up to there.
     async fn vouched(&self, peer: &Peer, source: &Source, after: u64) -> Result<u64, String> {
         if mutation::is_active(Mutant::SourceNotConfirmed) {
             return Ok(source.frontier);
@@ -307,8 +307,8 @@ fn payload_bytes(link: &Link) -> usize {
     link.payload.as_ref().map_or(0, |payload| payload.len())
 }
 
-/// Passes links on in pieces, vouched for by the coordinators or not; answers the head behind them, if there are any; `None` when nobody reads
-/// any longer.
+/// Passes links on in pieces, vouched for by the coordinators or not. Returns the head behind them, if
+/// there are any; `None` when the applier has gone.
 async fn pass(
     links: Vec<Link>,
     is_vouched: bool,

@@ -18,7 +18,7 @@ const LOOK_PERIOD: Duration = Duration::from_secs(1);
 /// The dependencies of a halted applier.
 pub(crate) struct Halt<'a> {
     pub(crate) node_state: &'a NodeState,
-    /// `None` in surroundings where nobody can replace the database.
+    /// `None` in surroundings where the database cannot be replaced.
     pub(crate) auditor: Option<&'a Auditor>,
 }
 
@@ -28,8 +28,8 @@ impl Halt<'_> {
     pub(crate) async fn run(self, why: String, is_chain: bool) {
         tracing::error!(why, "zone halted, data unchanged");
         let look = self.auditor.map(|auditor| Look { auditor });
-        // Before anybody is told: who is told may replace the database at once, and then the one that
-        // halted the zone would never have been seen.
+        // Identify the database before the halt is published: an operator may replace it at once, and the
+        // replacement would then go unnoticed.
         let before = match &look {
             Some(look) => tokio::time::timeout(LOOK_PERIOD, look.identify()).await.ok().flatten(),
             None => None,
@@ -84,7 +84,7 @@ impl Look<'_> {
                 }
             }
         };
-        let evidence = self.auditor.keep(&found).await;
+        let evidence = self.auditor.keep(&found).await?;
         tracing::error!(%evidence, "first bad link located");
         self.auditor.node_state.frontier.reword_halted(evidence.to_string());
         Some(found)

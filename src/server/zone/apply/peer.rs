@@ -1,6 +1,6 @@
 //! Another zone's API node, as this zone reads the chain from it: pages and single links over HTTP.
 //!
-//! Nothing it says is trusted: who calls recomputes. Answers, waits and retries are bounded.
+//! The caller recomputes every link: a peer is not trusted. Answers, waits and retries are bounded.
 
 use std::time::Duration;
 
@@ -73,8 +73,8 @@ impl Peer {
         }
     }
 
-    /// The digest of its link `id`, which is waited for if it is behind: under load a zone is, and who
-    /// asks for the newest link again and again would always ask too early.
+    /// Returns the digest of the peer's link `id`, and waits for it while the peer is behind: under load
+    /// every zone lags, so repeated requests for the newest link without a wait would all fail.
     pub(crate) async fn digest(&self, id: u64) -> Result<Digest, PeerError> {
         let path = format!("/v1/chain/{id}?at_least={id}&timeout={DIGEST_WAIT_S}s");
         let link: LinkBody = serde_json::from_slice(&self.get(&path).await?)

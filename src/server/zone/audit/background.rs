@@ -152,9 +152,10 @@ impl Auditor {
         is_fatal
     }
 
-    /// Keeps what was found and has the applier stop. Kept or not, the zone halts.
+    /// Keeps what was found and has the applier stop. The zone halts also where the database does not
+    /// take the evidence; it does not where the chain was replaced meanwhile.
     pub(crate) async fn fence(&self, found: Located) {
-        let evidence = self.keep(&found).await;
+        let Some(evidence) = self.keep(&found).await else { return };
         self.node_state.doubt("evidence lies against the chain of this zone");
         self.node_state.fence(evidence.to_string());
         while self.node_state.frontier.halted().is_none() && self.node_state.is_fenced() {
@@ -163,17 +164,24 @@ impl Auditor {
         self.refine(found).await;
     }
 
-    /// Keeps what was found, which fences the zone, unless it is fenced already; answers the evidence as
-    /// it is told to people.
-    pub(crate) async fn keep(&self, found: &Located) -> Evidence {
+    /// Keeps what was found, which fences the zone, unless it is fenced already; returns the evidence as
+    /// it is told to people. `None`: the chain in which it was found was replaced meanwhile.
+    pub(crate) async fn keep(&self, found: &Located) -> Option<Evidence> {
         if let Ok(Some(evidence)) = self.evidence().await {
-            return evidence;
+            return Some(evidence);
         }
         let evidence = self.evidence_of(found);
-        if let Err(error) = evidence.keep(Keep::Fence, &self.dsn, &self.tasks).await {
-            tracing::error!(error = describe(&error), %evidence, "evidence could not be stored");
+        match evidence.keep(Keep::Fence, &self.dsn, &self.tasks).await {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!(%evidence, "evidence dropped, chain replaced meanwhile");
+                return None;
+            }
+            Err(error) => {
+                tracing::error!(error = describe(&error), %evidence, "evidence could not be stored");
+            }
         }
-        evidence
+        Some(evidence)
     }
 
     /// Keeps newer words for a zone that is fenced, and tells them; answers whether it still was.

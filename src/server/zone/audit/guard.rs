@@ -1,9 +1,9 @@
 //! The task by which every node of a zone, applier or not, knows whether its zone's chain is the one
 //! that was ordered: it looks at the frontier about once a second and has the coordinators vouch for it.
 //!
-//! Invariant: until a chain was compared nothing of it is served, and one that is another one, or against
-//! which evidence lies, is fenced. What was proven stays proven while the coordinators are away, for as
-//! long as the links that were compared are still there.
+//! Invariant: a node serves no link of a chain before its first comparison, and a chain that differs or
+//! has evidence against it is fenced. Proven links stay proven while the coordinators are away, as long
+//! as the compared links are still there.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -105,7 +105,7 @@ pub async fn inspect(
             Examined::Moved => return Ok(Inspected::Moved),
         },
     };
-    let evidence = auditor.keep(&found).await;
+    let Some(evidence) = auditor.keep(&found).await else { return Ok(Inspected::Moved) };
     let is_kept = auditor.evidence().await?.is_some();
     Ok(if is_kept { Inspected::Fenced(evidence) } else { Inspected::Unfenced(evidence) })
 }

@@ -1,5 +1,5 @@
-//! The background look at the schema of the zone's database: what was changed in it while the node runs
-//! is told then, and not first at the next start.
+//! Checks the schema of the zone's database while the node runs, so that a change is reported before the
+//! next start.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -15,7 +15,7 @@ use crate::zone::Identity;
 use crate::zone::coordinators::Coordinators;
 use crate::zone::node_state::NodeState;
 
-/// Least time between two reports to one coordinator: while it has somebody who waits for zones, and
+/// Least time between two reports to one coordinator: while a client of it waits for zones, and
 /// otherwise. A report costs about as much as a batch of writes.
 const GAP_AWAITED: Duration = Duration::from_millis(25);
 const GAP: Duration = Duration::from_millis(100);

@@ -13,13 +13,13 @@ use crate::zone::coordinators::Coordinators;
 /// Longest wait for an answer.
 pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(2);
 
-/// A coordinator whose head has stood still so long while others went on is not asked.
+/// Time a coordinator's head may stand still while others advance, before it is not asked.
 const STALE_AFTER: Duration = Duration::from_secs(2);
 
-/// A coordinator that was last heard so long before another one is not the one to believe.
+/// Lead in time of another coordinator's answer, above which the older answer is ignored.
 const NEWER_BY: Duration = Duration::from_secs(2);
 
-/// A zone that has not reported for so long is not read from.
+/// Silence after which a zone is no source, in ms.
 const SOURCE_SILENT_MS: u64 = 5_000;
 
 #[derive(Clone)]
@@ -27,7 +27,7 @@ struct View {
     cluster: Cluster,
     /// When its head last moved.
     moved: Instant,
-    /// When it was told.
+    /// When the coordinator answered.
     heard: Instant,
 }
 
